@@ -1,0 +1,40 @@
+# Each target makes the virtual environment that it needs, with the exact versions of constraints.txt.
+# Nothing is installed outside of it; `make clean` takes it away.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo serve test lint docs bench clean help
+
+help: ## What can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/server ## A photograph to a real server and back, on the model that is shipped
+	$(BIN)/hybridge demo $(ARGS)
+
+serve: $(VENV)/server ## A server; ARGS="sdxl --host 0.0.0.0"
+	$(BIN)/hybridge serve $(ARGS)
+
+test: $(VENV)/dev ## All tests that need no GPU
+	$(BIN)/python -m pytest -m "not gpu" -n 2 $(ARGS)
+
+lint: $(VENV)/dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/dev ## Write the documents that are generated
+	$(BIN)/python docs/generate.py
+
+bench: $(VENV)/dev ## What the wire costs beside the engine alone; ARGS="--write" keeps the record
+	$(BIN)/python benchmarks/round_trip.py $(ARGS)
+
+clean: ## Remove the virtual environment
+	rm -rf $(VENV)
+
+$(VENV)/server $(VENV)/dev: $(VENV)/%: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable '.[$*]'
+	@touch $@

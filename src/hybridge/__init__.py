@@ -1,0 +1,33 @@
+"""hybridge: hybrid inference that people host themselves.
+
+Importing this package loads neither torch nor an HTTP library; the public names are resolved when they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .client import AsyncClient, Client, remote_decode, remote_encode
+
+_HOME = {
+    "AsyncClient": "client",
+    "Client": "client",
+    "remote_decode": "client",
+    "remote_encode": "client",
+}
+
+__all__ = ["AsyncClient", "Client", "__version__", "remote_decode", "remote_encode"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

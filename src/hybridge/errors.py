@@ -1,0 +1,137 @@
+"""Every error that hybridge raises on purpose.
+
+::
+
+    HybridgeError
+    ├── RequestError              what was sent cannot be answered as it stands
+    │   ├── UnsupportedMedia      the body is in a format that we do not read
+    │   ├── TooLarge              a limit would be passed; nothing was allocated
+    │   ├── UnknownModel          no such model here
+    │   └── AmbiguousModel        more than one model fits what was sent
+    ├── ModelUnavailable          the weights cannot be had or are not what they should be
+    ├── Overloaded                the waiting line is full; knows when to come back
+    ├── ShuttingDown              the server no longer takes work
+    ├── EngineFailure             the forward itself failed
+    │   └── OutOfMemory           the device had no room
+    └── ClientError               seen from the other end of the wire
+        ├── ServerUnreachable     no connection
+        ├── ServerTimeout         no answer in time
+        ├── BadAnswer             an answer, but not one of ours (a web page, a reply cut short)
+        └── ServerRefused         an error that the server explained
+
+Messages say what was seen, what was expected and what to try next.  This module imports nothing, so that
+every room may use it; which HTTP status an error becomes is a matter of :mod:`hybridge.protocol.failure`.
+"""
+
+from __future__ import annotations
+
+
+class HybridgeError(Exception):
+    """The root.  ``str(error)`` is one paragraph for people; the parts stay available to programs.
+
+    Args:
+        what: What is wrong, in a few words.
+        saw: What was seen.
+        expected: What would have been right.
+        hint: What to try next.
+    """
+
+    def __init__(self, what: str, *, saw: object = None, expected: object = None, hint: str | None = None) -> None:
+        self.what = what
+        self.saw = None if saw is None else str(saw)
+        self.expected = None if expected is None else str(expected)
+        self.hint = hint
+        super().__init__(self._sentence())
+
+    def _sentence(self) -> str:
+        details = [f"{label} {value}" for label, value in (("saw", self.saw), ("expected", self.expected)) if value]
+        text = f"{self.what}: {', '.join(details)}" if details else self.what
+        return f"{text}. Try: {self.hint}" if self.hint else text
+
+
+class RequestError(HybridgeError):
+    """What was sent cannot be answered as it stands."""
+
+
+class UnsupportedMedia(RequestError):
+    """The body is in a format that hybridge does not read."""
+
+
+class TooLarge(RequestError):
+    """Answering would pass a limit.  Raised before any memory is taken."""
+
+
+class UnknownModel(RequestError):
+    """No model of that name is served here."""
+
+
+class AmbiguousModel(RequestError):
+    """More than one served model fits what was sent, and guessing could give a wrong picture."""
+
+
+class ModelUnavailable(HybridgeError):
+    """The weights cannot be had (offline, gated, missing) or are not what they should be."""
+
+
+class Overloaded(HybridgeError):
+    """The waiting line is full.
+
+    Attributes:
+        retry_after_s: Seconds after which a new try is likely to be taken.
+    """
+
+    def __init__(self, what: str, *, retry_after_s: float, hint: str | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(what, hint=hint)
+
+
+class ShuttingDown(HybridgeError):
+    """The server no longer takes work."""
+
+
+class EngineFailure(HybridgeError):
+    """The forward itself failed."""
+
+
+class OutOfMemory(EngineFailure):
+    """The device had no room for this request."""
+
+
+class ClientError(HybridgeError):
+    """Something between this program and the server; names the server."""
+
+
+class ServerUnreachable(ClientError):
+    """No connection could be made, or it was lost."""
+
+
+class ServerTimeout(ClientError):
+    """No answer came in time."""
+
+
+class BadAnswer(ClientError):
+    """An answer came, but not one that a hybridge server gives."""
+
+
+class ServerRefused(ClientError):
+    """The server answered with an error and said why.
+
+    Attributes:
+        status: The HTTP status code.
+        code: The server's short name for the kind of error, where it gave one.
+        retry_after_s: Seconds after which the server asked to be tried again, where it did.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        status: int,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.status = status
+        self.code = code
+        self.retry_after_s = retry_after_s
+        super().__init__(what, hint=hint)

@@ -1,0 +1,55 @@
+"""THE WIRE: bytes ↔ typed requests and responses.
+
+A pure library: no sockets, no HTTP library, and torch in :mod:`hybridge.protocol.torch` alone.  The server reads
+requests and writes answers with it, the client writes requests and reads answers.  ``docs/protocol.md`` says what
+is on the wire, client by client.
+"""
+
+from .answers import EXPOSED_HEADERS, read_answer, write_answer
+from .failure import read_failure, write_failure, write_status
+from .messages import (
+    Answer,
+    DecodeRequest,
+    EncodeRequest,
+    FileAnswer,
+    HttpRequest,
+    HttpResponse,
+    Output,
+    PictureFile,
+    PictureFormat,
+    Request,
+    Scaling,
+    Task,
+    TensorAnswer,
+    ValueRange,
+)
+from .requests import read_request, sniff_picture, write_request
+from .tensor import ITEM_BYTES, WireTensor
+
+__all__ = [
+    "EXPOSED_HEADERS",
+    "ITEM_BYTES",
+    "Answer",
+    "DecodeRequest",
+    "EncodeRequest",
+    "FileAnswer",
+    "HttpRequest",
+    "HttpResponse",
+    "Output",
+    "PictureFile",
+    "PictureFormat",
+    "Request",
+    "Scaling",
+    "Task",
+    "TensorAnswer",
+    "ValueRange",
+    "WireTensor",
+    "read_answer",
+    "read_failure",
+    "read_request",
+    "sniff_picture",
+    "write_answer",
+    "write_failure",
+    "write_request",
+    "write_status",
+]

@@ -1,0 +1,64 @@
+"""TensorAnswer and FileAnswer ↔ HTTP bytes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+
+from ..errors import BadAnswer, RequestError
+from .messages import Answer, FileAnswer, HttpResponse, TensorAnswer
+from .requests import BASE64, BINARY
+from .tensor import WireTensor
+
+#: A browser hides response headers from a page unless they are named; these are part of the answer.
+EXPOSED_HEADERS = ("shape", "dtype", "hybridge-model", "hybridge-inferred", "hybridge-warning", "server-timing")
+
+
+def write_answer(answer: Answer) -> HttpResponse:
+    """The answer as a 200 response.
+
+    A binary tensor has its shape as a JSON list in the header ``shape`` and its dtype's bare name in ``dtype``:
+    diffusers looks for exactly these.
+    """
+    if isinstance(answer, FileAnswer):
+        return HttpResponse(200, {"content-type": answer.media_type}, answer.data)
+    tensor = answer.tensor
+    about = {"shape": json.dumps(list(tensor.shape)), "dtype": tensor.dtype}
+    if answer.envelope == "binary":
+        return HttpResponse(200, {"content-type": BINARY, **about}, bytes(tensor.data))
+    document = {
+        "inputs": base64.b64encode(tensor.data).decode("ascii"),
+        "parameters": {"shape": list(tensor.shape), "dtype": tensor.dtype},
+    }
+    return HttpResponse(200, {"content-type": BASE64, **about}, json.dumps(document).encode())
+
+
+def read_answer(response: HttpResponse) -> Answer:
+    """What a server answered; its status is 200.
+
+    Raises:
+        BadAnswer: when it is not what a hybridge server sends, or was cut short.
+    """
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type.startswith(("image/", "video/")):
+        return FileAnswer(response.body, media_type)
+    try:
+        if media_type == BASE64:
+            document = json.loads(response.body)
+            about = document["parameters"]
+            data = base64.b64decode(document["inputs"], validate=True)
+            return TensorAnswer(WireTensor(about["dtype"], tuple(about["shape"]), data), "base64")
+        if media_type == BINARY:
+            shape = tuple(json.loads(response.headers["shape"]))
+            return TensorAnswer(WireTensor(response.headers["dtype"], shape, response.body))
+    except RequestError as error:
+        raise BadAnswer("the answer does not fit its own shape", saw=error.saw, expected=error.expected) from None
+    except (ValueError, KeyError, TypeError, binascii.Error, RecursionError) as error:
+        raise BadAnswer("the answer cannot be read", saw=f"{type(error).__name__}: {error}") from None
+    raise BadAnswer(
+        "the answer is not from a hybridge server",
+        saw=f"{media_type or 'no Content-Type'}, beginning with {response.body[:60]!r}",
+        expected=f"{BINARY}, {BASE64} or a picture",
+        hint="check the address: a web page or a proxy may be answering",
+    )

@@ -1,0 +1,86 @@
+"""Errors ↔ HTTP: which status an error has, and the JSON body that carries it.
+
+Every error body is JSON with the key ``error``: diffusers' client raises ``RuntimeError(response.json())``, and
+anything else would reach the user as an opaque JSONDecodeError.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+from .. import errors
+from ..errors import BadAnswer, HybridgeError, Overloaded, ServerRefused
+from .messages import HttpResponse
+
+#: The nearest ancestor of an error's class decides.  What is the sender's fault is 400, as the pilot's servers
+#: had it, unless a more telling status exists.
+STATUS: dict[type[HybridgeError], int] = {
+    errors.RequestError: 400,
+    errors.UnsupportedMedia: 415,
+    errors.TooLarge: 413,
+    errors.UnknownModel: 404,
+    errors.AmbiguousModel: 400,
+    errors.ModelUnavailable: 503,
+    errors.Overloaded: 429,
+    errors.ShuttingDown: 503,
+    errors.OutOfMemory: 507,
+    HybridgeError: 500,
+}
+
+#: Whoever is told to come back later than tomorrow does not.
+MAX_RETRY_AFTER_S = 86_400
+
+
+def write_failure(error: HybridgeError) -> HttpResponse:
+    """The response for an error: its paragraph under ``error``, its kind under ``code``, its parts beside them."""
+    status = next(STATUS[ancestor] for ancestor in type(error).__mro__ if ancestor in STATUS)
+    document = {
+        "error": str(error),
+        "code": type(error).__name__,
+        "saw": error.saw,
+        "expected": error.expected,
+        "try": error.hint,
+    }
+    headers = {"content-type": "application/json"}
+    if isinstance(error, Overloaded):
+        # An estimate that has no number yet (nan, inf) must not keep the refusal from being written.
+        headers["retry-after"] = str(math.ceil(min(max(1, error.retry_after_s), MAX_RETRY_AFTER_S)))
+    present = {name: value for name, value in document.items() if value is not None}
+    return HttpResponse(status, headers, json.dumps(present, ensure_ascii=False).encode("utf-8", "replace"))
+
+
+def write_status(status: int, message: str) -> HttpResponse:
+    """The response for an HTTP error that no exception of ours stands for, such as 405."""
+    body = json.dumps({"error": message, "code": f"http-{status}"}, ensure_ascii=False)
+    return HttpResponse(status, {"content-type": "application/json"}, body.encode("utf-8", "replace"))
+
+
+def read_failure(response: HttpResponse) -> ServerRefused | BadAnswer:
+    """The exception for a response whose status is not 2xx."""
+    try:
+        document = json.loads(response.body)
+        message = document["error"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        media_type = response.headers.get("content-type", "no Content-Type")
+        return BadAnswer(
+            f"HTTP {response.status} without an explanation",
+            saw=f"{media_type}, beginning with {response.body[:60]!r}",
+            expected="JSON with the key `error`",
+            hint="check the address: a web page or a proxy may be answering",
+        )
+    return ServerRefused(
+        str(message),
+        status=response.status,
+        code=str(document["code"]) if "code" in document else None,
+        retry_after_s=_seconds(response.headers.get("retry-after")),
+    )
+
+
+def _seconds(text: str | None) -> float | None:
+    """``Retry-After`` in seconds; its other form, a date, is not worth a parser here."""
+    try:
+        seconds = float(text or "")
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None

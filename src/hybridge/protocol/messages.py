@@ -1,0 +1,128 @@
+"""The nouns of the wire: what was asked, and what is answered.
+
+A request says everything that the sender said and nothing that depends on the model; which layout a 3-D tensor
+has, for instance, is decided where the model is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .tensor import WireTensor
+
+Task = Literal["decode", "encode"]
+
+#: What the body of a decode answer holds; one word for each row of the response matrix in docs/protocol.md.
+#:
+#: * ``picture``: one JPEG, PNG or WebP file
+#: * ``unit``: float tensor (N, 3, H, W) in [0, 1]
+#: * ``signed``: float tensor (N, 3, H, W) in [-1, 1], as the VAE gives it (not clamped)
+#: * ``pixels``: uint8 tensor (N, H, W, 3)
+#: * ``video``: one MP4 file
+Output = Literal["picture", "unit", "signed", "pixels", "video"]
+
+PictureFormat = Literal["jpeg", "png", "webp"]
+
+#: JPEG's quality when nothing else is asked for: no visible artefacts.
+DEFAULT_QUALITY = 95
+
+#: How a tensor is wrapped: raw bytes with ``shape`` and ``dtype`` headers, or base64 inside JSON.
+Envelope = Literal["binary", "base64"]
+
+#: What the numbers of an image tensor mean: ``unit`` is [0, 1], ``signed`` is [-1, 1]; ``auto`` is diffusers'
+#: rule: signed if anything is below zero, else unit.  uint8 is always 0..255.
+ValueRange = Literal["auto", "unit", "signed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """How latents on the wire relate to the VAE's own latent space.
+
+    ``none``: they are in VAE space.  ``given``: by ``scaling_factor`` and ``shift_factor``.  ``model``: as the
+    model's own pipelines do it, for which a ``shift_factor`` may still be given.
+    Decoding computes ``z / scaling_factor + shift_factor``, encoding ``(z - shift_factor) * scaling_factor``.
+    """
+
+    by: Literal["none", "given", "model"] = "none"
+    scaling_factor: float | None = None
+    shift_factor: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFile:
+    """A picture as a file: the bytes of a PNG, JPEG or WebP, not yet looked into."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRequest:
+    """Latents that should become a picture.
+
+    ``height`` and ``width`` are those of the picture, in pixels; they mean something for packed latents only.
+    """
+
+    latents: WireTensor
+    scaling: Scaling = Scaling()
+    output: Output = "picture"
+    picture_format: PictureFormat = "jpeg"
+    quality: int = DEFAULT_QUALITY
+    envelope: Envelope = "binary"
+    height: int | None = None
+    width: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeRequest:
+    """A picture that should become latents.
+
+    The answer is the mode of the posterior, or with ``sample`` a draw from it that ``seed`` repeats.
+    """
+
+    image: PictureFile | WireTensor
+    scaling: Scaling = Scaling()
+    value_range: ValueRange = "auto"
+    sample: bool = False
+    seed: int | None = None
+    envelope: Envelope = "binary"
+
+
+Request = DecodeRequest | EncodeRequest
+
+
+@dataclass(frozen=True, slots=True)
+class TensorAnswer:
+    """A tensor, with the envelope that was asked for."""
+
+    tensor: WireTensor
+    envelope: Envelope = "binary"
+
+
+@dataclass(frozen=True, slots=True)
+class FileAnswer:
+    """A file: one picture, or one MP4."""
+
+    data: bytes
+    media_type: str
+
+
+Answer = TensorAnswer | FileAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """The parts of an HTTP request that hybridge decides; always a POST."""
+
+    query: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """The parts of an HTTP response that hybridge decides.  Header names are lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes

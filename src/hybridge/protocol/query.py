@@ -1,0 +1,156 @@
+"""Parameters as text: reading what clients write, and writing what servers read.
+
+diffusers writes Python's ``True`` and repeats ``shape``; HTTP libraries disagree on both and on ``None``.
+So this module formats queries itself, and reads every spelling that has been seen.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+from ..errors import RequestError
+from .tensor import ITEM_BYTES
+
+Choice = TypeVar("Choice", bound=str)
+
+#: Sent by SD.Next, or by people who pass diffusers' other arguments along; they do not change the answer.
+#: ``key`` belongs to authentication.
+IGNORED = frozenset({"input_tensor_type", "output_tensor_type", "return_type", "key"})
+
+_ABSENT = frozenset({"", "none", "null"})
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+#: No axis, side or seed is longer than this; Python's own integers have no end.
+_MAX_INTEGER = 2**63 - 1
+
+
+def format_query(parameters: Mapping[str, object]) -> str:
+    """A query string as diffusers writes it: lists repeat their name, ``True``/``False``, None is left out."""
+    return urlencode({name: value for name, value in parameters.items() if value is not None}, doseq=True)
+
+
+class Parameters:
+    """Named values of one request, read by type.
+
+    Every ``…`` method returns None when the parameter is absent (also when it is written as an empty text or as
+    ``None``, which some HTTP libraries do), and raises :class:`RequestError` when it cannot be what it says.
+
+    Args:
+        pairs: (name, value), values as query text or as JSON gave them; names may repeat.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[str, Any]]) -> None:
+        self._values: dict[str, list[Any]] = {}
+        for name, value in pairs:
+            values = value if isinstance(value, list) else [value]
+            present = [v for v in values if not (v is None or (isinstance(v, str) and v.lower() in _ABSENT))]
+            self._values.setdefault(name, []).extend(present)
+
+    def __contains__(self, name: str) -> bool:
+        return bool(self._values.get(name))
+
+    def refuse_unknown(self, known: Iterable[str]) -> None:
+        """Raises for a name that is neither known nor ignorable, and names the nearest known one."""
+        names = set(known) | IGNORED
+        for name in self._values:
+            if name in names:
+                continue
+            near = difflib.get_close_matches(name, sorted(names - IGNORED), n=1)
+            raise RequestError(
+                "unknown parameter",
+                saw=repr(name[:80]),
+                expected="one of " + ", ".join(sorted(names - IGNORED)),
+                hint=f"{near[0]}" if near else None,
+            )
+
+    def shape(self) -> tuple[int, ...] | None:
+        """``shape``, repeated once per axis; ``[1,4,64,64]`` and ``1,4,64,64`` are read as well."""
+        values = self._values.get("shape") or []
+        if len(values) == 1 and isinstance(values[0], str) and not _INTEGER.fullmatch(values[0].strip()):
+            text = values[0].strip().removeprefix("[").removesuffix("]")
+            values = [part.strip() for part in text.split(",")]
+        return tuple(_integer("shape", value) for value in values) or None
+
+    def dtype(self) -> str | None:
+        """``dtype``, one of the four that the wire has."""
+        return self.choice("dtype", {name: name for name in ITEM_BYTES})
+
+    def integer(self, name: str, *, least: int | None = None, most: int | None = None) -> int | None:
+        """A whole number within [least, most]."""
+        value = self._one(name)
+        if value is None:
+            return None
+        number = _integer(name, value)
+        if (least is not None and number < least) or (most is not None and number > most):
+            bounds = f"at least {least}" if most is None else f"{least} to {most}"
+            raise RequestError(f"{name} is out of range", saw=number, expected=bounds)
+        return number
+
+    def number(self, name: str) -> float | None:
+        """A finite number."""
+        value = self._one(name)
+        if value is None:
+            return None
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise RequestError(f"{name} is not a number", saw=_shown(value), expected="a finite number")
+        return number
+
+    def boolean(self, name: str) -> bool | None:
+        """Python's ``True``/``False`` in any case, or 1/0."""
+        value = self._one(name)
+        if value is None or isinstance(value, bool):
+            return value
+        read = _BOOLEANS.get(str(value).lower())
+        if read is None:
+            raise RequestError(f"{name} is not a boolean", saw=_shown(value), expected="True or False")
+        return read
+
+    def choice(self, name: str, allowed: Mapping[str, Choice]) -> Choice | None:
+        """One of the spellings in ``allowed``, as the word that it stands for."""
+        value = self._one(name)
+        if value is None:
+            return None
+        text = str(value).lower()
+        if text not in allowed:
+            near = difflib.get_close_matches(text, allowed, n=1)
+            raise RequestError(
+                f"unknown {name}",
+                saw=_shown(value),
+                expected="one of " + ", ".join(allowed),
+                hint=f"{name}={near[0]}" if near else None,
+            )
+        return allowed[text]
+
+    def _one(self, name: str) -> Any:
+        values = self._values.get(name) or [None]
+        if len(values) > 1:
+            raise RequestError(f"{name} was sent {len(values)} times", saw=_shown(values), expected="one value")
+        return values[0]
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _MAX_INTEGER:
+        return value
+    # int() would also take underscores and other scripts' digits.
+    if isinstance(value, str) and _INTEGER.fullmatch(text := value.strip()) and abs(int(text)) <= _MAX_INTEGER:
+        return int(text)
+    raise RequestError(f"{name} is not a whole number", saw=_shown(value), expected="digits")
+
+
+def _shown(value: Any) -> str:
+    """A stranger's value, short enough for an error message."""
+    try:
+        text = value if isinstance(value, str) else json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        text = str(type(value).__name__)
+    return repr(text if len(text) <= 60 else text[:60] + "…")

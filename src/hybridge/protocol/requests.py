@@ -1,0 +1,354 @@
+"""HTTP bytes ↔ DecodeRequest and EncodeRequest, in every form that a client in the wild sends.
+
+Four forms are read.  *Binary*: the tensor is the body, everything else is in the query (diffusers, SD.Next,
+ComfyUI).  *Base64*: the tensor is in JSON, the rest in the query.  *JSON*: the oldest form, where the parameters
+are in the JSON too, and where a missing ``do_scaling`` means "scale".  *Picture*: a PNG, JPEG or WebP file.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+from ..errors import RequestError, UnsupportedMedia
+from .messages import (
+    DEFAULT_QUALITY,
+    DecodeRequest,
+    EncodeRequest,
+    Envelope,
+    HttpRequest,
+    Output,
+    PictureFile,
+    PictureFormat,
+    Request,
+    Scaling,
+    Task,
+    ValueRange,
+)
+from .query import Parameters, format_query
+from .tensor import WireTensor
+
+BINARY = "tensor/binary"
+BASE64 = "tensor/base64"
+JSON = "application/json"
+
+#: First bytes of the picture files that are read.  WebP's are "RIFF", four bytes of length, "WEBP".
+_MAGIC = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
+
+_PICTURE_FORMATS: dict[str, PictureFormat] = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp"}
+_PICTURE_TYPES: dict[str, PictureFormat] = {
+    "image/jpeg": "jpeg",
+    "image/jpg": "jpeg",
+    "image/png": "png",
+    "image/webp": "webp",
+}
+_OUTPUT_TYPES = {name: name for name in ("pil", "pt", "mp4")}
+_VALUE_RANGES: dict[str, ValueRange] = {"auto": "auto", "unit": "unit", "signed": "signed"}
+
+_TENSOR_PARAMETERS = ("shape", "dtype", "do_scaling", "scaling_factor", "shift_factor")
+DECODE_PARAMETERS = (
+    *_TENSOR_PARAMETERS,
+    "height",
+    "width",
+    "output_type",
+    "image_format",
+    "partial_postprocess",
+    "quality",
+)
+ENCODE_PARAMETERS = (*_TENSOR_PARAMETERS, "value_range", "sample", "seed")
+_DECODE_ONLY = tuple(name for name in DECODE_PARAMETERS if name not in ENCODE_PARAMETERS)
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def read_request(query: str, headers: Mapping[str, str], body: bytes, task: Task | None = None) -> Request:
+    """What a client asked for.
+
+    Args:
+        query: The raw query string, still percent-encoded.
+        headers: Header names in lower case.
+        body: The whole body.
+        task: What the URL says; None where it says nothing, and the task follows from what was sent.
+
+    Raises:
+        RequestError: for whatever cannot be read; never another exception.
+    """
+    pairs = _query_pairs(query)
+    content = _Content.read(headers.get("content-type", ""), body, has_shape=any(n == "shape" for n, _ in pairs))
+    parameters = Parameters([*pairs, *content.parameters])
+    if task is None:
+        task = _infer_task(content, parameters)
+    read = _read_decode if task == "decode" else _read_encode
+    return read(content, parameters, headers.get("accept", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """The body, taken out of its form: a picture file, or the raw bytes of a tensor."""
+
+    data: bytes
+    is_picture: bool = False
+    parameters: tuple[tuple[str, Any], ...] = ()
+    scales_by_default: bool = False
+
+    @classmethod
+    def read(cls, content_type: str, body: bytes, *, has_shape: bool) -> _Content:
+        media_type = content_type.partition(";")[0].strip().lower()
+        if media_type == BINARY:
+            return cls(body)
+        if media_type in (BASE64, JSON):
+            return cls._from_json(body, media_type, has_shape=has_shape)
+        # The type is missing, as in diffusers' remote_encode, or one that a tool sends by habit, as curl does its
+        # form type: the content decides.  A shape means a tensor, even if its first bytes look like a picture's.
+        if has_shape and not media_type.startswith("image/"):
+            return cls(body)
+        if sniff_picture(body) is None:
+            raise UnsupportedMedia(
+                "the body is neither a picture nor a tensor",
+                saw=f"{media_type or 'no Content-Type'}, {len(body)} bytes beginning with {body[:12]!r}",
+                expected="a PNG, JPEG or WebP file, or a tensor with `shape` and `dtype` in the query"
+                f" and Content-Type {BINARY}",
+            )
+        return cls(body, is_picture=True)
+
+    @classmethod
+    def _from_json(cls, body: bytes, media_type: str, *, has_shape: bool) -> _Content:
+        try:
+            document = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise RequestError(
+                "the body is not JSON", saw=f"{type(error).__name__} in {len(body)} bytes", expected=media_type
+            ) from None
+        inputs = document.get("inputs") if isinstance(document, dict) else None
+        parameters = (document.get("parameters") or {}) if isinstance(document, dict) else None
+        if not isinstance(inputs, str) or not isinstance(parameters, dict):
+            raise RequestError(
+                "the JSON body has another form",
+                saw=f"an object with the keys {list(document)[:8]}" if isinstance(document, dict) else "no object",
+                expected='{"inputs": "<base64>", "parameters": {…}}',
+            )
+        try:
+            data = base64.b64decode(inputs, validate=True)
+        except ValueError as error:  # binascii.Error is one
+            raise RequestError(
+                "`inputs` is not base64", saw=str(error), expected="the tensor's bytes in base64"
+            ) from None
+        return cls(
+            data,
+            is_picture=sniff_picture(data) is not None and not has_shape and "shape" not in parameters,
+            parameters=tuple(parameters.items()),
+            scales_by_default=media_type == JSON,
+        )
+
+
+def sniff_picture(data: bytes) -> str | None:
+    """The media type of a PNG, JPEG or WebP file by its first bytes, else None."""
+    for media_type, magic in _MAGIC.items():
+        if data.startswith(magic):
+            return media_type
+    return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
+
+
+def _query_pairs(query: str) -> list[tuple[str, Any]]:
+    try:
+        # Far above what a request needs; parse_qsl would otherwise read without end.
+        return list(parse_qsl(query, keep_blank_values=True, max_num_fields=64))
+    except ValueError as error:
+        raise RequestError(
+            "the query string cannot be read", saw=str(error), expected="at most 64 fields"
+        ) from None
+
+
+def _infer_task(content: _Content, parameters: Parameters) -> Task:
+    """Pictures are encoded, latents are decoded.  No VAE has latents of three channels, so those are pixels.
+
+    A parameter that only decoding has settles it first: three packed latents, (3, S, C), look like one picture.
+    """
+    if not content.is_picture and any(name in parameters for name in _DECODE_ONLY):
+        return "decode"
+    shape = parameters.shape() or ()
+    has_three_channels = len(shape) in (3, 4) and (
+        shape[-3] == 3 or (shape[-1] == 3 and parameters.dtype() == "uint8")
+    )
+    return "encode" if content.is_picture or has_three_channels else "decode"
+
+
+def _read_decode(content: _Content, parameters: Parameters, accept: str) -> DecodeRequest:
+    parameters.refuse_unknown(DECODE_PARAMETERS)
+    if content.is_picture:
+        raise UnsupportedMedia(
+            "a picture cannot be decoded",
+            saw="a picture file",
+            expected="latents as a tensor",
+            hint="the encode endpoint for pictures",
+        )
+    accepted = _media_types(accept)
+    output, picture_format = _choose_output(parameters, accepted)
+    return DecodeRequest(
+        latents=_read_tensor(content, parameters),
+        scaling=_read_scaling(parameters, scales_by_default=content.scales_by_default),
+        output=output,
+        picture_format=picture_format,
+        quality=parameters.integer("quality", least=1, most=100) or DEFAULT_QUALITY,
+        envelope=_envelope(accepted),
+        height=parameters.integer("height", least=1),
+        width=parameters.integer("width", least=1),
+    )
+
+
+def _read_encode(content: _Content, parameters: Parameters, accept: str) -> EncodeRequest:
+    parameters.refuse_unknown(ENCODE_PARAMETERS)
+    return EncodeRequest(
+        image=PictureFile(content.data) if content.is_picture else _read_tensor(content, parameters),
+        scaling=_read_scaling(parameters, scales_by_default=False),
+        value_range=parameters.choice("value_range", _VALUE_RANGES) or "auto",
+        sample=parameters.boolean("sample") or False,
+        seed=parameters.integer("seed", least=0),
+        envelope=_envelope(_media_types(accept)),
+    )
+
+
+def _read_tensor(content: _Content, parameters: Parameters) -> WireTensor:
+    shape, dtype = parameters.shape(), parameters.dtype()
+    if shape is None or dtype is None:
+        raise RequestError(
+            "a tensor needs its shape and its dtype",
+            saw=f"shape {list(shape) if shape else 'missing'}, dtype {dtype or 'missing'}",
+            expected="for example shape=1&shape=4&shape=64&shape=64&dtype=float16",
+        )
+    return WireTensor(dtype, shape, content.data)
+
+
+def _read_scaling(parameters: Parameters, *, scales_by_default: bool) -> Scaling:
+    """The table of docs/protocol.md.  ``do_scaling=False`` wins over factors, as ComfyUI's nodes mean it."""
+    do_scaling = parameters.boolean("do_scaling")
+    scaling_factor = parameters.number("scaling_factor")
+    shift_factor = parameters.number("shift_factor")
+    if scaling_factor is not None and scaling_factor <= 0:
+        raise RequestError(
+            "scaling_factor must be above zero",
+            saw=scaling_factor,
+            expected="the VAE's own, such as 0.18215 for SD v1",
+            hint="leave it out for latents that are in the VAE's own space already",
+        )
+    if do_scaling is False:
+        return Scaling()
+    if scaling_factor is not None:
+        return Scaling("given", scaling_factor, shift_factor)
+    if do_scaling or scales_by_default:
+        return Scaling("model", None, shift_factor)
+    if shift_factor is not None:
+        raise RequestError(
+            "shift_factor without scaling_factor",
+            saw=f"shift_factor={shift_factor}",
+            expected="both, or neither",
+            hint="scaling_factor as well, or do_scaling=True for the model's own",
+        )
+    return Scaling()
+
+
+def _media_types(accept: str) -> list[str]:
+    """The media types of an Accept header, most wanted first, without wildcards."""
+    weighted: list[tuple[float, str]] = []
+    for part in accept.split(","):
+        media_type, *options = (piece.strip().lower() for piece in part.split(";"))
+        weight = 1.0
+        for option in options:
+            if option.startswith("q="):
+                try:
+                    weight = float(option[2:])
+                except ValueError:
+                    weight = 0.0
+        if media_type and "*" not in media_type and weight > 0:
+            weighted.append((weight, media_type))
+    return [media_type for _, media_type in sorted(weighted, key=lambda pair: -pair[0])]
+
+
+def _envelope(accepted: Sequence[str]) -> Envelope:
+    return "base64" if accepted and accepted[0] in (BASE64, JSON) else "binary"
+
+
+def _choose_output(parameters: Parameters, accepted: Sequence[str]) -> tuple[Output, PictureFormat]:
+    """``output_type`` says what, ``Accept`` says how: "pil" as a tensor means floats in [0, 1]."""
+    wanted = accepted[0] if accepted else ""
+    wants_tensor = wanted.startswith("tensor/") or wanted == JSON
+    output_type = parameters.choice("output_type", _OUTPUT_TYPES)
+    partial = parameters.boolean("partial_postprocess") or False
+    asked = parameters.choice("image_format", _PICTURE_FORMATS) or "jpeg"
+    picture_format: PictureFormat = next((_PICTURE_TYPES[t] for t in accepted if t in _PICTURE_TYPES), asked)
+    if output_type is None:
+        output_type = "pt" if wants_tensor else "mp4" if wanted == "video/mp4" else "pil"
+    if output_type == "mp4":
+        return "video", picture_format
+    if output_type == "pt":
+        return "pixels" if partial else "signed", picture_format
+    return "unit" if wants_tensor else "picture", picture_format
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+_ACCEPT_PICTURE = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+
+
+def write_request(request: Request) -> HttpRequest:
+    """``request`` in the binary form, such that :func:`read_request` gives the same request back."""
+    return _write_decode(request) if isinstance(request, DecodeRequest) else _write_encode(request)
+
+
+def _write_decode(request: DecodeRequest) -> HttpRequest:
+    tensor_type = BINARY if request.envelope == "binary" else BASE64
+    output_type, accept = {
+        "picture": ("pil", _ACCEPT_PICTURE[request.picture_format]),
+        "unit": ("pil", tensor_type),
+        "signed": ("pt", tensor_type),
+        "pixels": ("pt", tensor_type),
+        "video": ("mp4", "video/mp4"),
+    }[request.output]
+    query = {
+        **_tensor_query(request.latents),
+        **_scaling_query(request.scaling),
+        "height": request.height,
+        "width": request.width,
+        "output_type": output_type,
+        "image_format": request.picture_format,
+        "partial_postprocess": request.output == "pixels",
+        "quality": None if request.quality == DEFAULT_QUALITY else request.quality,
+    }
+    return HttpRequest(format_query(query), {"content-type": BINARY, "accept": accept}, bytes(request.latents.data))
+
+
+def _write_encode(request: EncodeRequest) -> HttpRequest:
+    query: dict[str, object] = _scaling_query(request.scaling)
+    if request.value_range != "auto":
+        query["value_range"] = request.value_range
+    if request.sample:
+        query["sample"] = True
+    query["seed"] = request.seed
+    accept = BINARY if request.envelope == "binary" else BASE64
+    if isinstance(request.image, WireTensor):
+        query |= _tensor_query(request.image)
+        return HttpRequest(
+            format_query(query), {"content-type": BINARY, "accept": accept}, bytes(request.image.data)
+        )
+    media_type = sniff_picture(request.image.data)
+    if media_type is None:
+        raise RequestError("not a picture file", saw=request.image.data[:12], expected="PNG, JPEG or WebP")
+    return HttpRequest(format_query(query), {"content-type": media_type, "accept": accept}, request.image.data)
+
+
+def _tensor_query(tensor: WireTensor) -> dict[str, object]:
+    return {"shape": list(tensor.shape), "dtype": tensor.dtype}
+
+
+def _scaling_query(scaling: Scaling) -> dict[str, object]:
+    if scaling.by == "none":
+        # Said aloud: absent means "none" too, except in the oldest JSON form.
+        return {"do_scaling": False}
+    if scaling.by == "model":
+        return {"do_scaling": True, "shift_factor": scaling.shift_factor}
+    return {"scaling_factor": scaling.scaling_factor, "shift_factor": scaling.shift_factor}

@@ -1,0 +1,104 @@
+"""A tensor as the wire carries it: a dtype name, a shape and bytes, with no framework behind it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RequestError
+
+if TYPE_CHECKING:
+    import numpy
+
+#: Bytes per element of the four dtypes that diffusers' client can read and write.
+ITEM_BYTES = {"float16": 2, "float32": 4, "bfloat16": 2, "uint8": 1}
+
+#: Video latents have five axes; nothing that a diffusion pipeline sends has more.
+MAX_AXES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class WireTensor:
+    """``data`` holds the elements in C order, little-endian, without a header.
+
+    Raises:
+        RequestError: when dtype, shape and the number of bytes do not belong together.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes | bytearray | memoryview
+
+    def __post_init__(self) -> None:
+        need = self.nbytes_of(self.dtype, self.shape)
+        got = memoryview(self.data).nbytes
+        if got == need:
+            return
+        elements = math.prod(self.shape)
+        fitting = [name for name, size in ITEM_BYTES.items() if elements * size == got]
+        raise RequestError(
+            "the body does not fit its shape",
+            saw=f"{got} bytes",
+            expected=f"{need} bytes = {'×'.join(map(str, self.shape))} elements"
+            f" of {self.dtype} ({ITEM_BYTES[self.dtype]} bytes each)",
+            hint=f"dtype={fitting[0]}, which fits this many bytes"
+            if fitting
+            else "send the tensor's elements alone, contiguous and in C order, with its own shape and dtype",
+        )
+
+    @staticmethod
+    def nbytes_of(dtype: str, shape: Sequence[int]) -> int:
+        """Bytes that a tensor of this dtype and shape has, without making it.
+
+        Raises:
+            RequestError: for an unknown dtype or an impossible shape.
+        """
+        if dtype not in ITEM_BYTES:
+            raise RequestError(
+                "unknown dtype",
+                saw=repr(dtype),
+                expected="one of " + ", ".join(ITEM_BYTES),
+                hint="convert the tensor to float32 before sending",
+            )
+        if not 1 <= len(shape) <= MAX_AXES or any(not isinstance(side, int) or side < 1 for side in shape):
+            raise RequestError(
+                "impossible shape",
+                saw=f"{len(shape)} axes" if len(shape) > MAX_AXES else list(shape),
+                expected=f"1 to {MAX_AXES} axes, each at least 1",
+                hint="latents are [batch, channels, height, width]; send one `shape` parameter for each axis",
+            )
+        return math.prod(shape) * ITEM_BYTES[dtype]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the elements in bytes."""
+        return memoryview(self.data).nbytes
+
+    def to_numpy(self) -> numpy.ndarray[Any, Any]:
+        """The elements as an array that shares these bytes.
+
+        NumPy has no bfloat16: such tensors come back as float32, which holds every bfloat16 value exactly.
+        """
+        import numpy as np
+
+        if self.dtype == "bfloat16":
+            high_halves = np.frombuffer(self.data, dtype="<u2").astype("<u4") << 16
+            return high_halves.view("<f4").reshape(self.shape)
+        return np.frombuffer(self.data, dtype=np.dtype(self.dtype).newbyteorder("<")).reshape(self.shape)
+
+    @classmethod
+    def from_numpy(cls, array: numpy.ndarray[Any, Any]) -> WireTensor:
+        """Copies ``array`` to the wire.  float64, NumPy's default, is rounded to float32.
+
+        Raises:
+            RequestError: for a dtype that the wire does not have.
+        """
+        import numpy as np
+
+        if array.dtype.name == "float64":  # whatever its byte order
+            array = array.astype(np.float32)
+        name = array.dtype.name
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        return cls(name, array.shape, little.tobytes(order="C") if name in ITEM_BYTES else b"")
