@@ -1,0 +1,11 @@
+"""THE MATHS: tensors in, tensors out.
+
+Knows models and torch; never the wire, the waiting line or HTTP.
+"""
+
+from .engine import Engine
+from .loading import is_cached, locate, resolve
+from .options import Choice, EngineOptions
+from .pixels import to_pixels, to_unit
+
+__all__ = ["Choice", "Engine", "EngineOptions", "is_cached", "locate", "resolve", "to_pixels", "to_unit"]

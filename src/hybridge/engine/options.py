@@ -1,0 +1,81 @@
+"""What an engine can be told, and the choices that it makes when it is not told.
+
+Every automatic choice is a :class:`Choice`: the value and the reason, which reaches the log and ``/v1/models``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import torch
+
+from ..errors import EngineFailure
+from ..models import ModelSpec
+
+Value = TypeVar("Value")
+
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """``device`` is ``auto`` or any torch device; ``dtype`` is ``auto`` or a floating dtype's name."""
+
+    device: str = "auto"
+    dtype: DtypeName = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Generic[Value]):
+    """A value and why it is this one."""
+
+    value: Value
+    reason: str
+
+
+def choose_device(asked: str) -> Choice[torch.device]:
+    """The device to run on.
+
+    Raises:
+        EngineFailure: when the device that was asked for is not there.
+    """
+    if asked == "auto":
+        if torch.cuda.is_available():
+            return Choice(torch.device("cuda"), f"found {torch.cuda.get_device_name()}")
+        if torch.backends.mps.is_available():
+            return Choice(torch.device("mps"), "found Apple's GPU")
+        return Choice(torch.device("cpu"), "no GPU found")
+    try:
+        device = torch.device(asked)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise EngineFailure(
+            f"device {asked!r} cannot be used", saw=str(error).splitlines()[0], hint="--device auto, or cpu"
+        ) from None
+    return Choice(device, "asked for")
+
+
+def choose_dtype(asked: DtypeName, spec: ModelSpec, device: torch.device) -> Choice[torch.dtype]:
+    """The precision to run in.
+
+    On a GPU the half precision that the weights survive: half the memory, and more than twice the speed.  On a
+    CPU float32: float16 convolutions are an order of magnitude slower there, and bfloat16 is faster only with
+    AVX-512-BF16 or AMX, at the price of visible rounding (2e-2 relative), so it must be asked for.
+
+    Raises:
+        EngineFailure: for float16 with weights that overflow it.
+    """
+    if asked == "float16" and spec.half is None:
+        raise EngineFailure(
+            f"{spec.name} does not survive float16", saw=spec.half_reason, hint="--dtype bfloat16 or float32"
+        )
+    if asked != "auto":
+        return Choice(getattr(torch, asked), "asked for")
+    if device.type == "cpu":
+        return Choice(torch.float32, "exact; bfloat16 is faster on CPUs that have it, and must be asked for")
+    if spec.half is None:
+        return Choice(torch.float32, spec.half_reason)
+    if spec.half == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        return Choice(torch.float32, "this GPU has no bfloat16")
+    return Choice(getattr(torch, spec.half), spec.half_reason)

@@ -1,0 +1,58 @@
+"""What pixels mean: between the numbers that people send and want, and the VAE's [-1, 1]."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import RequestError
+from .latents import check_finite
+
+#: With ``auto``, floats above this are bytes that somebody forgot to divide.
+_LARGEST_GUESSED = 2.0
+
+
+def to_signed(image: torch.Tensor, value_range: str = "auto") -> torch.Tensor:
+    """An image as it was sent → float32 (or its own float dtype) (B, 3, H, W) in [-1, 1].
+
+    Args:
+        image: uint8 (B, H, W, 3) or (B, 3, H, W), or float (B, 3, H, W); the batch axis may be missing.
+        value_range: For floats: ``unit`` is [0, 1], ``signed`` is [-1, 1]; ``auto`` is signed if anything is below
+            zero, else unit, which is the rule of diffusers' VaeImageProcessor.
+
+    Raises:
+        RequestError: for another layout, for NaN, and with ``auto`` for floats that look like bytes.
+    """
+    if image.ndim == 3:
+        image = image[None]
+    if image.ndim == 4 and image.dtype == torch.uint8 and image.shape[-1] == 3:
+        image = image.permute(0, 3, 1, 2)
+    if image.ndim != 4 or image.shape[1] != 3:
+        raise RequestError(
+            "not an image tensor",
+            saw=f"shape {list(image.shape)}, {str(image.dtype).removeprefix('torch.')}",
+            expected="[batch, 3, height, width], or uint8 [batch, height, width, 3]",
+        )
+    if image.dtype == torch.uint8:
+        return image.to(torch.float32) / 255.0 * 2.0 - 1.0
+    check_finite(image, "pixels")
+    if value_range == "auto":
+        low, high = image.min(), image.max()
+        if high > _LARGEST_GUESSED:
+            raise RequestError(
+                "the pixels are outside both ranges that can be meant",
+                saw=f"floats from {low:g} to {high:g}",
+                expected="[0, 1] or [-1, 1]",
+                hint="send 0..255 as uint8; or say value_range=unit or signed, if this is on purpose",
+            )
+        value_range = "signed" if low < 0 else "unit"
+    return image if value_range == "signed" else image * 2.0 - 1.0
+
+
+def to_unit(sample: torch.Tensor) -> torch.Tensor:
+    """[-1, 1] → [0, 1], clamped, in the sample's own dtype, as diffusers' VaeImageProcessor.denormalize does."""
+    return (sample * 0.5 + 0.5).clamp(0, 1)
+
+
+def to_pixels(sample: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W) in [-1, 1] → uint8 (B, H, W, 3), rounded half to even: the bytes of diffusers' PIL pictures."""
+    return (to_unit(sample).permute(0, 2, 3, 1).float() * 255).round().to(torch.uint8)

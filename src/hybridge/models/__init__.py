@@ -1,0 +1,20 @@
+"""THE CATALOGUE: facts about checkpoints, as data.
+
+Knows no tensor, no device and no network; loading is the engine's.
+"""
+
+from .catalogue import CATALOGUE, look_up, parent_of_tiny
+from .layout import Layout, latents_layout
+from .spec import CLASS_NAMES, ModelSpec, Normalisation, spec_from_config
+
+__all__ = [
+    "CATALOGUE",
+    "CLASS_NAMES",
+    "Layout",
+    "ModelSpec",
+    "Normalisation",
+    "latents_layout",
+    "look_up",
+    "parent_of_tiny",
+    "spec_from_config",
+]

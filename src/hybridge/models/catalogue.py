@@ -1,0 +1,154 @@
+"""The models that hybridge knows by name.  A new one is a row here."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from ..errors import UnknownModel
+from .spec import ModelSpec, Normalisation
+
+#: The folder of the model that the package ships.
+STARTER = Path(__file__).parent.parent / "assets" / "starter"
+
+_SD_V1 = Normalisation(0.18215)
+_SDXL = Normalisation(0.13025)
+_SD3 = Normalisation(1.5305, 0.0609)
+_FLUX = Normalisation(0.3611, 0.1159)
+
+_TINY_HALF = "no norms, activations stay small"
+
+_ROWS = (
+    ModelSpec(
+        name="starter",
+        title="Starter, shipped with hybridge",
+        source=str(STARTER),
+        kind="kl",
+        latent_channels=4,
+        normalisation=Normalisation(1.0),
+        half="float16",
+        half_reason="its weights are float16",
+    ),
+    ModelSpec(
+        name="sd-v1",
+        title="Stable Diffusion v1 (ft-MSE)",
+        source="stabilityai/sd-vae-ft-mse",
+        kind="kl",
+        latent_channels=4,
+        normalisation=_SD_V1,
+        half="float16",
+        half_reason="SD v1's activations stay within float16",
+    ),
+    ModelSpec(
+        name="sdxl",
+        title="Stable Diffusion XL, weights that survive float16",
+        source="madebyollin/sdxl-vae-fp16-fix",
+        kind="kl",
+        latent_channels=4,
+        normalisation=_SDXL,
+        half="float16",
+        half_reason="the fp16-fix weights were tuned for it",
+    ),
+    ModelSpec(
+        name="sdxl-original",
+        title="Stable Diffusion XL, original weights",
+        source="stabilityai/sdxl-vae",
+        kind="kl",
+        latent_channels=4,
+        normalisation=_SDXL,
+        half=None,
+        half_reason="the original weights overflow float16 and give black pictures",
+    ),
+    ModelSpec(
+        name="sd3",
+        title="Stable Diffusion 3 and 3.5",
+        source="stabilityai/stable-diffusion-3.5-medium",
+        subfolder="vae",
+        kind="kl",
+        latent_channels=16,
+        normalisation=_SD3,
+        half="float16",
+        half_reason="SD3's pipelines run it in float16",
+    ),
+    ModelSpec(
+        name="flux",
+        title="FLUX.1 (also Chroma, HiDream, Lumina 2, Z-Image)",
+        source="black-forest-labs/FLUX.1-schnell",
+        subfolder="vae",
+        kind="kl",
+        latent_channels=16,
+        normalisation=_FLUX,
+        half="bfloat16",
+        half_reason="Flux pipelines run in bfloat16",
+    ),
+    ModelSpec(
+        name="taesd",
+        title="Tiny autoencoder for SD v1",
+        source="madebyollin/taesd",
+        kind="tiny",
+        latent_channels=4,
+        normalisation=_SD_V1,
+        half="float16",
+        half_reason=_TINY_HALF,
+        parent="sd-v1",
+    ),
+    ModelSpec(
+        name="taesdxl",
+        title="Tiny autoencoder for SDXL",
+        source="madebyollin/taesdxl",
+        kind="tiny",
+        latent_channels=4,
+        normalisation=_SDXL,
+        half="float16",
+        half_reason=_TINY_HALF,
+        parent="sdxl",
+    ),
+    ModelSpec(
+        name="taesd3",
+        title="Tiny autoencoder for SD3",
+        source="madebyollin/taesd3",
+        kind="tiny",
+        latent_channels=16,
+        normalisation=_SD3,
+        half="float16",
+        half_reason=_TINY_HALF,
+        parent="sd3",
+    ),
+    ModelSpec(
+        name="taef1",
+        title="Tiny autoencoder for FLUX.1",
+        source="madebyollin/taef1",
+        kind="tiny",
+        latent_channels=16,
+        normalisation=_FLUX,
+        half="float16",
+        half_reason=_TINY_HALF,
+        parent="flux",
+    ),
+)
+
+CATALOGUE: dict[str, ModelSpec] = {row.name: row for row in _ROWS}
+
+
+def look_up(name: str) -> ModelSpec:
+    """The row of that name.
+
+    Raises:
+        UnknownModel: and names the nearest known one.
+    """
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    near = difflib.get_close_matches(name, CATALOGUE, n=1)
+    raise UnknownModel(
+        "unknown model",
+        saw=repr(name),
+        expected="one of " + ", ".join(CATALOGUE),
+        hint=f"{near[0]}" if near else "NAME=PATH_OR_REPO[:subfolder] for a VAE of your own",
+    )
+
+
+def parent_of_tiny(source: str) -> ModelSpec | None:
+    """The model whose latents a tiny autoencoder reads, told by the name of its folder or repository."""
+    base = source.rstrip("/").rpartition("/")[2].lower()
+    row = CATALOGUE.get(base)
+    return CATALOGUE[row.parent] if row and row.parent else None

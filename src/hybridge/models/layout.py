@@ -1,0 +1,82 @@
+"""Which of their layouts a tensor of latents has, and how large the picture will be.  Arithmetic on shapes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import RequestError
+from .spec import ModelSpec
+
+#: Flux's pipelines fold 2×2 latents into the channels of one token.
+PACK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Latents as (batch, channels, height, width), and whether they arrive packed.
+
+    ``height`` and ``width`` count latents; the picture is ``spatial_factor`` times as large.
+    """
+
+    batch: int
+    channels: int
+    height: int
+    width: int
+    is_packed: bool
+    spatial_factor: int
+
+    @property
+    def picture(self) -> tuple[int, int]:
+        """(height, width) of the picture in pixels."""
+        return self.height * self.spatial_factor, self.width * self.spatial_factor
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the whole batch."""
+        return self.batch * math.prod(self.picture)
+
+
+def latents_layout(shape: Sequence[int], spec: ModelSpec, height: int | None, width: int | None) -> Layout:
+    """The layout of latents of this shape for this model.
+
+    Four axes are (B, C, h, w), whatever ``height`` and ``width`` say: clients send them along, and for videos
+    ComfyUI's nodes send wrong ones.  Three axes are packed, (B, tokens, 4·C), when the last axis and the number
+    of tokens fit ``height`` and ``width``; else they are one item without its batch axis, (C, h, w), which SD.Next
+    sends.  Sides that are no multiple of a token's pixels are floored, as diffusers does.
+
+    Raises:
+        RequestError: when the shape is none of these.
+    """
+    channels, factor = spec.latent_channels, spec.spatial_factor
+    token = factor * PACK
+    if len(shape) == 4 and shape[1] == channels:
+        return Layout(shape[0], channels, shape[2], shape[3], False, factor)
+    if len(shape) == 3 and shape[2] == channels * PACK**2 and height and width:
+        rows, columns = height // token, width // token
+        if shape[1] == rows * columns:
+            return Layout(shape[0], channels, rows * PACK, columns * PACK, True, factor)
+    if len(shape) == 3 and shape[0] == channels:
+        return Layout(1, channels, shape[1], shape[2], False, factor)
+    raise RequestError(
+        f"these latents are not {spec.name}'s",
+        saw=f"shape {list(shape)}, height {height}, width {width}",
+        expected=f"[batch, {channels}, height/{factor}, width/{factor}], or packed"
+        f" [batch, (height/{token})·(width/{token}), {channels * PACK**2}] with height and width",
+        hint=_hint(shape, spec, height, width),
+    )
+
+
+def _hint(shape: Sequence[int], spec: ModelSpec, height: int | None, width: int | None) -> str:
+    channels, token = spec.latent_channels, spec.spatial_factor * PACK
+    if len(shape) == 3 and shape[2] == channels * PACK**2:
+        if not (height and width):
+            return "height and width of the picture in pixels, which packed latents need"
+        tokens = (height // token) * (width // token)
+        return f"other height and width: {height}×{width} has {tokens} tokens, the tensor has {shape[1]}"
+    if len(shape) == 4 and shape[1] == 3:
+        return "the encode endpoint, if these are pixels"
+    if len(shape) == 4:
+        return f"a model with {shape[1]} latent channels; {spec.name} has {channels}"
+    return "a picture model decodes pictures; videos need a video model" if len(shape) == 5 else "a batch axis"

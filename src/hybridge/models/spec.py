@@ -1,0 +1,113 @@
+"""What is known of a VAE before its weights are loaded: facts, no behaviour of the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import ModelUnavailable
+
+Kind = Literal["kl", "tiny"]
+
+#: diffusers' class names, the only two that are loaded.
+CLASS_NAMES: dict[str, Kind] = {"AutoencoderKL": "kl", "AutoencoderTiny": "tiny"}
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """How pipelines bring VAE latents to unit scale: ``(z - shift_factor) * scaling_factor``."""
+
+    scaling_factor: float = 1.0
+    shift_factor: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One row of the catalogue.
+
+    Attributes:
+        name: What it is called in URLs and on the command line.
+        source: A repository of the Hugging Face hub, or a folder on disk.
+        subfolder: Where in it the VAE lies.
+        kind: ``kl`` for AutoencoderKL, ``tiny`` for AutoencoderTiny.
+        latent_channels: C of latents (B, C, H / spatial_factor, W / spatial_factor).
+        spatial_factor: Pixels per latent on each side.
+        normalisation: What the model's own pipelines apply.  A tiny autoencoder eats and gives latents that are
+            normalised already; for it, this is its parent's.
+        half: The half precision that it survives on a GPU, or None where only float32 gives pictures.
+        half_reason: Why.
+        parent: For a tiny autoencoder, the model whose latents it reads.
+        title: For people.
+    """
+
+    name: str
+    source: str
+    kind: Kind
+    latent_channels: int
+    normalisation: Normalisation
+    half: Literal["float16", "bfloat16"] | None
+    half_reason: str
+    subfolder: str | None = None
+    spatial_factor: int = 8
+    parent: str | None = None
+    title: str = ""
+
+    @property
+    def class_name(self) -> str:
+        """The diffusers class."""
+        return next(name for name, kind in CLASS_NAMES.items() if kind == self.kind)
+
+
+def spec_from_config(
+    name: str, source: str, subfolder: str | None, config: Mapping[str, Any], *, parent: ModelSpec | None = None
+) -> ModelSpec:
+    """The facts of a VAE that is not in the catalogue, from its ``config.json``.
+
+    Args:
+        name: What to call it.
+        source: Repository or folder.
+        subfolder: Where in it the VAE lies.
+        config: The parsed ``config.json``.
+        parent: For a tiny autoencoder, the model whose latents it reads, where that is known.
+
+    Raises:
+        ModelUnavailable: for a class that hybridge does not run.
+    """
+    class_name = config.get("_class_name")
+    kind = CLASS_NAMES.get(str(class_name))
+    if kind is None:
+        raise ModelUnavailable(
+            f"{name} is not a VAE that hybridge runs",
+            saw=f"_class_name {class_name!r} in {source}",
+            expected=" or ".join(CLASS_NAMES),
+            hint=f"{name}={source}:vae, if this is a whole pipeline",
+        )
+    if kind == "tiny":
+        return ModelSpec(
+            name=name,
+            source=source,
+            subfolder=subfolder,
+            kind=kind,
+            latent_channels=int(config.get("latent_channels", 4)),
+            normalisation=parent.normalisation if parent else Normalisation(),
+            half="float16",
+            half_reason="tiny autoencoders have no norms that overflow",
+            parent=parent.name if parent else None,
+        )
+    # The defaults are AutoencoderKL's own; SD v1's config.json leaves the scaling factor out.
+    blocks = config.get("block_out_channels", (64,))
+    upcast = config.get("force_upcast") is True
+    return ModelSpec(
+        name=name,
+        source=source,
+        subfolder=subfolder,
+        kind=kind,
+        latent_channels=int(config.get("latent_channels", 4)),
+        spatial_factor=2 ** (len(blocks) - 1),
+        normalisation=Normalisation(
+            float(config.get("scaling_factor") or 0.18215), float(config.get("shift_factor") or 0.0)
+        ),
+        half=None if upcast else "bfloat16",
+        half_reason="its config says force_upcast" if upcast else "bfloat16 cannot overflow, whatever the weights",
+    )
