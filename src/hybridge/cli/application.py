@@ -1,0 +1,37 @@
+"""The command with all its verbs."""
+
+from __future__ import annotations
+
+import typer
+
+from .. import __version__
+from .decode import decode
+from .demo import demo
+from .encode import encode
+from .models import models
+from .serve import serve
+
+application = typer.Typer(
+    name="hybridge",
+    help="Hybrid inference that you host yourself: VAE decode and encode over HTTP.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hybridge {__version__}")
+        raise typer.Exit
+
+
+@application.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print it."),
+) -> None:
+    pass
+
+
+for verb in (demo, serve, models, encode, decode):
+    application.command()(verb)

@@ -1,0 +1,220 @@
+"""``hybridge demo``: the main job, on the model that the package ships."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_MODEL = "starter"
+
+
+def demo(
+    output: Path = typer.Option(Path("hybridge-demo"), "-o", "--output", help="Folder for the pictures."),
+    photograph: Path = typer.Option(None, help="A picture of your own. [default: the one that is shipped]"),
+    port: int = typer.Option(0, help="Port of the server; 0 takes a free one."),
+    keep: bool = typer.Option(False, "--keep", help="Leave the server up, and show how to call it."),
+) -> None:
+    """Send a photograph to a real server and back, with our client and with diffusers' own."""
+    from rich.console import Console
+
+    from ..engine import Engine, EngineOptions
+    from ..models import look_up
+    from ..server.app import create_app
+    from ..server.local import LocalBackend
+    from ..server.running import running
+
+    console = Console()
+    output.mkdir(parents=True, exist_ok=True)
+    with console.status(f"loading {_MODEL}"):
+        engine = Engine.load(look_up(_MODEL), EngineOptions())
+    meter = _Meter(create_app(LocalBackend({_MODEL: engine})))
+    with running(meter, port=port) as address:
+        console.print(f"{_MODEL} is served on [bold]{address}[/], on {engine.device.value}")
+        picture = _open(photograph or _shipped_photograph())
+        picture.save(output / "photograph.png")
+        rows = _round_trip(picture, address, engine, meter, output)
+        console.print(_table(rows))
+        console.print(f"pictures: [bold]{output.resolve()}[/]  (look at side-by-side.png first)")
+        if keep:
+            console.print(_how_to_call(address, output, picture), highlight=False)
+            _wait_for_interrupt()
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    step: str
+    bytes_up: int = 0
+    bytes_down: int = 0
+    milliseconds: float = 0.0
+    result: str = ""
+
+
+def _round_trip(picture: Image, address: str, engine: Any, meter: _Meter, output: Path) -> list[_Row]:
+    """Photograph → latents → picture, by three ways that must agree."""
+    import numpy as np
+    from diffusers.utils.remote_utils import remote_decode, remote_encode
+
+    from ..client import Client
+
+    photograph = np.asarray(picture)
+    rows: list[_Row] = []
+
+    with Client(address) as client:
+        with meter.step(rows, "encode, hybridge.Client") as note:
+            latents = client.encode(picture, model=_MODEL)
+            note(f"latents {list(latents.shape)}")
+        with meter.step(rows, "decode to PNG, hybridge.Client") as note:
+            decoded = client.decode(latents, model=_MODEL, image_format="png")
+            note(f"PSNR {_psnr(photograph, np.asarray(decoded)):.1f} dB")
+    with meter.step(rows, "encode, diffusers' remote_encode") as note:
+        theirs = remote_encode(f"{address}/v1/{_MODEL}/encode", picture)
+        note(_same(bool((theirs == latents).all()), "our latents"))
+    with meter.step(rows, "decode to PNG, diffusers' remote_decode") as note:
+        their_picture = remote_decode(f"{address}/v1/{_MODEL}/decode", theirs, do_scaling=False, image_format="png")
+        note(_same(np.array_equal(np.asarray(their_picture), np.asarray(decoded)), "our picture"))
+    with meter.step(rows, "decode to JPEG, diffusers' remote_decode") as note:
+        jpeg = remote_decode(f"{address}/v1/{_MODEL}/decode", theirs, do_scaling=False)
+        note(f"PSNR {_psnr(photograph, np.asarray(jpeg)):.1f} dB")
+    with meter.step(rows, "both in this process, no server") as note:
+        local = _in_process(engine, photograph)
+        note(_same(np.array_equal(local, np.asarray(decoded)), "the server's picture"))
+
+    decoded.save(output / "decoded.png")
+    _side_by_side(picture, decoded).save(output / "side-by-side.png")
+    return rows
+
+
+def _in_process(engine: Any, photograph: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    import torch
+
+    from ..engine import to_pixels
+
+    image = torch.from_numpy(photograph.copy())[None]
+    pixels: np.ndarray[Any, Any] = to_pixels(engine.decode(engine.encode(image)))[0].cpu().numpy()
+    return pixels
+
+
+class _Meter:
+    """An ASGI application around another that counts the bytes of bodies, whichever client sends them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._up = self._down = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted_receive() -> Message:
+            message = await receive()
+            self._up += len(message.get("body", b""))
+            return message
+
+        async def counted_send(message: Message) -> None:
+            self._down += len(message.get("body", b""))
+            await send(message)
+
+        await self._app(scope, counted_receive, counted_send)
+
+    @contextmanager
+    def step(self, rows: list[_Row], name: str) -> Iterator[Callable[[str], None]]:
+        """Measures one step, and adds its row; the block gets a function that takes a remark."""
+        remarks: list[str] = []
+        spent: list[float] = []
+
+        def note(remark: str) -> None:
+            spent.append(time.perf_counter() - begun)
+            remarks.append(remark)
+
+        self._up = self._down = 0
+        begun = time.perf_counter()
+        yield note
+        rows.append(_Row(name, self._up, self._down, 1e3 * spent[0], remarks[0]))
+
+
+def _shipped_photograph() -> Path:
+    return Path(__file__).parent.parent / "assets" / "photograph.jpg"
+
+
+def _open(path: Path) -> Image:
+    from PIL import Image
+
+    from ..protocol.media import read_picture
+
+    pixels = read_picture(path.read_bytes(), max_pixels=4096 * 4096)
+    return Image.fromarray(pixels.to_numpy()[0])
+
+
+def _psnr(reference: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
+    import numpy as np
+
+    error = np.mean((reference.astype(np.float64) - other.astype(np.float64)) ** 2)
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
+def _same(is_same: bool, what: str) -> str:
+    return f"equal to {what}, bit for bit" if is_same else f"[red]not {what}[/]"
+
+
+def _side_by_side(left: Image, right: Image) -> Image:
+    from PIL import Image
+
+    gap = 8
+    both = Image.new("RGB", (left.width + gap + right.width, left.height), "white")
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width + gap, 0))
+    return both
+
+
+def _table(rows: list[_Row]) -> Any:
+    from rich.table import Table
+
+    table = Table("step", "bytes up", "bytes down", "ms", "result")
+    for column in (1, 2, 3):
+        table.columns[column].justify = "right"
+    for row in rows:
+        table.add_row(
+            row.step,
+            f"{row.bytes_up:,}" if row.bytes_up else "–",
+            f"{row.bytes_down:,}" if row.bytes_down else "–",
+            f"{row.milliseconds:.0f}",
+            row.result,
+        )
+    return table
+
+
+def _how_to_call(address: str, output: Path, picture: Image) -> str:
+    height, width = picture.height // 8, picture.width // 8
+    return f"""
+The server stays up; Ctrl-C ends it.  From another terminal:
+
+  curl --data-binary @{output / "photograph.png"} {address}/v1/{_MODEL}/encode -o latents.bin
+  curl --data-binary @latents.bin -o picture.jpg \\
+    '{address}/v1/{_MODEL}/decode?shape=1&shape=4&shape={height}&shape={width}&dtype=float32'
+
+From Python:
+
+  from hybridge import Client
+  from PIL import Image
+
+  with Client("{address}") as client:
+      latents = client.encode(Image.open("{output / "photograph.png"}"), model="{_MODEL}")
+      client.decode(latents, model="{_MODEL}").show()
+"""
+
+
+def _wait_for_interrupt() -> None:
+    import threading
+
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        typer.echo("ended")

@@ -1,0 +1,34 @@
+"""``hybridge encode``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from .options import DEVICE, DTYPE, KEY, MODEL, SERVER
+
+
+def encode(
+    picture: Path = typer.Argument(help="A PNG, JPEG or WebP file.", exists=True, dir_okay=False),
+    output: Path = typer.Option(None, "-o", "--output", help="[default: beside the picture, as .safetensors]"),
+    model: str = MODEL,
+    scaled: bool = typer.Option(False, help="Latents as the model's pipelines use them, not in VAE space."),
+    server: str = SERVER,
+    key: str = KEY,
+    device: str = DEVICE,
+    dtype: str = DTYPE,
+) -> None:
+    """Turn a picture into latents, in a safetensors file."""
+    from rich.console import Console
+
+    from ..protocol import EncodeRequest, PictureFile, Scaling, TensorAnswer
+    from .answering import answer
+    from .latents_file import write_latents
+
+    request = EncodeRequest(PictureFile(picture.read_bytes()), Scaling("model") if scaled else Scaling())
+    encoded = answer(request, model=model, server=server, key=key, device=device, dtype=dtype)
+    assert isinstance(encoded, TensorAnswer)  # noqa: S101 - what encode requests are answered with
+    target = output or picture.with_suffix(".safetensors")
+    write_latents(target, encoded.tensor, model=model, is_scaled=scaled)
+    Console().print(f"{target}: {encoded.tensor.dtype} {list(encoded.tensor.shape)}")

@@ -1,0 +1,134 @@
+"""From a Request to a Job: admitted, costed, and ready for a backend."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+from ..errors import AmbiguousModel, RequestError
+from ..models import ModelSpec, latents_layout
+from ..protocol import Answer, DecodeRequest, EncodeRequest, Request, TensorAnswer, WireTensor
+from ..protocol.media import read_picture, write_picture, write_video
+from .limits import Limits
+
+#: Factors travel as text with a handful of digits.
+_FACTOR_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work that was accepted.  An encode request holds pixels by now, not a file.
+
+    Attributes:
+        spec: The model that it is for.
+        request: What to do.
+        pixels: Its cost, as far as one is known: pixels of all pictures.
+        warning: Something that the sender should hear of.
+    """
+
+    spec: ModelSpec
+    request: Request
+    pixels: int
+    warning: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a backend gives back for a Job.
+
+    ``tensor`` is what the request's output names: floats (N, 3, H, W) for ``unit`` and ``signed``, uint8
+    (N, H, W, 3) for ``pixels``, ``picture`` and ``video``, latents (N, C, h, w) for an encode request.
+    """
+
+    tensor: WireTensor
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+
+def admit(request: Request, spec: ModelSpec, limits: Limits) -> Job:
+    """Accepts a request for a model, or says why not.  Reads picture files, so it belongs off the event loop.
+
+    Raises:
+        RequestError: when it cannot be answered.
+        TooLarge: when it would pass a limit.
+    """
+    if isinstance(request, DecodeRequest):
+        return Job(spec, request, limits.check_decode(request, spec).pixels)
+    if isinstance(request.image, WireTensor):
+        return Job(spec, request, limits.check_encode(request.image.shape))
+    image = read_picture(request.image.data, max_pixels=limits.max_pixels, multiple=spec.spatial_factor)
+    return Job(spec, replace(request, image=image), limits.check_encode(image.shape))
+
+
+def finish(job: Job, result: Result) -> Answer:
+    """What is sent for a result.  Writes picture files, so it belongs off the event loop and off the device."""
+    request, tensor = job.request, result.tensor
+    if isinstance(request, DecodeRequest) and request.output == "picture":
+        return write_picture(tensor, request.picture_format, quality=request.quality)
+    if isinstance(request, DecodeRequest) and request.output == "video":
+        return write_video(tensor)
+    return TensorAnswer(tensor, request.envelope)
+
+
+def infer_model(request: Request, served: dict[str, ModelSpec], default: str | None) -> tuple[ModelSpec, str]:
+    """The model that a request without a name is for, and the reason.
+
+    Latents tell by their channels, and both tasks by the factors that they carry.  A tiny autoencoder is not
+    chosen over the full one whose latents it shares.  What still fits several models is refused: SD v1 and SDXL
+    latents look alike, and the wrong VAE gives a wrong picture without an error.
+
+    Args:
+        request: What was sent.
+        served: The models of this server, by name.
+        default: The model to take where several fit, if the server has one.
+
+    Raises:
+        RequestError: when no model fits.
+        AmbiguousModel: when several do.
+    """
+    if len(served) == 1:
+        (only,) = served.values()
+        return only, "the only model here"
+    fitting = [spec for spec in served.values() if _fits(request, spec)]
+    if not fitting:
+        assert isinstance(request, DecodeRequest)  # noqa: S101 - an image fits every model
+        raise RequestError(
+            "no model here has such latents",
+            saw=f"shape {list(request.latents.shape)}",
+            expected="one of " + ", ".join(f"{s.name} ({s.latent_channels} channels)" for s in served.values()),
+        )
+    reasons = [] if isinstance(request, EncodeRequest) else [f"{fitting[0].latent_channels} latent channels"]
+    matching = [spec for spec in fitting if _has_factors(request, spec)]
+    if matching:
+        fitting = matching
+        reasons.append(f"scaling factor {request.scaling.scaling_factor:g}")
+    if any(spec.kind != "tiny" for spec in fitting):
+        fitting = [spec for spec in fitting if spec.kind != "tiny"]
+    if len(fitting) == 1:
+        return fitting[0], ", ".join(reasons) or "the only full model here"
+    if default in {spec.name for spec in fitting}:
+        return served[default or ""], "the default where several fit"
+    raise AmbiguousModel(
+        "several models here fit what was sent",
+        saw=", ".join(spec.name for spec in fitting),
+        expected="one",
+        hint=f"scaling_factor, or the path /v1/{fitting[0].name}/…, or --default-model when starting the server",
+    )
+
+
+def _fits(request: Request, spec: ModelSpec) -> bool:
+    if isinstance(request, EncodeRequest):
+        return True
+    try:
+        latents_layout(request.latents.shape, spec, request.height, request.width)
+    except RequestError:
+        return False
+    return True
+
+
+def _has_factors(request: Request, spec: ModelSpec) -> bool:
+    given, own = request.scaling, spec.normalisation
+    if given.by != "given" or given.scaling_factor is None:
+        return False
+    return math.isclose(given.scaling_factor, own.scaling_factor, rel_tol=_FACTOR_TOLERANCE) and math.isclose(
+        given.shift_factor or 0.0, own.shift_factor, rel_tol=_FACTOR_TOLERANCE
+    )

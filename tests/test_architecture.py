@@ -1,0 +1,98 @@
+"""The import rules of docs/structure.md, read from the source with ast; and what importing loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "hybridge"
+
+#: What each room may import from hybridge, besides itself and ``errors``.
+ALLOWED = {
+    "errors": set(),
+    "protocol": set(),
+    "models": set(),
+    "engine": {"models"},
+    "client": {"protocol", "models"},
+    "server": {"protocol", "models"},
+    "cli": {"protocol", "models", "engine", "client", "server"},
+}
+
+#: The one file of the server that may know the engine.
+SERVER_TO_ENGINE = {Path("server/local.py")}
+
+#: Where torch may be imported, be it inside a function.
+KNOWS_TORCH = {Path("protocol/torch.py"), Path("client/values.py"), Path("client/compat.py"), Path("cli/demo.py")}
+
+
+def files() -> list[Path]:
+    return [path.relative_to(SOURCE) for path in sorted(SOURCE.rglob("*.py"))]
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of every module that a file imports, anywhere in it."""
+    package = ["hybridge", *path.parent.parts]
+    found = set()
+    for node in ast.walk(ast.parse((SOURCE / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = [*base, *([node.module] if node.module else [])]
+            found.add(".".join(module))
+            if node.module is None:
+                found |= {".".join([*module, alias.name]) for alias in node.names}
+    return found
+
+
+def room_of(module: str) -> str | None:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "hybridge" and len(parts) > 1 else None
+
+
+@pytest.mark.parametrize("path", files(), ids=str)
+def test_rooms_import_only_what_stands_on_their_right(path: Path) -> None:
+    room = path.parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    allowed = ALLOWED[room] | {room, "errors", "__version__"}
+    if path in SERVER_TO_ENGINE:
+        allowed.add("engine")
+    reached = {room_of(module) for module in imports(path)} - {None}
+    assert reached <= allowed, f"{path} imports {reached - allowed}"
+
+
+@pytest.mark.parametrize("path", [p for p in files() if p.parts[0] != "engine"], ids=str)
+def test_torch_stays_where_it_belongs(path: Path) -> None:
+    knows = any(module.split(".")[0] == "torch" for module in imports(path))
+    assert not knows or path in KNOWS_TORCH
+
+
+def test_nobody_imports_the_cli() -> None:
+    for path in files():
+        if path.parts[0] != "cli":
+            assert "cli" not in {room_of(module) for module in imports(path)}, path
+
+
+def test_the_allowed_list_names_every_room() -> None:
+    rooms = {path.parts[0].removesuffix(".py") for path in files()} - {"__init__"}
+    assert rooms == set(ALLOWED)
+
+
+@pytest.mark.parametrize(
+    "module", ["hybridge", "hybridge.errors", "hybridge.protocol", "hybridge.models", "hybridge.client"]
+)
+def test_the_client_side_loads_no_heavy_library(module: str) -> None:
+    code = f"import sys, {module}; print(' '.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "PIL", "diffusers", "starlette", "typer"} & set(loaded)
+
+
+def test_importing_the_package_loads_no_http_library() -> None:
+    code = "import sys, hybridge; print(' '.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "httpx" not in loaded
