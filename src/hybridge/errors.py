@@ -97,8 +97,11 @@ class OutOfMemory(EngineFailure):
     """The device had no room for this request."""
 
 
-class ClientError(HybridgeError):
-    """Something between this program and the server; names the server."""
+class ClientError(HybridgeError, RuntimeError):
+    """Something between this program and the server; names the server.
+
+    A RuntimeError as well, because that is what programs written for diffusers' ``remote_decode`` expect.
+    """
 
 
 class ServerUnreachable(ClientError):
