@@ -1,0 +1,165 @@
+"""The facade against diffusers' own modules, bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+from PIL import Image
+
+from hybridge.engine import Engine, to_pixels, to_unit
+from hybridge.errors import EngineFailure, RequestError
+from hybridge.models import Normalisation
+
+
+def latents(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@torch.inference_mode()
+def theirs(engine: Engine, z: torch.Tensor) -> torch.Tensor:
+    return engine.module.decode(z).sample
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (2, 4, 5, 9), (1, 4, 1, 1)])
+def test_latents_in_vae_space_are_decoded_as_they_are(engines, shape) -> None:
+    z = latents(*shape)
+    assert torch.equal(engines["sd-v1"].decode(z), theirs(engines["sd-v1"], z))
+
+
+def test_a_pipelines_normalisation_is_undone(engines) -> None:
+    engine, z = engines["flux"], latents(1, 16, 8, 8)
+    expected = theirs(engine, z / 0.3611 + 0.1159)
+    assert torch.equal(engine.decode(z, sent=engine.spec.normalisation), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_latents_are_scaled_in_the_wider_dtype(engines, dtype) -> None:
+    engine, z = engines["sd-v1"], latents(1, 4, 8, 8, dtype=dtype)
+    expected = theirs(engine, z.float() / 0.18215)
+    assert torch.equal(engine.decode(z, sent=Normalisation(0.18215)), expected)
+
+
+def test_packed_latents_are_unpacked_as_flux_does(engines) -> None:
+    engine, z = engines["flux"], latents(2, 16, 8, 12)
+    packed = FluxPipeline._pack_latents(z, 2, 16, 8, 12)
+    assert torch.equal(engine.decode(packed, height=64, width=96), engine.decode(z))
+    assert torch.equal(FluxPipeline._unpack_latents(packed, 64, 96, 8), z)
+
+
+def test_one_item_without_its_batch_axis(engines) -> None:
+    z = latents(16, 4, 6)
+    assert torch.equal(engines["flux"].decode(z, height=32, width=48), engines["flux"].decode(z[None]))
+
+
+class TestTinyAutoencoders:
+    """They eat normalised latents, so for them the same request means the opposite."""
+
+    def test_scaled_latents_are_taken_as_they_are(self, engines) -> None:
+        engine, z = engines["taesd"], latents(1, 4, 8, 8)
+        assert torch.equal(engine.decode(z, sent=Normalisation(0.18215)), theirs(engine, z))
+
+    def test_vae_space_latents_get_the_parents_normalisation(self, engines) -> None:
+        engine, z = engines["taesd"], latents(1, 4, 8, 8)
+        assert torch.equal(engine.decode(z), theirs(engine, z * 0.18215))
+
+    @torch.inference_mode()
+    def test_encoding_does_the_reverse(self, engines) -> None:
+        engine, image = engines["taesd"], latents(1, 3, 64, 64).clamp(-1, 1)
+        plain = engine.module.encode(image).latents
+        assert torch.equal(engine.encode(image, wanted=Normalisation(0.18215)), plain)
+        assert torch.equal(engine.encode(image), plain / 0.18215)
+
+
+class TestEncode:
+    @torch.inference_mode()
+    def test_pixels_become_what_diffusers_makes_of_a_picture(self, engines) -> None:
+        engine = engines["sd-v1"]
+        picture = Image.effect_mandelbrot((64, 48), (-2, -1, 1, 1), 60).convert("RGB")
+        expected = engine.module.encode(VaeImageProcessor().preprocess(picture)).latent_dist.mode()
+        image = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(1, 48, 64, 3)
+        assert torch.equal(engine.encode(image), expected)
+        assert torch.equal(engine.encode(image.permute(0, 3, 1, 2)), expected)
+
+    @torch.inference_mode()
+    def test_normalisation_is_applied_after_the_mode(self, engines) -> None:
+        engine, image = engines["flux"], latents(1, 3, 32, 32).clamp(-1, 1)
+        expected = (engine.encode(image) - 0.1159) * 0.3611
+        assert torch.equal(engine.encode(image, wanted=engine.spec.normalisation), expected)
+
+    def test_ranges(self, engines) -> None:
+        engine, unit = engines["sd-v1"], torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+        signed = unit * 2 - 1
+        assert torch.equal(engine.encode(unit), engine.encode(signed))
+        # A bright picture in [-1, 1] has nothing below zero: only saying so helps.
+        bright = unit * 0.5 + 0.5
+        assert not torch.equal(engine.encode(bright), engine.encode(bright, value_range="signed"))
+
+    def test_a_draw_is_repeated_by_its_seed(self, engines) -> None:
+        engine, image = engines["sd-v1"], torch.zeros(1, 3, 32, 32)
+        first, again, other = (engine.encode(image, sample=True, seed=seed) for seed in (7, 7, 8))
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+        assert not torch.equal(first, engine.encode(image))
+
+    @pytest.mark.parametrize(
+        ("image", "message"),
+        [
+            (torch.zeros(1, 4, 32, 32), "not an image tensor"),
+            (torch.zeros(2, 2), "not an image tensor"),
+            (torch.zeros(1, 3, 33, 32), "multiples of 8"),
+            (torch.full((1, 3, 32, 32), 128.0), "0..255 as uint8"),
+            (torch.full((1, 3, 32, 32), float("nan")), "pixels hold numbers"),
+        ],
+    )
+    def test_what_is_no_image_is_refused(self, engines, image, message) -> None:
+        with pytest.raises(RequestError, match=message):
+            engines["sd-v1"].encode(image)
+
+
+class TestDamagedLatents:
+    def test_nan_is_refused_with_its_place(self, engines) -> None:
+        z = latents(1, 4, 8, 8)
+        z[0, 2, 3, 1] = float("nan")
+        with pytest.raises(RequestError, match="nan at element 153, 1 of 256"):
+            engines["sd-v1"].decode(z)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_damage_at_the_start_alone_names_the_known_cause(self, engines, dtype) -> None:
+        z = latents(1, 4, 8, 8, dtype=dtype)
+        pointers = torch.tensor([0x3A20, 0x1234, 0x7FFF, 0, 0x3A20, 0x7F80, 0x7FFF, 0], dtype=torch.int16)
+        z.view(-1)[:8] = pointers.view(dtype)
+        with pytest.raises(RequestError, match="tensors on a GPU"):
+            engines["sd-v1"].decode(z)
+
+    def test_absurd_but_finite_numbers_are_refused(self, engines) -> None:
+        z = latents(1, 4, 8, 8)
+        z[0, 3] = 2e7
+        with pytest.raises(RequestError, match="2e\\+07"):
+            engines["sd-v1"].decode(z)
+
+
+def test_overflow_is_an_error_and_no_black_picture(tmp_path, specs) -> None:
+    module = AutoencoderKL.from_pretrained(specs["sd-v1"].source)
+    module.decoder.conv_out.bias.data.fill_(1e38)
+    module.decoder.conv_out.weight.data.fill_(1e38)
+    from hybridge.engine import Choice
+
+    engine = Engine(specs["sd-v1"], module.eval(), Choice(torch.device("cpu"), ""), Choice(torch.float32, ""))
+    with pytest.raises(EngineFailure, match="NaN or infinity in float32"):
+        engine.decode(latents(1, 4, 4, 4))
+
+
+def test_pixels_are_those_of_diffusers_pictures(engines) -> None:
+    sample = latents(2, 3, 16, 16) * 1.5
+    pictures = VaeImageProcessor().postprocess(sample, output_type="pil")
+    assert [bytes(p.numpy().tobytes()) for p in to_pixels(sample)] == [p.tobytes() for p in pictures]
+    assert torch.equal(to_unit(sample), VaeImageProcessor().postprocess(sample, output_type="pt"))
+
+
+def test_the_classes_are_diffusers_own(engines) -> None:
+    assert isinstance(engines["sd-v1"].module, AutoencoderKL)
+    assert isinstance(engines["taesd"].module, AutoencoderTiny)
+    assert engines["sd-v1"].weights_bytes == sum(p.numel() * 4 for p in engines["sd-v1"].module.parameters())
