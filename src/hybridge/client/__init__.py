@@ -1,0 +1,22 @@
+"""THE OTHER END: calling a hybridge server from Python.
+
+What is on the wire is :mod:`hybridge.protocol`'s business; this room sends it, tries again where that is right,
+and turns answers into what the caller works with.  It imports neither torch nor NumPy nor Pillow until a value of
+theirs comes or goes, keeps no state outside its objects, and never puts a credential into an error message or a
+``repr``.
+
+* ``address``: where a server is, and the credentials in its URL
+* ``retry``: after which failure to try again, and when; arithmetic only
+* ``values``: torch, NumPy and pictures ↔ the wire's nouns
+* ``flow``: every conversation as a generator that does no I/O
+* ``client``: the two drivers, blocking and async
+* ``compat``: diffusers' ``remote_decode`` and ``remote_encode``
+"""
+
+from .client import AsyncClient, Client
+from .compat import remote_decode, remote_encode
+from .flow import Reply, ServerWarning
+from .retry import Retry
+from .values import Kind
+
+__all__ = ["AsyncClient", "Client", "Kind", "Reply", "Retry", "ServerWarning", "remote_decode", "remote_encode"]

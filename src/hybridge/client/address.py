@@ -1,0 +1,86 @@
+"""Where a server is.  Credentials live here and nowhere else; ``str(address)`` is safe to show."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+
+import httpx
+
+from ..errors import ClientError
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Address:
+    """A server's URL, and the ``Authorization`` header that goes with every call to it.
+
+    ``url`` has its path prefix and its query (``?key=…`` may be in it), but no userinfo: that has become
+    ``authorization``, because a URL is logged and shown where a header is not.
+    """
+
+    url: httpx.URL
+    authorization: str | None = None
+
+    @classmethod
+    def parse(cls, text: str, api_key: str | None = None) -> Address:
+        """Reads ``http://user:token@host/prefix?key=…``, of which only ``http://host`` is needed.
+
+        Raises:
+            ClientError: when it is no such URL, the key cannot stand in a header, or there are two credentials.
+        """
+        try:
+            url = httpx.URL(text)
+        except httpx.InvalidURL:
+            url = httpx.URL()
+        if url.scheme not in ("http", "https") or not url.host:
+            # Not shown: a token may be in it, and without a scheme there is no telling where.
+            raise ClientError("this is not a server's address", expected="http://host:port or https://host")
+        authorization = None
+        if api_key and api_key.strip():
+            authorization = _bearer(api_key.strip())
+        if url.userinfo:
+            if authorization:
+                raise ClientError("two credentials", saw="api_key and a user in the URL", expected="one of them")
+            authorization = f"Basic {base64.b64encode(f'{url.username}:{url.password}'.encode()).decode('ascii')}"
+        return cls(url.copy_with(userinfo=b""), authorization)
+
+    def at(self, endpoint: str) -> Address:
+        """The address of ``endpoint``, a full URL on this server; what it lacks of credentials or query is kept.
+
+        Raises:
+            ClientError: when it is on another server, which must not be sent this one's credentials.
+        """
+        other = Address.parse(endpoint)
+        if _origin(other.url) != _origin(self.url):
+            raise ClientError(
+                "the endpoint is on another server", saw=other, expected=self, hint="a Client of its own"
+            )
+        url = other.url if other.url.query else other.url.copy_with(query=self.url.query or None)
+        return Address(url, other.authorization or self.authorization)
+
+    def resolve(self, path: str, query: str = "") -> httpx.URL:
+        """The URL of ``path`` below this address (of the address itself for ``""``), both queries joined."""
+        prefix, _, own_query = self.url.raw_path.partition(b"?")
+        target = prefix.rstrip(b"/") + path.encode("ascii") if path else prefix
+        queries = b"&".join(part for part in (own_query, query.encode("ascii")) if part)
+        return self.url.copy_with(raw_path=target + b"?" + queries if queries else target)
+
+    def headers(self) -> dict[str, str]:
+        """The headers that every call to this address has."""
+        return {"authorization": self.authorization} if self.authorization else {}
+
+    def __str__(self) -> str:
+        return str(self.url.copy_with(query=None, fragment=None))
+
+    def __repr__(self) -> str:
+        return f"Address({str(self)!r})"
+
+
+def _bearer(api_key: str) -> str:
+    if not (api_key.isascii() and api_key.isprintable()):
+        raise ClientError("this api_key cannot be sent", expected="printable ASCII characters")
+    return f"Bearer {api_key}"
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
