@@ -10,7 +10,7 @@ SD, FLUX = look_up("sd-v1"), look_up("flux")
     ("spec", "shape", "height", "width", "expected"),
     [
         (SD, (2, 4, 64, 48), None, None, (2, 4, 64, 48, False)),
-        # ComfyUI's nodes send wrong sides for videos, SD.Next right ones for pictures: with four axes neither counts.
+        # ComfyUI's nodes send wrong sides for videos, SD.Next right ones for pictures: with four axes none counts.
         (SD, (1, 4, 64, 64), 24, 512, (1, 4, 64, 64, False)),
         (FLUX, (1, 4096, 64), 1024, 1024, (1, 16, 128, 128, True)),
         (FLUX, (3, 6, 64), 32, 48, (3, 16, 4, 6, True)),

@@ -239,3 +239,13 @@ def test_our_own_reader_agrees_with_the_file() -> None:
     assert isinstance(back, FileAnswer)
     with Image.open(io.BytesIO(back.data)) as image:
         assert (np.asarray(image) == PIXELS.numpy()).all()
+
+
+def test_files_without_their_type_are_told_by_their_first_bytes() -> None:
+    """The pilot's servers sent MP4 as text/plain, and some proxies drop the type."""
+    mp4 = b"\x00\x00\x00\x20ftypisom" + bytes(20)
+    assert read_answer(HttpResponse(200, {"content-type": "text/plain; charset=utf-8"}, mp4)) == FileAnswer(
+        mp4, "video/mp4"
+    )
+    png = b"\x89PNG\r\n\x1a\n" + bytes(20)
+    assert read_answer(HttpResponse(200, {}, png)) == FileAnswer(png, "image/png")

@@ -5,12 +5,18 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 
 import httpx
 import pytest
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageOps
+
+from hybridge.engine import Engine, EngineOptions, resolve
+from hybridge.server.app import create_app
+from hybridge.server.local import LocalBackend
+from hybridge.server.running import running
 
 
 def latents(*shape: int) -> torch.Tensor:
@@ -181,3 +187,25 @@ def test_a_tiny_autoencoder_answers_full_and_tiny_requests_alike(server, engines
     assert torch.equal(ask(pipeline, scaling_factor=0.18215), expected)
     assert torch.equal(ask(pipeline, do_scaling="True"), expected)
     assert torch.allclose(ask(vae_space, do_scaling="False"), expected, atol=1e-5)
+
+
+def test_a_tiny_autoencoder_of_unknown_parent_says_so(specs, tmp_path) -> None:
+    """It cannot tell how VAE-space latents would have to be normalised; with a factor there is nothing to tell."""
+    folder = shutil.copytree(specs["taesd"].source, tmp_path / "mine")
+    engine = Engine.load(resolve(f"mine={folder}"), EngineOptions(device="cpu"))
+    z = latents(1, 4, 8, 8)
+    query: dict[str, object] = {"shape": list(z.shape), "dtype": "float32"}
+    with running(create_app(LocalBackend({"mine": engine}))) as address:
+
+        def warning(**more: object) -> str | None:
+            response = httpx.post(
+                f"{address}/v1/mine/decode",
+                params={**query, **more},
+                content=raw(z),
+                headers={"content-type": "tensor/binary"},
+            )
+            assert response.status_code == 200
+            return response.headers.get("hybridge-warning")
+
+        assert "parent is unknown" in (warning() or "")
+        assert warning(scaling_factor=0.18215) is None

@@ -14,12 +14,13 @@ def decode(
         help="A safetensors file, such as `encode` writes.", exists=True, dir_okay=False
     ),
     output: Path = typer.Option(
-        None, "-o", "--output", help=".png, .jpg or .webp. [default: beside the latents, .png]"
+        None, "-o", "--output", help=".png, .jpg or .webp.", show_default="beside the latents, .png"
     ),
-    model: str = typer.Option(None, help="[default: what the file says, else starter]"),
+    model: str = typer.Option(None, show_default="what the file says, else starter"),
     scaled: bool = typer.Option(
         None,
-        help="Whether the latents are as the model's pipelines use them. [default: what the file says, else yes]",
+        help="Whether the latents are as the model's pipelines use them.",
+        show_default="what the file says, else yes",
     ),
     height: int = typer.Option(None, help="Of the picture, for packed latents."),
     width: int = typer.Option(None, help="Of the picture, for packed latents."),

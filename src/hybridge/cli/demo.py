@@ -21,7 +21,7 @@ _MODEL = "starter"
 
 def demo(
     output: Path = typer.Option(Path("hybridge-demo"), "-o", "--output", help="Folder for the pictures."),
-    photograph: Path = typer.Option(None, help="A picture of your own. [default: the one that is shipped]"),
+    photograph: Path = typer.Option(None, help="A picture of your own.", show_default="the one that is shipped"),
     port: int = typer.Option(0, help="Port of the server; 0 takes a free one."),
     keep: bool = typer.Option(False, "--keep", help="Leave the server up, and show how to call it."),
 ) -> None:

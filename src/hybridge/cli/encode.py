@@ -11,7 +11,7 @@ from .options import DEVICE, DTYPE, KEY, MODEL, SERVER
 
 def encode(
     picture: Path = typer.Argument(help="A PNG, JPEG or WebP file.", exists=True, dir_okay=False),
-    output: Path = typer.Option(None, "-o", "--output", help="[default: beside the picture, as .safetensors]"),
+    output: Path = typer.Option(None, "-o", "--output", show_default="beside the picture, as .safetensors"),
     model: str = MODEL,
     scaled: bool = typer.Option(False, help="Latents as the model's pipelines use them, not in VAE space."),
     server: str = SERVER,

@@ -14,17 +14,19 @@ def serve(
         " The starter model, if none is given.",
         show_default=False,
     ),
-    host: str = typer.Option(None, help="Address to listen on; 0.0.0.0 for other machines. [default: 127.0.0.1]"),
-    port: int = typer.Option(None, help="Port; 0 takes a free one. [default: 8000]"),
+    host: str = typer.Option(
+        None, help="Address to listen on; 0.0.0.0 for other machines.", show_default="127.0.0.1"
+    ),
+    port: int = typer.Option(None, help="Port; 0 takes a free one.", show_default="8000"),
     device: str = DEVICE,
     dtype: str = DTYPE,
     default_model: str = typer.Option(None, help="For requests that name no model where several fit."),
-    queue_limit: int = typer.Option(None, help="Requests that may wait; one more gets 429. [default: 64]"),
-    max_body_mib: int = typer.Option(None, help="Largest request body in MiB. [default: 256]"),
-    max_pixels: int = typer.Option(None, help="Most pixels in one request. [default: 16777216]"),
-    max_batch: int = typer.Option(None, help="Most pictures in one request. [default: 32]"),
+    queue_limit: int = typer.Option(None, help="Requests that may wait; one more gets 429.", show_default="64"),
+    max_body_mib: int = typer.Option(None, help="Largest request body in MiB.", show_default="256"),
+    max_pixels: int = typer.Option(None, help="Most pixels in one request.", show_default="16777216"),
+    max_batch: int = typer.Option(None, help="Most pictures in one request.", show_default="32"),
     cors: list[str] = typer.Option(None, help="Web origin that may call from a browser; may be repeated."),
-    log_level: str = typer.Option(None, help="debug, info, warning or error. [default: info]"),
+    log_level: str = typer.Option(None, help="debug, info, warning or error.", show_default="info"),
 ) -> None:
     """Serve models over HTTP.
 

@@ -8,7 +8,7 @@ import json
 
 from ..errors import BadAnswer, RequestError
 from .messages import Answer, FileAnswer, HttpResponse, TensorAnswer
-from .requests import BASE64, BINARY
+from .requests import BASE64, BINARY, sniff_picture
 from .tensor import WireTensor
 
 #: A browser hides response headers from a page unless they are named; these are part of the answer.
@@ -34,15 +34,25 @@ def write_answer(answer: Answer) -> HttpResponse:
     return HttpResponse(200, {"content-type": BASE64, **about}, json.dumps(document).encode())
 
 
+def _sniff_file(data: bytes) -> str | None:
+    return "video/mp4" if data[4:8] == b"ftyp" else sniff_picture(data)
+
+
 def read_answer(response: HttpResponse) -> Answer:
     """What a server answered; its status is 200.
+
+    Files are told by their first bytes where their type is missing or wrong: the pilot's servers sent MP4 as
+    ``text/plain``.
 
     Raises:
         BadAnswer: when it is not what a hybridge server sends, or was cut short.
     """
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type.startswith(("image/", "video/")):
-        return FileAnswer(response.body, media_type)
+    if media_type not in (BINARY, BASE64):
+        is_file = media_type.startswith(("image/", "video/"))
+        file_type = media_type if is_file else _sniff_file(response.body)
+        if file_type:
+            return FileAnswer(response.body, file_type)
     try:
         if media_type == BASE64:
             document = json.loads(response.body)

@@ -128,15 +128,24 @@ def write_video(pixels: WireTensor, *, fps: int = VIDEO_FPS) -> FileAnswer:
         fps: Frames per second.
     """
     import av
+    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
     frames, height, width, _ = pixels.shape
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "17", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        # Said aloud: players guess the matrix from the height otherwise, and shift the colours.
+        stream.codec_context.colorspace = Colorspace.ITU709
+        stream.codec_context.color_primaries = ColorPrimaries.BT709
+        stream.codec_context.color_trc = ColorTrc.BT709
+        stream.codec_context.color_range = ColorRange.MPEG
         array = pixels.to_numpy()
         for index in range(frames):
-            frame = av.VideoFrame.from_ndarray(array[index], format="rgb24")
+            rgb = av.VideoFrame.from_ndarray(array[index], format="rgb24")
+            frame = rgb.reformat(
+                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
             frame.pts, frame.time_base = index, Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

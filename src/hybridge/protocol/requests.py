@@ -315,7 +315,8 @@ def _write_decode(request: DecodeRequest) -> HttpRequest:
         "height": request.height,
         "width": request.width,
         "output_type": output_type,
-        "image_format": request.picture_format,
+        # The pilot's servers knew "jpg" only.
+        "image_format": "jpg" if request.picture_format == "jpeg" else request.picture_format,
         "partial_postprocess": request.output == "pixels",
         "quality": None if request.quality == DEFAULT_QUALITY else request.quality,
     }

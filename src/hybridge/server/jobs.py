@@ -51,12 +51,22 @@ def admit(request: Request, spec: ModelSpec, limits: Limits) -> Job:
         RequestError: when it cannot be answered.
         TooLarge: when it would pass a limit.
     """
+    warning = _warn(request, spec)
     if isinstance(request, DecodeRequest):
-        return Job(spec, request, limits.check_decode(request, spec).pixels)
+        return Job(spec, request, limits.check_decode(request, spec).pixels, warning)
     if isinstance(request.image, WireTensor):
-        return Job(spec, request, limits.check_encode(request.image.shape))
+        return Job(spec, request, limits.check_encode(request.image.shape), warning)
     image = read_picture(request.image.data, max_pixels=limits.max_pixels, multiple=spec.spatial_factor)
-    return Job(spec, replace(request, image=image), limits.check_encode(image.shape))
+    return Job(spec, replace(request, image=image), limits.check_encode(image.shape), warning)
+
+
+def _warn(request: Request, spec: ModelSpec) -> str | None:
+    if spec.kind == "tiny" and spec.parent is None and request.scaling.by == "none":
+        return (
+            f"{spec.name} is a tiny autoencoder whose parent is unknown: its latents are a pipeline's, not VAE space."
+            " Send scaling_factor, or name its folder after the one it is (taesd, taesdxl, taesd3, taef1)"
+        )
+    return None
 
 
 def finish(job: Job, result: Result) -> Answer:

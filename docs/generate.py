@@ -1,0 +1,64 @@
+"""Writes the documents that would rot if they were kept by hand: ``make docs``.  A test compares them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from hybridge.cli.application import application
+from hybridge.models import CATALOGUE
+
+DOCS = Path(__file__).parent
+_NOTE = "<!-- Written by docs/generate.py; `make docs` writes it again. -->\n\n"
+#: Plain and of one width, whatever terminal this runs in.
+_TERMINAL = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "FORCE_COLOR": None, "GITHUB_ACTIONS": None}
+
+
+def cli() -> str:
+    """docs/cli.md: the help of every verb."""
+    verbs = ["", *(command.name or command.callback.__name__ for command in application.registered_commands)]  # type: ignore[union-attr]
+    parts = ["# The command line\n\n"]
+    for verb in verbs:
+        arguments = [verb, "--help"] if verb else ["--help"]
+        shown = CliRunner().invoke(application, arguments, prog_name="hybridge", env=_TERMINAL).stdout
+        text = "\n".join(line.rstrip() for line in shown.strip().splitlines())
+        parts.append(f"## hybridge {verb}".rstrip() + f"\n\n```text\n{text}\n```\n\n")
+    return _NOTE + "".join(parts).rstrip() + "\n"
+
+
+def models() -> str:
+    """docs/models.md: the catalogue."""
+    rows = [
+        "# The models\n\nAny other AutoencoderKL or AutoencoderTiny is added with `NAME=PATH_OR_REPO[:subfolder]`,"
+        " from a folder or from the hub: `hybridge serve mine=./my-vae`.\n",
+        "Weights come from the hub when they are first used, as safetensors only; nothing is ever unpickled.\n",
+        "| name | what | source | latents | scaling, shift | on a GPU | because |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for spec in CATALOGUE.values():
+        source = (
+            "shipped"
+            if spec.name == "starter"
+            else f"`{spec.source}`{f', {spec.subfolder}' if spec.subfolder else ''}"
+        )
+        norm = spec.normalisation
+        rows.append(
+            f"| `{spec.name}` | {spec.title} | {source} | {spec.latent_channels} × 1/{spec.spatial_factor} |"
+            f" {norm.scaling_factor:g}, {norm.shift_factor:g} | {spec.half or 'float32'} | {spec.half_reason} |"
+        )
+    rows.append(
+        "\nOn a CPU every model runs in float32 unless `--dtype` says otherwise: float16 is an order of magnitude"
+        " slower there, and bfloat16, faster on processors that have it, rounds visibly.\n\n"
+        "The tiny autoencoders eat latents as pipelines have them. hybridge knows that: a request means the same"
+        " picture whether the full or the tiny model is behind the URL."
+    )
+    return _NOTE + "\n".join(rows) + "\n"
+
+
+DOCUMENTS = {"cli.md": cli, "models.md": models}
+
+if __name__ == "__main__":
+    for name, write in DOCUMENTS.items():
+        (DOCS / name).write_text(write(), encoding="utf-8")
+        print(DOCS / name)  # noqa: T201 - a script that says what it wrote

@@ -1,0 +1,191 @@
+"""The verbs, as somebody types them: in a process of their own, with real files."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from hybridge.engine import Engine, EngineOptions, to_pixels
+from hybridge.models import look_up
+
+#: An environment in which rich neither wraps nor colours.
+TERMINAL = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", "PYTHONWARNINGS": "ignore"}
+
+
+def hybridge(*arguments: object, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from hybridge.cli import main; main()", *map(str, arguments)]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **TERMINAL, **variables}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((one.astype(float) - other.astype(float)) ** 2)))
+
+
+class TestDemo:
+    @pytest.fixture(scope="class")
+    def done(self, tmp_path_factory) -> tuple[str, Path]:
+        folder = tmp_path_factory.mktemp("demo") / "pictures"
+        return hybridge("demo", "-o", folder).stdout, folder
+
+    def test_the_picture_looks_like_the_photograph(self, done) -> None:
+        _, folder = done
+        photograph, decoded = pixels(folder / "photograph.png"), pixels(folder / "decoded.png")
+        assert photograph.shape == decoded.shape == (512, 512, 3)
+        assert psnr(photograph, decoded) > 24
+        assert pixels(folder / "side-by-side.png").shape == (512, 1032, 3)
+
+    def test_every_way_agrees_and_is_measured(self, done) -> None:
+        table, folder = done
+        assert table.count("bit for bit") == 3
+        # The body of an encode request is the PNG, its answer the latents: 4 × 64 × 64 float32.
+        assert re.search(r"encode, hybridge\.Client\s+│\s+[\d,]+\s+│\s+65,536\s+│\s+\d+", table)
+        assert str(folder) in table
+
+    def test_the_picture_is_the_one_made_in_process(self, done) -> None:
+        _, folder = done
+        engine = Engine.load(look_up("starter"), EngineOptions(device="cpu"))
+        image = torch.from_numpy(pixels(folder / "photograph.png").copy())[None]
+        expected = to_pixels(engine.decode(engine.encode(image)))[0].numpy()
+        # The process above may run with another number of threads, which moves the last bits of floats.
+        assert np.abs(pixels(folder / "decoded.png").astype(int) - expected).max() <= 1
+
+
+@contextmanager
+def serving(*arguments: object) -> Iterator[str]:
+    """The address of a ``hybridge serve`` in a process of its own, ended with Ctrl-C."""
+    command = [sys.executable, "-c", "from hybridge.cli import main; main()", "serve", *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        seen = ""
+        for line in process.stdout:
+            seen += line
+            if found := re.search(r"serving on (http://\S+)", line):
+                break
+        else:
+            pytest.fail(f"no address in: {seen}")
+        try:
+            yield found[1]
+        finally:
+            process.send_signal(signal.SIGINT)
+            rest = process.communicate(timeout=60)[0]
+    assert "Traceback" not in rest, rest
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("picture") / "picture.png"
+    Image.effect_mandelbrot((128, 96), (-2, -1.2, 0.8, 1.2), 30).convert("RGB").save(path)
+    return path
+
+
+def test_serve_and_every_verb_that_talks_to_it(specs, picture, tmp_path) -> None:
+    with serving(f"mine={specs['sd-v1'].source}", "starter", "--port", "0") as address:
+        rows = json.loads(hybridge("models", "--server", address, "--json").stdout)
+        assert [row["name"] for row in rows] == ["mine", "starter"]
+        remote, local = tmp_path / "remote.safetensors", tmp_path / "local.safetensors"
+        hybridge("encode", picture, "-o", remote, "--model", "mine", "--server", address)
+        hybridge("encode", picture, "-o", local, "--model", f"mine={specs['sd-v1'].source}")
+        assert torch.allclose(load_file(remote)["latents"], load_file(local)["latents"], atol=1e-4)
+        hybridge("decode", remote, "-o", tmp_path / "remote.png", "--server", address)
+        hybridge("decode", local, "-o", tmp_path / "local.webp", "--model", f"mine={specs['sd-v1'].source}")
+    one, other = pixels(tmp_path / "remote.png"), pixels(tmp_path / "local.webp")
+    assert one.shape == (96, 128, 3)
+    assert np.abs(one.astype(int) - other).max() <= 1
+
+
+def test_scaled_latents_know_what_they_are(specs, picture, tmp_path) -> None:
+    model = f"mine={specs['sdxl'].source}"
+    plain, scaled = tmp_path / "plain.safetensors", tmp_path / "scaled.safetensors"
+    hybridge("encode", picture, "-o", plain, "--model", model)
+    hybridge("encode", picture, "-o", scaled, "--model", model, "--scaled")
+    assert torch.allclose(load_file(plain)["latents"] * 0.13025, load_file(scaled)["latents"], atol=1e-5)
+    for path in (plain, scaled):
+        hybridge("decode", path, "--model", model)
+    assert np.abs(pixels(plain.with_suffix(".png")).astype(int) - pixels(scaled.with_suffix(".png"))).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("serve", "sdxll"), "Try: sdxl"),
+        (("serve", "--dtype", "float64"), "setting dtype is wrong"),
+        (("serve", "--port", "99999"), "setting port is wrong"),
+        (("serve", "x=/no/such/folder"), "no folder for x"),
+        (("serve", "--device", "nonsense", "--port", "0"), "nonsense"),
+        (("serve", "--default-model", "flux", "--port", "0"), "default model is not served"),
+    ],
+)
+def test_serve_says_what_is_wrong_in_one_line(arguments, message) -> None:
+    done = hybridge(*arguments, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_serve_on_a_port_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = hybridge("serve", "--port", taken.getsockname()[1], check=False)
+    assert done.returncode == 1
+    assert "cannot listen on" in done.stderr
+
+
+def test_a_misspelt_variable() -> None:
+    done = hybridge("serve", "--port", "0", check=False, HYBRIDGE_QUEUE_LIMITS="3")
+    assert "Try: HYBRIDGE_QUEUE_LIMIT" in done.stderr
+
+
+class TestDecodeRefuses:
+    def test_what_is_no_safetensors_file(self, picture) -> None:
+        done = hybridge("decode", picture, check=False)
+        assert "not a safetensors file" in done.stderr
+
+    def test_several_tensors_without_latents(self, tmp_path) -> None:
+        save_file({"a": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "two.safetensors")
+        assert "no tensor `latents`" in hybridge("decode", tmp_path / "two.safetensors", check=False).stderr
+
+    def test_an_unknown_picture_format(self, tmp_path) -> None:
+        save_file({"latents": torch.zeros(1, 4, 2, 2)}, tmp_path / "x.safetensors")
+        done = hybridge("decode", tmp_path / "x.safetensors", "-o", tmp_path / "x.bmp", check=False)
+        assert ".png" in done.stderr
+
+    def test_a_server_that_is_not_there(self, tmp_path) -> None:
+        save_file({"latents": torch.zeros(1, 4, 2, 2)}, tmp_path / "x.safetensors")
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        done = hybridge("decode", tmp_path / "x.safetensors", "--server", f"http://127.0.0.1:{port}", check=False)
+        assert done.returncode == 1
+        assert f"127.0.0.1:{port}" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_models_lists_the_catalogue() -> None:
+    rows = {row["name"]: row for row in json.loads(hybridge("models", "--json").stdout)}
+    assert rows["starter"]["is_here"]
+    assert rows["flux"]["source"] == "black-forest-labs/FLUX.1-schnell/vae"
+    assert "sdxl-original" in hybridge("models").stdout
+
+
+def test_version() -> None:
+    import hybridge as package
+
+    assert hybridge("--version").stdout.strip() == f"hybridge {package.__version__}"

@@ -1,0 +1,68 @@
+"""What the documents claim, as far as a program can check it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["cli.md", "models.md"])
+def test_generated_documents_are_what_would_be_generated(name: str) -> None:
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == generator().DOCUMENTS[name](), "run `make docs`"
+
+
+def documents() -> list[Path]:
+    skipped = {".venv", ".git", "hybridge-demo"}
+    return [path for path in sorted(ROOT.rglob("*.md")) if not skipped & set(path.relative_to(ROOT).parts)]
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_both_readmes_have_the_same_parts() -> None:
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+
+    def shape(text: str) -> list[tuple[str, int]]:
+        """The level of every heading, and how much code, tables and links stand below it."""
+        parts = re.split(r"^(#+) .*$", text, flags=re.MULTILINE)[1:]
+        return [
+            (level, body.count("```") + body.count("\n|") + body.count("]("))
+            for level, body in zip(parts[::2], parts[1::2], strict=True)
+        ]
+
+    assert shape(english) == shape(chinese)
+    code = re.compile(r"```python\n(.*?)```", re.DOTALL)
+    assert len(code.findall(english)) == len(code.findall(chinese))
+
+
+def test_the_starter_model_is_what_the_catalogue_says() -> None:
+    import json
+
+    from hybridge.models import look_up, spec_from_config
+
+    spec = look_up("starter")
+    folder = Path(spec.source)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    found = spec_from_config("starter", spec.source, None, config)
+    assert (found.kind, found.latent_channels, found.spatial_factor) == ("kl", 4, 8)
+    assert found.normalisation == spec.normalisation
+    assert (folder / "diffusion_pytorch_model.safetensors").stat().st_size <= 8_000_000
