@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub import serving_hub
 
 from hybridge.engine import EngineOptions, is_cached, loading, resolve
 from hybridge.engine.options import choose_device, choose_dtype
@@ -90,41 +91,72 @@ class TestLoad:
             resolve(f"x={tmp_path}")
 
 
-def hub_cache(root: Path, repository: str, files: Path, subfolder: str = "") -> None:
-    """A cache as the hub's own client lays it out, holding one snapshot."""
-    repo = root / f"models--{repository.replace('/', '--')}"
-    snapshot = repo / "snapshots" / ("0" * 40)
-    shutil.copytree(files, snapshot / subfolder)
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text("0" * 40)
-
-
-def test_from_the_hubs_cache_offline(specs, tmp_path) -> None:
-    """The real loading code of a catalogue row, in a process of its own: the hub reads its settings once."""
-    hub_cache(tmp_path, "madebyollin/sdxl-vae-fp16-fix", Path(specs["sdxl"].source))
-    hub_cache(tmp_path, "black-forest-labs/FLUX.1-schnell", Path(specs["flux"].source), "vae")
-    code = """
-import json
-from hybridge.engine import Engine, is_cached
+PROGRAM = """
+import json, sys
+from hybridge.engine import Engine, is_cached, resolve
 from hybridge.errors import ModelUnavailable
-from hybridge.models import look_up
-found = {name: Engine.load(look_up(name)).weights_bytes for name in ("sdxl", "flux")}
-cached = [is_cached(look_up(name)) for name in ("sdxl", "flux", "sd3")]
-try:
-    Engine.load(look_up("sd3"))
-except ModelUnavailable as error:
-    print(json.dumps([found, cached, str(error)]))
+found = {}
+for argument in sys.argv[1:]:
+    try:
+        found[argument] = Engine.load(resolve(argument)).weights_bytes
+    except ModelUnavailable as error:
+        found[argument] = str(error)
+print(json.dumps(found))
 """
-    environment = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(tmp_path)}
+
+
+def load_in_a_process_of_its_own(*arguments: str, **variables: str) -> tuple[dict[str, object], str]:
+    """What became of each model, and what the terminal showed; the hub's client reads its settings only once."""
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROGRAM, *arguments],
+        env={"PATH": "", "PYTHONWARNINGS": "ignore", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    found, cached, message = json.loads(done.stdout.splitlines()[-1])
-    assert set(found) == {"sdxl", "flux"}
-    assert cached == [True, True, False]
-    assert "HF_HUB_OFFLINE is set" in message
-    assert "hybridge models --download sd3" in message
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def test_from_the_hub_then_from_its_cache(specs, tmp_path) -> None:
+    """The real loading code of catalogue rows against a hub on loopback, then without it."""
+    flux = tmp_path / "hub" / "flux"
+    shutil.copytree(specs["flux"].source, flux / "vae")
+    (flux / "transformer").mkdir()
+    (flux / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"gigabytes that nobody asked for")
+    (flux / "vae" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"the same weights once more")
+    (flux / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    repositories = {
+        "black-forest-labs/FLUX.1-schnell": flux,
+        "madebyollin/sdxl-vae-fp16-fix": Path(specs["sdxl"].source),
+        "stabilityai/stable-diffusion-3.5-medium": flux,
+        "stabilityai/sdxl-vae": tmp_path,
+    }
+    gated = frozenset({"stabilityai/stable-diffusion-3.5-medium"})
+    home = {"HF_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
+    with serving_hub(repositories, gated) as (address, fetched):
+        found, shown = load_in_a_process_of_its_own(
+            "flux", "sdxl", "sd3", "sd-v1", "sdxl-original", HF_ENDPOINT=address, **home
+        )
+    assert found["flux"] == sum(p.nbytes for p in loading.load(specs["flux"], torch.float32, CPU).parameters())
+    assert isinstance(found["sdxl"], int)
+    assert "sd3 is gated" in str(found["sd3"])
+    assert "accept its licence at huggingface.co/stabilityai/stable-diffusion-3.5-medium" in str(found["sd3"])
+    assert "the hub has no stabilityai/sd-vae-ft-mse" in str(found["sd-v1"])
+    assert "no config.json for sdxl-original" in str(found["sdxl-original"])
+    # Nothing but what is needed was fetched, with a progress bar.
+    assert sorted(fetched) == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    ]
+    assert "100%" in shown
+
+    offline, _ = load_in_a_process_of_its_own("flux", "sdxl", "taesd", HF_HUB_OFFLINE="1", **home)
+    assert (offline["flux"], offline["sdxl"]) == (found["flux"], found["sdxl"])
+    assert "HF_HUB_OFFLINE is set" in str(offline["taesd"])
+    assert "hybridge models --download taesd" in str(offline["taesd"])
 
 
 def test_a_folder_counts_as_cached(specs) -> None:
