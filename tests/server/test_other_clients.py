@@ -207,5 +207,5 @@ def test_a_tiny_autoencoder_of_unknown_parent_says_so(specs, tmp_path) -> None:
             assert response.status_code == 200
             return response.headers.get("hybridge-warning")
 
-        assert "parent is unknown" in (warning() or "")
+        assert "unknown parent" in (warning() or "")
         assert warning(scaling_factor=0.18215) is None

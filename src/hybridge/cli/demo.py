@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,10 +53,11 @@ def demo(
 @dataclass(frozen=True, slots=True)
 class _Row:
     step: str
-    bytes_up: int = 0
-    bytes_down: int = 0
-    milliseconds: float = 0.0
-    result: str = ""
+    caller: str
+    bytes_up: int
+    bytes_down: int
+    milliseconds: float
+    result: str
 
 
 def _round_trip(picture: Image, address: str, engine: Any, meter: _Meter, output: Path) -> list[_Row]:
@@ -67,28 +67,58 @@ def _round_trip(picture: Image, address: str, engine: Any, meter: _Meter, output
 
     from ..client import Client
 
+    encode_url, decode_url = f"{address}/v1/{_MODEL}/encode", f"{address}/v1/{_MODEL}/decode"
     photograph = np.asarray(picture)
     rows: list[_Row] = []
 
+    def step(name: str, caller: str, call: Callable[[], Any], judge: Callable[[Any], str]) -> Any:
+        meter.reset()
+        begun = time.perf_counter()
+        value = call()
+        milliseconds = 1e3 * (time.perf_counter() - begun)
+        rows.append(_Row(name, caller, meter.bytes_up, meter.bytes_down, milliseconds, judge(value)))
+        return value
+
+    def quality(other: Image) -> str:
+        return f"PSNR {_psnr(photograph, np.asarray(other)):.1f} dB"
+
     with Client(address) as client:
-        with meter.step(rows, "encode, hybridge.Client") as note:
-            latents = client.encode(picture, model=_MODEL)
-            note(f"latents {list(latents.shape)}")
-        with meter.step(rows, "decode to PNG, hybridge.Client") as note:
-            decoded = client.decode(latents, model=_MODEL, image_format="png")
-            note(f"PSNR {_psnr(photograph, np.asarray(decoded)):.1f} dB")
-    with meter.step(rows, "encode, diffusers' remote_encode") as note:
-        theirs = remote_encode(f"{address}/v1/{_MODEL}/encode", picture)
-        note(_same(bool((theirs == latents).all()), "our latents"))
-    with meter.step(rows, "decode to PNG, diffusers' remote_decode") as note:
-        their_picture = remote_decode(f"{address}/v1/{_MODEL}/decode", theirs, do_scaling=False, image_format="png")
-        note(_same(np.array_equal(np.asarray(their_picture), np.asarray(decoded)), "our picture"))
-    with meter.step(rows, "decode to JPEG, diffusers' remote_decode") as note:
-        jpeg = remote_decode(f"{address}/v1/{_MODEL}/decode", theirs, do_scaling=False)
-        note(f"PSNR {_psnr(photograph, np.asarray(jpeg)):.1f} dB")
-    with meter.step(rows, "both in this process, no server") as note:
-        local = _in_process(engine, photograph)
-        note(_same(np.array_equal(local, np.asarray(decoded)), "the server's picture"))
+        latents = step(
+            "encode",
+            "hybridge",
+            lambda: client.encode(picture, model=_MODEL),
+            lambda z: f"{z.numel()} latents",
+        )
+        decoded = step(
+            "decode to PNG",
+            "hybridge",
+            lambda: client.decode(latents, model=_MODEL, image_format="png"),
+            quality,
+        )
+    theirs = step(
+        "encode",
+        "diffusers",
+        lambda: remote_encode(encode_url, picture),
+        lambda z: _same(bool((z == latents).all())),
+    )
+    step(
+        "decode to PNG",
+        "diffusers",
+        lambda: remote_decode(decode_url, theirs, do_scaling=False, image_format="png"),
+        lambda image: _same(np.array_equal(image, decoded)),
+    )
+    step(
+        "decode to JPEG",
+        "diffusers",
+        lambda: remote_decode(decode_url, theirs, do_scaling=False),
+        quality,
+    )
+    step(
+        "encode, decode",
+        "no server",
+        lambda: _in_process(engine, photograph),
+        lambda pixels: _same(np.array_equal(pixels, decoded)),
+    )
 
     decoded.save(output / "decoded.png")
     _side_by_side(picture, decoded).save(output / "side-by-side.png")
@@ -110,34 +140,22 @@ class _Meter:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._up = self._down = 0
+        self.reset()
+
+    def reset(self) -> None:
+        self.bytes_up = self.bytes_down = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def counted_receive() -> Message:
             message = await receive()
-            self._up += len(message.get("body", b""))
+            self.bytes_up += len(message.get("body", b""))
             return message
 
         async def counted_send(message: Message) -> None:
-            self._down += len(message.get("body", b""))
+            self.bytes_down += len(message.get("body", b""))
             await send(message)
 
         await self._app(scope, counted_receive, counted_send)
-
-    @contextmanager
-    def step(self, rows: list[_Row], name: str) -> Iterator[Callable[[str], None]]:
-        """Measures one step, and adds its row; the block gets a function that takes a remark."""
-        remarks: list[str] = []
-        spent: list[float] = []
-
-        def note(remark: str) -> None:
-            spent.append(time.perf_counter() - begun)
-            remarks.append(remark)
-
-        self._up = self._down = 0
-        begun = time.perf_counter()
-        yield note
-        rows.append(_Row(name, self._up, self._down, 1e3 * spent[0], remarks[0]))
 
 
 def _shipped_photograph() -> Path:
@@ -160,8 +178,8 @@ def _psnr(reference: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float
     return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
-def _same(is_same: bool, what: str) -> str:
-    return f"equal to {what}, bit for bit" if is_same else f"[red]not {what}[/]"
+def _same(is_same: bool) -> str:
+    return "identical" if is_same else "[red]different[/]"
 
 
 def _side_by_side(left: Image, right: Image) -> Image:
@@ -177,12 +195,13 @@ def _side_by_side(left: Image, right: Image) -> Image:
 def _table(rows: list[_Row]) -> Any:
     from rich.table import Table
 
-    table = Table("step", "bytes up", "bytes down", "ms", "result")
-    for column in (1, 2, 3):
+    table = Table("step", "client", "bytes up", "bytes down", "ms", "result")
+    for column in (2, 3, 4):
         table.columns[column].justify = "right"
     for row in rows:
         table.add_row(
             row.step,
+            row.caller,
             f"{row.bytes_up:,}" if row.bytes_up else "–",
             f"{row.bytes_down:,}" if row.bytes_down else "–",
             f"{row.milliseconds:.0f}",

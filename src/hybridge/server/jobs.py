@@ -63,7 +63,7 @@ def admit(request: Request, spec: ModelSpec, limits: Limits) -> Job:
 def _warn(request: Request, spec: ModelSpec) -> str | None:
     if spec.kind == "tiny" and spec.parent is None and request.scaling.by == "none":
         return (
-            f"{spec.name} is a tiny autoencoder whose parent is unknown: its latents are a pipeline's, not VAE space."
+            f"{spec.name} is a tiny autoencoder of an unknown parent; it needs a pipeline's latents."
             " Send scaling_factor, or name its folder after the one it is (taesd, taesdxl, taesd3, taef1)"
         )
     return None
@@ -99,8 +99,7 @@ def infer_model(request: Request, served: dict[str, ModelSpec], default: str | N
         (only,) = served.values()
         return only, "the only model here"
     fitting = [spec for spec in served.values() if _fits(request, spec)]
-    if not fitting:
-        assert isinstance(request, DecodeRequest)  # noqa: S101 - an image fits every model
+    if not fitting and isinstance(request, DecodeRequest):
         raise RequestError(
             "no model here has such latents",
             saw=f"shape {list(request.latents.shape)}",
