@@ -510,7 +510,7 @@ def test_a_decode_request_on_the_wire() -> None:
     request = DecodeRequest(WireTensor("bfloat16", (1, 2, 64), bytes(256)), FLUX_SCALING, height=16, width=32)
     assert write_request(request) == HttpRequest(
         "shape=1&shape=2&shape=64&dtype=bfloat16&scaling_factor=0.3611&shift_factor=0.1159&height=16&width=32"
-        "&output_type=pil&image_format=jpeg&partial_postprocess=False",
+        "&output_type=pil&image_format=jpg&partial_postprocess=False",
         {"content-type": "tensor/binary", "accept": "image/jpeg"},
         bytes(256),
     )

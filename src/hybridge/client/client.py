@@ -14,12 +14,12 @@ import anyio
 import httpx
 
 from ..errors import RequestError
-from ..protocol import DecodeRequest, EncodeRequest, Output, Request, ValueRange
+from ..protocol import DecodeRequest, EncodeRequest, Output, Request, Scaling, ValueRange
 from ..protocol.messages import DEFAULT_QUALITY
 from .address import Address
 from .flow import Call, Flow, Flows, Outcome, Reply
 from .retry import DEFAULT_RETRY, Retry
-from .values import Kind, image_to_wire, picture_format_from, scaling_from, to_wire
+from .values import Kind, image_to_wire, picture_format_from, to_wire
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ class _Calls(abc.ABC):
             raise RequestError("half a size", saw=f"height={height}, width={width}", expected="both, or neither")
         request = DecodeRequest(
             tensor,
-            scaling=scaling_from(do_scaling, scaling_factor, shift_factor),
+            scaling=Scaling.of(do_scaling, scaling_factor, shift_factor),
             output=output,
             picture_format=picture_format_from(image_format),
             quality=DEFAULT_QUALITY if quality is None else quality,
@@ -128,7 +128,7 @@ class _Calls(abc.ABC):
         content, natural_kind = image_to_wire(image)
         request = EncodeRequest(
             content,
-            scaling=scaling_from(do_scaling, scaling_factor, shift_factor),
+            scaling=Scaling.of(do_scaling, scaling_factor, shift_factor),
             value_range=value_range,
             sample=sample,
             seed=seed,

@@ -13,9 +13,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..protocol import DecodeRequest, EncodeRequest, Output, WireTensor
+from ..protocol import DecodeRequest, EncodeRequest, Output, Scaling, WireTensor
 from .client import ANSWER_TIMEOUT_S, Client
-from .values import from_wire, image_to_wire, images_from_pixels, picture_format_from, scaling_from, to_wire
+from .values import from_wire, image_to_wire, images_from_pixels, picture_format_from, to_wire
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,7 @@ def remote_decode(
     has_size = height is not None and width is not None
     request = DecodeRequest(
         latents,
-        scaling=scaling_from(bool(do_scaling), scaling_factor, shift_factor),
+        scaling=Scaling.of(bool(do_scaling), scaling_factor, shift_factor),
         output=output,
         picture_format=picture_format_from(image_format),
         height=height if has_size else None,
@@ -119,7 +119,7 @@ def remote_encode(
         ClientError: as :class:`Client` has them.
     """
     content, kind = image_to_wire(image)
-    request = EncodeRequest(content, scaling_from(None, scaling_factor, shift_factor))
+    request = EncodeRequest(content, Scaling.of(None, scaling_factor, shift_factor))
     with _caller(client, endpoint, timeout) as caller:
         reply = caller.send(request, endpoint=endpoint)
     return from_wire(reply.tensor(), kind)  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..errors import BadAnswer, RequestError
-from ..protocol import PictureFile, PictureFormat, Scaling, WireTensor, sniff_picture
+from ..protocol import PictureFile, PictureFormat, WireTensor, sniff_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -116,28 +116,6 @@ def images_from_pixels(pixels: WireTensor) -> list[Image]:
         Image.frombytes("RGB", (width, height), bytes(elements[index * step : (index + 1) * step]))
         for index in range(count)
     ]
-
-
-def scaling_from(do_scaling: bool | None, scaling_factor: float | None, shift_factor: float | None) -> Scaling:
-    """How the latents are scaled: ``do_scaling=False`` wins, then a given factor, then the model's own.
-
-    Raises:
-        RequestError: for a shift that would be applied to nothing.
-    """
-    if do_scaling is False:
-        return Scaling()
-    if scaling_factor is not None:
-        return Scaling("given", scaling_factor, shift_factor)
-    if do_scaling:
-        return Scaling("model", None, shift_factor)
-    if shift_factor is not None:
-        raise RequestError(
-            "shift_factor without scaling_factor",
-            saw=f"shift_factor={shift_factor}",
-            expected="both, or neither",
-            hint="scaling_factor as well, or do_scaling=True for the model's own",
-        )
-    return Scaling()
 
 
 def picture_format_from(name: str) -> PictureFormat:

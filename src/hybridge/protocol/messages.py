@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ..errors import RequestError
 from .tensor import WireTensor
 
 Task = Literal["decode", "encode"]
@@ -47,6 +48,44 @@ class Scaling:
     by: Literal["none", "given", "model"] = "none"
     scaling_factor: float | None = None
     shift_factor: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        do_scaling: bool | None,
+        scaling_factor: float | None,
+        shift_factor: float | None,
+        *,
+        scales_by_default: bool = False,
+    ) -> Scaling:
+        """The scaling that these three parameters mean together; the table is in docs/protocol.md.
+
+        ``do_scaling=False`` wins over factors (ComfyUI sends both), then a given factor, then the model's own.
+
+        Raises:
+            RequestError: for a factor that cannot divide, and for a shift that would be applied to nothing.
+        """
+        if scaling_factor is not None and not scaling_factor > 0:
+            raise RequestError(
+                "scaling_factor must be above zero",
+                saw=scaling_factor,
+                expected="the VAE's own, such as 0.18215 for SD v1",
+                hint="leave it out for latents that are in the VAE's own space already",
+            )
+        if do_scaling is False:
+            return cls()
+        if scaling_factor is not None:
+            return cls("given", scaling_factor, shift_factor)
+        if do_scaling or scales_by_default:
+            return cls("model", None, shift_factor)
+        if shift_factor is not None:
+            raise RequestError(
+                "shift_factor without scaling_factor",
+                saw=f"shift_factor={shift_factor}",
+                expected="both, or neither",
+                hint="scaling_factor as well, or do_scaling=True for the model's own",
+            )
+        return cls()
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,31 +225,12 @@ def _read_tensor(content: _Content, parameters: Parameters) -> WireTensor:
 
 
 def _read_scaling(parameters: Parameters, *, scales_by_default: bool) -> Scaling:
-    """The table of docs/protocol.md.  ``do_scaling=False`` wins over factors, as ComfyUI's nodes mean it."""
-    do_scaling = parameters.boolean("do_scaling")
-    scaling_factor = parameters.number("scaling_factor")
-    shift_factor = parameters.number("shift_factor")
-    if scaling_factor is not None and scaling_factor <= 0:
-        raise RequestError(
-            "scaling_factor must be above zero",
-            saw=scaling_factor,
-            expected="the VAE's own, such as 0.18215 for SD v1",
-            hint="leave it out for latents that are in the VAE's own space already",
-        )
-    if do_scaling is False:
-        return Scaling()
-    if scaling_factor is not None:
-        return Scaling("given", scaling_factor, shift_factor)
-    if do_scaling or scales_by_default:
-        return Scaling("model", None, shift_factor)
-    if shift_factor is not None:
-        raise RequestError(
-            "shift_factor without scaling_factor",
-            saw=f"shift_factor={shift_factor}",
-            expected="both, or neither",
-            hint="scaling_factor as well, or do_scaling=True for the model's own",
-        )
-    return Scaling()
+    return Scaling.of(
+        parameters.boolean("do_scaling"),
+        parameters.number("scaling_factor"),
+        parameters.number("shift_factor"),
+        scales_by_default=scales_by_default,
+    )
 
 
 def _media_types(accept: str) -> list[str]:
