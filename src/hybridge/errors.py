@@ -6,6 +6,7 @@
     ├── RequestError              what was sent cannot be answered as it stands
     │   ├── UnsupportedMedia      the body is in a format that we do not read
     │   ├── TooLarge              a limit would be passed; nothing was allocated
+    │   ├── TooSlow               the sender stopped in the middle of the body
     │   ├── UnknownModel          no such model here
     │   └── AmbiguousModel        more than one model fits what was sent
     ├── ModelUnavailable          the weights cannot be had or are not what they should be
@@ -43,10 +44,21 @@ class HybridgeError(Exception):
         self.hint = hint
         super().__init__(self._sentence())
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors cross process borders; subclasses need keyword arguments that the default would not pass.
+        return _restore, (type(self), self.args, self.__dict__)
+
     def _sentence(self) -> str:
         details = [f"{label} {value}" for label, value in (("saw", self.saw), ("expected", self.expected)) if value]
         text = f"{self.what}: {', '.join(details)}" if details else self.what
         return f"{text}. Try: {self.hint}" if self.hint else text
+
+
+def _restore(kind: type[HybridgeError], args: tuple[object, ...], state: dict[str, object]) -> HybridgeError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class RequestError(HybridgeError):
@@ -59,6 +71,10 @@ class UnsupportedMedia(RequestError):
 
 class TooLarge(RequestError):
     """Answering would pass a limit.  Raised before any memory is taken."""
+
+
+class TooSlow(RequestError):
+    """The sender stopped in the middle of the body, and was not waited for any longer."""
 
 
 class UnknownModel(RequestError):

@@ -133,7 +133,8 @@ def test_scaled_latents_know_what_they_are(specs, picture, tmp_path) -> None:
         (("serve", "--port", "99999"), "setting port is wrong"),
         (("serve", "x=/no/such/folder"), "no folder for x"),
         (("serve", "--device", "nonsense", "--port", "0"), "nonsense"),
-        (("serve", "--default-model", "flux", "--port", "0"), "default model is not served"),
+        (("serve", "--default-model", "flux", "--port", "0"), "the default model flux is not among starter"),
+        (("serve", "starter", "starter"), "two models of one name"),
     ],
 )
 def test_serve_says_what_is_wrong_in_one_line(arguments, message) -> None:
@@ -151,7 +152,7 @@ def test_serve_on_a_port_that_is_taken() -> None:
 
 
 def test_a_misspelt_variable() -> None:
-    done = hybridge("serve", "--port", "0", check=False, HYBRIDGE_QUEUE_LIMITS="3")
+    done = hybridge("serve", "--port", "0", check=False, HYBRIDGE_QUEUE_LIMITS="3", HYBRIDGE_KEY="for other verbs")
     assert "Try: HYBRIDGE_QUEUE_LIMIT" in done.stderr
 
 
@@ -177,6 +178,13 @@ class TestDecodeRefuses:
         assert done.returncode == 1
         assert f"127.0.0.1:{port}" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_is_not_there(specs, picture) -> None:
+    model = f"mine={specs['sd-v1'].source}"
+    done = hybridge("encode", picture, "-o", "/nonexistent/x.safetensors", "--model", model, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
 
 
 def test_models_lists_the_catalogue() -> None:

@@ -72,3 +72,21 @@ def test_refusals_arrive_with_their_reason(server: str) -> None:
     with Client(server) as client, pytest.raises(ServerRefused, match="sd-v1") as caught:
         client.decode(LATENTS, model="sd-v2")
     assert (caught.value.status, caught.value.code) == (404, "UnknownModel")
+
+
+def test_one_unbatched_item_with_the_size_that_clients_send_along(server: str) -> None:
+    """Three axes with a height and a width are not always packed: here the first is the channels."""
+    latents = torch.randn(16, 4, 6, generator=torch.Generator().manual_seed(3))
+    with Client(server) as client:
+        one = client.decode(latents, model="flux", height=32, width=48)
+        same = client.decode(latents[None], model="flux")
+    assert one.size == (48, 32)
+    assert one.tobytes() == same.tobytes()
+
+
+def test_a_16_bit_picture_of_mode_i(server: str) -> None:
+    grey = Image.new("I", (16, 16), 40_000)
+    with Client(server) as client:
+        latents = client.encode(grey, model="sd-v1")
+        expected = client.encode(Image.new("L", (16, 16), round(40_000 / 257)), model="sd-v1")
+    assert torch.equal(latents, expected)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -9,7 +12,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from PIL import Image
 
-from hybridge.engine import Engine, to_pixels, to_unit
+from hybridge.engine import Choice, Engine, EngineOptions, resolve, to_pixels, to_unit
 from hybridge.errors import EngineFailure, RequestError
 from hybridge.models import Normalisation
 
@@ -33,6 +36,21 @@ def test_a_pipelines_normalisation_is_undone(engines) -> None:
     engine, z = engines["flux"], latents(1, 16, 8, 8)
     expected = theirs(engine, z / 0.3611 + 0.1159)
     assert torch.equal(engine.decode(z, sent=engine.spec.normalisation), expected)
+
+
+def test_a_mean_and_a_deviation_for_each_channel(specs, tmp_path) -> None:
+    """Playground v2.5's VAE has them, and diffusers' SDXL pipelines apply them."""
+    folder = shutil.copytree(specs["sdxl"].source, tmp_path / "playground")
+    config = json.loads((folder / "config.json").read_text())
+    mean, std = [-1.6574, 1.886, -1.383, 2.5155], [8.4927, 5.9022, 6.5498, 5.2299]
+    config |= {"latents_mean": mean, "latents_std": std, "scaling_factor": 0.5}
+    (folder / "config.json").write_text(json.dumps(config))
+    engine = Engine.load(resolve(f"playground={folder}"), EngineOptions(device="cpu"))
+    z, own = latents(1, 4, 4, 4), engine.spec.normalisation
+    means, deviations = (torch.tensor(numbers).view(1, 4, 1, 1) for numbers in (mean, std))
+    assert torch.equal(engine.decode(z, sent=own), theirs(engine, z * deviations / 0.5 + means))
+    image = latents(1, 3, 32, 32).clamp(-1, 1)
+    assert torch.equal(engine.encode(image, wanted=own), (engine.encode(image) - means) * 0.5 / deviations)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -145,8 +163,6 @@ def test_overflow_is_an_error_and_no_black_picture(tmp_path, specs) -> None:
     module = AutoencoderKL.from_pretrained(specs["sd-v1"].source)
     module.decoder.conv_out.bias.data.fill_(1e38)
     module.decoder.conv_out.weight.data.fill_(1e38)
-    from hybridge.engine import Choice
-
     engine = Engine(specs["sd-v1"], module.eval(), Choice(torch.device("cpu"), ""), Choice(torch.float32, ""))
     with pytest.raises(EngineFailure, match="NaN or infinity in float32"):
         engine.decode(latents(1, 4, 4, 4))

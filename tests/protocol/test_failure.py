@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import pytest
 
@@ -17,6 +18,7 @@ STATUS = {
     "TooLarge": 413,
     "UnknownModel": 404,
     "AmbiguousModel": 400,
+    "TooSlow": 408,
     "ModelUnavailable": 503,
     "Overloaded": 429,
     "ShuttingDown": 503,
@@ -147,3 +149,10 @@ def test_reading_retry_after(header: str, seconds: float | None) -> None:
     refused = read_failure(HttpResponse(429, {"retry-after": header}, b'{"error": "full"}'))
     assert isinstance(refused, ServerRefused)
     assert refused.retry_after_s == seconds
+
+
+@pytest.mark.parametrize("kind", every_error(), ids=lambda kind: kind.__name__)
+def test_errors_cross_process_borders(kind: type[HybridgeError]) -> None:
+    error = make(kind)
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    assert (type(again), str(again), vars(again)) == (kind, str(error), vars(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import socket
 import struct
 import tracemalloc
@@ -45,7 +46,7 @@ def whole_png() -> bytes:
 
 @pytest.fixture(scope="module")
 def server(engines: dict[str, Engine]) -> Iterator[str]:
-    settings = Settings(max_body_mib=2, max_pixels=512 * 512, max_batch=4)
+    settings = Settings(max_body_mib=2, max_pixels=800 * 800, max_batch=4)
     with running(create_app(LocalBackend({"sd-v1": engines["sd-v1"]}), settings)) as address:
         yield address
 
@@ -84,7 +85,42 @@ DECODE = [
     ("NaN", GOOD_SHAPE, b"\x00\x00\xc0\x7f" * 256, 400, ("nan at element 0",)),
     ("a batch as one picture", {**GOOD_SHAPE, "shape": [2, 4, 8, 4]}, GOOD_BODY, 400, ("a batch",)),
     ("a picture", {}, whole_png(), 400, ("shape missing",)),
-    ("too many pixels", {**GOOD_SHAPE, "shape": [1, 4, 72, 72]}, bytes(4 * 4 * 72 * 72), 413, ("--max-pixels",)),
+    ("too long for JPEG", {**GOOD_SHAPE, "shape": [1, 4, 1, 8192]}, bytes(4 * 4 * 8192), 413, ("65500", "png")),
+    (
+        "too long for WebP",
+        {**GOOD_SHAPE, "shape": [1, 4, 1, 2048], "image_format": "webp"},
+        bytes(4 * 4 * 2048),
+        413,
+        ("16383", "png"),
+    ),
+    (
+        "too long for a video",
+        {**GOOD_SHAPE, "shape": [1, 4, 1, 2049], "output_type": "mp4"},
+        bytes(4 * 4 * 2049),
+        413,
+        ("16384", "output_type=pt"),
+    ),
+    (
+        "overflow by scaling",
+        {**GOOD_SHAPE, "scaling_factor": 1e-300},
+        b"\x00\x00\x80\x3f" * 256,
+        400,
+        ("once scaled",),
+    ),
+    (
+        "overflow by shift",
+        {**GOOD_SHAPE, "scaling_factor": 1, "shift_factor": 1e38},
+        GOOD_BODY,
+        400,
+        ("once scaled",),
+    ),
+    (
+        "too many pixels",
+        {**GOOD_SHAPE, "shape": [1, 4, 101, 101]},
+        bytes(4 * 4 * 101 * 101),
+        413,
+        ("--max-pixels",),
+    ),
     ("too large a batch", {**GOOD_SHAPE, "shape": [8, 4, 4, 2]}, GOOD_BODY, 413, ("at most 4",)),
     ("too large a body", GOOD_SHAPE, bytes(3 * 1024**2), 413, ("--max-body-mib",)),
 ]
@@ -134,6 +170,37 @@ def test_json(server, body, word, content_type) -> None:
         f"{server}/v1/sd-v1/decode", params=GOOD_SHAPE, content=body, headers={"content-type": content_type}
     )
     assert_refused(response, 400, word)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "status", "word"),
+    [
+        ([1, 4, 64, 64], "float32", 400, "the decode endpoint"),
+        ([3, 63, 64], "float32", 400, "multiples of 8"),
+        ([1, 1, 3, 64, 64], "float32", 400, "not an image tensor"),
+        ([64], "float32", 400, "not an image tensor"),
+        ([1, 64, 64, 3], "float32", 400, "not an image tensor"),
+        ([5, 8, 8, 3], "uint8", 413, "at most 4"),
+        ([1, 3, 8, 80_008], "uint8", 413, "--max-pixels"),
+    ],
+)
+def test_image_tensors_are_judged_by_their_shape(server, shape, dtype, status, word) -> None:
+    body = bytes(math.prod(shape) * {"float32": 4, "uint8": 1}[dtype])
+    response = httpx.post(f"{server}/v1/sd-v1/encode", params={"shape": shape, "dtype": dtype}, content=body)
+    assert_refused(response, status, word)
+
+
+def test_a_sender_that_stops_is_given_up(server, monkeypatch) -> None:
+    monkeypatch.setattr("hybridge.server.endpoints._BODY_PAUSE_S", 0.2)
+    url = urlsplit(server)
+    with socket.create_connection((url.hostname, url.port), timeout=10) as connection:
+        connection.sendall(
+            b"POST /v1/sd-v1/decode?shape=1,4,8,8&dtype=float32 HTTP/1.1\r\nhost: x\r\n"
+            b"content-type: tensor/binary\r\ncontent-length: 1024\r\nconnection: close\r\n\r\nonly this"
+        )
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"the body stopped coming" in answer
 
 
 def test_unknown_model(server) -> None:

@@ -173,6 +173,28 @@ class TestCurl:
         assert expected.shape == (1, 4, 10, 8)
 
 
+@pytest.mark.parametrize("path", ["/v1/sd-v1/decode", "/v1/sd-v1/decode/", "/predict", "/"])
+def test_an_address_with_or_without_a_slash_at_its_end(server, path) -> None:
+    z = latents(1, 4, 4, 4)
+    query = {"shape": list(z.shape), "dtype": "float32", "scaling_factor": 0.18215}
+    response = httpx.post(server + path, params=query, content=raw(z), headers={"content-type": "tensor/binary"})
+    assert response.status_code == 200
+    assert response.headers["hybridge-model"] == "sd-v1"
+
+
+def test_several_accept_headers_and_a_wildcard(server) -> None:
+    z = latents(1, 4, 4, 4)
+    query = {"shape": list(z.shape), "dtype": "float32"}
+    accepts = [[("accept", "text/html"), ("accept", "image/png")], [("accept", "tensor/*")]]
+    types = [
+        httpx.post(f"{server}/v1/sd-v1/decode", params=query, content=raw(z), headers=accept).headers[
+            "content-type"
+        ]
+        for accept in accepts
+    ]
+    assert types == ["image/png", "tensor/binary"]
+
+
 def test_a_tiny_autoencoder_answers_full_and_tiny_requests_alike(server, engines) -> None:
     """One request, whichever VAE is behind the URL: the picture must mean the same."""
     pipeline = latents(1, 4, 8, 8)

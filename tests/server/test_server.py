@@ -129,6 +129,11 @@ class TestInferModel:
         assert spec.name == expected
         assert reason
 
+    def test_a_tiny_default_is_taken(self) -> None:
+        served = {name: CATALOGUE[name] for name in ("sd-v1", "taesd")}
+        assert infer_model(self.decode((1, 4, 8, 8)), served, "taesd")[0].name == "taesd"
+        assert infer_model(self.decode((1, 4, 8, 8)), served, None)[0].name == "sd-v1"
+
     @pytest.mark.parametrize(
         "request_",
         [
@@ -161,12 +166,23 @@ class TestWaitingLine:
         assert refused.value.retry_after_s == pytest.approx(3.0)
         assert [line.take(), line.take()] == [1, 2]
 
-    def test_closing_gives_back_what_waited(self) -> None:
+    def test_who_leaves_frees_a_place(self) -> None:
+        line: WaitingLine[int] = WaitingLine(2)
+        line.put(1)
+        line.put(2)
+        line.leave(1)
+        line.leave(7)
+        line.put(3)
+        assert [line.take(), line.take()] == [2, 3]
+
+    def test_closing_gives_back_what_waited_and_refuses_more(self) -> None:
         line: WaitingLine[int] = WaitingLine(2)
         line.put(1)
         line.put(2)
         assert line.close() == [1, 2]
         assert line.take() is None
+        with pytest.raises(ShuttingDown):
+            line.put(3)
 
 
 class GatedEngine:
@@ -209,10 +225,31 @@ class TestLoad:
             gated.go.set()
             answers = [future.result() for future in (first, *others)]
         assert sorted(answer.status_code for answer in answers) == [200] * 3 + [429] * 4
+        assert len(refused) == 4
         for answer in refused:
             assert answer.status_code == 429
             assert int(answer.headers["retry-after"]) >= 1
             assert "waiting already" in answer.json()["error"]
+
+    def test_clients_that_hang_up_cost_the_device_nothing(self, gated) -> None:
+        backend = LocalBackend({"sd-v1": gated}, queue_limit=8)
+        with running(create_app(backend)) as address, ThreadPoolExecutor(1) as pool:
+            url = f"{address}/v1/sd-v1/decode"
+
+            def ask(timeout: float) -> httpx.Response:
+                return httpx.post(url, params=QUERY, content=LATENTS.data, headers=BINARY, timeout=timeout)
+
+            first = pool.submit(ask, 60)
+            assert gated.begun.acquire(timeout=30)
+            for _ in range(8):
+                with pytest.raises(httpx.ReadTimeout):
+                    ask(0.2)
+            # Eight filled the line and left; a ninth finds a place, and only two jobs ever run.
+            ninth = ThreadPoolExecutor(1).submit(ask, 60)
+            gated.go.set()
+            assert first.result().status_code == ninth.result().status_code == 200
+        assert gated.begun.acquire(timeout=1)
+        assert not gated.begun.acquire(blocking=False)
 
     def test_many_clients_get_each_their_own_picture(self, server, engines) -> None:
         def ask(seed: int) -> bool:

@@ -20,5 +20,7 @@ def main() -> None:
         application()
     except HybridgeError as error:
         sys.exit(f"hybridge: {error}")
+    except OSError as error:
+        sys.exit(f"hybridge: {error}")
     except ModuleNotFoundError as error:
         sys.exit(f"hybridge: this needs {error.name}. Try: pip install 'hybridge[server]'")

@@ -46,7 +46,10 @@ def demo(
         console.print(_table(rows))
         console.print(f"pictures: [bold]{output.resolve()}[/]  (look at side-by-side.png first)")
         if keep:
-            console.print(_how_to_call(address, output, picture), highlight=False)
+            console.print(
+                _how_to_call(address, output, picture, str(engine.dtype.value).removeprefix("torch.")),
+                highlight=False,
+            )
             _wait_for_interrupt()
 
 
@@ -210,14 +213,14 @@ def _table(rows: list[_Row]) -> Any:
     return table
 
 
-def _how_to_call(address: str, output: Path, picture: Image) -> str:
+def _how_to_call(address: str, output: Path, picture: Image, dtype: str) -> str:
     height, width = picture.height // 8, picture.width // 8
     return f"""
 The server stays up; Ctrl-C ends it.  From another terminal:
 
   curl --data-binary @{output / "photograph.png"} {address}/v1/{_MODEL}/encode -o latents.bin
   curl --data-binary @latents.bin -o picture.jpg \\
-    '{address}/v1/{_MODEL}/decode?shape=1&shape=4&shape={height}&shape={width}&dtype=float32'
+    '{address}/v1/{_MODEL}/decode?shape=1&shape=4&shape={height}&shape={width}&dtype={dtype}'
 
 From Python:
 

@@ -22,11 +22,12 @@ class LatentsFile:
 
 def write_latents(path: Path, tensor: WireTensor, *, model: str, is_scaled: bool) -> None:
     """``is_scaled`` tells pipelines' latents from the VAE's own."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from ..protocol.torch import to_torch
 
-    save_file({_TENSOR: to_torch(tensor)}, path, {"model": model, "space": "pipeline" if is_scaled else "vae"})
+    about = {"model": model, "space": "pipeline" if is_scaled else "vae"}
+    path.write_bytes(save({_TENSOR: to_torch(tensor)}, about))
 
 
 def read_latents(path: Path) -> LatentsFile:

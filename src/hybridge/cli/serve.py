@@ -23,7 +23,7 @@ def serve(
     default_model: str = typer.Option(None, help="For requests that name no model where several fit."),
     queue_limit: int = typer.Option(None, help="Requests that may wait; one more gets 429.", show_default="64"),
     max_body_mib: int = typer.Option(None, help="Largest request body in MiB.", show_default="256"),
-    max_pixels: int = typer.Option(None, help="Most pixels in one request.", show_default="16777216"),
+    max_pixels: int = typer.Option(None, help="Most pixels in one request.", show_default="4194304"),
     max_batch: int = typer.Option(None, help="Most pictures in one request.", show_default="32"),
     cors: list[str] = typer.Option(None, help="Web origin that may call from a browser; may be repeated."),
     log_level: str = typer.Option(None, help="debug, info, warning or error.", show_default="info"),
@@ -47,20 +47,21 @@ def serve(
         settings = Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        raise HybridgeError(
-            f"setting {'.'.join(map(str, first['loc']))} is wrong", saw=first.get("input"), expected=first["msg"]
-        ) from None
+        named = ".".join(map(str, first["loc"]))
+        if not named:
+            raise HybridgeError("these settings do not go together", saw=first["msg"]) from None
+        raise HybridgeError(f"setting {named} is wrong", saw=first.get("input"), expected=first["msg"]) from None
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # the hub's requests, one line each
 
     from ..engine import Engine, EngineOptions, resolve
     from ..server.app import create_app
     from ..server.local import LocalBackend
-    from ..server.running import address_of, listen, run
+    from ..server.running import address_of, bind, run
 
     console = Console()
     try:
-        listener = listen(settings.host, settings.port)
+        listener = bind(settings.host, settings.port)
     except OSError as error:
         raise HybridgeError(
             f"cannot listen on {settings.host}:{settings.port}", saw=error.strerror, hint="--port 0 for a free one"
@@ -75,10 +76,9 @@ def serve(
                 )
             info = f"{str(engine.dtype.value).removeprefix('torch.')} on {engine.device.value}"
             console.print(f"[bold]{spec.name}[/] {info} ({engine.device.reason}; {engine.dtype.reason})")
-        if settings.default_model and settings.default_model not in engines:
-            raise HybridgeError(
-                "the default model is not served", saw=settings.default_model, expected=", ".join(engines)
-            )
-        app = create_app(LocalBackend(engines, queue_limit=settings.queue_limit), settings)
+        backend = LocalBackend(engines, queue_limit=settings.queue_limit)
         console.print(f"serving on [bold]{address_of(listener)}[/]  (Ctrl-C ends it)")
-        run(app, listener, log_level=settings.log_level)
+        try:
+            run(create_app(backend, settings), listener, log_level=settings.log_level)
+        finally:
+            backend.close()  # a second Ctrl-C skips the application's own end

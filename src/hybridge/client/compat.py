@@ -1,7 +1,7 @@
 """diffusers' ``remote_decode`` and ``remote_encode``: the same arguments, the same results, without their defects.
 
-Where diffusers 0.42 gives a result, these give the same one.  Where it fails after the work is done (an MP4 with
-the default ``return_type``, a tensor from ``output_type="pil"``), reads freed memory (latents on a GPU), sends
+Where diffusers 0.42 gives what was asked for, these give the same.  Where it fails after the work is done (an MP4
+with the default ``return_type``, a tensor from ``output_type="pil"``), reads freed memory (latents on a GPU), sends
 elements in the wrong order (non-contiguous latents) or waits for ever, these do what was meant.
 Latents and images may be NumPy arrays too, and tensors then come back as NumPy arrays.
 

@@ -160,7 +160,7 @@ class Flows:
         if request.output == "picture":
             # A picture answer holds one picture.  Several small files are sent faster than one large tensor.
             pictures = []
-            for part in pictures_of(request.latents, packed=request.height is not None):
+            for part in pictures_of(request):
                 reply = yield from self.send(dataclasses.replace(request, latents=part), model=model)
                 pictures.append(reply.picture())
             return pictures if len(pictures) > 1 else pictures[0]

@@ -5,7 +5,8 @@ Knows models and torch; never the wire, the waiting line or HTTP.
 
 from .engine import Engine
 from .loading import is_cached, locate, resolve
+from .memory import failures_named
 from .options import Choice, EngineOptions
 from .pixels import to_pixels, to_unit
 
-__all__ = ["Choice", "Engine", "EngineOptions", "is_cached", "locate", "resolve", "to_pixels", "to_unit"]
+__all__ = ["Choice", "Engine", "EngineOptions", "failures_named", "is_cached", "locate", "resolve", "to_pixels", "to_unit"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..errors import EngineFailure, RequestError
+from ..errors import EngineFailure
 from ..models import ModelSpec, Normalisation, latents_layout
 from . import latents as latent_space
 from . import loading, pixels, reference
@@ -77,14 +77,9 @@ class Engine:
         with failures_named(f"decoding {layout.batch} × {layout.picture}", self.device.value):
             z = latent_space.unpack(latents.to(self.device.value), layout)
             z = latent_space.to_module(z, self.spec, sent, self.dtype.value)
+            latent_space.check_finite(z, "latents, once scaled,")
             sample = reference.decode(self.module, z)
-            overflowed = not bool(torch.isfinite(sample).all())
-        if overflowed:
-            dtype = str(self.dtype.value).removeprefix("torch.")
-            raise EngineFailure(
-                f"{self.spec.name} gave NaN or infinity in {dtype}",
-                hint="--dtype float32" if dtype != "float32" else "other latents; these are far outside its range",
-            )
+            self._check_finite(sample)
         return sample
 
     @torch.inference_mode()
@@ -111,25 +106,20 @@ class Engine:
             OutOfMemory: when the device has no room.
             EngineFailure: when the forward fails or overflows.
         """
-        signed = pixels.to_signed(image.to(self.device.value), value_range)
-        self._check_sides(signed)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        with failures_named(f"encoding {list(signed.shape)}", self.device.value):
-            z = reference.encode(self.module, signed.to(self.dtype.value), sample=sample, generator=generator)
+        with failures_named(f"encoding {list(image.shape)}", self.device.value):
+            signed = pixels.to_signed(image.to(self.device.value), self.spec, value_range).to(self.dtype.value)
+            z = reference.encode(self.module, signed, sample=sample, generator=generator)
+            self._check_finite(z)
             z = latent_space.from_module(z, self.spec, wanted)
-            overflowed = not bool(torch.isfinite(z).all())
-        if overflowed:
-            raise EngineFailure(f"{self.spec.name} gave NaN or infinity", hint="--dtype float32")
+        latent_space.check_finite(z, "latents, once scaled,")
         return z
 
-    def _check_sides(self, image: torch.Tensor) -> None:
-        factor = self.spec.spatial_factor
-        height, width = image.shape[-2:]
-        if height % factor or width % factor:
-            above = tuple(-(-side // factor) * factor for side in (height, width))
-            raise RequestError(
-                "an image tensor must have sides that are multiples of the model's factor",
-                saw=f"{height}×{width}",
-                expected=f"multiples of {factor}, such as {above[0]}×{above[1]}",
-                hint="crop or pad the tensor, or send a picture file, which is resized",
-            )
+    def _check_finite(self, output: torch.Tensor) -> None:
+        if bool(torch.isfinite(output).all()):
+            return
+        dtype = str(self.dtype.value).removeprefix("torch.")
+        raise EngineFailure(
+            f"{self.spec.name} gave NaN or infinity in {dtype}",
+            hint="--dtype float32" if dtype != "float32" else "other input; this is far outside of its range",
+        )

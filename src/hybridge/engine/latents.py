@@ -61,13 +61,23 @@ def from_module(latents: torch.Tensor, spec: ModelSpec, wanted: Normalisation | 
     return _normalise(latents, wanted) if wanted else latents
 
 
+# Multiplying, dividing and adding one after the other, in the order of the pipelines: the same rounding.
+
+
 def _normalise(latents: torch.Tensor, by: Normalisation) -> torch.Tensor:
+    if by.mean and by.std:
+        return (latents - _per_channel(by.mean, latents)) * by.scaling_factor / _per_channel(by.std, latents)
     return (latents - by.shift_factor) * by.scaling_factor
 
 
 def _denormalise(latents: torch.Tensor, by: Normalisation) -> torch.Tensor:
-    # Dividing and adding one after the other, as pipelines do: the same rounding.
+    if by.mean and by.std:
+        return latents * _per_channel(by.std, latents) / by.scaling_factor + _per_channel(by.mean, latents)
     return latents / by.scaling_factor + by.shift_factor
+
+
+def _per_channel(numbers: tuple[float, ...], latents: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=latents.dtype, device=latents.device).view(1, -1, 1, 1)
 
 
 def check_finite(tensor: torch.Tensor, name: str) -> None:
@@ -82,9 +92,9 @@ def check_finite(tensor: torch.Tensor, name: str) -> None:
     raise RequestError(
         f"the {name} hold numbers that cannot be right",
         saw=f"{value:g} at element {first}, {count} of {flat.numel()} not finite or beyond ±{ABSURD:g}",
-        expected=f"finite {name}",
+        expected="numbers such as a VAE has",
         hint="tensor.detach().cpu().contiguous() before sending: only the first bytes are damaged, which is what"
         " diffusers' remote_decode since 0.39 does to tensors on a GPU"
         if at_start
-        else f"check the {name} where they are made; float16 overflow gives infinities",
+        else "a look at where they are made (float16 overflow gives infinities), and at the scaling factor",
     )

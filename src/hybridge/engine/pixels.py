@@ -5,34 +5,34 @@ from __future__ import annotations
 import torch
 
 from ..errors import RequestError
+from ..models import ModelSpec, image_layout
 from .latents import check_finite
 
 #: With ``auto``, floats above this are bytes that somebody forgot to divide.
 _LARGEST_GUESSED = 2.0
 
 
-def to_signed(image: torch.Tensor, value_range: str = "auto") -> torch.Tensor:
+def to_signed(image: torch.Tensor, spec: ModelSpec, value_range: str = "auto") -> torch.Tensor:
     """An image as it was sent → float32 (or its own float dtype) (B, 3, H, W) in [-1, 1].
 
     Args:
         image: uint8 (B, H, W, 3) or (B, 3, H, W), or float (B, 3, H, W); the batch axis may be missing.
+        spec: The model, whose factor the sides must be multiples of.
         value_range: For floats: ``unit`` is [0, 1], ``signed`` is [-1, 1]; ``auto`` is signed if anything is below
             zero, else unit, which is the rule of diffusers' VaeImageProcessor.
 
     Raises:
-        RequestError: for another layout, for NaN, and with ``auto`` for floats that look like bytes.
+        RequestError: for another layout or size, for NaN, and with ``auto`` for floats that look like bytes.
     """
-    if image.ndim == 3:
+    is_bytes = image.dtype == torch.uint8
+    batch, height, width = image_layout(image.shape, spec, is_bytes=is_bytes)
+    if is_bytes and image.shape[-1] == 3:
+        # Not made contiguous: VaeImageProcessor leaves pictures in this layout too, and the convolutions that torch
+        # takes for it differ from those for the other in the last bits.
+        image = image.reshape(batch, height, width, 3).permute(0, 3, 1, 2)
+    elif image.ndim == 3:
         image = image[None]
-    if image.ndim == 4 and image.dtype == torch.uint8 and image.shape[-1] == 3:
-        image = image.permute(0, 3, 1, 2)
-    if image.ndim != 4 or image.shape[1] != 3:
-        raise RequestError(
-            "not an image tensor",
-            saw=f"shape {list(image.shape)}, {str(image.dtype).removeprefix('torch.')}",
-            expected="[batch, 3, height, width], or uint8 [batch, height, width, 3]",
-        )
-    if image.dtype == torch.uint8:
+    if is_bytes:
         return image.to(torch.float32) / 255.0 * 2.0 - 1.0
     check_finite(image, "pixels")
     if value_range == "auto":

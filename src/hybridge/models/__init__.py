@@ -4,7 +4,7 @@ Knows no tensor, no device and no network; loading is the engine's.
 """
 
 from .catalogue import CATALOGUE, look_up, parent_of_tiny
-from .layout import Layout, latents_layout
+from .layout import Layout, image_layout, latents_layout
 from .spec import CLASS_NAMES, ModelSpec, Normalisation, spec_from_config
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Layout",
     "ModelSpec",
     "Normalisation",
+    "image_layout",
     "latents_layout",
     "look_up",
     "parent_of_tiny",

@@ -1,4 +1,4 @@
-"""Which of their layouts a tensor of latents has, and how large the picture will be.  Arithmetic on shapes."""
+"""Which layout a tensor of latents or pixels has, and how large the picture is.  Arithmetic on shapes."""
 
 from __future__ import annotations
 
@@ -66,6 +66,38 @@ def latents_layout(shape: Sequence[int], spec: ModelSpec, height: int | None, wi
         f" [batch, (height/{token})·(width/{token}), {channels * PACK**2}] with height and width",
         hint=_hint(shape, spec, height, width),
     )
+
+
+def image_layout(shape: Sequence[int], spec: ModelSpec, *, is_bytes: bool) -> tuple[int, int, int]:
+    """(batch, height, width) of an image tensor for this model.
+
+    Floats are (B, 3, H, W); bytes may also be (B, H, W, 3); the batch axis may be missing.
+
+    Raises:
+        RequestError: for another layout, and for sides that are no multiples of the model's factor.
+    """
+    batch, *item = shape if len(shape) == 4 else (1, *shape)
+    if is_bytes and len(item) == 3 and item[2] == 3:
+        height, width = item[0], item[1]
+    elif len(item) == 3 and item[0] == 3:
+        height, width = item[1], item[2]
+    else:
+        raise RequestError(
+            "not an image tensor",
+            saw=f"shape {list(shape)}",
+            expected="[batch, 3, height, width], or for uint8 also [batch, height, width, 3]",
+            hint="the decode endpoint, if these are latents" if len(shape) in (3, 4) else None,
+        )
+    factor = spec.spatial_factor
+    if height % factor or width % factor:
+        above = "×".join(str(-(-side // factor) * factor) for side in (height, width))
+        raise RequestError(
+            "an image tensor must have sides that are multiples of the model's factor",
+            saw=f"{height}×{width}",
+            expected=f"multiples of {factor}, such as {above}",
+            hint="crop or pad the tensor, or send a picture file, which is resized",
+        )
+    return batch, height, width
 
 
 def _hint(shape: Sequence[int], spec: ModelSpec, height: int | None, width: int | None) -> str:

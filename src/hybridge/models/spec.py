@@ -16,10 +16,16 @@ CLASS_NAMES: dict[str, Kind] = {"AutoencoderKL": "kl", "AutoencoderTiny": "tiny"
 
 @dataclass(frozen=True, slots=True)
 class Normalisation:
-    """How pipelines bring VAE latents to unit scale: ``(z - shift_factor) * scaling_factor``."""
+    """How pipelines bring VAE latents to unit scale.
+
+    ``(z - shift_factor) * scaling_factor``, or with ``mean`` and ``std``, one number for each channel,
+    ``(z - mean) * scaling_factor / std``, as diffusers' SDXL pipelines do for Playground v2.5.
+    """
 
     scaling_factor: float = 1.0
     shift_factor: float = 0.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +78,17 @@ def spec_from_config(
         parent: For a tiny autoencoder, the model whose latents it reads, where that is known.
 
     Raises:
-        ModelUnavailable: for a class that hybridge does not run.
+        ModelUnavailable: for a class that hybridge does not run, and for values that cannot be.
     """
+    try:
+        return _read_spec(name, source, subfolder, config, parent)
+    except (TypeError, ValueError) as error:
+        raise ModelUnavailable(f"the config.json of {name} cannot be right", saw=f"{error} in {source}") from None
+
+
+def _read_spec(
+    name: str, source: str, subfolder: str | None, config: Mapping[str, Any], parent: ModelSpec | None
+) -> ModelSpec:
     class_name = config.get("_class_name")
     kind = CLASS_NAMES.get(str(class_name))
     if kind is None:
@@ -90,14 +105,17 @@ def spec_from_config(
             subfolder=subfolder,
             kind=kind,
             latent_channels=int(config.get("latent_channels", 4)),
+            spatial_factor=2 ** (len(config.get("decoder_block_out_channels", (64,) * 4)) - 1),
             normalisation=parent.normalisation if parent else Normalisation(),
             half="float16",
             half_reason="tiny autoencoders have no norms that overflow",
             parent=parent.name if parent else None,
         )
-    # The defaults are AutoencoderKL's own; SD v1's config.json leaves the scaling factor out.
+    # What is missing has AutoencoderKL's default: SD v1's config.json has no scaling factor.  Except force_upcast,
+    # whose default is True in the class and means nothing there: only what a config says aloud counts.
     blocks = config.get("block_out_channels", (64,))
     upcast = config.get("force_upcast") is True
+    mean, std = (tuple(map(float, config.get(key) or ())) or None for key in ("latents_mean", "latents_std"))
     return ModelSpec(
         name=name,
         source=source,
@@ -106,7 +124,9 @@ def spec_from_config(
         latent_channels=int(config.get("latent_channels", 4)),
         spatial_factor=2 ** (len(blocks) - 1),
         normalisation=Normalisation(
-            float(config.get("scaling_factor") or 0.18215), float(config.get("shift_factor") or 0.0)
+            float(config.get("scaling_factor") or 0.18215),
+            float(config.get("shift_factor") or 0.0),
+            *((mean, std) if mean and std else (None, None)),
         ),
         half=None if upcast else "bfloat16",
         half_reason="its config says force_upcast" if upcast else "bfloat16 cannot overflow, whatever the weights",

@@ -19,6 +19,7 @@ STATUS: dict[type[HybridgeError], int] = {
     errors.RequestError: 400,
     errors.UnsupportedMedia: 415,
     errors.TooLarge: 413,
+    errors.TooSlow: 408,
     errors.UnknownModel: 404,
     errors.AmbiguousModel: 400,
     errors.ModelUnavailable: 503,

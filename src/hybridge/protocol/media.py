@@ -17,6 +17,10 @@ from .tensor import WireTensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+#: Longest side that a file format can hold, in pixels: the JPEG library's and WebP's own limits, H.264's at the
+#: highest level.  PNG's is beyond what any picture reaches.
+LONGEST_SIDE = {"jpeg": 65_500, "webp": 16_383, "video": 16_384}
+
 #: Frames per second of an MP4.  HunyuanVideo's pipelines write 15, and no client can say otherwise.
 VIDEO_FPS = 15
 
@@ -37,12 +41,13 @@ def read_picture(data: bytes, *, max_pixels: int, multiple: int = 8) -> WireTens
         TooLarge: above ``max_pixels``.
         RequestError: for a file that is broken, or smaller than ``multiple`` on a side.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         file = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
         _check_pixels(file, max_pixels)
-        picture = _to_rgb(ImageOps.exif_transpose(file))
+        file.load()
+        picture = _to_rgb(_upright(file))
     except TooLarge:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -66,6 +71,16 @@ def read_picture(data: bytes, *, max_pixels: int, multiple: int = 8) -> WireTens
     if (width, height) != picture.size:
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     return WireTensor("uint8", (1, height, width, 3), picture.tobytes())
+
+
+def _upright(picture: Image) -> Image:
+    """The picture as its EXIF orientation means it; as it is, if that cannot be read."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # broken metadata is no reason to refuse a whole picture, and breaks in many ways
+        return picture
 
 
 def _check_pixels(picture: Image, max_pixels: int) -> None:

@@ -78,7 +78,7 @@ class Scaling:
             return cls("given", scaling_factor, shift_factor)
         if do_scaling or scales_by_default:
             return cls("model", None, shift_factor)
-        if shift_factor is not None:
+        if shift_factor:  # shifting by zero is no mistake
             raise RequestError(
                 "shift_factor without scaling_factor",
                 saw=f"shift_factor={shift_factor}",

@@ -15,13 +15,16 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from ..errors import RequestError
-from .tensor import ITEM_BYTES
+from .tensor import ITEM_BYTES, MAX_AXES
 
 Choice = TypeVar("Choice", bound=str)
 
 #: Sent by SD.Next, or by people who pass diffusers' other arguments along; they do not change the answer.
 #: ``key`` belongs to authentication.
 IGNORED = frozenset({"input_tensor_type", "output_tensor_type", "return_type", "key"})
+
+#: Characters of a stranger's text that are looked at or repeated where it is wrong.
+_SHOWN = 60
 
 _ABSENT = frozenset({"", "none", "null"})
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -61,10 +64,10 @@ class Parameters:
         for name in self._values:
             if name in names:
                 continue
-            near = difflib.get_close_matches(name, sorted(names - IGNORED), n=1)
+            near = difflib.get_close_matches(name[:_SHOWN], sorted(names - IGNORED), n=1)
             raise RequestError(
                 "unknown parameter",
-                saw=repr(name[:80]),
+                saw=_shown(name),
                 expected="one of " + ", ".join(sorted(names - IGNORED)),
                 hint=f"{near[0]}" if near else None,
             )
@@ -74,7 +77,9 @@ class Parameters:
         values = self._values.get("shape") or []
         if len(values) == 1 and isinstance(values[0], str) and not _INTEGER.fullmatch(values[0].strip()):
             text = values[0].strip().removeprefix("[").removesuffix("]")
-            values = [part.strip() for part in text.split(",")]
+            values = [part.strip() for part in text.split(",", MAX_AXES)]
+        if len(values) > MAX_AXES:
+            raise RequestError("impossible shape", saw="more", expected=f"1 to {MAX_AXES} axes")
         return tuple(_integer("shape", value) for value in values) or None
 
     def dtype(self) -> str | None:
@@ -122,7 +127,7 @@ class Parameters:
             return None
         text = str(value).lower()
         if text not in allowed:
-            near = difflib.get_close_matches(text, allowed, n=1)
+            near = difflib.get_close_matches(text[:_SHOWN], allowed, n=1)
             raise RequestError(
                 f"unknown {name}",
                 saw=_shown(value),
@@ -153,4 +158,4 @@ def _shown(value: Any) -> str:
         text = value if isinstance(value, str) else json.dumps(value)
     except (TypeError, ValueError, RecursionError):
         text = str(type(value).__name__)
-    return repr(text if len(text) <= 60 else text[:60] + "…")
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")

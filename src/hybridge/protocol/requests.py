@@ -165,7 +165,7 @@ def _query_pairs(query: str) -> list[tuple[str, Any]]:
 
 
 def _infer_task(content: _Content, parameters: Parameters) -> Task:
-    """Pictures are encoded, latents are decoded.  No VAE has latents of three channels, so those are pixels.
+    """Pictures are encoded, latents are decoded.  Three channels are pixels: no latents here have as few.
 
     A parameter that only decoding has settles it first: three packed latents, (3, S, C), look like one picture.
     """
@@ -245,6 +245,7 @@ def _media_types(accept: str) -> list[str]:
                     weight = float(option[2:])
                 except ValueError:
                     weight = 0.0
+        media_type = BINARY if media_type == "tensor/*" else media_type
         if media_type and "*" not in media_type and weight > 0:
             weighted.append((weight, media_type))
     return [media_type for _, media_type in sorted(weighted, key=lambda pair: -pair[0])]

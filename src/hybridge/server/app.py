@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import cast
 
 from starlette.applications import Starlette
@@ -40,15 +41,16 @@ def create_app(backend: Backend, settings: Settings | None = None) -> Starlette:
     async def openapi(_: Request) -> Response:
         return JSONResponse(describe([info.spec.name for info in backend.info()]))
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", endpoints.index, methods=["GET"]),
             Route("/", endpoints.infer, methods=["POST"]),
             Route("/predict", endpoints.infer, methods=["POST"]),
             Route("/v1/models", endpoints.models, methods=["GET"]),
             Route("/v1/models/{model}", endpoints.model, methods=["GET"]),
-            Route("/v1/{model}/decode", endpoints.decode, methods=["POST"]),
-            Route("/v1/{model}/encode", endpoints.encode, methods=["POST"]),
+            # With and without a slash: a redirect would have no JSON, and not every client follows it.
+            *(Route(f"/v1/{{model}}/decode{end}", endpoints.decode, methods=["POST"]) for end in ("", "/")),
+            *(Route(f"/v1/{{model}}/encode{end}", endpoints.encode, methods=["POST"]) for end in ("", "/")),
             Route("/health", endpoints.health, methods=["GET"]),
             Route("/ready", endpoints.ready, methods=["GET"]),
             Route("/openapi.json", openapi, methods=["GET"]),
@@ -61,6 +63,8 @@ def create_app(backend: Backend, settings: Settings | None = None) -> Starlette:
         },
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 def _cors(origins: tuple[str, ...]) -> list[Middleware]:
@@ -82,8 +86,12 @@ def _cors(origins: tuple[str, ...]) -> list[Middleware]:
 
 async def _ours(_: Request, error: Exception) -> Response:
     ours = cast("HybridgeError", error)
-    log.info("refused: %s", ours.what)  # not the details, which may quote the sender
-    return failure_response(ours)
+    response = failure_response(ours)
+    if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("failed: %s", ours, exc_info=ours)
+    else:
+        log.info("refused: %s", ours.what)  # not the details, which may quote the sender
+    return response
 
 
 async def _https(request: Request, error: Exception) -> Response:

@@ -10,14 +10,16 @@ import asyncio
 import difflib
 import logging
 import time
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from anyio import fail_after
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from .. import __version__, protocol
-from ..errors import HybridgeError, RequestError, UnknownModel
+from ..errors import HybridgeError, RequestError, TooSlow, UnknownModel
 from ..models import CATALOGUE, ModelSpec
 from ..protocol import DecodeRequest
 from .backend import Backend, ModelInfo
@@ -25,6 +27,9 @@ from .jobs import Job, Result, admit, finish, infer_model
 from .limits import Limits
 
 log = logging.getLogger("hybridge.access")
+
+#: Seconds without a byte after which a sender is given up.
+_BODY_PAUSE_S = 30
 
 
 class Endpoints:
@@ -69,10 +74,10 @@ class Endpoints:
         named = request.path_params.get("model")
         spec = self._find(named) if named else None
         body = await self._read_body(request)
-        headers = {name: request.headers[name] for name in ("content-type", "accept") if name in request.headers}
+        headers = {name: ", ".join(request.headers.getlist(name)) for name in ("content-type", "accept")}
         job, inferred = await self._in_worker(self._read, request.url.query, headers, body, task, spec)
         read = time.perf_counter()
-        result = await self._backend.run(job)
+        result = await _while_connected(request, self._backend.run(job))
         computed = time.perf_counter()
         response = await self._in_worker(_write, job, result)
         stages = {
@@ -114,14 +119,22 @@ class Endpoints:
             self._limits.check_body(int(declared))
         parts: list[bytes] = []
         received = 0
-        try:
-            async for part in request.stream():
-                received += len(part)
-                self._limits.check_body(received)
-                parts.append(part)
-        except ClientDisconnect:
-            raise RequestError("the body was cut short", saw=f"{received} bytes") from None
-        return b"".join(parts)
+        stream = request.stream()
+        while True:
+            try:
+                with fail_after(_BODY_PAUSE_S):
+                    part = await anext(stream, None)
+            except ClientDisconnect:
+                raise RequestError("the body was cut short", saw=f"{received} bytes") from None
+            except TimeoutError:
+                raise TooSlow(
+                    "the body stopped coming", saw=f"{received} bytes, then nothing for {_BODY_PAUSE_S} s"
+                ) from None
+            if part is None:
+                return b"".join(parts)
+            received += len(part)
+            self._limits.check_body(received)
+            parts.append(part)
 
     async def _in_worker(self, function: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._workers, function, *args)
@@ -171,6 +184,21 @@ class Endpoints:
         )
 
 
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The work's result; if the client hangs up first, the work is cancelled and gives up its place in the line."""
+    working = asyncio.ensure_future(work)
+    # Once the body is read, the next message says that the client is gone.
+    leaving = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise RequestError("the client hung up")
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
 def _write(job: Job, result: Result) -> protocol.HttpResponse:
     return protocol.write_answer(finish(job, result))
 
@@ -189,6 +217,8 @@ def _described(info: ModelInfo) -> dict[str, Any]:
         "spatial_factor": spec.spatial_factor,
         "scaling_factor": spec.normalisation.scaling_factor,
         "shift_factor": spec.normalisation.shift_factor,
+        "latents_mean": spec.normalisation.mean,
+        "latents_std": spec.normalisation.std,
         "parent": spec.parent,
         "device": info.device,
         "device_reason": info.device_reason,

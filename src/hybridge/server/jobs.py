@@ -55,9 +55,9 @@ def admit(request: Request, spec: ModelSpec, limits: Limits) -> Job:
     if isinstance(request, DecodeRequest):
         return Job(spec, request, limits.check_decode(request, spec).pixels, warning)
     if isinstance(request.image, WireTensor):
-        return Job(spec, request, limits.check_encode(request.image.shape), warning)
+        return Job(spec, request, limits.check_encode(request.image, spec), warning)
     image = read_picture(request.image.data, max_pixels=limits.max_pixels, multiple=spec.spatial_factor)
-    return Job(spec, replace(request, image=image), limits.check_encode(image.shape), warning)
+    return Job(spec, replace(request, image=image), limits.check_encode(image, spec), warning)
 
 
 def _warn(request: Request, spec: ModelSpec) -> str | None:
@@ -110,12 +110,12 @@ def infer_model(request: Request, served: dict[str, ModelSpec], default: str | N
     if matching:
         fitting = matching
         reasons.append(f"scaling factor {request.scaling.scaling_factor:g}")
+    if default in {spec.name for spec in fitting} and len(fitting) > 1:
+        return served[default or ""], "the default where several fit"
     if any(spec.kind != "tiny" for spec in fitting):
         fitting = [spec for spec in fitting if spec.kind != "tiny"]
     if len(fitting) == 1:
         return fitting[0], ", ".join(reasons) or "the only full model here"
-    if default in {spec.name for spec in fitting}:
-        return served[default or ""], "the default where several fit"
     raise AmbiguousModel(
         "several models here fit what was sent",
         saw=", ".join(spec.name for spec in fitting),

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import RequestError, TooLarge
-from ..models import Layout, ModelSpec, latents_layout
-from ..protocol import DecodeRequest
+from ..models import Layout, ModelSpec, image_layout, latents_layout
+from ..protocol import DecodeRequest, WireTensor
+from ..protocol.media import LONGEST_SIDE
 
 MIB = 1024**2
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Defaults that a home machine survives.
+    """Defaults that a machine with 24 GiB survives.
 
     Attributes:
         max_body_bytes: Of one request.
-        max_pixels: Of all pictures of one request together: one of 4096×4096, or sixteen of 1024×1024.
+        max_pixels: Of all pictures of one request together: one of 2048×2048, or four of 1024×1024.  The plain
+            forward of a full-size VAE in float32 takes about 4 KiB for each pixel.
         max_batch: Pictures in one request.
     """
 
     max_body_bytes: int = 256 * MIB
-    max_pixels: int = 4096 * 4096
+    max_pixels: int = 2048 * 2048
     max_batch: int = 32
 
     def check_body(self, body_bytes: int) -> None:
@@ -49,14 +49,23 @@ class Limits:
                 hint="a request for each, or output_type=pt with partial_postprocess=True, which returns them all",
             )
         self._check_pixels(layout.pixels, f"{layout.batch} × {layout.picture[1]}×{layout.picture[0]}")
+        file_format = {"picture": request.picture_format, "video": "video"}.get(request.output, "")
+        longest = LONGEST_SIDE.get(file_format, self.max_pixels)
+        if max(layout.picture) > longest:
+            raise TooLarge(
+                f"the picture is too long for {file_format}",
+                saw=f"{layout.picture[1]}×{layout.picture[0]}",
+                expected=f"at most {longest} pixels on a side",
+                hint="image_format=png, or output_type=pt",
+            )
         return layout
 
-    def check_encode(self, shape: Sequence[int]) -> int:
-        """The number of pixels of an image tensor of three channels, if it is within the limits."""
-        self._check_batch(shape[0] if len(shape) == 4 else 1)
-        pixels = math.prod(shape) // 3
-        self._check_pixels(pixels, f"shape {list(shape)}")
-        return pixels
+    def check_encode(self, image: WireTensor, spec: ModelSpec) -> int:
+        """The number of pixels of an image tensor, if it is one and within the limits."""
+        batch, height, width = image_layout(image.shape, spec, is_bytes=image.dtype == "uint8")
+        self._check_batch(batch)
+        self._check_pixels(batch * height * width, f"{batch} × {width}×{height}")
+        return batch * height * width
 
     def _check_batch(self, batch: int) -> None:
         if batch > self.max_batch:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..engine import Engine, to_pixels, to_unit
+from ..engine import Engine, failures_named, to_pixels, to_unit
 from ..errors import EngineFailure, HybridgeError, ShuttingDown
 from ..models import ModelSpec, Normalisation
 from ..protocol import DecodeRequest, Scaling, WireTensor
@@ -24,7 +24,7 @@ from .queue import WaitingLine
 log = logging.getLogger("hybridge.device")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
     """A job in the line, and where its result goes: a future that belongs to the event loop."""
 
@@ -80,12 +80,14 @@ class LocalBackend:
         return float(job.pixels)
 
     async def run(self, job: Job) -> Result:
-        if self._closing:
-            raise ShuttingDown("the server is shutting down", hint="another server, or again in a while")
         loop = asyncio.get_running_loop()
         waiting = _Waiting(job, loop, loop.create_future(), time.perf_counter())
         self._line.put(waiting)
-        return await waiting.future
+        try:
+            return await waiting.future
+        except asyncio.CancelledError:
+            self._line.leave(waiting)
+            raise
 
     def health(self) -> str | None:
         if self._closing:
@@ -105,9 +107,10 @@ class LocalBackend:
             if waiting.future.cancelled():
                 continue
             begun = time.perf_counter()
+            engine = self._engines[waiting.job.spec.name]
             try:
-                tensor = _perform(self._engines[waiting.job.spec.name], waiting.job)
-                outcome: Result | HybridgeError = Result(tensor)
+                with failures_named(f"a {engine.spec.name} job", engine.device.value):
+                    outcome: Result | HybridgeError = Result(_perform(engine, waiting.job))
             except HybridgeError as error:
                 outcome = error
             except Exception as error:  # one broken job must not end the thread that all others need

@@ -42,7 +42,7 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
         {"type": "string", "enum": ["auto", "unit", "signed"], "default": "auto"},
     ),
     "sample": ("A draw from the posterior instead of its mode.", _BOOLEAN),
-    "seed": ("Makes the draw repeatable.", {"type": "integer", "minimum": 0}),
+    "seed": ("Makes the draw repeatable.", {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}),
 }
 
 _BYTES: Schema = {"type": "string", "format": "binary"}
@@ -62,16 +62,22 @@ _TENSOR_HEADERS: Schema = {
         "description": "What was inferred where the URL does not name a model, and why.",
         "schema": {"type": "string"},
     },
+    "hybridge-warning": {
+        "description": "Something about the request that deserves a look.",
+        "schema": {"type": "string"},
+    },
     "server-timing": {"description": "Milliseconds of each stage.", "schema": {"type": "string"}},
 }
 _ERRORS = {
     "400": "The request cannot be answered as it stands.",
     "404": "No such model or path.",
+    "405": "Another method is meant.",
+    "408": "The body stopped coming.",
     "413": "A limit would be passed.",
     "415": "The body is neither a tensor nor a picture that is read here.",
     "429": "The waiting line is full; Retry-After says when to come back.",
     "500": "The engine failed.",
-    "503": "The server is shutting down.",
+    "503": "The server is shutting down, or a model's weights cannot be had.",
     "507": "The device has no room for this request.",
 }
 _ERROR_SCHEMA: Schema = {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import queue
+import threading
+from collections import deque
 from typing import Generic, TypeVar
 
-from ..errors import Overloaded
+from ..errors import Overloaded, ShuttingDown
 
 Item = TypeVar("Item")
 
@@ -14,51 +15,62 @@ _SMOOTHING = 0.2
 
 
 class WaitingLine(Generic[Item]):
-    """``put`` from any thread, ``take`` from the one that owns the device.
+    """``put`` and ``leave`` from any thread, ``take`` from the one that owns the device.
 
     Args:
-        limit: Jobs that may wait; one more is refused at once rather than kept for minutes.
+        limit: Items that may wait; one more is refused at once rather than kept for minutes.
     """
 
     def __init__(self, limit: int) -> None:
-        self._items: queue.Queue[Item | None] = queue.Queue(limit)
+        self._limit = limit
+        self._items: deque[Item] = deque()
+        self._changed = threading.Condition()
+        self._is_closed = False
         self._service_s = 1.0
 
     def __len__(self) -> int:
-        return self._items.qsize()
+        return len(self._items)
 
     def put(self, item: Item) -> None:
         """Lines up.
 
         Raises:
             Overloaded: when the line is full; says when a place is likely to be free.
+            ShuttingDown: when it is closed.
         """
-        try:
-            self._items.put_nowait(item)
-        except queue.Full:
-            raise Overloaded(
-                f"{len(self)} requests are waiting already",
-                retry_after_s=self._service_s,
-                hint="again after the seconds in Retry-After, or a server with a higher --queue-limit",
-            ) from None
+        with self._changed:
+            if self._is_closed:
+                raise ShuttingDown("the server is shutting down", hint="another server, or again in a while")
+            if len(self._items) >= self._limit:
+                raise Overloaded(
+                    f"{len(self._items)} requests are waiting already",
+                    retry_after_s=self._service_s,
+                    hint="again after the seconds in Retry-After, or a server with a higher --queue-limit",
+                )
+            self._items.append(item)
+            self._changed.notify()
+
+    def leave(self, item: Item) -> None:
+        """Gives up a place; nothing happens if the item was taken already."""
+        with self._changed:
+            if item in self._items:
+                self._items.remove(item)
 
     def take(self) -> Item | None:
         """The next item; waits for one.  None once the line is closed."""
-        return self._items.get()
+        with self._changed:
+            self._changed.wait_for(lambda: self._items or self._is_closed)
+            return None if self._is_closed else self._items.popleft()
 
     def served(self, seconds: float) -> None:
-        """Tells how long the device took for one job, from which ``Retry-After`` is made."""
+        """Tells how long the device took for one item, from which ``Retry-After`` is made."""
         self._service_s += _SMOOTHING * (seconds - self._service_s)
 
     def close(self) -> list[Item]:
-        """Makes ``take`` return None, and gives back what was still waiting."""
-        left: list[Item] = []
-        while True:
-            try:
-                item = self._items.get_nowait()
-            except queue.Empty:
-                break
-            if item is not None:
-                left.append(item)
-        self._items.put_nowait(None)
+        """Refuses whoever comes, makes ``take`` return None, and gives back what was still waiting."""
+        with self._changed:
+            self._is_closed = True
+            left = list(self._items)
+            self._items.clear()
+            self._changed.notify_all()
         return left

@@ -15,6 +15,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 #: Clients keep connections open between pictures, which take seconds to make.
 _KEEP_ALIVE_S = 75
 
+#: How long requests that were accepted may still take once the server is told to end.
+_GRACE_S = 60
+
 
 class _JsonErrorsProtocol(HttpToolsProtocol):
     """uvicorn's own, except that bytes which are not HTTP are answered in JSON like every other error."""
@@ -39,11 +42,12 @@ def configure(app: ASGIApp, *, log_level: str = "warning") -> uvicorn.Config:
         access_log=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_GRACE_S,
     )
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
+def bind(host: str, port: int) -> socket.socket:
+    """A socket with its address, not listening yet; port 0 takes a free one.
 
     Raises:
         OSError: when the address is taken.
@@ -53,7 +57,6 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(1024)
     except OSError:
         listener.close()
         raise
@@ -61,7 +64,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address_of(listener: socket.socket) -> str:
-    """``http://host:port`` under which a listening socket is reached from this machine."""
+    """``http://host:port`` under which a bound socket is reached from this machine."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - an address to call, not to bind
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -89,7 +92,7 @@ class _Announcing(uvicorn.Server):
 @contextmanager
 def running(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
     """Serves from a thread inside the ``with`` block, which gets the address."""
-    with listen(host, port) as listener:
+    with bind(host, port) as listener:
         server = _Announcing(configure(app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="hybridge-server")
         thread.start()
