@@ -51,8 +51,8 @@ def models() -> str:
         "\nOn a CPU every model runs in float32 unless `--dtype` says otherwise: float16 is an order of magnitude"
         " slower there, and bfloat16, faster on processors that have it, rounds visibly.\n\n"
         "The tiny autoencoders eat latents as pipelines have them. hybridge knows that: latents that a request"
-        " scales, by whatever factor, are taken as they are, and latents in VAE space get the parent's normalisation"
-        " first. So the same request gives the same picture whether the full or the tiny model is behind the URL."
+        " scales, by whatever factor, are taken as they are, and those in VAE space get the parent's scaling first."
+        " So the same request gives the same picture whether the full or the tiny model is behind the URL."
     )
     return _NOTE + "\n".join(rows) + "\n"
 
