@@ -17,8 +17,9 @@ demo: $(VENV)/server ## A photograph to a real server and back, on the model tha
 serve: $(VENV)/server ## A server; ARGS="sdxl --host 0.0.0.0"
 	$(BIN)/hybridge serve $(ARGS)
 
+# Two processes of one thread each: two of two would wait for each other's threads most of the time.
 test: $(VENV)/dev ## All tests that need no GPU
-	$(BIN)/python -m pytest -m "not gpu" -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 $(ARGS)
 
 lint: $(VENV)/dev ## ruff and mypy
 	$(BIN)/ruff check .

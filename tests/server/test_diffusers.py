@@ -52,7 +52,7 @@ CASES = [
     Case("flux", (1, 16, 128, 128), torch.bfloat16, 0.3611, 0.1159, size=(1024, 1024)),
     Case("flux", (1, 4096, 64), torch.bfloat16, 0.3611, 0.1159, 1024, 1024, size=(1024, 1024)),
 ]
-each_case = pytest.mark.parametrize("case", CASES, ids=["sd-v1", "sdxl", "flux", "flux-packed"])
+each_case = pytest.mark.parametrize("case", CASES, ids=["sd-v1", "sdxl", "flux", "flux-packed"], scope="class")
 
 
 @torch.inference_mode()
@@ -86,9 +86,14 @@ class TestResponseMatrix:
             f"{server}/v1/{case.model}/decode", case.latents, **case.parameters, **arguments
         )
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def sample(cls, engines, case) -> torch.Tensor:
+        return locally(engines[case.model], case)
+
     @pytest.fixture
-    def expected(self, engines, case):
-        return local_picture(engines[case.model], case)
+    def expected(self, sample) -> Image.Image:
+        return VaeImageProcessor().postprocess(sample, output_type="pil")[0]
 
     def test_jpeg(self, call, expected, case) -> None:
         picture = call()
@@ -109,10 +114,10 @@ class TestResponseMatrix:
     def test_tensor_through_a_processor(self, call, expected) -> None:
         assert_same(call(output_type="pt", processor=VaeImageProcessor()), expected)
 
-    def test_tensor(self, call, engines, case) -> None:
+    def test_tensor(self, call, sample, case) -> None:
         tensor = call(output_type="pt", return_type="pt")
         assert tensor.shape == (1, 3, *case.size[::-1])
-        assert torch.equal(tensor, locally(engines[case.model], case))
+        assert torch.equal(tensor, sample)
 
     def test_pixels(self, call, expected) -> None:
         assert_same(call(output_type="pt", partial_postprocess=True), expected)
