@@ -9,4 +9,14 @@ from .memory import failures_named
 from .options import Choice, EngineOptions
 from .pixels import to_pixels, to_unit
 
-__all__ = ["Choice", "Engine", "EngineOptions", "failures_named", "is_cached", "locate", "resolve", "to_pixels", "to_unit"]
+__all__ = [
+    "Choice",
+    "Engine",
+    "EngineOptions",
+    "failures_named",
+    "is_cached",
+    "locate",
+    "resolve",
+    "to_pixels",
+    "to_unit",
+]

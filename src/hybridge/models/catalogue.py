@@ -25,7 +25,7 @@ _ROWS = (
         source=str(STARTER),
         kind="kl",
         latent_channels=4,
-        normalisation=Normalisation(1.0),
+        normalisation=Normalisation(0.2868),
         half="float16",
         half_reason="its weights are float16",
     ),
