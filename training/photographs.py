@@ -53,7 +53,7 @@ SOURCES = (
         retina rocket""",
     ),
     Source("scikit-learn", "pip", "CC-BY-2.0", "sklearn/datasets/images/{}.jpg", "china flower"),
-    Source("python3-scipy", "apt", "public domain", "usr/lib/python3/dist-packages/scipy/misc/{}.dat", "face"),
+    Source("python3-scipy", "apt", "public domain", "usr/lib/python3/*/scipy/misc/{}.dat", "face"),
     Source(
         "opencv-doc",
         "apt",

@@ -85,6 +85,7 @@ def _round_trip(picture: Image, address: str, engine: Any, meter: _Meter, output
     def quality(other: Image) -> str:
         return f"PSNR {_psnr(photograph, np.asarray(other)):.1f} dB"
 
+    _in_process(engine, photograph)  # once unmeasured: torch's first forward of a shape takes longer
     with Client(address) as client:
         latents = step(
             "encode",
