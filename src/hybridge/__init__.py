@@ -12,15 +12,17 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .client import AsyncClient, Client, remote_decode, remote_encode
+    from .engine.exact import exact
 
 _HOME = {
     "AsyncClient": "client",
     "Client": "client",
+    "exact": "engine.exact",
     "remote_decode": "client",
     "remote_encode": "client",
 }
 
-__all__ = ["AsyncClient", "Client", "__version__", "remote_decode", "remote_encode"]
+__all__ = ["AsyncClient", "Client", "__version__", "exact", "remote_decode", "remote_encode"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,9 @@
     ├── Overloaded                the waiting line is full; knows when to come back
     ├── ShuttingDown              the server no longer takes work
     ├── EngineFailure             the forward itself failed
-    │   └── OutOfMemory           the device had no room
+    │   ├── OutOfMemory           the device had no room
+    │   ├── CannotLower           the exact engine does not know what this module is made of
+    │   └── Stopped               it was told to stop, and did
     └── ClientError               seen from the other end of the wire
         ├── ServerUnreachable     no connection
         ├── ServerTimeout         no answer in time
@@ -111,6 +113,14 @@ class EngineFailure(HybridgeError):
 
 class OutOfMemory(EngineFailure):
     """The device had no room for this request."""
+
+
+class CannotLower(EngineFailure):
+    """This module is not made of what the exact engine knows; the plain forward still runs it."""
+
+
+class Stopped(EngineFailure):
+    """The run was told to stop and did so between two strips; its memory is free again."""
 
 
 class ClientError(HybridgeError, RuntimeError):

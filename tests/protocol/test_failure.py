@@ -24,6 +24,8 @@ STATUS = {
     "ShuttingDown": 503,
     "EngineFailure": 500,
     "OutOfMemory": 507,
+    "CannotLower": 500,
+    "Stopped": 500,
     "ClientError": 500,
     "ServerUnreachable": 500,
     "ServerTimeout": 500,

@@ -9,6 +9,7 @@ from .decode import decode
 from .demo import demo
 from .encode import encode
 from .models import models
+from .plan import plan
 from .serve import serve
 
 application = typer.Typer(
@@ -33,5 +34,5 @@ def _root(
     pass
 
 
-for verb in (demo, serve, models, encode, decode):
+for verb in (demo, serve, models, encode, decode, plan):
     application.command()(verb)

@@ -16,6 +16,16 @@ _SDXL = Normalisation(0.13025)
 _SD3 = Normalisation(1.5305, 0.0609)
 _FLUX = Normalisation(0.3611, 0.1159)
 
+#: The VAE of latent diffusion, which all of Stability's and Black Forest Labs' picture models kept.
+_FULL_SIZE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+}
+_4_CHANNELS = {**_FULL_SIZE, "latent_channels": 4}
+_16_CHANNELS = {**_FULL_SIZE, "latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
+
 _TINY_HALF = "no norms, activations stay small"
 
 _ROWS = (
@@ -38,6 +48,7 @@ _ROWS = (
         normalisation=_SD_V1,
         half="float16",
         half_reason="SD v1's activations stay within float16",
+        architecture=_4_CHANNELS,
     ),
     ModelSpec(
         name="sdxl",
@@ -48,6 +59,7 @@ _ROWS = (
         normalisation=_SDXL,
         half="float16",
         half_reason="the fp16-fix weights were tuned for it",
+        architecture=_4_CHANNELS,
     ),
     ModelSpec(
         name="sdxl-original",
@@ -58,6 +70,7 @@ _ROWS = (
         normalisation=_SDXL,
         half=None,
         half_reason="the original weights overflow float16 and give black pictures",
+        architecture=_4_CHANNELS,
     ),
     ModelSpec(
         name="sd3",
@@ -69,6 +82,7 @@ _ROWS = (
         normalisation=_SD3,
         half="float16",
         half_reason="SD3's pipelines run it in float16",
+        architecture=_16_CHANNELS,
     ),
     ModelSpec(
         name="flux",
@@ -80,6 +94,7 @@ _ROWS = (
         normalisation=_FLUX,
         half="bfloat16",
         half_reason="Flux pipelines run in bfloat16",
+        architecture=_16_CHANNELS,
     ),
     ModelSpec(
         name="taesd",
@@ -91,6 +106,7 @@ _ROWS = (
         half="float16",
         half_reason=_TINY_HALF,
         parent="sd-v1",
+        architecture={"latent_channels": 4},
     ),
     ModelSpec(
         name="taesdxl",
@@ -102,6 +118,7 @@ _ROWS = (
         half="float16",
         half_reason=_TINY_HALF,
         parent="sdxl",
+        architecture={"latent_channels": 4},
     ),
     ModelSpec(
         name="taesd3",
@@ -113,6 +130,7 @@ _ROWS = (
         half="float16",
         half_reason=_TINY_HALF,
         parent="sd3",
+        architecture={"latent_channels": 16},
     ),
     ModelSpec(
         name="taef1",
@@ -124,6 +142,7 @@ _ROWS = (
         half="float16",
         half_reason=_TINY_HALF,
         parent="flux",
+        architecture={"latent_channels": 16},
     ),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import ModelUnavailable
@@ -45,6 +45,8 @@ class ModelSpec:
         half_reason: Why.
         parent: For a tiny autoencoder, the model whose latents it reads.
         title: For people.
+        architecture: What of its ``config.json`` shapes the module, so that it can be planned before it is fetched;
+            None where that has to be read.
     """
 
     name: str
@@ -58,6 +60,7 @@ class ModelSpec:
     spatial_factor: int = 8
     parent: str | None = None
     title: str = ""
+    architecture: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
 
     @property
     def class_name(self) -> str:

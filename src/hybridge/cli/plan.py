@@ -1,0 +1,107 @@
+"""``hybridge plan``"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from ..models import ModelSpec
+
+_ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def plan(
+    model: str = typer.Argument(help="A name from `hybridge models`, or NAME=PATH_OR_REPO[:subfolder]."),
+    size: str = typer.Option("1024", help="Of the picture in pixels: one side, or HEIGHTxWIDTH."),
+    budget: str = typer.Option(
+        None, help="What one call may take on top of the weights, such as 2GiB.", show_default="no bound"
+    ),
+    task: str = typer.Option("decode", help="decode or encode."),
+    batch: int = typer.Option(1, help="Pictures at once."),
+    dtype: str = typer.Option("float32", help="float32, bfloat16 or float16."),
+    device: str = typer.Option("cpu", help="cpu or cuda; the device need not be there."),
+    ops: bool = typer.Option(False, "--ops", help="Show every step."),
+    as_json: bool = typer.Option(False, "--json", help="For programs."),
+) -> None:
+    """Say how a picture would fit in memory, and why; needs no weights."""
+    import dataclasses
+    import json
+
+    from ..engine import resolve
+    from ..engine.exact import parse_bytes, strip_bytes
+    from ..engine.lowering import lower, skeleton
+    from ..engine.plan import plan as make_plan
+    from ..errors import RequestError
+
+    if task not in ("decode", "encode"):
+        raise RequestError("unknown task", saw=task, expected="decode or encode")
+    if dtype not in _ITEMSIZES:
+        raise RequestError("unknown dtype", saw=dtype, expected=", ".join(_ITEMSIZES))
+    spec = resolve(model)
+    height, width = _sides(size)
+    factor = spec.spatial_factor if task == "decode" else 1
+    program = lower(skeleton(spec.class_name, _config(spec)), "decode" if task == "decode" else "encode")
+    made = make_plan(
+        program,
+        batch=batch,
+        height=height // factor,
+        width=width // factor,
+        itemsize=_ITEMSIZES[dtype],
+        cache_bytes=strip_bytes(device),
+        budget_bytes=parse_bytes(budget),
+    )
+    if as_json:
+        typer.echo(json.dumps({"model": spec.name, "task": task} | dataclasses.asdict(made), indent=2))
+        return
+    _show(f"{spec.name}, {task} of {batch} × {height}×{width} in {dtype} on {device}", program, made, ops)
+
+
+def _sides(size: str) -> tuple[int, int]:
+    from ..errors import RequestError
+
+    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", size)
+    if not match:
+        raise RequestError("not a size", saw=repr(size), expected="such as 1024 or 768x1024")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _config(spec: ModelSpec) -> Mapping[str, Any]:
+    if spec.architecture is not None:
+        return spec.architecture
+    import diffusers
+
+    config: dict[str, Any] = getattr(diffusers, spec.class_name).load_config(spec.source, subfolder=spec.subfolder)
+    return config
+
+
+def _show(title: str, program: Any, made: Any, with_ops: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..engine.plan import show_bytes
+
+    console = Console()
+    console.print(f"[bold]{title}[/]")
+    console.print(f"mode   {made.mode}, because {made.reason}", soft_wrap=True)
+    console.print(f"peak   {show_bytes(made.peak_bytes)} on top of the weights, input and output included")
+    console.print(f"work   {made.flops / 1e12:.3f} TFLOP in {made.strips} strips")
+    if not with_ops or not made.steps:
+        return
+    table = Table("op", "what", "makes", "rows", "strips", "buffer", "scratch", "GFLOP")
+    sizes = program.sizes(made.height, made.width)
+    for index, (op, step) in enumerate(zip(program.ops, made.steps, strict=True)):
+        rows, columns = sizes[op.target]
+        table.add_row(
+            str(index),
+            op.name,
+            f"{program.channels[op.target]}×{rows}×{columns}",
+            str(step.rows),
+            str(step.strips),
+            "output" if step.buffer is None else str(step.buffer),
+            show_bytes(step.scratch_bytes),
+            f"{step.flops / 1e9:.1f}",
+        )
+    console.print(table)

@@ -1,0 +1,268 @@
+"""A drop-in for a pipeline's VAE that decodes and encodes untiled, within a memory budget.
+
+::
+
+    pipe.vae = hybridge.exact(pipe.vae, budget="2GiB")
+
+Every call is planned for its shape: in strips where that is faster or where the budget asks for it, else as the
+module's own forward.  What cannot run in strips runs as the plain module; :meth:`ExactVAE.why_plain` says why.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import nn
+
+from ..errors import CannotLower, RequestError
+from .execute import Executor, Progress, ShouldStop
+from .lowering import lower
+from .plan import Plan, plan
+from .program import Task
+
+_log = logging.getLogger(__name__)
+
+#: What a strip's window and result should take on a CPU.  Measured, see benchmarks/LOG.md.
+CPU_STRIP_BYTES = 8 * 2**20
+
+_UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{suffix}": base**power
+    for suffix, base in (("B", 1000), ("iB", 1024))
+    for power, prefix in enumerate("KMGT", start=1)
+}
+
+
+def exact(vae: nn.Module, budget: int | str | None = None) -> ExactVAE:
+    """Wraps a diffusers VAE so that it runs untiled within ``budget``.
+
+    The pictures are those of ``vae`` without tiling, within rounding; see :mod:`.execute`.
+
+    Args:
+        vae: An AutoencoderKL, AutoencoderKLFlux2 or AutoencoderTiny; any other module is run as it is.
+        budget: Bytes that one call may take on top of the weights, input and output included: a number, or a string
+            such as ``"2GiB"`` or ``"800MiB"``.  None for no bound.
+
+    Raises:
+        RequestError: for a budget that is none.
+    """
+    return ExactVAE(vae, parse_bytes(budget))
+
+
+def parse_bytes(text: int | str | None) -> int | None:
+    """Bytes from a number or from text such as ``2GiB``, ``800 MiB`` or ``1.5GB``.
+
+    Raises:
+        RequestError: for other text, zero and less.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
+    count = int(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else 0
+    if count <= 0:
+        raise RequestError("not an amount of memory", saw=repr(text), expected="such as 2GiB, 800MiB or 1500000000")
+    return count
+
+
+def strip_bytes(device_type: str) -> int | None:
+    """What :func:`.plan.plan` should take as ``cache_bytes`` on such a device: ``cpu``, ``cuda``, …"""
+    return CPU_STRIP_BYTES if device_type == "cpu" else None
+
+
+class ExactVAE(nn.Module):
+    """A VAE that pipelines take for their own; made by :func:`exact`.
+
+    Whatever is not here is looked up in the wrapped module.
+
+    Attributes:
+        vae: The wrapped module; it owns the weights.
+        budget_bytes: What one call may take on top of them, or None.
+        use_tiling: Always false.
+        use_slicing: Whether the plain forward takes one item at a time; strips always do.
+    """
+
+    def __init__(self, vae: nn.Module, budget_bytes: int | None = None) -> None:
+        super().__init__()
+        self.vae = vae
+        self.training = vae.training
+        self.budget_bytes = budget_bytes
+        self.use_tiling = False
+        self.use_slicing = bool(getattr(vae, "use_slicing", False))
+        if getattr(vae, "use_tiling", False):
+            vae.disable_tiling()  # type: ignore[operator] # what has the flag has the method
+        self._executors: dict[Task, Executor] = {}
+        self._not_lowered: dict[Task, str] = {}
+        self._lower("decode")
+        self._lower("encode")
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("vae"), name)
+
+    @property
+    def config(self) -> Any:
+        """The wrapped module's."""
+        return self.vae.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The wrapped module's."""
+        return next(self.vae.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The wrapped module's."""
+        return next(self.vae.parameters()).device
+
+    def why_plain(self, task: Task, source: torch.Tensor | None = None) -> str | None:
+        """Why this task runs as the plain module, whatever the budget; None if it does not.
+
+        Args:
+            task: ``decode`` or ``encode``.
+            source: What would be decoded or encoded; without it, only the module is looked at.
+        """
+        if task in self._not_lowered:
+            return self._not_lowered[task]
+        dtypes = {parameter.dtype for parameter in self.vae.parameters()}
+        if len(dtypes) > 1:
+            return f"its weights are of several dtypes: {', '.join(sorted(str(dtype) for dtype in dtypes))}"
+        trains = self.training and any(parameter.requires_grad for parameter in self.vae.parameters())
+        if source is not None and torch.is_grad_enabled() and (source.requires_grad or trains):
+            return "gradients are wanted"
+        return None
+
+    def plan(self, task: Task, batch: int, height: int, width: int) -> Plan:
+        """How an input (batch, C, height, width) would be run, and why.
+
+        Args:
+            task: ``decode`` or ``encode``.
+            batch: Items.
+            height: Of the latents for ``decode``, of the picture for ``encode``.
+            width: The same.
+
+        Raises:
+            RequestError: when the picture is too small.
+            TooLarge: when nothing fits the budget; names the smallest that would.
+            CannotLower: when the module cannot be planned; see :meth:`why_plain`.
+        """
+        reason = self.why_plain(task)
+        if reason is not None:
+            raise CannotLower(reason)
+        return plan(
+            self._executors[task].program,
+            batch=batch,
+            height=height,
+            width=width,
+            itemsize=self.dtype.itemsize,
+            cache_bytes=strip_bytes(self.device.type),
+            budget_bytes=self.budget_bytes,
+        )
+
+    @apply_forward_hook  # type: ignore[untyped-decorator] # lets accelerate bring the weights to the device
+    def decode(
+        self,
+        z: torch.Tensor,
+        return_dict: bool = True,
+        generator: torch.Generator | None = None,
+        *,
+        progress: Progress | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> Any:
+        """Latents (B, C, h, w) in VAE space → a DecoderOutput with ``sample`` (B, 3, H, W), or a tuple of that.
+
+        Args:
+            z: What the wrapped module's ``decode`` takes.
+            return_dict: False for the tuple.
+            generator: Not used; pipelines hand it over.
+            progress: Called with (strips done, strips in all) after every strip.
+            should_stop: Asked after every strip; True ends the call.
+
+        Raises:
+            TooLarge: when the budget is too small; nothing was allocated.
+            Stopped: when ``should_stop`` said so.
+        """
+        sample = self._run("decode", z, progress, should_stop)
+        if sample is None:
+            return self.vae.decode(z, return_dict=return_dict)  # type: ignore[operator] # diffusers' own
+        return DecoderOutput(sample=sample) if return_dict else (sample,)
+
+    @apply_forward_hook  # type: ignore[untyped-decorator]
+    def encode(
+        self,
+        x: torch.Tensor,
+        return_dict: bool = True,
+        *,
+        progress: Progress | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> Any:
+        """A picture (B, 3, H, W) in [-1, 1] → what the wrapped module's ``encode`` gives.
+
+        That is an AutoencoderKLOutput with a ``latent_dist``, or an AutoencoderTinyOutput with ``latents``, or the
+        one or the other in a tuple.  Arguments and errors are those of :meth:`decode`.
+        """
+        encoded = self._run("encode", x, progress, should_stop)
+        if encoded is None:
+            return self.vae.encode(x, return_dict=return_dict)  # type: ignore[operator] # diffusers' own
+        if type(self.vae).__name__ == "AutoencoderTiny":
+            return AutoencoderTinyOutput(latents=encoded) if return_dict else (encoded,)
+        posterior = DiagonalGaussianDistribution(encoded)
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    def forward(self, sample: torch.Tensor, return_dict: bool = True) -> Any:
+        """A picture → latents → a picture, by the posterior's mode."""
+        encoded = self.encode(sample)
+        latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        return self.decode(latents, return_dict=return_dict)
+
+    def enable_tiling(self, *_: Any, **__: Any) -> None:
+        """Accepted and left undone: tiling changes the picture, and the budget already bounds the memory."""
+        _log.warning("tiling stays off: strips bound the memory without changing the picture; set a budget instead")
+
+    def disable_tiling(self) -> None:
+        """Tiling is never on."""
+
+    def enable_slicing(self) -> None:
+        """One item at a time where the plain forward runs; strips do so anyway."""
+        self.use_slicing = True
+        self.vae.enable_slicing()  # type: ignore[operator] # diffusers' own
+
+    def disable_slicing(self) -> None:
+        """The plain forward takes the whole batch at once again."""
+        self.use_slicing = False
+        self.vae.disable_slicing()  # type: ignore[operator] # diffusers' own
+
+    def _lower(self, task: Task) -> None:
+        try:
+            self._executors[task] = Executor(lower(self.vae, task), self.vae)
+        except CannotLower as reason:
+            self._not_lowered[task] = str(reason)
+            _log.warning("%s runs as the plain module: %s", task, reason)
+
+    def _run(
+        self, task: Task, source: torch.Tensor, progress: Progress | None, should_stop: ShouldStop | None
+    ) -> torch.Tensor | None:
+        """The program's output, or None where the plain module is to run."""
+        reason = self.why_plain(task, source)
+        if reason is not None:
+            _log.debug("%s runs as the plain module: %s", task, reason)
+            return None
+        executor = self._executors[task]
+        if source.ndim != 4 or source.shape[1] != executor.program.channels[0]:
+            raise RequestError(
+                f"nothing that can be {task}d",
+                saw=f"shape {list(source.shape)}",
+                expected=f"[batch, {executor.program.channels[0]}, height, width]",
+            )
+        chosen = self.plan(task, source.shape[0], *source.shape[2:])
+        _log.debug("%s in mode %s: %s", task, chosen.mode, chosen.reason)
+        if chosen.mode == "whole":
+            return None
+        return executor.run(source, chosen, progress=progress, should_stop=should_stop)

@@ -1,0 +1,250 @@
+"""Strip runs against the plain forward, with the float64 forward as the judge of both."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+from conftest import small_kl, small_tiny
+from diffusers import AutoencoderKL, AutoencoderKLFlux2
+from live_bytes import LiveBytes
+
+from hybridge.engine.execute import Executor
+from hybridge.engine.lowering import lower
+from hybridge.engine.plan import plan
+from hybridge.errors import RequestError, Stopped
+
+ONE_STRIP, MANY_STRIPS, ONE_ROW = 2**30, 2**13, 1
+
+
+def in_strips(module: Any, task: str, source: torch.Tensor, strip_bytes: int, **callbacks: Any) -> torch.Tensor:
+    program = lower(module, task)
+    batch, _, height, width = source.shape
+    chosen = plan(
+        program,
+        batch=batch,
+        height=height,
+        width=width,
+        itemsize=source.itemsize,
+        cache_bytes=strip_bytes,
+    )
+    return Executor(program, module).run(source, chosen, **callbacks)
+
+
+@torch.no_grad()
+def plainly(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
+    if task == "decode":
+        return module.decode(source).sample
+    encoded = module.encode(source)
+    return encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.parameters
+
+
+def in_float64(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
+    dtype = module.dtype
+    judge = plainly(to(module, torch.float64), task, source.double())
+    to(module, dtype)
+    return judge
+
+
+def to(module: Any, dtype: torch.dtype) -> Any:
+    return torch.nn.Module.to(module, dtype)  # diffusers' own warns
+
+
+def distance(of: torch.Tensor, judge: torch.Tensor) -> float:
+    return float((of.double() - judge).norm() / judge.norm())
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def source_for(task: str, latents: tuple[int, int], batch: int = 1, channels: int = 4) -> torch.Tensor:
+    height, width = latents
+    # For encoders three and five pixels more than whole latents: sizes that are no multiples.
+    return (
+        noise(batch, channels, height, width)
+        if task == "decode"
+        else noise(batch, 3, 8 * height + 3, 8 * width + 5).clamp(-1, 1)
+    )
+
+
+def small(*, blocks: int = 2, **config: Any) -> AutoencoderKL:
+    """Channels that change from block to block, so that shortcuts are convolutions."""
+    torch.manual_seed(0)
+    config = {"block_out_channels": (8, 16, 24)[:blocks], "norm_num_groups": 4, "layers_per_block": 2} | config
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * blocks, up_block_types=["UpDecoderBlock2D"] * blocks, **config
+    ).eval()
+
+
+def small_flux2() -> AutoencoderKLFlux2:
+    """With a decoder narrower than its encoder."""
+    torch.manual_seed(0)
+    return AutoencoderKLFlux2(
+        block_out_channels=(8, 8, 16, 16),
+        decoder_block_out_channels=(4, 8, 8, 8),
+        norm_num_groups=4,
+        layers_per_block=1,
+        latent_channels=4,
+    ).eval()
+
+
+MODULES = {
+    "sd": lambda: small_kl(4),
+    "flux": lambda: small_kl(16, quant_conv=False),
+    "tiny": lambda: small_tiny(4),
+    "shortcuts": lambda: small(blocks=3),
+    "no attention": lambda: small(mid_block_add_attention=False),
+    "one group": lambda: small(norm_num_groups=1),
+    "a group for every channel": lambda: small(block_out_channels=(8, 8), norm_num_groups=8),
+    "one block": lambda: small(blocks=1),
+    "flux2": small_flux2,
+    "gelu": lambda: small(act_fn="gelu"),
+}
+
+
+@pytest.mark.parametrize("task", ["decode", "encode"])
+@pytest.mark.parametrize("name", MODULES)
+def test_float32_is_as_near_to_float64_as_the_plain_forward(name, task) -> None:
+    module = MODULES[name]()
+    source = source_for(task, (7, 5), channels=16 if name == "flux" else 4)
+    judge = in_float64(module, task, source)
+    allowed = 1.5 * distance(plainly(module, task, source), judge) + 2e-7
+    for strip_bytes in (ONE_STRIP, MANY_STRIPS, ONE_ROW):
+        assert distance(in_strips(module, task, source, strip_bytes), judge) <= allowed
+
+
+@pytest.mark.parametrize("latents", [(1, 1), (1, 9), (9, 1), (8, 8), (13, 6)])
+@pytest.mark.parametrize("task", ["decode", "encode"])
+def test_any_size(task, latents) -> None:
+    module = small_kl(4)
+    source = source_for(task, latents)
+    plain = plainly(module, task, source).double()
+    for strip_bytes in (ONE_STRIP, ONE_ROW):
+        made = in_strips(module, task, source, strip_bytes)
+        assert made.is_contiguous()
+        assert distance(made, plain) < 1e-5
+
+
+@pytest.mark.parametrize("task", ["decode", "encode"])
+def test_where_strips_begin_changes_rounding_only(task) -> None:
+    module = to(small_kl(4), torch.float64)
+    source = source_for(task, (9, 6)).double()
+    first, *others = (in_strips(module, task, source, 2**power) for power in (30, 15, 12, 9, 0))
+    plain = plainly(module, task, source)
+    for made in (first, *others):
+        assert distance(made, plain) < 1e-12
+
+
+@pytest.mark.parametrize("task", ["decode", "encode"])
+def test_items_of_a_batch_do_not_touch_each_other(task) -> None:
+    module = small_kl(4)
+    source = source_for(task, (6, 5), batch=3)
+    together = in_strips(module, task, source, MANY_STRIPS)
+    for index, alone in enumerate(source):
+        assert torch.equal(together[index : index + 1], in_strips(module, task, alone[None], MANY_STRIPS))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("task", ["decode", "encode"])
+@pytest.mark.parametrize("make", [small_kl, small_tiny])
+def test_half_precision_is_no_further_from_float64_than_the_plain_forward(make, task, dtype) -> None:
+    """Over several models, for one model's rounding is a draw."""
+    ours = plain = 0.0
+    for seed in range(4):
+        module = to(make(4, seed=seed), dtype)
+        source = noise(1, 4, 10, 9, seed=seed) if task == "decode" else noise(1, 3, 72, 64, seed=seed).clamp(-1, 1)
+        source = source.to(dtype)
+        judge = in_float64(module, task, source)
+        ours += distance(in_strips(module, task, source, 2**17), judge)
+        plain += distance(plainly(module, task, source), judge)
+    assert ours <= 1.1 * plain
+
+
+def test_means_far_from_zero_keep_their_variance() -> None:
+    """Sums of squares in float32 would lose it: the mean is a thousand times the deviation."""
+    module = small(blocks=1, mid_block_add_attention=False)
+    module.decoder.conv_in.bias.data += 1000.0
+    source = noise(1, 4, 24, 16)
+    judge = in_float64(module, "decode", source)
+    plain = distance(plainly(module, "decode", source), judge)
+    assert distance(in_strips(module, "decode", source, ONE_ROW), judge) <= 1.5 * plain
+
+
+def test_any_memory_format_is_read() -> None:
+    module = small_kl(4)
+    source = noise(2, 4, 6, 5)
+    expected = in_strips(module, "decode", source, MANY_STRIPS)
+    for other in (
+        source.to(memory_format=torch.channels_last),
+        source.transpose(2, 3).contiguous().transpose(2, 3),
+    ):
+        assert torch.equal(in_strips(module, "decode", other, MANY_STRIPS), expected)
+
+
+def test_the_source_is_left_as_it_was() -> None:
+    for module, task in [(small_kl(4), "encode"), (small_tiny(4), "encode"), (small_tiny(4), "decode")]:
+        source = source_for(task, (4, 4))
+        before = source.clone()
+        in_strips(module, task, source, MANY_STRIPS)
+        assert torch.equal(source, before)
+
+
+def test_weights_that_change_are_used() -> None:
+    module = small_kl(4)
+    program = lower(module, "decode")
+    source = noise(1, 4, 4, 4)
+    chosen = plan(program, batch=1, height=4, width=4, itemsize=4, cache_bytes=2**20)
+    executor = Executor(program, module)
+    executor.run(source, chosen)
+    with torch.no_grad():
+        module.decoder.up_blocks[0].upsamplers[0].conv.weight.mul_(2)
+    assert distance(executor.run(source, chosen), plainly(module, "decode", source).double()) < 1e-5
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_module_that_was_made_in_inference_mode(inside) -> None:
+    with torch.inference_mode():
+        module, source = small_kl(4), noise(1, 4, 4, 4)
+        expected = plainly(module, "decode", source).double()
+    with torch.inference_mode(inside):
+        assert distance(in_strips(module, "decode", source.clone(), MANY_STRIPS), expected) < 1e-5
+
+
+def test_progress_counts_every_strip() -> None:
+    heard: list[tuple[int, int]] = []
+    in_strips(small_kl(4), "decode", noise(2, 4, 4, 4), MANY_STRIPS, progress=lambda *count: heard.append(count))
+    total = heard[0][1]
+    assert heard == [(done, total) for done in range(1, total + 1)]
+
+
+def test_stopping_frees_the_memory() -> None:
+    module = small_kl(4)
+    source = noise(1, 4, 8, 8)
+    asked: list[int] = []
+
+    def after_sixty() -> bool:
+        asked.append(0)
+        return len(asked) == 60
+
+    with LiveBytes(module) as live:
+        with pytest.raises(Stopped, match=r"the decode was stopped: saw 60 of \d+ strips done") as stopped:
+            in_strips(module, "decode", source, MANY_STRIPS, should_stop=after_sixty)
+        gc.collect()
+        # The traceback is still here, and holds no activation: what is left was made once from the weights.
+        assert stopped.value is not None
+        assert live.now < 1.1 * sum(
+            16 / 9 * b.upsamplers[0].conv.weight.nbytes for b in module.decoder.up_blocks[:-1]
+        )
+        assert live.peak > 2 * live.now
+
+
+@pytest.mark.parametrize("source", [noise(1, 4, 8, 9), noise(1, 4, 8, 8).double(), noise(2, 4, 8, 8)])
+def test_a_source_that_was_not_planned_for_is_refused(source) -> None:
+    module = small_kl(4)
+    program = lower(module, "decode")
+    chosen = plan(program, batch=1, height=8, width=8, itemsize=4, cache_bytes=2**20)
+    with pytest.raises(RequestError, match="not what this plan was made for"):
+        Executor(program, module).run(source, chosen)

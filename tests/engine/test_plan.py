@@ -1,0 +1,139 @@
+"""Planning: what is promised about memory, held against what torch allocates."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+from conftest import small_kl, small_tiny
+from live_bytes import LiveBytes
+
+from hybridge.engine.execute import Executor
+from hybridge.engine.lowering import lower, skeleton
+from hybridge.engine.plan import Plan, plan, show_bytes
+from hybridge.errors import RequestError, TooLarge
+
+GIB = 2**30
+
+SD = {
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
+
+
+def planned(module: torch.nn.Module, task: str, shape: tuple[int, ...], **options: Any) -> Plan:
+    batch, _, height, width = shape
+    options = {"itemsize": 4, "cache_bytes": 2**20} | options
+    return plan(lower(module, task), batch=batch, height=height, width=width, **options)
+
+
+@pytest.mark.parametrize("cache_bytes", [None, 2**19, 1], ids=["whole", "strips", "one row"])
+@pytest.mark.parametrize(("task", "shape"), [("decode", (4, 5, 7)), ("encode", (3, 43, 51))])
+@pytest.mark.parametrize("make", [small_kl, small_tiny])
+@pytest.mark.parametrize(
+    ("dtype", "batch"),
+    [(torch.float32, 1), (torch.float32, 2), (torch.bfloat16, 1)],
+    ids=["one", "two", "bfloat16"],
+)
+@torch.no_grad()
+def test_peak_is_what_torch_allocates(make, task, shape, cache_bytes, dtype, batch) -> None:
+    module = torch.nn.Module.to(make(4), dtype)
+    source = torch.randn(batch, *shape, dtype=dtype)
+    chosen = planned(module, task, source.shape, cache_bytes=cache_bytes, itemsize=dtype.itemsize)
+    executor = Executor(lower(module, task), module)
+    if chosen.mode == "strips":
+        executor.run(source, chosen)  # what is made once from the weights is weights
+    gc.collect()
+    with LiveBytes(module) as live:
+        live.add(source)
+        result = executor.run(source, chosen) if chosen.mode == "strips" else getattr(module, task)(source)
+    assert result is not None
+    assert chosen.peak_bytes == pytest.approx(live.peak, rel=0.1)
+
+
+class TestFullSize:
+    """SD's decoder and encoder, no weights: arithmetic only."""
+
+    decoder = lower(skeleton("AutoencoderKL", SD), "decode")
+    encoder = lower(skeleton("AutoencoderKL", SD), "encode")
+
+    def plan(self, size: int, *, encode: bool = False, **options: Any) -> Plan:
+        side = size if encode else size // 8
+        options = {"itemsize": 2, "cache_bytes": None} | options
+        return plan(self.encoder if encode else self.decoder, batch=1, height=side, width=side, **options)
+
+    def test_strips_take_half_of_what_the_plain_forward_takes(self) -> None:
+        for size in (1024, 2048):
+            whole, strips = self.plan(size), self.plan(size, cache_bytes=2**20)
+            assert whole.mode == "whole"
+            assert strips.peak_bytes <= 0.55 * whole.peak_bytes
+
+    def test_two_activations_at_a_time(self) -> None:
+        chosen = self.plan(1024, cache_bytes=2**20)
+        for index in range(len(chosen.steps)):
+            assert sum(b.first_op <= index <= b.last_op for b in chosen.buffers) <= 2
+
+    def test_every_mode_counts_the_same_arithmetic(self) -> None:
+        assert self.plan(512).flops == self.plan(512, cache_bytes=2**20).flops == 2127971876864
+
+    def test_a_budget_makes_strips_on_a_device_that_needs_none(self) -> None:
+        chosen = self.plan(1024, budget_bytes=1 * GIB)
+        assert chosen.mode == "strips"
+        assert chosen.peak_bytes <= 1 * GIB
+        assert "the plain forward takes about 1.51 GiB and the budget is 1 GiB; strips of" in chosen.reason
+
+    def test_without_a_budget_a_gpu_runs_the_plain_forward(self) -> None:
+        chosen = self.plan(1024)
+        assert (chosen.mode, chosen.steps, chosen.strips) == ("whole", (), 0)
+        assert "no budget was set" in chosen.reason
+        assert self.plan(1024, budget_bytes=chosen.peak_bytes).mode == "whole"
+
+    def test_a_smaller_budget_makes_smaller_strips(self) -> None:
+        generous = self.plan(1024, cache_bytes=64 * 2**20)
+        tight = self.plan(1024, cache_bytes=64 * 2**20, budget_bytes=generous.peak_bytes - 1)
+        assert tight.strips > generous.strips
+        assert tight.peak_bytes < generous.peak_bytes
+        assert tight.reason != generous.reason
+
+    @pytest.mark.parametrize("encode", [False, True])
+    def test_the_smallest_budget_is_named_and_enough(self, encode) -> None:
+        with pytest.raises(TooLarge, match="at least") as refused:
+            self.plan(2048, encode=encode, budget_bytes=2**20)
+        number, unit = str(refused.value.expected).removeprefix("at least ").split()
+        smallest = int(float(number) * {"GiB": 2**30, "MiB": 2**20}[unit])
+        assert self.plan(2048, encode=encode, budget_bytes=smallest).peak_bytes <= smallest
+        with pytest.raises(TooLarge):
+            self.plan(2048, encode=encode, budget_bytes=int(smallest * 0.99))
+
+    def test_the_steps_fill_every_target(self) -> None:
+        chosen = self.plan(520, cache_bytes=2**20)
+        sizes = self.decoder.sizes(65, 65)
+        for op, step in zip(self.decoder.ops, chosen.steps, strict=True):
+            assert (step.strips - 1) * step.rows < sizes[op.target][0] <= step.strips * step.rows
+        assert chosen.steps[-1].buffer is None
+
+
+@pytest.mark.parametrize("budget", [0, -1])
+def test_no_budget_at_all_is_refused(budget) -> None:
+    with pytest.raises(RequestError, match="not a budget"):
+        planned(small_kl(4), "decode", (1, 4, 8, 8), budget_bytes=budget)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 8, 8), (1, 4, 0, 8)])
+def test_nothing_to_run_is_refused(shape) -> None:
+    with pytest.raises(RequestError, match="nothing to run"):
+        planned(small_kl(4), "decode", shape)
+
+
+def test_a_picture_too_small_for_the_encoder_is_refused() -> None:
+    with pytest.raises(RequestError, match="too small"):
+        planned(small_kl(4), "encode", (1, 3, 3, 64))
+
+
+def test_bytes_are_shown_rounded_up() -> None:
+    assert [show_bytes(n) for n in (5, 2**20, 2**30 + 1)] == ["5 B", "1 MiB", "1.01 GiB"]
