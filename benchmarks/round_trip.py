@@ -12,18 +12,14 @@ The overhead is the client's wall time less the server's own device time for the
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
-from pathlib import Path
 
 import torch
+from record import keep
 
-from hybridge import Client, __version__
+from hybridge import Client
 from hybridge.engine import Engine, EngineOptions, to_pixels
 from hybridge.models import look_up
 from hybridge.protocol import DecodeRequest, Scaling
@@ -32,7 +28,6 @@ from hybridge.server.app import create_app
 from hybridge.server.local import LocalBackend
 from hybridge.server.running import running
 
-RECORDS = Path(__file__).parent / "records"
 SEED = 0
 
 
@@ -99,26 +94,8 @@ def main() -> None:
     samples = measure(arguments.size, arguments.repeats)
     print(f"starter, {arguments.size}×{arguments.size}, medians of {arguments.repeats}\n\n{table(samples)}")
     if arguments.write:
-        record = {
-            "benchmark": "round_trip",
-            "version": 1,
-            "date": datetime.now(timezone.utc).date().isoformat(),
-            "hybridge": __version__,
-            "environment": {
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "cores": os.cpu_count(),
-                "threads": torch.get_num_threads(),
-                "capability": torch.backends.cpu.get_cpu_capability(),
-                "device": "cuda" if torch.cuda.is_available() else "cpu",
-            },
-            "size": arguments.size,
-            "seed": SEED,
-            "milliseconds": samples,
-        }
-        path = RECORDS / f"round_trip-{arguments.size}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        print(f"\n{path}")
+        measured = {"size": arguments.size, "seed": SEED, "milliseconds": samples}
+        print(f"\n{keep('round_trip', f'round_trip-{arguments.size}', measured)}")
 
 
 if __name__ == "__main__":

@@ -17,26 +17,20 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from record import keep
 
-from hybridge import __version__
 from hybridge.engine.exact import CPU_STRIP_BYTES
 from hybridge.engine.execute import Executor
 from hybridge.engine.lowering import lower
 from hybridge.engine.plan import plan, show_bytes
 
-RECORDS = Path(__file__).parent / "records"
 SEED = 0
 
 #: The channels of SD's three widest resolutions, and by how much each is smaller than the picture.
@@ -149,24 +143,9 @@ def main() -> None:
     record = measure(arguments.size, arguments.task, dtype, arguments.repeats, arguments.strip_kib * 1024)
     print(f"{arguments.task} {arguments.size}², {arguments.dtype}, medians of {arguments.repeats}; {table(record)}")
     if arguments.write:
-        record = {
-            "benchmark": "vae",
-            "version": 1,
-            "date": datetime.now(timezone.utc).date().isoformat(),
-            "hybridge": __version__,
-            "environment": {
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "cores": os.cpu_count(),
-                "threads": torch.get_num_threads(),
-                "capability": torch.backends.cpu.get_cpu_capability(),
-                "device": "cpu",
-            },
-            **{key: getattr(arguments, key) for key in ("size", "task", "dtype", "strip_kib")},
-            "seed": SEED,
-        } | record
-        path = RECORDS / f"vae-{arguments.task}-{arguments.size}-{arguments.dtype}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        asked = {key: getattr(arguments, key) for key in ("size", "task", "dtype", "strip_kib")}
+        name = f"vae-{arguments.task}-{arguments.size}-{arguments.dtype}"
+        print(f"\n{keep('vae', name, {**asked, 'seed': SEED, **record})}")
 
 
 if __name__ == "__main__":

