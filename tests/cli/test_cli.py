@@ -198,3 +198,36 @@ def test_version() -> None:
     import hybridge as package
 
     assert hybridge("--version").stdout.strip() == f"hybridge {package.__version__}"
+
+
+class TestPlan:
+    """Planning needs no weights: in an environment without a cache and without a network."""
+
+    def test_a_full_size_model_at_2048(self) -> None:
+        made = json.loads(hybridge("plan", "sdxl", "--size", "2048", "--budget", "8GiB", "--json").stdout)
+        assert (made["model"], made["mode"]) == ("sdxl", "strips")
+        assert made["peak_bytes"] <= 8 * 2**30
+        # Against 1024²: convolutions are four times as much, attention over all latents sixteen times.
+        half = json.loads(hybridge("plan", "sdxl", "--size", "1024", "--json").stdout)
+        attention = 4 * (128 * 128) ** 2 * 512
+        assert made["flops"] == pytest.approx(4 * (half["flops"] - attention) + 16 * attention, rel=1e-3)
+
+    def test_a_budget_that_nothing_fits_names_the_smallest_that_would(self) -> None:
+        done = hybridge("plan", "flux", "--size", "1024", "--budget", "1MiB", check=False)
+        assert done.returncode == 1
+        smallest = re.search(r"expected at least ([\d.]+ .iB)", done.stderr)
+        assert smallest is not None
+        hybridge("plan", "flux", "--size", "1024", "--budget", smallest[1])
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--task", "paint"), "decode or encode"),
+            (("--budget", "0"), "not an amount of memory"),
+            (("--size", "large"), "768x1024"),
+        ],
+    )
+    def test_what_cannot_be_planned(self, arguments, message) -> None:
+        done = hybridge("plan", "sdxl", *arguments, check=False)
+        assert done.returncode == 1
+        assert message in done.stderr

@@ -33,6 +33,8 @@ def models(
         typer.echo(json.dumps(rows, indent=2))
         return
     table = Table("name", "what", "latents", "scaling", "source" if not server else "runs in")
+    table.columns[0].no_wrap = True
+    table.columns[-1].overflow = "fold"  # a repository's name is there to be copied
     for row in rows:
         shift = f" shift {row['shift_factor']:g}" if row["shift_factor"] else ""
         where = (

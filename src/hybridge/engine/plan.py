@@ -146,8 +146,9 @@ def plan(
         made = shape.strips(strip_bytes, f"{plainly}; strips of {show_bytes(strip_bytes)} take")
         if budget_bytes is None or made.peak_bytes <= budget_bytes:
             return made
+    unit = "latents" if program.task == "decode" else "pixels"
     raise TooLarge(
-        f"{program.task} of {batch} × {height}×{width} does not fit the budget",
+        f"{program.task} of {batch} × {height}×{width} {unit} does not fit the budget",
         saw=show_bytes(budget_bytes or 0),
         expected=f"at least {show_bytes(made.peak_bytes)}",
         hint="that budget, a smaller picture, fewer at a time, or half precision",
