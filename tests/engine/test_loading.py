@@ -186,6 +186,11 @@ class TestChoices:
             choose_dtype("float16", look_up("sdxl-original"), CPU)
         assert choose_dtype("bfloat16", look_up("sdxl-original"), CPU).value is torch.bfloat16
 
+    @pytest.mark.parametrize("asked", ["float64", "nonsense"])
+    def test_an_unknown_dtype(self, asked) -> None:
+        with pytest.raises(EngineFailure, match="one of auto, float32, bfloat16, float16"):
+            choose_dtype(asked, look_up("flux"), CPU)
+
     def test_a_device_that_is_not_there(self) -> None:
         with pytest.raises(EngineFailure, match="nonsense"):
             choose_device("nonsense")

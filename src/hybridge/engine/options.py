@@ -6,7 +6,7 @@ Every automatic choice is a :class:`Choice`: the value and the reason, which rea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
 import torch
 
@@ -64,8 +64,10 @@ def choose_dtype(asked: DtypeName, spec: ModelSpec, device: torch.device) -> Cho
     AVX-512-BF16 or AMX, at the price of visible rounding (2e-2 relative), so it must be asked for.
 
     Raises:
-        EngineFailure: for float16 with weights that overflow it.
+        EngineFailure: for another dtype, and for float16 with weights that overflow it.
     """
+    if asked not in get_args(DtypeName):
+        raise EngineFailure(f"unknown dtype {asked!r}", expected="one of " + ", ".join(get_args(DtypeName)))
     if asked == "float16" and spec.half is None:
         raise EngineFailure(
             f"{spec.name} does not survive float16", saw=spec.half_reason, hint="--dtype bfloat16 or float32"

@@ -59,7 +59,6 @@ class LocalBackend:
     def __init__(self, engines: Mapping[str, Engine], *, queue_limit: int = 64) -> None:
         self._engines = dict(engines)
         self._line: WaitingLine[_Waiting] = WaitingLine(queue_limit)
-        self._closing = False
         self._thread = threading.Thread(target=self._serve, name="hybridge-device", daemon=True)
         self._thread.start()
 
@@ -90,12 +89,11 @@ class LocalBackend:
             raise
 
     def health(self) -> str | None:
-        if self._closing:
+        if self._line.is_closed:
             return "shutting down"
         return None if self._thread.is_alive() else "the device thread has ended"
 
     def close(self) -> None:
-        self._closing = True
         for waiting in self._line.close():
             waiting.resolve(
                 ShuttingDown("the server shut down before this request was begun", hint="another server")

@@ -31,6 +31,11 @@ class WaitingLine(Generic[Item]):
     def __len__(self) -> int:
         return len(self._items)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._is_closed
+
     def put(self, item: Item) -> None:
         """Lines up.
 
