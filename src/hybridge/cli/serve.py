@@ -20,6 +20,11 @@ def serve(
     port: int = typer.Option(None, help="Port; 0 takes a free one.", show_default="8000"),
     device: str = DEVICE,
     dtype: str = DTYPE,
+    exactness: str = typer.Option(
+        None,
+        help="rounding runs the engine, in strips; bitwise runs diffusers' own forward, slower and larger.",
+        show_default="rounding",
+    ),
     default_model: str = typer.Option(None, help="For requests that name no model where several fit."),
     queue_limit: int = typer.Option(None, help="Requests that may wait; one more gets 429.", show_default="64"),
     max_body_mib: int = typer.Option(None, help="Largest request body in MiB.", show_default="256"),
@@ -68,12 +73,11 @@ def serve(
         ) from None
     with listener:
         engines = {}
+        options = EngineOptions(settings.device, settings.dtype, settings.exactness)
         for argument in settings.models:
             spec = resolve(argument)
             with console.status(f"loading {spec.name}"):
-                engine = engines[spec.name] = Engine.load(
-                    spec, EngineOptions(device=settings.device, dtype=settings.dtype)
-                )
+                engine = engines[spec.name] = Engine.load(spec, options)
             info = f"{str(engine.dtype.value).removeprefix('torch.')} on {engine.device.value}"
             console.print(f"[bold]{spec.name}[/] {info} ({engine.device.reason}; {engine.dtype.reason})")
         backend = LocalBackend(engines, queue_limit=settings.queue_limit)

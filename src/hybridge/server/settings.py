@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    exactness: Literal["bitwise", "rounding"] = "rounding"
     queue_limit: int = Field(default=64, ge=1)
     max_body_mib: int = Field(default=256, ge=1)
     max_pixels: int = Field(default=2048 * 2048, ge=64, le=_MOST_PIXELS)
