@@ -10,7 +10,7 @@ import typer
 
 from ..models import ModelSpec
 
-_ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def plan(
@@ -30,17 +30,19 @@ def plan(
     import dataclasses
     import json
 
+    import torch
+
     from ..engine import resolve
     from ..engine.exact import parse_bytes
     from ..engine.lowering import lower, skeleton
     from ..engine.plan import plan as make_plan
-    from ..engine.runner import strip_bytes
+    from ..engine.runner import arithmetic_for
     from ..errors import RequestError
 
     if task not in ("decode", "encode"):
         raise RequestError("unknown task", saw=task, expected="decode or encode")
-    if dtype not in _ITEMSIZES:
-        raise RequestError("unknown dtype", saw=dtype, expected=", ".join(_ITEMSIZES))
+    if dtype not in _DTYPES:
+        raise RequestError("unknown dtype", saw=dtype, expected=", ".join(_DTYPES))
     spec = resolve(model)
     height, width = _sides(size)
     factor = spec.spatial_factor if task == "decode" else 1
@@ -50,8 +52,7 @@ def plan(
         batch=batch,
         height=height // factor,
         width=width // factor,
-        itemsize=_ITEMSIZES[dtype],
-        cache_bytes=strip_bytes(device),
+        arithmetic=arithmetic_for(device, getattr(torch, dtype)),
         budget_bytes=parse_bytes(budget),
     )
     if as_json:
@@ -91,7 +92,7 @@ def _show(title: str, program: Any, made: Any, with_ops: bool) -> None:
     console.print(f"work   {made.flops / 1e12:.3f} TFLOP in {made.strips} strips")
     if not with_ops or not made.steps:
         return
-    table = Table("op", "what", "makes", "rows", "strips", "buffer", "scratch", "GFLOP")
+    table = Table("op", "what", "makes", "way", "rows", "strips", "buffer", "scratch", "GFLOP")
     sizes = program.sizes(made.height, made.width)
     for index, (op, step) in enumerate(zip(program.ops, made.steps, strict=True)):
         rows, columns = sizes[op.target]
@@ -99,9 +100,10 @@ def _show(title: str, program: Any, made: Any, with_ops: bool) -> None:
             str(index),
             op.name,
             f"{program.channels[op.target]}×{rows}×{columns}",
+            str(step.way or "attention"),
             str(step.rows),
             str(step.strips),
-            "output" if step.buffer is None else str(step.buffer),
+            "streamed" if step.is_streamed else "output" if step.buffer is None else str(step.buffer),
             show_bytes(step.scratch_bytes),
             f"{step.flops / 1e9:.1f}",
         )

@@ -15,9 +15,9 @@ from . import loading, pixels
 from .execute import Progress, ShouldStop
 from .memory import failures_named
 from .options import Choice, EngineOptions, choose_device, choose_dtype
-from .plan import Mode, Plan
+from .plan import WITHIN_ROUNDING, Mode, Plan
 from .program import Task
-from .runner import WITHIN_ROUNDING, Runner
+from .runner import Runner
 
 
 @dataclass(frozen=True, slots=True)

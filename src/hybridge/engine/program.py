@@ -48,6 +48,12 @@ class Program:
                 last[value] = index  # type: ignore[index] # None is taken out above
         return tuple(last)
 
+    def readers(self, value: int) -> tuple[int, ...]:
+        """The ops that read a value, once for every time that they do."""
+        return tuple(
+            index for index, op in enumerate(self.ops) for read in (op.source, op.residual) if read == value
+        )
+
     def norm_of(self, value: int) -> Norm | None:
         """The norm that will be asked for this value's statistics, so that its maker gathers them."""
         return next((op.norm for op in self.ops if op.source == value and op.norm is not None), None)

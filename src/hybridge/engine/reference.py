@@ -18,3 +18,13 @@ def moments(module: Any, image: torch.Tensor) -> torch.Tensor:
     encoded = module.encode(image, return_dict=False)[0]
     found: torch.Tensor = encoded if isinstance(encoded, torch.Tensor) else encoded.parameters
     return found
+
+
+def tiled(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
+    """As :func:`decode` or :func:`moments`, by the module's own tiling: an approximation, with seams blended."""
+    was = module.use_tiling
+    module.enable_tiling()
+    try:
+        return decode(module, source) if task == "decode" else moments(module, source)
+    finally:
+        module.use_tiling = was

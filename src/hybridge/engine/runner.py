@@ -7,6 +7,7 @@ callers want around that (diffusers' outputs, normalised latents) is theirs.
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -15,21 +16,38 @@ from ..errors import CannotLower, RequestError
 from . import reference
 from .execute import Executor, Progress, ShouldStop
 from .lowering import lower
-from .plan import Mode, Plan, plan
+from .plan import WITHIN_ROUNDING, Mode, Plan, plan
 from .program import Task
+from .ways import TRANSFORM_FROM_CHANNELS, Arithmetic
 
 _log = logging.getLogger(__name__)
 
-#: What a strip's window and result should take on a CPU.  Measured, see benchmarks/LOG.md.
+#: What a strip's numbers should take on a CPU.  Measured, see benchmarks/LOG.md.
 CPU_STRIP_BYTES = 8 * 2**20
 
-#: The modes that give the plain forward's picture within rounding.
-WITHIN_ROUNDING: tuple[Mode, ...] = ("whole", "strips")
+#: Plans for as many sizes and budgets are remembered: making one can take a tenth of a second.
+_PLANS_KEPT = 256
 
 
-def strip_bytes(device_type: str) -> int | None:
-    """What :func:`.plan.plan` should take as ``cache_bytes`` on such a device: ``cpu``, ``cuda``, …"""
-    return CPU_STRIP_BYTES if device_type == "cpu" else None
+def arithmetic_for(device_type: str, dtype: torch.dtype) -> Arithmetic:
+    """How activations of this dtype are computed on such a device: ``cpu``, ``cuda``, …
+
+    A CPU multiplies float32 in strips and with transforms.  Half precision is widened to that strip by strip, which
+    is faster there than its own arithmetic and rounds less, unless the CPU has matrix instructions for it (AMX).
+    """
+    stored = dtype.itemsize
+    if device_type != "cpu":
+        return Arithmetic(stored, stored)
+    if stored < torch.float32.itemsize and _has_matrix_instructions(dtype):
+        return Arithmetic(stored, stored, CPU_STRIP_BYTES)
+    computed = max(stored, torch.float32.itemsize)
+    return Arithmetic(stored, computed, CPU_STRIP_BYTES, TRANSFORM_FROM_CHANNELS)
+
+
+def _has_matrix_instructions(dtype: torch.dtype) -> bool:
+    names = {torch.bfloat16: "_is_amx_tile_supported", torch.float16: "_is_amx_fp16_supported"}
+    supported = getattr(torch.cpu, names.get(dtype, ""), None)  # torch has no public name for it
+    return supported is not None and bool(supported())
 
 
 class Runner:
@@ -41,6 +59,8 @@ class Runner:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
+        self._overflows = False
+        self._plan = lru_cache(_PLANS_KEPT)(plan)
         self._executors: dict[Task, Executor] = {}
         self._not_lowered: dict[Task, str] = {}
         self._lower("decode")
@@ -93,15 +113,15 @@ class Runner:
         reason = self.why_plain(task)
         if reason is not None:
             raise CannotLower(reason)
-        return plan(
+        return self._plan(
             self._executors[task].program,
             batch=batch,
             height=height,
             width=width,
-            itemsize=self.dtype.itemsize,
-            cache_bytes=strip_bytes(self.device.type),
+            arithmetic=arithmetic_for(self.device.type, self._stored),
             budget_bytes=budget_bytes,
             modes=modes,
+            tile=self._tile(task),
         )
 
     def run(
@@ -144,9 +164,44 @@ class Runner:
             )
         chosen = self.plan(task, source.shape[0], *source.shape[2:], budget_bytes=budget_bytes, modes=modes)
         _log.debug("%s in mode %s: %s", task, chosen.mode, chosen.reason)
+        made = self._as_planned(chosen, task, source, progress, should_stop)
+        if source.dtype != torch.float16 or bool(torch.isfinite(made).all()):
+            return made
+        if self._overflows:  # bfloat16 has float32's range: it is the input that is out of any
+            return made
+        del made
+        _log.warning("%s overflowed float16; activations are kept in bfloat16 from now on", task)
+        self._overflows = True
+        return self.run(
+            task, source, budget_bytes=budget_bytes, modes=modes, progress=progress, should_stop=should_stop
+        )
+
+    @property
+    def _stored(self) -> torch.dtype:
+        """What activations are kept in: the weights' dtype, but for float16 that has overflowed."""
+        return torch.bfloat16 if self._overflows and self.dtype == torch.float16 else self.dtype
+
+    def _as_planned(
+        self,
+        chosen: Plan,
+        task: Task,
+        source: torch.Tensor,
+        progress: Progress | None,
+        should_stop: ShouldStop | None,
+    ) -> torch.Tensor:
         if chosen.mode == "whole":
             return self._plainly(task, source)
-        return executor.run(source, chosen, progress=progress, should_stop=should_stop)
+        if chosen.mode == "tiles":
+            return reference.tiled(self._module, task, source)
+        executor = self._executors[task]
+        made = executor.run(source.to(self._stored), chosen, progress=progress, should_stop=should_stop)
+        return made.to(source.dtype)
+
+    def _tile(self, task: Task) -> tuple[int, int] | None:
+        """The side of the module's own tiles, in latents or in pixels."""
+        name = "tile_latent_min_size" if task == "decode" else "tile_sample_min_size"
+        side = getattr(self._module, name, None)
+        return None if side is None else (int(side), int(side))
 
     def _plainly(self, task: Task, source: torch.Tensor) -> torch.Tensor:
         return (reference.decode if task == "decode" else reference.moments)(self._module, source)

@@ -1,0 +1,346 @@
+"""What a strip run takes: which values exist whole, where they lie, and how large strips are.
+
+A target takes over a buffer that it may overwrite, where there is one:
+
+* its residual's, when nothing reads the residual later: the rows added are the rows replaced
+* its source's, when nothing reads the source later: the window keeps the rows that the next strip needs again,
+  already normalised, so the source's own rows may go
+
+With that no more than two activations exist at a time, whatever the number of layers.  Values that are *streamed*
+do not exist at all.  Items of a batch do not touch each other, so they run one after another, and a batch costs its
+input and its output more than one item.
+
+Everything here is in bytes, counts what is on top of the weights, and includes input and output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from .ops import Attend, Convolve
+from .program import Program
+from .ways import Arithmetic, Way, way_of
+
+#: Statistics are taken in float32, from a copy of the strip where that is narrower.
+_STATISTICS_ITEMSIZE = 4
+
+#: They are merged in float64, in an expression of so many terms.
+_MERGING_ITEMSIZE, _MERGING_COPIES = 8, 5
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Memory for one activation, perhaps of several values in turn.
+
+    Attributes:
+        channels: Of what it holds.
+        height: In rows.
+        width: In columns.
+        nbytes: Of the whole.
+        first_op: The op that writes it first; it is allocated then.
+        last_op: The op after which it is freed.
+    """
+
+    channels: int
+    height: int
+    width: int
+    nbytes: int
+    first_op: int
+    last_op: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How one op runs.
+
+    Attributes:
+        buffer: Index of the buffer that its target is written to; None for the last op, which writes the output,
+            and for a target that is streamed.
+        rows: Rows of the target made at a time.
+        strips: How many times that, in the op's own turn.
+        scratch_bytes: Taken while it runs and returned after it: window, strip and statistics, and those of the
+            streams that it reads.
+        flops: For one item, however often its target is made; see :meth:`.Program.flops`.
+        way: Of a convolution; None for attention.
+        is_streamed: Whether the target never exists whole.
+    """
+
+    buffer: int | None
+    rows: int
+    strips: int
+    scratch_bytes: int
+    flops: int
+    way: Way | None
+    is_streamed: bool
+
+
+class Shape:
+    """A program at one size on one device: what does not depend on a choice.
+
+    Attributes:
+        program: What is run.
+        batch: Items.
+        height: Of the input.
+        width: Of the input.
+        arithmetic: What numbers are kept and computed in.
+        sizes: (height, width) of every value.
+        nbytes: Of every value of one item.
+        ends_bytes: Input and output of the whole batch.
+        ways: Of every op; None for attention.
+    """
+
+    def __init__(self, program: Program, batch: int, height: int, width: int, arithmetic: Arithmetic) -> None:
+        self.program, self.batch, self.height, self.width = program, batch, height, width
+        self.arithmetic = arithmetic
+        self.sizes = program.sizes(height, width)
+        stored = arithmetic.stored_bytes
+        self.nbytes = [c * h * w * stored for c, (h, w) in zip(program.channels, self.sizes, strict=True)]
+        self.flops = program.flops(height, width)
+        self.ends_bytes = batch * (self.nbytes[0] + self.nbytes[-1])
+        self.ways = [None if isinstance(op, Attend) else way_of(op, arithmetic) for op in program.ops]
+        # Asked for again with every value that is tried as a stream.
+        self.rows = cache(self._rows)
+        self.scratch = cache(self._scratch)
+
+    def whole_peak(self) -> int:
+        """What the plain forward takes: everything it still names, and the temporaries of the op at hand.
+
+        diffusers runs norm, activation, convolution, sum and the division of the sum one after another, each into
+        memory of its own, and every item of the batch at once.
+        """
+        peak = 0
+        last_reads = self.program.last_reads()
+        for index, op in enumerate(self.program.ops):
+            held = self.program.held[index]
+            named = {value for value in range(index + 1) if last_reads[value] >= index} | held | {0}
+            gone_after = last_reads[op.source] == index and op.source not in held
+            temporaries = self._plain_temporaries(op, gone_after=gone_after)
+            peak = max(peak, sum(self.nbytes[value] for value in named) + temporaries)
+        first = self.program.ops[0]
+        entered = self.nbytes[0] if isinstance(first, Convolve) and first.entering else 0
+        return self.batch * (peak + entered)
+
+    def tiled_peak(self, tile_height: int, tile_width: int) -> int:
+        """What the module's own tiling takes: the tiles' pictures, the joined one, and the forward of one tile."""
+        tile = Shape(self.program, self.batch, tile_height, tile_width, self.arithmetic)
+        return self.ends_bytes + 2 * self.batch * self.nbytes[-1] + tile.whole_peak()
+
+    def _rows(self, index: int, strip_bytes: int) -> int:
+        """Target rows that an op makes at a time: as many as ``strip_bytes`` hold, one at least."""
+        op, way = self.program.ops[index], self.ways[index]
+        step = 1 if way is None else way.rows
+        one, two = (self._strip(op, way, step * n) for n in (1, 2))
+        affordable = 1 + max(0, strip_bytes - one) // max(1, two - one)
+        return min(self.sizes[op.target][0], step * affordable)
+
+    def _scratch(self, index: int, strip_bytes: int) -> int:
+        """Bytes that an op takes while it runs, streams left aside."""
+        op, way, rows = self.program.ops[index], self.ways[index], self.rows(index, strip_bytes)
+        strip, computed = self._strip(op, way, rows), self.arithmetic.computed_bytes
+        if isinstance(op, Attend):  # keys and values of all positions
+            height, width = self.sizes[op.source]
+            return strip + height * width * 2 * op.query.out_channels * computed
+        positions = rows * self.sizes[op.target][1]
+        carried = 0
+        if op.shortcut:
+            widened = computed > self.arithmetic.stored_bytes
+            carried = positions * (op.weights.out_channels + (op.shortcut.in_channels if widened else 0)) * computed
+        measured = computed < _STATISTICS_ITEMSIZE and self.program.norm_of(op.target)
+        return strip + max(carried, positions * op.weights.out_channels * _STATISTICS_ITEMSIZE if measured else 0)
+
+    def _strip(self, op: Convolve | Attend, way: Way | None, rows: int) -> int:
+        """Bytes of the window, of what making ``rows`` target rows takes, and of those rows."""
+        width = self.sizes[op.source][1]
+        if isinstance(op, Attend) or way is None:  # normalised, queries, what they attend to, what ``out`` makes
+            numbers = rows * width * (self.program.channels[op.source] + 3 * op.query.out_channels)  # type: ignore[union-attr] # only attention has no way
+        else:
+            high, wide = way.window(op, rows, width)
+            numbers = high * wide * op.weights.in_channels + way.workspace(op, rows, width)
+        return numbers * self.arithmetic.computed_bytes
+
+    def _plain_temporaries(self, op: Convolve | Attend, *, gone_after: bool) -> int:
+        source, target = self.nbytes[op.source], self.nbytes[op.target]
+        if isinstance(op, Attend):
+            inner = source * op.query.out_channels // self.program.channels[op.source]
+            return source + 4 * inner
+        # A source that only this op names is gone once it was normalised.
+        gone = source if gone_after else 0
+        if op.doubled:
+            return 4 * source + target
+        normalising = 0 if op.norm is None else max(2 * source - gone, source - gone + target)
+        convolving = max(normalising, target)
+        if op.residual is None:
+            return convolving
+        # What the convolution gave, the shortcut's result, the sum; ResnetBlock2D then divides that, by one.
+        adding = (2 + (op.shortcut is not None) + (op.norm is not None)) * target - gone
+        return max(convolving, adding)
+
+
+class Footprint:
+    """A shape with a choice of what is streamed.
+
+    Attributes:
+        shape: The shape.
+        streamed: Values that never exist whole.
+        last_reads: For every value the index of the op that reads it last, be it through streams.
+        buffers: Of the values that exist.
+        work: Operations, as a measure of time: those that are streamed count as often as they are made.
+    """
+
+    def __init__(self, shape: Shape, streamed: frozenset[int] = frozenset()) -> None:
+        self.shape, self.streamed = shape, streamed
+        self.last_reads = self._last_reads()
+        self._homes, self.buffers = self._place()
+        self._times = self._count()
+        self.work = sum(flops * times for flops, times in zip(shape.flops, self._times, strict=True))
+        self.taken = cache(self._taken)
+
+    def steps(self, strip_bytes: int) -> tuple[Step, ...]:
+        """One for every op, whose windows and results take ``strip_bytes``, or one row where that is not enough."""
+        return tuple(
+            Step(
+                self._homes[index],
+                self.shape.rows(index, strip_bytes),
+                self._strips(index, strip_bytes),
+                self._scratch(index, strip_bytes),
+                self.shape.flops[index] * self._times[index],
+                self.shape.ways[index],
+                op.target in self.streamed,
+            )
+            for index, op in enumerate(self.shape.program.ops)
+        )
+
+    def peak(self, strip_bytes: int) -> int:
+        """Most bytes at a time."""
+        return max(self.taken(strip_bytes))
+
+    def leaner(self, strip_bytes: int, *, only_doubled: bool) -> Footprint | None:
+        """The same with one more value streamed, of those that exist at the peak; None if that lowers nothing.
+
+        Args:
+            strip_bytes: As for :meth:`steps`.
+            only_doubled: Whether only values that ×2 made may go.
+        """
+        taken = self.taken(strip_bytes)
+        peak = max(taken)
+        at_peak = taken.index(peak)
+        best: tuple[float, Footprint] | None = None
+        for value in self._may_stream(only_doubled=only_doubled):
+            other = Footprint(self.shape, self.streamed | {value})
+            others = other.taken(strip_bytes)
+            saved = taken[at_peak] - others[at_peak]
+            # Several ops may be at the peak: then it is lowered one after another.
+            if saved <= 0 or max(others) > peak:
+                continue
+            worth = saved / (other.work - self.work)
+            if best is None or worth > best[0]:
+                best = worth, other
+        return None if best is None else best[1]
+
+    def _last_reads(self) -> tuple[int, ...]:
+        last = list(self.shape.program.last_reads())
+        for value in reversed(range(len(last))):
+            for reader in self.shape.program.readers(value):
+                if reader + 1 in self.streamed:
+                    last[value] = max(last[value], last[reader + 1])
+        return tuple(last)
+
+    def _count(self) -> list[int]:
+        """For every op how often its target is made."""
+        program = self.shape.program
+        times = [1] * len(program.ops)
+        for index in reversed(range(len(times))):
+            value = index + 1
+            if value in self.streamed:
+                measured = 1 if program.norm_of(value) else 0
+                times[index] = measured + sum(times[reader] for reader in program.readers(value))
+        return times
+
+    def _may_stream(self, *, only_doubled: bool) -> Iterator[int]:
+        program = self.shape.program
+        for value, op in enumerate(program.ops, start=1):
+            readers = program.readers(value)
+            if (
+                value not in self.streamed
+                and isinstance(op, Convolve)
+                and (op.doubled or not only_doubled)
+                and op.residual is None
+                and readers
+                and all(isinstance(program.ops[reader], Convolve) for reader in readers)
+            ):
+                yield value
+
+    def _place(self) -> tuple[list[int | None], tuple[Buffer, ...]]:
+        """The buffer of every op's target, and all buffers."""
+        shape = self.shape
+        home_of: dict[int, int] = {}
+        spans: list[list[int]] = []  # value, first op, last op
+        for index, op in enumerate(shape.program.ops[:-1]):
+            if op.target in self.streamed:
+                continue
+            taken = next((home_of[v] for v in self._may_overwrite(op, index) if v in home_of), None)
+            if taken is None:
+                taken = len(spans)
+                spans.append([op.target, index, index])
+            home_of[op.target] = taken
+            spans[taken][2] = self.last_reads[op.target]
+        buffers = tuple(
+            Buffer(shape.program.channels[value], *shape.sizes[value], shape.nbytes[value], first, last)
+            for value, first, last in spans
+        )
+        return [home_of.get(op.target) for op in shape.program.ops], buffers
+
+    def _may_overwrite(self, op: Convolve | Attend, index: int) -> Iterator[int]:
+        """Values whose memory the target may take; the input is not among them, for it is the caller's."""
+        sizes, channels = self.shape.sizes, self.shape.program.channels
+        candidates = [op.source] if isinstance(op, Attend) or op.shortcut else [op.residual, op.source]
+        for value in candidates:
+            if (
+                value is not None
+                and self.last_reads[value] == index
+                and sizes[value] == sizes[op.target]
+                and channels[value] == channels[op.target]
+            ):
+                yield value
+
+    def _taken(self, strip_bytes: int) -> list[int]:
+        """For every op the bytes that exist while it runs."""
+        return [
+            self.shape.ends_bytes
+            + sum(b.nbytes for b in self.buffers if b.first_op <= index <= b.last_op)
+            + self._scratch(index, strip_bytes)
+            + self._statistics(index, strip_bytes)
+            for index in range(len(self.shape.program.ops))
+        ]
+
+    def _strips(self, index: int, strip_bytes: int) -> int:
+        """How many strips an op makes in its own turn: none for a stream whose statistics nobody needs."""
+        op, program = self.shape.program.ops[index], self.shape.program
+        if op.target in self.streamed and program.norm_of(op.target) is None:
+            return 0
+        return -(-self.shape.sizes[op.target][0] // self.shape.rows(index, strip_bytes))
+
+    def _scratch(self, index: int, strip_bytes: int) -> int:
+        op = self.shape.program.ops[index]
+        streams = [value for value in (op.source, op.residual) if value in self.streamed]
+        own = max(self.shape.scratch(index, strip_bytes), self._merging(op, strip_bytes))
+        return own + sum(self._scratch(value - 1, strip_bytes) for value in streams if value is not None)
+
+    def _merging(self, op: Convolve | Attend, strip_bytes: int) -> int:
+        """What is taken to merge the statistics of the strips of what an op normalises."""
+        if op.norm is None:
+            return 0
+        numbers = self._strips(op.source - 1, strip_bytes) * self.shape.program.channels[op.source]
+        return _MERGING_COPIES * _MERGING_ITEMSIZE * numbers
+
+    def _statistics(self, running: int, strip_bytes: int) -> int:
+        """Mean and variance of every channel and strip, of the values that are still to be normalised."""
+        program = self.shape.program
+        itemsize = max(self.shape.arithmetic.computed_bytes, _STATISTICS_ITEMSIZE)
+        return sum(
+            2 * self._strips(index, strip_bytes) * program.channels[op.target] * itemsize
+            for index, op in enumerate(program.ops[: running + 1])
+            if program.norm_of(op.target) and self.last_reads[op.target] >= running
+        )

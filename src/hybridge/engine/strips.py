@@ -1,0 +1,254 @@
+"""Strips of one op: a convolution's or an attention's target, a few rows at a time, from the top.
+
+What reads a value reads it once from the top to the bottom, so a value need not exist: :class:`Stored` has all of
+its rows, :class:`Streamed` makes them when they are asked for and forgets them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .convolving import Convolution, Room, prepare
+from .ops import Attend, Convolve, Norm
+from .statistics import GroupNorm, Moments
+from .ways import Way
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Strip:
+    """Rows [first, end) of a target; ``made``, (1, C, end - first, W), is good until the next is asked for."""
+
+    first: int
+    end: int
+    made: torch.Tensor
+
+
+class Rows(ABC):
+    """A value that is read from the top to the bottom.
+
+    Attributes:
+        height: In rows.
+        width: In columns.
+    """
+
+    height: int
+    width: int
+
+    @abstractmethod
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Rows [start, stop) in one or more pieces (first row, (1, C, n, W)); no row may be asked for again."""
+
+
+class Stored(Rows):
+    """All rows exist, (1, C, H, W)."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+        self.height, self.width = tensor.shape[2:]
+
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, torch.Tensor]]:
+        if start < stop:
+            yield start, self.tensor[:, :, start:stop]
+
+
+class Streamed(Rows):
+    """A strip exists at a time; others are made on the way."""
+
+    def __init__(self, strips: Generator[Strip], height: int, width: int) -> None:
+        self._strips, self.height, self.width = strips, height, width
+        self._strip: Strip | None = None
+
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, torch.Tensor]]:
+        while start < stop:
+            while self._strip is None or self._strip.end <= start:
+                self._strip = None  # before the next one is made
+                self._strip = next(self._strips)
+            until = min(stop, self._strip.end)
+            first = self._strip.first
+            yield start, self._strip.made[:, :, start - first : until - first]
+            start = until
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What an op reads in one run.
+
+    Attributes:
+        source: The value that is convolved or attended to.
+        moments: Its statistics, where the op normalises it.
+        residual: The value that is added.
+        height: Of the target.
+        rows: Of the target, made at a time.
+    """
+
+    source: Rows
+    moments: Moments | None
+    residual: Rows | None
+    height: int
+    rows: int
+
+
+#: Writes rows, normalised and activated, to their place in the window.
+Enter = Callable[[torch.Tensor, torch.Tensor], None]
+
+#: Gives the place in the target that rows [first, end) are for.
+Into = Callable[[int, int], torch.Tensor]
+
+
+class Parameters:
+    """The parameters of a module by the name of their part, in the dtype to compute in."""
+
+    def __init__(self, parts: Mapping[str, nn.Module], dtype: torch.dtype) -> None:
+        self._parts, self.dtype = parts, dtype
+
+    def of(self, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight and bias of a layer."""
+        part: Any = self._parts[name]
+        return part.weight.detach().to(self.dtype), None if part.bias is None else part.bias.detach().to(self.dtype)
+
+    def norm(self, norm: Norm) -> GroupNorm:
+        """A group norm's, in float32 at least."""
+        part: Any = self._parts[norm.name]
+        wide = torch.promote_types(self.dtype, torch.float32)
+        return GroupNorm(norm, part.weight.detach().to(wide), part.bias.detach().to(wide))
+
+
+class ConvolutionStrips:
+    """A :class:`.ops.Convolve` with its weights at hand."""
+
+    def __init__(self, op: Convolve, way: Way, parameters: Parameters) -> None:
+        self._op = op
+        self._dtype = parameters.dtype
+        self._convolution: Convolution = prepare(op, way, *parameters.of(op.weights.name))
+        self._shortcut = None if op.shortcut is None else parameters.of(op.shortcut.name)
+        self._norm = None if op.norm is None else parameters.norm(op.norm)
+        self._entering = _IN_PLACE[op.entering] if op.entering else None
+        self._leaving = _IN_PLACE[op.leaving] if op.leaving else None
+
+    def strips(self, reading: Reading, like: torch.Tensor, into: Into | None = None) -> Generator[Strip]:
+        """The target's strips, in order.
+
+        The target may lie where the source or the residual lies: a strip is made after its rows were read, and the
+        window keeps those that the next strip reads again.
+
+        Args:
+            reading: What is read.
+            like: Of the device to run on.
+            into: Where strips may be written as they are made; those that were not are the caller's to copy.
+        """
+        source, height = reading.source, reading.height
+        enter = self._enter(reading.moments)
+        room = self._convolution.begin(like.new_empty(0, dtype=self._dtype), reading.rows, source.width)
+        begun = ended = 0
+        for first in range(0, height, reading.rows):
+            end = min(first + reading.rows, height)
+            start, stop = self._op.rows_read(first, end)
+            kept = max(0, ended - start) if first else 0
+            for row in range(kept):  # upwards, for with one-row strips these overlap
+                room.window[:, :, row].copy_(room.window[:, :, ended - begun - kept + row])
+            _fill(room, source, start, start + kept, stop, enter)
+            begun, ended = start, stop
+
+            made = room.convolve(
+                end - first, None if into is None or self._op.residual is not None else into(first, end)
+            )
+            if reading.residual is not None:
+                for row, piece in reading.residual.pieces(first, end):
+                    made[:, :, row - first : row - first + piece.shape[2]] += self._carried(piece)
+            if self._leaving:
+                self._leaving(made)
+            yield Strip(first, end, made)
+
+    def _enter(self, moments: Moments | None) -> Enter:
+        normalise = _copy if self._norm is None or moments is None else self._norm.with_statistics(moments)
+        entering = self._entering
+
+        def enter(rows: torch.Tensor, out: torch.Tensor) -> None:
+            normalise(rows, out)
+            if entering:
+                entering(out)
+
+        return enter
+
+    def _carried(self, residual: torch.Tensor) -> torch.Tensor:
+        return residual if self._shortcut is None else F.conv2d(residual.to(self._dtype), *self._shortcut)
+
+
+def _fill(room: Room, source: Rows, start: int, fresh: int, stop: int, enter: Enter) -> None:
+    """Fills the window, whose first row is source row ``start``, with rows [fresh, stop): zeros outside."""
+    inside, outside = max(fresh, 0), max(min(stop, source.height), fresh, 0)
+    room.window[:, :, fresh - start : inside - start].zero_()
+    room.window[:, :, outside - start : stop - start].zero_()
+    for row, piece in source.pieces(inside, outside):
+        enter(piece, room.inside[:, :, row - start : row - start + piece.shape[2]])
+
+
+class AttentionStrips:
+    """A :class:`.ops.Attend` with its weights at hand: keys and values of all positions, queries of a strip's."""
+
+    def __init__(self, op: Attend, parameters: Parameters) -> None:
+        self._op = op
+        self._dtype = parameters.dtype
+        self._norm = parameters.norm(op.norm)
+        self._query, self._key, self._value, self._out = (
+            parameters.of(layer.name) for layer in (op.query, op.key, op.value, op.out)
+        )
+
+    def strips(self, reading: Reading, like: torch.Tensor, into: Into | None = None) -> Generator[Strip]:
+        """The target's strips, in order; it may lie where the source lies.  Arguments as for convolutions."""
+        del into  # a strip is the sum of two others
+        if not isinstance(reading.source, Stored) or reading.moments is None:
+            raise TypeError("attention reads all of a stored and measured value")
+        source, width = reading.source.tensor, reading.source.width
+        normalise = self._norm.with_statistics(reading.moments)
+        positions = reading.height * width
+        keys, values = (
+            like.new_empty((positions, layer.out_channels), dtype=self._dtype)
+            for layer in (self._op.key, self._op.value)
+        )
+        ranges = [(n, min(n + reading.rows, reading.height)) for n in range(0, reading.height, reading.rows)]
+        for first, end in ranges:
+            tokens = self._tokens(source[:, :, first:end], normalise)
+            keys[first * width : end * width] = F.linear(tokens, *self._key)
+            values[first * width : end * width] = F.linear(tokens, *self._value)
+        del tokens
+        for first, end in ranges:
+            rows = source[:, :, first:end]
+            query = F.linear(self._tokens(rows, normalise), *self._query)
+            mixed = F.scaled_dot_product_attention(self._heads(query), self._heads(keys), self._heads(values))
+            mixed = F.linear(mixed.transpose(1, 2).reshape(query.shape), *self._out)
+            made = mixed.view(1, end - first, width, -1).permute(0, 3, 1, 2)
+            del mixed, query
+            yield Strip(first, end, made.add_(rows))
+
+    def _tokens(self, rows: torch.Tensor, normalise: Enter) -> torch.Tensor:
+        """(1, C, n, W) → (n·W, C), normalised."""
+        out = torch.empty_like(rows, dtype=self._dtype, memory_format=torch.channels_last)
+        normalise(rows, out)
+        return out[0].permute(1, 2, 0).flatten(0, 1)
+
+    def _heads(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens.view(1, len(tokens), self._op.heads, -1).transpose(1, 2)
+
+
+#: What the names of :data:`.ops.POINTWISE` do, in place, in the order of operations of diffusers' own code.
+_IN_PLACE: dict[str, Callable[[torch.Tensor], Any]] = {
+    "silu": lambda x: F.silu(x, inplace=True),
+    "relu": lambda x: x.relu_(),
+    "gelu": lambda x: x.copy_(F.gelu(x)),
+    "mish": lambda x: F.mish(x, inplace=True),
+    "from_signed": lambda x: x.add_(1).div_(2),
+    "to_signed": lambda x: x.mul_(2).sub_(1),
+    "soft_clamp": lambda x: x.div_(3).tanh_().mul_(3),
+}
+
+
+def _copy(rows: torch.Tensor, out: torch.Tensor) -> None:
+    out.copy_(rows)
