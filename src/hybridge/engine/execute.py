@@ -149,6 +149,7 @@ class _Item:
         elif gather:  # the norm that will read it needs to know all of it first
             for strip in self._strips_of(index):
                 gather.add(strip.made)
+                del strip  # before the next one is made
                 yield
         self._free(index)
 
@@ -162,6 +163,7 @@ class _Item:
                 place.copy_(strip.made)
             if gather:
                 gather.add(strip.made)
+            del strip  # before the next one is made
             yield
 
     def _strips_of(self, index: int, into: Into | None = None) -> Generator[Strip]:

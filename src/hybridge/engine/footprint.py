@@ -21,7 +21,7 @@ from functools import cache
 
 from .ops import Attend, Convolve
 from .program import Program
-from .ways import Arithmetic, Way, way_of
+from .ways import Arithmetic, Way, rows_measured_at_once, way_of
 
 #: Statistics are taken in float32, from a copy of the strip where that is narrower.
 _STATISTICS_ITEMSIZE = 4
@@ -332,15 +332,20 @@ class Footprint:
         """What is taken to merge the statistics of the strips of what an op normalises."""
         if op.norm is None:
             return 0
-        numbers = self._strips(op.source - 1, strip_bytes) * self.shape.program.channels[op.source]
+        numbers = self._measurements(op.source - 1, strip_bytes) * self.shape.program.channels[op.source]
         return _MERGING_COPIES * _MERGING_ITEMSIZE * numbers
 
+    def _measurements(self, index: int, strip_bytes: int) -> int:
+        """How many pieces of an op's target are measured by themselves."""
+        at_once = rows_measured_at_once(self.shape.sizes[index + 1][1])
+        return self._strips(index, strip_bytes) * -(-self.shape.rows(index, strip_bytes) // at_once)
+
     def _statistics(self, running: int, strip_bytes: int) -> int:
-        """Mean and variance of every channel and strip, of the values that are still to be normalised."""
+        """Mean and variance of every channel and piece, of the values that are still to be normalised."""
         program = self.shape.program
         itemsize = max(self.shape.arithmetic.computed_bytes, _STATISTICS_ITEMSIZE)
         return sum(
-            2 * self._strips(index, strip_bytes) * program.channels[op.target] * itemsize
+            2 * self._measurements(index, strip_bytes) * program.channels[op.target] * itemsize
             for index, op in enumerate(program.ops[: running + 1])
             if program.norm_of(op.target) and self.last_reads[op.target] >= running
         )

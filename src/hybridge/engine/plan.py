@@ -4,6 +4,8 @@ A strip run walks the program op by op.  Of an op's target it makes a few rows a
 the normalised source rows those need, and writes them to the target's buffer.  :mod:`.footprint` says what that
 takes; here the least that is given up for memory is chosen, in this order:
 
+* ``whole``: the module's own forward, where strips are no faster: on a device that does not need them, and for
+  pictures small enough to stay in cache as they are.
 * ``strips``: every value is made once.
 * ``lean``: what ×2 makes, the widest values, never exists whole.  It is made again, strip by strip, whenever it is
   read: once for its statistics, once for every reader.
@@ -135,7 +137,8 @@ def plan(
         )
 
     least = None
-    if "whole" in modes and (arithmetic.strip_bytes is None or modes == ("whole",)):
+    in_cache = arithmetic.strip_bytes is None or whole_peak <= arithmetic.strip_bytes
+    if "whole" in modes and (in_cache or modes == ("whole",)):
         least = whole_peak
         if budget_bytes is None or whole_peak <= budget_bytes:
             return made("whole", whole_peak, plainly)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from .ops import Norm
+from .ways import rows_measured_at_once
 
 
 class Moments:
@@ -16,9 +17,12 @@ class Moments:
 
     def add(self, rows: torch.Tensor) -> None:
         """Takes in rows (1, C, n, W), channels-last, that no other call takes in."""
-        # Twice as fast as the next best of torch's ways, in two passes (mean, then deviation from it), no copy.
-        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        self._strips.append((rows.shape[2] * rows.shape[3], *torch.batch_norm_update_stats(wide, None, None, 0.0)))
+        width = rows.shape[3]
+        for part in torch.split(rows, rows_measured_at_once(width), dim=2):
+            # Twice as fast as the next best of torch's ways, in two passes (mean, then deviation from it), no copy.
+            wide = part.to(torch.promote_types(part.dtype, torch.float32))
+            measured = torch.batch_norm_update_stats(wide, None, None, 0.0)
+            self._strips.append((part.shape[2] * width, *measured))
 
     def of_groups(self, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and biased variance of every channel's group, (C,) each.

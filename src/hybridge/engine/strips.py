@@ -162,9 +162,11 @@ class ConvolutionStrips:
             if reading.residual is not None:
                 for row, piece in reading.residual.pieces(first, end):
                     made[:, :, row - first : row - first + piece.shape[2]] += self._carried(piece)
+                    del piece
             if self._leaving:
                 self._leaving(made)
             yield Strip(first, end, made)
+            del made  # before the next one is made
 
     def _enter(self, moments: Moments | None) -> Enter:
         normalise = _copy if self._norm is None or moments is None else self._norm.with_statistics(moments)
@@ -188,6 +190,7 @@ def _fill(room: Room, source: Rows, start: int, fresh: int, stop: int, enter: En
     room.window[:, :, outside - start : stop - start].zero_()
     for row, piece in source.pieces(inside, outside):
         enter(piece, room.inside[:, :, row - start : row - start + piece.shape[2]])
+        del piece  # before a stream makes the next one
 
 
 class AttentionStrips:
@@ -227,6 +230,7 @@ class AttentionStrips:
             made = mixed.view(1, end - first, width, -1).permute(0, 3, 1, 2)
             del mixed, query
             yield Strip(first, end, made.add_(rows))
+            del made
 
     def _tokens(self, rows: torch.Tensor, normalise: Enter) -> torch.Tensor:
         """(1, C, n, W) → (n·W, C), normalised."""

@@ -17,8 +17,11 @@ from .ops import Convolve, Padding
 #: below it only tiles of 2×2 are.  Measured, see benchmarks/LOG.md.
 _CHANNELS_FOR_TALL_TILES = 128
 
-#: Fewer channels than this leave a transform nothing to win.
-TRANSFORM_FROM_CHANNELS = 32
+#: Fewer channels than this leave a transform nothing to win.  Measured, see benchmarks/LOG.md.
+TRANSFORM_FROM_CHANNELS = 64
+
+#: torch adds up float32 numbers one after another: more of them lose more than a group norm's other arithmetic.
+_POSITIONS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +138,8 @@ def way_of(op: Convolve, arithmetic: Arithmetic) -> Way:
     if transforms and weights.kernel == 3 and op.stride == 1 and op.padding == Padding(1, 1, 1, 1):
         return Way("winograd", 4 if weights.in_channels >= _CHANNELS_FOR_TALL_TILES else 2, 2)
     return Way("direct")
+
+
+def rows_measured_at_once(width: int) -> int:
+    """Rows of a picture whose mean and variance are taken together."""
+    return max(1, _POSITIONS_AT_ONCE // width)
