@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -143,36 +145,66 @@ class _WinogradRoom(Room):
         self._first, self._second = (like.new_empty(count) for count in conv.way.halves(conv.op, rows, width))
         tiles = rows_of(rows, conv.way.rows) * conv.way.rows, self._wide * conv.way.columns
         self._made = channels_last(like, conv.op.weights.out_channels, *tiles)
+        self._views: dict[int, _WinogradViews] = {}
 
     def convolve(self, rows: int, out: torch.Tensor | None) -> torch.Tensor:
         conv, (tall, broad) = self._conv, (self._conv.way.rows, self._conv.way.columns)
-        into, channels = conv.op.weights.in_channels, conv.op.weights.out_channels
         high, wide = rows_of(rows, tall), self._wide
-        source = self.window[0].permute(1, 2, 0)  # rows, columns, channels
-        source[rows + 2 : high * tall + 2].zero_()
-
-        rowwise = _view(self._first, tall + 2, high, wide * broad + 2, into)
-        lines = [source[i : i + tall * (high - 1) + 1 : tall] for i in range(tall + 2)]
-        _combine(conv.along_rows.of_input, lines, rowwise.unbind())
-        spectrum = _view(self._second, tall + 2, broad + 2, high, wide, into)
-        lines = [rowwise[:, :, j : j + broad * (wide - 1) + 1 : broad] for j in range(broad + 2)]
-        _combine(conv.along_columns.of_input, lines, spectrum.unbind(1))
-
-        products = _view(self._first, tall + 2, broad + 2, high, wide, channels)
-        torch.bmm(spectrum.flatten(0, 1).flatten(1, 2), conv.weight, out=products.flatten(0, 1).flatten(1, 2))
+        if high not in self._views:
+            self._views[high] = self._look(high)
+        views = self._views[high]
+        self.window[:, :, rows + 2 : high * tall + 2].zero_()
+        _combine(conv.along_rows.of_input, views.source_lines, views.rowwise)
+        _combine(conv.along_columns.of_input, views.rowwise_lines, views.spectrum)
+        torch.bmm(views.operands, conv.weight, out=views.products)
         if conv.bias is not None:
-            products[1, 1] += conv.bias  # the point 1, whose products every output has once
-
-        columnwise = _view(self._second, tall, broad + 2, high, wide, channels)
-        _combine(conv.along_rows.of_products, products.unbind(), columnwise.unbind())
-        whole = (high * tall, wide * broad) == (rows, self._width)
-        made = (
-            out if whole and out is not None and out.dtype == columnwise.dtype else self._made[:, :, : high * tall]
-        )
-        tiles = made[0].permute(1, 2, 0).view(high, tall, wide, broad, channels)
+            views.biased.add_(conv.bias)
+        _combine(conv.along_rows.of_products, views.product_lines, views.columnwise)
+        made = self._made[:, :, : high * tall]
+        if out is not None and out.dtype == made.dtype and out.shape == made.shape:
+            made = out
+        tiles = made[0].permute(1, 2, 0).view(high, tall, wide, broad, -1)
         targets = [tiles[:, :, :, q].transpose(0, 1) for q in range(broad)]  # outputs of a tile's rows, tiles, …
-        _combine(conv.along_columns.of_products, columnwise.unbind(1), targets)
+        _combine(conv.along_columns.of_products, views.columnwise_lines, targets)
         return made if made is out else made[:, :, :rows, : self._width]
+
+    def _look(self, high: int) -> _WinogradViews:
+        """At so many rows of tiles: every strip but the last has the same, and slicing takes as long as adding."""
+        (tall, broad), wide = (self._conv.way.rows, self._conv.way.columns), self._wide
+        into, out = self._conv.op.weights.in_channels, self._conv.op.weights.out_channels
+        source = self.window[0].permute(1, 2, 0)  # rows, columns, channels
+        rowwise = _view(self._first, tall + 2, high, wide * broad + 2, into)
+        spectrum = _view(self._second, tall + 2, broad + 2, high, wide, into)
+        products = _view(self._first, tall + 2, broad + 2, high, wide, out)
+        columnwise = _view(self._second, tall, broad + 2, high, wide, out)
+        return _WinogradViews(
+            source_lines=[source[i : i + tall * (high - 1) + 1 : tall] for i in range(tall + 2)],
+            rowwise=rowwise.unbind(),
+            rowwise_lines=[rowwise[:, :, j : j + broad * (wide - 1) + 1 : broad] for j in range(broad + 2)],
+            spectrum=spectrum.unbind(1),
+            operands=spectrum.flatten(0, 1).flatten(1, 2),
+            products=products.flatten(0, 1).flatten(1, 2),
+            biased=products[1, 1],  # of the point 1, whose products every output has once
+            product_lines=products.unbind(),
+            columnwise=columnwise.unbind(),
+            columnwise_lines=columnwise.unbind(1),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _WinogradViews:
+    """Views of a room's memory, in the order of their use."""
+
+    source_lines: Sequence[torch.Tensor]
+    rowwise: Sequence[torch.Tensor]
+    rowwise_lines: Sequence[torch.Tensor]
+    spectrum: Sequence[torch.Tensor]
+    operands: torch.Tensor
+    products: torch.Tensor
+    biased: torch.Tensor
+    product_lines: Sequence[torch.Tensor]
+    columnwise: Sequence[torch.Tensor]
+    columnwise_lines: Sequence[torch.Tensor]
 
 
 class NineProducts(_Prepared):
@@ -244,15 +276,22 @@ class _NineProductsRoom(Room):
 
 
 def _combine(matrix: Matrix, sources: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> None:
-    """``targets[i] = Σ matrix[i][k] · sources[k]``; every row of the matrix has a one."""
-    for row, target in zip(matrix, targets, strict=True):
-        first, *rest = sorted((k for k, factor in enumerate(row) if factor), key=lambda k: row[k] != 1)
-        if not rest:
-            target.copy_(sources[first])
-            continue
-        torch.add(sources[first], sources[rest[0]], alpha=row[rest[0]], out=target)
-        for k in rest[1:]:
-            target.add_(sources[k], alpha=row[k])
+    """``targets[i] = Σ matrix[i][k] · sources[k]``."""
+    for (first, second, factor, rest), target in zip(_recipe(matrix), targets, strict=True):
+        torch.add(sources[first], sources[second], alpha=factor, out=target)
+        for k, other in rest:
+            target.add_(sources[k], alpha=other)
+
+
+@cache
+def _recipe(matrix: Matrix) -> list[tuple[int, int, float, list[tuple[int, float]]]]:
+    """For every row of a matrix that has a one in each: where that is, and the other entries."""
+    recipe = []
+    for row in matrix:
+        first = row.index(1)
+        second, *rest = [k for k, factor in enumerate(row) if factor and k != first]
+        recipe.append((first, second, row[second], [(k, row[k]) for k in rest]))
+    return recipe
 
 
 def _view(memory: torch.Tensor, *shape: int) -> torch.Tensor:

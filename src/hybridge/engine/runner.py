@@ -120,7 +120,7 @@ class Runner:
             width=width,
             arithmetic=arithmetic_for(self.device.type, self._stored),
             budget_bytes=budget_bytes,
-            modes=modes,
+            modes=self._without_overflow(modes),
             tile=self._tile(task),
         )
 
@@ -167,8 +167,8 @@ class Runner:
         made = self._as_planned(chosen, task, source, progress, should_stop)
         if source.dtype != torch.float16 or bool(torch.isfinite(made).all()):
             return made
-        if self._overflows:  # bfloat16 has float32's range: it is the input that is out of any
-            return made
+        if self._overflows or modes == ("whole",):
+            return made  # that is not for being kept in float16, or it was asked for
         del made
         _log.warning("%s overflowed float16; activations are kept in bfloat16 from now on", task)
         self._overflows = True
@@ -180,6 +180,12 @@ class Runner:
     def _stored(self) -> torch.dtype:
         """What activations are kept in: the weights' dtype, but for float16 that has overflowed."""
         return torch.bfloat16 if self._overflows and self.dtype == torch.float16 else self.dtype
+
+    def _without_overflow(self, modes: tuple[Mode, ...]) -> tuple[Mode, ...]:
+        """Those that can keep activations in another dtype than the weights', once those have overflowed."""
+        if self._stored == self.dtype:
+            return modes
+        return tuple(mode for mode in modes if mode not in ("whole", "tiles")) or modes
 
     def _as_planned(
         self,

@@ -156,17 +156,33 @@ class ConvolutionStrips:
             _fill(room, source, start, start + kept, stop, enter)
             begun, ended = start, stop
 
-            made = room.convolve(
-                end - first, None if into is None or self._op.residual is not None else into(first, end)
-            )
-            if reading.residual is not None:
-                for row, piece in reading.residual.pieces(first, end):
-                    made[:, :, row - first : row - first + piece.shape[2]] += self._carried(piece)
-                    del piece
+            place = None if into is None else into(first, end)
+            if reading.residual is None:
+                made = room.convolve(end - first, place)
+            else:
+                made = self._add(
+                    room.convolve(end - first, None), reading.residual.pieces(first, end), first, place
+                )
             if self._leaving:
                 self._leaving(made)
             yield Strip(first, end, made)
             del made  # before the next one is made
+
+    def _add(
+        self,
+        made: torch.Tensor,
+        residual: Iterator[tuple[int, torch.Tensor]],
+        first: int,
+        place: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The sum of both, in its place already if that holds numbers as wide."""
+        total = made if place is None or place.dtype != made.dtype else place
+        for row, piece in residual:
+            rows = slice(row - first, row - first + piece.shape[2])
+            carried = piece if self._shortcut is None else F.conv2d(piece.to(self._dtype), *self._shortcut)
+            torch.add(made[:, :, rows], carried, out=total[:, :, rows])
+            del piece, carried  # before a stream makes the next ones
+        return total
 
     def _enter(self, moments: Moments | None) -> Enter:
         normalise = _copy if self._norm is None or moments is None else self._norm.with_statistics(moments)
@@ -178,9 +194,6 @@ class ConvolutionStrips:
                 entering(out)
 
         return enter
-
-    def _carried(self, residual: torch.Tensor) -> torch.Tensor:
-        return residual if self._shortcut is None else F.conv2d(residual.to(self._dtype), *self._shortcut)
 
 
 def _fill(room: Room, source: Rows, start: int, fresh: int, stop: int, enter: Enter) -> None:
