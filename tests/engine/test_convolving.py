@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hybridge.engine.convolving import channels_last, prepare
+from hybridge.engine.convolving import prepare
+from hybridge.engine.memory import allocate_picture
 from hybridge.engine.ops import Convolve, Padding, Weights
 from hybridge.engine.ways import Arithmetic, Way, way_of
 from hybridge.engine.winograd import transform
@@ -35,7 +36,7 @@ def test_it_is_the_convolution(way, width, rows, has_bias) -> None:
     expected = F.conv2d(F.interpolate(source, scale_factor=2.0) if doubled else source, weight, bias, padding=1)
     wanted = expected.shape[2]
     room = prepare(op, way, weight, bias).begin(source, wanted + way.rows, width)  # with a row to spare
-    for out in (None, channels_last(expected, *expected.shape[1:])):
+    for out in (None, allocate_picture(expected, *expected.shape[1:])):
         room.window[:] = 1e9  # of an earlier strip
         room.window[..., : way.side_columns(op.padding)[0]] = 0
         room.window[..., way.side_columns(op.padding)[0] + width :] = 0

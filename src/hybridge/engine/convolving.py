@@ -15,6 +15,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
+from .memory import allocate, allocate_picture
 from .ops import Convolve
 from .ways import Way, nine_products, rows_of
 from .winograd import Matrix, transform
@@ -30,11 +31,22 @@ class Room(ABC):
     def __init__(self, op: Convolve, way: Way, like: torch.Tensor, rows: int, width: int) -> None:
         high, wide = way.window(op, rows, width)
         left, _ = way.side_columns(op.padding)
-        self.window = channels_last(like, op.weights.in_channels, high, wide)
+        self.window = allocate_picture(like, op.weights.in_channels, high, wide)
         self.window[..., :left].zero_()
         self.window[..., left + width :].zero_()
         #: The part of the window that is the source's.
         self.inside = self.window[..., left : left + width]
+        self._like = like
+        self._made: torch.Tensor | None = None
+
+    def _result(self, out: torch.Tensor | None, channels: int, rows: int, width: int) -> torch.Tensor:
+        """``out`` if it can be written to, else memory of the room's own, taken when it is first needed."""
+        shape = (1, channels, rows, width)
+        if out is not None and out.dtype == self._like.dtype and out.shape == shape:
+            return out
+        if self._made is None:  # the first strip is the largest
+            self._made = allocate_picture(self._like, channels, rows, width)
+        return self._made[:, :, :rows]
 
     @abstractmethod
     def convolve(self, rows: int, out: torch.Tensor | None) -> torch.Tensor:
@@ -98,11 +110,11 @@ class FourPhases(_Prepared):
 class _FourPhasesRoom(Room):
     def __init__(self, conv: FourPhases, like: torch.Tensor, rows: int, width: int) -> None:
         super().__init__(conv.op, conv.way, like, rows, width)
-        self._conv, self._like, self._width = conv, like, width
+        self._conv, self._width = conv, width
 
     def convolve(self, rows: int, out: torch.Tensor | None) -> torch.Tensor:
         conv, channels = self._conv, self._conv.op.weights.out_channels
-        made = _room_for(out, self._like, channels, rows, 2 * self._width)
+        made = self._result(out, channels, rows, 2 * self._width)
         high = rows // 2
         phases = F.conv2d(self.window[:, :, : high + 2], conv.weight, conv.bias, padding=(0, 1))
         for below in (0, 1):
@@ -142,9 +154,7 @@ class _WinogradRoom(Room):
     def __init__(self, conv: Winograd, like: torch.Tensor, rows: int, width: int) -> None:
         super().__init__(conv.op, conv.way, like, rows, width)
         self._conv, self._width, self._wide = conv, width, rows_of(width, conv.way.columns)
-        self._first, self._second = (like.new_empty(count) for count in conv.way.halves(conv.op, rows, width))
-        tiles = rows_of(rows, conv.way.rows) * conv.way.rows, self._wide * conv.way.columns
-        self._made = channels_last(like, conv.op.weights.out_channels, *tiles)
+        self._first, self._second = (allocate(like, count) for count in conv.way.halves(conv.op, rows, width))
         self._views: dict[int, _WinogradViews] = {}
 
     def convolve(self, rows: int, out: torch.Tensor | None) -> torch.Tensor:
@@ -160,9 +170,7 @@ class _WinogradRoom(Room):
         if conv.bias is not None:
             views.biased.add_(conv.bias)
         _combine(conv.along_rows.of_products, views.product_lines, views.columnwise)
-        made = self._made[:, :, : high * tall]
-        if out is not None and out.dtype == made.dtype and out.shape == made.shape:
-            made = out
+        made = self._result(out, conv.op.weights.out_channels, high * tall, wide * broad)
         tiles = made[0].permute(1, 2, 0).view(high, tall, wide, broad, -1)
         targets = [tiles[:, :, :, q].transpose(0, 1) for q in range(broad)]  # outputs of a tile's rows, tiles, …
         _combine(conv.along_columns.of_products, views.columnwise_lines, targets)
@@ -235,10 +243,10 @@ class NineProducts(_Prepared):
 class _NineProductsRoom(Room):
     def __init__(self, conv: NineProducts, like: torch.Tensor, rows: int, width: int) -> None:
         super().__init__(conv.op, conv.way, like, rows, width)
-        self._conv, self._like, self._width = conv, like, width
+        self._conv, self._width = conv, width
         weights = conv.op.weights
         sizes = nine_products(rows // 2, width, weights.in_channels, weights.out_channels)
-        self._parts = [like.new_empty(size) for size in sizes]
+        self._parts = [allocate(like, size) for size in sizes]
 
     def convolve(self, rows: int, out: torch.Tensor | None) -> torch.Tensor:
         conv, high, width = self._conv, rows // 2, self._width
@@ -264,14 +272,17 @@ class _NineProductsRoom(Room):
         if conv.bias is not None:
             ss += conv.bias
 
-        made = _room_for(out, self._like, channels, rows, 2 * width)
+        made = self._result(out, channels, rows, 2 * width)
         tiles = made[0].permute(1, 2, 0)
         # The upper row has the difference of the row above and its own, the lower that of its own and the next.
+        own, side = _view(self._parts[0], high, width, channels), _view(self._parts[2], high, width + 1, channels)
         for below, (differences, add) in enumerate((((as_, aa, ac), torch.add), ((cs, ca, cc), torch.sub))):
             middle, left, right = (d[below : below + high] for d in differences)
-            own = add(ss[:, 1:-1], middle[:, 1:-1])
-            torch.add(own, add(sa, left)[:, :-1], out=tiles[below::2, 0::2])
-            torch.sub(own, add(sc, right)[:, 1:], out=tiles[below::2, 1::2])
+            add(ss[:, 1:-1], middle[:, 1:-1], out=own)
+            add(sa, left, out=side)
+            torch.add(own, side[:, :-1], out=tiles[below::2, 0::2])
+            add(sc, right, out=side)
+            torch.sub(own, side[:, 1:], out=tiles[below::2, 1::2])
         return made
 
 
@@ -299,18 +310,6 @@ def _view(memory: torch.Tensor, *shape: int) -> torch.Tensor:
     for side in shape:
         count *= side
     return memory[:count].view(shape)
-
-
-def _room_for(out: torch.Tensor | None, like: torch.Tensor, channels: int, rows: int, width: int) -> torch.Tensor:
-    if out is not None and out.dtype == like.dtype:
-        return out
-    return channels_last(like, channels, rows, width)
-
-
-def channels_last(like: torch.Tensor, channels: int, height: int, width: int) -> torch.Tensor:
-    """Memory for (1, channels, height, width) of ``like``'s dtype and device."""
-    shape = (1, channels, height, width)
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 def _phase_kernels(weight: torch.Tensor) -> torch.Tensor:

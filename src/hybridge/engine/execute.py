@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..errors import RequestError, Stopped
-from .convolving import channels_last
+from .memory import allocate_picture
 from .ops import Attend
 from .plan import Plan
 from .program import Program
@@ -185,7 +185,7 @@ class _Item:
     def _buffer(self, index: int) -> torch.Tensor:
         if index not in self._buffers:
             shape = self._plan.buffers[index]
-            self._buffers[index] = channels_last(self._output, shape.channels, shape.height, shape.width)
+            self._buffers[index] = allocate_picture(self._output, shape.channels, shape.height, shape.width)
         return self._buffers[index]
 
     def _free(self, index: int) -> None:

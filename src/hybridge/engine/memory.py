@@ -1,7 +1,9 @@
-"""Running out of memory, on whatever device."""
+"""Taking memory, and running out of it, on whatever device."""
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,3 +28,32 @@ def failures_named(what: str, device: torch.device) -> Iterator[None]:
         raise OutOfMemory(
             f"{what} does not fit in the memory of {device}", hint="a smaller picture or batch"
         ) from None
+
+
+#: Smaller pieces are the allocator's: it keeps them for the next.
+_MAPPED_FROM_BYTES = 2**20
+
+
+def allocate(like: torch.Tensor, *shape: int) -> torch.Tensor:
+    """Memory of ``like``'s dtype and device, contiguous, its numbers undefined.
+
+    On a CPU it is mapped from the system and goes back there with the tensor.  A C library's allocator would keep
+    what is freed for requests of the same size; strips ask for ever other sizes, and twice the plan's memory would
+    stay with the process.
+
+    Raises:
+        MemoryError: when the system has no room.
+    """
+    nbytes = math.prod(shape) * like.itemsize
+    if like.device.type != "cpu" or nbytes < _MAPPED_FROM_BYTES:
+        return like.new_empty(shape)
+    try:
+        mapped = mmap.mmap(-1, nbytes)
+    except OSError as error:
+        raise MemoryError(f"{nbytes} bytes: {error.strerror}") from None
+    return torch.frombuffer(mapped, dtype=like.dtype).view(shape)
+
+
+def allocate_picture(like: torch.Tensor, channels: int, height: int, width: int) -> torch.Tensor:
+    """The same for (1, channels, height, width), channels-last."""
+    return allocate(like, 1, height, width, channels).permute(0, 3, 1, 2)

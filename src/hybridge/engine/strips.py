@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .convolving import Convolution, Room, prepare
+from .memory import allocate
 from .ops import Attend, Convolve, Norm
 from .statistics import GroupNorm, Moments
 from .ways import Way
@@ -126,8 +127,14 @@ class ConvolutionStrips:
     def __init__(self, op: Convolve, way: Way, parameters: Parameters) -> None:
         self._op = op
         self._dtype = parameters.dtype
-        self._convolution: Convolution = prepare(op, way, *parameters.of(op.weights.name))
-        self._shortcut = None if op.shortcut is None else parameters.of(op.shortcut.name)
+        weight, bias = parameters.of(op.weights.name)
+        self._shortcut: torch.Tensor | None = None  # (I, O)
+        if op.shortcut is not None:
+            carrying, carried_bias = parameters.of(op.shortcut.name)
+            self._shortcut = carrying.flatten(1).T.contiguous()
+            if carried_bias is not None:  # both are added to every position
+                bias = carried_bias if bias is None else bias + carried_bias
+        self._convolution: Convolution = prepare(op, way, weight, bias)
         self._norm = None if op.norm is None else parameters.norm(op.norm)
         self._entering = _IN_PLACE[op.entering] if op.entering else None
         self._leaving = _IN_PLACE[op.leaving] if op.leaving else None
@@ -179,9 +186,11 @@ class ConvolutionStrips:
         total = made if place is None or place.dtype != made.dtype else place
         for row, piece in residual:
             rows = slice(row - first, row - first + piece.shape[2])
-            carried = piece if self._shortcut is None else F.conv2d(piece.to(self._dtype), *self._shortcut)
-            torch.add(made[:, :, rows], carried, out=total[:, :, rows])
-            del piece, carried  # before a stream makes the next ones
+            if self._shortcut is None:
+                torch.add(made[:, :, rows], piece, out=total[:, :, rows])
+            else:
+                _add_product(made[:, :, rows], piece.to(self._dtype), self._shortcut, total[:, :, rows])
+            del piece  # before a stream makes the next one
         return total
 
     def _enter(self, moments: Moments | None) -> Enter:
@@ -194,6 +203,20 @@ class ConvolutionStrips:
                 entering(out)
 
         return enter
+
+
+def _add_product(made: torch.Tensor, rows: torch.Tensor, kernel: torch.Tensor, out: torch.Tensor) -> None:
+    """``out = made + kernel · rows``, a 1×1 convolution without memory of its own; ``out`` may be ``made``."""
+    if out.is_contiguous(memory_format=torch.channels_last):
+        torch.addmm(_positions(made), _positions(rows), kernel, out=_positions(out))
+    else:  # tiles that were cut off at the right
+        product = _positions(rows) @ kernel
+        torch.add(made, product.view(*made.shape[2:], -1).permute(2, 0, 1), out=out)
+
+
+def _positions(rows: torch.Tensor) -> torch.Tensor:
+    """(1, C, n, W), channels-last → (n·W, C)."""
+    return rows[0].permute(1, 2, 0).flatten(0, 1)
 
 
 def _fill(room: Room, source: Rows, start: int, fresh: int, stop: int, enter: Enter) -> None:
@@ -226,7 +249,7 @@ class AttentionStrips:
         normalise = self._norm.with_statistics(reading.moments)
         positions = reading.height * width
         keys, values = (
-            like.new_empty((positions, layer.out_channels), dtype=self._dtype)
+            allocate(like.new_empty(0, dtype=self._dtype), positions, layer.out_channels)
             for layer in (self._op.key, self._op.value)
         )
         ranges = [(n, min(n + reading.rows, reading.height)) for n in range(0, reading.height, reading.rows)]
@@ -249,7 +272,7 @@ class AttentionStrips:
         """(1, C, n, W) → (n·W, C), normalised."""
         out = torch.empty_like(rows, dtype=self._dtype, memory_format=torch.channels_last)
         normalise(rows, out)
-        return out[0].permute(1, 2, 0).flatten(0, 1)
+        return _positions(out)
 
     def _heads(self, tokens: torch.Tensor) -> torch.Tensor:
         return tokens.view(1, len(tokens), self._op.heads, -1).transpose(1, 2)

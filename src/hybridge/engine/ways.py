@@ -115,13 +115,14 @@ def rows_of(count: int, side: int) -> int:
 def nine_products(rows: int, width: int, into: int, out: int) -> tuple[int, ...]:
     """Numbers in the operands and products of ``nine-products``, for so many source rows.
 
-    Operands: differences of columns, of rows, of both.  Products: of the source, and of each of the three.
+    Operands: differences of columns, of rows, of both.  Products: of the source, and of each of the three.  Their
+    sums lie where the first and the last operand lay.
     """
     columns, lines, both = rows * (width + 1), (rows + 1) * (width + 2), (rows + 1) * (width + 1)
     return (
-        columns * into,
+        columns * max(into, out),
         lines * into,
-        both * into,
+        both * max(into, out),
         rows * (width + 2) * out,
         columns * 2 * out,
         lines * 2 * out,
