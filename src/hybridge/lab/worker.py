@@ -10,8 +10,10 @@ watched for its memory and its picture is compared; then calls are timed, severa
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +40,9 @@ _MOST_CALLS = 20
 #: How much the kernel would rather end this process than others, such as the one that keeps the record, when memory
 #: is short: the most it can be told.
 _FIRST_TO_GO = "1000"
+
+#: prctl(2): the signal that this process gets when the one that started it is gone.
+_PR_SET_PDEATHSIG = 1
 
 Say = Callable[[str], None]
 
@@ -119,6 +124,7 @@ def main() -> None:
     """Reads the job, answers, ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    _end_with_the_asker()
     _stand_in_front()
 
     def answer(line: dict[str, Any]) -> None:
@@ -134,6 +140,13 @@ def main() -> None:
     except Exception as error:  # a rival may raise anything, and that is a row of the table
         lines = str(error).strip().splitlines()
         answer({"missing": f"{type(error).__name__}: {lines[0] if lines else ''}"})
+
+
+def _end_with_the_asker() -> None:
+    """An asker that is killed cannot end this process, which would go on holding the device."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _stand_in_front() -> None:
