@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from .. import __version__
+from .bench import bench
 from .decode import decode
 from .demo import demo
 from .encode import encode
@@ -36,3 +37,4 @@ def _root(
 
 for verb in (demo, serve, models, encode, decode, plan):
     application.command()(verb)
+application.add_typer(bench)
