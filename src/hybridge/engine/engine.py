@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..errors import EngineFailure
+from ..errors import EngineFailure, RequestError
 from ..models import ModelSpec, Normalisation, latents_layout
 from . import latents as latent_space
 from . import loading, pixels, reference
@@ -43,6 +43,11 @@ class Engine:
         device = choose_device(options.device)
         dtype = choose_dtype(options.dtype, spec, device.value)
         return cls(spec, loading.load(spec, dtype.value, device.value), device, dtype)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the module was made with, as its ``config.json`` has it, without where it came from."""
+        return {name: value for name, value in self.module.config.items() if not name.startswith("_")}
 
     @property
     def weights_bytes(self) -> int:
@@ -114,6 +119,33 @@ class Engine:
             z = latent_space.from_module(z, self.spec, wanted)
         latent_space.check_finite(z, "latents, once scaled,")
         return z
+
+    @torch.inference_mode()
+    def moments(self, image: torch.Tensor, *, value_range: str = "auto") -> torch.Tensor:
+        """Pictures → their posteriors in VAE space, (B, 2·C, H / factor, W / factor), on the engine's device.
+
+        The first C channels are the mean, the others the logarithm of the variance, as the module gives them.
+
+        Args:
+            image: As :meth:`encode` has it.
+            value_range: The same.
+
+        Raises:
+            RequestError: as :meth:`encode` has it, and for a tiny autoencoder, which has no posterior.
+            OutOfMemory: when the device has no room.
+            EngineFailure: when the forward fails or overflows.
+        """
+        if self.spec.kind == "tiny":
+            raise RequestError(
+                f"{self.spec.name} has no posterior",
+                saw="moments=True to a tiny autoencoder",
+                hint="encoding without moments",
+            )
+        with failures_named(f"encoding {list(image.shape)}", self.device.value):
+            signed = pixels.to_signed(image.to(self.device.value), self.spec, value_range).to(self.dtype.value)
+            posterior = reference.moments(self.module, signed)
+            self._check_finite(posterior)
+        return posterior
 
     def _check_finite(self, output: torch.Tensor) -> None:
         if bool(torch.isfinite(output).all()):

@@ -13,6 +13,12 @@ def decode(module: Any, latents: torch.Tensor) -> torch.Tensor:
     return sample
 
 
+def moments(module: Any, image: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W) in [-1, 1] → the posterior (B, 2·C, h, w): mean, then the logarithm of the variance."""
+    parameters: torch.Tensor = module.encode(image, return_dict=False)[0].parameters
+    return parameters
+
+
 def encode(module: Any, image: torch.Tensor, *, sample: bool, generator: torch.Generator | None) -> torch.Tensor:
     """(B, 3, H, W) in [-1, 1] → latents (B, C, h, w): the posterior's mode, or a draw from it."""
     encoded = module.encode(image, return_dict=False)[0]

@@ -1,0 +1,196 @@
+"""One line that makes a diffusers pipeline hybrid: its VAE is replaced by one that a server runs."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from ..errors import ClientError, RequestError
+from .client import ANSWER_TIMEOUT_S, Client
+from .fitting import ServedModel, choose, need_of, read_models
+from .remote_vae import RemoteVAE
+
+#: The parts of a pipeline that a server can run.
+PARTS = ("vae",)
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """A part of the pipeline, the server's model that took its place, and why that one."""
+
+    part: str
+    model: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Connection:
+    """What :func:`connect` did.  ``with`` undoes it at the end of the block.
+
+    Attributes:
+        server: The server's address, without secrets.
+        replaced: What was replaced, by what, and why.
+    """
+
+    server: str
+    replaced: tuple[Replacement, ...]
+    _restore: contextlib.ExitStack = field(repr=False)
+
+    def undo(self) -> None:
+        """Puts everything back as it was before.  Once is enough; again does nothing.
+
+        Raises:
+            ClientError: when something else has taken the part's place since, such as a later connection.
+        """
+        self._restore.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.undo()
+
+    def __str__(self) -> str:
+        return "; ".join(f"{r.part} is {r.model} of {self.server}: {r.reason}" for r in self.replaced)
+
+
+def connect(
+    pipe: Any,
+    server: str | Client,
+    *,
+    parts: Literal["auto"] | str | Iterable[str] = "auto",
+    model: str | None = None,
+    api_key: str | None = None,
+    timeout: float | None = ANSWER_TIMEOUT_S,
+) -> Connection:
+    """Lets ``server`` run the heavy parts of a diffusers pipeline; the pipeline is used as before.
+
+    ::
+
+        pipe = StableDiffusionXLPipeline.from_pretrained("…", vae=None, torch_dtype=torch.float16).to("cuda")
+        hybridge.connect(pipe, "http://gpu-box:8000")
+        pipe("a lighthouse in a storm").images[0]
+
+    Args:
+        pipe: Any pipeline with a ``vae`` of class AutoencoderKL or AutoencoderTiny, or of a known class with
+            ``vae=None``.  It is changed in place.
+        server: Its URL, as for :class:`Client`; or a client, which then stays the caller's to close.
+        parts: What to replace: ``auto`` for all that can be, or names of parts; today that is ``vae``.
+        model: The server's model to take; without, the one that fits the pipeline's config or class.
+        api_key: Sent as ``Authorization: Bearer``; not together with a client.
+        timeout: Seconds to wait for an answer; not together with a client.
+
+    Raises:
+        ClientError: as :class:`Client` has them; Mismatch when no model of the server fits.  Nothing has changed
+            then.
+        RequestError: for parts that do not exist.
+    """
+    _check_parts(parts)
+    with contextlib.ExitStack() as restore:
+        if isinstance(server, Client):
+            client = server
+        else:
+            client = restore.enter_context(Client(server, api_key=api_key, timeout=timeout))
+        need = need_of(pipe, is_chosen=model is not None)
+        chosen, reason = choose(need, read_models(client.models(), client.server), model, client.server)
+        like = _module_like(pipe)
+        vae = RemoteVAE(client, chosen, dtype=like.dtype, device=_usable(like.device))
+        if chosen.dtype != (own := str(vae.dtype).removeprefix("torch.")):
+            reason += f"; it computes in {chosen.dtype}, the pipeline's is {own}"
+        _place_like_offloaded(vae, pipe)
+        was_missing = pipe.vae is None
+        _replace(pipe, "vae", vae, restore)
+        if was_missing:
+            _fit_to(pipe, chosen, restore)
+        return Connection(client.server, (Replacement("vae", chosen.name, reason),), restore.pop_all())
+
+
+def _check_parts(parts: str | Iterable[str]) -> None:
+    names: Sequence[str] = PARTS if parts == "auto" else [parts] if isinstance(parts, str) else list(parts)
+    for name in names:
+        if name not in PARTS:
+            near = difflib.get_close_matches(str(name), PARTS, n=1)
+            raise RequestError(
+                "no such part of a pipeline can be replaced",
+                saw=repr(name),
+                expected='"auto", or names out of ' + ", ".join(PARTS),
+                hint=near[0] if near else None,
+            )
+    if not names:
+        raise RequestError("nothing to replace", saw="no parts", expected='"auto", or at least one name')
+
+
+def _module_like(pipe: Any) -> Any:
+    """The module whose dtype and device the remote VAE takes over: the VAE that was there, else the denoiser."""
+    present = (getattr(pipe, name, None) for name in ("vae", "unet", "transformer"))
+    return next((module for module in present if module is not None), pipe)
+
+
+def _usable(device: torch.device) -> torch.device:
+    # While its weights are offloaded a module is on "meta", and pipelines look elsewhere for where they compute.
+    return torch.device("cpu") if device.type == "meta" else device
+
+
+def _place_like_offloaded(vae: RemoteVAE, pipe: Any) -> None:
+    """Hooks ``vae`` if the pipeline's modules are offloaded already.
+
+    Of offloaded modules, pipelines ask the first one's hook where to compute, and take one without for the answer
+    that nothing is offloaded.
+    """
+    if any(hasattr(part, "_hf_hook") for part in pipe.components.values()):
+        from accelerate.hooks import AlignDevicesHook, add_hook_to_module  # type: ignore[import-untyped]
+
+        add_hook_to_module(vae, AlignDevicesHook(execution_device=pipe._execution_device))
+
+
+def _replace(pipe: Any, name: str, value: Any, restore: contextlib.ExitStack) -> None:
+    """Sets an attribute; ``restore`` will set it back, the pipeline's own record of it included."""
+    before, record = getattr(pipe, name), pipe._internal_dict
+
+    def put_back() -> None:
+        if getattr(pipe, name) is not value:
+            raise ClientError(
+                f"`{name}` of this {type(pipe).__name__} has been replaced again since",
+                hint="undoing the later connection first",
+            )
+        setattr(pipe, name, before)
+        pipe._internal_dict = record
+
+    restore.callback(put_back)
+    setattr(pipe, name, value)
+
+
+def _fit_to(pipe: Any, model: ServedModel, restore: contextlib.ExitStack) -> None:
+    """Corrects what the pipeline's ``__init__`` took for granted because it had no VAE to ask.
+
+    diffusers' pipelines keep ``vae_scale_factor``, in some ``latent_channels``, and image processors made of a
+    multiple of the one (Flux: twice, for its packing) and of the other.
+    """
+    assumed = getattr(pipe, "vae_scale_factor", model.spatial_factor)
+    corrected: dict[str, Any] = {}
+    if assumed != model.spatial_factor:
+        corrected["vae_scale_factor"] = model.spatial_factor
+    if getattr(pipe, "latent_channels", model.latent_channels) != model.latent_channels:
+        corrected["latent_channels"] = model.latent_channels
+    for name, processor in vars(pipe).items():
+        if hasattr(getattr(processor, "config", None), "vae_scale_factor"):
+            corrected |= _corrected_processor(name, processor, assumed, model)
+    for name, value in corrected.items():
+        _replace(pipe, name, value, restore)
+
+
+def _corrected_processor(name: str, processor: Any, assumed: int, model: ServedModel) -> dict[str, Any]:
+    own = processor.config.vae_scale_factor
+    changes: dict[str, int] = {}
+    if own * model.spatial_factor // assumed != own:
+        changes["vae_scale_factor"] = own * model.spatial_factor // assumed
+    # 4 is the class's default; pipelines that know better say so, and then it means latents given as a picture.
+    if getattr(processor.config, "vae_latent_channels", 4) not in (4, model.latent_channels):
+        changes["vae_latent_channels"] = model.latent_channels
+    make: Callable[..., Any] = type(processor).from_config
+    return {name: make(processor.config, **changes)} if changes else {}
