@@ -26,12 +26,17 @@ class ServedModel:
     """A model as ``GET /v1/models`` describes it: the part that decides whether it fits, and its config."""
 
     name: str
-    kind: Kind
+    class_name: str
     latent_channels: int
     spatial_factor: int
     normalisation: Normalisation
     dtype: str
     config: Mapping[str, Any] = field(hash=False, repr=False)
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it is a full or a tiny autoencoder."""
+        return CLASS_NAMES[self.class_name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ def _read_model(document: Any, server: str) -> ServedModel:
         mean, std = (tuple(map(float, document[key])) if document[key] else None for key in _STATISTICS)
         return ServedModel(
             name=str(document["name"]),
-            kind=CLASS_NAMES[document["class"]],
+            class_name=document["class"],
             latent_channels=int(document["latent_channels"]),
             spatial_factor=int(document["spatial_factor"]),
             normalisation=Normalisation(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,6 +28,40 @@ class Replacement:
     reason: str
 
 
+class _Changes:
+    """What was set on a pipeline, and what was there before.
+
+    Args:
+        pipe: The pipeline, changed when this returns.
+        values: The new values of its attributes.
+        owned: Closed when the changes are undone.
+    """
+
+    def __init__(self, pipe: Any, values: Mapping[str, Any], owned: contextlib.ExitStack) -> None:
+        self._pipe = pipe
+        self._values = dict(values)
+        self._before = {name: getattr(pipe, name) for name in values}
+        self._record = pipe._internal_dict  # the pipeline's config, where setting a part leaves a trace
+        self._owned = owned
+        for name, value in self._values.items():
+            setattr(pipe, name, value)
+
+    def undo(self) -> None:
+        if not self._values:
+            return
+        for name, value in self._values.items():
+            if getattr(self._pipe, name) is not value:
+                raise ClientError(
+                    f"`{name}` of this {type(self._pipe).__name__} has been replaced again since",
+                    hint="undoing the later connection first",
+                )
+        for name, value in self._before.items():
+            setattr(self._pipe, name, value)
+        self._pipe._internal_dict = self._record
+        self._values.clear()
+        self._owned.close()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Connection:
     """What :func:`connect` did.  ``with`` undoes it at the end of the block.
@@ -39,15 +73,15 @@ class Connection:
 
     server: str
     replaced: tuple[Replacement, ...]
-    _restore: contextlib.ExitStack = field(repr=False)
+    _changes: _Changes = field(repr=False)
 
     def undo(self) -> None:
         """Puts everything back as it was before.  Once is enough; again does nothing.
 
         Raises:
-            ClientError: when something else has taken the part's place since, such as a later connection.
+            ClientError: when something else has taken a part's place since, such as a later connection.
         """
-        self._restore.close()
+        self._changes.undo()
 
     def __enter__(self) -> Connection:
         return self
@@ -91,23 +125,21 @@ def connect(
         RequestError: for parts that do not exist.
     """
     _check_parts(parts)
-    with contextlib.ExitStack() as restore:
+    with contextlib.ExitStack() as owned:
         if isinstance(server, Client):
             client = server
         else:
-            client = restore.enter_context(Client(server, api_key=api_key, timeout=timeout))
+            client = owned.enter_context(Client(server, api_key=api_key, timeout=timeout))
         need = need_of(pipe, is_chosen=model is not None)
         chosen, reason = choose(need, read_models(client.models(), client.server), model, client.server)
         like = _module_like(pipe)
         vae = RemoteVAE(client, chosen, dtype=like.dtype, device=_usable(like.device))
+        _place_like_offloaded(vae, pipe)
         if chosen.dtype != (own := str(vae.dtype).removeprefix("torch.")):
             reason += f"; it computes in {chosen.dtype}, the pipeline's is {own}"
-        _place_like_offloaded(vae, pipe)
-        was_missing = pipe.vae is None
-        _replace(pipe, "vae", vae, restore)
-        if was_missing:
-            _fit_to(pipe, chosen, restore)
-        return Connection(client.server, (Replacement("vae", chosen.name, reason),), restore.pop_all())
+        values = {"vae": vae} if pipe.vae is not None else {"vae": vae, **_corrected(pipe, chosen)}
+        changes = _Changes(pipe, values, owned.pop_all())
+        return Connection(client.server, (Replacement("vae", chosen.name, reason),), changes)
 
 
 def _check_parts(parts: str | Iterable[str]) -> None:
@@ -148,25 +180,8 @@ def _place_like_offloaded(vae: RemoteVAE, pipe: Any) -> None:
         add_hook_to_module(vae, AlignDevicesHook(execution_device=pipe._execution_device))
 
 
-def _replace(pipe: Any, name: str, value: Any, restore: contextlib.ExitStack) -> None:
-    """Sets an attribute; ``restore`` will set it back, the pipeline's own record of it included."""
-    before, record = getattr(pipe, name), pipe._internal_dict
-
-    def put_back() -> None:
-        if getattr(pipe, name) is not value:
-            raise ClientError(
-                f"`{name}` of this {type(pipe).__name__} has been replaced again since",
-                hint="undoing the later connection first",
-            )
-        setattr(pipe, name, before)
-        pipe._internal_dict = record
-
-    restore.callback(put_back)
-    setattr(pipe, name, value)
-
-
-def _fit_to(pipe: Any, model: ServedModel, restore: contextlib.ExitStack) -> None:
-    """Corrects what the pipeline's ``__init__`` took for granted because it had no VAE to ask.
+def _corrected(pipe: Any, model: ServedModel) -> dict[str, Any]:
+    """What the pipeline's ``__init__`` took for granted because it had no VAE to ask, made right.
 
     diffusers' pipelines keep ``vae_scale_factor``, in some ``latent_channels``, and image processors made of a
     multiple of the one (Flux: twice, for its packing) and of the other.
@@ -180,8 +195,7 @@ def _fit_to(pipe: Any, model: ServedModel, restore: contextlib.ExitStack) -> Non
     for name, processor in vars(pipe).items():
         if hasattr(getattr(processor, "config", None), "vae_scale_factor"):
             corrected |= _corrected_processor(name, processor, assumed, model)
-    for name, value in corrected.items():
-        _replace(pipe, name, value, restore)
+    return corrected
 
 
 def _corrected_processor(name: str, processor: Any, assumed: int, model: ServedModel) -> dict[str, Any]:

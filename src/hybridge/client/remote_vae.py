@@ -59,7 +59,7 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
-        ConfigMixin.register_to_config(self, **model.config)
+        ConfigMixin.register_to_config(self, **model.config, _class_name=model.class_name)
         self.model = model.name
         self.use_slicing = False
         self.use_tiling = False
