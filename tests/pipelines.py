@@ -1,4 +1,4 @@
-"""The small pipelines that the examples run on."""
+"""The small pipelines that the examples run on, and the engine whose results are a local VAE's bit for bit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from hybridge.engine import Engine, EngineOptions
+from hybridge.engine.options import DtypeName
+from hybridge.models import ModelSpec
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def bitwise_engine(spec: ModelSpec, dtype: DtypeName = "auto") -> Engine:
+    """On the CPU, where it runs diffusers' module as it is.  What else being bitwise needs is to be said here."""
+    return Engine.load(spec, EngineOptions(device="cpu", dtype=dtype))
 
 
 def load_small_pipelines() -> ModuleType:

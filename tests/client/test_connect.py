@@ -16,11 +16,11 @@ import torch
 from conftest import small_kl
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
-from pipelines import load_small_pipelines
+from pipelines import bitwise_engine, load_small_pipelines
 
 import hybridge
 from hybridge.client import Client, Retry
-from hybridge.engine import Engine, EngineOptions
+from hybridge.engine import Engine
 from hybridge.errors import (
     BadAnswer,
     ClientError,
@@ -87,7 +87,7 @@ def test_of_several_that_fit_the_one_with_the_same_config(tmp_path: Any) -> None
     for name, upcast in (("sdxl", False), ("sdxl-original", True)):
         small_kl(4, scaling_factor=0.13025, force_upcast=upcast).save_pretrained(tmp_path / name)
         spec = replace(CATALOGUE[name], source=str(tmp_path / name))
-        engines[name] = Engine.load(spec, EngineOptions(device="cpu"))
+        engines[name] = bitwise_engine(spec)
     with running(create_app(LocalBackend(engines))) as address:
         for name, upcast in (("sdxl", False), ("sdxl-original", True)):
             own = small.stable_diffusion_xl(small_kl(4, scaling_factor=0.13025, force_upcast=upcast))
@@ -133,7 +133,7 @@ def test_a_model_of_another_factor_where_it_was_chosen(tmp_path: Any) -> None:
     """Without a VAE a pipeline assumes eight pixels per latent, and whatever it made of that is corrected."""
     small.vae(4, seed=6, levels=3).save_pretrained(tmp_path)
     spec = replace(CATALOGUE["sd-v1"], name="fourfold", source=str(tmp_path), spatial_factor=4)
-    engine = Engine.load(spec, EngineOptions(device="cpu"))
+    engine = bitwise_engine(spec)
     inpaint = diffusers.StableDiffusionInpaintPipeline
 
     def run(pipe: Any) -> torch.Tensor:
@@ -229,20 +229,18 @@ def test_what_is_no_pipeline_or_has_another_vae(server: str) -> None:
 
 
 def test_a_class_that_nobody_knows(server: str) -> None:
-    class Denoiser:
-        config = diffusers.configuration_utils.FrozenDict(in_channels=64)
-
     class Mystery(diffusers.DiffusionPipeline):  # type: ignore[misc]
-        def __init__(self, vae: Any, transformer: Any) -> None:
+        def __init__(self, vae: Any, unet: Any) -> None:
             super().__init__()
-            self.register_modules(vae=vae)
-            self.transformer = transformer
+            self.register_modules(vae=vae, unet=unet)
 
-    pipe = Mystery(None, Denoiser())
+    pipe = Mystery(None, small.stable_diffusion(None).unet)
     with pytest.raises(Mismatch, match=r"nothing tells which VAE Mystery needs.*loading it with its VAE"):
         hybridge.connect(pipe, server)
-    with pytest.raises(Mismatch, match="4 latent channels where 64 are needed"):
-        hybridge.connect(pipe, server, model="sd-v1")
+    with pytest.raises(Mismatch, match="16 latent channels where 4 are needed"):
+        hybridge.connect(pipe, server, model="flux")
+    with hybridge.connect(pipe, server, model="sdxl"):
+        assert pipe.vae.config.scaling_factor == 0.13025
 
 
 @pytest.mark.parametrize(
@@ -388,6 +386,11 @@ def test_a_client_of_the_callers_stays_open(server: str, pipe: Any) -> None:
     with Client(server) as client:
         hybridge.connect(pipe, client).undo()
         assert client.health() == {"status": "ok"}
+
+
+def test_a_client_has_its_own_key(server: str, pipe: Any) -> None:
+    with Client(server) as client, pytest.raises(RequestError, match="a client has its own key and timeout"):
+        hybridge.connect(pipe, client, api_key="s3cret")
 
 
 def test_the_key_is_sent_and_not_shown(serve: Serve, pipe: Any) -> None:

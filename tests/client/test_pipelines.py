@@ -17,10 +17,9 @@ import pytest
 import torch
 from conftest import small_kl
 from PIL import Image
-from pipelines import load_small_pipelines
+from pipelines import bitwise_engine, load_small_pipelines
 
 import hybridge
-from hybridge.engine import Engine, EngineOptions
 from hybridge.models import CATALOGUE, ModelSpec
 from hybridge.server.app import create_app
 from hybridge.server.local import LocalBackend
@@ -44,11 +43,10 @@ def pipeline_specs(specs: dict[str, ModelSpec], tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="session")
-def pipeline_server(engines: dict[str, Engine], pipeline_specs: dict[str, ModelSpec]) -> Iterator[str]:
-    """A server that runs diffusers' modules as they are.  What else a bitwise server needs is to be said here."""
-    options = EngineOptions(device="cpu")
-    more = {name: Engine.load(spec, options) for name, spec in pipeline_specs.items() if name not in engines}
-    with running(create_app(LocalBackend({**engines, **more}))) as address:
+def pipeline_server(pipeline_specs: dict[str, ModelSpec]) -> Iterator[str]:
+    """A server that runs diffusers' modules as they are."""
+    engines = {name: bitwise_engine(spec) for name, spec in pipeline_specs.items()}
+    with running(create_app(LocalBackend(engines))) as address:
         yield address
 
 
@@ -261,7 +259,7 @@ def test_a_callback_after_every_step(
 def test_in_bfloat16_as_flux_is_run(pipeline_specs: dict[str, ModelSpec], local_vae: Callable[[str], Any]) -> None:
     expected = sized(small.flux(local_vae("flux")).to(dtype=torch.bfloat16))
     pipe = small.flux(None).to(dtype=torch.bfloat16)
-    engine = Engine.load(pipeline_specs["flux"], EngineOptions(device="cpu", dtype="bfloat16"))
+    engine = bitwise_engine(pipeline_specs["flux"], "bfloat16")
     with running(create_app(LocalBackend({"flux": engine}))) as address, hybridge.connect(pipe, address) as done:
         assert pipe.vae.dtype is torch.bfloat16
         assert "computes in" not in str(done)
@@ -288,7 +286,7 @@ def test_in_float16_with_a_vae_that_must_not_be(
     vae = diffusers.AutoencoderKL.from_pretrained(folder)
     expected = run(small.stable_diffusion_xl_refiner(vae).to(dtype=torch.float16))
     pipe = small.stable_diffusion_xl_refiner(None).to(dtype=torch.float16)
-    engine = Engine.load(spec, EngineOptions(device="cpu"))
+    engine = bitwise_engine(spec)
     with running(create_app(LocalBackend({spec.name: engine}))) as address, hybridge.connect(pipe, address):
         assert pipe.vae.dtype is torch.float16
         found = run(pipe)

@@ -137,7 +137,7 @@ def need_of(pipe: Any, *, is_chosen: bool) -> Need:
         Mismatch: when it has no VAE that can be replaced, or nothing tells which one it needs.
     """
     who = type(pipe).__name__
-    if not hasattr(pipe, "vae"):
+    if not all(hasattr(pipe, name) for name in ("vae", "_internal_dict")):
         raise Mismatch("this has no VAE to replace", saw=who, expected="a diffusers pipeline with `vae`")
     family = model_of_pipeline(base.__name__ for base in type(pipe).__mro__)
     row = CATALOGUE.get(family or "")

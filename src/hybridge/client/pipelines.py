@@ -122,9 +122,13 @@ def connect(
     Raises:
         ClientError: as :class:`Client` has them; Mismatch when no model of the server fits.  Nothing has changed
             then.
-        RequestError: for parts that do not exist.
+        RequestError: for parts that do not exist, and for what a client that is given has of its own.
     """
     _check_parts(parts)
+    if isinstance(server, Client) and (api_key is not None or timeout != ANSWER_TIMEOUT_S):
+        raise RequestError(
+            "a client has its own key and timeout", saw="api_key or timeout as well", hint="Client(…) with them"
+        )
     with contextlib.ExitStack() as owned:
         if isinstance(server, Client):
             client = server
