@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import http.server
 import json
 import socket
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from conftest import small_kl
+from conftest import small_kl, small_tiny
 from pipelines import bitwise_engine, load_small_pipelines
 
 import hybridge
@@ -231,6 +233,11 @@ def test_a_class_that_nobody_knows(server: str) -> None:
         hybridge.connect(pipe, server, model="flux")
     with hybridge.connect(pipe, server, model="sdxl"):
         assert pipe.vae.config.scaling_factor == 0.13025
+    pipe.vae = small_tiny(4)
+    with pytest.raises(Mismatch, match=r"whose latents the tiny autoencoder of this Mystery reads.*model=.taesd"):
+        hybridge.connect(pipe, server)
+    with hybridge.connect(pipe, server, model="taesd"):
+        assert pipe.vae.model == "taesd"
 
 
 @pytest.mark.parametrize(
@@ -352,6 +359,17 @@ def test_a_client_of_the_callers_stays_open(server: str, pipe: Any) -> None:
     with Client(server) as client:
         hybridge.connect(pipe, client).undo()
         assert client.health() == {"status": "ok"}
+
+
+def test_a_replaced_vae_is_kept_by_the_connection_alone(server: str, pipe: Any) -> None:
+    replaced = weakref.ref(pipe.vae)
+    with Client(server) as client:
+        connection = hybridge.connect(pipe, client)
+        gc.collect()
+        assert replaced() is not None
+        del connection
+        gc.collect()
+        assert replaced() is None
 
 
 def test_a_client_has_its_own_key(server: str, pipe: Any) -> None:

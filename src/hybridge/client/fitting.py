@@ -142,7 +142,7 @@ def need_of(pipe: Any, *, is_chosen: bool) -> Need:
     family = model_of_pipeline(base.__name__ for base in type(pipe).__mro__)
     row = CATALOGUE.get(family or "")
     if pipe.vae is not None:
-        return _need_of_vae(pipe.vae, who, row)
+        return _need_of_vae(pipe.vae, who, row, is_chosen=is_chosen)
     if row is not None:
         # Whoever chose a model may have one of another factor; without a choice the family's own is meant.
         factor = None if is_chosen else row.spatial_factor
@@ -157,7 +157,7 @@ def need_of(pipe: Any, *, is_chosen: bool) -> Need:
     )
 
 
-def _need_of_vae(vae: Any, who: str, row: ModelSpec | None) -> Need:
+def _need_of_vae(vae: Any, who: str, row: ModelSpec | None, *, is_chosen: bool) -> Need:
     config = plain_config(vae.config)
     names = [vae.config.get("_class_name"), *(base.__name__ for base in type(vae).__mro__)]
     class_name = next((name for name in names if name in CLASS_NAMES), None)
@@ -170,6 +170,12 @@ def _need_of_vae(vae: Any, who: str, row: ModelSpec | None) -> Need:
             expected=" or ".join(CLASS_NAMES),
         ) from None
     is_known = spec.kind == "kl" or row is not None
+    if not (is_known or is_chosen):
+        raise Mismatch(
+            f"nothing tells whose latents the tiny autoencoder of this {who} reads",
+            saw="a config without factors, as all of them have",
+            hint='model="taesd", or whichever it is',
+        )
     return Need(
         who,
         "its VAE's config",
