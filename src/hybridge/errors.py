@@ -20,6 +20,7 @@
         ├── ServerUnreachable     no connection
         ├── ServerTimeout         no answer in time
         ├── BadAnswer             an answer, but not one of ours (a web page, a reply cut short)
+        ├── Mismatch              the server's models and this program's pipeline do not belong together
         └── ServerRefused         an error that the server explained
 
 Messages say what was seen, what was expected and what to try next.  This module imports nothing, so that
@@ -142,6 +143,10 @@ class BadAnswer(ClientError):
     """An answer came, but not one that a hybridge server gives."""
 
 
+class Mismatch(ClientError):
+    """What the server has is not what this pipeline needs; names what would be, and how to start it."""
+
+
 class ServerRefused(ClientError):
     """The server answered with an error and said why.
 
@@ -158,9 +163,10 @@ class ServerRefused(ClientError):
         status: int,
         code: str | None = None,
         retry_after_s: float | None = None,
+        saw: object = None,
         hint: str | None = None,
     ) -> None:
         self.status = status
         self.code = code
         self.retry_after_s = retry_after_s
-        super().__init__(what, hint=hint)
+        super().__init__(what, saw=saw, hint=hint)

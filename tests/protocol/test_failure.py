@@ -30,6 +30,7 @@ STATUS = {
     "ServerUnreachable": 500,
     "ServerTimeout": 500,
     "BadAnswer": 500,
+    "Mismatch": 500,
     "ServerRefused": 500,
 }
 

@@ -11,6 +11,9 @@ theirs comes or goes, keeps no state outside its objects, and never puts a crede
 * ``flow``: every conversation as a generator that does no I/O
 * ``client``: the two drivers, blocking and async
 * ``compat``: diffusers' ``remote_decode`` and ``remote_encode``
+* ``fitting``: what a pipeline needs, what a server says of its models, and which of them fits
+* ``remote_vae`` and ``pipelines``: a pipeline's VAE that is on a server; these two know torch and are not imported
+  here
 """
 
 from .client import AsyncClient, Client

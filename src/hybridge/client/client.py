@@ -135,8 +135,13 @@ class _Calls(abc.ABC):
         )
         return self._run(self._flows.encode(request, model, kind or natural_kind))
 
+    @property
+    def server(self) -> str:
+        """The server's address, without secrets."""
+        return str(self._flows.address)
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self._flows.address)!r})"
+        return f"{type(self).__name__}({self.server!r})"
 
 
 class Client(_Calls):

@@ -58,6 +58,10 @@ Outcome = httpx.Response | httpx.RequestError
 Flow = Generator[Call, Outcome, T]
 
 
+#: Unauthorised, and forbidden: whoever says so, and in whatever form, the remedy is a key.
+_KEY_STATUSES = frozenset({401, 403})
+
+
 class ServerWarning(UserWarning):
     """The server answered, and has a remark about what it was sent."""
 
@@ -264,6 +268,14 @@ def _refusal(response: httpx.Response, address: Address) -> ClientError:
             hint="that address, if it is one to trust",
         )
     error = read_failure(_plain(response))
+    if response.status_code in _KEY_STATUSES:
+        return ServerRefused(
+            f"{address} does not let this caller in",
+            status=response.status_code,
+            code=None if isinstance(error, BadAnswer) else error.code,
+            saw=f"HTTP {response.status_code}" + ("" if isinstance(error, BadAnswer) else f": {error.what}"),
+            hint="the server's key as api_key, or user:password@ in the address",
+        )
     if isinstance(error, BadAnswer):
         return _named(error, address)
     return ServerRefused(

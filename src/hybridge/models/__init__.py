@@ -4,6 +4,7 @@ Knows no tensor, no device and no network; loading is the engine's.
 """
 
 from .catalogue import CATALOGUE, look_up, parent_of_tiny
+from .families import model_of_pipeline
 from .layout import Layout, image_layout, latents_layout
 from .spec import CLASS_NAMES, ModelSpec, Normalisation, spec_from_config
 
@@ -16,6 +17,7 @@ __all__ = [
     "image_layout",
     "latents_layout",
     "look_up",
+    "model_of_pipeline",
     "parent_of_tiny",
     "spec_from_config",
 ]

@@ -26,6 +26,7 @@ STATUS: dict[type[HybridgeError], int] = {
     errors.Overloaded: 429,
     errors.ShuttingDown: 503,
     errors.OutOfMemory: 507,
+    errors.Mismatch: 500,
     HybridgeError: 500,
 }
 

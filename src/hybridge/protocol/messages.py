@@ -116,7 +116,12 @@ class DecodeRequest:
 class EncodeRequest:
     """A picture that should become latents.
 
-    The answer is the mode of the posterior, or with ``sample`` a draw from it that ``seed`` repeats.
+    The answer is the mode of the posterior, or with ``sample`` a draw from it that ``seed`` repeats, or with
+    ``moments`` the posterior itself: mean and logarithm of the variance one after the other, (B, 2·C, h, w), in VAE
+    space, as the VAE gives them.
+
+    Raises:
+        RequestError: for moments that are to be scaled or drawn from as well.
     """
 
     image: PictureFile | WireTensor
@@ -125,6 +130,16 @@ class EncodeRequest:
     sample: bool = False
     seed: int | None = None
     envelope: Envelope = "binary"
+    moments: bool = False
+
+    def __post_init__(self) -> None:
+        if self.moments and (self.scaling.by != "none" or self.sample or self.seed is not None):
+            raise RequestError(
+                "moments are the posterior itself",
+                saw="a scaling as well" if self.scaling.by != "none" else "sample or seed as well",
+                expected="moments=True without sample, seed, do_scaling and the factors",
+                hint="scaling what is drawn from them",
+            )
 
 
 Request = DecodeRequest | EncodeRequest

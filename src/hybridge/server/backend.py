@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from ..models import ModelSpec
 from .jobs import Job, Result
@@ -12,7 +12,10 @@ from .jobs import Job, Result
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model that is served, and the choices that were made for it, each with its reason."""
+    """A model that is served, and the choices that were made for it, each with its reason.
+
+    ``config`` is what the module was made with, in JSON's types; clients put a module of their own in its place.
+    """
 
     spec: ModelSpec
     device: str
@@ -20,6 +23,7 @@ class ModelInfo:
     dtype: str
     dtype_reason: str
     weights_bytes: int
+    config: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
 
 
 class Backend(Protocol):

@@ -225,6 +225,7 @@ def _described(info: ModelInfo) -> dict[str, Any]:
         "dtype": info.dtype,
         "dtype_reason": info.dtype_reason,
         "weights_bytes": info.weights_bytes,
+        "config": dict(info.config),
         "decode": f"/v1/{spec.name}/decode",
         "encode": f"/v1/{spec.name}/encode",
     }

@@ -71,6 +71,7 @@ class LocalBackend:
                 str(engine.dtype.value).removeprefix("torch."),
                 engine.dtype.reason,
                 engine.weights_bytes,
+                engine.config,
             )
             for engine in self._engines.values()
         ]
@@ -132,6 +133,8 @@ def _perform(engine: Engine, job: Job) -> WireTensor:
         return from_torch(to_unit(sample) if request.output == "unit" else to_pixels(sample))
     if not isinstance(request.image, WireTensor):
         raise EngineFailure("a picture file reached the device unread")
+    if request.moments:
+        return from_torch(engine.moments(to_torch(request.image), value_range=request.value_range))
     latents = engine.encode(
         to_torch(request.image),
         wanted=normalisation,

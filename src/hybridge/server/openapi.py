@@ -22,6 +22,11 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
         {"type": "array", "items": _SIDE, "minItems": 1, "maxItems": 5},
     ),
     "dtype": ("The tensor's dtype.", {"type": "string", "enum": list(ITEM_BYTES)}),
+    "channels_last": (
+        "The tensor lay channels-last in the sender's memory. Its bytes are in C order all the same; results then"
+        " agree with the sender's own to the last bit.",
+        _BOOLEAN,
+    ),
     "do_scaling": ("True: scale as the model's own pipelines do. False: never scale.", _BOOLEAN),
     "scaling_factor": ("Decoding divides latents by it, encoding multiplies.", _NUMBER),
     "shift_factor": ("Decoding adds it after dividing, encoding subtracts it before.", {"type": "number"}),
@@ -43,6 +48,10 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
     ),
     "sample": ("A draw from the posterior instead of its mode.", _BOOLEAN),
     "seed": ("Makes the draw repeatable.", {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}),
+    "moments": (
+        "The posterior itself, float [N, 2·C, h, w] in VAE space: its mean, then the logarithm of its variance.",
+        _BOOLEAN,
+    ),
 }
 
 _BYTES: Schema = {"type": "string", "format": "binary"}
@@ -57,6 +66,10 @@ _TENSOR_JSON: Schema = {
 _TENSOR_HEADERS: Schema = {
     "shape": {"description": "The tensor's axes as a JSON list.", "schema": {"type": "string"}},
     "dtype": {"description": "The tensor's dtype.", "schema": {"type": "string", "enum": list(ITEM_BYTES)}},
+    "channels-last": {
+        "description": "True where the tensor lay channels-last in the server's memory; its bytes are in C order.",
+        "schema": _BOOLEAN,
+    },
     "hybridge-model": {"description": "The model that answered.", "schema": {"type": "string"}},
     "hybridge-inferred": {
         "description": "What was inferred where the URL does not name a model, and why.",
