@@ -26,7 +26,13 @@ ALLOWED = {
 SERVER_TO_ENGINE = {Path("server/local.py")}
 
 #: Where torch may be imported, be it inside a function.
-KNOWS_TORCH = {Path("protocol/torch.py"), Path("client/values.py"), Path("client/compat.py"), Path("cli/demo.py")}
+KNOWS_TORCH = {
+    Path("protocol/torch.py"),
+    Path("client/values.py"),
+    Path("client/compat.py"),
+    Path("client/fallback.py"),
+    Path("cli/demo.py"),
+}
 
 
 def files() -> list[Path]:

@@ -6,17 +6,38 @@ theirs comes or goes, keeps no state outside its objects, and never puts a crede
 ``repr``.
 
 * ``address``: where a server is, and the credentials in its URL
+* ``fleet``: which of several servers is asked next; arithmetic only
 * ``retry``: after which failure to try again, and when; arithmetic only
-* ``values``: torch, NumPy and pictures ↔ the wire's nouns
-* ``flow``: every conversation as a generator that does no I/O
-* ``client``: the two drivers, blocking and async
+* ``blame``: failures as errors that name the server
+* ``values``, ``precision``: torch, NumPy and pictures ↔ the wire's nouns
+* ``calls``: arguments, documented and checked once
+* ``flow``, ``preview``: every conversation as a generator that does no I/O
+* ``transport``, ``client``: the two drivers, blocking and async
+* ``queue``: calls that overlap with making the next input
+* ``fallback``: a VAE of the caller's own, where no server can
 * ``compat``: diffusers' ``remote_decode`` and ``remote_encode``
 """
 
 from .client import AsyncClient, Client
 from .compat import remote_decode, remote_encode
-from .flow import Reply, ServerWarning
+from .fleet import Breaker
+from .preview import Picture, Preview
+from .queue import Finished
+from .reply import Reply, ServerWarning
 from .retry import Retry
 from .values import Kind
 
-__all__ = ["AsyncClient", "Client", "Kind", "Reply", "Retry", "ServerWarning", "remote_decode", "remote_encode"]
+__all__ = [
+    "AsyncClient",
+    "Breaker",
+    "Client",
+    "Finished",
+    "Kind",
+    "Picture",
+    "Preview",
+    "Reply",
+    "Retry",
+    "ServerWarning",
+    "remote_decode",
+    "remote_encode",
+]
