@@ -200,7 +200,12 @@ def test_both_clients_go_round(stub: Any) -> None:
 @pytest.mark.parametrize(
     ("response", "kind", "words"),
     [
-        (refusal(401, "Unauthorised", "a wrong key"), ServerRefused, "a wrong key. Try: Client(…, api_key=…)"),
+        (
+            refusal(401, "Unauthorised", "a wrong key"),
+            ServerRefused,
+            "a wrong key. Try: the server's key as api_key",
+        ),
+        (HttpResponse(403, {"content-type": "text/html"}, b"<html>"), ServerRefused, "the server's key as api_key"),
         (refusal(400, "UnknownParameter"), ServerRefused, "the server's version"),
         (refusal(404, "http-404"), ServerRefused, "the server's version"),
         (HttpResponse(200, {**PIXELS.headers, "dtype": "float8"}, PIXELS.body), BadAnswer, "the server's version"),
@@ -208,7 +213,7 @@ def test_both_clients_go_round(stub: Any) -> None:
         (WEB_PAGE, BadAnswer, "a web page or a proxy may be answering"),
         (PROXY_PAGE, BadAnswer, "a web page or a proxy may be answering"),
     ],
-    ids=["key", "parameter", "path", "dtype", "cut short", "web page", "proxy"],
+    ids=["key", "proxy's key", "parameter", "path", "dtype", "cut short", "web page", "proxy"],
 )
 def test_every_failure_names_the_server_and_what_to_try(response: Any, kind: Any, words: str) -> None:
     with fleet({"gpu-box": says(response)}) as client, pytest.raises(kind) as caught:

@@ -11,14 +11,16 @@ theirs comes or goes, keeps no state outside its objects, and never puts a crede
 * ``blame``: failures as errors that name the server
 * ``values``, ``precision``: torch, NumPy and pictures ↔ the wire's nouns
 * ``calls``: arguments, documented and checked once
+* ``steps``: what such a conversation asks of its driver
 * ``flow``, ``preview``: every conversation as a generator that does no I/O
-* ``transport``, ``client``: the two drivers, blocking and async
+* ``transport``, ``client``, ``async_client``: the two drivers, blocking and async
 * ``queue``: calls that overlap with making the next input
 * ``fallback``: a VAE of the caller's own, where no server can
 * ``compat``: diffusers' ``remote_decode`` and ``remote_encode``
 """
 
-from .client import AsyncClient, Client
+from .async_client import AsyncClient
+from .client import Client
 from .compat import remote_decode, remote_encode
 from .fleet import Breaker
 from .preview import Picture, Preview

@@ -12,6 +12,9 @@ from .address import Address
 #: What a server of another version says to a request that it does not know.
 _SKEW_CODES = frozenset({UnknownParameter.__name__, "http-404", "http-405"})
 
+#: Unauthorised, and forbidden: whoever says so, a server or a proxy, and in whatever form, the remedy is a key.
+_KEY_STATUSES = frozenset({401, 403})
+
 _SKEW_HINT = f"a look at the server's version (GET / says it); this client is {__version__}"
 
 
@@ -31,19 +34,22 @@ def refusal(response: HttpResponse, moved_to: str | None, address: Address) -> C
             hint="that address, if it is one to trust",
         )
     error = read_failure(response)
+    if response.status in _KEY_STATUSES:
+        said = "" if isinstance(error, BadAnswer) else f": {error.what}"
+        return ServerRefused(
+            f"{address} answered {response.status}, which lets nobody in without the right key{said}",
+            status=response.status,
+            code=None if isinstance(error, BadAnswer) else error.code,
+            hint="the server's key as api_key, or user:password@ in the address",
+        )
     if isinstance(error, BadAnswer):
         return named(error, address)
-    hint = None
-    if error.status in (401, 403):
-        hint = "Client(…, api_key=…) with a key that this server knows"
-    elif error.code in _SKEW_CODES:
-        hint = _SKEW_HINT
     return ServerRefused(
         f"{address} answered {error.status}: {error.what}",
         status=error.status,
         code=error.code,
         retry_after_s=error.retry_after_s,
-        hint=hint,
+        hint=_SKEW_HINT if error.code in _SKEW_CODES else None,
     )
 
 

@@ -8,8 +8,9 @@ from typing import Any, get_args
 from ..errors import RequestError
 from ..protocol import DecodeRequest, EncodeRequest, Output, Scaling, ValueRange
 from ..protocol.messages import DEFAULT_QUALITY
-from .flow import Flow, Flows, Progress, Terms
+from .flow import Flows
 from .precision import Precision, lowered
+from .steps import Flow, Progress, Terms
 from .values import Kind, image_to_wire, picture_format_from, to_wire
 
 
@@ -153,6 +154,11 @@ class Calls(abc.ABC):
 
     def _terms(self, deadline_s: float | None, progress: Progress | None) -> Terms:
         return Terms(self._deadline_s if deadline_s is None else deadline_s, progress)
+
+    @property
+    def server(self) -> str:
+        """The address, without secrets; of several servers all, with commas between."""
+        return ", ".join(str(server.address) for server in self._flows.fleet.servers)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(repr(str(s.address)) for s in self._flows.fleet.servers)})"

@@ -18,7 +18,7 @@ from ..protocol import (
     Scaling,
     TensorAnswer,
 )
-from .flow import Local
+from .steps import Local
 
 #: A diffusers VAE, or a function that answers a request of :mod:`hybridge.protocol`.
 Fallback = Any

@@ -1,8 +1,8 @@
 """Every conversation with the servers, as a generator that does no I/O.
 
-A flow yields the :class:`Step` to take and is sent what came of it; what it returns is the result.  So retries,
-failover, deadlines, errors and conversions are written once, and :mod:`.client` drives them with blocking or with
-async calls.
+A flow yields the :data:`~.steps.Step` to take and is sent what came of it; what it returns is the result.  So
+retries, failover, deadlines, errors and conversions are written once, and :mod:`.client` and :mod:`.async_client`
+drive them.
 """
 
 from __future__ import annotations
@@ -11,124 +11,25 @@ import dataclasses
 import json
 import sys
 import warnings
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
 
 from ..errors import BadAnswer, ClientError, RequestError, ServerTimeout
-from ..protocol import Answer, DecodeRequest, EncodeRequest, HttpResponse, Request, read_answer, write_request
+from ..protocol import DecodeRequest, EncodeRequest, HttpResponse, Request, read_answer, write_request
 from . import blame
 from .address import Address
-from .fleet import Fleet, Server
+from .fallback import Fallback, local_of
+from .fleet import Breaker, Fleet, Server
 from .reply import Reply, ServerWarning, timings_ms
 from .retry import Retry, another_may
+from .steps import Arrived, Build, Call, Compute, Flow, Local, Opened, Outcome, Terms, Until
 from .values import Kind, from_wire, pictures_of
 
 T = TypeVar("T")
-
-#: Told about bytes as they go: ``progress("up" or "down", bytes done, bytes in total)``; the total is None where a
-#: server does not say it.
-Progress = Callable[[Literal["up", "down"], int, "int | None"], None]
-
-#: Does what a server would have done: the fallback.
-Local = Callable[[Request], Answer]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One HTTP exchange to make, after waiting ``wait_s`` seconds.
-
-    With ``timeout_s`` the whole response has to be there within so many seconds; without, the driver's own timeout
-    holds.  With ``is_parted`` a multipart response is not read: the flow is sent :class:`Opened` and asks for
-    :class:`More`.
-    """
-
-    method: str
-    url: httpx.URL = field(repr=False)
-    headers: dict[str, str] = field(repr=False)
-    body: bytes = field(default=b"", repr=False)
-    wait_s: float = 0.0
-    timeout_s: float | None = None
-    progress: Progress | None = field(default=None, repr=False)
-    is_parted: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """A whole response.
-
-    Header names are in lower case.  ``seconds`` is how long it took, None where that is not known yet; ``moved_to``
-    is where a redirect leads, without secrets.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    seconds: float | None
-    moved_to: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The beginning of a multipart response; its body is still to come."""
-
-    headers: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class More:
-    """Asks for the next bytes of what was opened; the flow is sent them, ``b""`` at the end, or the error."""
-
-
-@dataclass(frozen=True, slots=True)
-class Emit:
-    """A result that the caller gets before the flow has ended."""
-
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Compute:
-    """Work on this machine, which an async driver must not do on its event loop."""
-
-    work: Local
-    request: Request
-
-
-Step = Call | Compute | More | Emit
-
-#: What came of a call: a response, its beginning, or why there is none.
-Outcome = Arrived | Opened | httpx.RequestError
-
-Flow = Generator[Step, Any, T]
-
-
-#: Makes the call to a server, given its address and the seconds that are left for it.
-Build = Callable[[Address, "float | None"], Call]
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a caller wants of one call besides its result.
-
-    Attributes:
-        deadline_s: Seconds for all of it, attempts and waits included; None for no end.
-        progress: Told about every part of a body as it goes.
-    """
-
-    deadline_s: float | None = None
-    progress: Progress | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Until:
-    """Terms whose time has begun to run: ``ends_at`` is on the fleet's clock."""
-
-    terms: Terms
-    ends_at: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +204,25 @@ class Flows:
         begun = self.fleet.clock()
         answer = yield Compute(work, request)
         return Reply(answer, {}, "the fallback", 0, 0, self.fleet.clock() - begun)
+
+
+def flows_to(
+    servers: str | Sequence[str],
+    api_key: str | None,
+    retries: Retry,
+    breaker: Breaker | None,
+    patience_s: float | None,
+    fallback: Fallback | None,
+) -> Flows:
+    """The flows to one server or to several, from what a client is given.
+
+    Raises:
+        ClientError: for what is no address, no key or no fallback.
+    """
+    # An empty list is refused as an empty address is.
+    urls = [servers] if isinstance(servers, str) else list(servers) or [""]
+    fleet = Fleet([Address.parse(url, api_key) for url in urls], breaker=breaker)
+    return Flows(fleet, retries, patience_s, None if fallback is None else local_of(fallback))
 
 
 def path_of(request: Request, model: str | None) -> str:

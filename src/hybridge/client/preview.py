@@ -12,8 +12,9 @@ from ..errors import BadAnswer
 from ..protocol import DecodeRequest, HttpResponse, PartsReader, read_answer
 from . import blame
 from .address import Address
-from .flow import Arrived, Emit, Flow, Flows, More, Terms, path_of
+from .flow import Flows, path_of
 from .reply import Reply
+from .steps import Arrived, Emit, Flow, More, Terms
 from .values import Kind, from_wire
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def preview_flow(flows: Flows, request: DecodeRequest, model: str | None, kind: 
 
     yield from flows.exchange(flows.post(request, path_of(request, model), terms, is_parted=True), opened, until)
     address, reader, has_picture = source[-1], PartsReader(), False
-    while not has_picture:
+    while True:  # to the end of the response, so that its connection can be used again
         data = yield More()
         if isinstance(data, httpx.RequestError) or not data:
             break

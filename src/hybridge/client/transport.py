@@ -10,7 +10,7 @@ from urllib.request import getproxies
 import httpx
 
 from .address import Address
-from .flow import Arrived, Call
+from .steps import Arrived, Call
 
 #: Long enough for a large video on a slow machine; SD.Next waits as long.
 ANSWER_TIMEOUT_S = 300.0
