@@ -3,7 +3,7 @@
     python training/latent_rgb.py
 
 Photographs that scikit-image ships are encoded, and shrunk to the size of their latents; the matrix is the one with
-the least squared error between the two.  The photograph that hybridge ships is held out, to judge by.
+the least squared error between the two.  The photograph that hybridge ships, scikit-image's astronaut, is held out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ import hybridge
 from hybridge.engine import Engine, EngineOptions
 from hybridge.models import look_up
 
-FITTED = [Path(skimage.data.__file__).parent / name for name in ("astronaut.png", "chelsea.png", "coffee.png")]
+FITTED = [
+    Path(skimage.data.__file__).parent / name
+    for name in ("chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+]
 HELD_OUT = Path(hybridge.__file__).parent / "assets" / "photograph.jpg"
 
 

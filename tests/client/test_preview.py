@@ -7,6 +7,7 @@ import http.server
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 from hybridge.client import AsyncClient, Client, Picture, Preview, Retry
-from hybridge.engine import Engine
+from hybridge.engine import Engine, EngineOptions
 from hybridge.errors import BadAnswer, ClientError, EngineFailure, RequestError, ServerRefused
 from hybridge.models import CATALOGUE, LATENT_RGB, look_up
 from hybridge.protocol import (
@@ -287,3 +288,14 @@ def test_a_preview_picture_is_a_pil_image() -> None:
     preview, _ = ask(parted(FIRST + write_part("picture", PIXELS) + end_parts()))
     assert isinstance(preview.picture, Image.Image)
     assert preview.made_by == "tiny"
+
+
+def test_the_starters_matrix_sees_the_photograph_that_it_was_not_fitted_to(photograph: Path) -> None:
+    engine = Engine.load(look_up("starter"), EngineOptions(device="cpu"))
+    with Image.open(photograph) as file:
+        part = file.convert("RGB").crop((128, 0, 384, 256))
+    with running(create_app(LocalBackend({"starter": engine}))) as address, Client(address) as client:
+        latents = client.encode(part, model="starter", do_scaling=True)
+        preview = next(client.decode_with_preview(latents, model="starter", do_scaling=True))
+    error = np.mean((np.asarray(preview.picture).astype(float) - np.asarray(part.reduce(8)).astype(float)) ** 2)
+    assert 10 * np.log10(255**2 / error) > 25
