@@ -6,18 +6,17 @@
 Flux keeps its latents packed, 2×2 to a token; its pipeline unpacks them before it asks the VAE, so that nothing is
 different from Stable Diffusion here.  `hybridge serve flux` on the other machine has the VAE.
 """
-# ruff: noqa: T201
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 from pathlib import Path
 from typing import Any
 
 import small_pipelines
 import torch
 from diffusers import FluxPipeline
+from own_server import server
 
 import hybridge
 
@@ -40,12 +39,11 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("flux.png"))
     options = parser.parse_args()
 
-    with contextlib.ExitStack() as stack:
-        vae = None if options.real else small_pipelines.vae(16, scaling_factor=0.3611, shift_factor=0.1159)
-        server = options.server or stack.enter_context(small_pipelines.serving("flux", vae))
+    vae = None if options.real else small_pipelines.vae(16, scaling_factor=0.3611, shift_factor=0.1159)
+    with server(options.server, "flux", vae) as url:
         pipe = load(options.real)
 
-        with hybridge.connect(pipe, server) as connection:
+        with hybridge.connect(pipe, url) as connection:
             print(connection)
             side, steps = (1024, 4) if options.real else (64, 2)
             picture = pipe(

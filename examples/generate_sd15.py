@@ -5,18 +5,17 @@
 
 The real one loads no VAE here; `hybridge serve sd-v1` on the other machine has it.
 """
-# ruff: noqa: T201
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 from pathlib import Path
 from typing import Any
 
 import small_pipelines
 import torch
 from diffusers import StableDiffusionPipeline
+from own_server import server
 
 import hybridge
 
@@ -37,12 +36,11 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("sd15.png"))
     options = parser.parse_args()
 
-    with contextlib.ExitStack() as stack:
-        vae = None if options.real else small_pipelines.vae()
-        server = options.server or stack.enter_context(small_pipelines.serving("sd-v1", vae))
+    vae = None if options.real else small_pipelines.vae()
+    with server(options.server, "sd-v1", vae) as url:
         pipe = load(options.real)
 
-        with hybridge.connect(pipe, server) as connection:
+        with hybridge.connect(pipe, url) as connection:
             print(connection)
             side, steps = (512, 25) if options.real else (64, 2)
             generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Pipelines of the real classes with random weights, made in code, and a server for their VAEs.
+"""Pipelines of the real classes with random weights, made in code.
 
 No hub, no files that stay, a few million parameters.
 
@@ -9,9 +9,6 @@ sixteen channels, Flux's packed tokens.  Each builder takes the VAE, which may b
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -42,11 +39,6 @@ from transformers import (
     T5Tokenizer,
 )
 
-from hybridge.engine import Engine, EngineOptions, resolve
-from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
-
 #: Hidden size of every text encoder.
 TEXT_WIDTH = 32
 
@@ -70,17 +62,6 @@ def vae(latent_channels: int = 4, *, seed: int = 0, levels: int = 4, **config: A
             **config,
         )
     )
-
-
-@contextlib.contextmanager
-def serving(name: str, vae: AutoencoderKL | None = None) -> Iterator[str]:
-    """The address of a server in this process, with ``vae`` under the name; without one, with the real model."""
-    with tempfile.TemporaryDirectory() as folder:
-        if vae is not None:
-            vae.save_pretrained(folder)
-        engine = Engine.load(resolve(name if vae is None else f"{name}={folder}"), EngineOptions())
-        with running(create_app(LocalBackend({name: engine}))) as address:
-            yield address
 
 
 def stable_diffusion(

@@ -31,6 +31,7 @@ KNOWS_TORCH = {
     Path("protocol/torch.py"),
     Path("client/values.py"),
     Path("client/compat.py"),
+    Path("client/fallback.py"),
     Path("client/pipelines.py"),
     Path("client/remote_vae.py"),
     Path("cli/demo.py"),

@@ -4,6 +4,8 @@
 
     HybridgeError
     ├── RequestError              what was sent cannot be answered as it stands
+    │   ├── UnknownParameter      a name that this version does not know
+    │   ├── NoPreview             nothing here can make one for this model
     │   ├── UnsupportedMedia      the body is in a format that we do not read
     │   ├── TooLarge              a limit would be passed; nothing was allocated
     │   ├── TooSlow               the sender stopped in the middle of the body
@@ -66,6 +68,14 @@ def _restore(kind: type[HybridgeError], args: tuple[object, ...], state: dict[st
 
 class RequestError(HybridgeError):
     """What was sent cannot be answered as it stands."""
+
+
+class UnknownParameter(RequestError):
+    """A parameter has a name that is not known here; one of the two sides may be older than the other."""
+
+
+class NoPreview(RequestError):
+    """Nothing on this server can make a preview for this model."""
 
 
 class UnsupportedMedia(RequestError):

@@ -14,6 +14,8 @@ from hybridge.protocol import HttpResponse, read_failure, write_failure, write_s
 STATUS = {
     "HybridgeError": 500,
     "RequestError": 400,
+    "UnknownParameter": 400,
+    "NoPreview": 400,
     "UnsupportedMedia": 415,
     "TooLarge": 413,
     "UnknownModel": 404,

@@ -133,6 +133,7 @@ def decode_requests(draw: st.DrawFn) -> DecodeRequest:
         envelope="binary" if output in ("picture", "video") else draw(ENVELOPES),
         height=draw(LENGTHS),
         width=draw(LENGTHS),
+        preview=draw(st.booleans()),
     )
 
 

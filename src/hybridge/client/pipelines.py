@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 
 from ..errors import ClientError, RequestError
-from .client import ANSWER_TIMEOUT_S, Client
+from .client import Client
 from .fitting import ServedModel, choose, need_of, read_models
 from .remote_vae import RemoteVAE
+from .transport import ANSWER_TIMEOUT_S
 
 #: The parts of a pipeline that a server can run.
 PARTS = ("vae",)

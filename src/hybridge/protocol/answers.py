@@ -72,7 +72,12 @@ def read_answer(response: HttpResponse) -> Answer:
             shape = tuple(json.loads(response.headers["shape"]))
             return TensorAnswer(WireTensor(response.headers["dtype"], shape, response.body, channels_last))
     except RequestError as error:
-        raise BadAnswer("the answer does not fit its own shape", saw=error.saw, expected=error.expected) from None
+        raise BadAnswer(
+            "the answer does not fit its own shape",
+            saw=error.saw,
+            expected=error.expected,
+            hint="once more, for it may have been cut short on the way; else a look at the server's version",
+        ) from None
     except (ValueError, KeyError, TypeError, binascii.Error, RecursionError) as error:
         raise BadAnswer("the answer cannot be read", saw=f"{type(error).__name__}: {error}") from None
     raise BadAnswer(

@@ -17,6 +17,8 @@ from .messages import HttpResponse
 #: had it, unless a more telling status exists.
 STATUS: dict[type[HybridgeError], int] = {
     errors.RequestError: 400,
+    errors.UnknownParameter: 400,
+    errors.NoPreview: 400,
     errors.UnsupportedMedia: 415,
     errors.TooLarge: 413,
     errors.TooSlow: 408,

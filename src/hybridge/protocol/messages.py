@@ -100,6 +100,7 @@ class DecodeRequest:
     """Latents that should become a picture.
 
     ``height`` and ``width`` are those of the picture, in pixels; they mean something for packed latents only.
+    With ``preview`` the answer comes in parts, a quick approximation first; see :mod:`.parts`.
     """
 
     latents: WireTensor
@@ -110,6 +111,7 @@ class DecodeRequest:
     envelope: Envelope = "binary"
     height: int | None = None
     width: int | None = None
+    preview: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ DECODE_PARAMETERS = (
     "image_format",
     "partial_postprocess",
     "quality",
+    "preview",
 )
 ENCODE_PARAMETERS = (*_TENSOR_PARAMETERS, "value_range", "sample", "seed", "moments")
 _DECODE_ONLY = tuple(name for name in DECODE_PARAMETERS if name not in ENCODE_PARAMETERS)
@@ -198,6 +199,7 @@ def _read_decode(content: _Content, parameters: Parameters, accept: str) -> Deco
         envelope=_envelope(accepted),
         height=parameters.integer("height", least=1),
         width=parameters.integer("width", least=1),
+        preview=parameters.boolean("preview") or False,
     )
 
 
@@ -302,6 +304,7 @@ def _write_decode(request: DecodeRequest) -> HttpRequest:
         "image_format": "jpg" if request.picture_format == "jpeg" else request.picture_format,
         "partial_postprocess": request.output == "pixels",
         "quality": None if request.quality == DEFAULT_QUALITY else request.quality,
+        "preview": True if request.preview else None,
     }
     return HttpRequest(format_query(query), {"content-type": BINARY, "accept": accept}, bytes(request.latents.data))
 

@@ -25,6 +25,7 @@ from ..protocol import DecodeRequest
 from .backend import Backend, ModelInfo
 from .jobs import Job, Result, admit, finish, infer_model
 from .limits import Limits
+from .preview import answer_with_preview
 
 log = logging.getLogger("hybridge.access")
 
@@ -77,6 +78,8 @@ class Endpoints:
         headers = {name: ", ".join(request.headers.getlist(name)) for name in ("content-type", "accept")}
         job, inferred = await self._in_worker(self._read, request.url.query, headers, body, task, spec)
         read = time.perf_counter()
+        if isinstance(job.request, DecodeRequest) and job.request.preview:
+            return await answer_with_preview(self._backend, job, self._served, self._in_worker, inferred)
         result = await _while_connected(request, self._backend.run(job))
         computed = time.perf_counter()
         response = await self._in_worker(_write, job, result)

@@ -42,6 +42,10 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
     ),
     "partial_postprocess": ("With pt: uint8 [N, H, W, 3] instead of floats [N, 3, H, W] in [-1, 1].", _BOOLEAN),
     "quality": ("JPEG's quality.", {"type": "integer", "minimum": 1, "maximum": 100, "default": 95}),
+    "preview": (
+        "multipart/mixed: a quick approximation as a picture file first, then what would have come without.",
+        _BOOLEAN,
+    ),
     "value_range": (
         "What the floats of an image tensor mean: unit is [0, 1], signed is [-1, 1].",
         {"type": "string", "enum": ["auto", "unit", "signed"], "default": "auto"},
@@ -106,7 +110,12 @@ _TENSOR_BODIES: Schema = {
 }
 _PICTURE_BODIES: Schema = {f"image/{name}": {"schema": _BYTES} for name in ("png", "jpeg", "webp")}
 _TENSOR_ANSWERS: Schema = {"tensor/binary": {"schema": _BYTES}, "tensor/base64": {"schema": _TENSOR_JSON}}
-_DECODE_ANSWERS: Schema = {**_PICTURE_BODIES, **_TENSOR_ANSWERS, "video/mp4": {"schema": _BYTES}}
+_DECODE_ANSWERS: Schema = {
+    **_PICTURE_BODIES,
+    **_TENSOR_ANSWERS,
+    "video/mp4": {"schema": _BYTES},
+    "multipart/mixed": {"schema": _BYTES},
+}
 
 
 def describe(models: Sequence[str]) -> Schema:
