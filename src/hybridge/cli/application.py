@@ -8,6 +8,7 @@ from .. import __version__
 from .decode import decode
 from .demo import demo
 from .encode import encode
+from .keys import keys
 from .models import models
 from .plan import plan
 from .serve import serve
@@ -36,3 +37,4 @@ def _root(
 
 for verb in (demo, serve, models, encode, decode, plan):
     application.command()(verb)
+application.add_typer(keys, name="keys")
