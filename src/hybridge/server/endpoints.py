@@ -80,8 +80,9 @@ class Endpoints:
         arrived = time.perf_counter()
         named = request.path_params.get("model")
         spec = self._find(named) if named else None
-        job, inferred = await self._receive(request, task, spec)
         record = record_of(request.scope)
+        record.model, record.task = spec.name if spec else "", task or ""
+        job, inferred = await self._receive(request, task, spec)
         record.model, record.task, record.pictures = job.spec.name, _task_of(job), _pictures_of(job)
         read = time.perf_counter()
         result = await _while_connected(request, self._backend.run(job))

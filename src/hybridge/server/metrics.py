@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -59,7 +60,7 @@ class Metrics:
         self._requests.labels(record.model, record.task, str(record.status)).inc()
         self._received.inc(record.received_bytes)
         self._sent.inc(record.sent_bytes)
-        if record.task:
+        if record.task and record.status == HTTPStatus.OK:
             for stage, milliseconds in record.milliseconds.items():
                 self._stages.labels(record.model, stage).observe(milliseconds / 1e3)
             self._pictures.labels(record.model).observe(record.pictures)
