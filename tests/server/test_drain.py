@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -89,14 +90,18 @@ def wait_until_not_ready(address: str) -> httpx.Response:
             return response
 
 
+def wait_until_waiting(address: str, jobs: int) -> None:
+    while f"inf_queue_size {jobs}.0" not in httpx.get(f"{address}/metrics").text:
+        pass
+
+
 def test_admission_stops_while_the_socket_answers(engines) -> None:
     engine = HeldEngine(engines["sd-v1"])
     with ending(engine, 60) as (address, end, pool), httpx.Client() as kept_open:
         assert kept_open.get(f"{address}/health").status_code == 200
         accepted = [pool.submit(ask, address) for _ in range(3)]
         assert engine.begun.acquire(timeout=30)
-        while "inf_queue_size 2.0" not in kept_open.get(f"{address}/metrics").text:
-            pass
+        wait_until_waiting(address, 2)
         end.set()
         not_ready = wait_until_not_ready(address)
         assert not_ready.status_code == 503
@@ -116,6 +121,7 @@ def test_what_cannot_be_finished_in_time_is_answered(engines) -> None:
     with ending(engine, 0.3) as (address, end, pool):
         accepted = [pool.submit(ask, address) for _ in range(3)]
         assert engine.begun.acquire(timeout=30)
+        wait_until_waiting(address, 2)
         end.set()
         for one in accepted:
             answer = one.result()
@@ -133,6 +139,32 @@ def test_connections_that_are_kept_open_do_not_hold_it_up(engines) -> None:
         # Here the server has ended, though the client has not closed its connection.
         with pytest.raises(httpx.TransportError):
             ask(address, client)
+
+
+def test_work_that_nobody_waits_for_is_finished_too() -> None:
+    async def scene(grace_s: float) -> list[str]:
+        drain, seen, done = Drain(), [], asyncio.Event()
+
+        async def finished() -> None:
+            seen.append("asked")
+            try:
+                await done.wait()
+            except asyncio.CancelledError:
+                seen.append("cancelled")
+                raise
+            seen.append("done")
+
+        drain.also_wait_for(finished)
+        ending_ = asyncio.create_task(drain.finish(grace_s))
+        await asyncio.sleep(0)
+        assert not ending_.done()
+        if grace_s > 1:
+            done.set()
+        await ending_
+        return seen
+
+    assert asyncio.run(scene(60)) == ["asked", "done"]
+    assert asyncio.run(scene(0.05)) == ["asked", "cancelled"]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 
 from starlette.datastructures import MutableHeaders
@@ -29,6 +29,7 @@ class Drain:
 
     def __init__(self) -> None:
         self._held: set[asyncio.Task[object]] = set()
+        self._others: list[Callable[[], Coroutine[object, object, object]]] = []
         self._has_begun = False
         self._is_over = False
 
@@ -59,6 +60,15 @@ class Drain:
         finally:
             self._held.discard(task)
 
+    def also_wait_for(self, finished: Callable[[], Coroutine[object, object, object]]) -> None:
+        """Waits at the end for work that no request waits for any more, such as what was accepted for later.
+
+        Args:
+            finished: Called once the end begins; its coroutine returns when that work is done, and is cancelled
+                when the grace period has passed.
+        """
+        self._others.append(finished)
+
     def begin(self) -> None:
         """Takes no more work from now on."""
         self._has_begun = True
@@ -66,8 +76,9 @@ class Drain:
     async def finish(self, grace_s: float) -> None:
         """Waits until all work is done; after ``grace_s`` cancels what is left and lets it be answered."""
         self.begin()
-        if self._held:
-            _, left = await asyncio.wait(set(self._held), timeout=grace_s)
+        work = {*self._held, *(asyncio.create_task(finished()) for finished in self._others)}
+        if work:
+            _, left = await asyncio.wait(work, timeout=grace_s)
             self._is_over = True
             for task in left:
                 task.cancel()
