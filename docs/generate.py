@@ -16,11 +16,15 @@ _NOTE = "<!-- Written by docs/generate.py; `make docs` writes it again. -->\n\n"
 _TERMINAL = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "FORCE_COLOR": None, "GITHUB_ACTIONS": None}
 
 
+def _verbs(commands: Typer) -> list[str]:
+    return [command.name or command.callback.__name__ for command in commands.registered_commands]  # type: ignore[union-attr]
+
+
 def cli() -> str:
     """docs/cli.md: the help of every verb."""
     verbs = ["", *_verbs(application)]
     for group in application.registered_groups:
-        verbs += [f"{group.typer_instance.info.name} {verb}" for verb in _verbs(group.typer_instance)]
+        verbs += [group.name or "", *(f"{group.name} {verb}" for verb in _verbs(group.typer_instance))]  # type: ignore[arg-type]
     parts = ["# The command line\n\n"]
     for verb in verbs:
         arguments = [*verb.split(), "--help"]

@@ -10,6 +10,7 @@
     │   ├── TooLarge              a limit would be passed; nothing was allocated
     │   ├── TooSlow               the sender stopped in the middle of the body
     │   ├── UnknownModel          no such model here
+    │   ├── KeyNeeded             no key, or one that is not known here
     │   └── AmbiguousModel        more than one model fits what was sent
     ├── ModelUnavailable          the weights cannot be had or are not what they should be
     ├── Overloaded                the waiting line is full; knows when to come back
@@ -92,6 +93,10 @@ class TooSlow(RequestError):
 
 class UnknownModel(RequestError):
     """No model of that name is served here."""
+
+
+class KeyNeeded(RequestError):
+    """This server answers to those who have a key, and none that it knows was sent."""
 
 
 class AmbiguousModel(RequestError):

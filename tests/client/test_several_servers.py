@@ -35,13 +35,15 @@ import sys
 from hybridge.engine import Engine, EngineOptions
 from hybridge.engine.loading import resolve
 from hybridge.server.app import create_app
+from hybridge.server.drain import Drain
 from hybridge.server.local import LocalBackend
-from hybridge.server.running import address_of, bind, run
+from hybridge.server.running import Listening, address_of, bind, run
 engine = Engine.load(resolve("sd-v1=" + sys.argv[1]), EngineOptions(device="cpu"))
 listener = bind("127.0.0.1", 0)
 print(address_of(listener), flush=True)
 listener.listen()
-run(create_app(LocalBackend({"sd-v1": engine})), listener, log_level="warning")
+drain = Drain()
+run(create_app(LocalBackend({"sd-v1": engine}), drain=drain), listener, Listening(), drain, log_level="warning")
 """
 
 

@@ -19,6 +19,7 @@ STATUS = {
     "UnsupportedMedia": 415,
     "TooLarge": 413,
     "UnknownModel": 404,
+    "KeyNeeded": 401,
     "AmbiguousModel": 400,
     "TooSlow": 408,
     "ModelUnavailable": 503,

@@ -78,7 +78,7 @@ class TestAnswerHeaders:
         named = httpx.post(f"{server}/v1/sdxl/decode", params=QUERY, content=LATENTS.data, headers=BINARY)
         assert named.headers["hybridge-model"] == "sdxl"
         assert "hybridge-inferred" not in named.headers
-        for stage in ("read", "queue", "device", "write"):
+        for stage in ("read", "queue", "device", "encode"):
             assert f"{stage};dur=" in named.headers["server-timing"]
         inferred = httpx.post(
             f"{server}/", params={**QUERY, "scaling_factor": 0.13025}, content=LATENTS.data, headers=BINARY

@@ -6,7 +6,7 @@ import typer
 
 from .bench_vae import vae
 
-bench = typer.Typer(name="bench", help="Measure on this machine.", no_args_is_help=True)
+bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 
 # Without a callback, typer would take a lone verb for the whole application.
 bench.callback()(lambda: None)

@@ -26,8 +26,29 @@ class ModelInfo:
     config: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class BackendLoad:
+    """How busy a backend is at the moment, and what it has done so far.
+
+    Attributes:
+        waiting: Jobs in the line.
+        waiting_cost: Their cost, in the unit of :meth:`Backend.cost`.
+        running: Jobs on the device.
+        weights_bytes: Of the models that are loaded.
+        loads: How often each model was loaded.
+        evictions: How often each model left to make room for another.
+    """
+
+    waiting: int
+    waiting_cost: float
+    running: int
+    weights_bytes: int
+    loads: Mapping[str, int] = field(default_factory=dict)
+    evictions: Mapping[str, int] = field(default_factory=dict)
+
+
 class Backend(Protocol):
-    """Five calls, none of which mentions a device or a framework."""
+    """Six calls, none of which mentions a device or a framework."""
 
     def info(self) -> Sequence[ModelInfo]:
         """The models, in the order in which they were asked for."""
@@ -43,6 +64,10 @@ class Backend(Protocol):
         Raises:
             HybridgeError: Overloaded before it was accepted; others when it failed.
         """
+        ...
+
+    def load(self) -> BackendLoad:
+        """How busy it is; asked often, so it must not wait for the device."""
         ...
 
     def health(self) -> str | None:

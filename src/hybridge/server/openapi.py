@@ -87,16 +87,21 @@ _TENSOR_HEADERS: Schema = {
 }
 _ERRORS = {
     "400": "The request cannot be answered as it stands.",
+    "401": "This server wants a key.",
     "404": "No such model or path.",
     "405": "Another method is meant.",
     "408": "The body stopped coming.",
     "413": "A limit would be passed.",
     "415": "The body is neither a tensor nor a picture that is read here.",
-    "429": "The waiting line is full; Retry-After says when to come back.",
+    "429": "The waiting line is full, or too many bytes are coming in; Retry-After says when to come back.",
+    "431": "The address and the headers are too large.",
     "500": "The engine failed.",
-    "503": "The server is shutting down, or a model's weights cannot be had.",
+    "503": "The server is shutting down or has too many connections, or a model's weights cannot be had.",
     "507": "The device has no room for this request.",
 }
+#: What any address may answer: bytes that are no HTTP, no key, headers too slow or too large, too many connections.
+_ANYWHERE = ("400", "401", "408", "431", "503")
+
 _ERROR_SCHEMA: Schema = {
     "type": "object",
     "required": ["error"],
@@ -152,9 +157,12 @@ def describe(models: Sequence[str]) -> Schema:
             "/v1/{model}/decode": {"post": {**decode, "operationId": "decode"}, "parameters": [model]},
             "/v1/{model}/encode": {"post": {**encode, "operationId": "encode"}, "parameters": [model]},
             "/health": {"get": _information("Whether the process answers")},
-            "/ready": {"get": _information("Whether work is taken", "503")},
+            "/ready": {"get": _information("Whether work is taken")},
+            "/metrics": {"get": _metrics()},
             "/openapi.json": {"get": _information("This document")},
         },
+        # Only where the server has keys; an old client that can set no header puts one into the address.
+        "security": [{"bearer": []}, {"basic": []}, {"query": []}, {}],
         "components": {
             "responses": {
                 f"Error{status}": {
@@ -164,6 +172,11 @@ def describe(models: Sequence[str]) -> Schema:
                 for status, description in _ERRORS.items()
             },
             "schemas": {"Error": _ERROR_SCHEMA},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "basic": {"type": "http", "scheme": "basic", "description": "The key as user or as password."},
+                "query": {"type": "apiKey", "in": "query", "name": "key"},
+            },
         },
     }
 
@@ -199,6 +212,16 @@ def _information(summary: str, *errors: str) -> Schema:
         "summary": summary,
         "responses": {
             "200": {"description": summary, "content": {"application/json": {"schema": {"type": "object"}}}},
-            **{status: {"$ref": f"#/components/responses/Error{status}"} for status in errors},
+            **{
+                status: {"$ref": f"#/components/responses/Error{status}"}
+                for status in (*_ANYWHERE, *errors, "405", "500")
+            },
         },
     }
+
+
+def _metrics() -> Schema:
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    described = _information("Numbers for Prometheus")
+    described["responses"]["200"]["content"] = text
+    return described
