@@ -29,8 +29,9 @@ lint: $(VENV)/dev ## ruff and mypy
 docs: $(VENV)/dev ## Write the documents that are generated
 	$(BIN)/python docs/generate.py
 
-bench: $(VENV)/dev ## What the wire costs beside the engine alone; ARGS="--write" keeps the record
-	$(BIN)/python benchmarks/round_trip.py $(ARGS)
+bench: $(VENV)/dev ## What the wire costs, and the exact engine beside its rivals; ARGS="--size 1024" for the latter
+	$(BIN)/python benchmarks/round_trip.py
+	$(BIN)/hybridge bench vae --size 256 --repeats 1 --out hybridge-bench/$$(date +%Y%m%d-%H%M%S) $(ARGS)
 
 clean: ## Remove the virtual environment
 	rm -rf $(VENV)

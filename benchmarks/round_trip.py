@@ -15,12 +15,14 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from record import keep
 
 from hybridge import Client
 from hybridge.engine import Engine, EngineOptions, to_pixels
+from hybridge.lab import record
+from hybridge.lab.environment import environment
 from hybridge.models import look_up
 from hybridge.protocol import DecodeRequest, Scaling
 from hybridge.protocol.torch import from_torch
@@ -29,11 +31,11 @@ from hybridge.server.local import LocalBackend
 from hybridge.server.running import running
 
 SEED = 0
+RECORDS = Path(__file__).parent / "records"
 
 
-def measure(size: int, repeats: int) -> dict[str, dict[str, list[float]]]:
+def measure(engine: Engine, size: int, repeats: int) -> dict[str, dict[str, list[float]]]:
     """Milliseconds of every run: {way: {"wall": [...], "device": [...]}}, after one warm-up of each."""
-    engine = Engine.load(look_up("starter"), EngineOptions())
     generator = torch.Generator().manual_seed(SEED)
     latents = (
         torch.randn(1, 4, size // 8, size // 8, generator=generator) / engine.spec.normalisation.scaling_factor
@@ -91,11 +93,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--write", action="store_true", help="keep the record in benchmarks/records")
     arguments = parser.parse_args()
-    samples = measure(arguments.size, arguments.repeats)
+    engine = Engine.load(look_up("starter"), EngineOptions())
+    samples = measure(engine, arguments.size, arguments.repeats)
     print(f"starter, {arguments.size}×{arguments.size}, medians of {arguments.repeats}\n\n{table(samples)}")
     if arguments.write:
-        measured = {"size": arguments.size, "seed": SEED, "milliseconds": samples}
-        print(f"\n{keep('round_trip', f'round_trip-{arguments.size}', measured)}")
+        asked = {"size": arguments.size, "repeats": arguments.repeats, "seed": SEED}
+        path = RECORDS / f"round_trip-{arguments.size}.json"
+        record.write(
+            record.begin("round_trip", environment(engine.device.value), asked, milliseconds=samples), path
+        )
+        print(f"\n{path}")
 
 
 if __name__ == "__main__":

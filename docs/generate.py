@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from typer import Typer
 from typer.testing import CliRunner
 
 from hybridge.cli.application import application
@@ -15,16 +16,26 @@ _NOTE = "<!-- Written by docs/generate.py; `make docs` writes it again. -->\n\n"
 _TERMINAL = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "FORCE_COLOR": None, "GITHUB_ACTIONS": None}
 
 
+def _verbs(commands: Typer) -> list[str]:
+    return [command.name or command.callback.__name__ for command in commands.registered_commands]  # type: ignore[union-attr]
+
+
 def cli() -> str:
     """docs/cli.md: the help of every verb."""
-    verbs = ["", *(command.name or command.callback.__name__ for command in application.registered_commands)]  # type: ignore[union-attr]
+    verbs = ["", *_verbs(application)]
+    for group in application.registered_groups:
+        verbs += [group.name or "", *(f"{group.name} {verb}" for verb in _verbs(group.typer_instance))]  # type: ignore[arg-type]
     parts = ["# The command line\n\n"]
     for verb in verbs:
-        arguments = [verb, "--help"] if verb else ["--help"]
+        arguments = [*verb.split(), "--help"]
         shown = CliRunner().invoke(application, arguments, prog_name="hybridge", env=_TERMINAL).stdout
         text = "\n".join(line.rstrip() for line in shown.strip().splitlines())
         parts.append(f"## hybridge {verb}".rstrip() + f"\n\n```text\n{text}\n```\n\n")
     return _NOTE + "".join(parts).rstrip() + "\n"
+
+
+def _verbs(of: Typer) -> list[str]:
+    return [command.name or command.callback.__name__ for command in of.registered_commands]  # type: ignore[union-attr]
 
 
 def models() -> str:

@@ -46,6 +46,12 @@ def small_tiny(latent_channels: int, *, seed: int = 0) -> AutoencoderTiny:
     ).eval()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How hard the fault tests try; what CI has time for unless told otherwise."""
+    parser.addoption("--malformed", type=int, default=300, help="malformed requests to send")
+    parser.addoption("--hang-up-s", type=float, default=3.0, help="seconds of clients that hang up at random")
+
+
 @pytest.fixture(scope="session")
 def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
     """Rows of the catalogue whose sources are small models on disk."""

@@ -19,14 +19,30 @@ ALLOWED = {
     "engine": {"models"},
     "client": {"protocol", "models"},
     "server": {"protocol", "models"},
-    "cli": {"protocol", "models", "engine", "client", "server"},
+    "lab": {"engine", "client", "models"},
+    "cli": {"protocol", "models", "engine", "client", "server", "lab"},
 }
 
 #: The one file of the server that may know the engine.
 SERVER_TO_ENGINE = {Path("server/local.py")}
 
 #: Where torch may be imported, be it inside a function.
-KNOWS_TORCH = {Path("protocol/torch.py"), Path("client/values.py"), Path("client/compat.py"), Path("cli/demo.py")}
+KNOWS_TORCH = {
+    Path("protocol/torch.py"),
+    Path("client/values.py"),
+    Path("client/compat.py"),
+    Path("client/fallback.py"),
+    Path("client/pipelines.py"),
+    Path("client/remote_vae.py"),
+    Path("cli/demo.py"),
+    Path("cli/plan.py"),
+    Path("lab/environment.py"),
+    Path("lab/gauge.py"),
+    Path("lab/rivals.py"),
+    Path("lab/roof.py"),
+    Path("lab/subject.py"),
+    Path("lab/worker.py"),
+}
 
 
 def files() -> list[Path]:

@@ -12,17 +12,30 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .client import AsyncClient, Client, remote_decode, remote_encode
+    from .client.pipelines import connect
+    from .client.remote_vae import RemoteVAE
     from .engine.exact import exact
 
 _HOME = {
     "AsyncClient": "client",
     "Client": "client",
+    "RemoteVAE": "client.remote_vae",
+    "connect": "client.pipelines",
     "exact": "engine.exact",
     "remote_decode": "client",
     "remote_encode": "client",
 }
 
-__all__ = ["AsyncClient", "Client", "__version__", "exact", "remote_decode", "remote_encode"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "RemoteVAE",
+    "__version__",
+    "connect",
+    "exact",
+    "remote_decode",
+    "remote_encode",
+]
 
 
 def __getattr__(name: str) -> Any:

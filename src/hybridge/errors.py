@@ -4,10 +4,13 @@
 
     HybridgeError
     ├── RequestError              what was sent cannot be answered as it stands
+    │   ├── UnknownParameter      a name that this version does not know
+    │   ├── NoPreview             nothing here can make one for this model
     │   ├── UnsupportedMedia      the body is in a format that we do not read
     │   ├── TooLarge              a limit would be passed; nothing was allocated
     │   ├── TooSlow               the sender stopped in the middle of the body
     │   ├── UnknownModel          no such model here
+    │   ├── KeyNeeded             no key, or one that is not known here
     │   └── AmbiguousModel        more than one model fits what was sent
     ├── ModelUnavailable          the weights cannot be had or are not what they should be
     ├── Overloaded                the waiting line is full; knows when to come back
@@ -20,6 +23,7 @@
         ├── ServerUnreachable     no connection
         ├── ServerTimeout         no answer in time
         ├── BadAnswer             an answer, but not one of ours (a web page, a reply cut short)
+        ├── Mismatch              the server's models and this program's pipeline do not belong together
         └── ServerRefused         an error that the server explained
 
 Messages say what was seen, what was expected and what to try next.  This module imports nothing, so that
@@ -67,6 +71,14 @@ class RequestError(HybridgeError):
     """What was sent cannot be answered as it stands."""
 
 
+class UnknownParameter(RequestError):
+    """A parameter has a name that is not known here; one of the two sides may be older than the other."""
+
+
+class NoPreview(RequestError):
+    """Nothing on this server can make a preview for this model."""
+
+
 class UnsupportedMedia(RequestError):
     """The body is in a format that hybridge does not read."""
 
@@ -81,6 +93,10 @@ class TooSlow(RequestError):
 
 class UnknownModel(RequestError):
     """No model of that name is served here."""
+
+
+class KeyNeeded(RequestError):
+    """This server answers to those who have a key, and none that it knows was sent."""
 
 
 class AmbiguousModel(RequestError):
@@ -142,6 +158,10 @@ class BadAnswer(ClientError):
     """An answer came, but not one that a hybridge server gives."""
 
 
+class Mismatch(ClientError):
+    """What the server has is not what this pipeline needs; names what would be, and how to start it."""
+
+
 class ServerRefused(ClientError):
     """The server answered with an error and said why.
 
@@ -158,9 +178,10 @@ class ServerRefused(ClientError):
         status: int,
         code: str | None = None,
         retry_after_s: float | None = None,
+        saw: object = None,
         hint: str | None = None,
     ) -> None:
         self.status = status
         self.code = code
         self.retry_after_s = retry_after_s
-        super().__init__(what, hint=hint)
+        super().__init__(what, saw=saw, hint=hint)

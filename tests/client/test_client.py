@@ -361,7 +361,7 @@ def test_the_certificate_store_is_read_only_where_it_is_needed(monkeypatch: pyte
     reads: list[object] = []
     create = ssl.create_default_context
     monkeypatch.setattr("ssl.create_default_context", lambda **options: reads.append(options) or create(**options))
-    monkeypatch.setattr("hybridge.client.client.getproxies", dict)
+    monkeypatch.setattr("hybridge.client.transport.getproxies", dict)
     for url, expected in (("http://h", 0), ("https://h", 1)):
         Client(url).close()
         assert len(reads) == expected

@@ -17,6 +17,13 @@ from hybridge.errors import EngineFailure, RequestError, Stopped, TooLarge
 from hybridge.models import Normalisation
 
 
+def test_the_config_is_the_files_without_where_it_came_from(engines) -> None:
+    config = engines["flux"].config
+    assert (config["scaling_factor"], config["latent_channels"]) == (0.3611, 16)
+    assert not [name for name in config if name.startswith("_")]
+    assert json.loads(json.dumps(config)).keys() == config.keys()
+
+
 def latents(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
@@ -106,6 +113,28 @@ class TestEncode:
         engine, image = engines["flux"], latents(1, 3, 32, 32).clamp(-1, 1)
         expected = (engine.encode(image) - 0.1159) * 0.3611
         assert torch.equal(engine.encode(image, wanted=engine.spec.normalisation), expected)
+
+    @torch.inference_mode()
+    def test_moments_are_the_modules_own(self, engines) -> None:
+        engine, image = engines["sd-v1"], latents(2, 3, 32, 32).clamp(-1, 1)
+        moments = engine.moments(image, value_range="signed")
+        assert moments.shape == (2, 8, 4, 4)
+        assert torch.equal(moments, engine.module.encode(image).latent_dist.parameters)
+        assert torch.equal(moments[:, :4], engine.encode(image))
+
+    def test_moments_keep_to_a_budget_like_everything_else(self, engines) -> None:
+        with pytest.raises(TooLarge, match="at least"):
+            engines["sd-v1"].moments(torch.zeros(1, 3, 32, 32), budget_bytes=1)
+
+    def test_a_tiny_autoencoder_has_no_moments(self, engines) -> None:
+        with pytest.raises(RequestError, match="taesd has no posterior"):
+            engines["taesd"].moments(torch.zeros(1, 3, 32, 32))
+
+    @torch.inference_mode()
+    @pytest.mark.parametrize("batch", [1, 2])
+    def test_memory_layout_is_kept_so_that_sums_have_the_same_order(self, engines, batch) -> None:
+        engine, z = engines["sd-v1"], latents(batch, 4, 8, 8).to(memory_format=torch.channels_last)
+        assert torch.equal(engine.decode(z), theirs(engine, z))
 
     def test_ranges(self, engines) -> None:
         engine, unit = engines["sd-v1"], torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))

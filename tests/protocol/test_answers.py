@@ -50,6 +50,15 @@ def test_a_base64_tensor_on_the_wire() -> None:
     }
 
 
+@pytest.mark.parametrize("envelope", ["binary", "base64"])
+def test_a_channels_last_tensor_says_so_in_a_header(envelope: str) -> None:
+    answer = TensorAnswer(WireTensor(TENSOR.dtype, TENSOR.shape, TENSOR.data, channels_last=True), envelope)  # type: ignore[arg-type]
+    response = write_answer(answer)
+    assert response.headers["channels-last"] == "True"
+    assert response.body == write_answer(TensorAnswer(TENSOR, envelope)).body  # type: ignore[arg-type]
+    assert read_answer(response) == answer
+
+
 def test_a_file_on_the_wire() -> None:
     assert write_answer(FileAnswer(b"...", "image/png")) == HttpResponse(200, {"content-type": "image/png"}, b"...")
 

@@ -14,9 +14,12 @@ from hybridge.protocol import HttpResponse, read_failure, write_failure, write_s
 STATUS = {
     "HybridgeError": 500,
     "RequestError": 400,
+    "UnknownParameter": 400,
+    "NoPreview": 400,
     "UnsupportedMedia": 415,
     "TooLarge": 413,
     "UnknownModel": 404,
+    "KeyNeeded": 401,
     "AmbiguousModel": 400,
     "TooSlow": 408,
     "ModelUnavailable": 503,
@@ -30,6 +33,7 @@ STATUS = {
     "ServerUnreachable": 500,
     "ServerTimeout": 500,
     "BadAnswer": 500,
+    "Mismatch": 500,
     "ServerRefused": 500,
 }
 

@@ -90,7 +90,8 @@ BODIES = st.binary(max_size=40) | st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\
 def tensors(draw: st.DrawFn, sides: st.SearchStrategy[tuple[int, ...]] = SIDES) -> WireTensor:
     dtype, shape = draw(st.sampled_from(sorted(ITEM))), draw(sides)
     size = math.prod(shape) * ITEM[dtype]
-    return WireTensor(dtype, shape, draw(st.binary(min_size=size, max_size=size)))
+    data = draw(st.binary(min_size=size, max_size=size))
+    return WireTensor(dtype, shape, data, channels_last=len(shape) == 4 and draw(st.booleans()))
 
 
 @st.composite
@@ -132,6 +133,7 @@ def decode_requests(draw: st.DrawFn) -> DecodeRequest:
         envelope="binary" if output in ("picture", "video") else draw(ENVELOPES),
         height=draw(LENGTHS),
         width=draw(LENGTHS),
+        preview=draw(st.booleans()),
     )
 
 
@@ -139,12 +141,14 @@ def decode_requests(draw: st.DrawFn) -> DecodeRequest:
 def encode_requests(draw: st.DrawFn) -> EncodeRequest:
     magic = draw(st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x00\xff\x00\xffWEBP"]))
     picture = PictureFile(magic + draw(st.binary(max_size=40)))
+    moments = draw(st.booleans())
     return EncodeRequest(
         image=draw(st.just(picture) | tensors()),
-        scaling=draw(SCALINGS),
+        scaling=Scaling() if moments else draw(SCALINGS),
         value_range=draw(st.sampled_from(["auto", "unit", "signed"])),
-        sample=draw(st.booleans()),
-        seed=draw(st.none() | st.integers(0, 2**63 - 1)),
+        sample=not moments and draw(st.booleans()),
+        seed=None if moments else draw(st.none() | st.integers(0, 2**63 - 1)),
+        moments=moments,
         envelope=draw(ENVELOPES),
     )
 

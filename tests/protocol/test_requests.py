@@ -479,6 +479,34 @@ def test_extensions_of_encode(query: str, value_range: str, sample: bool, seed: 
     assert request == EncodeRequest(PictureFile(PNG), value_range=value_range, sample=sample, seed=seed)  # type: ignore[arg-type]
 
 
+def test_moments() -> None:
+    request = EncodeRequest(PictureFile(PNG), moments=True)
+    assert read_request("moments=True", {}, PNG, "encode") == request
+    assert read_request("moments=False", {}, PNG, "encode") == EncodeRequest(PictureFile(PNG))
+    assert write_request(request).query == "do_scaling=False&moments=True"
+
+
+@pytest.mark.parametrize("more", ["scaling_factor=0.5", "do_scaling=True", "sample=True", "seed=1"])
+def test_moments_are_neither_scaled_nor_drawn_from(more: str) -> None:
+    with pytest.raises(RequestError, match="moments are the posterior itself"):
+        read_request(f"moments=True&{more}", {}, PNG, "encode")
+
+
+def test_a_memory_layout_is_said_where_it_is_not_the_usual_one() -> None:
+    usual = write_request(DecodeRequest(SD)).query
+    assert "channels_last" not in usual
+    latents = WireTensor(SD.dtype, SD.shape, SD.data, channels_last=True)
+    written = write_request(DecodeRequest(latents))
+    assert "&channels_last=True&" in written.query
+    assert written.body == SD.data
+    assert read_request(written.query, written.headers, written.body) == DecodeRequest(latents)
+
+
+def test_only_pictures_are_channels_last() -> None:
+    with pytest.raises(RequestError, match="can be channels_last: saw 1 axes"):
+        read_request("shape=2&dtype=uint8&channels_last=True", LATENTS, b"ab", "decode")
+
+
 # ------------------------------------------------------------------------------------------ inferring
 
 

@@ -52,6 +52,20 @@ def test_memory_layout_does_not_matter(dtype: torch.dtype) -> None:
         assert torch.equal(to_torch(wire), tensor)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_channels_last_is_kept_and_nothing_else(batch: int) -> None:
+    """Also of a part of a channels-last tensor: convolutions go by the order of the strides."""
+    last = torch.rand(batch, 4, 3, 5).to(memory_format=torch.channels_last)
+    for tensor in (last, last[:, :2]):
+        wire = from_torch(tensor)
+        assert wire.channels_last
+        assert to_torch(wire).is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(to_torch(wire), tensor)
+    usual = torch.rand(batch, 4, 3, 5)
+    for tensor in (usual, usual[:, :2], usual.mT, usual[0], usual[:, :1], last[0]):
+        assert not from_torch(tensor).channels_last
+
+
 def test_gradients_and_parameters_are_left_behind() -> None:
     parameter = torch.nn.Parameter(torch.ones(2, 2))
     assert from_torch(parameter * 2).data == struct.pack("<4f", 2, 2, 2, 2)

@@ -190,19 +190,6 @@ def test_image_tensors_are_judged_by_their_shape(server, shape, dtype, status, w
     assert_refused(response, status, word)
 
 
-def test_a_sender_that_stops_is_given_up(server, monkeypatch) -> None:
-    monkeypatch.setattr("hybridge.server.endpoints._BODY_PAUSE_S", 0.2)
-    url = urlsplit(server)
-    with socket.create_connection((url.hostname, url.port), timeout=10) as connection:
-        connection.sendall(
-            b"POST /v1/sd-v1/decode?shape=1,4,8,8&dtype=float32 HTTP/1.1\r\nhost: x\r\n"
-            b"content-type: tensor/binary\r\ncontent-length: 1024\r\nconnection: close\r\n\r\nonly this"
-        )
-        answer = b"".join(iter(lambda: connection.recv(4096), b""))
-    assert answer.startswith(b"HTTP/1.1 408")
-    assert b"the body stopped coming" in answer
-
-
 def test_unknown_model(server) -> None:
     assert_refused(httpx.post(f"{server}/v1/sdxl/decode", content=b""), 404, "sd-v1", "hybridge serve sdxl")
     assert_refused(httpx.get(f"{server}/v1/models/sd-v2"), 404, "Try: sd-v1")

@@ -13,11 +13,13 @@ import pytest
 import torch
 from openapi_spec_validator import validate
 
+from hybridge.client import Client
 from hybridge.engine import Engine
-from hybridge.errors import AmbiguousModel, HybridgeError, Overloaded, RequestError, ShuttingDown
+from hybridge.errors import AmbiguousModel, HybridgeError, Overloaded, RequestError, ServerRefused, ShuttingDown
 from hybridge.models import CATALOGUE
 from hybridge.protocol import DecodeRequest, EncodeRequest, PictureFile, Scaling, WireTensor
 from hybridge.protocol.requests import DECODE_PARAMETERS, ENCODE_PARAMETERS
+from hybridge.protocol.torch import from_torch, to_torch
 from hybridge.server.app import create_app
 from hybridge.server.jobs import Job, infer_model
 from hybridge.server.local import LocalBackend
@@ -42,6 +44,8 @@ class TestInformation:
         assert flux["device_reason"]
         assert flux["weights_bytes"] > 0
         assert models["taesd"]["parent"] == "sd-v1"
+        assert flux["config"]["block_out_channels"] == [8, 8, 16, 16]
+        assert not any(name.startswith("_") for name in flux["config"])  # such as _name_or_path, a path here
         assert httpx.get(f"{server}/v1/models/flux").json() == flux
 
     def test_health_and_readiness(self, server) -> None:
@@ -74,7 +78,7 @@ class TestAnswerHeaders:
         named = httpx.post(f"{server}/v1/sdxl/decode", params=QUERY, content=LATENTS.data, headers=BINARY)
         assert named.headers["hybridge-model"] == "sdxl"
         assert "hybridge-inferred" not in named.headers
-        for stage in ("read", "queue", "device", "write"):
+        for stage in ("read", "queue", "device", "encode"):
             assert f"{stage};dur=" in named.headers["server-timing"]
         inferred = httpx.post(
             f"{server}/", params={**QUERY, "scaling_factor": 0.13025}, content=LATENTS.data, headers=BINARY
@@ -153,6 +157,18 @@ class TestInferModel:
 
     def test_the_only_model_is_taken_so_that_its_own_error_is_shown(self) -> None:
         assert infer_model(self.decode((1, 8, 8, 8)), {"flux": SERVED["flux"]}, None)[0].name == "flux"
+
+
+def test_moments(server, engines) -> None:
+    image = torch.rand(1, 3, 16, 24).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        expected = engines["sd-v1"].module.encode(image).latent_dist.parameters
+    with Client(server) as client:
+        reply = client.send(EncodeRequest(from_torch(image), value_range="signed", moments=True), model="sd-v1")
+        assert reply.headers["channels-last"] == "True"
+        assert torch.equal(to_torch(reply.tensor()), expected)
+        with pytest.raises(ServerRefused, match="taesd has no posterior"):
+            client.send(EncodeRequest(from_torch(image), moments=True), model="taesd")
 
 
 class TestWaitingLine:

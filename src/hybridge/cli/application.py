@@ -5,9 +5,11 @@ from __future__ import annotations
 import typer
 
 from .. import __version__
+from .bench import bench
 from .decode import decode
 from .demo import demo
 from .encode import encode
+from .keys import keys
 from .models import models
 from .plan import plan
 from .serve import serve
@@ -36,3 +38,5 @@ def _root(
 
 for verb in (demo, serve, models, encode, decode, plan):
     application.command()(verb)
+application.add_typer(bench, name="bench")
+application.add_typer(keys, name="keys")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from .options import DEVICE, DTYPE
+
+if TYPE_CHECKING:
+    from ..server.running import Listening
+    from ..server.traces import Traces
 
 
 def serve(
@@ -32,14 +38,33 @@ def serve(
     max_batch: int = typer.Option(None, help="Most pictures in one request.", show_default="32"),
     cors: list[str] = typer.Option(None, help="Web origin that may call from a browser; may be repeated."),
     log_level: str = typer.Option(None, help="debug, info, warning or error.", show_default="info"),
+    keys: str = typer.Option(None, help="File of API keys, from `hybridge keys add`; without it nobody needs one."),
+    public: bool = typer.Option(None, "--public", help="Listen on every address; refused without --keys."),
+    max_inflight_mib: int = typer.Option(
+        None, help="Most MiB of all bodies that are being received.", show_default="1024"
+    ),
+    max_connections: int = typer.Option(
+        None, help="Most connections; the one that is idle longest makes room.", show_default="4096"
+    ),
+    max_head_kib: int = typer.Option(None, help="Largest address and headers in KiB.", show_default="32"),
+    head_timeout_s: float = typer.Option(None, help="Seconds for the headers to arrive.", show_default="10"),
+    body_pause_s: float = typer.Option(None, help="Longest pause within a body in seconds.", show_default="30"),
+    tls_cert: str = typer.Option(None, help="File with a certificate in PEM, for HTTPS."),
+    tls_key: str = typer.Option(None, help="File with its key."),
+    trusted_proxies: list[str] = typer.Option(
+        None, "--trusted-proxy", help="Address of a proxy whose X-Forwarded-For is believed; may be repeated."
+    ),
+    log_format: str = typer.Option(None, help="people or json.", show_default="people"),
+    otlp_endpoint: str = typer.Option(None, help="OpenTelemetry collector's address for traces over HTTP."),
+    grace_s: float = typer.Option(
+        None, help="Seconds to finish accepted requests when told to end.", show_default="60"
+    ),
 ) -> None:
     """Serve models over HTTP.
 
     Every option can also be set as a variable, such as HYBRIDGE_PORT.
     """
     given = {name: value for name, value in locals().items() if value not in (None, [])}
-
-    import logging
 
     from pydantic import ValidationError
     from rich.console import Console
@@ -56,22 +81,30 @@ def serve(
         if not named:
             raise HybridgeError("these settings do not go together", saw=first["msg"]) from None
         raise HybridgeError(f"setting {named} is wrong", saw=first.get("input"), expected=first["msg"]) from None
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # the hub's requests, one line each
+
+    from ..server.logs import configure_logging
+    from ..server.opening import check_opening
+
+    configure_logging(settings.log_format, settings.log_level)
+    ring = check_opening(settings)
 
     from ..engine import Engine, EngineOptions, resolve
     from ..server.app import create_app
+    from ..server.drain import Drain
     from ..server.local import LocalBackend
-    from ..server.running import address_of, bind, run
+    from ..server.running import BACKLOG, address_of, bind, run
 
     console = Console()
     try:
-        listener = bind(settings.host, settings.port)
+        listener = bind(settings.address, settings.port)
     except OSError as error:
         raise HybridgeError(
-            f"cannot listen on {settings.host}:{settings.port}", saw=error.strerror, hint="--port 0 for a free one"
+            f"cannot listen on {settings.address}:{settings.port}",
+            saw=error.strerror,
+            hint="--port 0 for a free one",
         ) from None
     with listener:
+        traces = _traces(settings.otlp_endpoint)
         engines = {}
         options = EngineOptions(settings.device, settings.dtype, settings.exactness)
         for argument in settings.models:
@@ -81,8 +114,44 @@ def serve(
             info = f"{str(engine.dtype.value).removeprefix('torch.')} on {engine.device.value}"
             console.print(f"[bold]{spec.name}[/] {info} ({engine.device.reason}; {engine.dtype.reason})")
         backend = LocalBackend(engines, queue_limit=settings.queue_limit)
-        console.print(f"serving on [bold]{address_of(listener)}[/]  (Ctrl-C ends it)")
+        scheme = "https" if settings.tls_cert else "http"
+        listener.listen(BACKLOG)  # so that whoever reads the next line can connect
+        console.print(f"serving on [bold]{address_of(listener, scheme=scheme)}[/]  (Ctrl-C ends it)")
+        drain = Drain()
         try:
-            run(create_app(backend, settings), listener, log_level=settings.log_level)
+            app = create_app(backend, settings, keys=ring, drain=drain, observers=[t.observe for t in traces])
+            run(app, listener, _fitted(settings.listening), drain, log_level=settings.log_level)
         finally:
-            backend.close()  # a second Ctrl-C skips the application's own end
+            backend.close()
+            for tracing in traces:
+                tracing.close()
+
+
+def _traces(endpoint: str | None) -> list[Traces]:
+    from ..errors import HybridgeError
+
+    if endpoint is None:
+        return []
+    try:
+        from ..server.traces import Traces
+    except ModuleNotFoundError:
+        raise HybridgeError(
+            "traces need OpenTelemetry's library", hint="pip install 'hybridge[server,otel]'"
+        ) from None
+    return [Traces(endpoint)]
+
+
+def _fitted(listening: Listening) -> Listening:
+    """With no more connections than this process may open files; otherwise strangers could use them all up."""
+    import logging
+    from dataclasses import replace
+
+    from ..server.running import raise_file_limit
+
+    wanted = listening.limits.max_connections
+    possible = raise_file_limit(wanted)
+    if possible < wanted:
+        logging.getLogger("hybridge.server").warning(
+            "%d connections at most, not %d, because of this process's limit on open files", possible, wanted
+        )
+    return replace(listening, limits=replace(listening.limits, max_connections=possible))

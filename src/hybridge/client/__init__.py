@@ -6,17 +6,43 @@ theirs comes or goes, keeps no state outside its objects, and never puts a crede
 ``repr``.
 
 * ``address``: where a server is, and the credentials in its URL
+* ``fleet``: which of several servers is asked next; arithmetic only
 * ``retry``: after which failure to try again, and when; arithmetic only
-* ``values``: torch, NumPy and pictures ↔ the wire's nouns
-* ``flow``: every conversation as a generator that does no I/O
-* ``client``: the two drivers, blocking and async
+* ``blame``: failures as errors that name the server
+* ``values``, ``precision``: torch, NumPy and pictures ↔ the wire's nouns
+* ``calls``: arguments, documented and checked once
+* ``steps``: what such a conversation asks of its driver
+* ``flow``, ``preview``: every conversation as a generator that does no I/O
+* ``transport``, ``client``, ``async_client``: the two drivers, blocking and async
+* ``queue``: calls that overlap with making the next input
+* ``fallback``: a VAE of the caller's own, where no server can
 * ``compat``: diffusers' ``remote_decode`` and ``remote_encode``
+* ``fitting``: what a pipeline needs, what a server says of its models, and which of them fits
+* ``remote_vae`` and ``pipelines``: a pipeline's VAE that is on a server; these two know torch and are not imported
+  here
 """
 
-from .client import AsyncClient, Client
+from .async_client import AsyncClient
+from .client import Client
 from .compat import remote_decode, remote_encode
-from .flow import Reply, ServerWarning
+from .fleet import Breaker
+from .preview import Picture, Preview
+from .queue import Finished
+from .reply import Reply, ServerWarning
 from .retry import Retry
 from .values import Kind
 
-__all__ = ["AsyncClient", "Client", "Kind", "Reply", "Retry", "ServerWarning", "remote_decode", "remote_encode"]
+__all__ = [
+    "AsyncClient",
+    "Breaker",
+    "Client",
+    "Finished",
+    "Kind",
+    "Picture",
+    "Preview",
+    "Reply",
+    "Retry",
+    "ServerWarning",
+    "remote_decode",
+    "remote_encode",
+]

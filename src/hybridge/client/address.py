@@ -58,6 +58,10 @@ class Address:
         url = other.url if other.url.query else other.url.copy_with(query=self.url.query or None)
         return Address(url, other.authorization or self.authorization)
 
+    def has(self, endpoint: str) -> bool:
+        """Whether a full URL is on this server."""
+        return _origin(Address.parse(endpoint).url) == _origin(self.url)
+
     def resolve(self, path: str, query: str = "") -> httpx.URL:
         """The URL of ``path`` below this address (of the address itself for ``""``), both queries joined."""
         prefix, _, own_query = self.url.raw_path.partition(b"?")

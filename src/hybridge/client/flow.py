@@ -1,297 +1,316 @@
-"""Every conversation with a server, as a generator that does no I/O.
+"""Every conversation with the servers, as a generator that does no I/O.
 
-A flow yields the :class:`Call` to make and is sent what came of it; what it returns is the result.  So retries,
-errors and conversions are written once, and :mod:`.client` drives them with blocking or with async calls.
+A flow yields the :data:`~.steps.Step` to take and is sent what came of it; what it returns is the result.  So
+retries, failover, deadlines, errors and conversions are written once, and :mod:`.client` and :mod:`.async_client`
+drive them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import sys
 import warnings
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
 
-from ..errors import BadAnswer, ClientError, RequestError, ServerRefused, ServerTimeout, ServerUnreachable
-from ..protocol import (
-    Answer,
-    DecodeRequest,
-    EncodeRequest,
-    FileAnswer,
-    HttpResponse,
-    Request,
-    WireTensor,
-    read_answer,
-    read_failure,
-    write_request,
-)
+from ..errors import BadAnswer, ClientError, RequestError, ServerTimeout
+from ..protocol import DecodeRequest, EncodeRequest, HttpResponse, Request, read_answer, write_request
+from . import blame
 from .address import Address
-from .retry import Retry
+from .fallback import Fallback, local_of
+from .fleet import Breaker, Fleet, Server
+from .reply import Reply, ServerWarning, timings_ms
+from .retry import Retry, another_may
+from .steps import Arrived, Build, Call, Compute, Flow, Local, Opened, Outcome, Terms, Until
 from .values import Kind, from_wire, pictures_of
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One HTTP exchange to make, after waiting ``wait_s`` seconds."""
-
-    method: str
-    url: httpx.URL = field(repr=False)
-    headers: dict[str, str] = field(repr=False)
-    body: bytes = field(default=b"", repr=False)
-    wait_s: float = 0.0
-
-
-#: What came of a call: the whole response, or why there is none.
-Outcome = httpx.Response | httpx.RequestError
-
-Flow = Generator[Call, Outcome, T]
-
-
-class ServerWarning(UserWarning):
-    """The server answered, and has a remark about what it was sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer, and what is known about how it came.
+class Flows:
+    """The conversations that can be had with a fleet; :class:`Client` documents each.
 
     Attributes:
-        answer: What was answered, as the wire has it.
-        headers: The response's headers; names in lower case.
-        server: The server's address, without secrets.
-        bytes_up: Size of the body that was sent.
-        bytes_down: Size of the body that came back.
-        seconds: Time of the attempt that succeeded, from sending to the last byte.
+        fleet: The servers.
+        retries: When to try again.
+        patience_s: How long the driver waits for an answer, which servers are told; None for ever.
+        fallback: Decodes and encodes where no server can.
     """
 
-    answer: Answer = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-    server: str
-    bytes_up: int
-    bytes_down: int
-    seconds: float
-
-    @property
-    def model(self) -> str | None:
-        """The id of the model that answered."""
-        return self.headers.get("hybridge-model")
-
-    @property
-    def inferred(self) -> str | None:
-        """What the server had to infer, and from what."""
-        return self.headers.get("hybridge-inferred")
-
-    @property
-    def warning(self) -> str | None:
-        """The server's remark about the request; it has been issued as a :class:`ServerWarning`."""
-        return self.headers.get("hybridge-warning")
-
-    @property
-    def timings_ms(self) -> dict[str, float]:
-        """Milliseconds by stage, as ``Server-Timing`` has them."""
-        timings: dict[str, float] = {}
-        for entry in self.headers.get("server-timing", "").split(","):
-            name, *details = (part.strip() for part in entry.split(";"))
-            for detail in details:
-                key, _, value = detail.partition("=")
-                if key == "dur" and value.replace(".", "", 1).isdecimal():
-                    timings[name] = float(value)
-        return timings
-
-    def tensor(self) -> WireTensor:
-        """The tensor that was answered.
-
-        Raises:
-            BadAnswer: when it was a file.
-        """
-        if isinstance(self.answer, FileAnswer):
-            raise BadAnswer(f"{self.server} sent a file", saw=self.answer.media_type, expected="a tensor")
-        return self.answer.tensor
-
-    def file(self) -> bytes:
-        """The file that was answered, as its bytes.
-
-        Raises:
-            BadAnswer: when it was a tensor.
-        """
-        if not isinstance(self.answer, FileAnswer):
-            raise BadAnswer(f"{self.server} sent a tensor", saw=list(self.answer.tensor.shape), expected="a file")
-        return self.answer.data
-
-    def picture(self) -> Image:
-        """The picture that was answered, loaded; its ``format`` says what file it was.
-
-        Raises:
-            BadAnswer: when it was no picture, or one cut short.
-        """
-        from PIL import Image
-
-        data = self.file()
-        try:
-            picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
-            picture.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise BadAnswer(
-                f"{self.server} sent a picture that cannot be read",
-                saw=f"{len(data)} bytes, {type(error).__name__}: {error}",
-            ) from None
-        return picture
-
-
-@dataclass(frozen=True, slots=True)
-class Flows:
-    """The conversations that can be had with the server at ``address``; :class:`Client` documents each."""
-
-    address: Address
+    fleet: Fleet
     retries: Retry
+    patience_s: float | None = None
+    fallback: Local | None = None
 
-    def decode(self, request: DecodeRequest, model: str | None, kind: Kind) -> Flow[Any]:
+    @property
+    def address(self) -> Address:
+        """The first server's."""
+        return self.fleet.servers[0].address
+
+    def decode(self, request: DecodeRequest, model: str | None, kind: Kind, terms: Terms) -> Flow[Any]:
+        until = self.begin(terms)
         if request.output == "picture":
             # A picture answer holds one picture.  Several small files are sent faster than one large tensor.
             pictures = []
             for part in pictures_of(request):
-                reply = yield from self.send(dataclasses.replace(request, latents=part), model=model)
+                reply = yield from self.answer(dataclasses.replace(request, latents=part), model, until)
                 pictures.append(reply.picture())
             return pictures if len(pictures) > 1 else pictures[0]
-        reply = yield from self.send(request, model=model)
+        reply = yield from self.answer(request, model, until)
         return reply.file() if request.output == "video" else from_wire(reply.tensor(), kind)
 
-    def encode(self, request: EncodeRequest, model: str | None, kind: Kind) -> Flow[Any]:
-        reply = yield from self.send(request, model=model)
+    def encode(self, request: EncodeRequest, model: str | None, kind: Kind, terms: Terms) -> Flow[Any]:
+        reply = yield from self.answer(request, model, self.begin(terms))
         return from_wire(reply.tensor(), kind)
 
-    def send(self, request: Request, *, model: str | None = None, endpoint: str | None = None) -> Flow[Reply]:
-        if endpoint is not None:
-            if model is not None:
-                raise RequestError("two destinations", saw="model and endpoint", expected="one of them")
-            address, path = self.address.at(endpoint), ""
-        elif model is not None:
-            task = "decode" if isinstance(request, DecodeRequest) else "encode"
-            address, path = self.address, f"/v1/{quote(model, safe='')}/{task}"
-        else:
-            address, path = self.address, "/"
-        message = write_request(request)
-        url = address.resolve(path, message.query)
-        call = Call("POST", url, {**message.headers, **address.headers()}, message.body)
-        response = yield from self._exchange(call, address)
-        try:
-            answer = read_answer(_plain(response))
-        except BadAnswer as error:
-            raise _named(error, address) from None
-        reply = Reply(
-            answer,
-            headers=dict(response.headers),
-            server=str(address),
-            bytes_up=len(message.body),
-            bytes_down=len(response.content),
-            seconds=response.elapsed.total_seconds(),
-        )
-        if reply.warning is not None:
-            _warn_caller(f"{address}: {reply.warning}")
-        return reply
+    def send(self, request: Request, model: str | None, endpoint: str | None, terms: Terms) -> Flow[Reply]:
+        if endpoint is None:
+            return (yield from self.answer(request, model, self.begin(terms)))
+        if model is not None:
+            raise RequestError("two destinations", saw="model and endpoint", expected="one of them")
+        target = self._at(endpoint)
+        post = self.post(request, "", terms)
+
+        def there(_: Address, left_s: float | None) -> Call:
+            return post(target, left_s)
+
+        # The server's own retries, but nobody else's help: the caller named this endpoint.
+        only = dataclasses.replace(self, fleet=Fleet([target], clock=self.fleet.clock), fallback=None)
+        return _with_remark((yield from only.exchange(there, _reader(request), self.begin(terms))))
 
     def models(self) -> Flow[list[dict[str, Any]]]:
-        document = yield from self._get("/v1/models")
-        models = document.get("models") if isinstance(document, dict) else None
-        if not isinstance(models, list):
-            saw = f"JSON with the keys {list(document)[:8]}" if isinstance(document, dict) else repr(document)[:60]
-            raise BadAnswer(f"{self.address} did not list its models", saw=saw, expected="them under `models`")
-        return models
+        def read(arrived: Arrived, address: Address) -> list[dict[str, Any]]:
+            document = _read_document(arrived, address)
+            models = document.get("models") if isinstance(document, dict) else None
+            if not isinstance(models, list):
+                keys = f"JSON with the keys {list(document)[:8]}" if isinstance(document, dict) else None
+                saw = keys or repr(document)[:60]
+                raise BadAnswer("this did not list its models", saw=saw, expected="them under `models`")
+            return models
+
+        return (yield from self.exchange(_getter("/v1/models"), read, self.begin(Terms())))
 
     def health(self) -> Flow[Any]:
-        return (yield from self._get("/health"))
+        return (yield from self.exchange(_getter("/health"), _read_document, self.begin(Terms())))
 
-    def _get(self, path: str) -> Flow[Any]:
-        """The JSON document, or the plain text, at ``path``."""
-        headers = {"accept": "application/json", **self.address.headers()}
-        response = yield from self._exchange(Call("GET", self.address.resolve(path), headers), self.address)
-        media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type == "text/plain":
-            return response.text
+    # ------------------------------------------------------------------------------------------- parts
+
+    def begin(self, terms: Terms) -> Until:
+        """Starts the clock of a call."""
+        return Until(terms, None if terms.deadline_s is None else self.fleet.clock() + terms.deadline_s)
+
+    def answer(self, request: Request, model: str | None, until: Until) -> Flow[Reply]:
+        """One request, answered by a server or, where none can, by the fallback."""
+        fallback = self.fallback
+        if fallback is not None and not self.fleet.has_hope():
+            return (yield from self._compute(fallback, request, "no server has answered for a while"))
+        post = self.post(request, path_of(request, model), until.terms)
         try:
-            return json.loads(response.content)
-        except (ValueError, RecursionError):
-            raise BadAnswer(
-                f"{self.address} is not a hybridge server",
-                saw=f"{media_type or 'no Content-Type'}, beginning with {response.content[:60]!r}",
-                expected="JSON",
-                hint="check the address: a web page or a proxy may be answering",
-            ) from None
+            return _with_remark((yield from self.exchange(post, _reader(request), until)))
+        except ClientError as error:
+            if fallback is None or not another_may(error, getattr(error, "status", None)):
+                raise
+            reason = str(error)
+        return (yield from self._compute(fallback, request, reason))
 
-    def _exchange(self, call: Call, address: Address) -> Flow[httpx.Response]:
-        """The first 2xx response, of as many attempts as the policy allows."""
+    def exchange(self, build: Build, read: Callable[[Arrived, Address], T], until: Until) -> Flow[T]:
+        """What ``read`` makes of the first good response, of as many attempts as the policy allows.
+
+        A server that fails is left at once for another that has not failed this call; only when all have, the
+        policy says whether to go round again, and after which wait.  A response that was only opened is read as
+        one without a body.
+        """
         attempt, wait_s = 1, 0.0
+        failed: list[Server] = []
         while True:
-            outcome = yield dataclasses.replace(call, wait_s=wait_s)
-            if isinstance(outcome, httpx.Response):
-                if outcome.is_success:
-                    return outcome
-                error, status = _refusal(outcome, address), outcome.status_code
+            server = self.fleet.lease(failed)
+            status = None
+            outcome = yield from self._attempt(server, build, until, wait_s)
+            if isinstance(outcome, httpx.RequestError):
+                error = blame.loss(outcome, server.address)
             else:
-                error, status = _loss(outcome, address), None
+                status = outcome.status
+                try:
+                    value = _accepted(outcome, read, server.address)
+                except ClientError as refused:
+                    error = refused
+                else:
+                    self.fleet.answered(server, outcome.seconds, _queue_s(outcome))
+                    return value
+            self.fleet.failed(server, error)
+            failed.append(server)
+            wait_s = 0.0
+            if another_may(error, status) and self.fleet.can_spare(failed) and self._has_time(until, 0.0):
+                continue
             next_wait_s = self.retries.wait_s(attempt, error, status)
-            if next_wait_s is None:
+            if next_wait_s is not None and len(failed) > 1:
+                next_wait_s = min(next_wait_s, max(self.fleet.soonest_s(), self.retries.first_wait_s))
+            if next_wait_s is None or not self._has_time(until, next_wait_s):
                 raise error
-            attempt, wait_s = attempt + 1, next_wait_s
+            attempt, wait_s, failed = attempt + 1, next_wait_s, []
+
+    def _attempt(
+        self, server: Server, build: Build, until: Until, wait_s: float
+    ) -> Flow[Arrived | httpx.RequestError]:
+        """One call to a server, which gets its place back if nobody waits for what comes of it."""
+        try:
+            left_s = None if until.ends_at is None else until.ends_at - self.fleet.clock() - wait_s
+            if left_s is not None and left_s <= 0:
+                raise _too_late(until, server.address)
+            outcome: Outcome = yield dataclasses.replace(build(server.address, left_s), wait_s=wait_s)
+        except BaseException:
+            self.fleet.released(server)
+            raise
+        return Arrived(200, outcome.headers, b"", None) if isinstance(outcome, Opened) else outcome
+
+    def post(self, request: Request, path: str, terms: Terms, *, is_parted: bool = False) -> Build:
+        """The call that sends a request to whichever server it will be."""
+        message = write_request(request)
+
+        def build(address: Address, left_s: float | None) -> Call:
+            headers = {**message.headers, **address.headers()}
+            known = [seconds for seconds in (left_s, self.patience_s) if seconds is not None]
+            if known:
+                # So that a server does not work for somebody who has gone.
+                headers["request-timeout"] = f"{min(known):.3f}"
+            return Call(
+                "POST",
+                address.resolve(path, message.query),
+                headers,
+                message.body,
+                timeout_s=left_s,
+                progress=terms.progress,
+                is_parted=is_parted,
+            )
+
+        return build
+
+    def _at(self, endpoint: str) -> Address:
+        """The endpoint's address, with the credentials of the server that it is on."""
+        addresses = [server.address for server in self.fleet.servers]
+        return next((a for a in addresses if a.has(endpoint)), self.address).at(endpoint)
+
+    def _has_time(self, until: Until, wait_s: float) -> bool:
+        return until.ends_at is None or self.fleet.clock() + wait_s < until.ends_at
+
+    def _compute(self, work: Local, request: Request, reason: str) -> Flow[Reply]:
+        warn_caller(f"the fallback does the work of a server: {reason}")
+        begun = self.fleet.clock()
+        answer = yield Compute(work, request)
+        return Reply(answer, {}, "the fallback", 0, 0, self.fleet.clock() - begun)
 
 
-def _plain(response: httpx.Response) -> HttpResponse:
-    return HttpResponse(response.status_code, dict(response.headers), response.content)
+def flows_to(
+    servers: str | Sequence[str],
+    api_key: str | None,
+    retries: Retry,
+    breaker: Breaker | None,
+    patience_s: float | None,
+    fallback: Fallback | None,
+) -> Flows:
+    """The flows to one server or to several, from what a client is given.
+
+    Raises:
+        ClientError: for what is no address, no key or no fallback.
+    """
+    # An empty list is refused as an empty address is.
+    urls = [servers] if isinstance(servers, str) else list(servers) or [""]
+    fleet = Fleet([Address.parse(url, api_key) for url in urls], breaker=breaker)
+    return Flows(fleet, retries, patience_s, None if fallback is None else local_of(fallback))
 
 
-def _named(error: BadAnswer, address: Address) -> BadAnswer:
-    return BadAnswer(f"{address}: {error.what}", saw=error.saw, expected=error.expected, hint=error.hint)
+def path_of(request: Request, model: str | None) -> str:
+    """Where a request for a model goes; without one the server infers it."""
+    if model is None:
+        return "/"
+    return f"/v1/{quote(model, safe='')}/{'decode' if isinstance(request, DecodeRequest) else 'encode'}"
 
 
-def _refusal(response: httpx.Response, address: Address) -> ClientError:
-    """The error for a response that is not 2xx."""
-    if response.next_request is not None:
-        moved_to = response.next_request.url.copy_with(userinfo=b"", query=None, fragment=None)
-        return BadAnswer(
-            f"{address} sends its callers elsewhere",
-            saw=f"HTTP {response.status_code} to {moved_to}",
-            hint="that address, if it is one to trust",
+def _accepted(arrived: Arrived, read: Callable[[Arrived, Address], T], address: Address) -> T:
+    """What ``read`` makes of a 2xx response.
+
+    Raises:
+        ClientError: for any other, and for what cannot be read; it names the server.
+    """
+    if not 200 <= arrived.status < 300:
+        raise blame.refusal(_plain(arrived), arrived.moved_to, address)
+    try:
+        return read(arrived, address)
+    except BadAnswer as error:
+        raise blame.named(error, address) from None
+
+
+def _reader(request: Request) -> Callable[[Arrived, Address], Reply]:
+    data = request.latents.data if isinstance(request, DecodeRequest) else request.image.data
+    bytes_up = memoryview(data).nbytes
+
+    def read(arrived: Arrived, address: Address) -> Reply:
+        return Reply(
+            read_answer(_plain(arrived)),
+            headers=arrived.headers,
+            server=str(address),
+            bytes_up=bytes_up,
+            bytes_down=len(arrived.body),
+            seconds=arrived.seconds or 0.0,
         )
-    error = read_failure(_plain(response))
-    if isinstance(error, BadAnswer):
-        return _named(error, address)
-    return ServerRefused(
-        f"{address} answered {error.status}: {error.what}",
-        status=error.status,
-        code=error.code,
-        retry_after_s=error.retry_after_s,
+
+    return read
+
+
+def _with_remark(reply: Reply) -> Reply:
+    """The reply, once the server's remark has been passed on."""
+    if reply.warning is not None:
+        warn_caller(f"{reply.server}: {reply.warning}")
+    return reply
+
+
+def _getter(path: str) -> Build:
+    def build(address: Address, _: float | None) -> Call:
+        return Call("GET", address.resolve(path), {"accept": "application/json", **address.headers()})
+
+    return build
+
+
+def _read_document(arrived: Arrived, _: Address) -> Any:
+    """The JSON document, or the plain text, that came."""
+    media_type = arrived.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "text/plain":
+        return arrived.body.decode("utf-8", "replace")
+    try:
+        return json.loads(arrived.body)
+    except (ValueError, RecursionError):
+        raise BadAnswer(
+            "this is not a hybridge server",
+            saw=f"{media_type or 'no Content-Type'}, beginning with {arrived.body[:60]!r}",
+            expected="JSON",
+            hint="check the address: a web page or a proxy may be answering",
+        ) from None
+
+
+def _plain(arrived: Arrived) -> HttpResponse:
+    return HttpResponse(arrived.status, dict(arrived.headers), arrived.body)
+
+
+def _queue_s(arrived: Arrived) -> float:
+    """How long the request stood in the server's line, by its own word."""
+    return timings_ms(arrived.headers).get("queue", 0.0) / 1e3
+
+
+def _too_late(until: Until, address: Address) -> ServerTimeout:
+    return ServerTimeout(
+        f"{address} was not asked in time",
+        saw=f"a deadline of {until.terms.deadline_s:g} s that has passed",
+        hint="a longer deadline_s, or another server beside this one",
     )
 
 
-def _loss(error: httpx.RequestError, address: Address) -> ClientError:
-    """The error for a call without a response."""
-    seen = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
-        hint = "`hybridge serve` on that machine, or another address"
-        return ServerUnreachable(f"{address} cannot be reached", saw=seen, hint=hint)
-    if isinstance(error, httpx.TimeoutException):
-        hint = "a longer timeout; the first call for a model may have to load it"
-        return ServerTimeout(f"{address} did not answer in time", saw=seen, hint=hint)
-    if isinstance(error, httpx.DecodingError):
-        return BadAnswer(f"{address}: the answer's compression is broken", saw=seen)
-    if isinstance(error, (httpx.LocalProtocolError, httpx.UnsupportedProtocol)):
-        # The text would quote the header that is wrong, and that may be a credential.
-        return ClientError(f"the call to {address} is not valid HTTP", hint="look for line breaks in `headers`")
-    return ServerUnreachable(f"{address} broke off the connection", saw=seen, hint="a look at the server's log")
-
-
-def _warn_caller(text: str) -> None:
+def warn_caller(text: str) -> None:
     """Warns at the line outside this package that made the call, however deep below it this is."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(__package__):

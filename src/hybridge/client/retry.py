@@ -6,10 +6,13 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import ClientError, ModelUnavailable, ServerRefused, ServerUnreachable
+from ..errors import BadAnswer, ClientError, ModelUnavailable, ServerRefused, ServerTimeout, ServerUnreachable
 
 #: Too many requests, and service unavailable: the two that promise that a later try may do.
 PASSING_STATUSES = frozenset({429, 503})
+
+#: Refusals of what was sent or of who sent it, which another server would repeat or should not be asked to hide.
+FINAL_STATUSES = frozenset({400, 401, 403, 405, 411, 413, 414, 415, 422, 431})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +61,14 @@ def _may_pass(error: ClientError, status: int | None) -> bool:
     # Also 503, but weights that are missing now are missing in a second.
     is_lasting = isinstance(error, ServerRefused) and error.code == ModelUnavailable.__name__
     return status in PASSING_STATUSES and not is_lasting
+
+
+def another_may(error: ClientError, status: int | None) -> bool:
+    """Whether another server, or whatever else can decode, may do what this one did not.
+
+    Decoding and encoding change nothing, so it is always safe; it is of no use where the request is at fault.
+    A server that is still at work on a call that timed out is not asked again, but another one is.
+    """
+    if status is not None:
+        return status not in FINAL_STATUSES
+    return isinstance(error, (ServerUnreachable, ServerTimeout, BadAnswer))

@@ -98,7 +98,7 @@ def pictures_of(request: DecodeRequest) -> list[WireTensor]:
     step = elements.nbytes // latents.shape[0]
     shape = (1, *latents.shape[1:])
     return [
-        WireTensor(latents.dtype, shape, elements[start : start + step])
+        WireTensor(latents.dtype, shape, elements[start : start + step], latents.channels_last)
         for start in range(0, elements.nbytes, step)
     ]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-from ..errors import EngineFailure
+from ..errors import EngineFailure, RequestError
 from ..models import ModelSpec, Normalisation, latents_layout
 from . import latents as latent_space
 from . import loading, pixels
@@ -56,6 +56,11 @@ class Engine:
         module = loading.load(spec, dtype.value, device.value)
         modes: tuple[Mode, ...] = ("whole",) if options.exactness == "bitwise" else WITHIN_ROUNDING
         return cls(spec, module, device, dtype, modes)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the module was made with, as its ``config.json`` has it, without where it came from."""
+        return {name: value for name, value in self.module.config.items() if not name.startswith("_")}
 
     @property
     def weights_bytes(self) -> int:
@@ -158,16 +163,54 @@ class Engine:
         """
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         with failures_named(f"encoding {list(image.shape)}", self.device.value):
-            signed = pixels.to_signed(image.to(self.device.value), self.spec, value_range).to(self.dtype.value)
-            moments = self._run("encode", signed, budget_bytes, progress, should_stop)
-            self._check_finite(moments)
-            z = moments
+            z = self._encoded(image, value_range, budget_bytes, progress, should_stop)
             if self.spec.kind != "tiny":  # a tiny autoencoder has no posterior
-                posterior = DiagonalGaussianDistribution(moments)
+                posterior = DiagonalGaussianDistribution(z)
                 z = posterior.sample(generator) if sample else posterior.mode()
             z = latent_space.from_module(z, self.spec, wanted)
         latent_space.check_finite(z, "latents, once scaled,")
         return z
+
+    @torch.inference_mode()
+    def moments(
+        self,
+        image: torch.Tensor,
+        *,
+        value_range: str = "auto",
+        budget_bytes: int | None = None,
+        progress: Progress | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> torch.Tensor:
+        """Pictures → their posteriors in VAE space, (B, 2·C, H / factor, W / factor), on the engine's device.
+
+        The first C channels are the mean, the others the logarithm of the variance, as the module gives them.
+        Arguments and errors are those of :meth:`encode`.
+
+        Raises:
+            RequestError: also for a tiny autoencoder, which has no posterior.
+        """
+        if self.spec.kind == "tiny":
+            raise RequestError(
+                f"{self.spec.name} has no posterior",
+                saw="moments=True to a tiny autoencoder",
+                hint="encoding without moments",
+            )
+        with failures_named(f"encoding {list(image.shape)}", self.device.value):
+            return self._encoded(image, value_range, budget_bytes, progress, should_stop)
+
+    def _encoded(
+        self,
+        image: torch.Tensor,
+        value_range: str,
+        budget_bytes: int | None,
+        progress: Progress | None,
+        should_stop: ShouldStop | None,
+    ) -> torch.Tensor:
+        """As the module gives it: moments, or a tiny autoencoder's latents."""
+        signed = pixels.to_signed(image.to(self.device.value), self.spec, value_range).to(self.dtype.value)
+        encoded = self._run("encode", signed, budget_bytes, progress, should_stop)
+        self._check_finite(encoded)
+        return encoded
 
     def _run(
         self,

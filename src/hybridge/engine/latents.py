@@ -29,7 +29,8 @@ def unpack(latents: torch.Tensor, layout: Layout) -> torch.Tensor:
     if layout.is_packed:
         tokens = latents.reshape(batch, height // PACK, width // PACK, channels, PACK, PACK)
         return tokens.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels, height, width)
-    return latents.reshape(batch, channels, height, width)
+    # Not where the shape is there already: reshaping a batch of one makes torch forget that it is channels-last.
+    return latents if latents.ndim == 4 else latents.reshape(batch, channels, height, width)
 
 
 def to_module(

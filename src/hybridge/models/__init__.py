@@ -4,18 +4,23 @@ Knows no tensor, no device and no network; loading is the engine's.
 """
 
 from .catalogue import CATALOGUE, look_up, parent_of_tiny
+from .families import model_of_pipeline
+from .latent_rgb import LATENT_RGB, LatentRgb
 from .layout import Layout, image_layout, latents_layout
 from .spec import CLASS_NAMES, ModelSpec, Normalisation, spec_from_config
 
 __all__ = [
     "CATALOGUE",
     "CLASS_NAMES",
+    "LATENT_RGB",
+    "LatentRgb",
     "Layout",
     "ModelSpec",
     "Normalisation",
     "image_layout",
     "latents_layout",
     "look_up",
+    "model_of_pipeline",
     "parent_of_tiny",
     "spec_from_config",
 ]

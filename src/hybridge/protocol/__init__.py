@@ -23,12 +23,14 @@ from .messages import (
     TensorAnswer,
     ValueRange,
 )
+from .parts import PARTED, PartsReader, end_parts, write_part
 from .requests import read_request, sniff_picture, write_request
 from .tensor import ITEM_BYTES, WireTensor
 
 __all__ = [
     "EXPOSED_HEADERS",
     "ITEM_BYTES",
+    "PARTED",
     "Answer",
     "DecodeRequest",
     "EncodeRequest",
@@ -36,6 +38,7 @@ __all__ = [
     "HttpRequest",
     "HttpResponse",
     "Output",
+    "PartsReader",
     "PictureFile",
     "PictureFormat",
     "Request",
@@ -44,12 +47,14 @@ __all__ = [
     "TensorAnswer",
     "ValueRange",
     "WireTensor",
+    "end_parts",
     "read_answer",
     "read_failure",
     "read_request",
     "sniff_picture",
     "write_answer",
     "write_failure",
+    "write_part",
     "write_request",
     "write_status",
 ]

@@ -12,7 +12,15 @@ from .requests import BASE64, BINARY, sniff_picture
 from .tensor import WireTensor
 
 #: A browser hides response headers from a page unless they are named; these are part of the answer.
-EXPOSED_HEADERS = ("shape", "dtype", "hybridge-model", "hybridge-inferred", "hybridge-warning", "server-timing")
+EXPOSED_HEADERS = (
+    "shape",
+    "dtype",
+    "channels-last",
+    "hybridge-model",
+    "hybridge-inferred",
+    "hybridge-warning",
+    "server-timing",
+)
 
 
 def write_answer(answer: Answer) -> HttpResponse:
@@ -25,12 +33,12 @@ def write_answer(answer: Answer) -> HttpResponse:
         return HttpResponse(200, {"content-type": answer.media_type}, answer.data)
     tensor = answer.tensor
     about = {"shape": json.dumps(list(tensor.shape)), "dtype": tensor.dtype}
+    if tensor.channels_last:
+        about["channels-last"] = "True"
     if answer.envelope == "binary":
         return HttpResponse(200, {"content-type": BINARY, **about}, bytes(tensor.data))
-    document = {
-        "inputs": base64.b64encode(tensor.data).decode("ascii"),
-        "parameters": {"shape": list(tensor.shape), "dtype": tensor.dtype},
-    }
+    parameters = {"shape": list(tensor.shape), "dtype": tensor.dtype}
+    document = {"inputs": base64.b64encode(tensor.data).decode("ascii"), "parameters": parameters}
     return HttpResponse(200, {"content-type": BASE64, **about}, json.dumps(document).encode())
 
 
@@ -53,17 +61,23 @@ def read_answer(response: HttpResponse) -> Answer:
         file_type = media_type if is_file else _sniff_file(response.body)
         if file_type:
             return FileAnswer(response.body, file_type)
+    channels_last = response.headers.get("channels-last", "").lower() == "true"
     try:
         if media_type == BASE64:
             document = json.loads(response.body)
             about = document["parameters"]
             data = base64.b64decode(document["inputs"], validate=True)
-            return TensorAnswer(WireTensor(about["dtype"], tuple(about["shape"]), data), "base64")
+            return TensorAnswer(WireTensor(about["dtype"], tuple(about["shape"]), data, channels_last), "base64")
         if media_type == BINARY:
             shape = tuple(json.loads(response.headers["shape"]))
-            return TensorAnswer(WireTensor(response.headers["dtype"], shape, response.body))
+            return TensorAnswer(WireTensor(response.headers["dtype"], shape, response.body, channels_last))
     except RequestError as error:
-        raise BadAnswer("the answer does not fit its own shape", saw=error.saw, expected=error.expected) from None
+        raise BadAnswer(
+            "the answer does not fit its own shape",
+            saw=error.saw,
+            expected=error.expected,
+            hint="once more, for it may have been cut short on the way; else a look at the server's version",
+        ) from None
     except (ValueError, KeyError, TypeError, binascii.Error, RecursionError) as error:
         raise BadAnswer("the answer cannot be read", saw=f"{type(error).__name__}: {error}") from None
     raise BadAnswer(

@@ -10,22 +10,26 @@ import json
 import math
 
 from .. import errors
-from ..errors import BadAnswer, HybridgeError, Overloaded, ServerRefused
+from ..errors import BadAnswer, HybridgeError, KeyNeeded, Overloaded, ServerRefused
 from .messages import HttpResponse
 
 #: The nearest ancestor of an error's class decides.  What is the sender's fault is 400, as the pilot's servers
 #: had it, unless a more telling status exists.
 STATUS: dict[type[HybridgeError], int] = {
     errors.RequestError: 400,
+    errors.UnknownParameter: 400,
+    errors.NoPreview: 400,
     errors.UnsupportedMedia: 415,
     errors.TooLarge: 413,
     errors.TooSlow: 408,
     errors.UnknownModel: 404,
+    errors.KeyNeeded: 401,
     errors.AmbiguousModel: 400,
     errors.ModelUnavailable: 503,
     errors.Overloaded: 429,
     errors.ShuttingDown: 503,
     errors.OutOfMemory: 507,
+    errors.Mismatch: 500,
     HybridgeError: 500,
 }
 
@@ -47,6 +51,9 @@ def write_failure(error: HybridgeError) -> HttpResponse:
     if isinstance(error, Overloaded):
         # An estimate that has no number yet (nan, inf) must not keep the refusal from being written.
         headers["retry-after"] = str(math.ceil(min(max(1, error.retry_after_s), MAX_RETRY_AFTER_S)))
+    if isinstance(error, KeyNeeded):
+        # Basic is read as well, but naming it would make browsers ask for a user and a password.
+        headers["www-authenticate"] = "Bearer"
     present = {name: value for name, value in document.items() if value is not None}
     return HttpResponse(status, headers, json.dumps(present, ensure_ascii=False).encode("utf-8", "replace"))
 

@@ -100,6 +100,7 @@ class DecodeRequest:
     """Latents that should become a picture.
 
     ``height`` and ``width`` are those of the picture, in pixels; they mean something for packed latents only.
+    With ``preview`` the answer comes in parts, a quick approximation first; see :mod:`.parts`.
     """
 
     latents: WireTensor
@@ -110,13 +111,19 @@ class DecodeRequest:
     envelope: Envelope = "binary"
     height: int | None = None
     width: int | None = None
+    preview: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeRequest:
     """A picture that should become latents.
 
-    The answer is the mode of the posterior, or with ``sample`` a draw from it that ``seed`` repeats.
+    The answer is the mode of the posterior, or with ``sample`` a draw from it that ``seed`` repeats, or with
+    ``moments`` the posterior itself: mean and logarithm of the variance one after the other, (B, 2·C, h, w), in VAE
+    space, as the VAE gives them.
+
+    Raises:
+        RequestError: for moments that are to be scaled or drawn from as well.
     """
 
     image: PictureFile | WireTensor
@@ -125,6 +132,16 @@ class EncodeRequest:
     sample: bool = False
     seed: int | None = None
     envelope: Envelope = "binary"
+    moments: bool = False
+
+    def __post_init__(self) -> None:
+        if self.moments and (self.scaling.by != "none" or self.sample or self.seed is not None):
+            raise RequestError(
+                "moments are the posterior itself",
+                saw="a scaling as well" if self.scaling.by != "none" else "sample or seed as well",
+                expected="moments=True without sample, seed, do_scaling and the factors",
+                hint="scaling what is drawn from them",
+            )
 
 
 Request = DecodeRequest | EncodeRequest

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
-from ..errors import RequestError
+from ..errors import RequestError, UnknownParameter
 from .tensor import ITEM_BYTES, MAX_AXES
 
 Choice = TypeVar("Choice", bound=str)
@@ -65,7 +65,7 @@ class Parameters:
             if name in names:
                 continue
             near = difflib.get_close_matches(name[:_SHOWN], sorted(names - IGNORED), n=1)
-            raise RequestError(
+            raise UnknownParameter(
                 "unknown parameter",
                 saw=_shown(name),
                 expected="one of " + ", ".join(sorted(names - IGNORED)),

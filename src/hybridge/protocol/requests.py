@@ -49,7 +49,7 @@ _PICTURE_TYPES: dict[str, PictureFormat] = {
 _OUTPUT_TYPES = {name: name for name in ("pil", "pt", "mp4")}
 _VALUE_RANGES: dict[str, ValueRange] = {"auto": "auto", "unit": "unit", "signed": "signed"}
 
-_TENSOR_PARAMETERS = ("shape", "dtype", "do_scaling", "scaling_factor", "shift_factor")
+_TENSOR_PARAMETERS = ("shape", "dtype", "channels_last", "do_scaling", "scaling_factor", "shift_factor")
 DECODE_PARAMETERS = (
     *_TENSOR_PARAMETERS,
     "height",
@@ -58,8 +58,9 @@ DECODE_PARAMETERS = (
     "image_format",
     "partial_postprocess",
     "quality",
+    "preview",
 )
-ENCODE_PARAMETERS = (*_TENSOR_PARAMETERS, "value_range", "sample", "seed")
+ENCODE_PARAMETERS = (*_TENSOR_PARAMETERS, "value_range", "sample", "seed", "moments")
 _DECODE_ONLY = tuple(name for name in DECODE_PARAMETERS if name not in ENCODE_PARAMETERS)
 
 
@@ -198,6 +199,7 @@ def _read_decode(content: _Content, parameters: Parameters, accept: str) -> Deco
         envelope=_envelope(accepted),
         height=parameters.integer("height", least=1),
         width=parameters.integer("width", least=1),
+        preview=parameters.boolean("preview") or False,
     )
 
 
@@ -209,6 +211,7 @@ def _read_encode(content: _Content, parameters: Parameters, accept: str) -> Enco
         value_range=parameters.choice("value_range", _VALUE_RANGES) or "auto",
         sample=parameters.boolean("sample") or False,
         seed=parameters.integer("seed", least=0),
+        moments=parameters.boolean("moments") or False,
         envelope=_envelope(_media_types(accept)),
     )
 
@@ -221,7 +224,7 @@ def _read_tensor(content: _Content, parameters: Parameters) -> WireTensor:
             saw=f"shape {list(shape) if shape else 'missing'}, dtype {dtype or 'missing'}",
             expected="for example shape=1&shape=4&shape=64&shape=64&dtype=float16",
         )
-    return WireTensor(dtype, shape, content.data)
+    return WireTensor(dtype, shape, content.data, parameters.boolean("channels_last") or False)
 
 
 def _read_scaling(parameters: Parameters, *, scales_by_default: bool) -> Scaling:
@@ -301,6 +304,7 @@ def _write_decode(request: DecodeRequest) -> HttpRequest:
         "image_format": "jpg" if request.picture_format == "jpeg" else request.picture_format,
         "partial_postprocess": request.output == "pixels",
         "quality": None if request.quality == DEFAULT_QUALITY else request.quality,
+        "preview": True if request.preview else None,
     }
     return HttpRequest(format_query(query), {"content-type": BINARY, "accept": accept}, bytes(request.latents.data))
 
@@ -312,6 +316,8 @@ def _write_encode(request: EncodeRequest) -> HttpRequest:
     if request.sample:
         query["sample"] = True
     query["seed"] = request.seed
+    if request.moments:
+        query["moments"] = True
     accept = BINARY if request.envelope == "binary" else BASE64
     if isinstance(request.image, WireTensor):
         query |= _tensor_query(request.image)
@@ -325,7 +331,8 @@ def _write_encode(request: EncodeRequest) -> HttpRequest:
 
 
 def _tensor_query(tensor: WireTensor) -> dict[str, object]:
-    return {"shape": list(tensor.shape), "dtype": tensor.dtype}
+    # Said only where it is so: servers of others would not know the word.
+    return {"shape": list(tensor.shape), "dtype": tensor.dtype, "channels_last": tensor.channels_last or None}
 
 
 def _scaling_query(scaling: Scaling) -> dict[str, object]:

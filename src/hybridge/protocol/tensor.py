@@ -18,10 +18,16 @@ ITEM_BYTES = {"float16": 2, "float32": 4, "bfloat16": 2, "uint8": 1}
 #: Video latents have five axes; nothing that a diffusion pipeline sends has more.
 MAX_AXES = 5
 
+#: The axes of what can lie channels-last in memory: (B, C, H, W).
+_PICTURE_AXES = 4
+
 
 @dataclass(frozen=True, slots=True)
 class WireTensor:
     """``data`` holds the elements in C order, little-endian, without a header.
+
+    ``channels_last`` says that the sender held (B, C, H, W) with the channels innermost in memory.  It moves no
+    element, but convolutions sum in another order then, and who wants the sender's last bits has to know.
 
     Raises:
         RequestError: when dtype, shape and the number of bytes do not belong together.
@@ -30,8 +36,13 @@ class WireTensor:
     dtype: str
     shape: tuple[int, ...]
     data: bytes | bytearray | memoryview
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
+        if self.channels_last and len(self.shape) != _PICTURE_AXES:
+            raise RequestError(
+                "only [batch, channels, height, width] can be channels_last", saw=f"{len(self.shape)} axes"
+            )
         need = self.nbytes_of(self.dtype, self.shape)
         got = memoryview(self.data).nbytes
         if got == need:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import cast
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -19,18 +20,42 @@ from starlette.routing import Route
 
 from .. import protocol
 from ..errors import HybridgeError
+from .auth import Gate, KeyRing
 from .backend import Backend
-from .endpoints import Endpoints, failure_response
+from .drain import Drain, Draining
+from .endpoints import Endpoints
+from .intake import Intake
+from .logs import log_request
+from .metrics import Metrics
 from .openapi import describe
+from .record import Observer, Recorder
+from .refusal import failure_response
 from .settings import Settings
 
 log = logging.getLogger("hybridge.server")
 
 
-def create_app(backend: Backend, settings: Settings | None = None) -> Starlette:
-    """The application around a backend, which it closes when it ends."""
+def create_app(
+    backend: Backend,
+    settings: Settings | None = None,
+    *,
+    keys: KeyRing | None = None,
+    drain: Drain | None = None,
+    observers: Sequence[Observer] = (),
+) -> Starlette:
+    """The application around a backend, which it closes when it ends.
+
+    Args:
+        backend: Does the work.
+        settings: Limits and the like; addresses and files in it are the caller's affair.
+        keys: Who may come in; None lets everybody in.
+        drain: Knows what is being worked on, and when to stop.
+        observers: Told of each request when it ends, besides the log and the metrics.
+    """
     settings = settings or Settings()
-    endpoints = Endpoints(backend, settings.limits, default_model=settings.default_model)
+    intake = Intake(settings.limits)
+    metrics = Metrics(backend, lambda: intake.held_bytes)
+    endpoints = Endpoints(backend, settings.limits, intake, metrics, default_model=settings.default_model)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -53,9 +78,17 @@ def create_app(backend: Backend, settings: Settings | None = None) -> Starlette:
             *(Route(f"/v1/{{model}}/encode{end}", endpoints.encode, methods=["POST"]) for end in ("", "/")),
             Route("/health", endpoints.health, methods=["GET"]),
             Route("/ready", endpoints.ready, methods=["GET"]),
+            Route("/metrics", endpoints.metrics, methods=["GET"]),
             Route("/openapi.json", openapi, methods=["GET"]),
         ],
-        middleware=_cors(settings.cors),
+        # From the outside in.  The gate stands before all that reads an address, because it takes the key out;
+        # CORS stands before the gate, because browsers send no key with the question whether they may call.
+        middleware=[
+            Middleware(Recorder, observers=(log_request, metrics.observe, *observers)),
+            *_cors(settings.cors),
+            Middleware(Gate, keys=keys),
+            Middleware(Draining, drain=drain or Drain()),
+        ],
         exception_handlers={
             HybridgeError: _ours,
             HTTPException: _https,
@@ -72,13 +105,25 @@ def _cors(origins: tuple[str, ...]) -> list[Middleware]:
         return []
     return [
         Middleware(
-            CORSMiddleware,
+            _JsonCors,
             allow_origins=origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=protocol.EXPOSED_HEADERS,
+            expose_headers=[*protocol.EXPOSED_HEADERS, "x-request-id"],
         )
     ]
+
+
+class _JsonCors(CORSMiddleware):
+    """Starlette's own, except that a refusal is JSON like every other error."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code == HTTPStatus.OK:
+            return response
+        refusal = protocol.write_status(response.status_code, bytes(response.body).decode())
+        kept = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+        return Response(refusal.body, refusal.status, {**kept, **refusal.headers})
 
 
 # Starlette hands each handler the class that it is registered for, but types all of them as Exception.

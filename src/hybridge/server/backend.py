@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from ..models import ModelSpec
 from .jobs import Job, Result
@@ -12,7 +12,10 @@ from .jobs import Job, Result
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model that is served, and the choices that were made for it, each with its reason."""
+    """A model that is served, and the choices that were made for it, each with its reason.
+
+    ``config`` is what the module was made with, in JSON's types; clients put a module of their own in its place.
+    """
 
     spec: ModelSpec
     device: str
@@ -20,10 +23,32 @@ class ModelInfo:
     dtype: str
     dtype_reason: str
     weights_bytes: int
+    config: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BackendLoad:
+    """How busy a backend is at the moment, and what it has done so far.
+
+    Attributes:
+        waiting: Jobs in the line.
+        waiting_cost: Their cost, in the unit of :meth:`Backend.cost`.
+        running: Jobs on the device.
+        weights_bytes: Of the models that are loaded.
+        loads: How often each model was loaded.
+        evictions: How often each model left to make room for another.
+    """
+
+    waiting: int
+    waiting_cost: float
+    running: int
+    weights_bytes: int
+    loads: Mapping[str, int] = field(default_factory=dict)
+    evictions: Mapping[str, int] = field(default_factory=dict)
 
 
 class Backend(Protocol):
-    """Five calls, none of which mentions a device or a framework."""
+    """Six calls, none of which mentions a device or a framework."""
 
     def info(self) -> Sequence[ModelInfo]:
         """The models, in the order in which they were asked for."""
@@ -39,6 +64,10 @@ class Backend(Protocol):
         Raises:
             HybridgeError: Overloaded before it was accepted; others when it failed.
         """
+        ...
+
+    def load(self) -> BackendLoad:
+        """How busy it is; asked often, so it must not wait for the device."""
         ...
 
     def health(self) -> str | None:

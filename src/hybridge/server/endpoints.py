@@ -8,28 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import logging
 import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from anyio import fail_after
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .. import __version__, protocol
-from ..errors import HybridgeError, RequestError, TooSlow, UnknownModel
+from ..errors import RequestError, UnknownModel
 from ..models import CATALOGUE, ModelSpec
 from ..protocol import DecodeRequest
 from .backend import Backend, ModelInfo
+from .intake import Intake
 from .jobs import Job, Result, admit, finish, infer_model
 from .limits import Limits
-
-log = logging.getLogger("hybridge.access")
-
-#: Seconds without a byte after which a sender is given up.
-_BODY_PAUSE_S = 30
+from .metrics import CONTENT_TYPE, Metrics
+from .preview import answer_with_preview
+from .record import record_of
 
 
 class Endpoints:
@@ -38,15 +35,26 @@ class Endpoints:
     Args:
         backend: Runs the jobs.
         limits: What may be asked for.
+        intake: Reads the bodies.
+        metrics: What ``/metrics`` shows.
         default_model: Taken where a request names no model and several fit.
         workers: Threads for picture files and base64.
     """
 
     def __init__(
-        self, backend: Backend, limits: Limits, *, default_model: str | None = None, workers: int = 4
+        self,
+        backend: Backend,
+        limits: Limits,
+        intake: Intake,
+        metrics: Metrics,
+        *,
+        default_model: str | None = None,
+        workers: int = 4,
     ) -> None:
         self._backend = backend
         self._limits = limits
+        self._intake = intake
+        self._metrics = metrics
         self._default_model = default_model
         self._served = {info.spec.name: info.spec for info in backend.info()}
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="hybridge-media")
@@ -73,18 +81,22 @@ class Endpoints:
         arrived = time.perf_counter()
         named = request.path_params.get("model")
         spec = self._find(named) if named else None
-        body = await self._read_body(request)
-        headers = {name: ", ".join(request.headers.getlist(name)) for name in ("content-type", "accept")}
-        job, inferred = await self._in_worker(self._read, request.url.query, headers, body, task, spec)
+        record = record_of(request.scope)
+        record.model, record.task = spec.name if spec else "", task or ""
+        job, inferred = await self._receive(request, task, spec)
+        record.model, record.task, record.pictures = job.spec.name, _task_of(job), _pictures_of(job)
         read = time.perf_counter()
+        if isinstance(job.request, DecodeRequest) and job.request.preview:
+            return await answer_with_preview(self._backend, job, self._served, self._in_worker, inferred)
         result = await _while_connected(request, self._backend.run(job))
         computed = time.perf_counter()
         response = await self._in_worker(_write, job, result)
         stages = {
             "read": 1e3 * (read - arrived),
             **result.milliseconds,
-            "write": 1e3 * (time.perf_counter() - computed),
+            "encode": 1e3 * (time.perf_counter() - computed),
         }
+        record.milliseconds.update(stages)
         about = {
             "hybridge-model": job.spec.name,
             "server-timing": ", ".join(f"{stage};dur={spent:.1f}" for stage, spent in stages.items()),
@@ -94,8 +106,16 @@ class Endpoints:
             about["hybridge-inferred"] = inferred
         if job.warning:
             about["hybridge-warning"] = job.warning
-        log.info("%s %s: %s", job.spec.name, _task_of(job), about["server-timing"])
         return Response(response.body, response.status, {**response.headers, **about})
+
+    async def _receive(
+        self, request: Request, task: protocol.Task | None, spec: ModelSpec | None
+    ) -> tuple[Job, str | None]:
+        headers = {name: ", ".join(request.headers.getlist(name)) for name in ("content-type", "accept")}
+        async with self._intake.body(request) as body:
+            reading = self._in_worker(self._read, request.url.query, headers, body, task, spec)
+            job_and_inferred: tuple[Job, str | None] = await reading
+            return job_and_inferred
 
     def _read(
         self,
@@ -112,29 +132,6 @@ class Endpoints:
             done = "decode" if isinstance(request, DecodeRequest) else "encode"
             inferred = f"model={spec.name}; task={done}; reason={reason}"
         return admit(request, spec, self._limits), inferred
-
-    async def _read_body(self, request: Request) -> bytes:
-        declared = request.headers.get("content-length", "")
-        if declared.isdecimal():
-            self._limits.check_body(int(declared))
-        parts: list[bytes] = []
-        received = 0
-        stream = request.stream()
-        while True:
-            try:
-                with fail_after(_BODY_PAUSE_S):
-                    part = await anext(stream, None)
-            except ClientDisconnect:
-                raise RequestError("the body was cut short", saw=f"{received} bytes") from None
-            except TimeoutError:
-                raise TooSlow(
-                    "the body stopped coming", saw=f"{received} bytes, then nothing for {_BODY_PAUSE_S} s"
-                ) from None
-            if part is None:
-                return b"".join(parts)
-            received += len(part)
-            self._limits.check_body(received)
-            parts.append(part)
 
     async def _in_worker(self, function: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._workers, function, *args)
@@ -172,6 +169,10 @@ class Endpoints:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready", "error": reason}, 503)
 
+    async def metrics(self, _: Request) -> Response:
+        """GET /metrics, for Prometheus."""
+        return Response(self._metrics.exposition(), headers={"content-type": CONTENT_TYPE})
+
     def _find(self, name: str) -> ModelSpec:
         if name in self._served:
             return self._served[name]
@@ -207,6 +208,11 @@ def _task_of(job: Job) -> str:
     return "decode" if isinstance(job.request, DecodeRequest) else "encode"
 
 
+def _pictures_of(job: Job) -> int:
+    tensor = job.request.latents if isinstance(job.request, DecodeRequest) else job.request.image
+    return tensor.shape[0] if isinstance(tensor, protocol.WireTensor) and len(tensor.shape) > 3 else 1
+
+
 def _described(info: ModelInfo) -> dict[str, Any]:
     spec = info.spec
     return {
@@ -225,12 +231,7 @@ def _described(info: ModelInfo) -> dict[str, Any]:
         "dtype": info.dtype,
         "dtype_reason": info.dtype_reason,
         "weights_bytes": info.weights_bytes,
+        "config": dict(info.config),
         "decode": f"/v1/{spec.name}/decode",
         "encode": f"/v1/{spec.name}/encode",
     }
-
-
-def failure_response(error: HybridgeError) -> Response:
-    """The response for an error of ours."""
-    response = protocol.write_failure(error)
-    return Response(response.body, response.status, response.headers)

@@ -21,11 +21,15 @@ class Limits:
         max_pixels: Of all pictures of one request together: one of 2048×2048, or four of 1024×1024.  The plain
             forward of a full-size VAE in float32 takes about 4 KiB for each pixel.
         max_batch: Pictures in one request.
+        max_inflight_bytes: Of all bodies that are being received at one time.
+        body_pause_s: Seconds without a byte after which a sender is given up.
     """
 
     max_body_bytes: int = 256 * MIB
     max_pixels: int = 2048 * 2048
     max_batch: int = 32
+    max_inflight_bytes: int = 1024 * MIB
+    body_pause_s: float = 30
 
     def check_body(self, body_bytes: int) -> None:
         """Raises TooLarge above ``max_body_bytes``."""

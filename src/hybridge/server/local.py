@@ -17,7 +17,7 @@ from ..errors import EngineFailure, HybridgeError, ShuttingDown
 from ..models import ModelSpec, Normalisation
 from ..protocol import DecodeRequest, Scaling, WireTensor
 from ..protocol.torch import from_torch, to_torch
-from .backend import ModelInfo
+from .backend import BackendLoad, ModelInfo
 from .jobs import Job, Result
 from .queue import WaitingLine
 
@@ -59,6 +59,7 @@ class LocalBackend:
     def __init__(self, engines: Mapping[str, Engine], *, queue_limit: int = 64) -> None:
         self._engines = dict(engines)
         self._line: WaitingLine[_Waiting] = WaitingLine(queue_limit)
+        self._running = 0
         self._thread = threading.Thread(target=self._serve, name="hybridge-device", daemon=True)
         self._thread.start()
 
@@ -71,6 +72,7 @@ class LocalBackend:
                 str(engine.dtype.value).removeprefix("torch."),
                 engine.dtype.reason,
                 engine.weights_bytes,
+                engine.config,
             )
             for engine in self._engines.values()
         ]
@@ -88,6 +90,16 @@ class LocalBackend:
             self._line.leave(waiting)
             raise
 
+    def load(self) -> BackendLoad:
+        waiting = self._line.waiting()
+        return BackendLoad(
+            waiting=len(waiting),
+            waiting_cost=sum(self.cost(one.job) for one in waiting),
+            running=self._running,
+            weights_bytes=sum(engine.weights_bytes for engine in self._engines.values()),
+            loads=dict.fromkeys(self._engines, 1),
+        )
+
     def health(self) -> str | None:
         if self._line.is_closed:
             return "shutting down"
@@ -104,7 +116,7 @@ class LocalBackend:
         while (waiting := self._line.take()) is not None:
             if waiting.future.cancelled():
                 continue
-            begun = time.perf_counter()
+            begun, self._running = time.perf_counter(), 1
             engine = self._engines[waiting.job.spec.name]
             try:
                 with failures_named(f"a {engine.spec.name} job", engine.device.value):
@@ -114,7 +126,7 @@ class LocalBackend:
             except Exception as error:  # one broken job must not end the thread that all others need
                 log.exception("a %s job failed", waiting.job.spec.name)
                 outcome = EngineFailure("an unexpected failure in the engine", saw=type(error).__name__)
-            ended = time.perf_counter()
+            ended, self._running = time.perf_counter(), 0
             self._line.served(ended - begun)
             if isinstance(outcome, Result):
                 outcome.milliseconds.update(queue=1e3 * (begun - waiting.since), device=1e3 * (ended - begun))
@@ -132,6 +144,8 @@ def _perform(engine: Engine, job: Job) -> WireTensor:
         return from_torch(to_unit(sample) if request.output == "unit" else to_pixels(sample))
     if not isinstance(request.image, WireTensor):
         raise EngineFailure("a picture file reached the device unread")
+    if request.moments:
+        return from_torch(engine.moments(to_torch(request.image), value_range=request.value_range))
     latents = engine.encode(
         to_torch(request.image),
         wanted=normalisation,

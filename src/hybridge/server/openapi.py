@@ -22,6 +22,11 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
         {"type": "array", "items": _SIDE, "minItems": 1, "maxItems": 5},
     ),
     "dtype": ("The tensor's dtype.", {"type": "string", "enum": list(ITEM_BYTES)}),
+    "channels_last": (
+        "The tensor lay channels-last in the sender's memory. Its bytes are in C order all the same; results then"
+        " agree with the sender's own to the last bit.",
+        _BOOLEAN,
+    ),
     "do_scaling": ("True: scale as the model's own pipelines do. False: never scale.", _BOOLEAN),
     "scaling_factor": ("Decoding divides latents by it, encoding multiplies.", _NUMBER),
     "shift_factor": ("Decoding adds it after dividing, encoding subtracts it before.", {"type": "number"}),
@@ -37,12 +42,20 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
     ),
     "partial_postprocess": ("With pt: uint8 [N, H, W, 3] instead of floats [N, 3, H, W] in [-1, 1].", _BOOLEAN),
     "quality": ("JPEG's quality.", {"type": "integer", "minimum": 1, "maximum": 100, "default": 95}),
+    "preview": (
+        "multipart/mixed: a quick approximation as a picture file first, then what would have come without.",
+        _BOOLEAN,
+    ),
     "value_range": (
         "What the floats of an image tensor mean: unit is [0, 1], signed is [-1, 1].",
         {"type": "string", "enum": ["auto", "unit", "signed"], "default": "auto"},
     ),
     "sample": ("A draw from the posterior instead of its mode.", _BOOLEAN),
     "seed": ("Makes the draw repeatable.", {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}),
+    "moments": (
+        "The posterior itself, float [N, 2·C, h, w] in VAE space: its mean, then the logarithm of its variance.",
+        _BOOLEAN,
+    ),
 }
 
 _BYTES: Schema = {"type": "string", "format": "binary"}
@@ -57,6 +70,10 @@ _TENSOR_JSON: Schema = {
 _TENSOR_HEADERS: Schema = {
     "shape": {"description": "The tensor's axes as a JSON list.", "schema": {"type": "string"}},
     "dtype": {"description": "The tensor's dtype.", "schema": {"type": "string", "enum": list(ITEM_BYTES)}},
+    "channels-last": {
+        "description": "True where the tensor lay channels-last in the server's memory; its bytes are in C order.",
+        "schema": _BOOLEAN,
+    },
     "hybridge-model": {"description": "The model that answered.", "schema": {"type": "string"}},
     "hybridge-inferred": {
         "description": "What was inferred where the URL does not name a model, and why.",
@@ -70,16 +87,21 @@ _TENSOR_HEADERS: Schema = {
 }
 _ERRORS = {
     "400": "The request cannot be answered as it stands.",
+    "401": "This server wants a key.",
     "404": "No such model or path.",
     "405": "Another method is meant.",
     "408": "The body stopped coming.",
     "413": "A limit would be passed.",
     "415": "The body is neither a tensor nor a picture that is read here.",
-    "429": "The waiting line is full; Retry-After says when to come back.",
+    "429": "The waiting line is full, or too many bytes are coming in; Retry-After says when to come back.",
+    "431": "The address and the headers are too large.",
     "500": "The engine failed.",
-    "503": "The server is shutting down, or a model's weights cannot be had.",
+    "503": "The server is shutting down or has too many connections, or a model's weights cannot be had.",
     "507": "The device has no room for this request.",
 }
+#: What any address may answer: bytes that are no HTTP, no key, headers too slow or too large, too many connections.
+_ANYWHERE = ("400", "401", "408", "431", "503")
+
 _ERROR_SCHEMA: Schema = {
     "type": "object",
     "required": ["error"],
@@ -93,7 +115,12 @@ _TENSOR_BODIES: Schema = {
 }
 _PICTURE_BODIES: Schema = {f"image/{name}": {"schema": _BYTES} for name in ("png", "jpeg", "webp")}
 _TENSOR_ANSWERS: Schema = {"tensor/binary": {"schema": _BYTES}, "tensor/base64": {"schema": _TENSOR_JSON}}
-_DECODE_ANSWERS: Schema = {**_PICTURE_BODIES, **_TENSOR_ANSWERS, "video/mp4": {"schema": _BYTES}}
+_DECODE_ANSWERS: Schema = {
+    **_PICTURE_BODIES,
+    **_TENSOR_ANSWERS,
+    "video/mp4": {"schema": _BYTES},
+    "multipart/mixed": {"schema": _BYTES},
+}
 
 
 def describe(models: Sequence[str]) -> Schema:
@@ -130,9 +157,12 @@ def describe(models: Sequence[str]) -> Schema:
             "/v1/{model}/decode": {"post": {**decode, "operationId": "decode"}, "parameters": [model]},
             "/v1/{model}/encode": {"post": {**encode, "operationId": "encode"}, "parameters": [model]},
             "/health": {"get": _information("Whether the process answers")},
-            "/ready": {"get": _information("Whether work is taken", "503")},
+            "/ready": {"get": _information("Whether work is taken")},
+            "/metrics": {"get": _metrics()},
             "/openapi.json": {"get": _information("This document")},
         },
+        # Only where the server has keys; an old client that can set no header puts one into the address.
+        "security": [{"bearer": []}, {"basic": []}, {"query": []}, {}],
         "components": {
             "responses": {
                 f"Error{status}": {
@@ -142,6 +172,11 @@ def describe(models: Sequence[str]) -> Schema:
                 for status, description in _ERRORS.items()
             },
             "schemas": {"Error": _ERROR_SCHEMA},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "basic": {"type": "http", "scheme": "basic", "description": "The key as user or as password."},
+                "query": {"type": "apiKey", "in": "query", "name": "key"},
+            },
         },
     }
 
@@ -177,6 +212,16 @@ def _information(summary: str, *errors: str) -> Schema:
         "summary": summary,
         "responses": {
             "200": {"description": summary, "content": {"application/json": {"schema": {"type": "object"}}}},
-            **{status: {"$ref": f"#/components/responses/Error{status}"} for status in errors},
+            **{
+                status: {"$ref": f"#/components/responses/Error{status}"}
+                for status in (*_ANYWHERE, *errors, "405", "500")
+            },
         },
     }
+
+
+def _metrics() -> Schema:
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    described = _information("Numbers for Prometheus")
+    described["responses"]["200"]["content"] = text
+    return described

@@ -61,6 +61,11 @@ class WaitingLine(Generic[Item]):
             if item in self._items:
                 self._items.remove(item)
 
+    def waiting(self) -> list[Item]:
+        """The items at this moment, in their order."""
+        with self._changed:
+            return list(self._items)
+
     def take(self) -> Item | None:
         """The next item; waits for one.  None once the line is closed."""
         with self._changed:

@@ -2,47 +2,72 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
+import signal
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import HANDLED_SIGNALS
+
+from .connection import Connection, ConnectionLimits, Connections
+from .drain import Drain
 
 #: Clients keep connections open between pictures, which take seconds to make.
 _KEEP_ALIVE_S = 75
 
-#: How long requests that were accepted may still take once the server is told to end.
-_GRACE_S = 60
+#: For what is left once all work is done: answers that are still being read, and streams of events.
+_CLOSING_S = 5
+
+#: Connections that wait for the process to take them.
+BACKLOG = 2048
+
+#: Files besides connections: weights, the spool, libraries.
+_OTHER_FILES = 256
 
 
-class _JsonErrorsProtocol(HttpToolsProtocol):
-    """uvicorn's own, except that bytes which are not HTTP are answered in JSON like every other error."""
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """How the socket is served.
 
-    def send_400_response(self, msg: str) -> None:
-        body = json.dumps({"error": msg, "code": "http-400"}).encode()
-        head = (
-            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode("ascii") + body)
-        self.transport.close()
+    Attributes:
+        limits: On connections.
+        grace_s: Seconds for what was accepted once the server is told to end.
+        tls_cert: File with the certificate chain in PEM; without it the server speaks plain HTTP.
+        tls_key: File with its key; may be the same one.
+        trusted_proxies: Peers whose X-Forwarded-For and X-Forwarded-Proto are believed.
+    """
+
+    limits: ConnectionLimits = field(default_factory=ConnectionLimits)
+    grace_s: float = 60
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    trusted_proxies: tuple[str, ...] = ()
 
 
-def configure(app: ASGIApp, *, log_level: str = "warning") -> uvicorn.Config:
+def configure(app: ASGIApp, listening: Listening, *, log_level: str = "warning") -> uvicorn.Config:
     """uvicorn's configuration: no version banner, and our own log lines instead of its access log."""
     return uvicorn.Config(
         app,
-        http=_JsonErrorsProtocol,
+        http=Connection,
         ws="none",
+        log_config=None,
         log_level=log_level,
         access_log=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_GRACE_S,
+        timeout_graceful_shutdown=_CLOSING_S,
+        backlog=BACKLOG,
+        ssl_certfile=listening.tls_cert,
+        ssl_keyfile=listening.tls_key,
+        proxy_headers=bool(listening.trusted_proxies),
+        forwarded_allow_ips=list(listening.trusted_proxies),
     )
 
 
@@ -63,42 +88,103 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def address_of(listener: socket.socket) -> str:
+def address_of(listener: socket.socket, *, scheme: str = "http") -> str:
     """``http://host:port`` under which a bound socket is reached from this machine."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - an address to call, not to bind
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def run(app: ASGIApp, listener: socket.socket, *, log_level: str = "info") -> None:
-    """Serves until SIGINT or SIGTERM."""
-    uvicorn.Server(configure(app, log_level=log_level)).run(sockets=[listener])
+def raise_file_limit(wanted_connections: int) -> int:
+    """Lets this process open as many files as connections need; returns how many connections that gives."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # not POSIX
+        return wanted_connections
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted_connections + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted_connections if soft == resource.RLIM_INFINITY else min(wanted_connections, soft - _OTHER_FILES)
 
 
-class _Announcing(uvicorn.Server):
-    """A server that says when it has started, instead of being asked again and again."""
+class Server(uvicorn.Server):
+    """uvicorn's server with another end.
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    uvicorn closes the listening socket as soon as it is told to end and only then waits for its requests, so
+    whoever comes meanwhile finds nobody, and a proxy takes the machine for broken.  Here the signal stops admission
+    (:mod:`hybridge.server.drain`), the socket stays open and answers 503 while accepted work is finished, and
+    uvicorn's own end begins when nothing is left that it could cut off.
+    """
+
+    def __init__(self, config: uvicorn.Config, listening: Listening, drain: Drain) -> None:
         super().__init__(config)
+        self.server_state = Connections(listening.limits)
         self.has_started = threading.Event()
+        self._grace_s = listening.grace_s
+        self._drain = drain
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals to :meth:`startup`, and raises none again: a server that ended as told has succeeded."""
+        yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
             await super().startup(sockets)
+            if threading.current_thread() is threading.main_thread():
+                for number in HANDLED_SIGNALS:
+                    asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number, None)
         finally:
             self.has_started.set()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins the end, the second one is the end."""
+        if self.should_exit:
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+        self._drain.begin()
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._drain.finish(self._grace_s)
+        await super().shutdown(sockets)
+
+
+def run(
+    app: ASGIApp, listener: socket.socket, listening: Listening, drain: Drain, *, log_level: str = "info"
+) -> None:
+    """Serves until SIGINT or SIGTERM.
+
+    Args:
+        app: What answers.
+        listener: From :func:`bind`.
+        listening: How.
+        drain: The application's own.
+        log_level: For uvicorn's messages.
+    """
+    Server(configure(app, listening, log_level=log_level), listening, drain).run(sockets=[listener])
+
 
 @contextmanager
-def running(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+def running(
+    app: ASGIApp,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    listening: Listening | None = None,
+    drain: Drain | None = None,
+) -> Iterator[str]:
     """Serves from a thread inside the ``with`` block, which gets the address."""
+    listening = listening or Listening()
     with bind(host, port) as listener:
-        server = _Announcing(configure(app))
+        server = Server(configure(app, listening), listening, drain or Drain())
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="hybridge-server")
         thread.start()
         try:
             server.has_started.wait()
-            yield address_of(listener)
+            yield address_of(listener, scheme="https" if listening.tls_cert else "http")
         finally:
             server.should_exit = True
             thread.join()

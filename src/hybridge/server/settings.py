@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import os
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ..errors import HybridgeError
+from .connection import ConnectionLimits
 from .limits import MIB, Limits
+from .running import Listening
 
 _PREFIX = "HYBRIDGE_"
 
@@ -39,8 +42,21 @@ class Settings(BaseSettings):
     max_batch: int = Field(default=32, ge=1)
     cors: Annotated[tuple[str, ...], NoDecode] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    keys: Path | None = None
+    public: bool = False
+    max_inflight_mib: int = Field(default=1024, ge=1)
+    max_connections: int = Field(default=4096, ge=1)
+    max_head_kib: int = Field(default=32, ge=1)
+    head_timeout_s: float = Field(default=10, gt=0)
+    body_pause_s: float = Field(default=30, gt=0)
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    log_format: Literal["people", "json"] = "people"
+    otlp_endpoint: str | None = None
+    grace_s: float = Field(default=60, ge=0)
 
-    @field_validator("models", "cors", mode="before")
+    @field_validator("models", "cors", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """A variable holds several values with commas between them."""
@@ -55,10 +71,48 @@ class Settings(BaseSettings):
             raise ValueError(f"the default model {self.default_model} is not among {', '.join(names)}")
         return self
 
+    @model_validator(mode="after")
+    def _check_door(self) -> Settings:
+        if self.public and self.keys is None:
+            raise ValueError("--public needs --keys FILE; hybridge keys add FILE NAME makes one")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key go together")
+        if self.max_inflight_mib < self.max_body_mib:
+            raise ValueError("--max-inflight-mib must have room for one body of --max-body-mib")
+        return self
+
+    @property
+    def address(self) -> str:
+        """Where to listen: ``host``, if it was given, else every address of the machine where ``public``."""
+        if self.public and "host" not in self.model_fields_set:
+            return "0.0.0.0"  # noqa: S104 - what --public asks for, and only with keys
+        return self.host
+
     @property
     def limits(self) -> Limits:
         """How much a stranger may ask for."""
-        return Limits(self.max_body_mib * MIB, self.max_pixels, self.max_batch)
+        return Limits(
+            self.max_body_mib * MIB,
+            self.max_pixels,
+            self.max_batch,
+            max_inflight_bytes=self.max_inflight_mib * MIB,
+            body_pause_s=self.body_pause_s,
+        )
+
+    @property
+    def listening(self) -> Listening:
+        """How the socket is served."""
+        return Listening(
+            ConnectionLimits(
+                max_connections=self.max_connections,
+                max_head_bytes=self.max_head_kib * 1024,
+                head_timeout_s=self.head_timeout_s,
+            ),
+            grace_s=self.grace_s,
+            tls_cert=self.tls_cert,
+            tls_key=self.tls_key,
+            trusted_proxies=self.trusted_proxies,
+        )
 
 
 def refuse_unknown_variables() -> None:

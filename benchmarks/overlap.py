@@ -1,0 +1,89 @@
+"""What the queue saves: twelve pictures, made and decoded one after the other and overlapping.
+
+A generator that takes as long as a decode, 12 items, the starter behind a server on loopback.  The generator waits
+instead of computing, as one on another device does; on the processor that decodes, nothing could overlap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+from record import keep
+
+from hybridge import Client
+from hybridge.engine import Engine, EngineOptions
+from hybridge.models import look_up
+from hybridge.server.app import create_app
+from hybridge.server.local import LocalBackend
+from hybridge.server.running import running
+
+ITEMS = 12
+SEED = 0
+
+
+def measure(size: int, repeats: int, limit: int) -> dict[str, list[float]]:
+    """Seconds of every run: {way: [...]}, the ways taking turns."""
+    engine = Engine.load(look_up("starter"), EngineOptions())
+    generator = torch.Generator().manual_seed(SEED)
+    latents = torch.randn(1, 4, size // 8, size // 8, generator=generator)
+    samples: dict[str, list[float]] = {"decode": [], "sequential": [], "queue": []}
+    with running(create_app(LocalBackend({"starter": engine}))) as address, Client(address) as client:
+
+        def decode() -> None:
+            client.decode(latents, model="starter", do_scaling=True)
+
+        def timed(work: object) -> float:
+            begun = time.perf_counter()
+            work()  # type: ignore[operator]
+            return time.perf_counter() - begun
+
+        def sequential() -> None:
+            for _ in range(ITEMS):
+                time.sleep(generate_s)
+                decode()
+
+        def queued() -> None:
+            with client.decode_queue(model="starter", do_scaling=True, limit=limit) as queue:
+                for _ in range(ITEMS):
+                    time.sleep(generate_s)
+                    queue.put(latents)
+            for finished in queue:
+                finished.result()
+
+        decode()
+        for _ in range(repeats):
+            samples["decode"] += [timed(decode) for _ in range(3)]
+            generate_s = statistics.median(samples["decode"][-3:])
+            samples["sequential"].append(timed(sequential))
+            samples["queue"].append(timed(queued))
+    return samples
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=256, help="side of the picture in pixels")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=4, help="calls in flight")
+    parser.add_argument("--write", action="store_true", help="keep the record in benchmarks/records")
+    arguments = parser.parse_args()
+    samples = measure(arguments.size, arguments.repeats, arguments.limit)
+    ratios = [q / s for q, s in zip(samples["queue"], samples["sequential"], strict=True)]
+    for way, seconds in samples.items():
+        print(f"{way}: {statistics.median(seconds):.3f} s, median of {len(seconds)}")
+    print(f"queue / sequential: {statistics.median(ratios):.2f}")
+    if arguments.write:
+        measured = {
+            "size": arguments.size,
+            "items": ITEMS,
+            "limit": arguments.limit,
+            "seed": SEED,
+            "seconds": samples,
+        }
+        print(keep("overlap", f"overlap-{arguments.size}", measured))
+
+
+if __name__ == "__main__":
+    main()

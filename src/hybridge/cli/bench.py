@@ -1,0 +1,13 @@
+"""``hybridge bench``: what is fast, what fits, and what it costs; one verb for each part that is measured."""
+
+from __future__ import annotations
+
+import typer
+
+from .bench_vae import vae
+
+bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+
+# Without a callback, typer would take a lone verb for the whole application.
+bench.callback()(lambda: None)
+bench.command()(vae)

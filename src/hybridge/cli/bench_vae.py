@@ -1,0 +1,104 @@
+"""``hybridge bench vae``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..lab.case import Arguments
+    from ..lab.record import Record
+    from ..lab.report import Table
+
+
+def vae(
+    model: str = typer.Argument("sd-v1", help="A name from `hybridge models`, or NAME=PATH_OR_REPO[:subfolder]."),
+    size: list[int] = typer.Option([512, 1024], help="Side of the picture in pixels; may be repeated."),
+    task: str = typer.Option("decode", help="decode or encode."),
+    dtype: list[str] = typer.Option(["float32"], help="float32, bfloat16 or float16; may be repeated."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1."),
+    repeats: int = typer.Option(3, help="Rounds; in each, every rival runs in a fresh process."),
+    budget: str = typer.Option(
+        None, help="What the exact engine may take on top of the weights.", show_default="no bound"
+    ),
+    tile: int = typer.Option(
+        None, help="Side of diffusers' tiles in pixels.", show_default="the model's own, else 512"
+    ),
+    rivals: str = typer.Option(None, help="Some of them, with commas between.", show_default="all"),
+    weights: bool = typer.Option(False, "--weights", help="Load the real weights instead of random ones."),
+    limit_s: float = typer.Option(600, "--limit-s", help="Seconds that one measurement may take, start included."),
+    out: Path = typer.Option(Path("hybridge-bench"), help="Folder for the record, the tables and the plot."),
+    resume: Path = typer.Option(None, help="Go on with this record of a run that was ended."),
+) -> None:
+    """Time, memory and error of the exact engine beside diffusers, torch.compile and OpenVINO."""
+    from rich.console import Console
+
+    from ..engine import resolve
+    from ..engine.exact import parse_bytes
+    from ..lab.case import Arguments
+    from ..lab.rivals import RIVALS
+
+    console = Console()
+    arguments = Arguments(
+        model=model,
+        sizes=tuple(size),
+        task=task,  # type: ignore[arg-type] # checked with the others
+        dtypes=tuple(dtype),
+        device=device,
+        repeats=repeats,
+        budget_bytes=parse_bytes(budget),
+        tile_pixels=tile,
+        rivals=tuple(rivals.split(",")) if rivals else tuple(RIVALS),
+        weights=weights,
+        limit_s=limit_s,
+    )
+    path = resume or out / f"vae-{resolve(model).name}-{task}.json"
+    record = _run(arguments, path, resume is not None, console)
+    _show(record, path, console)
+
+
+def _run(arguments: Arguments, path: Path, resume: bool, console: Any) -> Record:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from ..lab.runner import run
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as shown:
+        bar = shown.add_task("starting", total=None)
+
+        def progress(done: int, total: int, what: str) -> None:
+            shown.update(bar, completed=done, total=total, description=what)
+
+        return run(arguments, path, resume=resume, progress=progress)
+
+
+def _show(record: Record, path: Path, console: Any) -> None:
+    from ..lab.plot import plot
+    from ..lab.report import markdown, tables
+
+    for table in tables(record):
+        console.print(_drawn(table), "")
+    page, picture = path.with_suffix(".md"), path.with_suffix(".png")
+    page.write_text(markdown(record), encoding="utf-8")
+    written = [path, page]
+    try:
+        plot(record, picture)
+        written.append(picture)
+    except ModuleNotFoundError as missing:
+        console.print(f"no plot: {missing.name} is not installed. Try: pip install 'hybridge[lab]'")
+    console.print("written: " + ", ".join(map(str, written)), soft_wrap=True)
+
+
+def _drawn(table: Table) -> Any:
+    from rich.table import Table as Drawn
+
+    from ..lab.report import columns_are_numbers
+
+    drawn = Drawn(title=table.title, title_justify="left")
+    for column, is_number in zip(table.columns, columns_are_numbers(table.columns), strict=True):
+        drawn.add_column(column, justify="right" if is_number else "left", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*row)
+    return drawn

@@ -1,0 +1,220 @@
+"""The async driver: it awaits the I/O of a flow."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+import anyio
+import anyio.to_thread
+import httpx
+
+from ..protocol import Request
+from .calls import Calls, decode_request
+from .fallback import Fallback
+from .fleet import Breaker
+from .flow import flows_to
+from .preview import Picture, Preview, preview_flow
+from .queue import AsyncCallQueue, Finished, Order, Recipe
+from .reply import Reply
+from .retry import DEFAULT_RETRY, Retry
+from .steps import Call, Compute, Emit, Flow, More, Opened, Outcome, Progress, Step
+from .transport import ANSWER_TIMEOUT_S, LIMITS, Exchange, is_parted, timeout_of, trust
+
+T = TypeVar("T")
+
+
+class AsyncClient(Calls):
+    """:class:`Client`, awaited.  Arguments and results are the same.
+
+    ::
+
+        async with AsyncClient("http://gpu-box:8000") as client:
+            picture = await client.decode(latents, model="sd-v1", scaling_factor=0.18215)
+    """
+
+    def __init__(
+        self,
+        base_url: str | Sequence[str],
+        *,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | httpx.Timeout | None = ANSWER_TIMEOUT_S,
+        deadline_s: float | None = None,
+        retries: Retry = DEFAULT_RETRY,
+        breaker: Breaker | None = None,
+        fallback: Fallback | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self._flows = flows_to(base_url, api_key, retries, breaker, timeout_of(timeout).read, fallback)
+        self._deadline_s = deadline_s
+        self._http = httpx.AsyncClient(
+            headers=headers,
+            timeout=timeout_of(timeout),
+            limits=LIMITS,
+            transport=transport,
+            verify=trust(server.address for server in self._flows.fleet.servers),
+        )
+        self._sleep = sleep
+
+    async def send(
+        self,
+        request: Request,
+        *,
+        model: str | None = None,
+        endpoint: str | None = None,
+        deadline_s: float | None = None,
+        progress: Progress | None = None,
+    ) -> Reply:
+        """As :meth:`Client.send`."""
+        return await self._run(self._flows.send(request, model, endpoint, self._terms(deadline_s, progress)))
+
+    def decode_with_preview(
+        self,
+        latents: Any,
+        *,
+        model: str | None = None,
+        deadline_s: float | None = None,
+        progress: Progress | None = None,
+        **decode_arguments: Any,
+    ) -> AsyncIterator[Preview | Picture]:
+        """As :meth:`Client.decode_with_preview`, for ``async for``."""
+        request, kind = decode_request(latents, preview=True, **decode_arguments)
+        return self._stream(preview_flow(self._flows, request, model, kind, self._terms(deadline_s, progress)))
+
+    def decode_queue(
+        self,
+        *,
+        limit: int = 4,
+        order: Order = "put",
+        callback: Callable[[Finished], None] | None = None,
+        progress: bool | Callable[..., Any] = False,
+        total: int | None = None,
+        stop_on_error: bool = False,
+        **decode_arguments: Any,
+    ) -> AsyncCallQueue:
+        """As :meth:`Client.decode_queue`, for ``async with``; the callback runs on the event loop."""
+        recipe = Recipe(
+            self._begin_decode,
+            self.decode,
+            decode_arguments,
+            limit,
+            order,
+            callback,
+            progress,
+            total,
+            stop_on_error,
+        )
+        return AsyncCallQueue(recipe, self._run)
+
+    def encode_queue(
+        self,
+        *,
+        limit: int = 4,
+        order: Order = "put",
+        callback: Callable[[Finished], None] | None = None,
+        progress: bool | Callable[..., Any] = False,
+        total: int | None = None,
+        stop_on_error: bool = False,
+        **encode_arguments: Any,
+    ) -> AsyncCallQueue:
+        """As :meth:`decode_queue`, from pictures to latents."""
+        recipe = Recipe(
+            self._begin_encode,
+            self.encode,
+            encode_arguments,
+            limit,
+            order,
+            callback,
+            progress,
+            total,
+            stop_on_error,
+        )
+        return AsyncCallQueue(recipe, self._run)
+
+    async def models(self) -> list[dict[str, Any]]:
+        """As :meth:`Client.models`."""
+        return await self._run(self._flows.models())
+
+    async def health(self) -> Any:
+        """As :meth:`Client.health`."""
+        return await self._run(self._flows.health())
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    async def _run(self, flow: Flow[T]) -> T:
+        with contextlib.closing(flow):
+            try:
+                step = next(flow)
+                while True:
+                    step = flow.send(await self._take(step))
+            except StopIteration as end:
+                return cast(T, end.value)
+
+    async def _stream(self, flow: Flow[Any]) -> AsyncIterator[Any]:
+        async with contextlib.AsyncExitStack() as opened:
+            opened.callback(flow.close)
+            chunks: AsyncIterator[bytes] = _nothing()
+            outcome: Any = None
+            while True:
+                try:
+                    step = flow.send(outcome)
+                except StopIteration:
+                    return
+                outcome = None
+                if isinstance(step, Emit):
+                    yield step.value
+                elif isinstance(step, More):
+                    try:
+                        outcome = await anext(chunks, b"")
+                    except httpx.RequestError as error:
+                        outcome = error
+                elif isinstance(step, Call) and step.is_parted:
+                    outcome, chunks = await self._open(step, opened)
+                else:
+                    outcome = await self._take(step)
+
+    async def _take(self, step: Step) -> Any:
+        if isinstance(step, Compute):
+            return await anyio.to_thread.run_sync(step.work, step.request)
+        if not isinstance(step, Call):
+            raise AssertionError(f"{step} belongs into a stream")
+        async with contextlib.AsyncExitStack() as opened:
+            return (await self._open(step, opened))[0]
+
+    async def _open(self, call: Call, opened: contextlib.AsyncExitStack) -> tuple[Outcome, AsyncIterator[bytes]]:
+        if call.wait_s:
+            await self._sleep(call.wait_s)
+        exchange = Exchange(call, self._http.timeout)
+        try:
+            response = await opened.enter_async_context(
+                self._http.stream(
+                    call.method,
+                    call.url,
+                    headers=exchange.headers,
+                    content=exchange.async_body(),
+                    timeout=exchange.timeout,
+                )
+            )
+            if call.is_parted and is_parted(response):
+                return Opened(dict(response.headers)), response.aiter_bytes()
+            async for part in response.aiter_bytes():
+                exchange.take(response, part)
+        except httpx.RequestError as error:
+            return error, _nothing()
+        return exchange.arrived(response), _nothing()
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for part in cast(tuple[bytes, ...], ()):
+        yield part

@@ -1,0 +1,229 @@
+"""The arguments of a call, documented and checked once for both clients."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, get_args
+
+from ..errors import RequestError
+from ..protocol import DecodeRequest, EncodeRequest, Output, Scaling, ValueRange
+from ..protocol.messages import DEFAULT_QUALITY
+from .flow import Flows
+from .precision import Precision, lowered
+from .steps import Flow, Progress, Terms
+from .values import Kind, image_to_wire, picture_format_from, to_wire
+
+
+class Calls(abc.ABC):
+    """What both clients can do; an :class:`AsyncClient` gives each result as an awaitable."""
+
+    _flows: Flows
+    _deadline_s: float | None
+
+    @abc.abstractmethod
+    def _run(self, flow: Flow[Any]) -> Any:
+        """Drives ``flow`` to its result."""
+
+    def decode(
+        self,
+        latents: Any,
+        *,
+        model: str | None = None,
+        scaling_factor: float | None = None,
+        shift_factor: float | None = None,
+        do_scaling: bool | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        output: Output = "picture",
+        image_format: str = "png",
+        quality: int | None = None,
+        quantize: Precision | None = None,
+        deadline_s: float | None = None,
+        progress: Progress | None = None,
+    ) -> Any:
+        """Latents to a picture.
+
+        Args:
+            latents: (B, C, H, W), (B, C, F, H, W) for video, or packed (B, S, C); a torch tensor, a NumPy array
+                or a WireTensor.
+            model: An id from :meth:`models`; without one the server infers it, and refuses where it cannot.
+            scaling_factor: With ``shift_factor``, as in the VAE's config: z / scaling_factor + shift_factor.
+                Without, the latents are in the VAE's own space already.
+            do_scaling: True scales as the model's own pipeline does; False never scales.
+            height, width: The picture's, in pixels; needed for packed latents and for nothing else.
+            output: What comes back; see below.
+            image_format: The file that a picture travels in: ``png`` or ``webp`` (lossless), or ``jpg``.
+            quality: JPEG's, 1 to 100; 95 if None.
+            quantize: ``float16`` or ``bfloat16`` sends fewer bytes than the latents have; None sends them as they
+                are.  docs/client.md says what it costs.
+            deadline_s: Seconds for all of it, attempts and waits included; the client's own if None.
+            progress: ``progress("up" or "down", bytes done, bytes in total or None)``, called as bodies go.
+
+        Returns:
+            * ``picture``: a PIL image, and for a batch a list of them, fetched one by one
+            * ``unit``: (N, 3, H, W) floats in [0, 1]
+            * ``signed``: (N, 3, H, W) floats as the VAE gives them, about [-1, 1]
+            * ``pixels``: (N, H, W, 3) uint8
+            * ``video``: the bytes of an MP4
+
+            Tensors are of the kind that the latents were; NumPy has no bfloat16 and gets float32.
+        """
+        request, kind = decode_request(
+            latents,
+            scaling_factor=scaling_factor,
+            shift_factor=shift_factor,
+            do_scaling=do_scaling,
+            height=height,
+            width=width,
+            output=output,
+            image_format=image_format,
+            quality=quality,
+            quantize=quantize,
+        )
+        return self._run(self._flows.decode(request, model, kind, self._terms(deadline_s, progress)))
+
+    def encode(
+        self,
+        image: Any,
+        *,
+        model: str | None = None,
+        scaling_factor: float | None = None,
+        shift_factor: float | None = None,
+        do_scaling: bool | None = None,
+        value_range: ValueRange = "auto",
+        sample: bool = False,
+        seed: int | None = None,
+        kind: Kind | None = None,
+        deadline_s: float | None = None,
+        progress: Progress | None = None,
+    ) -> Any:
+        """A picture to latents (N, C, H, W).
+
+        Args:
+            image: A PIL image, the path or the bytes of a picture file, uint8 (H, W, 3) or (N, H, W, 3), or
+                floats (N, 3, H, W); arrays may be torch, NumPy or WireTensor.
+            model: An id from :meth:`models`; without one the server infers it, and refuses where it cannot.
+            scaling_factor: With ``shift_factor``: (z - shift_factor) * scaling_factor.  Without, the latents come
+                in the VAE's own space.
+            do_scaling: True scales as the model's own pipeline does; False never scales.
+            value_range: What floats mean: ``unit`` [0, 1], ``signed`` [-1, 1], ``auto`` by whether any is below 0.
+            sample: Draw from the posterior instead of taking its mode.
+            seed: Repeats a draw.
+            kind: ``torch``, ``numpy`` or ``wire``.  If None, arrays get their own kind back, and pictures the
+                first of the three that is installed.
+            deadline_s: Seconds for all of it, attempts and waits included; the client's own if None.
+            progress: ``progress("up" or "down", bytes done, bytes in total or None)``, called as bodies go.
+        """
+        request, natural_kind = encode_request(
+            image,
+            scaling_factor=scaling_factor,
+            shift_factor=shift_factor,
+            do_scaling=do_scaling,
+            value_range=value_range,
+            sample=sample,
+            seed=seed,
+        )
+        terms = self._terms(deadline_s, progress)
+        return self._run(self._flows.encode(request, model, kind or natural_kind, terms))
+
+    def _begin_decode(
+        self,
+        latents: Any,
+        *,
+        model: str | None = None,
+        deadline_s: float | None = None,
+        progress: Progress | None = None,
+        **arguments: Any,
+    ) -> Flow[Any]:
+        """What :meth:`decode` would run: the latents are read now, all else happens when the flow is driven."""
+        request, kind = decode_request(latents, **arguments)
+        return self._flows.decode(request, model, kind, self._terms(deadline_s, progress))
+
+    def _begin_encode(
+        self,
+        image: Any,
+        *,
+        model: str | None = None,
+        kind: Kind | None = None,
+        deadline_s: float | None = None,
+        progress: Progress | None = None,
+        **arguments: Any,
+    ) -> Flow[Any]:
+        request, natural_kind = encode_request(image, **arguments)
+        return self._flows.encode(request, model, kind or natural_kind, self._terms(deadline_s, progress))
+
+    def _terms(self, deadline_s: float | None, progress: Progress | None) -> Terms:
+        return Terms(self._deadline_s if deadline_s is None else deadline_s, progress)
+
+    @property
+    def server(self) -> str:
+        """The address, without secrets; of several servers all, with commas between."""
+        return ", ".join(str(server.address) for server in self._flows.fleet.servers)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(repr(str(s.address)) for s in self._flows.fleet.servers)})"
+
+
+def decode_request(
+    latents: Any,
+    *,
+    scaling_factor: float | None = None,
+    shift_factor: float | None = None,
+    do_scaling: bool | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    output: Output = "picture",
+    image_format: str = "png",
+    quality: int | None = None,
+    quantize: Precision | None = None,
+    preview: bool = False,
+) -> tuple[DecodeRequest, Kind]:
+    """The request that :meth:`Calls.decode`'s arguments mean, and the kind that the latents were.
+
+    Raises:
+        RequestError: for arguments that make no sense.
+    """
+    tensor, kind = to_wire(latents)
+    if output not in get_args(Output):
+        raise RequestError("unknown output", saw=repr(output), expected="one of " + ", ".join(get_args(Output)))
+    if (height is None) != (width is None):
+        raise RequestError("half a size", saw=f"height={height}, width={width}", expected="both, or neither")
+    request = DecodeRequest(
+        tensor if quantize is None else lowered(tensor, quantize),
+        scaling=Scaling.of(do_scaling, scaling_factor, shift_factor),
+        output=output,
+        picture_format=picture_format_from(image_format),
+        quality=DEFAULT_QUALITY if quality is None else quality,
+        height=height,
+        width=width,
+        preview=preview,
+    )
+    return request, kind
+
+
+def encode_request(
+    image: Any,
+    *,
+    scaling_factor: float | None = None,
+    shift_factor: float | None = None,
+    do_scaling: bool | None = None,
+    value_range: ValueRange = "auto",
+    sample: bool = False,
+    seed: int | None = None,
+) -> tuple[EncodeRequest, Kind]:
+    """The request that :meth:`Calls.encode`'s arguments mean, and the kind that its latents should have.
+
+    Raises:
+        RequestError: for arguments that make no sense.
+    """
+    if seed is not None and not sample:
+        raise RequestError("a seed without sampling", saw=f"seed={seed}", expected="sample=True as well")
+    content, kind = image_to_wire(image)
+    request = EncodeRequest(
+        content,
+        scaling=Scaling.of(do_scaling, scaling_factor, shift_factor),
+        value_range=value_range,
+        sample=sample,
+        seed=seed,
+    )
+    return request, kind

@@ -1,0 +1,282 @@
+"""What a pipeline needs, what a server says of its models, and which of them fits.
+
+Arithmetic on configs: it reads attributes of the pipeline, and knows neither torch nor the wire.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import BadAnswer, Mismatch, ModelUnavailable
+from ..models import CATALOGUE, CLASS_NAMES, ModelSpec, Normalisation, model_of_pipeline, spec_from_config
+from ..models.layout import PACK
+from ..models.spec import Kind
+
+#: Checkpoints write the same factor with more or fewer digits.
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model as ``GET /v1/models`` describes it: the part that decides whether it fits, and its config."""
+
+    name: str
+    class_name: str
+    latent_channels: int
+    spatial_factor: int
+    normalisation: Normalisation
+    dtype: str
+    config: Mapping[str, Any] = field(hash=False, repr=False)
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it is a full or a tiny autoencoder."""
+        return CLASS_NAMES[self.class_name]
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """The VAE that a pipeline works with, as far as it can be known.
+
+    Attributes:
+        who: What the pipeline is called in messages.
+        known_from: Where this knowledge comes from.
+        kind: Whether it has a full or a tiny autoencoder.
+        latent_channels: One number, or several where only the denoiser's channels are known, which may be packed.
+        normalisation: None where it is not known.
+        spatial_factor: None where the pipeline can be made to fit any.
+        family: The catalogue's name of the model, where the class tells.
+        config: Of the VAE that is there, if one is.
+    """
+
+    who: str
+    known_from: str
+    kind: Kind
+    latent_channels: tuple[int, ...]
+    normalisation: Normalisation | None
+    spatial_factor: int | None
+    family: str | None
+    config: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
+
+    def differences(self, model: ServedModel | ModelSpec) -> list[str]:
+        """In what ``model`` is not what is needed; full or tiny makes no difference."""
+        found = []
+        if model.latent_channels not in self.latent_channels:
+            found.append(f"{model.latent_channels} latent channels where {self.latent_channels[0]} are needed")
+        if self.spatial_factor is not None and model.spatial_factor != self.spatial_factor:
+            found.append(f"{model.spatial_factor} pixels per latent where {self.spatial_factor} are needed")
+        if self.normalisation is not None and not _same(model.normalisation, self.normalisation):
+            found.append(f"{_said(model.normalisation)} where {_said(self.normalisation)} is needed")
+        return found
+
+    def to_start(self) -> str:
+        """The command that starts a server for this pipeline."""
+        rows = [row for row in CATALOGUE.values() if row.kind == self.kind and not self.differences(row)]
+        if self.normalisation is None or not rows:
+            return "`hybridge serve NAME=REPOSITORY:vae`, with the repository that the pipeline came from"
+        names = [row.name for row in rows]
+        return f"`hybridge serve {self.family if self.family in names else names[0]}`"
+
+
+def read_models(documents: Sequence[Any], server: str) -> list[ServedModel]:
+    """What the server serves of the classes that a pipeline's VAE can be.
+
+    Raises:
+        BadAnswer: when it does not say what has to be known.
+    """
+    return [
+        _read_model(document, server)
+        for document in documents
+        if not isinstance(document, dict) or document.get("class", "AutoencoderKL") in CLASS_NAMES
+    ]
+
+
+def _read_model(document: Any, server: str) -> ServedModel:
+    try:
+        if not isinstance(document["config"], dict) or not document["config"]:
+            raise KeyError("config")
+        mean, std = (tuple(map(float, document[key])) if document[key] else None for key in _STATISTICS)
+        return ServedModel(
+            name=str(document["name"]),
+            class_name=document["class"],
+            latent_channels=int(document["latent_channels"]),
+            spatial_factor=int(document["spatial_factor"]),
+            normalisation=Normalisation(
+                float(document["scaling_factor"]), float(document["shift_factor"] or 0), mean, std
+            ),
+            dtype=str(document["dtype"]),
+            config=document["config"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        name = document.get("name") if isinstance(document, dict) else document
+        raise BadAnswer(
+            f"{server} does not say of its models what a pipeline has to know",
+            saw=f"{str(name)[:60]!r} with {type(error).__name__}: {str(error)[:60]}",
+            expected="every key of this release's /v1/models",
+            hint="the same release of hybridge on both machines",
+        ) from None
+
+
+_STATISTICS = ("latents_mean", "latents_std")
+
+
+def need_of(pipe: Any, *, is_chosen: bool) -> Need:
+    """What ``pipe`` needs: by its VAE's config, else by its class, else by its denoiser.
+
+    Args:
+        pipe: A diffusers pipeline.
+        is_chosen: Whether somebody chose the model, so that a pipeline without a VAE may be made to fit it, and the
+            number of the denoiser's channels is enough where the class says nothing.
+
+    Raises:
+        Mismatch: when it has no VAE that can be replaced, or nothing tells which one it needs.
+    """
+    who = type(pipe).__name__
+    if not all(hasattr(pipe, name) for name in ("vae", "_internal_dict")):
+        raise Mismatch("this has no VAE to replace", saw=who, expected="a diffusers pipeline with `vae`")
+    family = model_of_pipeline(base.__name__ for base in type(pipe).__mro__)
+    row = CATALOGUE.get(family or "")
+    if pipe.vae is not None:
+        return _need_of_vae(pipe.vae, who, row, is_chosen=is_chosen)
+    if row is not None:
+        # Whoever chose a model may have one of another factor; without a choice the family's own is meant.
+        factor = None if is_chosen else row.spatial_factor
+        return Need(who, who, row.kind, (row.latent_channels,), row.normalisation, factor, row.name)
+    channels = _denoiser_channels(pipe)
+    if is_chosen and channels:
+        return Need(who, "its denoiser's channels", "kl", channels, None, None, None)
+    raise Mismatch(
+        f"nothing tells which VAE {who} needs",
+        saw="vae=None" + ("" if channels else " and no unet or transformer"),
+        hint="loading it with its VAE; connect() takes the config from there",
+    )
+
+
+def _need_of_vae(vae: Any, who: str, row: ModelSpec | None, *, is_chosen: bool) -> Need:
+    config = plain_config(vae.config)
+    names = [vae.config.get("_class_name"), *(base.__name__ for base in type(vae).__mro__)]
+    class_name = next((name for name in names if name in CLASS_NAMES), None)
+    try:
+        spec = spec_from_config(who, who, None, {**config, "_class_name": class_name}, parent=row)
+    except ModelUnavailable:
+        raise Mismatch(
+            f"the VAE of this {who} is not of a kind that hybridge serves",
+            saw=type(vae).__name__,
+            expected=" or ".join(CLASS_NAMES),
+        ) from None
+    is_known = spec.kind == "kl" or row is not None
+    if not (is_known or is_chosen):
+        raise Mismatch(
+            f"nothing tells whose latents the tiny autoencoder of this {who} reads",
+            saw="a config without factors, as all of them have",
+            hint='model="taesd", or whichever it is',
+        )
+    return Need(
+        who,
+        "its VAE's config",
+        spec.kind,
+        (spec.latent_channels,),
+        spec.normalisation if is_known else None,  # a tiny autoencoder's own config has no factors
+        spec.spatial_factor,
+        row.name if row else None,
+        config,
+    )
+
+
+def _denoiser_channels(pipe: Any) -> tuple[int, ...]:
+    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    channels = getattr(getattr(denoiser, "config", None), "in_channels", None)
+    return (channels, channels // PACK**2) if channels else ()
+
+
+def choose(need: Need, models: Sequence[ServedModel], asked: str | None, server: str) -> tuple[ServedModel, str]:
+    """The model that takes the place of the pipeline's VAE, and why this one.
+
+    Args:
+        need: What is needed.
+        models: What there is.
+        asked: The name that somebody chose; it must fit all the same.
+        server: Its address, for messages.
+
+    Raises:
+        Mismatch: when nothing fits, or what was chosen is not there or does not.
+    """
+    fitting = [model for model in models if not need.differences(model)]
+    if asked is not None:
+        return _asked_for(asked, need, models, fitting, server), "asked for"
+    candidates = [model for model in fitting if model.kind == need.kind]
+    if not candidates:
+        raise Mismatch(
+            f"{server} has no model for this {need.who}",
+            saw="; ".join(_described(model, need) for model in models) or "no VAE at all",
+            expected=f"{_wanted(need)}, by {need.known_from}",
+            hint=f'model="{fitting[0].name}"' if fitting else f"{need.to_start()} on that machine",
+        )
+    # Same weights cannot be told by facts; the same config is the nearest to it, then the catalogue's own name.
+    candidates.sort(key=lambda model: (model.config != need.config, model.name != need.family))
+    chosen, *others = candidates
+    reason = f"{_wanted(need)}, by {need.known_from}"
+    if others:
+        why = "its config is the pipeline's" if chosen.config == need.config else "nearest by name and order"
+        reason += f"; of {', '.join(model.name for model in candidates)}, all of which fit, {why}"
+    return chosen, reason
+
+
+def _asked_for(
+    asked: str, need: Need, models: Sequence[ServedModel], fitting: Sequence[ServedModel], server: str
+) -> ServedModel:
+    by_name = {model.name: model for model in models}
+    near = difflib.get_close_matches(asked, [model.name for model in fitting], n=1) or [m.name for m in fitting]
+    remedy = f'model="{near[0]}"' if near else f"{need.to_start()} on that machine"
+    if asked not in by_name:
+        raise Mismatch(
+            f"{server} does not serve {asked[:60]!r}",
+            saw=", ".join(by_name) or "no VAE at all",
+            expected=asked[:60],
+            hint=remedy,
+        )
+    wrong = need.differences(by_name[asked])
+    if wrong:
+        raise Mismatch(
+            f"{asked} of {server} does not fit this {need.who}",
+            saw=", ".join(wrong),
+            expected=f"{_wanted(need)}, by {need.known_from}",
+            hint=remedy,
+        )
+    return by_name[asked]
+
+
+def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A module's config in JSON's own types, without the entries about where it came from."""
+    public = {name: value for name, value in config.items() if not name.startswith("_")}
+    plain: dict[str, Any] = json.loads(json.dumps(public))
+    return plain
+
+
+def _same(one: Normalisation, other: Normalisation) -> bool:
+    numbers = [(n.scaling_factor, n.shift_factor, *(n.mean or ()), *(n.std or ())) for n in (one, other)]
+    return len(numbers[0]) == len(numbers[1]) and all(
+        math.isclose(a, b, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE * _TOLERANCE)
+        for a, b in zip(*numbers, strict=True)
+    )
+
+
+def _said(by: Normalisation) -> str:
+    shift = f" and shift {by.shift_factor:g}" if by.shift_factor else ""
+    means = " with means and deviations" if by.mean else ""
+    return f"scaling factor {by.scaling_factor:g}{shift}{means}"
+
+
+def _wanted(need: Need) -> str:
+    normalisation = f", {_said(need.normalisation)}" if need.normalisation else ""
+    tiny = ", tiny" if need.kind == "tiny" else ""
+    return f"{need.latent_channels[-1]} latent channels{normalisation}{tiny}"
+
+
+def _described(model: ServedModel, need: Need) -> str:
+    return f"{model.name} ({', '.join(need.differences(model)) or 'another class'})"

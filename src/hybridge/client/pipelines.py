@@ -1,0 +1,215 @@
+"""One line that makes a diffusers pipeline hybrid: its VAE is replaced by one that a server runs."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from ..errors import ClientError, RequestError
+from .client import Client
+from .fitting import ServedModel, choose, need_of, read_models
+from .remote_vae import RemoteVAE
+from .transport import ANSWER_TIMEOUT_S
+
+#: The parts of a pipeline that a server can run.
+PARTS = ("vae",)
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """A part of the pipeline, the server's model that took its place, and why that one."""
+
+    part: str
+    model: str
+    reason: str
+
+
+class _Changes:
+    """What was set on a pipeline, and what was there before.
+
+    Args:
+        pipe: The pipeline, changed when this returns.
+        values: The new values of its attributes.
+        owned: Closed when the changes are undone.
+    """
+
+    def __init__(self, pipe: Any, values: Mapping[str, Any], owned: contextlib.ExitStack) -> None:
+        self._pipe = pipe
+        self._values = dict(values)
+        self._before = {name: getattr(pipe, name) for name in values}
+        self._record = pipe._internal_dict  # the pipeline's config, where setting a part leaves a trace
+        self._owned = owned
+        for name, value in self._values.items():
+            setattr(pipe, name, value)
+
+    def undo(self) -> None:
+        if not self._values:
+            return
+        for name, value in self._values.items():
+            if getattr(self._pipe, name) is not value:
+                raise ClientError(
+                    f"`{name}` of this {type(self._pipe).__name__} has been replaced again since",
+                    hint="undoing the later connection first",
+                )
+        for name, value in self._before.items():
+            setattr(self._pipe, name, value)
+        self._pipe._internal_dict = self._record
+        self._values.clear()
+        self._owned.close()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Connection:
+    """What :func:`connect` did.  ``with`` undoes it at the end of the block.
+
+    Attributes:
+        server: The server's address, without secrets.
+        replaced: What was replaced, by what, and why.
+    """
+
+    server: str
+    replaced: tuple[Replacement, ...]
+    _changes: _Changes = field(repr=False)
+
+    def undo(self) -> None:
+        """Puts everything back as it was before.  Once is enough; again does nothing.
+
+        Raises:
+            ClientError: when something else has taken a part's place since, such as a later connection.
+        """
+        self._changes.undo()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.undo()
+
+    def __str__(self) -> str:
+        return "; ".join(f"{r.part} is {r.model} of {self.server}: {r.reason}" for r in self.replaced)
+
+
+def connect(
+    pipe: Any,
+    server: str | Client,
+    *,
+    parts: Literal["auto"] | str | Iterable[str] = "auto",
+    model: str | None = None,
+    api_key: str | None = None,
+    timeout: float | None = ANSWER_TIMEOUT_S,
+) -> Connection:
+    """Lets ``server`` run the heavy parts of a diffusers pipeline; the pipeline is used as before.
+
+    ::
+
+        pipe = StableDiffusionXLPipeline.from_pretrained("…", vae=None, torch_dtype=torch.float16).to("cuda")
+        hybridge.connect(pipe, "http://gpu-box:8000")
+        pipe("a lighthouse in a storm").images[0]
+
+    Args:
+        pipe: Any pipeline with a ``vae`` of class AutoencoderKL or AutoencoderTiny, or of a known class with
+            ``vae=None``.  It is changed in place.
+        server: Its URL, as for :class:`Client`; or a client, which then stays the caller's to close.
+        parts: What to replace: ``auto`` for all that can be, or names of parts; today that is ``vae``.
+        model: The server's model to take; without, the one that fits the pipeline's config or class.
+        api_key: Sent as ``Authorization: Bearer``; not together with a client.
+        timeout: Seconds to wait for an answer; not together with a client.
+
+    Raises:
+        ClientError: as :class:`Client` has them; Mismatch when no model of the server fits.  Nothing has changed
+            then.
+        RequestError: for parts that do not exist, and for what a client that is given has of its own.
+    """
+    _check_parts(parts)
+    if isinstance(server, Client) and (api_key is not None or timeout != ANSWER_TIMEOUT_S):
+        raise RequestError(
+            "a client has its own key and timeout", saw="api_key or timeout as well", hint="Client(…) with them"
+        )
+    with contextlib.ExitStack() as owned:
+        if isinstance(server, Client):
+            client = server
+        else:
+            client = owned.enter_context(Client(server, api_key=api_key, timeout=timeout))
+        need = need_of(pipe, is_chosen=model is not None)
+        chosen, reason = choose(need, read_models(client.models(), client.server), model, client.server)
+        like = _module_like(pipe)
+        vae = RemoteVAE(client, chosen, dtype=like.dtype, device=_usable(like.device))
+        _place_like_offloaded(vae, pipe)
+        if chosen.dtype != (own := str(vae.dtype).removeprefix("torch.")):
+            reason += f"; it computes in {chosen.dtype}, the pipeline's is {own}"
+        values = {"vae": vae} if pipe.vae is not None else {"vae": vae, **_corrected(pipe, chosen)}
+        changes = _Changes(pipe, values, owned.pop_all())
+        return Connection(client.server, (Replacement("vae", chosen.name, reason),), changes)
+
+
+def _check_parts(parts: str | Iterable[str]) -> None:
+    names: Sequence[str] = PARTS if parts == "auto" else [parts] if isinstance(parts, str) else list(parts)
+    for name in names:
+        if name not in PARTS:
+            near = difflib.get_close_matches(str(name), PARTS, n=1)
+            raise RequestError(
+                "no such part of a pipeline can be replaced",
+                saw=repr(name),
+                expected='"auto", or names out of ' + ", ".join(PARTS),
+                hint=near[0] if near else None,
+            )
+    if not names:
+        raise RequestError("nothing to replace", saw="no parts", expected='"auto", or at least one name')
+
+
+def _module_like(pipe: Any) -> Any:
+    """The module whose dtype and device the remote VAE takes over: the VAE that was there, else the denoiser."""
+    present = (getattr(pipe, name, None) for name in ("vae", "unet", "transformer"))
+    return next((module for module in present if module is not None), pipe)
+
+
+def _usable(device: torch.device) -> torch.device:
+    # While its weights are offloaded a module is on "meta", and pipelines look elsewhere for where they compute.
+    return torch.device("cpu") if device.type == "meta" else device
+
+
+def _place_like_offloaded(vae: RemoteVAE, pipe: Any) -> None:
+    """Hooks ``vae`` if the pipeline's modules are offloaded already.
+
+    Of offloaded modules, pipelines ask the first one's hook where to compute, and take one without for the answer
+    that nothing is offloaded.
+    """
+    if any(hasattr(part, "_hf_hook") for part in pipe.components.values()):
+        from accelerate.hooks import AlignDevicesHook, add_hook_to_module  # type: ignore[import-untyped]
+
+        add_hook_to_module(vae, AlignDevicesHook(execution_device=pipe._execution_device))
+
+
+def _corrected(pipe: Any, model: ServedModel) -> dict[str, Any]:
+    """What the pipeline's ``__init__`` took for granted because it had no VAE to ask, made right.
+
+    diffusers' pipelines keep ``vae_scale_factor``, in some ``latent_channels``, and image processors made of a
+    multiple of the one (Flux: twice, for its packing) and of the other.
+    """
+    assumed = getattr(pipe, "vae_scale_factor", model.spatial_factor)
+    corrected: dict[str, Any] = {}
+    if assumed != model.spatial_factor:
+        corrected["vae_scale_factor"] = model.spatial_factor
+    if getattr(pipe, "latent_channels", model.latent_channels) != model.latent_channels:
+        corrected["latent_channels"] = model.latent_channels
+    for name, processor in vars(pipe).items():
+        if hasattr(getattr(processor, "config", None), "vae_scale_factor"):
+            corrected |= _corrected_processor(name, processor, assumed, model)
+    return corrected
+
+
+def _corrected_processor(name: str, processor: Any, assumed: int, model: ServedModel) -> dict[str, Any]:
+    own = processor.config.vae_scale_factor
+    changes: dict[str, int] = {}
+    if own * model.spatial_factor // assumed != own:
+        changes["vae_scale_factor"] = own * model.spatial_factor // assumed
+    # 4 is the class's default; pipelines that know better say so, and then it means latents given as a picture.
+    if getattr(processor.config, "vae_latent_channels", 4) not in (4, model.latent_channels):
+        changes["vae_latent_channels"] = model.latent_channels
+    make: Callable[..., Any] = type(processor).from_config
+    return {name: make(processor.config, **changes)} if changes else {}

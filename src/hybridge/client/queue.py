@@ -1,0 +1,350 @@
+"""Calls that overlap with making the next input: put latents in, get pictures out, in order or as they are done.
+
+:class:`Ledger` decides which result may be handed over, with no thread and no event loop; :class:`CallQueue` works
+with threads, :class:`AsyncCallQueue` with tasks.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import anyio
+
+from ..errors import ClientError, RequestError
+from .steps import Flow
+
+#: Results come as their items were ``put``, or as they are ``done``.
+Order = Literal["put", "done"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One item's end.
+
+    Attributes:
+        index: It was the item put as number ``index``, from 0.
+        tag: What was put with it.
+        error: Why there is no result; None where there is one.
+    """
+
+    index: int
+    tag: Any
+    value: Any = None
+    error: Exception | None = None
+
+    def result(self) -> Any:
+        """What the call gave; raises its own error where it failed."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a queue does with each item, and how; :meth:`Client.decode_queue` documents the fields.
+
+    Raises:
+        RequestError: for a limit or an order that is none.
+        TypeError: for arguments that the call does not have.
+    """
+
+    begin: Callable[..., Flow[Any]]
+    call: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    limit: int
+    order: Order
+    callback: Callable[[Finished], None] | None
+    progress: bool | Callable[..., Any]
+    total: int | None
+    stop_on_error: bool
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise RequestError("a queue without a place", saw=f"limit={self.limit}", expected="at least 1")
+        if self.order not in get_args(Order):
+            raise RequestError("unknown order", saw=repr(self.order), expected=" or ".join(get_args(Order)))
+        inspect.signature(self.call).bind(None, **self.arguments)
+
+
+class Ledger:
+    """Who was put, who is done, and whose turn it is."""
+
+    def __init__(self, order: Order) -> None:
+        self._keeps_order = order == "put"
+        self._put = 0
+        self._handed = 0
+        self._early: dict[int, Finished] = {}
+
+    def put(self) -> int:
+        """Takes in an item; its index."""
+        self._put += 1
+        return self._put - 1
+
+    def done(self, finished: Finished) -> list[Finished]:
+        """Takes note of a result; those that may be handed over now, in their order."""
+        self._early[finished.index] = finished
+        ready = []
+        while self._early:
+            index = self._handed if self._keeps_order else next(iter(self._early))
+            if index not in self._early:
+                break
+            ready.append(self._early.pop(index))
+            self._handed += 1
+        return ready
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything that was put has been handed over."""
+        return self._handed == self._put
+
+
+class _Bars:
+    """Two progress bars, or none."""
+
+    def __init__(self, progress: bool | Callable[..., Any], total: int | None) -> None:
+        self._bars: list[Any] = []
+        if progress is False:
+            return
+        bar = _tqdm() if progress is True else progress
+        self._bars = [
+            bar(desc=name, total=total, position=position) for position, name in enumerate(("put", "done"))
+        ]
+
+    def put(self) -> None:
+        if self._bars:
+            self._bars[0].update(1)
+
+    def done(self) -> None:
+        if self._bars:
+            self._bars[1].update(1)
+
+    def close(self) -> None:
+        for bar in self._bars:
+            bar.close()
+
+
+def _tqdm() -> Any:
+    try:
+        from tqdm import tqdm  # type: ignore[import-untyped]
+    except ImportError:
+        raise RequestError(
+            "progress bars need tqdm", expected="it installed", hint="`pip install tqdm`, or callback="
+        ) from None
+    return tqdm
+
+
+class CallQueue:
+    """Calls in threads, ``limit`` at a time.
+
+    ::
+
+        with client.decode_queue(model="sdxl", limit=4) as queue:
+            for prompt in prompts:
+                queue.put(pipe(prompt, output_type="latent").images, tag=prompt)
+        for finished in queue:
+            finished.result().save(f"{finished.index}.png")
+
+    An item's failure is its own, raised by :meth:`Finished.result`.  With ``stop_on_error`` the next :meth:`put`,
+    or leaving the block, raises the first one.  Leaving the block waits for every result.  An exception inside the
+    block cancels what has not been sent; a call that is under way is waited for.
+    """
+
+    def __init__(self, recipe: Recipe, run: Callable[[Flow[Any]], Any]) -> None:
+        self._recipe = recipe
+        self._run = run
+        self._ledger = Ledger(recipe.order)
+        self._results: deque[Finished] = deque()
+        self._changed = threading.Condition()
+        self._handing = threading.Lock()
+        self._places = threading.Semaphore(recipe.limit)
+        self._is_cancelled = False
+        self._failure: Exception | None = None
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> CallQueue:
+        self._bars = _Bars(self._recipe.progress, self._recipe.total)
+        self._pool = ThreadPoolExecutor(self._recipe.limit, "hybridge-queue")
+        return self
+
+    def put(self, item: Any, *, tag: Any = None) -> None:
+        """Sends an item on its way; returns at once if fewer than ``limit`` are under way, else waits for a place.
+
+        The item is read before this returns, so that its memory may be used for the next.
+
+        Args:
+            item: Latents for a decode queue, a picture for an encode queue.
+            tag: Whatever should stand beside the result: the prompt, a file name.
+
+        Raises:
+            RequestError: when the item cannot be sent, or outside of the ``with`` block.
+        """
+        pool = self._open_pool()
+        flow = self._recipe.begin(item, **self._recipe.arguments)
+        self._places.acquire()
+        if self._failure is not None:
+            self._places.release()
+            raise self._failure
+        with self._changed:
+            index = self._ledger.put()
+        self._bars.put()
+        pool.submit(self._work, index, tag, flow)
+
+    def __iter__(self) -> Iterator[Finished]:
+        """Results, each once; ends when everything that was put until then has been given.
+
+        Inside the block this waits for results; another thread that wants them while items are still being put is
+        better served by ``callback``.
+        """
+        _refuse_both(self._recipe)
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._results or self._ledger.is_settled)
+                if not self._results:
+                    return
+                finished = self._results.popleft()
+            yield finished
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._is_cancelled = kind is not None
+        pool, self._pool = self._open_pool(), None
+        pool.shutdown(wait=True)
+        self._bars.close()
+        if kind is None and self._failure is not None:
+            raise self._failure
+
+    def _open_pool(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            raise _closed()
+        return self._pool
+
+    def _work(self, index: int, tag: Any, flow: Flow[Any]) -> None:
+        try:
+            if self._is_cancelled or self._failure is not None:
+                raise _not_sent(index)
+            finished = Finished(index, tag, self._run(flow))
+        except Exception as error:  # it belongs to the item, whatever it is
+            finished = Finished(index, tag, error=error)
+            if self._recipe.stop_on_error:
+                self._failure = self._failure or error
+        self._bars.done()
+        # Before the callback, which may put the next item.
+        self._places.release()
+        with self._handing:  # one callback at a time, in order
+            with self._changed:
+                ready = self._ledger.done(finished)
+                if self._recipe.callback is None:
+                    self._results.extend(ready)
+                self._changed.notify_all()
+            try:
+                _call_back(self._recipe, ready)
+            except Exception as error:  # raised where somebody sees it: by put, or on leaving the block
+                self._failure = self._failure or error
+
+
+class AsyncCallQueue:
+    """:class:`CallQueue` with tasks: ``async with``, ``await queue.put(…)``, ``async for``.
+
+    An exception inside the block cancels every call, also those under way.
+    """
+
+    def __init__(self, recipe: Recipe, run: Callable[[Flow[Any]], Awaitable[Any]]) -> None:
+        self._recipe = recipe
+        self._run = run
+        self._ledger = Ledger(recipe.order)
+        self._results: deque[Finished] = deque()
+        self._failure: Exception | None = None
+        self._is_open = False
+
+    async def __aenter__(self) -> AsyncCallQueue:
+        self._changed = anyio.Event()
+        self._places = anyio.Semaphore(self._recipe.limit)
+        self._bars = _Bars(self._recipe.progress, self._recipe.total)
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._is_open = True
+        return self
+
+    async def put(self, item: Any, *, tag: Any = None) -> None:
+        """As :meth:`CallQueue.put`."""
+        if not self._is_open:
+            raise _closed()
+        flow = self._recipe.begin(item, **self._recipe.arguments)
+        await self._places.acquire()
+        if self._failure is not None:
+            self._places.release()
+            raise self._failure
+        index = self._ledger.put()
+        self._bars.put()
+        self._tasks.start_soon(self._work, index, tag, flow)
+
+    async def __aiter__(self) -> AsyncIterator[Finished]:
+        """As :meth:`CallQueue.__iter__`."""
+        _refuse_both(self._recipe)
+        while True:
+            while not self._results:
+                if self._ledger.is_settled:
+                    return
+                await self._changed.wait()
+            yield self._results.popleft()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._is_open = False
+        if kind is not None:
+            self._tasks.cancel_scope.cancel()
+        try:
+            # Without the block's exception, which the group would wrap in another.
+            await self._tasks.__aexit__(None, None, None)
+        finally:
+            self._bars.close()
+        if kind is None and self._failure is not None:
+            raise self._failure
+
+    async def _work(self, index: int, tag: Any, flow: Flow[Any]) -> None:
+        finished = Finished(index, tag, error=_not_sent(index))
+        try:
+            if self._failure is None:
+                finished = Finished(index, tag, await self._run(flow))
+        except Exception as error:  # it belongs to the item, whatever it is
+            finished = Finished(index, tag, error=error)
+            if self._recipe.stop_on_error:
+                self._failure = self._failure or error
+        finally:
+            self._hand_over(finished)
+
+    def _hand_over(self, finished: Finished) -> None:
+        self._bars.done()
+        self._places.release()
+        ready = self._ledger.done(finished)
+        if self._recipe.callback is None:
+            self._results.extend(ready)
+        try:
+            _call_back(self._recipe, ready)
+        except Exception as error:  # raised where somebody sees it: by put, or on leaving the block
+            self._failure = self._failure or error
+        self._changed.set()
+        self._changed = anyio.Event()
+
+
+def _call_back(recipe: Recipe, ready: list[Finished]) -> None:
+    if recipe.callback is not None:
+        for finished in ready:
+            recipe.callback(finished)
+
+
+def _refuse_both(recipe: Recipe) -> None:
+    if recipe.callback is not None:
+        raise RequestError("nothing is kept to iterate", saw="callback=", expected="a callback, or iterating")
+
+
+def _closed() -> RequestError:
+    return RequestError("this queue is not open", hint="`with client.decode_queue(…) as queue:`, and put inside")
+
+
+def _not_sent(index: int) -> ClientError:
+    return ClientError(f"item {index} was not sent", hint="the error that ended the queue says why")

@@ -1,0 +1,111 @@
+"""What came back, and what is known about how it came."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import BadAnswer
+from ..protocol import Answer, FileAnswer, WireTensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class ServerWarning(UserWarning):
+    """The server answered, and has a remark about what it was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, and what is known about how it came.
+
+    Attributes:
+        answer: What was answered, as the wire has it.
+        headers: The response's headers; names in lower case.
+        server: The server's address, without secrets.
+        bytes_up: Size of the body that was sent.
+        bytes_down: Size of the body that came back.
+        seconds: Time of the attempt that succeeded, from sending to the last byte.
+    """
+
+    answer: Answer = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    server: str
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+
+    @property
+    def model(self) -> str | None:
+        """The id of the model that answered."""
+        return self.headers.get("hybridge-model")
+
+    @property
+    def inferred(self) -> str | None:
+        """What the server had to infer, and from what."""
+        return self.headers.get("hybridge-inferred")
+
+    @property
+    def warning(self) -> str | None:
+        """The server's remark about the request; it has been issued as a :class:`ServerWarning`."""
+        return self.headers.get("hybridge-warning")
+
+    @property
+    def timings_ms(self) -> dict[str, float]:
+        """Milliseconds by stage, as ``Server-Timing`` has them."""
+        return timings_ms(self.headers)
+
+    def tensor(self) -> WireTensor:
+        """The tensor that was answered.
+
+        Raises:
+            BadAnswer: when it was a file.
+        """
+        if isinstance(self.answer, FileAnswer):
+            raise BadAnswer(f"{self.server} sent a file", saw=self.answer.media_type, expected="a tensor")
+        return self.answer.tensor
+
+    def file(self) -> bytes:
+        """The file that was answered, as its bytes.
+
+        Raises:
+            BadAnswer: when it was a tensor.
+        """
+        if not isinstance(self.answer, FileAnswer):
+            raise BadAnswer(f"{self.server} sent a tensor", saw=list(self.answer.tensor.shape), expected="a file")
+        return self.answer.data
+
+    def picture(self) -> Image:
+        """The picture that was answered, loaded; its ``format`` says what file it was.
+
+        Raises:
+            BadAnswer: when it was no picture, or one cut short.
+        """
+        from PIL import Image
+
+        data = self.file()
+        try:
+            picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+            picture.load()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise BadAnswer(
+                f"{self.server} sent a picture that cannot be read",
+                saw=f"{len(data)} bytes, {type(error).__name__}: {error}",
+                hint="once more; it may have been cut short on the way",
+            ) from None
+        return picture
+
+
+def timings_ms(headers: Mapping[str, str]) -> dict[str, float]:
+    """Milliseconds by stage, from a response's ``Server-Timing``."""
+    timings: dict[str, float] = {}
+    for entry in headers.get("server-timing", "").split(","):
+        name, *details = (part.strip() for part in entry.split(";"))
+        for detail in details:
+            key, _, value = detail.partition("=")
+            if key == "dur" and value.replace(".", "", 1).isdecimal():
+                timings[name] = float(value)
+    return timings

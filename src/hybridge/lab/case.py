@@ -1,0 +1,106 @@
+"""What is asked: the arguments of a run, and the cases that follow from them."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..errors import RequestError
+
+Task = Literal["decode", "encode"]
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One line of the table: what every rival computes.
+
+    Attributes:
+        model: A name of the catalogue, or NAME=PATH_OR_REPO[:subfolder].
+        task: ``decode`` or ``encode``.
+        size: Side of the picture in pixels.
+        dtype: Of weights and activations.
+        device: ``auto`` or any torch device.
+        seed: Of the input, and of random weights.
+        weights: Whether the real weights are loaded; else they are random, for speed does not depend on them.
+    """
+
+    model: str
+    task: Task
+    size: int
+    dtype: str
+    device: str = "auto"
+    seed: int = 0
+    weights: bool = False
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.task} {self.size}², {self.dtype}"
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """A whole run.  Two runs with equal arguments measure the same.
+
+    Attributes:
+        model: As in :class:`Case`.
+        sizes: Sides of pictures in pixels.
+        task: ``decode`` or ``encode``.
+        dtypes: Names of dtypes.
+        device: As in :class:`Case`.
+        repeats: Rounds: how often every rival is started anew.
+        budget_bytes: What ``exact`` may take on top of the weights, or None.
+        tile_pixels: Side of diffusers' tiles, or None for the model's own.
+        rivals: Names, in the order in which they take turns.
+        weights: As in :class:`Case`.
+        limit_s: Seconds that one process may take.
+        seed: As in :class:`Case`.
+    """
+
+    model: str
+    sizes: tuple[int, ...]
+    task: Task
+    dtypes: tuple[str, ...]
+    device: str
+    repeats: int
+    budget_bytes: int | None
+    tile_pixels: int | None
+    rivals: tuple[str, ...]
+    weights: bool
+    limit_s: float
+    seed: int = 0
+
+    def cases(self) -> list[Case]:
+        """Every dtype at every size."""
+        return [
+            Case(self.model, self.task, size, dtype, self.device, self.seed, self.weights)
+            for dtype in self.dtypes
+            for size in self.sizes
+        ]
+
+    def check(self, known_rivals: tuple[str, ...], spatial_factor: int) -> None:
+        """Raises :class:`RequestError` for what cannot be asked, before any process is started."""
+        _one_of("task", (self.task,), get_args(Task))
+        _one_of("dtype", self.dtypes, DTYPES)
+        _one_of("rival", self.rivals, known_rivals)
+        numbers = {"size": self.sizes, "repeats": (self.repeats,), "limit": (self.limit_s,)}
+        for name, values in {**numbers, "tile": (self.tile_pixels or spatial_factor,)}.items():
+            if not values or min(values) <= 0:
+                raise RequestError(f"not a {name}", saw=", ".join(map(str, values)), expected="more than zero")
+        for size in (*self.sizes, self.tile_pixels or 0):
+            if size % spatial_factor:
+                raise RequestError(
+                    "not a size of this model's pictures", saw=size, expected=f"a multiple of {spatial_factor}"
+                )
+
+
+def _one_of(name: str, seen: tuple[str, ...], known: tuple[str, ...]) -> None:
+    for value in seen:
+        if value not in known:
+            near = difflib.get_close_matches(value, known, n=1)
+            raise RequestError(
+                f"unknown {name}", saw=value, expected=", ".join(known), hint=near[0] if near else None
+            )

@@ -1,0 +1,60 @@
+"""How much memory a call takes on top of what is there already.
+
+CUDA: what torch's allocator handed out at most, less what it had handed out before.  CPU: how far the process's
+resident set grew at most, which the kernel counts itself (``VmHWM``, set back through ``clear_refs``), so what
+libraries take inside an operator is in it.  Memory that an allocator had kept for itself is returned first, else a
+second call would seem to need less than the first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+_PROCESS = Path("/proc/self")
+
+#: What makes the kernel forget the highest resident set; see proc_pid_clear_refs(5).
+_FORGET_PEAK = "5"
+
+
+def growth(run: Callable[[], torch.Tensor], device: torch.device) -> tuple[torch.Tensor, int | None]:
+    """(what ``run`` gave, the bytes that existed at most while it ran, less those before it).
+
+    None where it cannot be known: on other devices than CUDA's and the CPU, and where the kernel does not tell.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        given = run()
+        torch.cuda.synchronize(device)
+        return given, torch.cuda.max_memory_allocated(device) - before
+    if device.type != "cpu" or not _forget_peak():
+        return run(), None
+    before = _resident_bytes("VmRSS")
+    given = run()
+    return given, max(0, _resident_bytes("VmHWM") - before)
+
+
+def _forget_peak() -> bool:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+    try:
+        (_PROCESS / "clear_refs").write_text(_FORGET_PEAK, encoding="ascii")
+        # A sandbox may take the write and have no such line.
+        return "VmHWM:" in (_PROCESS / "status").read_text(encoding="ascii")
+    except OSError:
+        return False
+
+
+def _resident_bytes(line: str) -> int:
+    found = re.search(rf"^{line}:\s+(\d+) kB$", (_PROCESS / "status").read_text(encoding="ascii"), re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0

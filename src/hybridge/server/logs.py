@@ -1,0 +1,76 @@
+"""What the server writes about itself: for people, or as JSON for machines.
+
+A request is one line, written when it ends, from its :class:`~hybridge.server.record.RequestRecord`, which holds no
+prompt, no pixel, no key and no address.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+from .record import RequestRecord
+
+LogFormat = Literal["people", "json"]
+
+access = logging.getLogger("hybridge.access")
+
+_FOR_PEOPLE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def configure_logging(log_format: LogFormat, level: str) -> None:
+    """Sends everything to standard error, in one of the two formats."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_FOR_PEOPLE))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # the hub's requests, one line each
+    if level != "debug":
+        logging.getLogger("hybridge.connection").setLevel(logging.ERROR)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object on one line, with the ``fields`` of a record beside its message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        document: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            document["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(document, ensure_ascii=False)
+
+
+def log_request(record: RequestRecord) -> None:
+    """Writes the line of a request that has ended."""
+    if not access.isEnabledFor(logging.INFO):
+        return
+    stages = {stage: round(spent, 1) for stage, spent in record.milliseconds.items()}
+    fields = {
+        "request_id": record.request_id,
+        "client_id": record.client_id,
+        "model": record.model or None,
+        "task": record.task or None,
+        "status": record.status,
+        "milliseconds": stages,
+        "received_bytes": record.received_bytes,
+        "sent_bytes": record.sent_bytes,
+    }
+    what = f"{record.model} {record.task}" if record.task else "request"
+    spent = ", ".join(f"{stage} {value:g} ms" for stage, value in stages.items())
+    access.info(
+        "%d %s for %s: %s, %d bytes in, %d out [%s]",
+        record.status,
+        what,
+        record.client_id,
+        spent,
+        record.received_bytes,
+        record.sent_bytes,
+        record.request_id,
+        extra={"fields": fields},
+    )
