@@ -32,6 +32,28 @@ def serve(
     max_batch: int = typer.Option(None, help="Most pictures in one request.", show_default="32"),
     cors: list[str] = typer.Option(None, help="Web origin that may call from a browser; may be repeated."),
     log_level: str = typer.Option(None, help="debug, info, warning or error.", show_default="info"),
+    queue_work_s: float = typer.Option(
+        None, help="Seconds of estimated work that may wait; beyond it 429.", show_default="300"
+    ),
+    queue_mib: int = typer.Option(None, help="MiB of tensors that may wait; beyond it 429.", show_default="1024"),
+    deadline_s: float = typer.Option(
+        None, help="Seconds after which a request is given up with 504.", show_default="never"
+    ),
+    memory: str = typer.Option(
+        None,
+        help="What weights and running work may take together, such as 8GiB; idle models leave for others.",
+        show_default="no bound",
+    ),
+    preload: bool = typer.Option(
+        None, "--preload", help="Load all models before listening, not when they are first asked for."
+    ),
+    spool: str = typer.Option(
+        None, help="Folder in which long work survives the process.", show_default="nothing is written to disk"
+    ),
+    spool_gib: float = typer.Option(None, help="GiB that it may take.", show_default="8"),
+    jobs_limit: int = typer.Option(None, help="Jobs that are kept, with their results.", show_default="1000"),
+    jobs_mib: int = typer.Option(None, help="MiB that they may take without a spool.", show_default="1024"),
+    job_ttl_s: float = typer.Option(None, help="Seconds for which a result is kept.", show_default="3600"),
 ) -> None:
     """Serve models over HTTP.
 
@@ -59,7 +81,7 @@ def serve(
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # the hub's requests, one line each
 
-    from ..engine import Engine, EngineOptions, resolve
+    from ..engine import EngineOptions, resolve
     from ..server.app import create_app
     from ..server.local import LocalBackend
     from ..server.running import address_of, bind, run
@@ -72,15 +94,19 @@ def serve(
             f"cannot listen on {settings.host}:{settings.port}", saw=error.strerror, hint="--port 0 for a free one"
         ) from None
     with listener:
-        engines = {}
-        options = EngineOptions(settings.device, settings.dtype, settings.exactness)
-        for argument in settings.models:
-            spec = resolve(argument)
-            with console.status(f"loading {spec.name}"):
-                engine = engines[spec.name] = Engine.load(spec, options)
-            info = f"{str(engine.dtype.value).removeprefix('torch.')} on {engine.device.value}"
-            console.print(f"[bold]{spec.name}[/] {info} ({engine.device.reason}; {engine.dtype.reason})")
-        backend = LocalBackend(engines, queue_limit=settings.queue_limit)
+        backend = LocalBackend(
+            {},
+            cold=[resolve(argument) for argument in settings.models],
+            options=EngineOptions(settings.device, settings.dtype, settings.exactness),
+            limits=settings.line_limits,
+            memory_bytes=settings.memory,
+        )
+        for info in backend.info():
+            if settings.preload:
+                with console.status(f"loading {info.spec.name}"):
+                    backend.preload(info.spec.name)
+            chosen = f"{info.dtype} on {info.device} ({info.device_reason}; {info.dtype_reason})"
+            console.print(f"[bold]{info.spec.name}[/] {chosen}")
         console.print(f"serving on [bold]{address_of(listener)}[/]  (Ctrl-C ends it)")
         try:
             run(create_app(backend, settings), listener, log_level=settings.log_level)

@@ -180,6 +180,7 @@ def _does_not_fit(
         saw=show_bytes(budget_bytes),
         expected=f"at least {show_bytes(least_bytes)}",
         hint="that budget, a smaller picture, fewer at a time, or half precision",
+        least_bytes=least_bytes,
     )
 
 

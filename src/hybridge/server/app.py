@@ -21,8 +21,11 @@ from .. import protocol
 from ..errors import HybridgeError
 from .backend import Backend
 from .endpoints import Endpoints, failure_response
+from .ledger import Ledger
+from .long_work import LongWork
 from .openapi import describe
 from .settings import Settings
+from .spool import Memory, Spool
 
 log = logging.getLogger("hybridge.server")
 
@@ -30,11 +33,21 @@ log = logging.getLogger("hybridge.server")
 def create_app(backend: Backend, settings: Settings | None = None) -> Starlette:
     """The application around a backend, which it closes when it ends."""
     settings = settings or Settings()
-    endpoints = Endpoints(backend, settings.limits, default_model=settings.default_model)
+    store = Memory() if settings.spool is None else Spool(settings.spool)
+    ledger = Ledger(store, settings.ledger_limits)
+    endpoints = Endpoints(
+        backend,
+        settings.limits,
+        ledger,
+        deadline_s=settings.deadline_s,
+        default_model=settings.default_model,
+    )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await ledger.open(endpoints.answer_later)
         yield
+        await ledger.close()
         await run_in_threadpool(backend.close)
         endpoints.close()
 
@@ -51,6 +64,7 @@ def create_app(backend: Backend, settings: Settings | None = None) -> Starlette:
             # With and without a slash: a redirect would have no JSON, and not every client follows it.
             *(Route(f"/v1/{{model}}/decode{end}", endpoints.decode, methods=["POST"]) for end in ("", "/")),
             *(Route(f"/v1/{{model}}/encode{end}", endpoints.encode, methods=["POST"]) for end in ("", "/")),
+            *LongWork(ledger, endpoints.result_bytes).routes(),
             Route("/health", endpoints.health, methods=["GET"]),
             Route("/ready", endpoints.ready, methods=["GET"]),
             Route("/openapi.json", openapi, methods=["GET"]),
@@ -74,7 +88,7 @@ def _cors(origins: tuple[str, ...]) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=protocol.EXPOSED_HEADERS,
         )

@@ -12,7 +12,8 @@ import logging
 import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from anyio import fail_after
 from starlette.requests import ClientDisconnect, Request
@@ -23,13 +24,19 @@ from ..errors import HybridgeError, RequestError, TooSlow, UnknownModel
 from ..models import CATALOGUE, ModelSpec
 from ..protocol import DecodeRequest
 from .backend import Backend, ModelInfo
-from .jobs import Job, Result, admit, finish, infer_model
+from .jobs import Hear, Job, Ran, Result, admit, finish, infer_model
+from .ledger import Ledger
 from .limits import Limits
+from .preferences import client_of, prefers_async, result_bytes, timeout_of
+from .spool import Asked
 
 log = logging.getLogger("hybridge.access")
 
 #: Seconds without a byte after which a sender is given up.
 _BODY_PAUSE_S = 30
+
+
+Answered = TypeVar("Answered")
 
 
 class Endpoints:
@@ -38,15 +45,26 @@ class Endpoints:
     Args:
         backend: Runs the jobs.
         limits: What may be asked for.
+        ledger: Takes what shall be done later.
+        deadline_s: Seconds after which a request that names none is given up; None for never.
         default_model: Taken where a request names no model and several fit.
         workers: Threads for picture files and base64.
     """
 
     def __init__(
-        self, backend: Backend, limits: Limits, *, default_model: str | None = None, workers: int = 4
+        self,
+        backend: Backend,
+        limits: Limits,
+        ledger: Ledger,
+        *,
+        deadline_s: float | None = None,
+        default_model: str | None = None,
+        workers: int = 4,
     ) -> None:
         self._backend = backend
         self._limits = limits
+        self._ledger = ledger
+        self._deadline_s = deadline_s
         self._default_model = default_model
         self._served = {info.spec.name: info.spec for info in backend.info()}
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="hybridge-media")
@@ -73,29 +91,72 @@ class Endpoints:
         arrived = time.perf_counter()
         named = request.path_params.get("model")
         spec = self._find(named) if named else None
+        timeout_s = timeout_of(request, self._deadline_s)
         body = await self._read_body(request)
         headers = {name: ", ".join(request.headers.getlist(name)) for name in ("content-type", "accept")}
         job, inferred = await self._in_worker(self._read, request.url.query, headers, body, task, spec)
+        client = client_of(request)
+        if prefers_async(request):
+            job_id = await self._ledger.accept(
+                client=client,
+                query=request.url.query,
+                headers=headers,
+                body=body,
+                task=task,
+                model=named,
+                result_bytes=result_bytes(job),
+            )
+            return accepted(self._ledger.status(job_id, client))
+        job = replace(job, client=client, timeout_s=timeout_s)
+        response = await _while_connected(request, self._respond(job, inferred, arrived))
+        return Response(response.body, response.status, response.headers)
+
+    async def answer_later(self, asked: Asked, body: bytes, hear: Hear) -> protocol.HttpResponse:
+        """The response to a request that was accepted for later: the one that it would have had at once.
+
+        Raises:
+            HybridgeError: in place of it.
+        """
+        arrived = time.perf_counter()
+        spec = self._find(asked.model) if asked.model else None
+        job, inferred = await self._in_worker(self._read, asked.query, asked.headers, body, asked.task, spec)
+        return await self._respond(replace(job, client=asked.client, is_patient=True), inferred, arrived, hear)
+
+    async def result_bytes(self, asked: Asked, body: bytes) -> int:
+        """What the result of a request that is accepted for later takes at most.
+
+        Raises:
+            HybridgeError: when it cannot be answered as it stands.
+        """
+        spec = self._find(asked.model) if asked.model else None
+        job, _ = await self._in_worker(self._read, asked.query, asked.headers, body, asked.task, spec)
+        return result_bytes(job)
+
+    async def _respond(
+        self, job: Job, inferred: str | None, arrived: float, hear: Hear | None = None
+    ) -> protocol.HttpResponse:
         read = time.perf_counter()
-        result = await _while_connected(request, self._backend.run(job))
+        result = await self._backend.run(job, hear)
         computed = time.perf_counter()
-        response = await self._in_worker(_write, job, result)
+        response: protocol.HttpResponse = await self._in_worker(_write, job, result)
         stages = {
             "read": 1e3 * (read - arrived),
             **result.milliseconds,
-            "write": 1e3 * (time.perf_counter() - computed),
+            "encode": 1e3 * (time.perf_counter() - computed),
         }
         about = {
             "hybridge-model": job.spec.name,
             "server-timing": ", ".join(f"{stage};dur={spent:.1f}" for stage, spent in stages.items()),
             "access-control-expose-headers": ", ".join(protocol.EXPOSED_HEADERS),
         }
+        if result.ran is not None:
+            about["hybridge-plan"] = _shown(result.ran)
         if inferred:
             about["hybridge-inferred"] = inferred
         if job.warning:
             about["hybridge-warning"] = job.warning
-        log.info("%s %s: %s", job.spec.name, _task_of(job), about["server-timing"])
-        return Response(response.body, response.status, {**response.headers, **about})
+        log.info("%s %s: %s", job.spec.name, job.task, about["server-timing"])
+        return protocol.HttpResponse(response.status, {**response.headers, **about}, response.body)
 
     def _read(
         self,
@@ -184,7 +245,7 @@ class Endpoints:
         )
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Answered]) -> Answered:
     """The work's result; if the client hangs up first, the work is cancelled and gives up its place in the line."""
     working = asyncio.ensure_future(work)
     # Once the body is read, the next message says that the client is gone.
@@ -203,8 +264,19 @@ def _write(job: Job, result: Result) -> protocol.HttpResponse:
     return protocol.write_answer(finish(job, result))
 
 
-def _task_of(job: Job) -> str:
-    return "decode" if isinstance(job.request, DecodeRequest) else "encode"
+def _shown(ran: Ran) -> str:
+    parts = [f"mode={ran.mode}"]
+    if ran.peak_bytes is not None:
+        parts.append(f"peak_bytes={ran.peak_bytes}")
+    if ran.flops is not None:
+        parts.append(f"tflop={ran.flops / 1e12:.3g}")
+    return "; ".join(parts)
+
+
+def accepted(status: dict[str, Any]) -> Response:
+    """The answer to a request that is done later."""
+    here = f"/v1/jobs/{status['id']}"
+    return JSONResponse(status, 202, {"location": here, "preference-applied": "respond-async"})
 
 
 def _described(info: ModelInfo) -> dict[str, Any]:
@@ -225,6 +297,8 @@ def _described(info: ModelInfo) -> dict[str, Any]:
         "dtype": info.dtype,
         "dtype_reason": info.dtype_reason,
         "weights_bytes": info.weights_bytes,
+        "state": info.state,
+        "failure": info.failure,
         "decode": f"/v1/{spec.name}/decode",
         "encode": f"/v1/{spec.name}/encode",
     }
