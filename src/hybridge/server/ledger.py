@@ -213,10 +213,14 @@ class Ledger:
             yield self._status(entry)
             if entry.is_over:
                 return
-            while not changed.is_set():
-                await asyncio.wait([asyncio.ensure_future(changed.wait())], timeout=_STILL_HERE_S)
-                if not changed.is_set():
-                    yield None
+            news = asyncio.ensure_future(changed.wait())
+            try:
+                while not news.done():
+                    await asyncio.wait([news], timeout=_STILL_HERE_S)
+                    if not news.done():
+                        yield None
+            finally:
+                news.cancel()
 
     async def cancel(self, job_id: str, client: str) -> None:
         """Stops a job, between two strips if it runs, and forgets it with its result.
