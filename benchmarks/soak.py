@@ -21,6 +21,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import IO
 
 import httpx
 
@@ -30,6 +31,9 @@ from hybridge.engine.options import choose_device, choose_dtype
 
 #: Latents on a side.
 _SIDES = (8, 16, 32)
+#: Of what the largest of them takes while it runs, so little that models have to leave for it again and again.
+_PLAN_BYTES = 20 * 2**20
+
 _WARM_UP_S = 60
 _SAMPLE_S = 5
 
@@ -46,34 +50,45 @@ def main() -> None:
     specs = [resolve(model) for model in models]
     device = choose_device("auto").value
     sizes = sorted(weights_bytes(spec, choose_dtype("auto", spec, device).value) for spec in specs)
-    plan_bytes = 512 * 2**20
-    memory = sizes[-1] + sizes[-2] + plan_bytes
+    memory = sizes[-1] + sizes[-2] + _PLAN_BYTES
 
     with tempfile.TemporaryDirectory() as spool:
-        server, address = _serve(models, memory, Path(spool))
+        counts: Counter[str] = Counter()
+        server, address = _serve(models, memory, Path(spool), counts)
         try:
-            _soak(server, address, [spec.name for spec in specs], given)
+            _soak(server, address, [spec.name for spec in specs], given, counts)
         finally:
             server.terminate()
             server.wait()
 
 
-def _serve(models: list[str], memory: int, spool: Path) -> tuple[subprocess.Popen[str], str]:
+def _serve(models: list[str], memory: int, spool: Path, counts: Counter[str]) -> tuple[subprocess.Popen[str], str]:
     options = ["--port", "0", "--memory", str(memory), "--spool", str(spool), "--job-ttl-s", "5"]
     command = [sys.executable, "-c", "from hybridge.cli import main; main()", "serve", *models, *options]
     server = subprocess.Popen(  # noqa: S603 - our own command
-        [*command, "--log-level", "error"], stdout=subprocess.PIPE, text=True
+        [*command, "--log-level", "info"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert server.stdout is not None  # noqa: S101 - it was asked for
     for line in server.stdout:
         if found := re.search(r"serving on (http://\S+)", line):
-            threading.Thread(target=server.stdout.read, daemon=True).start()
+            threading.Thread(target=_count_lines, args=(server.stdout, counts), daemon=True).start()
             return server, found[1]
     raise SystemExit("the server did not start")
 
 
-def _soak(server: subprocess.Popen[str], address: str, models: list[str], given: argparse.Namespace) -> None:
-    counts: Counter[str] = Counter()
+def _count_lines(log: IO[str], counts: Counter[str]) -> None:
+    for line in log:
+        counts["evictions"] += "leaves, to make room" in line
+        counts["errors in the log"] += " ERROR " in line
+
+
+def _soak(
+    server: subprocess.Popen[str],
+    address: str,
+    models: list[str],
+    given: argparse.Namespace,
+    counts: Counter[str],
+) -> None:
     end = threading.Event()
     clients = [
         threading.Thread(target=_client, args=(address, models, random.Random(seed), counts, end))  # noqa: S311

@@ -6,6 +6,9 @@ import typer
 
 from .options import DEVICE, DTYPE
 
+#: The heading of what there is to say about load, memory and long work.
+_LOAD = "Waiting line, memory, long work"
+
 
 def serve(
     models: list[str] = typer.Argument(
@@ -33,27 +36,65 @@ def serve(
     cors: list[str] = typer.Option(None, help="Web origin that may call from a browser; may be repeated."),
     log_level: str = typer.Option(None, help="debug, info, warning or error.", show_default="info"),
     queue_work_s: float = typer.Option(
-        None, help="Seconds of estimated work that may wait; beyond it 429.", show_default="300"
+        None,
+        help="Seconds of estimated work that may wait; beyond it 429.",
+        show_default="300",
+        rich_help_panel=_LOAD,
     ),
-    queue_mib: int = typer.Option(None, help="MiB of tensors that may wait; beyond it 429.", show_default="1024"),
+    queue_mib: int = typer.Option(
+        None,
+        help="MiB of tensors that may wait; beyond it 429.",
+        show_default="1024",
+        rich_help_panel=_LOAD,
+    ),
     deadline_s: float = typer.Option(
-        None, help="Seconds after which a request is given up with 504.", show_default="never"
+        None,
+        help="Seconds after which a request is given up with 504.",
+        show_default="never",
+        rich_help_panel=_LOAD,
     ),
     memory: str = typer.Option(
         None,
         help="What weights and running work may take together, such as 8GiB; idle models leave for others.",
         show_default="no bound",
+        rich_help_panel=_LOAD,
     ),
     preload: bool = typer.Option(
-        None, "--preload", help="Load all models before listening, not when they are first asked for."
+        None,
+        "--preload",
+        help="Load all models before listening, not when they are first asked for.",
+        rich_help_panel=_LOAD,
     ),
     spool: str = typer.Option(
-        None, help="Folder in which long work survives the process.", show_default="nothing is written to disk"
+        None,
+        help="Folder in which long work survives the process.",
+        show_default="nothing is written to disk",
+        rich_help_panel=_LOAD,
     ),
-    spool_gib: float = typer.Option(None, help="GiB that it may take.", show_default="8"),
-    jobs_limit: int = typer.Option(None, help="Jobs that are kept, with their results.", show_default="1000"),
-    jobs_mib: int = typer.Option(None, help="MiB that they may take without a spool.", show_default="1024"),
-    job_ttl_s: float = typer.Option(None, help="Seconds for which a result is kept.", show_default="3600"),
+    spool_gib: float = typer.Option(
+        None,
+        help="GiB that it may take.",
+        show_default="8",
+        rich_help_panel=_LOAD,
+    ),
+    jobs_limit: int = typer.Option(
+        None,
+        help="Jobs that are kept, with their results.",
+        show_default="1000",
+        rich_help_panel=_LOAD,
+    ),
+    jobs_mib: int = typer.Option(
+        None,
+        help="MiB that they may take without a spool.",
+        show_default="1024",
+        rich_help_panel=_LOAD,
+    ),
+    job_ttl_s: float = typer.Option(
+        None,
+        help="Seconds for which a result is kept.",
+        show_default="3600",
+        rich_help_panel=_LOAD,
+    ),
 ) -> None:
     """Serve models over HTTP.
 
