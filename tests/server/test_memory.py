@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -211,6 +213,25 @@ class TestColdModels:
     def test_the_estimate_before_loading_is_what_it_takes(self, specs) -> None:
         for spec in specs.values():
             assert weights_bytes(spec, torch.float32) == Engine.load(spec, CPU).weights_bytes
+
+    def test_an_evicted_model_is_gone_at_once(self, specs) -> None:
+        """Not when the garbage collector comes by: the room was promised to another."""
+        spec = specs["sd-v1"]
+        backend = LocalBackend({}, cold=[spec], options=CPU, memory_bytes=2**30)
+        gone = threading.Event()
+
+        async def scene() -> None:
+            await backend.run(TestOutOfMemory.job(spec, 8))
+
+        gc.disable()
+        try:
+            asyncio.run(scene())
+            weakref.finalize(backend._shelf.peek("sd-v1").module, gone.set)
+            backend._shelf.release_idle()
+            assert gone.wait(WAIT_S)
+        finally:
+            gc.enable()
+        backend.close()
 
     def test_weights_that_cannot_be_had(self, specs, tmp_path) -> None:
         from dataclasses import replace

@@ -119,6 +119,7 @@ class Device:
         self.line: WaitingLine[Ticket] = WaitingLine(limits)
         self.pace = Pace()
         self._shelf, self._perform, self._batch_limit = shelf, perform, batch_limit
+        self._listeners = 0
         self._thread = threading.Thread(target=self._serve, name="hybridge-device", daemon=True)
         self._thread.start()
 
@@ -140,6 +141,7 @@ class Device:
         self._shelf.want(job.spec.name)
         loop = asyncio.get_running_loop()
         timer = None if job.timeout_s is None else loop.call_later(job.timeout_s, ticket.expire)
+        self._listeners += ticket.is_heard
         try:
             self.tell_positions()
             return await ticket.future
@@ -147,17 +149,17 @@ class Device:
             if timer is not None:
                 timer.cancel()
             ticket.is_wanted = False
+            self._listeners -= ticket.is_heard
             if self.line.leave(place):
                 self.tell_positions()
             self._shelf.unwant(job.spec.name)
 
     def tell_positions(self) -> None:
         """Tells everybody who wants to hear it how many are before them; from any thread."""
-        waiting = self.line.waiting()
-        if not any(place.item.is_heard for place in waiting):
+        if not self._listeners:
             return
         ahead_s = sum(place.left_s for place in self.line.serving())
-        for position, place in enumerate(waiting):
+        for position, place in enumerate(self.line.waiting()):
             ahead_s += place.cost_s
             state = self._shelf.standing(place.item.job.spec.name).state
             place.item.tell(Progress("loading" if state == "loading" else "waiting", position, ahead_s))

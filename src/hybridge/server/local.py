@@ -182,7 +182,7 @@ class LocalBackend:
         try:
             return budget_bytes, run.plan(budget_bytes)
         except TooLarge as refusal:
-            if refusal.least_bytes is None:
+            if refusal.least_bytes is None or len(run.jobs) > 1:  # no model leaves for a batch that can be split
                 raise
             budget_bytes = _budget(self._shelf.make_room(refusal.least_bytes))
         return budget_bytes, run.plan(budget_bytes)
