@@ -153,14 +153,15 @@ class TestGaps:
     def test_who_comes_during_a_gap_waits_for_a_strip(self) -> None:
         waiting = line()
         outer = self.begun(waiting)
-        waiting.put("first", client="small", cost_s=1)
+        waiting.put("first", client="large", cost_s=1)
         waiting.advance(outer, 0.2)
         before = waiting.arrivals
-        waiting.put("second", client="other", cost_s=1)
+        waiting.put("second", client="large", cost_s=1)
         place = waiting.interrupt(outer, before=before)
         assert place is not None
         assert place.item == "first"
         assert waiting.interrupt(outer, before=before) is None
+        assert self.gap(waiting, outer) == ["second"]
 
     def test_small_jobs_buy_no_more_than_their_clients_share(self) -> None:
         waiting = line(jobs=1000)
