@@ -26,10 +26,10 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from record import keep
 
-from hybridge.engine.exact import CPU_STRIP_BYTES
 from hybridge.engine.execute import Executor
 from hybridge.engine.lowering import lower
 from hybridge.engine.plan import plan, show_bytes
+from hybridge.engine.runner import CPU_STRIP_BYTES
 
 SEED = 0
 

@@ -69,8 +69,9 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
 
 @pytest.fixture(scope="session")
 def engines(specs: dict[str, ModelSpec]) -> dict[str, Engine]:
-    """An engine for each, in float32 on the CPU."""
-    return {name: Engine.load(spec, EngineOptions(device="cpu")) for name, spec in specs.items()}
+    """An engine for each, in float32 on the CPU, that gives diffusers' own bits."""
+    options = EngineOptions(device="cpu", exactness="bitwise")
+    return {name: Engine.load(spec, options) for name, spec in specs.items()}
 
 
 @pytest.fixture(scope="session")

@@ -21,13 +21,16 @@ from safetensors.torch import load_file, save_file
 from hybridge.engine import Engine, EngineOptions, to_pixels
 from hybridge.models import look_up
 
+#: Of this tree, whatever is installed.
+SOURCE = str(Path(__file__).parents[2] / "src")
+
 #: An environment in which rich neither wraps nor colours.
 TERMINAL = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", "PYTHONWARNINGS": "ignore"}
 
 
 def hybridge(*arguments: object, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from hybridge.cli import main; main()", *map(str, arguments)]
-    environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **TERMINAL, **variables}
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "PYTHONPATH": SOURCE, **TERMINAL, **variables}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
     assert not check or done.returncode == 0, done.stderr
     return done

@@ -13,7 +13,7 @@ from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from PIL import Image
 
 from hybridge.engine import Choice, Engine, EngineOptions, resolve, to_pixels, to_unit
-from hybridge.errors import EngineFailure, RequestError
+from hybridge.errors import EngineFailure, RequestError, Stopped, TooLarge
 from hybridge.models import Normalisation
 
 
@@ -45,7 +45,7 @@ def test_a_mean_and_a_deviation_for_each_channel(specs, tmp_path) -> None:
     mean, std = [-1.6574, 1.886, -1.383, 2.5155], [8.4927, 5.9022, 6.5498, 5.2299]
     config |= {"latents_mean": mean, "latents_std": std, "scaling_factor": 0.5}
     (folder / "config.json").write_text(json.dumps(config))
-    engine = Engine.load(resolve(f"playground={folder}"), EngineOptions(device="cpu"))
+    engine = Engine.load(resolve(f"playground={folder}"), EngineOptions(device="cpu", exactness="bitwise"))
     z, own = latents(1, 4, 4, 4), engine.spec.normalisation
     means, deviations = (torch.tensor(numbers).view(1, 4, 1, 1) for numbers in (mean, std))
     assert torch.equal(engine.decode(z, sent=own), theirs(engine, z * deviations / 0.5 + means))
@@ -179,3 +179,49 @@ def test_the_classes_are_diffusers_own(engines) -> None:
     assert isinstance(engines["sd-v1"].module, AutoencoderKL)
     assert isinstance(engines["taesd"].module, AutoencoderTiny)
     assert engines["sd-v1"].weights_bytes == sum(p.numel() * 4 for p in engines["sd-v1"].module.parameters())
+
+
+class TestWithinRounding:
+    """What an engine does unless it was asked for the same bits."""
+
+    @pytest.fixture
+    def engine(self, specs) -> Engine:
+        return Engine.load(specs["sd-v1"], EngineOptions(device="cpu"))
+
+    def test_strips_give_the_plain_picture(self, engine, engines) -> None:
+        z = latents(2, 4, 9, 6)
+        torch.testing.assert_close(engine.decode(z), engines["sd-v1"].decode(z), rtol=1e-4, atol=1e-5)
+        picture = latents(1, 3, 48, 64).clamp(-1, 1)
+        torch.testing.assert_close(engine.encode(picture), engines["sd-v1"].encode(picture), rtol=1e-4, atol=1e-5)
+
+    def test_the_plan_is_for_pictures(self, engine, engines) -> None:
+        made = engine.plan("decode", 1, 64, 48)
+        assert (made.mode, made.height, made.width) == ("strips", 8, 6)
+        assert engine.plan("encode", 1, 64, 48).height == 64
+        assert engines["sd-v1"].plan("decode", 1, 64, 48).mode == "whole"
+
+    def test_a_budget_bounds_a_call(self, engine, engines) -> None:
+        for any_engine in (engine, engines["sd-v1"]):
+            with pytest.raises(TooLarge, match="at least"):
+                any_engine.decode(latents(1, 4, 16, 16), budget_bytes=1000)
+
+    def test_progress_and_an_end_between_strips(self, engine) -> None:
+        seen: list[tuple[int, int]] = []
+        z = latents(1, 4, 8, 8)
+        engine.decode(z, progress=lambda done, of: seen.append((done, of)))
+        assert seen[-1][0] == seen[-1][1] == len(seen)
+        with pytest.raises(Stopped):
+            engine.decode(z, should_stop=lambda: True)
+
+    def test_another_call_between_strips(self, engine) -> None:
+        """Which is how a small job overtakes a large one."""
+        large, small = latents(1, 4, 16, 16), latents(1, 4, 4, 4, seed=1)
+        within: list[torch.Tensor] = []
+
+        def overtake(done: int, _: int) -> None:
+            if done in (1, 7):
+                within.append(engine.decode(small))
+
+        assert torch.equal(engine.decode(large, progress=overtake), engine.decode(large))
+        assert all(torch.equal(picture, engine.decode(small)) for picture in within)
+        assert len(within) == 2

@@ -31,9 +31,10 @@ def plan(
     import json
 
     from ..engine import resolve
-    from ..engine.exact import parse_bytes, strip_bytes
+    from ..engine.exact import parse_bytes
     from ..engine.lowering import lower, skeleton
     from ..engine.plan import plan as make_plan
+    from ..engine.runner import strip_bytes
     from ..errors import RequestError
 
     if task not in ("decode", "encode"):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from ..errors import EngineFailure
 from ..models import ModelSpec, Normalisation, latents_layout
 from . import latents as latent_space
-from . import loading, pixels, reference
+from . import loading, pixels
+from .execute import Progress, ShouldStop
 from .memory import failures_named
 from .options import Choice, EngineOptions, choose_device, choose_dtype
+from .plan import Mode, Plan
+from .program import Task
+from .runner import WITHIN_ROUNDING, Runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +29,18 @@ class Engine:
         module: diffusers' module.
         device: Where it runs, and why there.
         dtype: In which precision, and why in this one.
+        modes: Of running it, those that are allowed.
     """
 
     spec: ModelSpec
     module: Any
     device: Choice[torch.device]
     dtype: Choice[torch.dtype]
+    modes: tuple[Mode, ...] = WITHIN_ROUNDING
+    _runner: Runner = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_runner", Runner(self.module))  # the class is frozen to everyone else
 
     @classmethod
     def load(cls, spec: ModelSpec, options: EngineOptions | None = None) -> Engine:
@@ -42,12 +53,34 @@ class Engine:
         options = options or EngineOptions()
         device = choose_device(options.device)
         dtype = choose_dtype(options.dtype, spec, device.value)
-        return cls(spec, loading.load(spec, dtype.value, device.value), device, dtype)
+        module = loading.load(spec, dtype.value, device.value)
+        modes: tuple[Mode, ...] = ("whole",) if options.exactness == "bitwise" else WITHIN_ROUNDING
+        return cls(spec, module, device, dtype, modes)
 
     @property
     def weights_bytes(self) -> int:
         """Bytes that the weights take on the device."""
         return sum(parameter.nbytes for parameter in self.module.parameters())
+
+    def plan(self, task: Task, batch: int, height: int, width: int, *, budget_bytes: int | None = None) -> Plan:
+        """How pictures of this size would be decoded or encoded, and why; arithmetic only.
+
+        Args:
+            task: ``decode`` or ``encode``.
+            batch: Pictures.
+            height: Of a picture, in pixels.
+            width: The same.
+            budget_bytes: What one call may take on top of the weights; None for no bound.
+
+        Raises:
+            RequestError: when a picture is too small.
+            TooLarge: when nothing fits the budget; names the smallest that would.
+            CannotLower: when the module cannot be planned; it then runs as it is.
+        """
+        factor = self.spec.spatial_factor if task == "decode" else 1
+        return self._runner.plan(
+            task, batch, height // factor, width // factor, budget_bytes=budget_bytes, modes=self.modes
+        )
 
     @torch.inference_mode()
     def decode(
@@ -57,6 +90,9 @@ class Engine:
         sent: Normalisation | None = None,
         height: int | None = None,
         width: int | None = None,
+        budget_bytes: int | None = None,
+        progress: Progress | None = None,
+        should_stop: ShouldStop | None = None,
     ) -> torch.Tensor:
         """Latents → pictures (B, 3, H, W), about [-1, 1], on the engine's device and in its dtype.
 
@@ -66,8 +102,14 @@ class Engine:
                 are in VAE space.
             height: Of the picture, in pixels; needed for packed latents.
             width: The same.
+            budget_bytes: As for :meth:`plan`.
+            progress: Called with (strips done, strips in all) after every strip.  Another call may be made from
+                within it: the two share nothing but the weights.
+            should_stop: Asked after every strip; True ends the call.
 
         Raises:
+            Stopped: when ``should_stop`` said so.
+            TooLarge: when nothing fits the budget.
             RequestError: when the latents are not this model's, or hold NaN.
             OutOfMemory: when the device has no room.
             EngineFailure: when the forward fails or overflows.
@@ -78,7 +120,7 @@ class Engine:
             z = latent_space.unpack(latents.to(self.device.value), layout)
             z = latent_space.to_module(z, self.spec, sent, self.dtype.value)
             latent_space.check_finite(z, "latents, once scaled,")
-            sample = reference.decode(self.module, z)
+            sample = self._run("decode", z, budget_bytes, progress, should_stop)
             self._check_finite(sample)
         return sample
 
@@ -91,6 +133,9 @@ class Engine:
         value_range: str = "auto",
         sample: bool = False,
         seed: int | None = None,
+        budget_bytes: int | None = None,
+        progress: Progress | None = None,
+        should_stop: ShouldStop | None = None,
     ) -> torch.Tensor:
         """Pictures → latents (B, C, H / factor, W / factor), on the engine's device and in its dtype.
 
@@ -100,8 +145,13 @@ class Engine:
             value_range: What floats mean: ``auto``, ``unit`` or ``signed``.
             sample: A draw from the posterior instead of its mode.
             seed: Makes the draw repeatable.
+            budget_bytes: As for :meth:`decode`.
+            progress: The same.
+            should_stop: The same.
 
         Raises:
+            Stopped: when ``should_stop`` said so.
+            TooLarge: when nothing fits the budget.
             RequestError: when it is not an image, or a side is no multiple of the model's factor.
             OutOfMemory: when the device has no room.
             EngineFailure: when the forward fails or overflows.
@@ -109,11 +159,32 @@ class Engine:
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         with failures_named(f"encoding {list(image.shape)}", self.device.value):
             signed = pixels.to_signed(image.to(self.device.value), self.spec, value_range).to(self.dtype.value)
-            z = reference.encode(self.module, signed, sample=sample, generator=generator)
-            self._check_finite(z)
+            moments = self._run("encode", signed, budget_bytes, progress, should_stop)
+            self._check_finite(moments)
+            z = moments
+            if self.spec.kind != "tiny":  # a tiny autoencoder has no posterior
+                posterior = DiagonalGaussianDistribution(moments)
+                z = posterior.sample(generator) if sample else posterior.mode()
             z = latent_space.from_module(z, self.spec, wanted)
         latent_space.check_finite(z, "latents, once scaled,")
         return z
+
+    def _run(
+        self,
+        task: Task,
+        source: torch.Tensor,
+        budget_bytes: int | None,
+        progress: Progress | None,
+        should_stop: ShouldStop | None,
+    ) -> torch.Tensor:
+        return self._runner.run(
+            task,
+            source,
+            budget_bytes=budget_bytes,
+            modes=self.modes,
+            progress=progress,
+            should_stop=should_stop,
+        )
 
     def _check_finite(self, output: torch.Tensor) -> None:
         if bool(torch.isfinite(output).all()):

@@ -21,16 +21,13 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
-from ..errors import CannotLower, RequestError
-from .execute import Executor, Progress, ShouldStop
-from .lowering import lower
-from .plan import Plan, plan
+from ..errors import RequestError
+from .execute import Progress, ShouldStop
+from .plan import Plan
 from .program import Task
+from .runner import Runner
 
 _log = logging.getLogger(__name__)
-
-#: What a strip's window and result should take on a CPU.  Measured, see benchmarks/LOG.md.
-CPU_STRIP_BYTES = 8 * 2**20
 
 _UNITS = {"": 1, "B": 1} | {
     f"{prefix}{suffix}": base**power
@@ -70,11 +67,6 @@ def parse_bytes(text: int | str | None) -> int | None:
     return count
 
 
-def strip_bytes(device_type: str) -> int | None:
-    """What :func:`.plan.plan` should take as ``cache_bytes`` on such a device: ``cpu``, ``cuda``, …"""
-    return CPU_STRIP_BYTES if device_type == "cpu" else None
-
-
 class ExactVAE(nn.Module):
     """A VAE that pipelines take for their own; made by :func:`exact`.
 
@@ -96,10 +88,7 @@ class ExactVAE(nn.Module):
         self.use_slicing = bool(getattr(vae, "use_slicing", False))
         if getattr(vae, "use_tiling", False):
             vae.disable_tiling()  # type: ignore[operator] # what has the flag has the method
-        self._executors: dict[Task, Executor] = {}
-        self._not_lowered: dict[Task, str] = {}
-        self._lower("decode")
-        self._lower("encode")
+        self._runner = Runner(vae)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -115,12 +104,12 @@ class ExactVAE(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The wrapped module's."""
-        return next(self.vae.parameters()).dtype
+        return self._runner.dtype
 
     @property
     def device(self) -> torch.device:
         """The wrapped module's."""
-        return next(self.vae.parameters()).device
+        return self._runner.device
 
     def why_plain(self, task: Task, source: torch.Tensor | None = None) -> str | None:
         """Why this task runs as the plain module, whatever the budget; None if it does not.
@@ -129,11 +118,9 @@ class ExactVAE(nn.Module):
             task: ``decode`` or ``encode``.
             source: What would be decoded or encoded; without it, only the module is looked at.
         """
-        if task in self._not_lowered:
-            return self._not_lowered[task]
-        dtypes = {parameter.dtype for parameter in self.vae.parameters()}
-        if len(dtypes) > 1:
-            return f"its weights are of several dtypes: {', '.join(sorted(str(dtype) for dtype in dtypes))}"
+        reason = self._runner.why_plain(task)
+        if reason is not None:
+            return reason
         trains = self.training and any(parameter.requires_grad for parameter in self.vae.parameters())
         if source is not None and torch.is_grad_enabled() and (source.requires_grad or trains):
             return "gradients are wanted"
@@ -153,18 +140,7 @@ class ExactVAE(nn.Module):
             TooLarge: when nothing fits the budget; names the smallest that would.
             CannotLower: when the module cannot be planned; see :meth:`why_plain`.
         """
-        reason = self.why_plain(task)
-        if reason is not None:
-            raise CannotLower(reason)
-        return plan(
-            self._executors[task].program,
-            batch=batch,
-            height=height,
-            width=width,
-            itemsize=self.dtype.itemsize,
-            cache_bytes=strip_bytes(self.device.type),
-            budget_bytes=self.budget_bytes,
-        )
+        return self._runner.plan(task, batch, height, width, budget_bytes=self.budget_bytes)
 
     @apply_forward_hook  # type: ignore[untyped-decorator] # lets accelerate bring the weights to the device
     def decode(
@@ -189,9 +165,9 @@ class ExactVAE(nn.Module):
             TooLarge: when the budget is too small; nothing was allocated.
             Stopped: when ``should_stop`` said so.
         """
-        sample = self._run("decode", z, progress, should_stop)
-        if sample is None:
+        if self.why_plain("decode", z):
             return self.vae.decode(z, return_dict=return_dict)  # type: ignore[operator] # diffusers' own
+        sample = self._run("decode", z, progress, should_stop)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     @apply_forward_hook  # type: ignore[untyped-decorator]
@@ -208,9 +184,9 @@ class ExactVAE(nn.Module):
         That is an AutoencoderKLOutput with a ``latent_dist``, or an AutoencoderTinyOutput with ``latents``, or the
         one or the other in a tuple.  Arguments and errors are those of :meth:`decode`.
         """
-        encoded = self._run("encode", x, progress, should_stop)
-        if encoded is None:
+        if self.why_plain("encode", x):
             return self.vae.encode(x, return_dict=return_dict)  # type: ignore[operator] # diffusers' own
+        encoded = self._run("encode", x, progress, should_stop)
         if type(self.vae).__name__ == "AutoencoderTiny":
             return AutoencoderTinyOutput(latents=encoded) if return_dict else (encoded,)
         posterior = DiagonalGaussianDistribution(encoded)
@@ -239,30 +215,10 @@ class ExactVAE(nn.Module):
         self.use_slicing = False
         self.vae.disable_slicing()  # type: ignore[operator] # diffusers' own
 
-    def _lower(self, task: Task) -> None:
-        try:
-            self._executors[task] = Executor(lower(self.vae, task), self.vae)
-        except CannotLower as reason:
-            self._not_lowered[task] = str(reason)
-            _log.warning("%s runs as the plain module: %s", task, reason)
-
+    @torch.no_grad()
     def _run(
         self, task: Task, source: torch.Tensor, progress: Progress | None, should_stop: ShouldStop | None
-    ) -> torch.Tensor | None:
-        """The program's output, or None where the plain module is to run."""
-        reason = self.why_plain(task, source)
-        if reason is not None:
-            _log.debug("%s runs as the plain module: %s", task, reason)
-            return None
-        executor = self._executors[task]
-        if source.ndim != 4 or source.shape[1] != executor.program.channels[0]:
-            raise RequestError(
-                f"nothing that can be {task}d",
-                saw=f"shape {list(source.shape)}",
-                expected=f"[batch, {executor.program.channels[0]}, height, width]",
-            )
-        chosen = self.plan(task, source.shape[0], *source.shape[2:])
-        _log.debug("%s in mode %s: %s", task, chosen.mode, chosen.reason)
-        if chosen.mode == "whole":
-            return None
-        return executor.run(source, chosen, progress=progress, should_stop=should_stop)
+    ) -> torch.Tensor:
+        return self._runner.run(
+            task, source, budget_bytes=self.budget_bytes, progress=progress, should_stop=should_stop
+        )

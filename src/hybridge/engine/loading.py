@@ -6,8 +6,10 @@ The hub's own settings hold: ``HF_HOME``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, ``HF
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,22 @@ def locate(spec: ModelSpec) -> Path:
             hint="convert them once with save_pretrained(); hybridge never unpickles" if pickled else None,
         )
     return folder
+
+
+def weights_bytes(spec: ModelSpec, dtype: torch.dtype) -> int:
+    """What the weights will take in this dtype, from the headers of their files; fetches those if need be.
+
+    Raises:
+        ModelUnavailable: when they cannot be had.
+    """
+    numbers = 0
+    for path in locate(spec).glob(f"{_WEIGHTS}*.safetensors"):
+        with path.open("rb") as file:
+            # A safetensors file begins with the length of its JSON header.
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        numbers += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return numbers * dtype.itemsize
 
 
 def is_cached(spec: ModelSpec) -> bool:

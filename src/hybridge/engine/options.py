@@ -17,13 +17,24 @@ Value = TypeVar("Value")
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
+#: How near to the plain forward: the same bits, or the same numbers but for their rounding.
+Exactness = Literal["bitwise", "rounding"]
+
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """``device`` is ``auto`` or any torch device; ``dtype`` is ``auto`` or a floating dtype's name."""
+    """What a person may decide.
+
+    Attributes:
+        device: ``auto`` or any torch device.
+        dtype: ``auto`` or a floating dtype's name.
+        exactness: ``rounding`` leaves the engine free to run in strips, which is faster and takes less memory;
+            ``bitwise`` runs diffusers' own forward, untouched.
+    """
 
     device: str = "auto"
     dtype: DtypeName = "auto"
+    exactness: Exactness = "rounding"
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,7 @@ def plan(
     itemsize: int,
     cache_bytes: int | None,
     budget_bytes: int | None = None,
+    modes: tuple[Mode, ...] = ("whole", "strips"),
 ) -> Plan:
     """The best way to run a program on an input (batch, C, height, width) within a budget.
 
@@ -129,6 +130,7 @@ def plan(
         cache_bytes: What a strip should fit in, where strips are faster for being in cache, which is so on CPUs;
             None for devices where they are not, which then run whole as long as that fits.
         budget_bytes: What may be taken on top of the weights; None for no bound.
+        modes: Those to choose from.
 
     Raises:
         RequestError: for a budget that is no budget, or a picture too small for the model.
@@ -139,20 +141,17 @@ def plan(
     whole_peak = shape.whole_peak()
     budget = "no budget was set" if budget_bytes is None else f"the budget is {show_bytes(budget_bytes)}"
     plainly = f"the plain forward takes about {show_bytes(whole_peak)} and {budget}"
-    if cache_bytes is None and (budget_bytes is None or whole_peak <= budget_bytes):
-        return shape.whole(whole_peak, plainly)
+    if "strips" not in modes or cache_bytes is None:
+        if budget_bytes is None or whole_peak <= budget_bytes:
+            return shape.whole(whole_peak, plainly)
+        if "strips" not in modes:
+            raise _does_not_fit(program, batch, height, width, budget_bytes, whole_peak)
 
     for strip_bytes in _halvings(cache_bytes or _STRIP_BYTES_WITHOUT_CACHE):
         made = shape.strips(strip_bytes, f"{plainly}; strips of {show_bytes(strip_bytes)} take")
         if budget_bytes is None or made.peak_bytes <= budget_bytes:
             return made
-    unit = "latents" if program.task == "decode" else "pixels"
-    raise TooLarge(
-        f"{program.task} of {batch} × {height}×{width} {unit} does not fit the budget",
-        saw=show_bytes(budget_bytes or 0),
-        expected=f"at least {show_bytes(made.peak_bytes)}",
-        hint="that budget, a smaller picture, fewer at a time, or half precision",
-    )
+    raise _does_not_fit(program, batch, height, width, budget_bytes or 0, made.peak_bytes)
 
 
 def show_bytes(count: int) -> str:
@@ -170,6 +169,19 @@ def _check(program: Program, batch: int, height: int, width: int, budget_bytes: 
         raise RequestError("nothing to run", saw=f"{batch} × {height}×{width}", expected="at least one of each")
     if min(min(size) for size in program.sizes(height, width)) < 1:
         raise RequestError("the picture is too small for this model", saw=f"{height}×{width}")
+
+
+def _does_not_fit(
+    program: Program, batch: int, height: int, width: int, budget_bytes: int, least_bytes: int
+) -> TooLarge:
+    unit = "latents" if program.task == "decode" else "pixels"
+    return TooLarge(
+        f"{program.task} of {batch} × {height}×{width} {unit} does not fit the budget",
+        saw=show_bytes(budget_bytes),
+        expected=f"at least {show_bytes(least_bytes)}",
+        hint="that budget, a smaller picture, fewer at a time, or half precision",
+        least_bytes=least_bytes,
+    )
 
 
 def _halvings(start: int) -> Iterator[int]:

@@ -12,7 +12,15 @@ from .requests import BASE64, BINARY, sniff_picture
 from .tensor import WireTensor
 
 #: A browser hides response headers from a page unless they are named; these are part of the answer.
-EXPOSED_HEADERS = ("shape", "dtype", "hybridge-model", "hybridge-inferred", "hybridge-warning", "server-timing")
+EXPOSED_HEADERS = (
+    "shape",
+    "dtype",
+    "hybridge-model",
+    "hybridge-inferred",
+    "hybridge-warning",
+    "hybridge-plan",
+    "server-timing",
+)
 
 
 def write_answer(answer: Answer) -> HttpResponse:

@@ -22,10 +22,13 @@ STATUS: dict[type[HybridgeError], int] = {
     errors.TooSlow: 408,
     errors.UnknownModel: 404,
     errors.KeyNeeded: 401,
+    errors.UnknownJob: 404,
+    errors.NotDone: 409,
     errors.AmbiguousModel: 400,
     errors.ModelUnavailable: 503,
     errors.Overloaded: 429,
     errors.ShuttingDown: 503,
+    errors.DeadlinePassed: 504,
     errors.OutOfMemory: 507,
     HybridgeError: 500,
 }

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ..models import ModelSpec
-from .jobs import Job, Result
+from .jobs import Hear, Job, Result
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model that is served, and the choices that were made for it, each with its reason."""
+    """A model that is served, and the choices that were made for it, each with its reason.
+
+    Attributes:
+        spec: What it is.
+        device: Where it runs.
+        device_reason: Why there.
+        dtype: In which precision.
+        dtype_reason: Why in this one.
+        weights_bytes: What it takes; None while it is not loaded.
+        state: ``cold`` models are loaded when they are asked for.
+        failure: Why the last attempt to load it failed, if it did; the next request tries again.
+    """
 
     spec: ModelSpec
     device: str
     device_reason: str
     dtype: str
     dtype_reason: str
-    weights_bytes: int
+    weights_bytes: int | None
+    state: Literal["cold", "loading", "loaded", "leaving"] = "loaded"
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +64,18 @@ class Backend(Protocol):
         ...
 
     def cost(self, job: Job) -> float:
-        """How much work a job is, in a unit that is the same for all jobs."""
+        """How much work a job is: seconds of the device, as far as is known."""
         ...
 
-    async def run(self, job: Job) -> Result:
-        """Does the job.
+    async def run(self, job: Job, hear: Hear | None = None) -> Result:
+        """Does the job; cancelling it gives up its place, and stops it if it runs.
+
+        Args:
+            job: Its ``client``, ``timeout_s`` and ``is_patient`` are honoured.
+            hear: Told of its progress, by backends that know of any.
 
         Raises:
-            HybridgeError: Overloaded before it was accepted; others when it failed.
+            HybridgeError: Overloaded before it was accepted, unless it is patient; others when it failed.
         """
         ...
 
