@@ -53,7 +53,9 @@ def test_the_table_of_limits() -> None:
     for name, default in listed.items():
         assert float(default) == settings[name]
     assert set(listed) == {
-        name for name in settings if name.startswith(("max-", "head-", "body-", "queue-", "grace-"))
+        name
+        for name in settings
+        if name.startswith(("max-", "head-", "body-", "queue-", "jobs-", "job-", "spool-", "grace-"))
     }
 
 

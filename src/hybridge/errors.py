@@ -11,10 +11,13 @@
     │   ├── TooSlow               the sender stopped in the middle of the body
     │   ├── UnknownModel          no such model here
     │   ├── KeyNeeded             no key, or one that is not known here
+    │   ├── UnknownJob            no such job here, or none that this client may see
+    │   ├── NotDone               the job's result is not there yet
     │   └── AmbiguousModel        more than one model fits what was sent
     ├── ModelUnavailable          the weights cannot be had or are not what they should be
     ├── Overloaded                the waiting line is full; knows when to come back
     ├── ShuttingDown              the server no longer takes work
+    ├── DeadlinePassed            the time that the sender gave it is over
     ├── EngineFailure             the forward itself failed
     │   ├── OutOfMemory           the device had no room
     │   ├── CannotLower           the exact engine does not know what this module is made of
@@ -84,7 +87,23 @@ class UnsupportedMedia(RequestError):
 
 
 class TooLarge(RequestError):
-    """Answering would pass a limit.  Raised before any memory is taken."""
+    """Answering would pass a limit.  Raised before any memory is taken.
+
+    Attributes:
+        least_bytes: The smallest budget that would do, where memory is the limit.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        saw: object = None,
+        expected: object = None,
+        hint: str | None = None,
+        least_bytes: int | None = None,
+    ) -> None:
+        self.least_bytes = least_bytes
+        super().__init__(what, saw=saw, expected=expected, hint=hint)
 
 
 class TooSlow(RequestError):
@@ -97,6 +116,14 @@ class UnknownModel(RequestError):
 
 class KeyNeeded(RequestError):
     """This server answers to those who have a key, and none that it knows was sent."""
+
+
+class UnknownJob(RequestError):
+    """No job of that id is kept here, or it belongs to somebody else."""
+
+
+class NotDone(RequestError):
+    """The job is still waiting or running."""
 
 
 class AmbiguousModel(RequestError):
@@ -121,6 +148,10 @@ class Overloaded(HybridgeError):
 
 class ShuttingDown(HybridgeError):
     """The server no longer takes work."""
+
+
+class DeadlinePassed(HybridgeError):
+    """The job was not done within the time that its sender gave it, and was dropped."""
 
 
 class EngineFailure(HybridgeError):

@@ -28,6 +28,9 @@ from hybridge.cli import main
 from hybridge.engine import Engine, EngineOptions, to_pixels
 from hybridge.models import look_up
 
+#: Of this tree, whatever is installed.
+SOURCE = str(Path(__file__).parents[2] / "src")
+
 #: An environment in which rich neither wraps nor colours.
 TERMINAL = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", "PYTHONWARNINGS": "ignore"}
 
@@ -55,8 +58,7 @@ def hybridge(*arguments: object, check: bool = True) -> subprocess.CompletedProc
 def process(*arguments: object, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, without a home, so without models that were fetched before."""
     command = [sys.executable, "-c", "from hybridge.cli import main; main()", *map(str, arguments)]
-    environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **TERMINAL, **variables}
-    environment["PYTHONPATH"] = str(Path(package.__file__).parent.parent)  # this one, whichever is installed
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "PYTHONPATH": SOURCE, **TERMINAL, **variables}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
     assert not check or done.returncode == 0, done.stderr
     return done

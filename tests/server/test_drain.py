@@ -30,6 +30,7 @@ from hybridge.server.app import create_app
 from hybridge.server.drain import Drain
 from hybridge.server.local import LocalBackend
 from hybridge.server.running import Listening, running
+from hybridge.server.settings import Settings
 
 QUERY = {"shape": [1, 4, 8, 8], "dtype": "float32"}
 BODY = bytes(1024)
@@ -53,11 +54,13 @@ class HeldEngine:
 
 
 @contextmanager
-def ending(engine: HeldEngine, grace_s: float) -> Iterator[tuple[str, threading.Event, ThreadPoolExecutor]]:
+def ending(
+    engine: HeldEngine, grace_s: float, spool: Path | None = None
+) -> Iterator[tuple[str, threading.Event, ThreadPoolExecutor]]:
     """A server that is told to end when the event is set; and threads to ask it with."""
     drain, end, ready = Drain(), threading.Event(), threading.Event()
     backend = LocalBackend({"sd-v1": engine})
-    app = create_app(backend, drain=drain)
+    app = create_app(backend, Settings(spool=spool), drain=drain)
     addresses: list[str] = []
 
     def serve() -> None:
@@ -81,6 +84,26 @@ def ending(engine: HeldEngine, grace_s: float) -> Iterator[tuple[str, threading.
 def ask(address: str, client: httpx.Client | None = None) -> httpx.Response:
     post = client.post if client else httpx.post
     return post(f"{address}/v1/sd-v1/decode", params=QUERY, content=BODY, headers=BINARY, timeout=60)
+
+
+def ask_later(address: str) -> str:
+    """Where the job is."""
+    headers = {**BINARY, "prefer": "respond-async"}
+    accepted = httpx.post(f"{address}/v1/sd-v1/decode", params=QUERY, content=BODY, headers=headers)
+    assert accepted.status_code == 202
+    return accepted.headers["location"]
+
+
+def states(address: str, job: str, watched: threading.Semaphore | None = None) -> list[str]:
+    """What a stream of events says until it ends as a stream should."""
+    told = []
+    with httpx.stream("GET", f"{address}{job}/events", timeout=60) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("event: "):
+                told.append(line[7:])
+                if watched is not None:
+                    watched.release()
+    return told
 
 
 def wait_until_not_ready(address: str) -> httpx.Response:
@@ -128,6 +151,45 @@ def test_what_cannot_be_finished_in_time_is_answered(engines) -> None:
             assert answer.status_code == 503
             assert answer.json()["code"] == "ShuttingDown"
             assert "before this request was done" in answer.json()["error"]
+
+
+def test_long_work_without_a_spool_is_finished(engines) -> None:
+    engine, watched = HeldEngine(engines["sd-v1"]), threading.Semaphore(0)
+    with ending(engine, 60) as (address, end, pool):
+        jobs = [ask_later(address) for _ in range(3)]
+        watching = [pool.submit(states, address, job, watched) for job in jobs]
+        assert all(watched.acquire(timeout=30) for _ in jobs)
+        end.set()
+        wait_until_not_ready(address)
+        assert not any(one.done() for one in watching)
+        engine.go.set()
+        assert [one.result()[-1] for one in watching] == ["done"] * 3
+
+
+def test_long_work_that_cannot_be_finished_in_time_has_failed(engines, caplog) -> None:
+    engine, watched = HeldEngine(engines["sd-v1"]), threading.Semaphore(0)
+    with ending(engine, 0.3) as (address, end, pool):
+        watching = [pool.submit(states, address, ask_later(address), watched) for _ in range(3)]
+        assert all(watched.acquire(timeout=30) for _ in watching)
+        end.set()
+        assert [one.result()[-1] for one in watching] == ["failed"] * 3
+    # The streams ended by themselves; uvicorn had nothing to cut off.
+    assert "timeout graceful shutdown exceeded" not in caplog.text
+
+
+def test_long_work_in_a_spool_is_left_to_the_next_server(engines, tmp_path, caplog) -> None:
+    engine, watched = HeldEngine(engines["sd-v1"]), threading.Semaphore(0)
+    with ending(engine, 60, tmp_path) as (address, end, pool):
+        job = ask_later(address)
+        watching = pool.submit(states, address, job, watched)
+        assert engine.begun.acquire(timeout=30)
+        assert watched.acquire(timeout=30)
+        end.set()
+        assert watching.result()[-1] == "waiting"
+    assert "timeout graceful shutdown exceeded" not in caplog.text
+    with running(create_app(LocalBackend({"sd-v1": engines["sd-v1"]}), Settings(spool=tmp_path))) as address:
+        assert states(address, job)[-1] == "done"
+        assert httpx.get(f"{address}{job}/result").status_code == 200
 
 
 def test_connections_that_are_kept_open_do_not_hold_it_up(engines) -> None:

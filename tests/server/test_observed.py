@@ -15,6 +15,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
+from hybridge.engine import Engine, EngineOptions
 from hybridge.server.app import create_app
 from hybridge.server.local import LocalBackend
 from hybridge.server.logs import JsonFormatter
@@ -58,14 +59,17 @@ class TestLog:
     def test_one_line_when_a_request_ends(self, server, caplog, records) -> None:
         caplog.set_level(logging.INFO, "hybridge.access")
         response = decode(server, **{"x-request-id": "mine-1"})
-        (line,) = [record for record in caplog.records if record.name == "hybridge.access"]
+        assert httpx.get(f"{server}/health").status_code == 200  # the line of the request before is written by now
+        lines = [record for record in caplog.records if record.name == "hybridge.access"]
+        (line,) = [record for record in lines if record.fields["request_id"] == "mine-1"]
         assert line.getMessage().startswith("200 sd-v1 decode for address:127.0.0.1: read ")
         entry = json.loads(JsonFormatter().format(line))
         assert (entry["model"], entry["task"], entry["status"]) == ("sd-v1", "decode", 200)
         assert (entry["request_id"], entry["client_id"]) == ("mine-1", "address:127.0.0.1")
         assert (entry["received_bytes"], entry["sent_bytes"]) == (1024, len(response.content))
-        assert {"read", "queue", "device", "encode", "total"} <= set(entry["milliseconds"])
-        assert records[-1].milliseconds["total"] >= records[-1].milliseconds["device"]
+        assert {"read", "queue", "load", "device", "encode", "total"} <= set(entry["milliseconds"])
+        (mine,) = [record for record in records if record.request_id == "mine-1"]
+        assert mine.milliseconds["total"] >= mine.milliseconds["device"]
 
     def test_nothing_of_what_was_sent(self, server, caplog) -> None:
         caplog.set_level(logging.DEBUG)
@@ -128,6 +132,39 @@ class TestMetrics:
         with running(create_app(LocalBackend({"sd-v1": engines["sd-v1"]}))) as other:
             labels = (("model", "sd-v1"), ("status", "200"), ("task", "decode"))
             assert ("hybridge_requests_total", labels) not in samples(other)
+
+    def test_work_that_is_done_later_counts_when_it_is_done(self, server) -> None:
+        device = ("hybridge_stage_seconds_count", (("model", "sd-v1"), ("stage", "device")))
+        total = ("hybridge_stage_seconds_count", (("model", "sd-v1"), ("stage", "total")))
+        runs = ("hybridge_run_jobs_count", (("model", "sd-v1"),))
+        decode(server)
+        before = samples(server)
+        accepted = decode(server, prefer="respond-async")
+        assert accepted.status_code == 202
+        httpx.get(f"{server}{accepted.headers['location']}/events", timeout=60)  # until it is over
+        after = samples(server)
+        assert [after[name] - before[name] for name in (device, runs, total)] == [1, 1, 0]
+        labels = (("model", "sd-v1"), ("status", "202"), ("task", "decode"))
+        assert after["hybridge_requests_total", labels] == 1
+
+    def test_models_that_come_and_go(self, specs) -> None:
+        cold = [specs["sd-v1"], specs["sdxl"]]
+        options = EngineOptions(device="cpu", exactness="bitwise")
+        weights_bytes = Engine.load(cold[0], options).weights_bytes
+        # A run takes two and a half times the weights: room for it beside one model, not beside both.
+        backend = LocalBackend({}, cold=cold, options=options, memory_bytes=4 * weights_bytes)
+        with running(create_app(backend)) as address:
+            assert samples(address)["hybridge_weights_bytes", ()] == 0
+            for spec in cold:
+                answer = httpx.post(
+                    f"{address}/v1/{spec.name}/decode", params=QUERY, content=BODY, headers=BINARY, timeout=60
+                )
+                assert answer.status_code == 200, answer.text
+            found = samples(address)
+        assert found["hybridge_weights_bytes", ()] == weights_bytes
+        for name, evictions in (("sd-v1", 1), ("sdxl", 0)):
+            assert found["hybridge_model_loads_total", (("model", name),)] == 1
+            assert found["hybridge_model_evictions_total", (("model", name),)] == evictions
 
 
 def names_in(expression: str) -> set[str]:
@@ -201,7 +238,7 @@ def test_traces(engines) -> None:
     assert attributes["hybridge.model"].string_value == "sd-v1"
     assert attributes["http.response.status_code"].int_value == 200
     stages = {span.name for span in collector.spans if span.parent_span_id == request.span_id}
-    assert stages == {"read", "queue", "device", "encode"}
+    assert stages == {"read", "queue", "load", "device", "encode"}
 
 
 def test_opentelemetry_is_not_loaded_unless_asked_for() -> None:

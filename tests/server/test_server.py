@@ -15,7 +15,7 @@ from openapi_spec_validator import validate
 
 from hybridge.client import Client
 from hybridge.engine import Engine
-from hybridge.errors import AmbiguousModel, HybridgeError, Overloaded, RequestError, ServerRefused, ShuttingDown
+from hybridge.errors import AmbiguousModel, HybridgeError, RequestError, ServerRefused, ShuttingDown
 from hybridge.models import CATALOGUE
 from hybridge.protocol import DecodeRequest, EncodeRequest, PictureFile, Scaling, WireTensor
 from hybridge.protocol.requests import DECODE_PARAMETERS, ENCODE_PARAMETERS
@@ -23,7 +23,6 @@ from hybridge.protocol.torch import from_torch, to_torch
 from hybridge.server.app import create_app
 from hybridge.server.jobs import Job, infer_model
 from hybridge.server.local import LocalBackend
-from hybridge.server.queue import WaitingLine
 from hybridge.server.running import running
 from hybridge.server.settings import Settings, refuse_unknown_variables
 
@@ -64,7 +63,7 @@ class TestInformation:
         paths = document["paths"]
 
         def described(path: str) -> set[str]:
-            return {parameter["name"] for parameter in paths[path]["post"]["parameters"]}
+            return {one["name"] for one in paths[path]["post"]["parameters"] if one["in"] == "query"}
 
         assert described("/v1/{model}/decode") == set(DECODE_PARAMETERS)
         assert described("/v1/{model}/encode") == set(ENCODE_PARAMETERS)
@@ -78,7 +77,7 @@ class TestAnswerHeaders:
         named = httpx.post(f"{server}/v1/sdxl/decode", params=QUERY, content=LATENTS.data, headers=BINARY)
         assert named.headers["hybridge-model"] == "sdxl"
         assert "hybridge-inferred" not in named.headers
-        for stage in ("read", "queue", "device", "encode"):
+        for stage in ("read", "queue", "load", "device", "encode"):
             assert f"{stage};dur=" in named.headers["server-timing"]
         inferred = httpx.post(
             f"{server}/", params={**QUERY, "scaling_factor": 0.13025}, content=LATENTS.data, headers=BINARY
@@ -169,36 +168,6 @@ def test_moments(server, engines) -> None:
         assert torch.equal(to_torch(reply.tensor()), expected)
         with pytest.raises(ServerRefused, match="taesd has no posterior"):
             client.send(EncodeRequest(from_torch(image), moments=True), model="taesd")
-
-
-class TestWaitingLine:
-    def test_first_in_first_out_and_bounded(self) -> None:
-        line: WaitingLine[int] = WaitingLine(2)
-        line.put(1)
-        line.put(2)
-        line.served(11.0)
-        with pytest.raises(Overloaded) as refused:
-            line.put(3)
-        assert refused.value.retry_after_s == pytest.approx(3.0)
-        assert [line.take(), line.take()] == [1, 2]
-
-    def test_who_leaves_frees_a_place(self) -> None:
-        line: WaitingLine[int] = WaitingLine(2)
-        line.put(1)
-        line.put(2)
-        line.leave(1)
-        line.leave(7)
-        line.put(3)
-        assert [line.take(), line.take()] == [2, 3]
-
-    def test_closing_gives_back_what_waited_and_refuses_more(self) -> None:
-        line: WaitingLine[int] = WaitingLine(2)
-        line.put(1)
-        line.put(2)
-        assert line.close() == [1, 2]
-        assert line.take() is None
-        with pytest.raises(ShuttingDown):
-            line.put(3)
 
 
 class GatedEngine:
@@ -313,7 +282,7 @@ class TestGoingDown:
 
         (result,) = asyncio.run(scene())
         assert result.tensor.shape == (1, 3, 64, 64)
-        assert set(result.milliseconds) == {"queue", "device"}
+        assert set(result.milliseconds) == {"queue", "load", "device"}
 
     def test_a_bug_in_the_engine_fails_its_own_job_only(self, engines) -> None:
         class Broken(GatedEngine):

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from ..server.running import Listening
     from ..server.traces import Traces
 
+#: The heading of what there is to say about load, memory and long work.
+_LOAD = "Waiting line, memory, long work"
+
 
 def serve(
     models: list[str] = typer.Argument(
@@ -59,6 +62,66 @@ def serve(
     grace_s: float = typer.Option(
         None, help="Seconds to finish accepted requests when told to end.", show_default="60"
     ),
+    queue_work_s: float = typer.Option(
+        None,
+        help="Seconds of estimated work that may wait; beyond it 429.",
+        show_default="300",
+        rich_help_panel=_LOAD,
+    ),
+    queue_mib: int = typer.Option(
+        None,
+        help="MiB of tensors that may wait; beyond it 429.",
+        show_default="1024",
+        rich_help_panel=_LOAD,
+    ),
+    deadline_s: float = typer.Option(
+        None,
+        help="Seconds after which a request is given up with 504.",
+        show_default="never",
+        rich_help_panel=_LOAD,
+    ),
+    memory: str = typer.Option(
+        None,
+        help="What weights and running work may take together, such as 8GiB; idle models leave for others.",
+        show_default="no bound",
+        rich_help_panel=_LOAD,
+    ),
+    preload: bool = typer.Option(
+        None,
+        "--preload",
+        help="Load all models before listening, not when they are first asked for.",
+        rich_help_panel=_LOAD,
+    ),
+    spool: str = typer.Option(
+        None,
+        help="Folder in which long work survives the process.",
+        show_default="nothing is written to disk",
+        rich_help_panel=_LOAD,
+    ),
+    spool_gib: float = typer.Option(
+        None,
+        help="GiB that it may take.",
+        show_default="8",
+        rich_help_panel=_LOAD,
+    ),
+    jobs_limit: int = typer.Option(
+        None,
+        help="Jobs that are kept, with their results.",
+        show_default="1000",
+        rich_help_panel=_LOAD,
+    ),
+    jobs_mib: int = typer.Option(
+        None,
+        help="MiB that they may take without a spool.",
+        show_default="1024",
+        rich_help_panel=_LOAD,
+    ),
+    job_ttl_s: float = typer.Option(
+        None,
+        help="Seconds for which a result is kept.",
+        show_default="3600",
+        rich_help_panel=_LOAD,
+    ),
 ) -> None:
     """Serve models over HTTP.
 
@@ -88,7 +151,7 @@ def serve(
     configure_logging(settings.log_format, settings.log_level)
     ring = check_opening(settings)
 
-    from ..engine import Engine, EngineOptions, resolve
+    from ..engine import EngineOptions, resolve
     from ..server.app import create_app
     from ..server.drain import Drain
     from ..server.local import LocalBackend
@@ -105,15 +168,19 @@ def serve(
         ) from None
     with listener:
         traces = _traces(settings.otlp_endpoint)
-        engines = {}
-        options = EngineOptions(settings.device, settings.dtype, settings.exactness)
-        for argument in settings.models:
-            spec = resolve(argument)
-            with console.status(f"loading {spec.name}"):
-                engine = engines[spec.name] = Engine.load(spec, options)
-            info = f"{str(engine.dtype.value).removeprefix('torch.')} on {engine.device.value}"
-            console.print(f"[bold]{spec.name}[/] {info} ({engine.device.reason}; {engine.dtype.reason})")
-        backend = LocalBackend(engines, queue_limit=settings.queue_limit)
+        backend = LocalBackend(
+            {},
+            cold=[resolve(argument) for argument in settings.models],
+            options=EngineOptions(settings.device, settings.dtype, settings.exactness),
+            limits=settings.line_limits,
+            memory_bytes=settings.memory,
+        )
+        for info in backend.info():
+            if settings.preload:
+                with console.status(f"loading {info.spec.name}"):
+                    backend.preload(info.spec.name)
+            chosen = f"{info.dtype} on {info.device} ({info.device_reason}; {info.dtype_reason})"
+            console.print(f"[bold]{info.spec.name}[/] {chosen}")
         scheme = "https" if settings.tls_cert else "http"
         listener.listen(BACKLOG)  # so that whoever reads the next line can connect
         console.print(f"serving on [bold]{address_of(listener, scheme=scheme)}[/]  (Ctrl-C ends it)")

@@ -6,8 +6,11 @@ The hub's own settings hold: ``HF_HOME``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, ``HF
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import torch
 
 from ..errors import ModelUnavailable, RequestError
 from ..models import CATALOGUE, ModelSpec, look_up, parent_of_tiny, spec_from_config
+from .lowering import skeleton
 
 #: Names stand in URLs.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -73,6 +77,37 @@ def locate(spec: ModelSpec) -> Path:
             hint="convert them once with save_pretrained(); hybridge never unpickles" if pickled else None,
         )
     return folder
+
+
+def weights_bytes(spec: ModelSpec, dtype: torch.dtype) -> int:
+    """What the weights will take in this dtype, from the headers of their files; fetches those if need be.
+
+    Raises:
+        ModelUnavailable: when they cannot be had.
+    """
+    numbers = 0
+    for path in locate(spec).glob(f"{_WEIGHTS}*.safetensors"):
+        with path.open("rb") as file:
+            # A safetensors file begins with the length of its JSON header.
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        numbers += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return numbers * dtype.itemsize
+
+
+def config_before_loading(spec: ModelSpec) -> dict[str, Any]:
+    """What the module will be made with, as far as that is known without its weights.
+
+    The catalogue's own figures, or the model's ``config.json``, and the defaults of its class.
+
+    Raises:
+        ModelUnavailable: when the config cannot be had.
+    """
+    config: Mapping[str, Any] | None = spec.architecture
+    if config is None:
+        config = _read_config(spec.name, _locate(spec.name, spec.source, spec.subfolder, ["config.json"]))
+    made: Any = skeleton(spec.class_name, config).config
+    return {name: value for name, value in made.items() if not name.startswith("_")}
 
 
 def is_cached(spec: ModelSpec) -> bool:

@@ -166,6 +166,7 @@ def plan(
         saw=show_bytes(budget_bytes or 0),
         expected=f"at least {show_bytes(least or whole_peak)}",
         hint="that budget, a smaller picture, fewer at a time, or half precision",
+        least_bytes=least or whole_peak,
     )
 
 

@@ -19,6 +19,7 @@ EXPOSED_HEADERS = (
     "hybridge-model",
     "hybridge-inferred",
     "hybridge-warning",
+    "hybridge-plan",
     "server-timing",
 )
 

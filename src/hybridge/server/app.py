@@ -25,12 +25,15 @@ from .backend import Backend
 from .drain import Drain, Draining
 from .endpoints import Endpoints
 from .intake import Intake
+from .ledger import Ledger
 from .logs import log_request
+from .long_work import LongWork
 from .metrics import Metrics
 from .openapi import describe
 from .record import Observer, Recorder
 from .refusal import failure_response
 from .settings import Settings
+from .spool import Memory, Spool
 
 log = logging.getLogger("hybridge.server")
 
@@ -53,13 +56,28 @@ def create_app(
         observers: Told of each request when it ends, besides the log and the metrics.
     """
     settings = settings or Settings()
+    drain = drain or Drain()
+    store = Memory() if settings.spool is None else Spool(settings.spool)
+    ledger = Ledger(store, settings.ledger_limits)
+    drain.also_wait_for(ledger.finished)
+    drain.end_with(ledger.close)
     intake = Intake(settings.limits)
     metrics = Metrics(backend, lambda: intake.held_bytes)
-    endpoints = Endpoints(backend, settings.limits, intake, metrics, default_model=settings.default_model)
+    endpoints = Endpoints(
+        backend,
+        settings.limits,
+        intake,
+        metrics,
+        ledger,
+        deadline_s=settings.deadline_s,
+        default_model=settings.default_model,
+    )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await ledger.open(endpoints.answer_later)
         yield
+        await ledger.close()
         await run_in_threadpool(backend.close)
         endpoints.close()
 
@@ -76,6 +94,7 @@ def create_app(
             # With and without a slash: a redirect would have no JSON, and not every client follows it.
             *(Route(f"/v1/{{model}}/decode{end}", endpoints.decode, methods=["POST"]) for end in ("", "/")),
             *(Route(f"/v1/{{model}}/encode{end}", endpoints.encode, methods=["POST"]) for end in ("", "/")),
+            *LongWork(ledger, endpoints.result_bytes).routes(),
             Route("/health", endpoints.health, methods=["GET"]),
             Route("/ready", endpoints.ready, methods=["GET"]),
             Route("/metrics", endpoints.metrics, methods=["GET"]),
@@ -87,7 +106,7 @@ def create_app(
             Middleware(Recorder, observers=(log_request, metrics.observe, *observers)),
             *_cors(settings.cors),
             Middleware(Gate, keys=keys),
-            Middleware(Draining, drain=drain or Drain()),
+            Middleware(Draining, drain=drain),
         ],
         exception_handlers={
             HybridgeError: _ours,

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ..models import ModelSpec
-from .jobs import Job, Result
+from .jobs import Hear, Job, Result
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A model that is served, and the choices that were made for it, each with its reason.
 
-    ``config`` is what the module was made with, in JSON's types; clients put a module of their own in its place.
+    Attributes:
+        spec: What it is.
+        device: Where it runs.
+        device_reason: Why there.
+        dtype: In which precision.
+        dtype_reason: Why in this one.
+        weights_bytes: What it takes; None while it is not loaded.
+        state: ``cold`` models are loaded when they are asked for.
+        failure: Why the last attempt to load it failed, if it did; the next request tries again.
+        config: What its module is made with, in JSON's types; clients put a module of their own in its place.
     """
 
     spec: ModelSpec
@@ -22,7 +31,9 @@ class ModelInfo:
     device_reason: str
     dtype: str
     dtype_reason: str
-    weights_bytes: int
+    weights_bytes: int | None
+    state: Literal["cold", "loading", "loaded", "leaving"] = "loaded"
+    failure: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
 
 
@@ -55,14 +66,18 @@ class Backend(Protocol):
         ...
 
     def cost(self, job: Job) -> float:
-        """How much work a job is, in a unit that is the same for all jobs."""
+        """How much work a job is: seconds of the device, as far as is known."""
         ...
 
-    async def run(self, job: Job) -> Result:
-        """Does the job.
+    async def run(self, job: Job, hear: Hear | None = None) -> Result:
+        """Does the job; cancelling it gives up its place, and stops it if it runs.
+
+        Args:
+            job: Its ``client``, ``timeout_s`` and ``is_patient`` are honoured.
+            hear: Told of its progress, by backends that know of any.
 
         Raises:
-            HybridgeError: Overloaded before it was accepted; others when it failed.
+            HybridgeError: Overloaded before it was accepted, unless it is patient; others when it failed.
         """
         ...
 

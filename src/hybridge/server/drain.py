@@ -23,13 +23,16 @@ _REFUSING_S = 5.0
 
 _CLOSE = {"connection": "close"}
 
+_Wait = Callable[[], Coroutine[object, object, object]]
+
 
 class Drain:
     """Counts what has been promised to somebody, and ends it.  Belongs to one event loop."""
 
     def __init__(self) -> None:
         self._held: set[asyncio.Task[object]] = set()
-        self._others: list[Callable[[], Coroutine[object, object, object]]] = []
+        self._others: list[_Wait] = []
+        self._ends: list[_Wait] = []
         self._has_begun = False
         self._is_over = False
 
@@ -60,14 +63,18 @@ class Drain:
         finally:
             self._held.discard(task)
 
-    def also_wait_for(self, finished: Callable[[], Coroutine[object, object, object]]) -> None:
+    def also_wait_for(self, finished: _Wait) -> None:
         """Waits at the end for work that no request waits for any more, such as what was accepted for later.
 
         Args:
-            finished: Called once the end begins; its coroutine returns when that work is done, and is cancelled
-                when the grace period has passed.
+            finished: Called once all that was held is done, which may have left such work behind; its coroutine
+                returns when that is done, and is cancelled when the grace period has passed.
         """
         self._others.append(finished)
+
+    def end_with(self, close: _Wait) -> None:
+        """Ends what would keep connections open for ever, such as streams of events, once the wait is over."""
+        self._ends.append(close)
 
     def begin(self) -> None:
         """Takes no more work from now on."""
@@ -76,14 +83,24 @@ class Drain:
     async def finish(self, grace_s: float) -> None:
         """Waits until all work is done; after ``grace_s`` cancels what is left and lets it be answered."""
         self.begin()
-        work = {*self._held, *(asyncio.create_task(finished()) for finished in self._others)}
-        if work:
-            _, left = await asyncio.wait(work, timeout=grace_s)
-            self._is_over = True
-            for task in left:
-                task.cancel()
-            if left:
-                await asyncio.wait(left, timeout=_REFUSING_S)
+        deadline = asyncio.get_running_loop().time() + grace_s
+        left = await _unfinished(set(self._held), deadline)
+        left |= await _unfinished({asyncio.create_task(finished()) for finished in self._others}, deadline)
+        self._is_over = True
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=_REFUSING_S)
+        for close in self._ends:
+            await close()
+
+
+async def _unfinished(work: set[asyncio.Task[object]], deadline: float) -> set[asyncio.Task[object]]:
+    """What of it is not done by then, in the loop's time."""
+    if not work:
+        return work
+    left_s = max(0.0, deadline - asyncio.get_running_loop().time())
+    return (await asyncio.wait(work, timeout=left_s))[1]
 
 
 class Draining:

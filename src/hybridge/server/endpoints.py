@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import logging
 import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -22,11 +24,18 @@ from ..models import CATALOGUE, ModelSpec
 from ..protocol import DecodeRequest
 from .backend import Backend, ModelInfo
 from .intake import Intake
-from .jobs import Job, Result, admit, finish, infer_model
+from .jobs import Hear, Job, Ran, Result, admit, finish, infer_model
+from .ledger import Ledger
 from .limits import Limits
 from .metrics import CONTENT_TYPE, Metrics
+from .preferences import client_of, prefers_async, result_bytes, timeout_of
 from .preview import answer_with_preview
-from .record import record_of
+from .record import RequestRecord, record_of
+from .spool import Asked
+
+log = logging.getLogger("hybridge.jobs")
+
+Answered = TypeVar("Answered")
 
 
 class Endpoints:
@@ -37,6 +46,8 @@ class Endpoints:
         limits: What may be asked for.
         intake: Reads the bodies.
         metrics: What ``/metrics`` shows.
+        ledger: Takes what shall be done later.
+        deadline_s: Seconds after which a request that names none is given up; None for never.
         default_model: Taken where a request names no model and several fit.
         workers: Threads for picture files and base64.
     """
@@ -47,7 +58,9 @@ class Endpoints:
         limits: Limits,
         intake: Intake,
         metrics: Metrics,
+        ledger: Ledger,
         *,
+        deadline_s: float | None = None,
         default_model: str | None = None,
         workers: int = 4,
     ) -> None:
@@ -55,6 +68,8 @@ class Endpoints:
         self._limits = limits
         self._intake = intake
         self._metrics = metrics
+        self._ledger = ledger
+        self._deadline_s = deadline_s
         self._default_model = default_model
         self._served = {info.spec.name: info.spec for info in backend.info()}
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="hybridge-media")
@@ -83,39 +98,98 @@ class Endpoints:
         spec = self._find(named) if named else None
         record = record_of(request.scope)
         record.model, record.task = spec.name if spec else "", task or ""
-        job, inferred = await self._receive(request, task, spec)
-        record.model, record.task, record.pictures = job.spec.name, _task_of(job), _pictures_of(job)
-        read = time.perf_counter()
+        timeout_s = timeout_of(request, self._deadline_s)
+        read = await self._receive(request, task, spec)
+        if isinstance(read, Response):
+            return read
+        job, inferred = read
+        job = replace(job, client=client_of(request), timeout_s=timeout_s)
         if isinstance(job.request, DecodeRequest) and job.request.preview:
-            return await answer_with_preview(self._backend, job, self._served, self._in_worker, inferred)
-        result = await _while_connected(request, self._backend.run(job))
+            loaded = {info.spec.name: info.spec for info in self._backend.info() if info.state == "loaded"}
+            return await answer_with_preview(self._backend, job, loaded, self._in_worker, inferred)
+        response = await _while_connected(request, self._respond(job, inferred, arrived, record))
+        return Response(response.body, response.status, response.headers)
+
+    async def _receive(
+        self, request: Request, task: protocol.Task | None, spec: ModelSpec | None
+    ) -> tuple[Job, str | None] | Response:
+        """The job that a request asks for, or the answer to one that is to be done later.
+
+        The body ends here: whoever waits for the device holds what was read from it, and no base64 besides.
+        """
+        record = record_of(request.scope)
+        headers = {name: ", ".join(request.headers.getlist(name)) for name in ("content-type", "accept")}
+        async with self._intake.body(request) as body:
+            job, inferred = await self._in_worker(self._read, request.url.query, headers, body, task, spec)
+            record.model, record.task, record.pictures = job.spec.name, job.task, _pictures_of(job)
+            if not prefers_async(request):
+                return job, inferred
+            client = client_of(request)
+            job_id = await self._ledger.accept(
+                client=client,
+                query=request.url.query,
+                headers=headers,
+                body=body,
+                task=task,
+                model=spec.name if spec else None,
+                result_bytes=result_bytes(job),
+            )
+            return accepted(self._ledger.status(job_id, client))
+
+    async def answer_later(self, asked: Asked, body: bytes, hear: Hear) -> protocol.HttpResponse:
+        """The response to a request that was accepted for later: the one that it would have had at once.
+
+        Raises:
+            HybridgeError: in place of it.
+        """
+        arrived = time.perf_counter()
+        spec = self._find(asked.model) if asked.model else None
+        job, inferred = await self._in_worker(self._read, asked.query, asked.headers, body, asked.task, spec)
+        job = replace(job, client=asked.client, is_patient=True)
+        # Of no request: that one ended when it was accepted.
+        record = RequestRecord("", asked.client, job.spec.name, job.task, pictures=_pictures_of(job))
+        response = await self._respond(job, inferred, arrived, record, hear)
+        self._metrics.observe_work(record)
+        spent = response.headers["server-timing"]
+        log.info("%s %s for %s, done later: %s", job.spec.name, job.task, job.client, spent)
+        return response
+
+    async def result_bytes(self, asked: Asked, body: bytes) -> int:
+        """What the result of a request that is accepted for later takes at most.
+
+        Raises:
+            HybridgeError: when it cannot be answered as it stands.
+        """
+        spec = self._find(asked.model) if asked.model else None
+        job, _ = await self._in_worker(self._read, asked.query, asked.headers, body, asked.task, spec)
+        return result_bytes(job)
+
+    async def _respond(
+        self, job: Job, inferred: str | None, arrived: float, record: RequestRecord, hear: Hear | None = None
+    ) -> protocol.HttpResponse:
+        read = time.perf_counter()
+        result = await self._backend.run(job, hear)
         computed = time.perf_counter()
-        response = await self._in_worker(_write, job, result)
+        response: protocol.HttpResponse = await self._in_worker(_write, job, result)
         stages = {
             "read": 1e3 * (read - arrived),
             **result.milliseconds,
             "encode": 1e3 * (time.perf_counter() - computed),
         }
         record.milliseconds.update(stages)
+        record.shared_by = result.shared_by
         about = {
             "hybridge-model": job.spec.name,
             "server-timing": ", ".join(f"{stage};dur={spent:.1f}" for stage, spent in stages.items()),
             "access-control-expose-headers": ", ".join(protocol.EXPOSED_HEADERS),
         }
+        if result.ran is not None:
+            about["hybridge-plan"] = _shown(result.ran)
         if inferred:
             about["hybridge-inferred"] = inferred
         if job.warning:
             about["hybridge-warning"] = job.warning
-        return Response(response.body, response.status, {**response.headers, **about})
-
-    async def _receive(
-        self, request: Request, task: protocol.Task | None, spec: ModelSpec | None
-    ) -> tuple[Job, str | None]:
-        headers = {name: ", ".join(request.headers.getlist(name)) for name in ("content-type", "accept")}
-        async with self._intake.body(request) as body:
-            reading = self._in_worker(self._read, request.url.query, headers, body, task, spec)
-            job_and_inferred: tuple[Job, str | None] = await reading
-            return job_and_inferred
+        return protocol.HttpResponse(response.status, {**response.headers, **about}, response.body)
 
     def _read(
         self,
@@ -185,7 +259,7 @@ class Endpoints:
         )
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Answered]) -> Answered:
     """The work's result; if the client hangs up first, the work is cancelled and gives up its place in the line."""
     working = asyncio.ensure_future(work)
     # Once the body is read, the next message says that the client is gone.
@@ -204,8 +278,19 @@ def _write(job: Job, result: Result) -> protocol.HttpResponse:
     return protocol.write_answer(finish(job, result))
 
 
-def _task_of(job: Job) -> str:
-    return "decode" if isinstance(job.request, DecodeRequest) else "encode"
+def _shown(ran: Ran) -> str:
+    parts = [f"mode={ran.mode}"]
+    if ran.peak_bytes is not None:
+        parts.append(f"peak_bytes={ran.peak_bytes}")
+    if ran.flops is not None:
+        parts.append(f"tflop={ran.flops / 1e12:.3g}")
+    return "; ".join(parts)
+
+
+def accepted(status: dict[str, Any]) -> Response:
+    """The answer to a request that is done later."""
+    here = f"/v1/jobs/{status['id']}"
+    return JSONResponse(status, 202, {"location": here, "preference-applied": "respond-async"})
 
 
 def _pictures_of(job: Job) -> int:
@@ -232,6 +317,8 @@ def _described(info: ModelInfo) -> dict[str, Any]:
         "dtype_reason": info.dtype_reason,
         "weights_bytes": info.weights_bytes,
         "config": dict(info.config),
+        "state": info.state,
+        "failure": info.failure,
         "decode": f"/v1/{spec.name}/decode",
         "encode": f"/v1/{spec.name}/encode",
     }

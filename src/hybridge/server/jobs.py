@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from ..errors import AmbiguousModel, RequestError
 from ..models import ModelSpec, latents_layout
-from ..protocol import Answer, DecodeRequest, EncodeRequest, Request, TensorAnswer, WireTensor
+from ..protocol import Answer, DecodeRequest, EncodeRequest, Request, Task, TensorAnswer, WireTensor
 from ..protocol.media import read_picture, write_picture, write_video
 from .limits import Limits
 
@@ -24,12 +26,69 @@ class Job:
         request: What to do.
         pixels: Its cost, as far as one is known: pixels of all pictures.
         warning: Something that the sender should hear of.
+        client: Who sent it; the waiting line is fair between clients.
+        timeout_s: Seconds from now after which nobody wants the result any more; None for never.
+        is_patient: It was accepted for later, and is not refused because the line is full.
     """
 
     spec: ModelSpec
     request: Request
     pixels: int
     warning: str | None = None
+    client: str = ""
+    timeout_s: float | None = None
+    is_patient: bool = False
+
+    @property
+    def task(self) -> Task:
+        """What to do."""
+        return "decode" if isinstance(self.request, DecodeRequest) else "encode"
+
+    @property
+    def tensor(self) -> WireTensor:
+        """What was sent."""
+        if isinstance(self.request, DecodeRequest):
+            return self.request.latents
+        assert isinstance(self.request.image, WireTensor)  # noqa: S101 - admit() has read the file
+        return self.request.image
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is.
+
+    Attributes:
+        state: ``loading`` is waiting for the model.
+        position: How many are served before it, as it looks now.
+        eta_s: Seconds until it is done, as it looks now.
+        done: The share of its work that is done.
+    """
+
+    state: Literal["waiting", "loading", "running"]
+    position: int = 0
+    eta_s: float | None = None
+    done: float = 0.0
+
+
+#: Hears of a job's progress, on the event loop.
+Hear = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """How a job was run.
+
+    Attributes:
+        mode: The engine's word for it.
+        peak_bytes: Most that the run took on top of the weights, where that is known.
+        flops: Its arithmetic, where that is known.
+        why: Why this mode.
+    """
+
+    mode: str
+    peak_bytes: int | None = None
+    flops: float | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +97,13 @@ class Result:
 
     ``tensor`` is what the request's output names: floats (N, 3, H, W) for ``unit`` and ``signed``, uint8
     (N, H, W, 3) for ``pixels``, ``picture`` and ``video``, latents (N, C, h, w) for an encode request.
+    ``shared_by`` is the number of jobs in the run that made it.
     """
 
     tensor: WireTensor
     milliseconds: dict[str, float] = field(default_factory=dict)
+    ran: Ran | None = None
+    shared_by: int = 1
 
 
 def admit(request: Request, spec: ModelSpec, limits: Limits) -> Job:

@@ -1,159 +1,309 @@
-"""The backend on this machine: one thread that owns the device, with an engine for each model.
+"""The backend on this machine: the engine behind the waiting line.
 
 The only file of this room that knows the engine or torch.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from ..engine import Engine, failures_named, to_pixels, to_unit
-from ..errors import EngineFailure, HybridgeError, ShuttingDown
+from ..engine import Engine, EngineOptions, failures_named, to_pixels, to_unit
+from ..engine.loading import config_before_loading, weights_bytes
+from ..engine.options import choose_device, choose_dtype
+from ..errors import CannotLower, EngineFailure, HybridgeError, OutOfMemory, TooLarge
 from ..models import ModelSpec, Normalisation
 from ..protocol import DecodeRequest, Scaling, WireTensor
 from ..protocol.torch import from_torch, to_torch
+from .alike import likeness, size_of, together
 from .backend import BackendLoad, ModelInfo
-from .jobs import Job, Result
-from .queue import WaitingLine
+from .device import Device, Ticket
+from .jobs import Hear, Job, Ran, Result
+from .queue import LineLimits
+from .shelf import Shelf, Source
 
-log = logging.getLogger("hybridge.device")
+#: What Stable Diffusion's decoder needs for a pixel.  The cost of models that are not loaded yet, or not plannable.
+_FLOPS_PER_PIXEL = 9.5e6
 
+#: Sizes whose arithmetic is remembered.
+_MOST_SIZES = 4096
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Waiting:
-    """A job in the line, and where its result goes: a future that belongs to the event loop."""
-
-    job: Job
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Result]
-    since: float
-
-    def resolve(self, outcome: Result | HybridgeError) -> None:
-        try:
-            self.loop.call_soon_threadsafe(self._set, outcome)
-        except RuntimeError:  # the loop is gone, and with it whoever waited
-            log.info("nobody waits any more for a %s job", self.job.spec.name)
-
-    def _set(self, outcome: Result | HybridgeError) -> None:
-        if self.future.done():
-            return
-        if isinstance(outcome, HybridgeError):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
+#: Pictures of different requests in one run, on devices where that is faster.
+_BATCH = 8
 
 
 class LocalBackend:
-    """Runs jobs one after the other.
+    """Runs jobs on the engines of this machine.
 
     Args:
-        engines: By model name; from now on they belong to the device thread.
-        queue_limit: Jobs that may wait.
+        engines: Loaded ones, by model name; from now on they belong to the device thread, and stay.
+        queue_limit: Jobs that may wait; ``limits`` says more.
+        cold: Models that are loaded when they are first asked for.
+        options: How those are loaded.
+        limits: Of the waiting line, instead of ``queue_limit``.
+        memory_bytes: What weights and running plans may take together; None for no bound.
+        batch_limit: Jobs that may share a run; None decides for each device.
     """
 
-    def __init__(self, engines: Mapping[str, Engine], *, queue_limit: int = 64) -> None:
-        self._engines = dict(engines)
-        self._line: WaitingLine[_Waiting] = WaitingLine(queue_limit)
-        self._running = 0
-        self._thread = threading.Thread(target=self._serve, name="hybridge-device", daemon=True)
-        self._thread.start()
+    def __init__(
+        self,
+        engines: Mapping[str, Engine],
+        *,
+        queue_limit: int = 64,
+        cold: Sequence[ModelSpec] = (),
+        options: EngineOptions | None = None,
+        limits: LineLimits | None = None,
+        memory_bytes: int | None = None,
+        batch_limit: int | None = None,
+    ) -> None:
+        options = options or EngineOptions()
+        self._infos = {name: _info_of(engine) for name, engine in engines.items()}
+        self._infos |= {spec.name: _info_before_loading(spec, options) for spec in cold}
+        self._flops: dict[tuple[object, ...], float] = {}
+        self._batch_limit = batch_limit
+        self._shelf: Shelf[Engine] = Shelf(
+            engines,
+            {spec.name: _source(spec, options) for spec in cold},
+            memory_bytes=memory_bytes,
+            on_change=lambda: self._device.line.notify(),
+            on_failure=lambda name, error: self._device.fail(name, error),
+        )
+        self._device = Device(self._shelf, self._perform, limits or LineLimits(jobs=queue_limit), self._may_share)
 
     def info(self) -> Sequence[ModelInfo]:
-        return [
-            ModelInfo(
-                engine.spec,
-                str(engine.device.value),
-                engine.device.reason,
-                str(engine.dtype.value).removeprefix("torch."),
-                engine.dtype.reason,
-                engine.weights_bytes,
-                engine.config,
-            )
-            for engine in self._engines.values()
-        ]
+        return [self._info(name) for name in self._infos]
 
     def cost(self, job: Job) -> float:
-        return float(job.pixels)
+        return self._device.pace.seconds(f"{job.spec.name} {job.task}", self._arithmetic(job))
 
-    async def run(self, job: Job) -> Result:
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(job, loop, loop.create_future(), time.perf_counter())
-        self._line.put(waiting)
-        try:
-            return await waiting.future
-        except asyncio.CancelledError:
-            self._line.leave(waiting)
-            raise
+    async def run(self, job: Job, hear: Hear | None = None) -> Result:
+        return await self._device.run(Ticket(job, self._arithmetic(job), likeness(job), hear))
 
     def load(self) -> BackendLoad:
-        waiting = self._line.waiting()
+        waiting = self._device.line.waiting()
+        standings = {name: self._shelf.standing(name) for name in self._infos}
         return BackendLoad(
             waiting=len(waiting),
-            waiting_cost=sum(self.cost(one.job) for one in waiting),
-            running=self._running,
-            weights_bytes=sum(engine.weights_bytes for engine in self._engines.values()),
-            loads=dict.fromkeys(self._engines, 1),
+            waiting_cost=sum(place.cost_s for place in waiting),
+            running=len(self._device.line.serving()),
+            weights_bytes=self._shelf.weights_bytes,
+            loads={name: standing.loads for name, standing in standings.items()},
+            evictions={name: standing.evictions for name, standing in standings.items()},
         )
+
+    def preload(self, name: str) -> None:
+        """Loads a model now instead of when it is asked for, and waits for that.
+
+        Raises:
+            HybridgeError: when it cannot be loaded.
+        """
+        self._shelf.preload(name)
 
     def health(self) -> str | None:
-        if self._line.is_closed:
+        if self._device.line.is_closed:
             return "shutting down"
-        return None if self._thread.is_alive() else "the device thread has ended"
+        return None if self._device.is_alive else "the device thread has ended"
 
     def close(self) -> None:
-        for waiting in self._line.close():
-            waiting.resolve(
-                ShuttingDown("the server shut down before this request was begun", hint="another server")
+        self._device.close()
+        self._shelf.close()
+
+    def _info(self, name: str) -> ModelInfo:
+        before, engine, standing = self._infos[name], self._shelf.peek(name), self._shelf.standing(name)
+        info = before if engine is None else _info_of(engine)
+        return ModelInfo(
+            before.spec,
+            info.device,
+            info.device_reason,
+            info.dtype,
+            info.dtype_reason,
+            None if engine is None else engine.weights_bytes,
+            standing.state,
+            standing.failure,
+            info.config,
+        )
+
+    def _may_share(self, engine: Engine) -> int:
+        """How many jobs may share a run.
+
+        On a CPU none: the engine runs the items of a batch one after another, so the first would wait for the last
+        and nobody would gain.  Not where bits count either: a GPU's libraries choose their kernels by the shape.
+        """
+        if self._batch_limit is not None:
+            return self._batch_limit
+        return 1 if engine.device.value.type == "cpu" or engine.modes == ("whole",) else _BATCH
+
+    def _arithmetic(self, job: Job) -> float:
+        """The FLOPs of a job: the plan's, or an estimate while there is nothing to plan with."""
+        engine = self._shelf.peek(job.spec.name)
+        size = size_of(job)
+        key = (job.spec.name, job.task, *size)
+        if key in self._flops:
+            return self._flops[key]
+        if engine is None:
+            return job.pixels * _FLOPS_PER_PIXEL
+        try:
+            flops = float(engine.plan(job.task, *size).flops)
+        except HybridgeError:  # not plannable, or the engine will say what is wrong with it
+            flops = job.pixels * _FLOPS_PER_PIXEL
+        if len(self._flops) >= _MOST_SIZES:
+            self._flops.clear()
+        self._flops[key] = flops
+        return flops
+
+    def _perform(
+        self,
+        engine: Engine,
+        jobs: Sequence[Job],
+        progress: Callable[[int, int], None],
+        should_stop: Callable[[], bool],
+    ) -> Sequence[Result]:
+        """Runs jobs that may share a run, within the memory that is left, and once more in less if that fails."""
+        run = _Run(engine, jobs, progress, should_stop)
+        budget_bytes, ran = self._fit(run)
+        try:
+            return self._within(run, budget_bytes, ran)
+        except OutOfMemory as failure:
+            refusal = OutOfMemory(failure.what, hint=failure.hint)
+        # Outside of the except block, because the failure's traceback holds the tensors of the failed run.
+        if len(jobs) > 1 or ran.peak_bytes is None:
+            raise refusal
+        self._shelf.release_idle()
+        smaller_bytes = run.smaller_than(ran.peak_bytes)
+        if smaller_bytes is None:
+            raise refusal
+        smaller = run.plan(smaller_bytes)
+        reason = f"the device had no room for {ran.peak_bytes} bytes in mode {ran.mode}; {smaller.why}"
+        return self._within(run, smaller_bytes, Ran(smaller.mode, smaller.peak_bytes, smaller.flops, reason))
+
+    def _fit(self, run: _Run) -> tuple[int | None, Ran]:
+        """The budget for a run, and what comes of it; lets idle models leave if it takes that."""
+        budget_bytes = _budget(self._shelf.room_bytes())
+        try:
+            return budget_bytes, run.plan(budget_bytes)
+        except TooLarge as refusal:
+            if refusal.least_bytes is None or len(run.jobs) > 1:  # no model leaves for a batch that can be split
+                raise
+            budget_bytes = _budget(self._shelf.make_room(refusal.least_bytes))
+        return budget_bytes, run.plan(budget_bytes)
+
+    def _within(self, run: _Run, budget_bytes: int | None, ran: Ran) -> Sequence[Result]:
+        engine = run.engine
+        with (
+            self._shelf.running(ran.peak_bytes or 0),
+            failures_named(f"a {engine.spec.name} job", engine.device.value),
+        ):
+            return [Result(tensor, ran=ran, shared_by=len(run.jobs)) for tensor in run.tensors(budget_bytes)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Jobs on an engine: all of the same model, task, size and parameters."""
+
+    engine: Engine
+    jobs: Sequence[Job]
+    progress: Callable[[int, int], None]
+    should_stop: Callable[[], bool]
+
+    def plan(self, budget_bytes: int | None) -> Ran:
+        """What a budget leads to.
+
+        Raises:
+            TooLarge: when it leads nowhere.
+        """
+        batch, height, width = size_of(self.jobs[0])
+        try:
+            plan = self.engine.plan(
+                self.jobs[0].task, batch * len(self.jobs), height, width, budget_bytes=budget_bytes
             )
-        self._thread.join()
+        except CannotLower as reason:
+            return Ran("whole", why=str(reason))
+        return Ran(plan.mode, plan.peak_bytes, float(plan.flops), plan.reason)
 
-    def _serve(self) -> None:
-        while (waiting := self._line.take()) is not None:
-            if waiting.future.cancelled():
-                continue
-            begun, self._running = time.perf_counter(), 1
-            engine = self._engines[waiting.job.spec.name]
-            try:
-                with failures_named(f"a {engine.spec.name} job", engine.device.value):
-                    outcome: Result | HybridgeError = Result(_perform(engine, waiting.job))
-            except HybridgeError as error:
-                outcome = error
-            except Exception as error:  # one broken job must not end the thread that all others need
-                log.exception("a %s job failed", waiting.job.spec.name)
-                outcome = EngineFailure("an unexpected failure in the engine", saw=type(error).__name__)
-            ended, self._running = time.perf_counter(), 0
-            self._line.served(ended - begun)
-            if isinstance(outcome, Result):
-                outcome.milliseconds.update(queue=1e3 * (begun - waiting.since), device=1e3 * (ended - begun))
-            waiting.resolve(outcome)
+    def smaller_than(self, peak_bytes: int) -> int | None:
+        """A budget of half of what failed, or the least that works; None if that is no less."""
+        half_bytes = peak_bytes // 2
+        try:
+            self.plan(half_bytes)
+        except TooLarge as refusal:
+            least_bytes = refusal.least_bytes
+            return least_bytes if least_bytes is not None and least_bytes < peak_bytes else None
+        return half_bytes
 
+    def tensors(self, budget_bytes: int | None) -> list[WireTensor]:
+        """What each of the jobs asks for."""
+        tensors = [job.tensor for job in self.jobs]
+        source = to_torch(together(tensors))
+        made = self._decode if self.jobs[0].task == "decode" else self._encode
+        found = made(source, budget_bytes)
+        if len(tensors) == 1:
+            return [from_torch(found)]
+        return [from_torch(part) for part in found.split([tensor.shape[0] for tensor in tensors])]
 
-def _perform(engine: Engine, job: Job) -> WireTensor:
-    request, normalisation = job.request, _normalisation(job.request.scaling, job.spec)
-    if isinstance(request, DecodeRequest):
-        sample = engine.decode(
-            to_torch(request.latents), sent=normalisation, height=request.height, width=request.width
+    def _decode(self, latents: Any, budget_bytes: int | None) -> Any:
+        job = self.jobs[0]
+        request = job.request
+        assert isinstance(request, DecodeRequest)  # noqa: S101 - what the task says
+        sample = self.engine.decode(
+            latents,
+            sent=_normalisation(request.scaling, job.spec),
+            height=request.height,
+            width=request.width,
+            budget_bytes=budget_bytes,
+            progress=self.progress,
+            should_stop=self.should_stop,
         )
         if request.output == "signed":
-            return from_torch(sample)
-        return from_torch(to_unit(sample) if request.output == "unit" else to_pixels(sample))
-    if not isinstance(request.image, WireTensor):
-        raise EngineFailure("a picture file reached the device unread")
-    if request.moments:
-        return from_torch(engine.moments(to_torch(request.image), value_range=request.value_range))
-    latents = engine.encode(
-        to_torch(request.image),
-        wanted=normalisation,
-        value_range=request.value_range,
-        sample=request.sample,
-        seed=request.seed,
+            return sample
+        return to_unit(sample) if request.output == "unit" else to_pixels(sample)
+
+    def _encode(self, image: Any, budget_bytes: int | None) -> Any:
+        job = self.jobs[0]
+        request = job.request
+        if isinstance(request, DecodeRequest) or not isinstance(request.image, WireTensor):
+            raise EngineFailure("a picture file reached the device unread")
+        how: dict[str, Any] = {
+            "value_range": request.value_range,
+            "budget_bytes": budget_bytes,
+            "progress": self.progress,
+            "should_stop": self.should_stop,
+        }
+        if request.moments:
+            return self.engine.moments(image, **how)
+        wanted = _normalisation(request.scaling, job.spec)
+        return self.engine.encode(image, wanted=wanted, sample=request.sample, seed=request.seed, **how)
+
+
+def _budget(room_bytes: int | None) -> int | None:
+    return None if room_bytes is None else max(1, room_bytes)
+
+
+def _info_of(engine: Engine) -> ModelInfo:
+    return ModelInfo(
+        engine.spec,
+        str(engine.device.value),
+        engine.device.reason,
+        str(engine.dtype.value).removeprefix("torch."),
+        engine.dtype.reason,
+        engine.weights_bytes,
+        config=engine.config,
     )
-    return from_torch(latents)
+
+
+def _info_before_loading(spec: ModelSpec, options: EngineOptions) -> ModelInfo:
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, spec, device.value)
+    name = str(dtype.value).removeprefix("torch.")
+    config = config_before_loading(spec)
+    return ModelInfo(spec, str(device.value), device.reason, name, dtype.reason, None, "cold", config=config)
+
+
+def _source(spec: ModelSpec, options: EngineOptions) -> Source[Engine]:
+    def expected_bytes() -> int:
+        return weights_bytes(spec, choose_dtype(options.dtype, spec, choose_device(options.device).value).value)
+
+    return Source(expected_bytes, lambda: Engine.load(spec, options))
 
 
 def _normalisation(scaling: Scaling, spec: ModelSpec) -> Normalisation | None:

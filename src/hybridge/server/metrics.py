@@ -38,7 +38,7 @@ class Metrics:
         )
         self._stages = Histogram(
             "hybridge_stage_seconds",
-            "Time that answered requests spent in each stage",
+            "Time that work which was done spent in each stage",
             ["model", "stage"],
             buckets=_SECONDS,
             registry=self._registry,
@@ -46,6 +46,13 @@ class Metrics:
         self._pictures = Histogram(
             "hybridge_request_pictures",
             "Pictures in one request",
+            ["model"],
+            buckets=_BATCHES,
+            registry=self._registry,
+        )
+        self._shared = Histogram(
+            "hybridge_run_jobs",
+            "Jobs in the run on the device, for each job",
             ["model"],
             buckets=_BATCHES,
             registry=self._registry,
@@ -61,9 +68,14 @@ class Metrics:
         self._received.inc(record.received_bytes)
         self._sent.inc(record.sent_bytes)
         if record.task and record.status == HTTPStatus.OK:
-            for stage, milliseconds in record.milliseconds.items():
-                self._stages.labels(record.model, stage).observe(milliseconds / 1e3)
-            self._pictures.labels(record.model).observe(record.pictures)
+            self.observe_work(record)
+
+    def observe_work(self, record: RequestRecord) -> None:
+        """Counts work that was done, for a request or for one that had been accepted for later."""
+        for stage, milliseconds in record.milliseconds.items():
+            self._stages.labels(record.model, stage).observe(milliseconds / 1e3)
+        self._pictures.labels(record.model).observe(record.pictures)
+        self._shared.labels(record.model).observe(record.shared_by)
 
     def exposition(self) -> bytes:
         """Everything in Prometheus' text format."""
@@ -80,7 +92,7 @@ class _Load(Collector):
     def collect(self) -> Iterable[Metric]:
         load: BackendLoad = self._backend.load()
         yield GaugeMetricFamily("hybridge_queue_depth", "Jobs that wait", load.waiting)
-        yield GaugeMetricFamily("hybridge_queue_cost", "Cost of the jobs that wait", load.waiting_cost)
+        yield GaugeMetricFamily("hybridge_queue_cost", "Seconds of work that wait", load.waiting_cost)
         yield GaugeMetricFamily("hybridge_running_jobs", "Jobs on the device", load.running)
         yield GaugeMetricFamily("hybridge_weights_bytes", "Bytes of loaded weights", load.weights_bytes)
         yield GaugeMetricFamily("hybridge_inflight_bytes", "Bytes of bodies coming in", self._inflight_bytes())

@@ -83,25 +83,70 @@ _TENSOR_HEADERS: Schema = {
         "description": "Something about the request that deserves a look.",
         "schema": {"type": "string"},
     },
+    "hybridge-plan": {
+        "description": "How the engine ran: mode, peak_bytes on top of the weights, tflop.",
+        "schema": {"type": "string"},
+    },
     "server-timing": {"description": "Milliseconds of each stage.", "schema": {"type": "string"}},
 }
 _ERRORS = {
     "400": "The request cannot be answered as it stands.",
     "401": "This server wants a key.",
-    "404": "No such model or path.",
+    "404": "No such model, job or path.",
     "405": "Another method is meant.",
     "408": "The body stopped coming.",
+    "409": "The job is not done yet.",
     "413": "A limit would be passed.",
     "415": "The body is neither a tensor nor a picture that is read here.",
     "429": "The waiting line is full, or too many bytes are coming in; Retry-After says when to come back.",
     "431": "The address and the headers are too large.",
     "500": "The engine failed.",
     "503": "The server is shutting down or has too many connections, or a model's weights cannot be had.",
+    "504": "The request was not done within its Request-Timeout, or the server's own.",
     "507": "The device has no room for this request.",
 }
 #: What any address may answer: bytes that are no HTTP, no key, headers too slow or too large, too many connections.
 _ANYWHERE = ("400", "401", "408", "431", "503")
 
+#: Headers that any request for work may carry.
+_WORK_HEADERS: list[Schema] = [
+    {
+        "name": "Prefer",
+        "in": "header",
+        "description": "respond-async: accept the request, answer 202 with a job, and do it later.",
+        "schema": {"type": "string", "examples": ["respond-async"]},
+    },
+    {
+        "name": "Request-Timeout",
+        "in": "header",
+        "description": "Seconds after which nobody wants the answer any more.",
+        "schema": _NUMBER,
+    },
+]
+_JOB_SCHEMA: Schema = {
+    "type": "object",
+    "required": ["id", "state", "made_at"],
+    "properties": {
+        "id": {"type": "string"},
+        "state": {"enum": ["waiting", "loading", "running", "done", "failed", "cancelled"]},
+        "made_at": {"type": "number", "description": "Seconds since 1970."},
+        "position": {"type": "integer", "description": "How many are served before it, as it looks now."},
+        "progress": {"type": "number", "minimum": 0, "maximum": 1},
+        "eta_s": {"type": ["number", "null"], "description": "Seconds until it is done, as it looks now."},
+        "events": {"type": "string", "description": "Where its events are."},
+        "result": {"type": "string", "description": "Where its result is."},
+        "expires_at": {"type": "number", "description": "Seconds since 1970; then it is forgotten."},
+    },
+}
+#: Of one event in the stream.
+_EVENT_SCHEMA: Schema = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": _JOB_SCHEMA["properties"]["state"],
+        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": _JOB_SCHEMA},
+    },
+}
 _ERROR_SCHEMA: Schema = {
     "type": "object",
     "required": ["error"],
@@ -156,6 +201,7 @@ def describe(models: Sequence[str]) -> Schema:
             "/v1/models/{model}": {"get": _information("One model", "404"), "parameters": [model]},
             "/v1/{model}/decode": {"post": {**decode, "operationId": "decode"}, "parameters": [model]},
             "/v1/{model}/encode": {"post": {**encode, "operationId": "encode"}, "parameters": [model]},
+            **_jobs(),
             "/health": {"get": _information("Whether the process answers")},
             "/ready": {"get": _information("Whether work is taken")},
             "/metrics": {"get": _metrics()},
@@ -171,11 +217,68 @@ def describe(models: Sequence[str]) -> Schema:
                 }
                 for status, description in _ERRORS.items()
             },
-            "schemas": {"Error": _ERROR_SCHEMA},
+            "schemas": {"Error": _ERROR_SCHEMA, "Job": _JOB_SCHEMA},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "basic": {"type": "http", "scheme": "basic", "description": "The key as user or as password."},
                 "query": {"type": "apiKey", "in": "query", "name": "key"},
+            },
+        },
+    }
+
+
+_ACCEPTED: Schema = {
+    "description": "Accepted, and done later.",
+    "headers": {"location": {"description": "The job.", "schema": {"type": "string"}}},
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Job"}}},
+}
+
+
+def _jobs() -> Schema:
+    job = {"name": "job", "in": "path", "required": True, "schema": {"type": "string"}}
+    status: Schema = {"application/json": {"schema": {"$ref": "#/components/schemas/Job"}}}
+    unknown = _failures(*_ANYWHERE, "404", "405", "500")
+    failures = _failures(*_ERRORS)
+    return {
+        "/v1/jobs/{job}": {
+            "parameters": [job],
+            "get": {
+                "summary": "How a job stands",
+                "responses": {"200": {"description": "Its status", "content": status}, **unknown},
+            },
+            "delete": {
+                "summary": "Stop a job and forget it",
+                "responses": {"204": {"description": "It is forgotten."}, **unknown},
+            },
+        },
+        "/v1/jobs/{job}/events": {
+            "parameters": [job],
+            "get": {
+                "summary": "A job's status whenever it changes, until it is over",
+                "responses": {
+                    "200": {
+                        "description": "Server-sent events, each named after the state, its data the status.",
+                        "content": {"text/event-stream": {"schema": _EVENT_SCHEMA}},
+                    },
+                    **unknown,
+                },
+            },
+        },
+        "/v1/jobs/{job}/result": {
+            "parameters": [job],
+            "get": {
+                "summary": "The response that the request would have had at once, be it a failure",
+                "responses": {
+                    "200": {"description": "The answer", "headers": _TENSOR_HEADERS, "content": _DECODE_ANSWERS},
+                    **failures,
+                },
+            },
+        },
+        "/v1/jobs/{job}/again": {
+            "parameters": [job],
+            "post": {
+                "summary": "The same body once more; parameters that are given replace those of before",
+                "responses": {"202": _ACCEPTED, **failures},
             },
         },
     }
@@ -193,7 +296,8 @@ def _operation(summary: str, parameters: Sequence[str], bodies: Schema, answers:
                 "explode": True,
             }
             for name in parameters
-        ],
+        ]
+        + _WORK_HEADERS,
         "requestBody": {
             "required": True,
             "description": "A tensor's elements in C order, little-endian, without a header; or the same in base64"
@@ -202,7 +306,8 @@ def _operation(summary: str, parameters: Sequence[str], bodies: Schema, answers:
         },
         "responses": {
             "200": {"description": "The answer", "headers": _TENSOR_HEADERS, "content": answers},
-            **{status: {"$ref": f"#/components/responses/Error{status}"} for status in _ERRORS},
+            "202": _ACCEPTED,
+            **_failures(*_ERRORS),
         },
     }
 
@@ -212,12 +317,13 @@ def _information(summary: str, *errors: str) -> Schema:
         "summary": summary,
         "responses": {
             "200": {"description": summary, "content": {"application/json": {"schema": {"type": "object"}}}},
-            **{
-                status: {"$ref": f"#/components/responses/Error{status}"}
-                for status in (*_ANYWHERE, *errors, "405", "500")
-            },
+            **_failures(*_ANYWHERE, *errors, "405", "500"),
         },
     }
+
+
+def _failures(*statuses: str) -> Schema:
+    return {status: {"$ref": f"#/components/responses/Error{status}"} for status in statuses}
 
 
 def _metrics() -> Schema:

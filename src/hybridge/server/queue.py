@@ -1,86 +1,327 @@
-"""The waiting line between the server's front and the device: first in, first out, and bounded."""
+"""The waiting line between the server's front and the device: fair, bounded, and aware of what work costs.
+
+*Order.*  Every client has an account, in seconds of the device.  Being served adds a job's cost to its client's
+account, and the next job is that of the lowest account; within a client, first come, first served.  Whoever comes
+anew starts at the account that is being served, so nobody saves up by staying away.  This is start-time fair
+queueing (Goyal, Vin and Cheng, 1996).
+
+*Gaps.*  A job that runs in strips pauses between two of them, and others may run in that gap.  Four rules say
+which, see :meth:`WaitingLine.interrupt`.
+
+*Bounds.*  On the number of jobs, on their work and on their bytes.  The last quarter of each is kept for clients
+that have nothing in the line, so that one busy client cannot make the server refuse all others.
+"""
 
 from __future__ import annotations
 
+import heapq
 import threading
 from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from ..errors import Overloaded, ShuttingDown
 
 Item = TypeVar("Item")
 
-#: How much the latest job counts in the running mean of service times.
-_SMOOTHING = 0.2
+#: Of a bound, the part that only clients with nothing in the line may take.
+_NEWCOMERS_SHARE = 1 / 4
+
+#: What runs in the gaps of a job costs at most this much of what the job still has to do.  Then gaps nest only as
+#: deep as costs shrink, and all that nest take a third of the outermost job's work, and so about of its memory.
+_GAP_SHARE = 1 / 4
+
+#: Accounts of clients that are gone are thrown away beyond this number.
+_MOST_ACCOUNTS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class LineLimits:
+    """How much may wait; a job that comes to an empty line is always taken.
+
+    Attributes:
+        jobs: Their number.
+        work_s: Seconds that the device would need for all of them.
+        nbytes: Of their tensors.
+    """
+
+    jobs: int = 64
+    work_s: float = 300.0
+    nbytes: int = 1024 * 2**20
+
+
+@dataclass(slots=True, eq=False)
+class Place(Generic[Item]):
+    """An item in the line or on the device.
+
+    Attributes:
+        item: Whose place it is.
+        client: Who sent it.
+        cost_s: Seconds that the device is expected to need.
+        nbytes: Of its tensors.
+        is_patient: It was accepted elsewhere, and counts against no bound here.
+        number: Counts arrivals.
+        start: Its client's account when it was taken.
+        done: The share of its work that is done.
+    """
+
+    item: Item
+    client: str
+    cost_s: float
+    nbytes: int
+    is_patient: bool
+    number: int
+    start: float = 0.0
+    done: float = 0.0
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that it is expected to need still."""
+        return self.cost_s * (1 - self.done)
+
+    @property
+    def reached(self) -> float:
+        """Its client's account, counting only what is done."""
+        return self.start + self.cost_s * self.done
+
+
+@dataclass(slots=True)
+class _Account(Generic[Item]):
+    seconds: float
+    waiting: deque[Place[Item]] = field(default_factory=deque)
 
 
 class WaitingLine(Generic[Item]):
-    """``put`` and ``leave`` from any thread, ``take`` from the one that owns the device.
+    """``put`` and ``leave`` from any thread, the rest from the one that owns the device.
 
     Args:
-        limit: Items that may wait; one more is refused at once rather than kept for minutes.
+        limits: One job more is refused at once rather than kept for minutes.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._items: deque[Item] = deque()
+    def __init__(self, limits: LineLimits | None = None) -> None:
+        self._limits = limits or LineLimits()
+        self._accounts: dict[str, _Account[Item]] = {}
+        self._serving: list[Place[Item]] = []
+        self._now = 0.0  # the account that is being served
+        self._arrivals = 0
         self._changed = threading.Condition()
         self._is_closed = False
-        self._service_s = 1.0
 
     def __len__(self) -> int:
-        return len(self._items)
+        return sum(len(account.waiting) for account in self._accounts.values())
 
     @property
     def is_closed(self) -> bool:
         """Whether :meth:`close` was called."""
         return self._is_closed
 
-    def put(self, item: Item) -> None:
+    @property
+    def arrivals(self) -> int:
+        """How many items ever came."""
+        return self._arrivals
+
+    def put(
+        self, item: Item, *, client: str = "", cost_s: float = 0.0, nbytes: int = 0, is_patient: bool = False
+    ) -> Place[Item]:
         """Lines up.
 
         Raises:
-            Overloaded: when the line is full; says when a place is likely to be free.
+            Overloaded: when the line is full; says when there is likely to be room.
             ShuttingDown: when it is closed.
         """
         with self._changed:
             if self._is_closed:
                 raise ShuttingDown("the server is shutting down", hint="another server, or again in a while")
-            if len(self._items) >= self._limit:
-                raise Overloaded(
-                    f"{len(self._items)} requests are waiting already",
-                    retry_after_s=self._service_s,
-                    hint="again after the seconds in Retry-After, or a server with a higher --queue-limit",
-                )
-            self._items.append(item)
+            if not is_patient:
+                self._check_room(client, cost_s, nbytes)
+            if client not in self._accounts:
+                self._forget_the_gone()
+            account = self._accounts.setdefault(client, _Account(self._now))
+            if not account.waiting:
+                account.seconds = max(account.seconds, self._now)
+            self._arrivals += 1
+            place = Place(item, client, cost_s, nbytes, is_patient, self._arrivals)
+            account.waiting.append(place)
             self._changed.notify()
+            return place
 
-    def leave(self, item: Item) -> None:
-        """Gives up a place; nothing happens if the item was taken already."""
+    def leave(self, place: Place[Item]) -> bool:
+        """Gives up a place, at no cost to the client; False if it was taken already."""
         with self._changed:
-            if item in self._items:
-                self._items.remove(item)
+            account = self._accounts.get(place.client)
+            if account is None or place not in account.waiting:
+                return False
+            account.waiting.remove(place)
+            return True
 
-    def waiting(self) -> list[Item]:
-        """The items at this moment, in their order."""
+    def take(self, is_ready: Callable[[Item], bool] = lambda _: True) -> Place[Item] | None:
+        """The next place whose item is ready; waits for one.  None once the line is closed.
+
+        Args:
+            is_ready: False for an item to pass over for now; :meth:`notify` when that changes.
+        """
         with self._changed:
-            return list(self._items)
+            while not self._is_closed:
+                place = self._first(lambda _, place: is_ready(place.item))
+                if place is not None:
+                    return self._serve(place)
+                self._changed.wait()
+            return None
 
-    def take(self) -> Item | None:
-        """The next item; waits for one.  None once the line is closed."""
+    def interrupt(
+        self, outer: Place[Item], *, before: int, is_ready: Callable[[Item], bool] = lambda _: True
+    ) -> Place[Item] | None:
+        """Who may run in a gap of ``outer`` now, or None.
+
+        1. Its cost is a small part of what ``outer`` has left to do: a long wait is spared for a short one.
+        2. It was there when the gap began, so that ``outer`` gets its next strip whoever comes meanwhile.
+        3. It is of a client whose account is lower than that of ``outer``, counting only the strips that are done:
+           a client cannot buy more than its share by sending small jobs.
+        4. Or it is of the same client, who has nobody to be protected from.
+
+        Args:
+            outer: What pauses.
+            before: :attr:`arrivals` when the gap began.
+            is_ready: As for :meth:`take`.
+        """
+
+        def may_run(account: _Account[Item], place: Place[Item]) -> bool:
+            return (
+                place.number <= before
+                and place.cost_s <= outer.left_s * _GAP_SHARE
+                and (place.client == outer.client or account.seconds < outer.reached)
+                and is_ready(place.item)
+            )
+
         with self._changed:
-            self._changed.wait_for(lambda: self._items or self._is_closed)
-            return None if self._is_closed else self._items.popleft()
+            place = self._first(may_run)
+            return None if place is None else self._serve(place)
 
-    def served(self, seconds: float) -> None:
-        """Tells how long the device took for one item, from which ``Retry-After`` is made."""
-        self._service_s += _SMOOTHING * (seconds - self._service_s)
+    def join(self, is_like: Callable[[Item], bool], most: int) -> list[Place[Item]]:
+        """Up to ``most`` more places whose items may share a run, in the order of the line."""
+        joined: list[Place[Item]] = []
+        with self._changed:
+            while len(joined) < most:
+                place = self._first(lambda _, place: is_like(place.item))
+                if place is None:
+                    break
+                joined.append(self._serve(place))
+        return joined
+
+    def put_back(self, place: Place[Item]) -> bool:
+        """To the head of its client's jobs, uncharged, as if it had not been taken; False if the line is closed."""
+        with self._changed:
+            self._serving.remove(place)
+            if self._is_closed:
+                return False
+            account = self._accounts.setdefault(place.client, _Account(place.start))
+            account.seconds -= place.cost_s
+            place.done = 0.0
+            account.waiting.appendleft(place)
+            self._changed.notify()
+            return True
+
+    def advance(self, place: Place[Item], done: float) -> None:
+        """Tells which share of a place's work is done."""
+        with self._changed:
+            place.done = done
+            self._now = place.reached
+
+    def end(self, place: Place[Item], seconds: float) -> None:
+        """Tells that the device is done with a place, and how long it really took."""
+        with self._changed:
+            self._serving.remove(place)
+            if place.client in self._accounts:
+                self._accounts[place.client].seconds += seconds - place.cost_s
+            if not self._serving and not len(self):
+                self._accounts.clear()  # nobody owes anybody anything
+                self._now = 0.0
+
+    def notify(self) -> None:
+        """Makes ``take`` look again at what is ready."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def waiting(self) -> list[Place[Item]]:
+        """The places at this moment, in the order in which they will be served if nobody else comes."""
+        with self._changed:
+            return list(self._order())
+
+    def serving(self) -> list[Place[Item]]:
+        """What the device is at work on: the outermost first, then what runs in its gaps."""
+        with self._changed:
+            return list(self._serving)
 
     def close(self) -> list[Item]:
         """Refuses whoever comes, makes ``take`` return None, and gives back what was still waiting."""
         with self._changed:
             self._is_closed = True
-            left = list(self._items)
-            self._items.clear()
+            left = [place.item for place in self._order()]
+            self._accounts.clear()
             self._changed.notify_all()
         return left
+
+    def _places(self) -> Iterator[tuple[_Account[Item], Place[Item]]]:
+        for account in self._accounts.values():
+            for place in account.waiting:
+                yield account, place
+
+    def _first(self, may: Callable[[_Account[Item], Place[Item]], bool]) -> Place[Item] | None:
+        """Of the places that may, the one with the lowest account; of equals, the one that came first."""
+        places = sorted(self._places(), key=lambda pair: (pair[0].seconds, pair[1].number))
+        return next((place for account, place in places if may(account, place)), None)
+
+    def _serve(self, place: Place[Item]) -> Place[Item]:
+        account = self._accounts[place.client]
+        account.waiting.remove(place)
+        place.start = self._now = account.seconds
+        account.seconds += place.cost_s
+        self._serving.append(place)
+        return place
+
+    def _order(self) -> Iterator[Place[Item]]:
+        heads = [
+            (account.seconds, account.waiting[0].number, list(account.waiting))
+            for account in self._accounts.values()
+            if account.waiting
+        ]
+        heapq.heapify(heads)
+        while heads:
+            seconds, _, (place, *rest) = heapq.heappop(heads)
+            yield place
+            if rest:
+                heapq.heappush(heads, (seconds + place.cost_s, rest[0].number, rest))
+
+    def _check_room(self, client: str, cost_s: float, nbytes: int) -> None:
+        held = [place for _, place in self._places() if not place.is_patient]
+        if not held:
+            return
+        share = 1 - _NEWCOMERS_SHARE if any(place.client == client for place in held) else 1.0
+        work_s = sum(place.cost_s for place in held)
+        limits = self._limits
+        if len(held) >= limits.jobs - int(limits.jobs * (1 - share)):
+            raise self._full(f"{len(held)} requests are waiting already", "--queue-limit")
+        if work_s + cost_s > limits.work_s * share:
+            raise self._full(f"requests for {work_s:.0f} seconds of work are waiting already", "--queue-work-s")
+        if sum(place.nbytes for place in held) + nbytes > limits.nbytes * share:
+            raise self._full("the requests that wait already take too much memory", "--queue-mib")
+
+    def _full(self, what: str, setting: str) -> Overloaded:
+        # Half of the line: whoever is refused now comes back together with the others who were, and all need room.
+        waiting_s = sum(place.cost_s for _, place in self._places())
+        ahead_s = sum(place.left_s for place in self._serving) + waiting_s / 2
+        return Overloaded(
+            what,
+            retry_after_s=ahead_s,
+            hint=f"again after the seconds in Retry-After, or a server with a higher {setting}",
+        )
+
+    def _forget_the_gone(self) -> None:
+        if len(self._accounts) >= _MOST_ACCOUNTS:
+            busy = {place.client for place in self._serving}
+            self._accounts = {
+                client: account
+                for client, account in self._accounts.items()
+                if account.waiting or client in busy or account.seconds > self._now
+            }

@@ -38,6 +38,7 @@ class RequestRecord:
         received_bytes: Of the body.
         sent_bytes: Of the answer's body.
         pictures: In the request.
+        shared_by: Jobs in the run on the device that answered it.
         began_at: Seconds since 1970.
         traceparent: The W3C header of that name, if there was one.
     """
@@ -51,6 +52,7 @@ class RequestRecord:
     received_bytes: int = 0
     sent_bytes: int = 0
     pictures: int = 0
+    shared_by: int = 0
     began_at: float = field(default_factory=time.time)
     traceparent: str | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +13,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ..errors import HybridgeError
 from .connection import ConnectionLimits
+from .ledger import LedgerLimits
 from .limits import MIB, Limits
+from .queue import LineLimits
 from .running import Listening
 
 _PREFIX = "HYBRIDGE_"
@@ -55,12 +58,34 @@ class Settings(BaseSettings):
     log_format: Literal["people", "json"] = "people"
     otlp_endpoint: str | None = None
     grace_s: float = Field(default=60, ge=0)
+    # The waiting line, memory, long work.
+    queue_work_s: float = Field(default=300, gt=0)
+    queue_mib: int = Field(default=1024, ge=1)
+    deadline_s: float | None = Field(default=None, gt=0)
+    memory: int | None = Field(default=None, ge=1)
+    preload: bool = False
+    spool: Path | None = None
+    spool_gib: float = Field(default=8, gt=0)
+    jobs_limit: int = Field(default=1000, ge=1)
+    jobs_mib: int = Field(default=1024, ge=1)
+    job_ttl_s: float = Field(default=3600, gt=0)
 
     @field_validator("models", "cors", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """A variable holds several values with commas between them."""
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _read_bytes(cls, value: object) -> object:
+        """Bytes, or a number with KiB, MiB or GiB behind it."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG])iB", value) if isinstance(value, str) else None
+        if match:
+            return int(float(match[1]) * 1024 ** (1 + "KMG".index(match[2])))
+        if isinstance(value, str) and not value.isdecimal():
+            raise ValueError("a number of bytes, such as 8GiB")
+        return value
 
     @model_validator(mode="after")
     def _check_default(self) -> Settings:
@@ -113,6 +138,17 @@ class Settings(BaseSettings):
             tls_key=self.tls_key,
             trusted_proxies=self.trusted_proxies,
         )
+
+    @property
+    def line_limits(self) -> LineLimits:
+        """How much may wait for the device."""
+        return LineLimits(self.queue_limit, self.queue_work_s, self.queue_mib * MIB)
+
+    @property
+    def ledger_limits(self) -> LedgerLimits:
+        """How much long work is kept: on disk with a spool, else in memory."""
+        kept_bytes = self.jobs_mib * MIB if self.spool is None else int(self.spool_gib * 1024 * MIB)
+        return LedgerLimits(self.jobs_limit, kept_bytes, self.job_ttl_s)
 
 
 def refuse_unknown_variables() -> None:

@@ -1,0 +1,376 @@
+"""Long work: requests that were accepted to be done later, how they stand, and for how long their results are kept.
+
+Each client has at most two of them in the waiting line, one to run and one to follow, and the rest wait here in
+order; so the line stays short for those who wait for an answer, and fair between those who do not.
+
+Lives on the event loop; what touches a disk is done in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..errors import HybridgeError, NotDone, Overloaded, ShuttingDown, UnknownJob
+from ..protocol import HttpResponse, Task, write_failure
+from .jobs import Hear, Progress
+from .spool import Asked, Store
+
+log = logging.getLogger("hybridge.jobs")
+
+#: Does a request: (request, body, hear) → the response that it would have had at once.
+Answer = Callable[[Asked, bytes, Hear], Awaitable[HttpResponse]]
+
+#: More than anybody can guess.
+_ID_BYTES = 16
+
+#: Jobs of one client in the waiting line.
+_AT_ONCE = 2
+
+#: The last quarter of what may be kept is for clients that have nothing here.
+_NEWCOMERS_SHARE = 1 / 4
+
+#: Seconds after which a silent stream of events gives a sign of life: proxies cut what is quiet for a minute.
+_STILL_HERE_S = 20
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerLimits:
+    """How much is kept.
+
+    Attributes:
+        jobs: Whether waiting, running or done.
+        nbytes: Of their requests and results.
+        ttl_s: Seconds for which a result is kept.
+    """
+
+    jobs: int = 1000
+    nbytes: int = 1024 * 2**20
+    ttl_s: float = 3600.0
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """A job.  ``changed`` is set, and replaced by a new event, whenever there is news.
+
+    ``result_bytes`` is what the result takes at most, and what it takes once it is there.
+    """
+
+    asked: Asked
+    body_bytes: int
+    result_bytes: int
+    state: Literal["waiting", "loading", "running", "done", "failed", "cancelled"] = "waiting"
+    progress: Progress = field(default_factory=lambda: Progress("waiting"))
+    done_at: float | None = None
+    task: asyncio.Task[None] | None = None
+    expiry: asyncio.TimerHandle | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def nbytes(self) -> int:
+        return self.body_bytes + self.result_bytes
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ("done", "failed", "cancelled")
+
+
+class Ledger:
+    """The jobs of this server.
+
+    Args:
+        store: Keeps their bytes.
+        limits: How many, and for how long.
+    """
+
+    def __init__(self, store: Store, limits: LedgerLimits | None = None) -> None:
+        self._store = store
+        self._limits = limits or LedgerLimits()
+        self._entries: dict[str, _Entry] = {}
+        self._backlogs: dict[str, deque[_Entry]] = {}
+        self._running: dict[str, int] = {}
+        self._forgetting: set[asyncio.Task[None]] = set()
+        self._answer: Answer | None = None
+        self._is_closed = False
+
+    async def open(self, answer: Answer) -> None:
+        """Begins to work, first on what a process before this one left undone."""
+        self._answer = answer
+        for found in await asyncio.to_thread(self._store.recover):
+            entry = self._entries[found.asked.id] = _Entry(found.asked, found.body_bytes, found.result_bytes)
+            if found.done_at is None:
+                self._line_up(entry)
+            else:
+                entry.state, entry.done_at = ("done" if found.status == 200 else "failed"), found.done_at
+                self._expire_later(entry)
+
+    async def finished(self) -> None:
+        """Waits until no job is left that would be lost with the process; those on disk are not."""
+        while not self._store.is_durable:
+            left = next((entry for entry in self._entries.values() if not entry.is_over), None)
+            if left is None:
+                return
+            await left.changed.wait()
+
+    async def close(self) -> None:
+        """Stops all work and ends all streams of events; may be called again.
+
+        What is on disk is taken up again by the next process; what is not has failed.
+        """
+        self._answer = None
+        tasks = [entry.task for entry in self._entries.values() if entry.task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        late = ShuttingDown("the server shut down before this job was done", hint="another server")
+        for entry in list(self._entries.values()):
+            if entry.expiry is not None:
+                entry.expiry.cancel()
+            if not entry.is_over and self._store.is_durable:
+                entry.state, entry.progress = "waiting", Progress("waiting")
+            elif not entry.is_over:
+                await self._finish(entry, write_failure(late))
+        self._is_closed = True
+        for entry in self._entries.values():
+            self._news(entry)
+        self._store.close()
+
+    async def accept(
+        self,
+        *,
+        client: str,
+        query: str,
+        headers: dict[str, str],
+        body: bytes,
+        task: Task | None,
+        model: str | None,
+        result_bytes: int,
+    ) -> str:
+        """Takes a request and returns its job's id; the request is safe by then, as safe as the store is.
+
+        Args:
+            client: Who sent it.
+            query: The raw query string, without a key.
+            headers: ``content-type`` and ``accept``.
+            body: The body.
+            task: What the address says.
+            model: The same.
+            result_bytes: What its result will take at most.
+
+        Raises:
+            Overloaded: when too much is kept already.
+            ShuttingDown: when the server is about to end.
+        """
+        if self._answer is None:
+            raise ShuttingDown("the server is shutting down", hint="another server, or again in a while")
+        asked = Asked(secrets.token_urlsafe(_ID_BYTES), client, query, headers, task, model)
+        entry = _Entry(asked, len(body), result_bytes)
+        self._check_room(client, entry.nbytes)
+        self._entries[entry.asked.id] = entry
+        try:
+            await asyncio.to_thread(self._store.keep, entry.asked, body)
+        except BaseException as error:
+            del self._entries[entry.asked.id]
+            entry.state = "cancelled"
+            self._news(entry)
+            await asyncio.shield(asyncio.to_thread(self._store.remove, entry.asked))
+            if isinstance(error, OSError):
+                raise Overloaded(
+                    "the spool cannot be written", retry_after_s=self._limits.ttl_s, hint=error.strerror
+                ) from error
+            raise
+        self._line_up(entry)
+        return entry.asked.id
+
+    async def request(self, job_id: str, client: str) -> tuple[Asked, bytes]:
+        """What was asked, to ask it again.
+
+        Raises:
+            UnknownJob: when there is no such job, or it is somebody else's.
+        """
+        entry = self._find(job_id, client)
+        return entry.asked, await asyncio.to_thread(self._store.body, entry.asked)
+
+    def status(self, job_id: str, client: str) -> dict[str, Any]:
+        """How a job stands.
+
+        Raises:
+            UnknownJob: when there is no such job, or it is somebody else's.
+        """
+        return self._status(self._find(job_id, client))
+
+    async def result(self, job_id: str, client: str) -> HttpResponse:
+        """A job's result: the response that the request would have had at once, be it a failure.
+
+        Raises:
+            UnknownJob: when there is no such job, or it is somebody else's.
+            NotDone: when it is still waiting or running.
+        """
+        entry = self._find(job_id, client)
+        if not entry.is_over:
+            raise NotDone(
+                "the job is not done yet", saw=entry.state, hint=f"again later, or /v1/jobs/{job_id}/events"
+            )
+        return await asyncio.to_thread(self._store.response, entry.asked)
+
+    async def events(self, job_id: str, client: str) -> AsyncIterator[dict[str, Any] | None]:
+        """A job's status now and whenever it changes, until it is over or the server; None is a sign of life.
+
+        Raises:
+            UnknownJob: when there is no such job, or it is somebody else's.
+        """
+        entry = self._find(job_id, client)
+        while True:
+            changed = entry.changed
+            yield self._status(entry)
+            if entry.is_over or self._is_closed:
+                return
+            news = asyncio.ensure_future(changed.wait())
+            try:
+                while not news.done():
+                    await asyncio.wait([news], timeout=_STILL_HERE_S)
+                    if not news.done():
+                        yield None
+            finally:
+                news.cancel()
+
+    async def cancel(self, job_id: str, client: str) -> None:
+        """Stops a job, between two strips if it runs, and forgets it with its result.
+
+        Raises:
+            UnknownJob: when there is no such job, or it is somebody else's.
+        """
+        await self._forget(self._find(job_id, client))
+
+    # ------------------------------------------------------------------------------------------ inside
+
+    def _find(self, job_id: str, client: str) -> _Entry:
+        entry = self._entries.get(job_id)
+        # Without keys whoever knows the id is whoever was told it; an address may change.
+        has_owner = entry is not None and (client.startswith("key:") or entry.asked.client.startswith("key:"))
+        if entry is None or (has_owner and entry.asked.client != client):
+            raise UnknownJob(
+                "no such job here",
+                saw=repr(job_id[:40]),
+                hint=f"results are kept for {self._limits.ttl_s:g} seconds",
+            )
+        return entry
+
+    def _check_room(self, client: str, nbytes: int) -> None:
+        entries = self._entries.values()
+        is_here = any(entry.asked.client == client for entry in entries)
+        share = 1 - _NEWCOMERS_SHARE if is_here else 1.0
+        if len(entries) < self._limits.jobs * share and (
+            sum(entry.nbytes for entry in entries) + nbytes <= self._limits.nbytes * share
+        ):
+            return
+        ends = [entry.done_at + self._limits.ttl_s for entry in entries if entry.done_at is not None]
+        raise Overloaded(
+            f"{len(entries)} jobs are kept already, which take {sum(e.nbytes for e in entries)} bytes at most",
+            retry_after_s=min(ends) - time.time() if ends else self._limits.ttl_s,
+            hint="DELETE jobs whose results you have",
+        )
+
+    def _line_up(self, entry: _Entry) -> None:
+        self._backlogs.setdefault(entry.asked.client, deque()).append(entry)
+        self._feed(entry.asked.client)
+
+    def _feed(self, client: str) -> None:
+        """Sends a client's next jobs to the waiting line, as far as they may go there."""
+        backlog = self._backlogs.get(client)
+        while backlog and self._running.get(client, 0) < _AT_ONCE and self._answer is not None:
+            entry = backlog.popleft()
+            self._running[client] = self._running.get(client, 0) + 1
+            entry.task = asyncio.create_task(self._do(entry, self._answer), name=f"job {entry.asked.id}")
+        for position, entry in enumerate(backlog or ()):
+            self._hear(entry, Progress("waiting", position + _AT_ONCE))
+        if not backlog:
+            self._backlogs.pop(client, None)
+
+    async def _do(self, entry: _Entry, answer: Answer) -> None:
+        client = entry.asked.client
+        try:
+            response = await self._response(entry, answer)
+            if response is not None:
+                await self._finish(entry, response)
+                self._expire_later(entry)
+                self._news(entry)
+        finally:
+            entry.task = None
+            self._running[client] -= 1
+            if not self._running[client]:
+                del self._running[client]
+            self._feed(client)
+
+    async def _finish(self, entry: _Entry, response: HttpResponse) -> None:
+        await asyncio.to_thread(self._store.finish, entry.asked, response)
+        entry.result_bytes = len(response.body)
+        entry.state, entry.done_at = ("done" if response.status == 200 else "failed"), time.time()
+
+    async def _response(self, entry: _Entry, answer: Answer) -> HttpResponse | None:
+        """The response, or None if the server ends before there is one."""
+        try:
+            body = await asyncio.to_thread(self._store.body, entry.asked)
+            return await answer(entry.asked, body, lambda progress: self._hear(entry, progress))
+        except ShuttingDown:
+            return None
+        except HybridgeError as error:
+            return write_failure(error)
+        except Exception as error:  # one broken job must not take the others with it
+            log.exception("job %s failed", entry.asked.id)
+            return write_failure(HybridgeError(f"unexpected {type(error).__name__}; the server's log says more"))
+
+    def _hear(self, entry: _Entry, progress: Progress) -> None:
+        if not entry.is_over and progress != entry.progress:
+            entry.state, entry.progress = progress.state, progress
+            self._news(entry)
+
+    def _news(self, entry: _Entry) -> None:
+        entry.changed.set()
+        entry.changed = asyncio.Event()
+
+    def _expire_later(self, entry: _Entry) -> None:
+        left_s = max(0.0, (entry.done_at or 0.0) + self._limits.ttl_s - time.time())
+        loop = asyncio.get_running_loop()
+
+        def expire() -> None:
+            forgetting = loop.create_task(self._forget(entry))
+            self._forgetting.add(forgetting)  # the loop alone would not keep it alive
+            forgetting.add_done_callback(self._forgetting.discard)
+
+        entry.expiry = loop.call_later(left_s, expire)
+
+    async def _forget(self, entry: _Entry) -> None:
+        if self._entries.pop(entry.asked.id, None) is None:
+            return
+        if entry.expiry is not None:
+            entry.expiry.cancel()
+        backlog = self._backlogs.get(entry.asked.client)
+        if backlog and entry in backlog:
+            backlog.remove(entry)
+        if not entry.is_over:
+            entry.state = "cancelled"
+            self._news(entry)
+        if entry.task is not None:
+            entry.task.cancel()
+            await asyncio.wait([entry.task])
+        await asyncio.to_thread(self._store.remove, entry.asked)
+
+    def _status(self, entry: _Entry) -> dict[str, Any]:
+        asked, progress = entry.asked, entry.progress
+        here = f"/v1/jobs/{asked.id}"
+        status: dict[str, Any] = {"id": asked.id, "state": entry.state, "made_at": asked.made_at}
+        if entry.state in ("waiting", "loading"):
+            status["position"] = progress.position
+        if not entry.is_over:
+            status |= {"progress": round(progress.done, 4), "eta_s": progress.eta_s, "events": f"{here}/events"}
+        if entry.done_at is not None:
+            status |= {"result": f"{here}/result", "expires_at": entry.done_at + self._limits.ttl_s}
+        return status

@@ -1,0 +1,99 @@
+"""The handlers of ``/v1/jobs``: how a job stands, its events, its result, its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from ..errors import RequestError
+from .endpoints import accepted
+from .ledger import Ledger
+from .preferences import client_of
+from .spool import Asked
+
+#: Checks a request that will be done later: (request, body) → bytes that its result takes at most.
+Check = Callable[[Asked, bytes], Awaitable[int]]
+
+
+class LongWork:
+    """The handlers, around one ledger.
+
+    Args:
+        ledger: Keeps the jobs.
+        check: Refuses what cannot be done before it is accepted.
+    """
+
+    def __init__(self, ledger: Ledger, check: Check) -> None:
+        self._ledger = ledger
+        self._check = check
+
+    def routes(self) -> list[Route]:
+        """Where the handlers belong."""
+        return [
+            Route("/v1/jobs/{job}", self.status, methods=["GET"]),
+            Route("/v1/jobs/{job}", self.cancel, methods=["DELETE"]),
+            Route("/v1/jobs/{job}/events", self.events, methods=["GET"]),
+            Route("/v1/jobs/{job}/result", self.result, methods=["GET"]),
+            Route("/v1/jobs/{job}/again", self.again, methods=["POST"]),
+        ]
+
+    async def status(self, request: Request) -> Response:
+        """GET /v1/jobs/{job}"""
+        return JSONResponse(self._ledger.status(*_who(request)))
+
+    async def result(self, request: Request) -> Response:
+        """GET /v1/jobs/{job}/result"""
+        response = await self._ledger.result(*_who(request))
+        return Response(response.body, response.status, response.headers)
+
+    async def cancel(self, request: Request) -> Response:
+        """DELETE /v1/jobs/{job}"""
+        await self._ledger.cancel(*_who(request))
+        return Response(status_code=204)
+
+    async def events(self, request: Request) -> Response:
+        """GET /v1/jobs/{job}/events: server-sent events, each named after the job's state."""
+        self._ledger.status(*_who(request))  # so that an unknown job is a 404, not a stream that breaks off
+        told = self._ledger.events(*_who(request))
+        return StreamingResponse(
+            _as_events(told), media_type="text/event-stream", headers={"cache-control": "no-store"}
+        )
+
+    async def again(self, request: Request) -> Response:
+        """POST /v1/jobs/{job}/again?…: the same body; parameters that are given replace those of before."""
+        job_id, client = _who(request)
+        if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
+            raise RequestError("a job that is done again keeps its body", saw="another body", expected="none")
+        before, body = await self._ledger.request(job_id, client)
+        given = parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=64)
+        names = {name for name, _ in given}
+        old = parse_qsl(before.query, keep_blank_values=True)
+        query = urlencode([pair for pair in old if pair[0] not in names] + given)
+        wanted = request.headers.get("accept", "*/*")
+        headers = before.headers if wanted == "*/*" else {**before.headers, "accept": wanted}
+        asked = Asked("", client, query, headers, before.task, before.model)
+        made = await self._ledger.accept(
+            client=client,
+            query=query,
+            headers=headers,
+            body=body,
+            task=before.task,
+            model=before.model,
+            result_bytes=await self._check(asked, body),
+        )
+        return accepted(self._ledger.status(made, client))
+
+
+def _who(request: Request) -> tuple[str, str]:
+    return request.path_params["job"], client_of(request)
+
+
+async def _as_events(told: AsyncIterator[dict[str, Any] | None]) -> AsyncIterator[str]:
+    async for status in told:
+        yield ": still here\n\n" if status is None else f"event: {status['state']}\ndata: {json.dumps(status)}\n\n"

@@ -1,0 +1,430 @@
+"""Long work over the wire: accepted, watched, fetched, done again, cancelled, forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from hybridge.engine import Engine, EngineOptions
+from hybridge.errors import HybridgeError, NotDone, Overloaded, UnknownJob
+from hybridge.models import ModelSpec
+from hybridge.protocol import HttpResponse
+from hybridge.server.app import create_app
+from hybridge.server.auth import KeyRing, add_key
+from hybridge.server.jobs import Progress
+from hybridge.server.ledger import Ledger, LedgerLimits
+from hybridge.server.local import LocalBackend
+from hybridge.server.running import running
+from hybridge.server.settings import Settings
+from hybridge.server.spool import Memory, Spool
+
+WAIT_S = 30
+SIDE = 8
+QUERY = {"shape": [1, 4, SIDE, SIDE], "dtype": "float32"}
+BODY = torch.randn(1, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).numpy().tobytes()
+BINARY = {"content-type": "tensor/binary"}
+LATER = {**BINARY, "prefer": "respond-async"}
+
+
+class Held:
+    """An engine that stops after every decode's first strip until it is let go."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.begun, self.go = threading.Semaphore(0), threading.Event()
+        self.stopped = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def decode(self, latents: torch.Tensor, *, progress: Callable[[int, int], None], **around: Any) -> torch.Tensor:
+        def held(done: int, of: int) -> None:
+            if done == 1:
+                self.begun.release()
+                assert self.go.wait(WAIT_S)
+            progress(done, of)
+
+        try:
+            return self._engine.decode(latents, progress=held, **around)
+        except HybridgeError:
+            self.stopped += 1
+            raise
+
+
+@pytest.fixture
+def held(specs: dict[str, ModelSpec]) -> Held:
+    return Held(Engine.load(specs["sd-v1"], EngineOptions(device="cpu")))
+
+
+@pytest.fixture
+def address(held: Held) -> Iterator[str]:
+    with running(create_app(LocalBackend({"sd-v1": held}))) as address:  # type: ignore[dict-item]
+        yield address
+        held.go.set()
+
+
+def post(address: str, *, later: bool = True, **query: Any) -> httpx.Response:
+    url = f"{address}/v1/sd-v1/decode"
+    headers = LATER if later else BINARY
+    return httpx.post(url, params={**QUERY, **query}, content=BODY, headers=headers, timeout=60)
+
+
+def events(address: str, job: str) -> list[dict[str, Any]]:
+    """All of a job's events; returns when the job is over."""
+    with httpx.stream("GET", f"{address}{job}/events", timeout=60) as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        return [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")]
+
+
+class TestOneJob:
+    def test_accepted_watched_and_fetched(self, held, address) -> None:
+        accepted = post(address, image_format="png")
+        assert accepted.status_code == 202
+        job = accepted.headers["location"]
+        assert job == f"/v1/jobs/{accepted.json()['id']}"
+        assert accepted.headers["preference-applied"] == "respond-async"
+        assert held.begun.acquire(timeout=WAIT_S)
+        early = httpx.get(f"{address}{job}/result")
+        assert (early.status_code, early.json()["code"]) == (409, "NotDone")
+        held.go.set()
+        told = events(address, job)
+        assert [status["state"] for status in told][-1] == "done"
+        assert told[-1]["expires_at"] > told[-1]["made_at"]
+        shares = [status["progress"] for status in told if status["state"] == "running"]
+        assert shares == sorted(shares)
+        later = httpx.get(f"{address}{told[-1]['result']}")
+        now = post(address, later=False, image_format="png")
+        # The very response that the synchronous call has.
+        assert later.content == now.content
+        assert later.status_code == now.status_code == 200
+        for name in ("content-type", "hybridge-model", "hybridge-plan"):
+            assert later.headers[name] == now.headers[name]
+        assert httpx.get(f"{address}{job}").json() == told[-1]
+
+    def test_a_waiting_job_knows_its_position(self, held, address) -> None:
+        jobs = [post(address).headers["location"] for _ in range(5)]
+        assert held.begun.acquire(timeout=WAIT_S)
+        standings = [httpx.get(f"{address}{job}").json() for job in jobs]
+        assert standings[0]["state"] == "running"
+        assert [status["position"] for status in standings[1:]] == sorted(s["position"] for s in standings[1:])
+        assert standings[-1]["position"] > 0
+        held.go.set()
+        assert [events(address, job)[-1]["state"] for job in jobs] == ["done"] * 5
+
+    def test_what_cannot_be_done_is_refused_at_once(self, address) -> None:
+        refused = post(address, shape=[1, 4, 9, 9])
+        assert refused.status_code == 400
+        assert "bytes" in refused.json()["error"]
+
+    def test_a_failure_is_the_result(self, held, address) -> None:
+        held.go.set()
+        bad = b"\x00\x00\xc0\x7f" * (len(BODY) // 4)
+        url = f"{address}/v1/sd-v1/decode"
+        job = httpx.post(url, params=QUERY, content=bad, headers=LATER).headers["location"]
+        assert events(address, job)[-1]["state"] == "failed"
+        result = httpx.get(f"{address}{job}/result")
+        assert result.status_code == 400
+        assert "nan" in result.json()["error"]
+
+    def test_cancelling_stops_the_engine_and_forgets_the_job(self, held, address) -> None:
+        first, second = (post(address).headers["location"] for _ in range(2))
+        assert held.begun.acquire(timeout=WAIT_S)
+        assert httpx.delete(f"{address}{first}").status_code == 204
+        assert httpx.get(f"{address}{first}").status_code == 404
+        held.go.set()
+        assert events(address, second)[-1]["state"] == "done"
+        assert held.stopped == 1
+
+    def test_again_with_other_settings(self, held, address) -> None:
+        held.go.set()
+        job = post(address, image_format="jpg").headers["location"]
+        events(address, job)
+        again = httpx.post(f"{address}{job}/again", params={"image_format": "png"})
+        assert again.status_code == 202
+        events(address, again.headers["location"])
+        result = httpx.get(f"{address}{again.headers['location']}/result")
+        assert result.headers["content-type"] == "image/png"
+        assert result.content == post(address, later=False, image_format="png").content
+        tensor = httpx.post(f"{address}{job}/again", headers={"accept": "tensor/binary"}).headers["location"]
+        events(address, tensor)
+        assert httpx.get(f"{address}{tensor}/result").headers["content-type"] == "tensor/binary"
+        assert httpx.post(f"{address}{job}/again", content=b"x").status_code == 400
+        assert httpx.post(f"{address}{job}/again", params={"qualty": 3}).status_code == 400
+
+    @pytest.mark.parametrize("way", ["", "/result", "/events"])
+    def test_unknown_jobs(self, address, way) -> None:
+        refused = httpx.get(f"{address}/v1/jobs/nothing{way}")
+        assert (refused.status_code, refused.json()["code"]) == (404, "UnknownJob")
+
+    def test_without_a_name_and_with_a_picture(self, held, address, photograph) -> None:
+        held.go.set()
+        headers = {"content-type": "image/jpeg", "prefer": "wait=5, Respond-Async"}
+        accepted = httpx.post(f"{address}/", content=photograph.read_bytes(), headers=headers)
+        assert accepted.status_code == 202
+        assert events(address, accepted.headers["location"])[-1]["state"] == "done"
+        result = httpx.get(f"{address}{accepted.headers['location']}/result")
+        assert result.headers["hybridge-inferred"].startswith("model=sd-v1; task=encode")
+
+
+def test_behind_keys_a_job_is_only_for_the_key_that_made_it(engines, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    ann, bob = ({"authorization": f"Bearer {add_key(file, name)}"} for name in ("ann", "bob"))
+    app = create_app(LocalBackend({"sd-v1": engines["sd-v1"]}), keys=KeyRing.read(file))
+    with running(app) as address:
+        accepted = httpx.post(f"{address}/v1/sd-v1/decode", params=QUERY, content=BODY, headers={**LATER, **ann})
+        assert accepted.status_code == 202
+        job = f"{address}{accepted.headers['location']}"
+        assert '"state": "done"' in httpx.get(f"{job}/events", headers=ann, timeout=60).text
+        ways = (("GET", ""), ("GET", "/events"), ("GET", "/result"), ("POST", "/again"), ("DELETE", ""))
+        unknown = httpx.get(f"{address}/v1/jobs/{'x' * 22}", headers=bob).json()
+        for method, way in ways:
+            assert httpx.request(method, job + way).status_code == 401
+            hidden = httpx.request(method, job + way, headers=bob)
+            assert (hidden.status_code, hidden.json()["code"]) == (404, "UnknownJob")
+            assert hidden.json().keys() == unknown.keys()
+        assert [httpx.request(method, job + way, headers=ann).status_code for method, way in ways] == [
+            200,
+            200,
+            200,
+            202,
+            204,
+        ]
+
+
+class Scene:
+    """A ledger whose answers a test gives, one by one."""
+
+    def __init__(self, store: Any = None, **limits: float) -> None:
+        self.ledger = Ledger(store or Memory(), LedgerLimits(**limits))  # type: ignore[arg-type]
+        self.asked: list[str] = []
+        self.gates: dict[str, asyncio.Event] = {}
+        self.begun = asyncio.Event()
+
+    async def answer(self, asked: Any, body: bytes, hear: Callable[[Progress], None]) -> HttpResponse:
+        self.asked.append(asked.query)
+        hear(Progress("running", done=0.5))
+        self.begun.set()
+        await self.gates.setdefault(asked.query, asyncio.Event()).wait()
+        return HttpResponse(200, {"content-type": "text/plain"}, body.upper())
+
+    async def accept(self, query: str = "q", client: str = "address:1", body: bytes = b"body") -> str:
+        return await self.ledger.accept(
+            client=client, query=query, headers={}, body=body, task=None, model=None, result_bytes=len(body)
+        )
+
+    def let_go(self, query: str = "q") -> None:
+        self.gates.setdefault(query, asyncio.Event()).set()
+
+    async def over(self, job: str, client: str = "address:1") -> str:
+        state = ""
+        async for status in self.ledger.events(job, client):
+            state = state if status is None else status["state"]
+        return state
+
+
+def play(act: Callable[[Scene], Awaitable[None]], **about: Any) -> None:
+    async def whole() -> None:
+        scene = Scene(**about)
+        await scene.ledger.open(scene.answer)
+        await act(scene)
+        await scene.ledger.close()
+
+    asyncio.run(whole())
+
+
+class TestLedger:
+    def test_only_whoever_made_a_job_sees_it_where_there_are_keys(self) -> None:
+        async def act(scene: Scene) -> None:
+            job = await scene.accept(client="key:ann")
+            for other in ("key:bob", "address:1"):
+                with pytest.raises(UnknownJob):
+                    scene.ledger.status(job, other)
+                with pytest.raises(UnknownJob):
+                    await scene.ledger.cancel(job, other)
+                with pytest.raises(UnknownJob):
+                    await scene.ledger.request(job, other)
+            assert scene.ledger.status(job, "key:ann")["id"] == job
+            unowned = await scene.accept(client="address:1")
+            assert scene.ledger.status(unowned, "address:2")["id"] == unowned
+
+        play(act)
+
+    def test_ids_cannot_be_guessed(self) -> None:
+        async def act(scene: Scene) -> None:
+            jobs = [await scene.accept() for _ in range(20)]
+            assert len(set(jobs)) == 20
+            assert all(len(job) == 22 for job in jobs)  # 128 bits in base64
+
+        play(act)
+
+    def test_two_of_a_client_at_once_in_order_and_none_waits_for_another_client(self) -> None:
+        async def act(scene: Scene) -> None:
+            jobs = [await scene.accept(f"a{n}", client="address:a") for n in range(4)]
+            other = await scene.accept("b", client="address:b")
+            scene.let_go("b")
+            assert await scene.over(other, "address:b") == "done"
+            assert scene.asked == ["a0", "a1", "b"]
+            for number in range(4):
+                scene.let_go(f"a{number}")
+                assert await scene.over(jobs[number], "address:a") == "done"
+            assert scene.asked == ["a0", "a1", "b", "a2", "a3"]
+
+        play(act)
+
+    def test_bounded_in_number_and_bytes_with_room_for_newcomers(self) -> None:
+        async def number(scene: Scene) -> None:
+            for _ in range(3):
+                await scene.accept(client="address:a")
+            with pytest.raises(Overloaded, match="3 jobs are kept"):
+                await scene.accept(client="address:a")
+            await scene.accept(client="address:b")
+            with pytest.raises(Overloaded):
+                await scene.accept(client="address:c")
+
+        async def size(scene: Scene) -> None:
+            job = await scene.accept(body=b"x" * 30)  # and as much for its result
+            with pytest.raises(Overloaded) as refused:
+                await scene.accept(body=b"x" * 20, client="address:b")
+            assert refused.value.retry_after_s > 0
+            await scene.ledger.cancel(job, "address:1")
+            await scene.accept(body=b"x" * 20)
+
+        play(number, jobs=4)
+        play(size, nbytes=99)
+
+    def test_results_are_forgotten_after_their_time(self) -> None:
+        async def act(scene: Scene) -> None:
+            job = await scene.accept()
+            scene.let_go()
+            assert await scene.over(job) == "done"
+            (response, forgotten) = (await scene.ledger.result(job, "address:1"), asyncio.Event())
+            assert response.body == b"BODY"
+            asyncio.get_running_loop().call_later(0.3, forgotten.set)
+            await forgotten.wait()
+            with pytest.raises(UnknownJob, match=r"0\.2 seconds"):
+                await scene.ledger.result(job, "address:1")
+
+        play(act, ttl_s=0.2)
+
+    def test_a_cancelled_job_leaves_nothing(self) -> None:
+        store = Memory()
+
+        async def act(scene: Scene) -> None:
+            running_, waiting = await scene.accept("a"), [await scene.accept("b") for _ in range(3)]
+            await scene.begun.wait()
+            with pytest.raises(NotDone):
+                await scene.ledger.result(running_, "address:1")
+            for job in (waiting[2], running_):
+                await scene.ledger.cancel(job, "address:1")
+            scene.let_go("b")
+            assert await scene.over(waiting[1]) == "done"
+            assert len(store._bodies) == 2
+            assert scene.asked == ["a", "b", "b"]
+
+        play(act, store=store)
+
+    def test_watchers_hear_of_a_cancellation_and_of_the_end(self) -> None:
+        async def act(scene: Scene) -> None:
+            first, second = await scene.accept("a"), await scene.accept("b")
+            await scene.begun.wait()
+            watching = [asyncio.create_task(scene.over(job)) for job in (first, second)]
+            await asyncio.sleep(0)
+            await scene.ledger.cancel(first, "address:1")
+            assert await watching[0] == "cancelled"
+            await scene.ledger.close()
+            assert await watching[1] == "failed"
+            told = await scene.ledger.result(second, "address:1")
+            assert (told.status, json.loads(told.body)["code"]) == (503, "ShuttingDown")
+
+        play(act)
+
+    def test_finished_is_when_nothing_is_left_that_would_be_lost(self, tmp_path: Path) -> None:
+        async def lost(scene: Scene) -> None:
+            await scene.ledger.finished()
+            jobs = [await scene.accept(query) for query in ("a", "b", "c")]
+            finished = asyncio.create_task(scene.ledger.finished())
+            scene.let_go("a")
+            assert await scene.over(jobs[0]) == "done"
+            await scene.ledger.cancel(jobs[1], "address:1")
+            assert not finished.done()
+            scene.let_go("c")
+            await finished
+            assert scene.ledger.status(jobs[2], "address:1")["state"] == "done"
+
+        async def kept(scene: Scene) -> None:
+            job = await scene.accept()
+            watching = asyncio.create_task(scene.over(job))
+            await scene.begun.wait()
+            await scene.ledger.finished()
+            await scene.ledger.close()
+            assert await watching == "waiting"
+
+        play(lost)
+        play(kept, store=Spool(tmp_path))
+
+
+class TestSpool:
+    def test_what_was_accepted_is_done_by_the_next_process(self, tmp_path: Path) -> None:
+        jobs: list[str] = []
+
+        async def before(scene: Scene) -> None:
+            jobs.extend([await scene.accept(f"q{number}") for number in range(3)])
+            scene.let_go("q0")
+            assert await scene.over(jobs[0]) == "done"
+
+        async def after(scene: Scene) -> None:
+            assert scene.ledger.status(jobs[0], "address:1")["state"] == "done"
+            assert (await scene.ledger.result(jobs[0], "address:1")).body == b"BODY"
+            for number in (1, 2):
+                scene.let_go(f"q{number}")
+                assert await scene.over(jobs[number]) == "done"
+            assert "q0" not in scene.asked
+            asked, body = await scene.ledger.request(jobs[2], "address:1")
+            assert (asked.query, body) == ("q2", b"body")
+            for job in jobs:
+                await scene.ledger.cancel(job, "address:1")
+
+        play(before, store=Spool(tmp_path))
+        (tmp_path / "half.request.new").write_bytes(b"{")
+        (tmp_path / "orphan.result").write_bytes(b"{}\n")
+        play(after, store=Spool(tmp_path))
+        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+    def test_one_process_at_a_time(self, tmp_path: Path) -> None:
+        spool = Spool(tmp_path)
+        with pytest.raises(HybridgeError, match="another server uses"):
+            Spool(tmp_path)
+        spool.close()
+        Spool(tmp_path).close()
+
+    def test_a_place_that_cannot_be_written(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"")
+        with pytest.raises(HybridgeError, match="cannot be used"):
+            Spool(tmp_path / "file" / "spool")
+
+    def test_files_are_for_their_owner_alone(self, tmp_path: Path) -> None:
+        async def act(scene: Scene) -> None:
+            await scene.accept()
+
+        play(act, store=Spool(tmp_path / "spool"))
+        for path in (tmp_path / "spool").glob("*.request"):
+            assert path.stat().st_mode & 0o077 == 0
+        assert (tmp_path / "spool").stat().st_mode & 0o077 == 0
+
+
+def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYBRIDGE_MEMORY", "1.5GiB")
+    settings = Settings(spool="/x", spool_gib=0.5)  # type: ignore[arg-type]
+    assert settings.memory == 1536 * 2**20
+    assert settings.ledger_limits.nbytes == 2**29
+    assert Settings(memory=1000).memory == 1000
+    with pytest.raises(ValueError, match="such as 8GiB"):
+        Settings(memory="8 GB")  # type: ignore[arg-type]

@@ -1,0 +1,404 @@
+"""Many models in one budget, and what happens when memory runs out."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from hybridge.engine import Engine, EngineOptions, execute
+from hybridge.engine.loading import weights_bytes
+from hybridge.errors import HybridgeError, ModelUnavailable, OutOfMemory, TooLarge
+from hybridge.models import ModelSpec
+from hybridge.protocol import DecodeRequest, WireTensor
+from hybridge.server.app import create_app
+from hybridge.server.jobs import Job, Result
+from hybridge.server.local import LocalBackend
+from hybridge.server.running import running
+from hybridge.server.shelf import Shelf, Source
+
+WAIT_S = 30
+CPU = EngineOptions(device="cpu")
+
+
+class Weights:
+    def __init__(self, weights_bytes: int) -> None:
+        self.weights_bytes = weights_bytes
+
+
+class Shop:
+    """Sources whose loads a test can hold, count and break."""
+
+    def __init__(self) -> None:
+        self.loads: list[str] = []
+        self.changed, self.failed = threading.Semaphore(0), threading.Semaphore(0)
+        self.gates: dict[str, threading.Event] = {}
+        self.broken: set[str] = set()
+
+    def source(self, name: str, size: int) -> Source[Weights]:
+        def load() -> Weights:
+            self.loads.append(name)
+            if name in self.gates:
+                assert self.gates[name].wait(WAIT_S)
+            if name in self.broken:
+                raise ModelUnavailable(f"{name} is broken")
+            return Weights(size)
+
+        return Source(lambda: size, load)
+
+    def shelf(self, memory_bytes: int | None, loaded: dict[str, Weights] | None = None, **sizes: int) -> Shelf[Any]:
+        return Shelf(
+            loaded or {},
+            {name: self.source(name, size) for name, size in sizes.items()},
+            memory_bytes=memory_bytes,
+            on_change=self.changed.release,
+            on_failure=lambda name, error: self.failed.release(),
+        )
+
+    def use(self, shelf: Shelf[Any], name: str) -> None:
+        """A job comes, waits for its model, and is done."""
+        shelf.want(name)
+        while not shelf.is_ready(name):
+            assert self.changed.acquire(timeout=WAIT_S)
+        with shelf.claim(name) as model:
+            assert model is not None
+        shelf.unwant(name)
+
+
+@pytest.fixture
+def shop() -> Shop:
+    return Shop()
+
+
+class TestShelf:
+    def test_the_least_recently_used_leaves(self, shop) -> None:
+        shelf = shop.shelf(25, a=10, b=10, c=10)
+        for name in ("a", "b", "a", "c"):
+            shop.use(shelf, name)
+        assert [shelf.standing(name).state for name in "abc"] == ["loaded", "cold", "loaded"]
+        assert shop.loads == ["a", "b", "c"]
+        assert shelf.standing("b").evictions == 1
+        assert shelf.weights_bytes == 20
+        assert shelf.room_bytes() == 5
+        shelf.close()
+
+    def test_two_who_want_the_same_cold_model_load_it_once(self, shop) -> None:
+        shop.gates["a"] = threading.Event()
+        shelf = shop.shelf(None, a=1)
+        shelf.want("a")
+        shelf.want("a")
+        assert shelf.standing("a").state == "loading"
+        shop.gates["a"].set()
+        assert shop.changed.acquire(timeout=WAIT_S)
+        assert shop.loads == ["a"]
+        shelf.close()
+
+    def test_a_model_in_use_does_not_leave_but_takes_no_new_work(self, shop) -> None:
+        shelf = shop.shelf(15, a=10, b=10)
+        shop.use(shelf, "a")
+        with shelf.claim("a") as model:
+            assert model is not None
+            shelf.want("b")
+            with shelf._changed:
+                assert shelf._changed.wait_for(lambda: shelf._slots["a"].state == "leaving", WAIT_S)
+            assert not shelf.is_ready("a")
+            assert shelf.peek("a") is model
+        assert shop.changed.acquire(timeout=WAIT_S)
+        assert (shelf.is_ready("a"), shelf.is_ready("b")) == (False, True)
+        shelf.close()
+
+    def test_two_that_do_not_fit_together_take_turns_and_each_gets_work_done(self, shop) -> None:
+        shelf = shop.shelf(15, a=10, b=10)
+        done = []
+        for name in "ab" * 3:
+            shelf.want(name)
+        while len(done) < 6:
+            assert shop.changed.acquire(timeout=WAIT_S)
+            for name in "ab":
+                while shelf.is_ready(name) and done.count(name) < 3:
+                    with shelf.claim(name) as model:
+                        if model is None:
+                            break
+                    done.append(name)
+                    shelf.unwant(name)
+        assert sorted(done) == ["a"] * 3 + ["b"] * 3
+        assert len(shop.loads) == 2  # those that waited were all served before it left
+        shelf.close()
+
+    def test_a_failed_load_is_told_and_tried_again(self, shop) -> None:
+        shop.broken.add("a")
+        shelf = shop.shelf(None, a=1)
+        shelf.want("a")
+        assert shop.failed.acquire(timeout=WAIT_S)
+        assert "broken" in (shelf.standing("a").failure or "")
+        shelf.unwant("a")
+        shop.broken.clear()
+        shop.use(shelf, "a")
+        assert shelf.standing("a").failure is None
+        shop.broken.add("b")
+        other = shop.shelf(None, b=1)
+        with pytest.raises(HybridgeError, match="broken"):
+            other.preload("b")
+        other.close()
+        shelf.close()
+
+    def test_a_model_larger_than_the_budget(self, shop) -> None:
+        shelf = shop.shelf(15, {"stays": Weights(10)}, a=10)
+        with pytest.raises(OutOfMemory, match="do not fit in --memory"):
+            shelf.preload("a")
+        assert shop.loads == []
+        shelf.close()
+
+    def test_running_work_counts_and_idle_models_make_room_for_it(self, shop) -> None:
+        shelf = shop.shelf(30, a=10, b=10)
+        shop.use(shelf, "a")
+        shop.use(shelf, "b")
+        with shelf.claim("b"), shelf.running(5):
+            assert shelf.room_bytes() == 5
+            assert shelf.make_room(12) == 15
+            assert shelf.standing("a").state == "cold"
+            assert shelf.make_room(100) == 15  # b is in use
+        shelf.close()
+
+
+SIDE = 4
+BINARY = {"content-type": "tensor/binary"}
+
+
+def decode(address: str, model: str, **query: Any) -> httpx.Response:
+    channels = 16 if model == "flux" else 4
+    shape = {"shape": [1, channels, SIDE, SIDE], "dtype": "float32"}
+    body = bytes(4 * channels * SIDE * SIDE)
+    url = f"{address}/v1/{model}/decode"
+    return httpx.post(url, params={**shape, **query}, content=body, headers=BINARY, timeout=60)
+
+
+class TestColdModels:
+    @pytest.fixture
+    def address(self, specs: dict[str, ModelSpec]) -> Iterator[str]:
+        """A server with room for two of four models."""
+        sizes = {name: weights_bytes(spec, torch.float32) for name, spec in specs.items()}
+        backend = LocalBackend(
+            {}, cold=list(specs.values()), options=CPU, memory_bytes=2 * max(sizes.values()) + 50_000
+        )
+        with running(create_app(backend)) as address:
+            yield address
+
+    def test_they_are_loaded_when_asked_for_and_leave_for_others(self, address, specs) -> None:
+        def shown() -> dict[str, dict[str, Any]]:
+            return {row["name"]: row for row in httpx.get(f"{address}/v1/models").json()["models"]}
+
+        before = shown()
+        assert {row["state"] for row in before.values()} == {"cold"}
+        assert before["flux"]["dtype"] == "float32"
+        assert before["flux"]["dtype_reason"]
+        assert before["flux"]["weights_bytes"] is None
+        for name in specs:
+            answer = decode(address, name)
+            assert answer.status_code == 200
+            assert "load;dur=" in answer.headers["server-timing"]
+        after = shown()
+        assert after["flux"]["state"] == "loaded"
+        assert after["flux"]["weights_bytes"] == weights_bytes(specs["flux"], torch.float32)
+        assert after["sd-v1"]["state"] == "cold"
+        assert decode(address, "sd-v1").status_code == 200
+
+    def test_the_estimate_before_loading_is_what_it_takes(self, specs) -> None:
+        for spec in specs.values():
+            assert weights_bytes(spec, torch.float32) == Engine.load(spec, CPU).weights_bytes
+
+    def test_an_evicted_model_is_gone_at_once(self, specs) -> None:
+        """Not when the garbage collector comes by: the room was promised to another."""
+        spec = specs["sd-v1"]
+        backend = LocalBackend({}, cold=[spec], options=CPU, memory_bytes=2**30)
+        gone = threading.Event()
+
+        async def scene() -> None:
+            await backend.run(TestOutOfMemory.job(spec, 8))
+
+        gc.disable()
+        try:
+            asyncio.run(scene())
+            weakref.finalize(backend._shelf.peek("sd-v1").module, gone.set)
+            backend._shelf.release_idle()
+            assert gone.wait(WAIT_S)
+        finally:
+            gc.enable()
+        backend.close()
+
+    def test_weights_that_cannot_be_had(self, specs, tmp_path) -> None:
+        from dataclasses import replace
+
+        folder = tmp_path / "model"
+        missing = replace(specs["sd-v1"], source=str(folder))
+        backend = LocalBackend({}, cold=[missing, specs["taesd"]], options=CPU)
+        with running(create_app(backend)) as address:
+            refused = decode(address, "sd-v1")
+            assert (refused.status_code, refused.json()["code"]) == (503, "ModelUnavailable")
+            shown = httpx.get(f"{address}/v1/models/sd-v1").json()
+            assert (shown["state"], "no folder" in shown["failure"]) == ("cold", True)
+            assert decode(address, "taesd").status_code == 200
+            folder.symlink_to(specs["sd-v1"].source)
+            assert decode(address, "sd-v1").status_code == 200
+
+    def test_a_load_does_not_hold_up_other_models(self, specs, monkeypatch) -> None:
+        begun, go = threading.Event(), threading.Event()
+        load = Engine.load
+
+        def slow(spec: ModelSpec, options: EngineOptions) -> Engine:
+            if spec.name == "flux":
+                begun.set()
+                assert go.wait(WAIT_S)
+            return load(spec, options)
+
+        monkeypatch.setattr(Engine, "load", slow)
+        backend = LocalBackend({"sd-v1": load(specs["sd-v1"], CPU)}, cold=[specs["flux"]], options=CPU)
+        with running(create_app(backend)) as address:
+            from concurrent.futures import ThreadPoolExecutor
+
+            with ThreadPoolExecutor(2) as pool:
+                cold = [pool.submit(decode, address, "flux") for _ in range(2)]
+                assert begun.wait(WAIT_S)
+                assert httpx.get(f"{address}/v1/models/flux").json()["state"] == "loading"
+                assert decode(address, "sd-v1").status_code == 200
+                assert not any(future.done() for future in cold)
+                go.set()
+                assert [future.result().status_code for future in cold] == [200, 200]
+
+
+class TestOutOfMemory:
+    @pytest.fixture
+    def engine(self, specs: dict[str, ModelSpec]) -> Engine:
+        return Engine.load(specs["sd-v1"], CPU)
+
+    @staticmethod
+    def job(spec: ModelSpec, side: int) -> Job:
+        z = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(side))
+        tensor = WireTensor("float32", (1, 4, side, side), z.numpy().tobytes())
+        return Job(spec, DecodeRequest(tensor, output="signed"), (8 * side) ** 2)
+
+    @pytest.fixture
+    def device_bytes(self, monkeypatch) -> Callable[[int], list[int]]:
+        """Makes torch's allocation fail, from inside the executor, for plans above so many bytes."""
+        tried: list[int] = []
+        real = execute.Executor._strips
+
+        def limit(nbytes: int) -> list[int]:
+            def strips(self: Any, source: Any, output: Any, plan: Any) -> Iterator[None]:
+                tried.append(plan.peak_bytes)
+                for count, _ in enumerate(real(self, source, output, plan)):
+                    if plan.peak_bytes > nbytes and count == 3:
+                        raise RuntimeError(
+                            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
+                        )
+                    yield
+
+            monkeypatch.setattr(execute.Executor, "_strips", strips)
+            return tried
+
+        return limit
+
+    def test_an_allocation_that_fails_leads_to_a_smaller_plan(self, engine, device_bytes) -> None:
+        job = self.job(engine.spec, 64)
+        first = engine.plan("decode", 1, 512, 512).peak_bytes
+        with pytest.raises(TooLarge) as refused:
+            engine.plan("decode", 1, 512, 512, budget_bytes=1)
+        least = refused.value.least_bytes
+        assert least < first
+        expected = asyncio.run(self.on(engine, job)).tensor.data
+        tried = device_bytes(first - 1)
+        result = asyncio.run(self.on(engine, job))
+        assert tried[0] == first
+        assert len(tried) == 2
+        assert tried[1] == result.ran.peak_bytes < first
+        assert "had no room" in result.ran.why
+        close = torch.frombuffer(bytearray(result.tensor.data), dtype=torch.float32)
+        assert torch.allclose(close, torch.frombuffer(bytearray(expected), dtype=torch.float32), atol=1e-4)
+
+    def test_it_fails_alone_when_even_the_smallest_does_not_fit(self, engine, device_bytes) -> None:
+        tried = device_bytes(0)
+        backend = LocalBackend({"sd-v1": engine})
+        with pytest.raises(OutOfMemory, match="does not fit in the memory"):
+            asyncio.run(backend.run(self.job(engine.spec, 64)))
+        assert len(tried) == 2  # once more, and no more
+        device_bytes(2**40)
+        assert isinstance(asyncio.run(backend.run(self.job(engine.spec, 8))), Result)
+        backend.close()
+
+    def test_whole_has_nothing_smaller(self, specs, monkeypatch) -> None:
+        engine = Engine.load(specs["sd-v1"], EngineOptions(device="cpu", exactness="bitwise"))
+        calls = []
+
+        def fail(*_: Any, **__: Any) -> None:
+            calls.append(1)
+            raise RuntimeError("can't allocate memory")
+
+        monkeypatch.setattr(engine.module, "decode", fail)
+        with pytest.raises(OutOfMemory):
+            asyncio.run(self.on(engine, self.job(engine.spec, 8)))
+        assert len(calls) == 1
+
+    def test_the_budget_chooses_the_plan_and_the_answer_says_so(self, specs) -> None:
+        engine = Engine.load(specs["sd-v1"], CPU)
+        free = engine.plan("decode", 1, 512, 512).peak_bytes
+        with pytest.raises(TooLarge) as refused:
+            engine.plan("decode", 1, 512, 512, budget_bytes=1)
+        tight = engine.weights_bytes + (free + refused.value.least_bytes) // 2
+        backend = LocalBackend({"sd-v1": engine}, memory_bytes=tight)
+        query = {"shape": [1, 4, 64, 64], "dtype": "float32"}
+        with running(create_app(backend)) as address:
+            url = f"{address}/v1/sd-v1/decode"
+            answer = httpx.post(url, params=query, content=bytes(4 * 4 * 64 * 64), headers=BINARY, timeout=60)
+            larger = {"shape": [1, 4, 128, 128], "dtype": "float32"}
+            too_large = httpx.post(url, params=larger, content=bytes(4 * 4 * 128**2), headers=BINARY, timeout=60)
+        assert answer.status_code == 200
+        said = dict(part.split("=") for part in answer.headers["hybridge-plan"].split("; "))
+        assert said["mode"] == "strips"
+        assert int(said["peak_bytes"]) + engine.weights_bytes <= tight
+        assert float(said["tflop"]) == pytest.approx(engine.plan("decode", 1, 512, 512).flops / 1e12, rel=1e-2)
+        assert too_large.status_code == 413
+        assert "budget" in too_large.json()["error"]
+
+    @staticmethod
+    async def on(engine: Engine, job: Job) -> Result:
+        backend = LocalBackend({"sd-v1": engine})
+        try:
+            return await backend.run(job)
+        finally:
+            await asyncio.to_thread(backend.close)
+
+
+def test_a_job_in_a_gap_without_room_beside_the_large_one_runs_after_it(specs) -> None:
+    """Memory for the large job and hardly more: the small one is put back, not refused."""
+    engine = Engine.load(specs["sd-v1"], CPU)
+    job = TestOutOfMemory.job
+    large = engine.plan("decode", 1, 512, 512).peak_bytes
+    backend = LocalBackend({"sd-v1": engine}, memory_bytes=engine.weights_bytes + large + 1000)
+    order: list[str] = []
+
+    async def scene() -> None:
+        begun, running_ = asyncio.Event(), None
+
+        def hear(progress: Any) -> None:
+            if progress.state == "running":
+                begun.set()
+
+        async def run(name: str, side: int, listener: Any = None) -> None:
+            await backend.run(job(engine.spec, side), listener)
+            order.append(name)
+
+        running_ = asyncio.create_task(run("large", 64, hear))
+        await begun.wait()
+        await run("small", 8)
+        await running_
+
+    asyncio.run(scene())
+    backend.close()
+    assert order == ["large", "small"]
