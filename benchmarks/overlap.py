@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from pathlib import Path
 
 import torch
-from record import keep
 
 from hybridge import Client
 from hybridge.engine import Engine, EngineOptions
+from hybridge.lab import record
+from hybridge.lab.environment import environment
 from hybridge.models import look_up
 from hybridge.server.app import create_app
 from hybridge.server.local import LocalBackend
@@ -22,11 +24,11 @@ from hybridge.server.running import running
 
 ITEMS = 12
 SEED = 0
+RECORDS = Path(__file__).parent / "records"
 
 
-def measure(size: int, repeats: int, limit: int) -> dict[str, list[float]]:
+def measure(engine: Engine, size: int, repeats: int, limit: int) -> dict[str, list[float]]:
     """Seconds of every run: {way: [...]}, the ways taking turns."""
-    engine = Engine.load(look_up("starter"), EngineOptions())
     generator = torch.Generator().manual_seed(SEED)
     latents = torch.randn(1, 4, size // 8, size // 8, generator=generator)
     samples: dict[str, list[float]] = {"decode": [], "sequential": [], "queue": []}
@@ -69,20 +71,23 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=4, help="calls in flight")
     parser.add_argument("--write", action="store_true", help="keep the record in benchmarks/records")
     arguments = parser.parse_args()
-    samples = measure(arguments.size, arguments.repeats, arguments.limit)
+    engine = Engine.load(look_up("starter"), EngineOptions())
+    samples = measure(engine, arguments.size, arguments.repeats, arguments.limit)
     ratios = [q / s for q, s in zip(samples["queue"], samples["sequential"], strict=True)]
     for way, seconds in samples.items():
         print(f"{way}: {statistics.median(seconds):.3f} s, median of {len(seconds)}")
     print(f"queue / sequential: {statistics.median(ratios):.2f}")
     if arguments.write:
-        measured = {
+        asked = {
             "size": arguments.size,
+            "repeats": arguments.repeats,
             "items": ITEMS,
             "limit": arguments.limit,
             "seed": SEED,
-            "seconds": samples,
         }
-        print(keep("overlap", f"overlap-{arguments.size}", measured))
+        path = RECORDS / f"overlap-{arguments.size}.json"
+        record.write(record.begin("overlap", environment(engine.device.value), asked, seconds=samples), path)
+        print(path)
 
 
 if __name__ == "__main__":

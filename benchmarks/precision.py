@@ -8,15 +8,17 @@ channel, to judge whether it should be.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from record import keep
 
 import hybridge
 from hybridge import Client
 from hybridge.engine import Engine, EngineOptions
+from hybridge.lab import record
+from hybridge.lab.environment import environment
 from hybridge.models import look_up
 from hybridge.protocol import DecodeRequest, Scaling, WireTensor
 from hybridge.server.app import create_app
@@ -24,6 +26,7 @@ from hybridge.server.local import LocalBackend
 from hybridge.server.running import running
 
 PHOTOGRAPH = f"{hybridge.__path__[0]}/assets/photograph.jpg"
+RECORDS = Path(__file__).parent / "records"
 SCALED = Scaling.of(True, None, None)
 
 
@@ -40,8 +43,7 @@ def as_uint8(latents: np.ndarray) -> np.ndarray:
     return (((latents - low) / step).round() * step + low).astype(np.float32)
 
 
-def measure() -> dict[str, Any]:
-    engine = Engine.load(look_up("starter"), EngineOptions(dtype="float32"))
+def measure(engine: Engine) -> dict[str, Any]:
     with Image.open(PHOTOGRAPH) as file:
         photograph = np.asarray(file.convert("RGB"))
     with running(create_app(LocalBackend({"starter": engine}))) as address, Client(address) as client:
@@ -83,12 +85,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="keep the record in benchmarks/records")
     arguments = parser.parse_args()
-    measured = measure()
+    engine = Engine.load(look_up("starter"), EngineOptions(dtype="float32"))
+    measured = measure(engine)
     for kind, rows in measured.items():
         for name, row in rows.items():
             print(f"{kind} {name}: " + ", ".join(f"{key} {value}" for key, value in row.items()))
     if arguments.write:
-        print(keep("precision", "precision", measured))
+        path = RECORDS / "precision.json"
+        record.write(record.begin("precision", environment(engine.device.value), {}, **measured), path)
+        print(path)
 
 
 if __name__ == "__main__":
