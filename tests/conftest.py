@@ -52,6 +52,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--hang-up-s", type=float, default=3.0, help="seconds of clients that hang up at random")
 
 
+def in_strips(engine: Engine) -> Engine:
+    """The same for small pictures too, which would run as they are: there must be strips to stop between."""
+    return replace(engine, modes=("strips", "lean", "recompute"))
+
+
 @pytest.fixture(scope="session")
 def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
     """Rows of the catalogue whose sources are small models on disk."""

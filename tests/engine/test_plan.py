@@ -65,7 +65,8 @@ def test_peak_is_what_torch_allocates(
         live.add(source)
         result = executor.run(source, chosen) if chosen.steps else getattr(module, task)(source)
     assert result is not None
-    assert chosen.peak_bytes == pytest.approx(live.peak, rel=0.1)
+    # Pictures this small leave a few kilobytes between what one strip and the next take.
+    assert chosen.peak_bytes == pytest.approx(live.peak, rel=0.1, abs=10_000)
 
 
 class TestFullSize:

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from conftest import in_strips
 
 from hybridge.engine import Engine, EngineOptions
 from hybridge.errors import DeadlinePassed, EngineFailure, Overloaded
@@ -30,7 +31,7 @@ SMALL, LARGE = 8, 64  # latents on a side: pictures of 64² and 512²
 @pytest.fixture(scope="module")
 def engine(specs: dict[str, ModelSpec]) -> Engine:
     """In strips."""
-    return Engine.load(specs["sd-v1"], EngineOptions(device="cpu"))
+    return in_strips(Engine.load(specs["sd-v1"], EngineOptions(device="cpu")))
 
 
 class Watched:

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from conftest import in_strips
 
 from hybridge.engine import Engine, EngineOptions
 from hybridge.errors import HybridgeError, NotDone, Overloaded, UnknownJob
@@ -61,7 +62,7 @@ class Held:
 
 @pytest.fixture
 def held(specs: dict[str, ModelSpec]) -> Held:
-    return Held(Engine.load(specs["sd-v1"], EngineOptions(device="cpu")))
+    return Held(in_strips(Engine.load(specs["sd-v1"], EngineOptions(device="cpu"))))
 
 
 @pytest.fixture
