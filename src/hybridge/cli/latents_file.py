@@ -27,7 +27,7 @@ def write_latents(path: Path, tensor: WireTensor, *, model: str, is_scaled: bool
     from ..protocol.torch import to_torch
 
     about = {"model": model, "space": "pipeline" if is_scaled else "vae"}
-    path.write_bytes(save({_TENSOR: to_torch(tensor)}, about))
+    path.write_bytes(save({_TENSOR: to_torch(tensor).contiguous()}, about))
 
 
 def read_latents(path: Path) -> LatentsFile:
