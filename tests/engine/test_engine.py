@@ -241,7 +241,7 @@ class TestWithinRounding:
 
     def test_progress_and_an_end_between_strips(self, engine) -> None:
         seen: list[tuple[int, int]] = []
-        z = latents(1, 4, 40, 32)
+        z = latents(1, 4, 64, 48)
         engine.decode(z, progress=lambda done, of: seen.append((done, of)))
         assert seen[-1][0] == seen[-1][1] == len(seen)
         with pytest.raises(Stopped):

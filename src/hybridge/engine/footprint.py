@@ -89,6 +89,8 @@ class Shape:
         nbytes: Of every value of one item.
         ends_bytes: Input and output of the whole batch.
         ways: Of every op; None for attention.
+        flops: Of every op, made once.
+        work: What of them is multiplied.
     """
 
     def __init__(self, program: Program, batch: int, height: int, width: int, arithmetic: Arithmetic) -> None:
@@ -100,6 +102,10 @@ class Shape:
         self.flops = program.flops(height, width)
         self.ends_bytes = batch * (self.nbytes[0] + self.nbytes[-1])
         self.ways = [None if isinstance(op, Attend) else way_of(op, arithmetic) for op in program.ops]
+        self.work = [
+            flops * (way.saving(op) if way and isinstance(op, Convolve) else 1)
+            for op, way, flops in zip(program.ops, self.ways, self.flops, strict=True)
+        ]
         # Asked for again with every value that is tried as a stream.
         self.rows = cache(self._rows)
         self.scratch = cache(self._scratch)
@@ -130,6 +136,9 @@ class Shape:
     def _rows(self, index: int, strip_bytes: int) -> int:
         """Target rows that an op makes at a time: as many as ``strip_bytes`` hold, one at least."""
         op, way = self.program.ops[index], self.ways[index]
+        if isinstance(op, Convolve) and way and strip_bytes == self.arithmetic.strip_bytes:
+            # Every strip reads all weights: what is shorter than they are reads more of them than of itself.
+            strip_bytes = max(strip_bytes, way.weights(op) * self.arithmetic.computed_bytes)
         step = 1 if way is None else way.rows
         one, two = (self._strip(op, way, step * n) for n in (1, 2))
         affordable = 1 + max(0, strip_bytes - one) // max(1, two - one)
@@ -186,7 +195,8 @@ class Footprint:
         streamed: Values that never exist whole.
         last_reads: For every value the index of the op that reads it last, be it through streams.
         buffers: Of the values that exist.
-        work: Operations, as a measure of time: those that are streamed count as often as they are made.
+        flops: Operations; those of values that are streamed count as often as they are made.
+        work: What of them is multiplied, as a measure of time.
     """
 
     def __init__(self, shape: Shape, streamed: frozenset[int] = frozenset()) -> None:
@@ -194,7 +204,8 @@ class Footprint:
         self.last_reads = self._last_reads()
         self._homes, self.buffers = self._place()
         self._times = self._count()
-        self.work = sum(flops * times for flops, times in zip(shape.flops, self._times, strict=True))
+        self.flops = sum(flops * times for flops, times in zip(shape.flops, self._times, strict=True))
+        self.work = sum(work * times for work, times in zip(shape.work, self._times, strict=True))
         self.taken = cache(self._taken)
 
     def steps(self, strip_bytes: int) -> tuple[Step, ...]:

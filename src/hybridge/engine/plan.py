@@ -38,8 +38,11 @@ _STRIP_BYTES_WITHOUT_CACHE = 256 * 2**20
 #: What a run without a budget aims at, as a part of what the plain forward takes …
 _FRUGAL_PART = 0.4
 
-#: … for as long as that adds no more than this part of the arithmetic.
-_FRUGAL_WORK = 0.15
+#: … for as long as that adds no more than this part of the multiplications …
+_FRUGAL_WORK = 0.25
+
+#: … and only above what is not worth any time.
+_FRUGAL_FROM_BYTES = 512 * 2**20
 
 #: Halvings of a strip that cost little speed, and are tried before values are made twice.
 _CHEAP_HALVINGS = 2
@@ -132,7 +135,7 @@ def plan(
             chosen.buffers if chosen else (),
             chosen.last_reads if chosen else (),
             peak_bytes,
-            batch * (chosen.work if chosen else sum(shape.flops)),
+            batch * (chosen.flops if chosen else sum(shape.flops)),
             reason,
         )
 
@@ -146,8 +149,8 @@ def plan(
         peak = chosen.peak(strip_bytes)
         least = min(peak, least or peak)
         if budget_bytes is None or peak <= budget_bytes:
-            again = chosen.work / sum(shape.flops) - 1
-            more = f" and {again:.0%} more arithmetic" if chosen.streamed else ""
+            again = chosen.work / sum(shape.work) - 1
+            more = f" and {again:.0%} more multiplications" if chosen.streamed else ""
             return made(
                 mode,
                 peak,
@@ -225,9 +228,9 @@ def _levels(shape: Shape, modes: tuple[Mode, ...], strip_bytes: int) -> Iterator
 def _frugal(levels: Iterator[tuple[Mode, Footprint]], strip_bytes: int, whole_peak: int) -> tuple[Mode, Footprint]:
     """The first level that is within the frugal part, or the last that its work allows."""
     best = next(levels)
-    if best[1].shape.arithmetic.strip_bytes is None:
+    if best[1].shape.arithmetic.strip_bytes is None or best[1].peak(strip_bytes) <= _FRUGAL_FROM_BYTES:
         return best
-    work = sum(best[1].shape.flops)
+    work = sum(best[1].shape.work)
     for level in levels:
         if best[1].peak(strip_bytes) <= _FRUGAL_PART * whole_peak or level[1].work > (1 + _FRUGAL_WORK) * work:
             break

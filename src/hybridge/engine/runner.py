@@ -23,7 +23,7 @@ from .ways import TRANSFORM_FROM_CHANNELS, Arithmetic
 _log = logging.getLogger(__name__)
 
 #: What a strip's numbers should take on a CPU.  Measured, see benchmarks/LOG.md.
-CPU_STRIP_BYTES = 8 * 2**20
+CPU_STRIP_BYTES = 16 * 2**20
 
 #: Plans for as many sizes and budgets are remembered: making one can take a tenth of a second.
 _PLANS_KEPT = 256

@@ -72,6 +72,18 @@ class Way:
         left, right = self.side_columns(op.padding)
         return end - first, width + left + right
 
+    def saving(self, op: Convolve) -> float:
+        """Its multiplications as a part of those that :meth:`.Program.flops` counts."""
+        if self.kind == "winograd":
+            return (self.rows + 2) * (self.columns + 2) / (self.rows * self.columns * op.weights.kernel**2)
+        return 9 / 16 if self.kind == "nine-products" else 1.0
+
+    def weights(self, op: Convolve) -> int:
+        """Numbers of the prepared weights."""
+        pairs = op.weights.in_channels * op.weights.out_channels
+        each = {"direct": op.weights.kernel**2, "four-phases": 16, "nine-products": 9}
+        return pairs * each.get(self.kind, (self.rows + 2) * (self.columns + 2))
+
     def side_columns(self, padding: Padding) -> tuple[int, int]:
         """Zero columns in the window, left and right; what padding is left is the convolution's."""
         if self.kind in ("winograd", "nine-products"):
