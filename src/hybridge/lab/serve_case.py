@@ -120,6 +120,10 @@ class ServeArguments:
             raise RequestError(
                 "a server elsewhere has no rivals here", saw=",".join(self.rivals), hint="--rivals hybridge"
             )
+        if self.rate is not None and self.clients is not None:
+            raise RequestError(
+                "an open loop has no clients", saw=f"--clients {self.clients} and --open {self.rate:g}"
+            )
         if self.seconds is None and self.requests is None:
             raise RequestError("a load without an end", expected="--seconds or --requests")
         most = [self.clients_of(load) for load in self.loads]

@@ -123,7 +123,7 @@ def _measured(turn: Turn, arguments: ServeArguments, asker: Asker) -> dict[str, 
         return {"missing": reason}
     if server.command is None:
         kinds = [{"title": kind.title, "model": kind.model, "size": kind.size} for kind in turn.load.kinds]
-        bounds = {"seconds": arguments.seconds, "requests": arguments.requests, "seed": arguments.seed}
+        bounds = {"seconds": arguments.seconds, "requests": arguments.bounds.requests, "seed": arguments.seed}
         weights = [kind.weight for kind in turn.load.kinds]
         return asker.ask({"what": "engine", "kinds": kinds, "weights": weights, **bounds})
     if arguments.url is None:

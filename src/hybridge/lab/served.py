@@ -87,7 +87,7 @@ def run_engine(job: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any
     draw = random.Random(job["seed"])  # noqa: S311 - traffic, not secrets
     samples: list[dict[str, Any]] = []
     begun = time.perf_counter()
-    while job["requests"] is None or len(samples) < job["requests"]:
+    while len(samples) < job["requests"]:
         title, engine, given = draw.choices(ready, job["weights"])[0]
         at = time.perf_counter()
         if job["seconds"] is not None and at - begun >= job["seconds"]:
