@@ -25,7 +25,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "diffusers": version("diffusers"),
         "openvino": version("openvino"),
-        "python": platform.pythonversion(),
+        "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": processor.get("model name", platform.processor() or platform.machine()),
         "instructions": sorted({*_INSTRUCTIONS.findall(processor.get("flags", processor.get("Features", "")))}),

@@ -122,8 +122,8 @@ def markdown(record: Record) -> str:
 
 
 def _servers(record: Record, load: str, kinds: Sequence[str]) -> Table:
-    columns = ("server", "pictures", "answers", "pictures/s", "× engine", "p50, ms", "p95, ms", "p99, ms")
-    columns += ("overhead p50, ms", "errors")
+    times = ("p50, ms", "p95, ms", "p99, ms", "overhead p50, ms")
+    columns = ("server", "pictures", "answers", "pictures/s", "× engine", *times, "errors")
     rows: list[tuple[str, ...]] = []
     # All kinds together, and then each, where there are several.
     shown = [None, *kinds] if len(kinds) > 1 else [None]

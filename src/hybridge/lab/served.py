@@ -31,7 +31,8 @@ def latents(model: str, size: int, seed: int) -> torch.Tensor:
 
 def packed(model: str, size: int, seed: int) -> bytes:
     """The same as safetensors, which say their own shape and dtype."""
-    return safetensors.torch.save({_LATENTS: latents(model, size, seed)})
+    data: bytes = safetensors.torch.save({_LATENTS: latents(model, size, seed)})
+    return data
 
 
 class Module:
