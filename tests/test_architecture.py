@@ -40,6 +40,7 @@ KNOWS_TORCH = {
     Path("lab/gauge.py"),
     Path("lab/rivals.py"),
     Path("lab/roof.py"),
+    Path("lab/served.py"),
     Path("lab/subject.py"),
     Path("lab/worker.py"),
 }

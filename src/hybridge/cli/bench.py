@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from .bench_serve import serve_bench
 from .bench_vae import vae
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 
-# Without a callback, typer would take a lone verb for the whole application.
-bench.callback()(lambda: None)
 bench.command()(vae)
+bench.command("serve")(serve_bench)

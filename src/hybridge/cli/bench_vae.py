@@ -10,7 +10,6 @@ import typer
 if TYPE_CHECKING:
     from ..lab.case import Arguments
     from ..lab.record import Record
-    from ..lab.report import Table
 
 
 def vae(
@@ -60,26 +59,20 @@ def vae(
 
 
 def _run(arguments: Arguments, path: Path, resume: bool, console: Any) -> Record:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
     from ..lab.runner import run
+    from .tables import measuring
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as shown:
-        bar = shown.add_task("starting", total=None)
-
-        def progress(done: int, total: int, what: str) -> None:
-            shown.update(bar, completed=done, total=total, description=what)
-
+    with measuring(console) as progress:
         return run(arguments, path, resume=resume, progress=progress)
 
 
 def _show(record: Record, path: Path, console: Any) -> None:
     from ..lab.plot import plot
     from ..lab.report import markdown, tables
+    from .tables import drawn
 
     for table in tables(record):
-        console.print(_drawn(table), "")
+        console.print(drawn(table), "")
     page, picture = path.with_suffix(".md"), path.with_suffix(".png")
     page.write_text(markdown(record), encoding="utf-8")
     written = [path, page]
@@ -89,16 +82,3 @@ def _show(record: Record, path: Path, console: Any) -> None:
     except ModuleNotFoundError as missing:
         console.print(f"no plot: {missing.name} is not installed. Try: pip install 'hybridge[lab]'")
     console.print("written: " + ", ".join(map(str, written)), soft_wrap=True)
-
-
-def _drawn(table: Table) -> Any:
-    from rich.table import Table as Drawn
-
-    from ..lab.report import columns_are_numbers
-
-    drawn = Drawn(title=table.title, title_justify="left")
-    for column, is_number in zip(table.columns, columns_are_numbers(table.columns), strict=True):
-        drawn.add_column(column, justify="right" if is_number else "left", overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*row)
-    return drawn

@@ -23,8 +23,8 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "hybridge": __version__,
         "torch": torch.__version__,
-        "diffusers": _version("diffusers"),
-        "openvino": _version("openvino"),
+        "diffusers": version("diffusers"),
+        "openvino": version("openvino"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": processor.get("model name", platform.processor() or platform.machine()),
@@ -58,7 +58,8 @@ def _processor() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in lines}
 
 
-def _version(distribution: str) -> str | None:
+def version(distribution: str) -> str | None:
+    """Of an installed distribution, or None."""
     try:
         return str(metadata.version(distribution))
     except metadata.PackageNotFoundError:

@@ -85,12 +85,18 @@ def markdown(record: Record) -> str:
         " the weights. Errors are relative, ‖a − b‖ / ‖b‖, against diffusers' untiled forward in float32, or in"
         " float64 for float32 up to 256×256.",
     ]
-    for table in tables(record):
-        lines += ["", f"## {table.title}", ""]
-        lines.append(f"| {' | '.join(table.columns)} |")
-        lines.append("|" + "---|" * len(table.columns))
-        lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in table.rows]
-    return "\n".join(lines) + "\n"
+    return page(lines, tables(record))
+
+
+def page(lines: Sequence[str], tables: Sequence[Table]) -> str:
+    """Markdown: the lines, then every table under its title."""
+    whole = list(lines)
+    for table in tables:
+        whole += ["", f"## {table.title}", ""]
+        whole.append(f"| {' | '.join(table.columns)} |")
+        whole.append("|" + "---|" * len(table.columns))
+        whole += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in table.rows]
+    return "\n".join(whole) + "\n"
 
 
 def roof(record: Record, case: dict[str, Any]) -> Roof | None:
@@ -202,4 +208,5 @@ def _psnr(judged: dict[str, Any]) -> str:
 
 def columns_are_numbers(columns: Sequence[str]) -> list[bool]:
     """Which columns are aligned to the right: all but those that name something."""
-    return [column not in ("case", "rival", "remark", "Device", "dtype") for column in columns]
+    names = ("case", "rival", "remark", "Device", "dtype", "server", "pictures", "stage", "errors")
+    return [column not in names for column in columns]

@@ -83,7 +83,7 @@ def run(arguments: Arguments, path: Path, *, resume: bool = False, progress: Pro
         locate(spec)
     turns = list(_turns(arguments))
     with tempfile.TemporaryDirectory(prefix="hybridge-bench-") as folder:
-        asker = _Asker(Path(folder), arguments.limit_s)
+        asker = Asker(Path(folder), arguments.limit_s)
         environment = asker.describe(arguments)
         if before is not None:
             records.check_alike("environment", before, environment)
@@ -120,7 +120,7 @@ def _turns(arguments: Arguments) -> Iterator[Turn]:
                 yield Turn(case, round_, rival)
 
 
-def _measured(turn: Turn, arguments: Arguments, record: Record, asker: _Asker) -> dict[str, Any]:
+def _measured(turn: Turn, arguments: Arguments, record: Record, asker: Asker) -> dict[str, Any]:
     case, rival = turn.case, turn.rival
     if rival is None:
         return asker.ask({"what": "roof", "case": asdict(case)})
@@ -144,7 +144,7 @@ def _measured(turn: Turn, arguments: Arguments, record: Record, asker: _Asker) -
     return answer if why_none is None or "missing" in answer else {**answer, "no_reference": why_none}
 
 
-class _Asker:
+class Asker:
     """Starts processes, one at a time, and keeps the reference pictures between them.
 
     Args:

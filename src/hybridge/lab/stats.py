@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,17 @@ def summary(rounds: Iterable[Sequence[float]]) -> Summary | None:
     if not medians:
         return None
     return Summary(statistics.median(medians), min(medians), max(medians), len(medians))
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """The lowest sample that at least ``share`` of all are not above (nearest rank): one that was seen, always.
+
+    Args:
+        samples: One at least, in any order.
+        share: In (0, 1].
+    """
+    # Rounded first: 0.95 × 20 is 19, not a hair more.
+    return sorted(samples)[math.ceil(round(share * len(samples), 9)) - 1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from .environment import environment
 from .gauge import growth
 from .rivals import RIVALS, Limits
 from .roof import seconds
+from .served import run_engine
 from .subject import build, distance, forward, reference_dtype, source
 
 #: Calls are timed until they took this long together, so that short ones are timed several times in every process.
@@ -117,6 +118,7 @@ JOBS: dict[str, Callable[[dict[str, Any], Say], dict[str, Any]]] = {
     "roof": measure_roof,
     "reference": make_reference,
     "measure": measure,
+    "engine": run_engine,
 }
 
 

@@ -1,0 +1,86 @@
+"""``hybridge bench serve``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..lab.record import Record
+    from ..lab.serve_case import ServeArguments
+
+
+def serve_bench(
+    url: str = typer.Option(None, help="A hybridge server that runs already.", show_default="one is started"),
+    model: str = typer.Option("starter", help="A name from `hybridge models`, or NAME=PATH_OR_REPO[:subfolder]."),
+    size: list[int] = typer.Option([256], help="Side of the picture in pixels; may be repeated."),
+    mix: str = typer.Option(
+        None, help="Instead of --size, one load of [MODEL@]SIZE:WEIGHT with commas between: 256:16,2048:1."
+    ),
+    clients: int = typer.Option(
+        None,
+        help="Closed loop: each sends its next request when it has its answer. A mix deals them out by weight.",
+        show_default="8, or the sum of a mix's weights",
+    ),
+    rate: float = typer.Option(
+        None, "--open", help="Open loop: requests in a second, at random; time counts from when each was due."
+    ),
+    in_flight: int = typer.Option(256, help="Open loop: most requests under way."),
+    seconds: float = typer.Option(None, help="Of each measurement.", show_default="10, without --requests"),
+    requests: int = typer.Option(None, help="Of each measurement.", show_default="no bound"),
+    repeats: int = typer.Option(3, help="Rounds; in each, every server is started anew."),
+    rivals: str = typer.Option(
+        None,
+        help="Some of engine, hybridge, litserve, ray, with commas between.",
+        show_default="all; with --url hybridge",
+    ),
+    picture_format: str = typer.Option("png", "--format", help="png, jpeg or webp."),
+    limit_s: float = typer.Option(600, "--limit-s", help="Seconds that one request, or a start, may take."),
+    out: Path = typer.Option(Path("hybridge-bench"), help="Folder for the record and the tables."),
+    resume: Path = typer.Option(None, help="Go on with this record of a run that was ended."),
+) -> None:
+    """Throughput, latency and errors under load, beside the engine alone, LitServe and Ray Serve."""
+    from rich.console import Console
+
+    from ..lab.serve_case import ServeArguments, loads_of
+    from ..lab.serving import SERVERS
+
+    console = Console()
+    asked = rivals.split(",") if rivals else ["hybridge"] if url else SERVERS
+    arguments = ServeArguments(
+        url=url,
+        loads=loads_of(model, tuple(size), mix),
+        clients=clients,
+        rate=rate,
+        in_flight=in_flight,
+        seconds=10.0 if seconds is None and requests is None else seconds,
+        requests=requests,
+        rivals=tuple(asked),
+        picture_format=picture_format,
+        repeats=repeats,
+        limit_s=limit_s,
+    )
+    path = resume or out / f"serve-{model.partition('=')[0]}.json"
+    record = _run(arguments, path, resume is not None, console)
+    _show(record, path, console)
+
+
+def _run(arguments: ServeArguments, path: Path, resume: bool, console: Any) -> Record:
+    from ..lab.serve_runner import run
+    from .tables import measuring
+
+    with measuring(console) as progress:
+        return run(arguments, path, resume=resume, progress=progress)
+
+
+def _show(record: Record, path: Path, console: Any) -> None:
+    from ..lab.serve_report import markdown, tables
+    from .tables import drawn
+
+    for table in tables(record):
+        console.print(drawn(table), "")
+    page = path.with_suffix(".md")
+    page.write_text(markdown(record), encoding="utf-8")
+    console.print(f"written: {path}, {page}", soft_wrap=True)
