@@ -178,6 +178,11 @@ def test_no_budget_at_all_is_refused(budget) -> None:
         planned(small_kl(4), "decode", (1, 4, 8, 8), budget_bytes=budget)
 
 
+def test_a_program_that_no_allowed_mode_can_run_is_refused() -> None:
+    with pytest.raises(TooLarge):
+        planned(small_kl(4), "decode", (1, 4, 64, 64), modes=("tiles",))
+
+
 @pytest.mark.parametrize("shape", [(0, 4, 8, 8), (1, 4, 0, 8)])
 def test_nothing_to_run_is_refused(shape) -> None:
     with pytest.raises(RequestError, match="nothing to run"):

@@ -198,8 +198,8 @@ def _in_strips(
     if budget_bytes is None:
         # As for one item, so that a batch is run like each of its items alone.
         item = Shape(shape.program, 1, shape.height, shape.width, shape.arithmetic)
-        mode, level = _frugal(_levels(item, modes, strip_bytes), strip_bytes, whole_peak // shape.batch)
-        yield mode, Footprint(shape, level.streamed), strip_bytes
+        for mode, level in _frugal(_levels(item, modes, strip_bytes), strip_bytes, whole_peak // shape.batch):
+            yield mode, Footprint(shape, level.streamed), strip_bytes
         return
     for mode, level in _levels(shape, modes, strip_bytes):
         for halving in range(_CHEAP_HALVINGS + 1):
@@ -225,14 +225,18 @@ def _levels(shape: Shape, modes: tuple[Mode, ...], strip_bytes: int) -> Iterator
             yield mode, footprint
 
 
-def _frugal(levels: Iterator[tuple[Mode, Footprint]], strip_bytes: int, whole_peak: int) -> tuple[Mode, Footprint]:
-    """The first level that is within the frugal part, or the last that its work allows."""
-    best = next(levels)
+def _frugal(
+    levels: Iterator[tuple[Mode, Footprint]], strip_bytes: int, whole_peak: int
+) -> list[tuple[Mode, Footprint]]:
+    """The first level that is within the frugal part, or the last that its work allows; none if there is none."""
+    best = next(levels, None)
+    if best is None:
+        return []
     if best[1].shape.arithmetic.strip_bytes is None or best[1].peak(strip_bytes) <= _FRUGAL_FROM_BYTES:
-        return best
+        return [best]
     work = sum(best[1].shape.work)
     for level in levels:
         if best[1].peak(strip_bytes) <= _FRUGAL_PART * whole_peak or level[1].work > (1 + _FRUGAL_WORK) * work:
             break
         best = level
-    return best
+    return [best]
