@@ -30,15 +30,16 @@ def failures_named(what: str, device: torch.device) -> Iterator[None]:
         ) from None
 
 
-#: Smaller pieces are the allocator's: it keeps them for the next.
-_MAPPED_FROM_BYTES = 2**20
+#: Smaller pieces are the allocator's, which keeps them for the next: fresh pages cost more than small strips take.
+#: See benchmarks/LOG.md.
+_MAPPED_FROM_BYTES = 32 * 2**20
 
 
 def allocate(like: torch.Tensor, *shape: int) -> torch.Tensor:
     """Memory of ``like``'s dtype and device, contiguous, its numbers undefined.
 
     On a CPU it is mapped from the system and goes back there with the tensor.  A C library's allocator would keep
-    what is freed for requests of the same size; strips ask for ever other sizes, and twice the plan's memory would
+    what is freed for requests of the same size; strips ask for ever other sizes, and more than the plan's memory would
     stay with the process.
 
     Raises:
