@@ -39,8 +39,8 @@ def allocate(like: torch.Tensor, *shape: int) -> torch.Tensor:
     """Memory of ``like``'s dtype and device, contiguous, its numbers undefined.
 
     On a CPU it is mapped from the system and goes back there with the tensor.  A C library's allocator would keep
-    what is freed for requests of the same size; strips ask for ever other sizes, and more than the plan's memory would
-    stay with the process.
+    what is freed for requests of the same size; strips ask for ever other sizes, and more than the plan's memory
+    would stay with the process.
 
     Raises:
         MemoryError: when the system has no room.
