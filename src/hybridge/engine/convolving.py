@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from .memory import allocate, allocate_picture
 from .ops import Convolve
-from .ways import Way, nine_products, rows_of
+from .ways import Way, nine_products, tiles_of
 from .winograd import Matrix, transform
 
 
@@ -54,7 +54,10 @@ class Room(ABC):
 
 
 class Convolution(ABC):
-    """A convolution's weights, prepared."""
+    """A convolution's weights, prepared: ``weight`` is of the form that the way works with."""
+
+    def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self.op, self.way, self.weight, self.bias = op, way, weight, bias
 
     @abstractmethod
     def begin(self, like: torch.Tensor, rows: int, width: int) -> Room:
@@ -63,7 +66,7 @@ class Convolution(ABC):
 
 def prepare(op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> Convolution:
     """The convolution of an op whose weight (O, I, k, k) and bias (O,) are of the dtype to compute in."""
-    kinds: dict[str, type[_Prepared]] = {
+    kinds: dict[str, type[Convolution]] = {
         "direct": Direct,
         "four-phases": FourPhases,
         "winograd": Winograd,
@@ -72,12 +75,7 @@ def prepare(op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | N
     return kinds[way.kind](op, way, weight, bias)
 
 
-class _Prepared(Convolution):
-    def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self.op, self.way, self.weight, self.bias = op, way, weight, bias
-
-
-class Direct(_Prepared):
+class Direct(Convolution):
     """torch's own."""
 
     def begin(self, like: torch.Tensor, rows: int, width: int) -> Room:
@@ -97,7 +95,7 @@ class _DirectRoom(Room):
         return F.conv2d(self.window[:, :, : end - first], conv.weight, conv.bias, conv.op.stride, self._padding)
 
 
-class FourPhases(_Prepared):
+class FourPhases(Convolution):
     """Nearest ×2, then 3×3, as four 2×2 convolutions."""
 
     def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -126,7 +124,7 @@ class _FourPhasesRoom(Room):
         return made
 
 
-class Winograd(_Prepared):
+class Winograd(Convolution):
     """3×3 with padding 1, in tiles."""
 
     def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -153,13 +151,13 @@ class _WinogradRoom(Room):
 
     def __init__(self, conv: Winograd, like: torch.Tensor, rows: int, width: int) -> None:
         super().__init__(conv.op, conv.way, like, rows, width)
-        self._conv, self._width, self._wide = conv, width, rows_of(width, conv.way.columns)
+        self._conv, self._width, self._wide = conv, width, tiles_of(width, conv.way.columns)
         self._first, self._second = (allocate(like, count) for count in conv.way.halves(conv.op, rows, width))
         self._views: dict[int, _WinogradViews] = {}
 
     def convolve(self, rows: int, out: torch.Tensor | None) -> torch.Tensor:
         conv, (tall, broad) = self._conv, (self._conv.way.rows, self._conv.way.columns)
-        high, wide = rows_of(rows, tall), self._wide
+        high, wide = tiles_of(rows, tall), self._wide
         if high not in self._views:
             self._views[high] = self._look(high)
         views = self._views[high]
@@ -215,7 +213,7 @@ class _WinogradViews:
     columnwise_lines: Sequence[torch.Tensor]
 
 
-class NineProducts(_Prepared):
+class NineProducts(Convolution):
     """Nearest ×2, then 3×3, with nine products for every four outputs.
 
     Along a side with taps a, b, c: ``s = a + b + c`` goes with the source, ``a`` and ``c`` with its differences.

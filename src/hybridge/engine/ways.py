@@ -65,7 +65,7 @@ class Way:
     def window(self, op: Convolve, rows: int, width: int) -> tuple[int, int]:
         """(rows, columns) of padded source that ``rows`` target rows are made from; ``width`` is the source's."""
         if self.kind == "winograd":
-            return self._tiles(rows, self.rows) + 2, self._tiles(width, self.columns) + 2
+            return self._covered(rows, self.rows) + 2, self._covered(width, self.columns) + 2
         if self.kind == "nine-products":
             return rows // 2 + 2, width + 2
         first, end = op.rows_read(0, rows)
@@ -96,7 +96,7 @@ class Way:
         if self.kind == "winograd":
             return (
                 sum(self.halves(op, rows, width))
-                + self._tiles(rows, self.rows) * self._tiles(width, self.columns) * out
+                + self._covered(rows, self.rows) * self._covered(width, self.columns) * out
             )
         if self.kind == "nine-products":
             return sum(nine_products(rows // 2, width, into, out)) + 2 * rows * width * out
@@ -106,7 +106,7 @@ class Way:
 
     def halves(self, op: Convolve, rows: int, width: int) -> tuple[int, int]:
         """Numbers in the two halves that a transform moves between; see :class:`.convolving.Winograd`."""
-        high, wide = rows_of(rows, self.rows), rows_of(width, self.columns)
+        high, wide = tiles_of(rows, self.rows), tiles_of(width, self.columns)
         into, out = op.weights.in_channels, op.weights.out_channels
         tall, broad = self.rows + 2, self.columns + 2
         rowwise = tall * high * (wide * self.columns + 2) * into
@@ -115,11 +115,11 @@ class Way:
         return max(rowwise, spectrum * out), max(spectrum * into, columnwise)
 
     @staticmethod
-    def _tiles(count: int, side: int) -> int:
-        return rows_of(count, side) * side
+    def _covered(count: int, side: int) -> int:
+        return tiles_of(count, side) * side
 
 
-def rows_of(count: int, side: int) -> int:
+def tiles_of(count: int, side: int) -> int:
     """Tiles of ``side`` that cover ``count``."""
     return -(-count // side)
 
