@@ -1,0 +1,7 @@
+"""Attention: which kernel computes it."""
+
+from __future__ import annotations
+
+from .technique import Technique
+
+ROWS: tuple[Technique, ...] = ()

@@ -1,0 +1,91 @@
+"""How a technique shows that it took effect: calls counted, bytes compared, types looked at.
+
+A witness is entered around one picture and asked afterwards.  What it counts is an inner module, never the picture:
+a picture can change for many reasons, and stay for one too many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .technique import Proof, Witness
+
+
+class CallLog:
+    """Forwards of a module while it is on: the batch size and the dtype of each.
+
+    ``module.compile()`` puts hooks inside of the compiled graph, where a growing list would compile anew at every
+    step; there the compiled call itself is wrapped.
+
+    Attributes:
+        batches: Size of the first axis of the first tensor given, call by call.
+        dtypes: Of that tensor.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module = module
+        self._stop: Callable[[], None] = lambda: None
+        self.batches: list[int] = []
+        self.dtypes: list[torch.dtype] = []
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __enter__(self) -> CallLog:
+        compiled = getattr(self._module, "_compiled_call_impl", None)
+        if compiled is None:
+            self._stop = self._module.register_forward_pre_hook(self._note, with_kwargs=True).remove
+            return self
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            self._note(self._module, args, kwargs)
+            return compiled(*args, **kwargs)
+
+        module: Any = self._module
+        module._compiled_call_impl = noted
+        self._stop = lambda: setattr(module, "_compiled_call_impl", compiled)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def _note(self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        first = next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
+        self.batches.append(int(first.shape[0]))
+        self.dtypes.append(first.dtype)
+
+
+def looked_at(look: Callable[[], Proof]) -> Callable[[], Witness]:
+    """A witness that needs no watching: it looks at what is there once the picture is made."""
+
+    @contextmanager
+    def witness() -> Iterator[Callable[[], Proof]]:
+        yield look
+
+    return witness
+
+
+def counted(module: Callable[[], torch.nn.Module], judge: Callable[[CallLog], Proof]) -> Callable[[], Witness]:
+    """A witness that counts the forwards of a module.
+
+    Args:
+        module: Which one, asked when the watching begins: techniques replace modules.
+        judge: From what was counted to the proof.
+    """
+
+    @contextmanager
+    def witness() -> Iterator[Callable[[], Proof]]:
+        with CallLog(module()) as log:
+            yield lambda: judge(log)
+
+    return witness
+
+
+def storage_bytes(module: torch.nn.Module) -> int:
+    """Bytes of a module's parameters and buffers, every storage once; nothing for what is on the meta device."""
+    tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.device.type != "meta"]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
