@@ -16,6 +16,7 @@ from .execute import Progress, ShouldStop
 from .memory import failures_named
 from .options import Choice, EngineOptions, choose_device, choose_dtype
 from .plan import WITHIN_ROUNDING, Mode, Plan
+from .process import apart
 from .program import Task
 from .runner import Runner
 
@@ -53,7 +54,7 @@ class Engine:
         options = options or EngineOptions()
         device = choose_device(options.device)
         dtype = choose_dtype(options.dtype, spec, device.value)
-        module = loading.load(spec, dtype.value, device.value)
+        module = apart(lambda: loading.load(spec, dtype.value, device.value))
         modes: tuple[Mode, ...] = ("whole",) if options.exactness == "bitwise" else WITHIN_ROUNDING
         return cls(spec, module, device, dtype, modes)
 
