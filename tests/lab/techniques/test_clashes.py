@@ -1,4 +1,4 @@
-"""Which techniques go together: the table, and what the stack makes of it.  Names and stages decide; nothing runs."""
+"""Which techniques go together: the table, and what the stack makes of it.  Nothing is applied."""
 
 from __future__ import annotations
 

@@ -260,6 +260,13 @@ CLASHES: tuple[Clash, ...] = (
         "model-offload with the refiner for memory, deepcache for time",
     ),
     Clash(
+        ("fused-qkv", *_QUANTISED, "stable-fast", "onediff", "tensorrt"),
+        ("batch-processing",),
+        "never together",
+        "its weights go and come back as they are on the disk, which is not what these make of them",
+        "model-offload",
+    ),
+    Clash(
         ("tgate",),
         ("batch-processing",),
         "never together",
