@@ -1,7 +1,7 @@
 """Stacks for a purpose, as data: what to take when no measurements of this very machine are at hand.
 
-They follow the guide (see :data:`..techniques.technique.GUIDE`) where its recipes still hold, and leave it where they
-do not: OneDiff is dead, half precision on a CPU is bfloat16, and on a CPU only what goes to a disk saves memory.
+They follow the guide (see :data:`..techniques.technique.GUIDE`) where its recipes still hold, and leave it where
+they do not: OneDiff is dead, half precision on a CPU is bfloat16, and there only what goes to a disk saves memory.
 The sizes are SDXL's at 1024×1024, weights and activations; a CUDA context comes on top.
 """
 
@@ -77,8 +77,8 @@ _ROWS = (
             ),
             "cpu": Recipe(
                 ("bf16", "tiny-vae", "group-offload-disk"),
-                "on a CPU weights that wait must wait on a disk, or nothing is saved; what stays are the text encoders"
-                " (1.6 GB) and one layer",
+                "on a CPU weights that wait must wait on a disk, or nothing is saved; what stays are the text"
+                " encoders (1.6 GB) and one layer",
                 essential=("group-offload-disk",),
             ),
         },
@@ -89,7 +89,7 @@ _ROWS = (
         {
             "cuda": Recipe(
                 ("fp16", "tiny-vae", "model-offload"),
-                "one component on the card at a time, of which the UNet is the largest: 5.5 GB with what it computes",
+                "one component on the card at a time; the UNet, the largest, takes 5.5 GB with what it computes",
                 essential=("model-offload",),
             ),
             "cpu": Recipe(
@@ -106,13 +106,13 @@ _ROWS = (
         {
             "cuda": Recipe(
                 ("fp16", "tiny-vae", "compile-regional"),
-                "with a tiny decoder all weights stay on the card: 7.2 GB; compiled block by block, the first picture"
-                " comes soon",
+                "with a tiny decoder all weights stay on the card: 7.2 GB; compiled block by block, the first"
+                " picture comes soon",
                 essential=("tiny-vae",),
             ),
             "cpu": Recipe(
                 ("bf16", "tiny-vae", "channels-last"),
-                "half the bytes of float32 in the half type that CPUs can compute in, and a decoder that takes little",
+                "half the bytes of float32, in the half type that CPUs can compute in, and a tiny decoder",
                 essential=("bf16",),
             ),
         },
@@ -123,8 +123,8 @@ _ROWS = (
         {
             "cuda": Recipe(
                 ("fp16", "exact-vae", "refiner-ensemble-90"),
-                "a loss from float16 that nobody sees, the untiled picture of the full decoder within bounded memory,"
-                " and the refiner where the guide found it best, from 90 % on",
+                "a loss from float16 that nobody sees, the untiled picture of the full decoder within bounded"
+                " memory, and the refiner where the guide found it best, from 90 % on",
             ),
             "cpu": Recipe(
                 ("channels-last", "exact-vae", "refiner-ensemble-90"),
@@ -139,8 +139,8 @@ _ROWS = (
         {
             "cuda": Recipe(
                 ("fp16", "remote-vae", "model-offload"),
-                "the decoder with its 3 GB of activations is elsewhere, and of the rest one component at a time is on"
-                " the card: 5.5 GB",
+                "the decoder with its 3 GB of activations is elsewhere, and of the rest one component at a time is"
+                " on the card: 5.5 GB",
                 essential=("remote-vae",),
             ),
             "cpu": Recipe(
@@ -165,7 +165,10 @@ def preset_named(name: str) -> Preset:
     if name not in PRESETS:
         near = difflib.get_close_matches(str(name), PRESETS, n=1)
         raise RequestError(
-            "unknown preset", saw=repr(name), expected="one of " + ", ".join(PRESETS), hint=near[0] if near else None
+            "unknown preset",
+            saw=repr(name),
+            expected="one of " + ", ".join(PRESETS),
+            hint=near[0] if near else None,
         )
     return PRESETS[name]
 

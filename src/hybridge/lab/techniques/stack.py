@@ -64,7 +64,14 @@ def apply(rig: Rig, techniques: Sequence[Technique]) -> list[Step]:
         RequestError: see :func:`check`.
     """
     check(techniques)
-    return [_step(rig, technique) for technique in techniques]
+    steps: list[Step] = []
+    try:
+        for technique in techniques:
+            steps.append(_step(rig, technique))  # noqa: PERF401 - what was done so far must be known
+    except BaseException:  # whoever is interrupted half-way has no handle to undo it with
+        undo(steps)
+        raise
+    return steps
 
 
 def undo(steps: Sequence[Step]) -> list[str]:
