@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from diffusers import StableDiffusionXLPipeline
 
-from hybridge.lab.tiny import save_tiny
+from hybridge.lab.tiny import save_tiny, tiny_base
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +24,9 @@ def pipe(tiny_folder: Path) -> StableDiffusionXLPipeline:
     pipe = StableDiffusionXLPipeline.from_pretrained(tiny_folder / "base", add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(scope="session")
+def untouched() -> StableDiffusionXLPipeline:
+    """One for all, to be refused."""
+    return tiny_base()

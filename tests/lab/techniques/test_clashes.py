@@ -138,6 +138,8 @@ def test_a_place_is_taken_once() -> None:
         ("tensorrt cfg-cutoff-50", "never together"),
         ("pab stable-fast", "never together"),
         ("group-offload compile", "never together"),
+        ("model-offload compile", "never together"),
+        ("sequential-offload compile-regional", "never together"),
     ],
 )
 def test_the_pairs_that_people_try(pair: str, rule: str) -> None:
@@ -158,6 +160,7 @@ def test_the_pairs_that_people_try(pair: str, rule: str) -> None:
         "stable-fast cfg-cutoff-50",
         "openvino cfg-cutoff-75",
         "tiny-vae model-offload",
+        "compile-regional model-offload",
     ],
 )
 def test_pairs_that_are_known_to_work_are_not_in_the_table(pair: str) -> None:

@@ -85,8 +85,9 @@ _QUANTISED = (
     "sdnq-int8",
     "torch-ao-dynamic",
 )
-_GROUPED = ("group-offload", "group-offload-disk")
-_OFFLOADS = ("model-offload", "sequential-offload", "disk-offload", *_GROUPED)
+#: Offloads whose hooks are inside of the blocks.
+_BY_LAYER = ("sequential-offload", "disk-offload", "group-offload", "group-offload-disk")
+_OFFLOADS = ("model-offload", *_BY_LAYER)
 
 ONE_OF: tuple[OneOf, ...] = (
     OneOf("a half type", ("fp16", "bf16"), "weights have one type"),
@@ -239,11 +240,18 @@ CLASHES: tuple[Clash, ...] = (
         "compile, which compiles once more",
     ),
     Clash(
-        _GROUPED,
-        ("compile", "compile-regional", "stable-fast", "onediff", "tensorrt"),
+        _OFFLOADS,
+        ("compile", "stable-fast", "onediff", "tensorrt"),
         "never together",
-        "every group that moves ends a graph, and dozens are compiled",
-        "model-offload",
+        "what moves weights in and out cannot be part of a graph of the whole UNet",
+        "model-offload with compile-regional",
+    ),
+    Clash(
+        _BY_LAYER,
+        ("compile-regional",),
+        "never together",
+        "what moves a layer's weights in and out cannot be part of a block's graph",
+        "model-offload with compile-regional",
     ),
     Clash(
         _TORCHAO,
