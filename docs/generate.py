@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from typer import Typer
 from typer.testing import CliRunner
 
 from hybridge.cli.application import application
+from hybridge.lab.advice.presets import PRESETS
+from hybridge.lab.techniques.catalogue import TECHNIQUES
+from hybridge.lab.techniques.clashes import CLASHES, ONE_OF
 from hybridge.models import CATALOGUE
 
 DOCS = Path(__file__).parent
@@ -68,7 +72,57 @@ def models() -> str:
     return _NOTE + "\n".join(rows) + "\n"
 
 
-DOCUMENTS = {"cli.md": cli, "models.md": models}
+def workbench() -> str:
+    """docs/workbench.md: written by hand but for its tables."""
+    text = (DOCS / "workbench.md").read_text(encoding="utf-8")
+
+    def filled(place: re.Match[str]) -> str:
+        return f"<!-- generated:{place[1]} -->\n\n{_TABLES[place[1]]()}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- generated:([\w-]+) -->.*?<!-- end -->", filled, text, flags=re.DOTALL)
+
+
+def techniques() -> str:
+    """The catalogue of techniques, and where each claim is made."""
+    rows = ["| name | technique | claim | exactness | stage | needs |", "|---|---|---|---|---|---|"]
+    for row in TECHNIQUES.values():
+        # A claim of our own is made in these documents.
+        source = row.source.removeprefix("docs/")
+        claim, needs = f"{_cell(row.claim)} [source]({source})", ", ".join(f"`{need}`" for need in row.needs)
+        rows.append(f"| `{row.name}` | {row.title} | {claim} | {row.exactness} | {row.stage} | {needs} |")
+    return "\n".join(rows)
+
+
+def presets() -> str:
+    """The presets, for both kinds of device."""
+    rows = ["| preset | on | techniques, in order | because |", "|---|---|---|---|"]
+    for preset in PRESETS.values():
+        for kind, recipe in preset.recipes.items():
+            names = ", ".join(f"`{name}`" for name in recipe.techniques)
+            device = {"cuda": "a GPU", "cpu": "a CPU"}[kind]
+            rows.append(f"| `{preset.name}`: {preset.promise} | {device} | {names} | {_cell(recipe.reason)} |")
+    return "\n".join(rows)
+
+
+def clashes() -> str:
+    """The pairs that do not go together, and the places that are taken once."""
+    rows = ["| first | second | | reason | what works |", "|---|---|---|---|---|"]
+    for clash in CLASHES:
+        first, second = (", ".join(f"`{name}`" for name in names) for names in (clash.first, clash.second))
+        rows.append(f"| {first} | {second} | {clash.rule} | {_cell(clash.reason)} | {_cell(clash.remedy)} |")
+    rows += ["", "A stack has one of each of these:", "", "| | one of | because |", "|---|---|---|"]
+    for place in ONE_OF:
+        rows.append(f"| {place.place} | {', '.join(f'`{name}`' for name in place.names)} | {_cell(place.reason)} |")
+    return "\n".join(rows)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+_TABLES = {"catalogue": techniques, "presets": presets, "clashes": clashes}
+
+DOCUMENTS = {"cli.md": cli, "models.md": models, "workbench.md": workbench}
 
 if __name__ == "__main__":
     for name, write in DOCUMENTS.items():

@@ -36,6 +36,7 @@ KNOWS_TORCH = {
     Path("client/remote_vae.py"),
     Path("cli/demo.py"),
     Path("cli/plan.py"),
+    Path("lab/advice"),
     Path("lab/environment.py"),
     Path("lab/gauge.py"),
     Path("lab/rivals.py"),

@@ -21,9 +21,14 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["cli.md", "models.md"])
+@pytest.mark.parametrize("name", ["cli.md", "models.md", "workbench.md"])
 def test_generated_documents_are_what_would_be_generated(name: str) -> None:
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == generator().DOCUMENTS[name](), "run `make docs`"
+
+
+def test_every_table_of_the_workbench_has_its_place() -> None:
+    places = re.findall(r"<!-- generated:(\w+) -->", (ROOT / "docs" / "workbench.md").read_text(encoding="utf-8"))
+    assert sorted(places) == sorted(generator()._TABLES)
 
 
 def documents() -> list[Path]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .client.pipelines import connect
     from .client.remote_vae import RemoteVAE
     from .engine.exact import exact
+    from .lab.advice.optimize import optimize
 
 _HOME = {
     "AsyncClient": "client",
@@ -22,6 +23,7 @@ _HOME = {
     "RemoteVAE": "client.remote_vae",
     "connect": "client.pipelines",
     "exact": "engine.exact",
+    "optimize": "lab.advice.optimize",
     "remote_decode": "client",
     "remote_encode": "client",
 }
@@ -33,6 +35,7 @@ __all__ = [
     "__version__",
     "connect",
     "exact",
+    "optimize",
     "remote_decode",
     "remote_encode",
 ]

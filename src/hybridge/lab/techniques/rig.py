@@ -29,6 +29,8 @@ class Rig:
         device: Where the pipeline computes.
         reload: Loads the same pipeline anew, with these arguments of ``from_pretrained`` (``unet=None``), on the
             CPU; for techniques that load in another way.
+        origin: Where the pipeline was loaded from: a folder or a hub id; techniques look for companion models
+            there.
         server: Address of a hybridge server that may be used, or None.
         generate: How a picture is made; replaced by techniques that make it in another way.
         before_picture: Called before every picture: what keeps state between steps is reset here.
@@ -44,6 +46,7 @@ class Rig:
     folder: Path
     device: torch.device
     reload: Callable[..., Any]
+    origin: str = ""
     server: str | None = None
     generate: Generate = plainly
     before_picture: list[Callable[[], None]] = field(default_factory=list)
@@ -58,14 +61,22 @@ class Rig:
             seed: Of a CPU generator, so that the noise is the same on every device.
             **arguments: Of the call, above the rig's own.
         """
+        whole = self.call_arguments(**arguments)
+        with torch.inference_mode(False), torch.no_grad():
+            return self.generate(self, prompt, torch.Generator("cpu").manual_seed(seed), whole)
+
+    def call_arguments(self, **arguments: Any) -> dict[str, Any]:
+        """The arguments of the next call: the rig's own, those given above them, and the callback.
+
+        What techniques keep between steps is reset when this is asked.
+        """
         for prepare in self.before_picture:
             prepare()
         whole = {**self.arguments, **arguments}
         if self.after_step:
             whole["callback_on_step_end"] = self._stepped
             whole["callback_on_step_end_tensor_inputs"] = self._tensor_inputs()
-        with torch.inference_mode(False), torch.no_grad():
-            return self.generate(self, prompt, torch.Generator("cpu").manual_seed(seed), whole)
+        return whole
 
     @property
     def denoiser(self) -> Any:

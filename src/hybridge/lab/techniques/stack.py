@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from ...errors import RequestError
+from .clashes import between, must_precede, one_of
 from .rig import Rig
 from .technique import Applied, Missing, Stage, Technique
 
@@ -33,18 +34,27 @@ class Step:
 
 def check(techniques: Sequence[Technique]) -> None:
     """Raises :class:`RequestError` for a stack that cannot be: a clash, or an order that would lose something."""
-    for earlier, later in itertools.pairwise(techniques):
-        if _STAGES.index(earlier.stage) > _STAGES.index(later.stage):
+    for first, second in itertools.combinations(techniques, 2):
+        _check_pair(first, second, _text(techniques))
+    for earlier, later in itertools.combinations(techniques, 2):
+        if _precedes(later, earlier):
+            why = must_precede(later.name, earlier.name)
             raise RequestError(
-                f"{later.title} comes before {earlier.title}",
-                saw=" + ".join(technique.name for technique in techniques),
-                expected=" + ".join(technique.name for technique in in_order(techniques)),
+                f"{later.title} comes before {earlier.title}" + (f"; {why.reason}" if why else ""),
+                saw=_text(techniques),
+                expected=_text(in_order(techniques)),
             )
 
 
 def in_order(techniques: Sequence[Technique]) -> tuple[Technique, ...]:
-    """The same techniques, by stage."""
-    return tuple(sorted(techniques, key=lambda technique: _STAGES.index(technique.stage)))
+    """The same techniques, by stage, and within a stage as their clashes want it; else as they came."""
+    left = sorted(techniques, key=lambda technique: _STAGES.index(technique.stage))
+    ordered: list[Technique] = []
+    while left:
+        free = next(t for t in left if not any(_precedes(other, t) for other in left))
+        left.remove(free)
+        ordered.append(free)
+    return tuple(ordered)
 
 
 def apply(rig: Rig, techniques: Sequence[Technique]) -> list[Step]:
@@ -54,7 +64,14 @@ def apply(rig: Rig, techniques: Sequence[Technique]) -> list[Step]:
         RequestError: see :func:`check`.
     """
     check(techniques)
-    return [_step(rig, technique) for technique in techniques]
+    steps: list[Step] = []
+    try:
+        for technique in techniques:
+            steps.append(_step(rig, technique))  # noqa: PERF401 - what was done so far must be known
+    except BaseException:  # whoever is interrupted half-way has no handle to undo it with
+        undo(steps)
+        raise
+    return steps
 
 
 def undo(steps: Sequence[Step]) -> list[str]:
@@ -78,3 +95,29 @@ def _step(rig: Rig, technique: Technique) -> Step:
         return Step(technique, applied=technique.apply(rig))
     except Exception as why:  # other people's code: what it cannot do is an outcome, not the end of the run
         return Step(technique, failure=f"{type(why).__name__}: {why}")
+
+
+def _check_pair(first: Technique, second: Technique, saw: str) -> None:
+    if first.name == second.name:
+        raise RequestError(f"{first.title} is there twice", saw=saw, expected="each technique once")
+    place, clash = one_of(first.name, second.name), between(first.name, second.name)
+    both = f"{first.title} and {second.title}"
+    if place is not None:
+        raise RequestError(
+            f"{both} would each be {place.place}; {place.reason}", saw=saw, expected="one of the two"
+        )
+    if clash is not None and clash.rule == "never together":
+        raise RequestError(
+            f"{both} do not go together; {clash.reason}", saw=saw, expected="one of the two", hint=clash.remedy
+        )
+    if first.group is not None and first.group == second.group:
+        raise RequestError(f"{both} do the same thing ({first.group})", saw=saw, expected="one of the two")
+
+
+def _precedes(first: Technique, second: Technique) -> bool:
+    early, late = _STAGES.index(first.stage), _STAGES.index(second.stage)
+    return early < late or (early == late and must_precede(first.name, second.name) is not None)
+
+
+def _text(techniques: Sequence[Technique]) -> str:
+    return " + ".join(technique.name for technique in techniques)
