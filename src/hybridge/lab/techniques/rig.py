@@ -29,6 +29,7 @@ class Rig:
         device: Where the pipeline computes.
         reload: Loads the same pipeline anew, with these arguments of ``from_pretrained`` (``unet=None``), on the
             CPU; for techniques that load in another way.
+        origin: Where the pipeline was loaded from: a folder or a hub id; techniques look for companion models there.
         server: Address of a hybridge server that may be used, or None.
         generate: How a picture is made; replaced by techniques that make it in another way.
         before_picture: Called before every picture: what keeps state between steps is reset here.
@@ -44,6 +45,7 @@ class Rig:
     folder: Path
     device: torch.device
     reload: Callable[..., Any]
+    origin: str = ""
     server: str | None = None
     generate: Generate = plainly
     before_picture: list[Callable[[], None]] = field(default_factory=list)
@@ -74,7 +76,7 @@ class Rig:
 
     def _tensor_inputs(self) -> list[str]:
         # What guidance doubles; pipelines name different ones, and refuse names that they do not know.
-        doubled = ("prompt_embeds", "add_text_embeds", "add_time_ids")
+        doubled = ("prompt_embeds", "add_text_embeds", "add_time_ids", "pooled_prompt_embeds")
         return [name for name in doubled if name in self.pipe._callback_tensor_inputs]
 
     def _stepped(self, _pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
