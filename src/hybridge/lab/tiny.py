@@ -39,9 +39,15 @@ _TOKENS = 77
 
 
 def save_tiny(folder: Path, *, seed: int = 0) -> None:
-    """Writes the base into ``folder/base`` and the refiner into ``folder/refiner``, in the hub's layout."""
+    """Writes the base into ``folder/base`` and what goes with it beside, in the hub's layout.
+
+    ``refiner``, ``taesd``, and ``vae-fp16-fix``: the base's own VAE, which never overflowed, without the mark.
+    """
     base = tiny_base(seed=seed)
     base.save_pretrained(folder / "base")
+    vae = tiny_vae(force_upcast=False)
+    vae.load_state_dict(base.vae.state_dict())
+    vae.save_pretrained(folder / "vae-fp16-fix")
     tiny_refiner(base, seed=seed + 1).save_pretrained(folder / "refiner")
     tiny_taesd(seed=seed + 2).save_pretrained(folder / "taesd")
 

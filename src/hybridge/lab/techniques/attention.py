@@ -2,6 +2,171 @@
 
 from __future__ import annotations
 
-from .technique import Technique
+import importlib.util
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
-ROWS: tuple[Technique, ...] = ()
+import torch
+
+from .evidence import looked_at
+from .rig import Rig
+from .technique import GUIDE, Applied, Missing, Proof, Technique
+
+
+def _named(processors: dict[str, Any]) -> str:
+    counts = Counter(type(processor).__name__ for processor in processors.values())
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+
+def _by_processors(change: Callable[[Rig], None]) -> Callable[[Rig], Applied]:
+    """For what shows in the processors' classes, and is undone by putting the former processors back."""
+
+    def apply(rig: Rig) -> Applied:
+        module = rig.denoiser
+        before = dict(module.attn_processors)
+        try:
+            change(rig)
+        except Exception:
+            module.set_attn_processor(dict(before))  # emptied by the call
+            raise
+        classes = {name: type(processor) for name, processor in before.items()}
+
+        def look() -> Proof:
+            now = module.attn_processors
+            changed = sum(type(processor) is not classes.get(name) for name, processor in now.items())
+            evidence = f"{_named(now)} in the denoiser; {_named(before)} before"
+            return Proof(changed > 0, evidence)
+
+        return Applied(looked_at(look), lambda: module.set_attn_processor(dict(before)))
+
+    return apply
+
+
+def _vanilla(rig: Rig) -> None:
+    from diffusers.models.attention_processor import AttnProcessor
+
+    rig.denoiser.set_attn_processor(AttnProcessor())
+
+
+def _sdpa(rig: Rig) -> None:
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    rig.denoiser.set_attn_processor(AttnProcessor2_0())
+
+
+def _needs_unet(rig: Rig) -> Missing | None:
+    if getattr(rig.pipe, "unet", None) is not None:
+        return None
+    reason = f"{type(rig.denoiser).__name__} has processors of its own, and they all call SDPA"
+    return Missing("unavailable", reason, instead="nothing: SDPA is what it has")
+
+
+def _backend(rig: Rig) -> Applied:
+    from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
+
+    module = rig.denoiser
+    name = _backend_for(rig.device, module.dtype)
+    before = {key: _backend_of(processor) for key, processor in module.attn_processors.items()}
+    # The call also turns the default of the whole process; this puts that back as soon as it returns.
+    with attention_backend(AttentionBackendName.NATIVE):
+        module.set_attention_backend(name)
+
+    def look() -> Proof:
+        chosen = [_backend_of(processor) == name for processor in module.attn_processors.values()]
+        evidence = f"{sum(chosen)} of {len(chosen)} attention processors take {name}"
+        return Proof(
+            any(chosen), evidence if any(chosen) else f"{evidence}: {_named(module.attn_processors)} cannot"
+        )
+
+    def undo() -> None:
+        for key, processor in module.attn_processors.items():
+            if hasattr(processor, "_attention_backend"):
+                processor._attention_backend = before[key]
+
+    return Applied(looked_at(look), undo)
+
+
+def _backend_of(processor: Any) -> Any:
+    return getattr(processor, "_attention_backend", None)
+
+
+def _backend_for(device: torch.device, dtype: torch.dtype) -> str:
+    """One that computes there: cuDNN's and the flash kernel know no float32 on a GPU."""
+    if device.type != "cuda":
+        return "_native_flash"
+    return "_native_cudnn" if dtype.itemsize == 2 else "_native_efficient"
+
+
+def _why_no_backend(rig: Rig) -> Missing | None:
+    if hasattr(rig.denoiser, "set_attention_backend"):
+        return None
+    return Missing("unavailable", "this diffusers has no set_attention_backend", instead="diffusers 0.35 or later")
+
+
+def _why_no_xformers(rig: Rig) -> Missing | None:
+    instead = "SDPA, the default since PyTorch 2.0"
+    if rig.device.type != "cuda":
+        return Missing("unavailable", f"xFormers computes on a GPU, not on a {rig.device.type}", instead)
+    if importlib.util.find_spec("xformers") is None:
+        return Missing("unavailable", "xformers is not installed; it needs a build for this very torch", instead)
+    return None
+
+
+ROWS: tuple[Technique, ...] = (
+    Technique(
+        name="attention-vanilla",
+        title="Attention without a fused kernel",
+        claim="What everything else should be measured against: the whole matrix of scores is written to memory.",
+        source="https://huggingface.co/docs/diffusers/api/attnprocessor",
+        exactness="rounding",
+        stage="layout",
+        apply=_by_processors(_vanilla),
+        why_missing=_needs_unet,
+        group="attention",
+    ),
+    Technique(
+        name="attention-sdpa",
+        title="PyTorch's fused attention",
+        claim="As fast and as small as xFormers; the default since PyTorch 2.0, so there is nothing to switch on.",
+        source=GUIDE,
+        exactness="rounding",
+        stage="layout",
+        apply=_by_processors(_sdpa),
+        why_missing=_needs_unet,
+        group="attention",
+    ),
+    Technique(
+        name="attention-slicing",
+        title="Attention slicing",
+        claim="One head at a time; saves memory where there is no fused attention, and time nowhere.",
+        source="https://huggingface.co/docs/diffusers/optimization/memory",
+        exactness="rounding",
+        stage="layout",
+        apply=_by_processors(lambda rig: rig.pipe.enable_attention_slicing("max")),
+        group="attention",
+    ),
+    Technique(
+        name="attention-backend",
+        title="Attention backend by name",
+        claim="One call chooses the kernel of every attention of the model.",
+        source="https://huggingface.co/docs/diffusers/optimization/attention_backends",
+        exactness="rounding",
+        stage="layout",
+        apply=_backend,
+        why_missing=_why_no_backend,
+        group="attention",
+    ),
+    Technique(
+        name="xformers",
+        title="xFormers",
+        claim="Fused attention before PyTorch 2.0 had its own.",
+        source=GUIDE,
+        exactness="rounding",
+        stage="layout",
+        apply=_by_processors(lambda rig: rig.pipe.enable_xformers_memory_efficient_attention()),
+        why_missing=_why_no_xformers,
+        group="attention",
+        needs=("xformers",),
+    ),
+)

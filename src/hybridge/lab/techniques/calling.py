@@ -2,6 +2,115 @@
 
 from __future__ import annotations
 
-from .technique import Technique
+from collections.abc import Callable
+from typing import Any
 
-ROWS: tuple[Technique, ...] = ()
+from .evidence import CallLog, counted
+from .rig import Rig
+from .technique import GUIDE, Applied, Missing, Proof, Technique
+
+
+def _steps(count: int) -> Callable[[Rig], Applied]:
+    def apply(rig: Rig) -> Applied:
+        arguments, before = rig.arguments, rig.arguments.get("num_inference_steps")
+        arguments["num_inference_steps"] = count
+
+        def judge(log: CallLog) -> Proof:
+            taken = rig.pipe.scheduler.num_inference_steps
+            evidence = (
+                f"{taken} steps of the scheduler, {len(log)} forwards of the denoiser; {before} steps were asked"
+            )
+            return Proof(taken == count != before and len(log) > 0, evidence)
+
+        def undo() -> None:
+            if before is None:
+                del arguments["num_inference_steps"]
+            else:
+                arguments["num_inference_steps"] = before
+
+        return Applied(counted(lambda: rig.denoiser, judge), undo)
+
+    return apply
+
+
+def last_guided_step(share: float, steps: int) -> int:
+    """Index of the step after which guidance ends.
+
+    The rule of the guide and of diffusers' own callback: guidance is switched off when step ``int(steps × share)``
+    is over, counted from 0, so one step more than the share itself is under guidance: 6 of 10, 26 of 50.
+
+    Args:
+        share: Of the steps, below 1.
+        steps: Of this call.
+    """
+    return int(steps * share)
+
+
+def _cut_off(share: float) -> Callable[[Rig], Applied]:
+    def apply(rig: Rig) -> Applied:
+        def end_guidance(rig: Rig, step: int, tensors: dict[str, Any]) -> None:
+            pipe = rig.pipe
+            if step != last_guided_step(share, pipe.num_timesteps) or not pipe.do_classifier_free_guidance:
+                return
+            for name in tensors.keys() & _DOUBLED:
+                tensors[name] = tensors[name].chunk(2)[-1]  # first what is not wanted, then what is
+            pipe._guidance_scale = 0.0  # set anew at every call
+            for hear in rig.guidance_ended:
+                hear(step)
+
+        rig.after_step.append(end_guidance)
+        return Applied(counted(lambda: rig.denoiser, _halved), lambda: rig.after_step.remove(end_guidance))
+
+    return apply
+
+
+#: Tensors that have an unwanted and a wanted half under guidance.
+_DOUBLED = {"prompt_embeds", "add_text_embeds", "add_time_ids", "pooled_prompt_embeds"}
+
+
+def _halved(log: CallLog) -> Proof:
+    """Batches of 2n, then of n."""
+    whole = max(log.batches, default=0)
+    ended = log.batches.index(whole // 2) if whole // 2 in log.batches else len(log)
+    expected = [whole] * ended + [whole // 2] * (len(log) - ended)
+    evidence = f"{ended} forwards of batch {whole}, then {len(log) - ended} of {whole // 2}"
+    return Proof(0 < ended < len(log) and log.batches == expected, evidence)
+
+
+def _why_no_guidance(rig: Rig) -> Missing | None:
+    if not hasattr(type(rig.pipe), "do_classifier_free_guidance"):
+        reason = (
+            f"a {type(rig.pipe).__name__} runs no second forward for guidance: that was distilled into its weights"
+        )
+        return Missing("unavailable", reason, instead="nothing is needed")
+    return None
+
+
+def _fewer(count: int, saved: str) -> Technique:
+    return Technique(
+        name=f"steps-{count}",
+        title=f"{count} steps",
+        claim=f"25 to 30 steps of 50 are enough: {saved} of the time.",
+        source=GUIDE,
+        exactness="approximate",
+        stage="call",
+        apply=_steps(count),
+        group="steps",
+    )
+
+
+def _cut(percent: int, saved: str) -> Technique:
+    return Technique(
+        name=f"cfg-cutoff-{percent}",
+        title=f"Guidance off from {percent} %",
+        claim=f"What the prompt asks for is there early: without guidance afterwards {saved} of the time.",
+        source=GUIDE,
+        exactness="approximate",
+        stage="call",
+        apply=_cut_off(percent / 100),
+        why_missing=_why_no_guidance,
+        group="guidance",
+    )
+
+
+ROWS: tuple[Technique, ...] = (_fewer(25, "-50 %"), _fewer(30, "-40 %"), _cut(50, "-25 %"), _cut(75, "-12.5 %"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from .evidence import looked_at
+from .evidence import CallLog, counted, looked_at
 from .rig import Rig
-from .technique import Applied, Proof, Technique
+from .technique import GUIDE, Applied, Missing, Proof, Technique
 
 
 def _channels_last(rig: Rig) -> Applied:
@@ -22,6 +22,64 @@ def _channels_last(rig: Rig) -> Applied:
     return Applied(looked_at(look), lambda: module.to(memory_format=torch.contiguous_format))
 
 
+#: Scales of the skip connections (s) and of the backbone (b), as FreeU's authors give them.
+_FREEU = {
+    "StableDiffusionXLPipeline": {"s1": 0.9, "s2": 0.2, "b1": 1.3, "b2": 1.4},
+    "StableDiffusionPipeline": {"s1": 0.9, "s2": 0.2, "b1": 1.5, "b2": 1.6},
+}
+
+
+def _freeu(rig: Rig) -> Applied:
+    pipe, scales = rig.pipe, _FREEU[type(rig.pipe).__name__]
+    pipe.enable_freeu(**scales)
+
+    def look() -> Proof:
+        blocks = pipe.unet.up_blocks
+        scaled = sum(all(getattr(block, name, None) == scale for name, scale in scales.items()) for block in blocks)
+        return Proof(scaled > 0, f"{scaled} of {len(blocks)} blocks of the way up have their scales")
+
+    return Applied(looked_at(look), pipe.disable_freeu)
+
+
+def _why_no_freeu(rig: Rig) -> Missing | None:
+    if type(rig.pipe).__name__ in _FREEU:
+        return None
+    return Missing(
+        "unavailable", f"no scales are known for a {type(rig.pipe).__name__}; transformers have no skips"
+    )
+
+
+#: What fusing adds to an attention.
+_FUSED = ("to_qkv", "to_kv", "to_added_qkv")
+
+
+def _fused_qkv(rig: Rig) -> Applied:
+    module = rig.denoiser
+    before = dict(module.attn_processors)
+    module.fuse_qkv_projections()  # of the denoiser alone: pipelines also ask a VAE that may not know it
+    fused = [(owner, name) for owner in module.modules() for name in _FUSED if hasattr(owner, name)]
+    first = getattr(*fused[0])
+
+    def judge(log: CallLog) -> Proof:
+        kinds = ", ".join(f"{sum(name == kind for _, name in fused)} {kind}" for kind in _FUSED)
+        return Proof(len(log) > 0, f"{kinds}; {len(log)} forwards of the first")
+
+    def undo() -> None:
+        # diffusers puts the processors back, and of a UNet leaves the fused weights where they are.
+        module.set_attn_processor(dict(before))
+        for owner, name in fused:
+            delattr(owner, name)
+            owner.fused_projections = False
+
+    return Applied(counted(lambda: first, judge), undo)
+
+
+def _why_not_fused(rig: Rig) -> Missing | None:
+    if hasattr(rig.denoiser, "fuse_qkv_projections"):
+        return None
+    return Missing("unavailable", f"{type(rig.denoiser).__name__} cannot fuse its projections")
+
+
 ROWS: tuple[Technique, ...] = (
     Technique(
         name="channels-last",
@@ -31,5 +89,25 @@ ROWS: tuple[Technique, ...] = (
         exactness="rounding",
         stage="layout",
         apply=_channels_last,
+    ),
+    Technique(
+        name="freeu",
+        title="FreeU",
+        claim="No cost, more pleasing pictures, less coherent ones.",
+        source=GUIDE,
+        exactness="approximate",
+        stage="freeu",
+        apply=_freeu,
+        why_missing=_why_no_freeu,
+    ),
+    Technique(
+        name="fused-qkv",
+        title="Fused QKV",
+        claim="One product instead of three in self-attention; the former weights stay beside the fused ones.",
+        source="https://pytorch.org/blog/accelerating-generative-ai-3/",
+        exactness="rounding",
+        stage="fuse",
+        apply=_fused_qkv,
+        why_missing=_why_not_fused,
     ),
 )

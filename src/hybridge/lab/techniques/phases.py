@@ -1,7 +1,193 @@
-"""One component at a time: text encoders, UNet and VAE are never there together."""
+"""One component at a time: text encoders, denoiser and VAE are never there together.
+
+The guide builds a pipeline for each phase.  Here the modules stay and their weights come and go (see
+:mod:`.weights`), so that whatever other techniques left on them is still there: dtype, layout, hooks, another VAE.
+The VAE stays: it is small, and it decodes when everything else is gone.
+"""
 
 from __future__ import annotations
 
-from .technique import Technique
+import inspect
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
-ROWS: tuple[Technique, ...] = ()
+import torch
+
+from . import companions
+from .rig import Rig, plainly
+from .technique import GUIDE, Applied, Missing, Proof, Technique, Witness
+from .weights import are_plain, bring_back, send_away
+
+_FOUR = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+
+#: What ``encode_prompt`` returns, by the names that the call takes it under; what it returns beyond, the call makes
+#: again.
+_READ = {
+    "sd-v1": ("prompt_embeds", "negative_prompt_embeds"),
+    "sdxl": _FOUR,
+    "sd3": _FOUR,
+    "flux": ("prompt_embeds", "pooled_prompt_embeds"),
+}
+
+
+class _Phases:
+    """Pictures in three phases.
+
+    Args:
+        rig: Whose text encoders and denoiser have their weights while they compute, and not otherwise.
+
+    Attributes:
+        stayed: For each phase of the last picture, the part, and how many of how many weights outlived it.
+    """
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self.stayed: list[tuple[str, int, int]] = []
+
+    def generate(self, rig: Rig, prompt: str, generator: torch.Generator, arguments: dict[str, Any]) -> Any:
+        """Takes the place of :func:`.rig.plainly`."""
+        self.stayed.clear()
+        texts, (denoiser,) = _parts(rig.pipe)
+        with self._there(texts):
+            read, rest = _read(rig, prompt, arguments)
+        with self._there([denoiser]), _without(rig.pipe, texts):
+            latents = rig.pipe(generator=generator, output_type="latent", **read, **rest).images
+        return _picture(rig.pipe, latents, rest)
+
+    def bring_all(self) -> None:
+        """All weights back."""
+        self._bring([name for part in _parts(self._rig.pipe) for name in part])
+
+    @contextmanager
+    def _there(self, names: list[str]) -> Iterator[None]:
+        self._bring(names)
+        try:
+            yield
+        finally:
+            for name in names:
+                references = send_away(getattr(self._rig.pipe, name))
+                self.stayed.append((name, _alive(references), len(references)))
+
+    def _bring(self, names: list[str]) -> None:
+        pipe = self._rig.pipe
+        others = [name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)]
+        fresh = self._rig.reload(**{name: None for name in others if name not in names})
+        for name in names:
+            bring_back(getattr(pipe, name), getattr(fresh, name), self._rig.device)
+
+
+def _parts(pipe: Any) -> tuple[list[str], list[str]]:
+    """Names of the text encoders, and of the denoiser."""
+    modules = [name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)]
+    denoiser = "unet" if "unet" in modules else "transformer"
+    return [name for name in modules if name.startswith("text_encoder")], [denoiser]
+
+
+def _alive(references: list[weakref.ref[torch.Tensor]]) -> int:
+    return sum(reference() is not None for reference in references)
+
+
+def _read(rig: Rig, prompt: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The prompt as embeddings, by the names of the call's arguments; and the arguments that are left."""
+    known = inspect.signature(rig.pipe.encode_prompt).parameters
+    scale = arguments.get(
+        "guidance_scale", inspect.signature(rig.pipe.__call__).parameters["guidance_scale"].default
+    )
+    given = {
+        "prompt_2": None,
+        "prompt_3": None,
+        "device": rig.device,
+        "num_images_per_prompt": 1,
+        "do_classifier_free_guidance": scale > 1,
+        **arguments,
+    }
+    encoded = rig.pipe.encode_prompt(prompt, **{name: given[name] for name in known if name in given})
+    names = _READ[str(companions.family(rig.pipe))]
+    rest = {name: value for name, value in arguments.items() if name not in known}
+    return dict(zip(names, encoded, strict=False)), rest
+
+
+@contextmanager
+def _without(pipe: Any, names: list[str]) -> Iterator[None]:
+    # Pipelines compute where their first module is, and one that is away is nowhere.  Past diffusers' __setattr__,
+    # which would also forget the parts' classes in the pipeline's config.
+    parts = {name: vars(pipe)[name] for name in names}
+    vars(pipe).update(dict.fromkeys(names))
+    try:
+        yield
+    finally:
+        vars(pipe).update(parts)
+
+
+def _picture(pipe: Any, latents: torch.Tensor, arguments: dict[str, Any]) -> Any:
+    """What the pipeline itself does with its last latents."""
+    vae, config = pipe.vae, pipe.vae.config
+    if hasattr(pipe, "_unpack_latents"):
+        default = pipe.default_sample_size * pipe.vae_scale_factor
+        sides = (arguments.get("height") or default, arguments.get("width") or default)
+        latents = pipe._unpack_latents(latents, *sides, pipe.vae_scale_factor)
+    is_widened = companions.family(pipe) == "sdxl" and vae.dtype == torch.float16 and config.force_upcast
+    if is_widened:
+        vae.to(dtype=torch.float32)
+        latents = latents.to(torch.float32)
+    latents = latents / config.scaling_factor + (config.get("shift_factor") or 0)
+    image = vae.decode(latents, return_dict=False)[0]
+    if is_widened:
+        vae.to(dtype=torch.float16)
+    return pipe.image_processor.postprocess(image, output_type="np")
+
+
+def _batch_processing(rig: Rig) -> Applied:
+    phases, former = _Phases(rig), rig.generate
+    for name in (name for part in _parts(rig.pipe) for name in part):
+        send_away(getattr(rig.pipe, name))
+    rig.generate = phases.generate
+
+    def undo() -> None:
+        rig.generate = former
+        phases.bring_all()
+
+    return Applied(_witness(phases), undo)
+
+
+def _witness(phases: _Phases) -> Callable[[], Witness]:
+    @contextmanager
+    def witness() -> Iterator[Callable[[], Proof]]:
+        phases.stayed.clear()
+        yield lambda: judge()
+
+    def judge() -> Proof:
+        told = ", ".join(f"{alive} of {count} of the {name}'s" for name, alive, count in phases.stayed)
+        gone = bool(phases.stayed) and all(alive == 0 for _, alive, _ in phases.stayed)
+        return Proof(gone, f"weights that outlived their phase: {told or 'no phase was seen'}")
+
+    return witness
+
+
+def _why_whole(rig: Rig) -> Missing | None:
+    if companions.family(rig.pipe) not in _READ:
+        return Missing("unavailable", f"how a {type(rig.pipe).__name__} reads its prompt is not known here")
+    if rig.generate is not plainly:
+        return Missing("unavailable", "another technique of this stack makes the pictures in its own way already")
+    for name in (name for part in _parts(rig.pipe) for name in part):
+        if not are_plain(getattr(rig.pipe, name)):
+            return Missing(
+                "unavailable", f"the weights of the {name} are offloaded or quantised, not as on the disk"
+            )
+    return None
+
+
+ROWS: tuple[Technique, ...] = (
+    Technique(
+        name="batch-processing",
+        title="Batch processing",
+        claim="Component by component: half the memory. Many pictures share the loading; a single one pays for it.",
+        source=GUIDE,
+        exactness="bitwise",
+        stage="call",
+        apply=_batch_processing,
+        why_missing=_why_whole,
+    ),
+)

@@ -2,6 +2,177 @@
 
 from __future__ import annotations
 
-from .technique import Technique
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
-ROWS: tuple[Technique, ...] = ()
+import torch
+
+from ...errors import RequestError
+from .evidence import CallLog, storage_bytes
+from .rig import Rig
+from .technique import GUIDE, Applied, Missing, Proof, Technique, Witness
+from .weights import bring_back, outlines
+
+
+def _half(dtype: torch.dtype) -> Callable[[Rig], Applied]:
+    name = str(dtype).removeprefix("torch.")
+
+    def apply(rig: Rig) -> Applied:
+        before, before_bytes = rig.denoiser.dtype, storage_bytes(rig.denoiser)
+        remembered = {part: outlines(module) for part, module in _modules(rig.pipe).items()}
+        rig.pipe.to(dtype=dtype)
+
+        @contextmanager
+        def witness() -> Iterator[Callable[[], Proof]]:
+            with CallLog(rig.denoiser) as log:
+                yield lambda: judge(log)
+
+        def judge(log: CallLog) -> Proof:
+            computed = set(log.dtypes) == {dtype}
+            share = storage_bytes(rig.denoiser) / before_bytes
+            kept = f"was {str(before).removeprefix('torch.')} before, {share:.0%} of the bytes"
+            calls = sum(seen == dtype for seen in log.dtypes)
+            return Proof(
+                computed and before != dtype, f"{calls} of {len(log)} forwards of the denoiser in {name}; {kept}"
+            )
+
+        def undo() -> None:
+            # Rounding has no way back but the disk.
+            fresh = _modules(rig.reload())
+            for part, module in _modules(rig.pipe).items():
+                if any(outline.dtype != now.dtype for outline, now in _pairs(remembered[part], module)):
+                    bring_back(module, fresh[part], rig.device, remembered[part])
+
+        return Applied(witness, undo)
+
+    return apply
+
+
+def _modules(pipe: Any) -> dict[str, torch.nn.Module]:
+    return {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+
+
+def _pairs(
+    remembered: dict[str, torch.Tensor], module: torch.nn.Module
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    now = outlines(module)
+    return ((remembered[name], now[name]) for name in now)
+
+
+def _tf32(rig: Rig) -> Applied:
+    # The older of torch's two sets of names: reading these after the newer ones were set raises, and 2.4 has no others.
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = True
+
+    def undo() -> None:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+    def witness() -> Witness:
+        return _watch_tf32(rig)
+
+    return Applied(witness, undo)
+
+
+@contextmanager
+def _watch_tf32(rig: Rig) -> Iterator[Callable[[], Proof]]:
+    with CallLog(rig.denoiser) as log:
+        yield lambda: _judge_tf32(rig.device, log)
+
+
+def _judge_tf32(device: torch.device, log: CallLog) -> Proof:
+    flags = f"the flags say {torch.backends.cuda.matmul.allow_tf32}"
+    if torch.float32 not in log.dtypes:
+        return Proof(False, f"{flags}, and nothing is computed in float32")
+    if device.type != "cuda":
+        return Proof(False, f"{flags}, and a {device.type} has no TF32")
+    # 2⁻¹² is below TF32's ten bits of mantissa and within float32's 23.
+    fine = torch.full((64, 64), 1 + 2**-12, device=device)
+    lost = int((fine @ torch.eye(64, device=device) == 1).sum())
+    return Proof(lost > 0, f"{flags}; {lost} of {fine.numel()} products lost the bits that TF32 does not have")
+
+
+def _fp8_storage(rig: Rig) -> Applied:
+    module = rig.denoiser
+    before = storage_bytes(module)
+    module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=module.dtype)
+
+    @contextmanager
+    def witness() -> Iterator[Callable[[], Proof]]:
+        with CallLog(module) as log:
+            yield lambda: judge(log)
+
+    def judge(log: CallLog) -> Proof:
+        stored = [parameter.dtype == torch.float8_e4m3fn for parameter in module.parameters()]
+        share = storage_bytes(module) / before
+        computed = ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in log.dtypes}))
+        evidence = f"{sum(stored)} of {len(stored)} weights rest in float8, {share:.0%} of the bytes"
+        return Proof(any(stored) and share < 1, f"{evidence}; computed in {computed}")
+
+    # diffusers' hook has no way back: what was rounded is gone, and it refuses to be removed.
+    return Applied(witness)
+
+
+def _not_a_switch(rig: Rig) -> Applied:
+    raise RequestError("the version of CUDA is no switch", hint="another build of torch")
+
+
+def _one_version(rig: Rig) -> Missing:
+    built_for = torch.version.cuda or "no CUDA"
+    reason = f"a process has the one CUDA that its torch {torch.__version__} was built for ({built_for})"
+    return Missing("unavailable", reason, instead="one record for each version: the environment is part of it")
+
+
+ROWS: tuple[Technique, ...] = (
+    Technique(
+        name="fp16",
+        title="FP16",
+        claim="Half the memory and much faster on a GPU, at a loss that nobody sees: always. Many times slower on a "
+        "CPU.",
+        source=GUIDE,
+        exactness="approximate",
+        stage="dtype",
+        apply=_half(torch.float16),
+        group="dtype",
+    ),
+    Technique(
+        name="bf16",
+        title="BF16",
+        claim="Half the memory with float32's range: no VAE has to be kept from overflowing, and CPUs can do it.",
+        source="https://huggingface.co/docs/diffusers/optimization/fp16",
+        exactness="approximate",
+        stage="dtype",
+        apply=_half(torch.bfloat16),
+        group="dtype",
+    ),
+    Technique(
+        name="tf32",
+        title="TF32",
+        claim="Float32 products with ten bits of mantissa, on Ampere GPUs and later: between FP32 and FP16 in speed.",
+        source=GUIDE,
+        exactness="approximate",
+        stage="dtype",
+        apply=_tf32,
+    ),
+    Technique(
+        name="fp8-storage",
+        title="FP8 storage",
+        claim="Weights rest in eight bits and are widened layer by layer: a quarter of float32's bytes.",
+        source="https://huggingface.co/docs/diffusers/optimization/memory#layerwise-casting",
+        exactness="approximate",
+        stage="quantise",
+        apply=_fp8_storage,
+        group="weights",
+    ),
+    Technique(
+        name="cuda-versions",
+        title="CUDA and PyTorch versions",
+        claim="No difference between CUDA 11.8 and 12.1.",
+        source=GUIDE,
+        exactness="rounding",
+        stage="dtype",
+        apply=_not_a_switch,
+        why_missing=_one_version,
+    ),
+)

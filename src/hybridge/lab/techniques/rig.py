@@ -85,7 +85,7 @@ class Rig:
 
     def _tensor_inputs(self) -> list[str]:
         # What guidance doubles; pipelines name different ones, and refuse names that they do not know.
-        doubled = ("prompt_embeds", "add_text_embeds", "add_time_ids")
+        doubled = ("prompt_embeds", "add_text_embeds", "add_time_ids", "pooled_prompt_embeds")
         return [name for name in doubled if name in self.pipe._callback_tensor_inputs]
 
     def _stepped(self, _pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:

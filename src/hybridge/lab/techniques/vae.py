@@ -1,7 +1,216 @@
-"""The VAE: the fixed one, slicing, tiling, the tiny one, the exact engine."""
+"""The VAE: another one, or the same in parts."""
 
 from __future__ import annotations
 
-from .technique import Technique
+from collections.abc import Callable
+from typing import Any
 
-ROWS: tuple[Technique, ...] = ()
+import torch
+
+from ...errors import TooLarge
+from . import companions
+from .decoding import DecodeLog, decoded
+from .evidence import storage_bytes
+from .rig import Rig
+from .technique import GUIDE, Applied, Missing, Proof, Technique
+
+
+def _swap(rig: Rig, vae: Any, judge: Callable[[DecodeLog], Proof]) -> Applied:
+    """Another VAE in the place of the pipeline's, which waits where it takes no room of the device's."""
+    pipe, former = rig.pipe, rig.pipe.vae
+    place = former.device
+    pipe.vae = vae.to(device=rig.device).eval().requires_grad_(False)
+    if place.type == "cuda":
+        former.to("cpu")
+
+    def undo() -> None:
+        pipe.vae = former
+        if place.type == "cuda":
+            former.to(place)
+
+    return Applied(decoded(rig, judge), undo)
+
+
+# ----------------------------------------------------------------------------------------------- another VAE
+
+
+def _fp16_fix(rig: Rig) -> Applied:
+    from diffusers import AutoencoderKL
+
+    widened = bool(rig.pipe.vae.config.force_upcast)
+    found = companions.source(rig, companions.FP16_VAE)
+
+    def judge(log: DecodeLog) -> Proof:
+        dtypes = ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in log.dtypes})) or "nothing"
+        if torch.float16 not in log.dtypes:
+            return Proof(False, f"decoded in {dtypes}, where nothing overflows: for pipelines in float16")
+        before = "float32" if widened else "float16"
+        numbers = "every one a number" if log.finite else "not all of them numbers"
+        return Proof(widened and log.finite, f"decoded in {dtypes} instead of {before}, {numbers}")
+
+    return _swap(rig, AutoencoderKL.from_pretrained(found).to(dtype=rig.denoiser.dtype), judge)
+
+
+def _why_no_fp16_fix(rig: Rig) -> Missing | None:
+    if companions.family(rig.pipe) != "sdxl":
+        reason = f"it is SDXL's VAE that overflows in float16, not a {type(rig.pipe).__name__}'s"
+        return Missing("unavailable", reason, instead="nothing is needed")
+    return companions.why_missing(rig, companions.FP16_VAE)
+
+
+def _tiny_vae(rig: Rig) -> Applied:
+    from diffusers import AutoencoderTiny
+
+    before = type(rig.pipe.vae).__name__, storage_bytes(rig.pipe.vae)
+
+    def judge(log: DecodeLog) -> Proof:
+        name, now_bytes = type(log.vae).__name__, storage_bytes(log.vae)
+        evidence = (
+            f"{len(log.given)} decodes by {name} instead of {before[0]}, {now_bytes} bytes instead of {before[1]}"
+        )
+        return Proof(bool(log.given) and name == "AutoencoderTiny" != before[0], evidence)
+
+    found = companions.source(rig, companions.TINY_VAE)
+    return _swap(rig, AutoencoderTiny.from_pretrained(found).to(dtype=rig.denoiser.dtype), judge)
+
+
+# ------------------------------------------------------------------------------------------ the same, in parts
+
+
+def _slicing(rig: Rig) -> Applied:
+    rig.pipe.vae.enable_slicing()
+
+    def judge(log: DecodeLog) -> Proof:
+        asked, given = [shape[0] for shape in log.asked], [shape[0] for shape in log.given]
+        evidence = f"the decoder took {given} pictures for {asked} asked"
+        return Proof(max(asked, default=0) > 1 and set(given) == {1}, evidence)
+
+    return Applied(decoded(rig, judge), rig.pipe.vae.disable_slicing)
+
+
+def _tiling(rig: Rig) -> Applied:
+    rig.pipe.vae.enable_tiling()
+
+    def judge(log: DecodeLog) -> Proof:
+        asked = sorted({shape[2:] for shape in log.asked})
+        tiles = sum(shape[2:] not in asked for shape in log.given)
+        sizes = ", ".join("×".join(map(str, size)) for size in asked)
+        if tiles:
+            return Proof(True, f"{len(log.given)} decodes of tiles for latents of {sizes}")
+        return Proof(False, f"latents of {sizes} were decoded whole: tiles begin above the size of training")
+
+    return Applied(decoded(rig, judge), rig.pipe.vae.disable_tiling)
+
+
+def _can(method: str) -> Callable[[Rig], Missing | None]:
+    def why_missing(rig: Rig) -> Missing | None:
+        vae = rig.pipe.vae
+        if hasattr(vae, method) and isinstance(getattr(vae, "decoder", None), torch.nn.Module):
+            return None
+        reason = f"{type(vae).__name__} has nothing to call {method.removeprefix('enable_')}"
+        return Missing("unavailable", reason, instead="exact-vae")
+
+    return why_missing
+
+
+# ------------------------------------------------------------------------------------------------ our own
+
+
+def _exact(rig: Rig) -> Applied:
+    from ...engine.exact import exact
+
+    pipe, former = rig.pipe, rig.pipe.vae
+    vae = exact(former, _budget(rig))
+    pipe.vae = vae
+
+    def judge(log: DecodeLog) -> Proof:
+        plans = [vae.plan("decode", shape[0], *shape[2:]) for shape in log.asked]
+        reasons = "; ".join(sorted({f"{plan.mode}, {plan.reason}" for plan in plans}))
+        in_strips = bool(plans) and all(plan.mode not in ("whole", "tiles") for plan in plans)
+        return Proof(in_strips and not log.given, f"{len(log.given)} forwards of the decoder as one; {reasons}")
+
+    def undo() -> None:
+        pipe.vae = former
+
+    return Applied(decoded(rig, judge), undo)
+
+
+def _budget(rig: Rig) -> int:
+    """Twice the least that this rig's pictures can be decoded in: below the plain forward, and not the slowest way."""
+    from ...engine.exact import exact
+
+    sides = [rig.arguments.get(name) or _default_side(rig.pipe) for name in ("height", "width")]
+    factor = rig.pipe.vae_scale_factor
+    batch = int(rig.arguments.get("num_images_per_prompt", 1))
+    try:
+        least = exact(rig.pipe.vae, 1).plan("decode", batch, sides[0] // factor, sides[1] // factor).peak_bytes
+    except TooLarge as error:  # which says what would have been enough
+        least = error.least_bytes or 0
+    return 2 * least
+
+
+def _default_side(pipe: Any) -> int:
+    return int(pipe.default_sample_size * pipe.vae_scale_factor)
+
+
+def _why_not_exact(rig: Rig) -> Missing | None:
+    from ...engine.exact import exact
+
+    reason = exact(rig.pipe.vae).why_plain("decode")
+    return None if reason is None else Missing("unavailable", reason, instead="vae-tiling")
+
+
+ROWS: tuple[Technique, ...] = (
+    Technique(
+        name="vae-fp16-fix",
+        title="VAE FP16 fix",
+        claim="SDXL's VAE, tuned to stay within float16: 15 % less memory, the same picture.",
+        source=GUIDE,
+        exactness="approximate",
+        stage="vae",
+        apply=_fp16_fix,
+        why_missing=_why_no_fp16_fix,
+        group="vae",
+    ),
+    Technique(
+        name="tiny-vae",
+        title="Tiny VAE",
+        claim="A distilled VAE: far less memory, about the same time, slightly more contrast.",
+        source=GUIDE,
+        exactness="approximate",
+        stage="vae",
+        apply=_tiny_vae,
+        why_missing=lambda rig: companions.why_missing(rig, companions.TINY_VAE),
+        group="vae",
+    ),
+    Technique(
+        name="vae-slicing",
+        title="VAE slicing",
+        claim="Decodes the pictures of a batch one by one; nothing at batch 1.",
+        source=GUIDE,
+        exactness="rounding",
+        stage="vae",
+        apply=_slicing,
+        why_missing=_can("enable_slicing"),
+    ),
+    Technique(
+        name="vae-tiling",
+        title="VAE tiling",
+        claim="Decodes tiles and blends their seams, for pictures of 4K and 8K; nothing at the size of training.",
+        source=GUIDE,
+        exactness="approximate",
+        stage="vae",
+        apply=_tiling,
+        why_missing=_can("enable_tiling"),
+    ),
+    Technique(
+        name="exact-vae",
+        title="Exact VAE",
+        claim="The untiled picture within a bound of memory, in strips with the statistics of the whole.",
+        source="docs/engine.md",
+        exactness="rounding",
+        stage="vae",
+        apply=_exact,
+        why_missing=_why_not_exact,
+    ),
+)

@@ -1,0 +1,77 @@
+"""What a pipeline's VAE is asked for, and what its own decoder then does; for the proofs of whatever changes the VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .rig import Rig
+from .technique import Proof, Witness
+
+
+class DecodeLog:
+    """Decodes of a pipeline's VAE while it is on.
+
+    ``decode`` is no forward, so no hook sees it: it is wrapped in the instance.
+
+    Attributes:
+        vae: The VAE, as it was when the watching began.
+        asked: Shapes of the latents that ``decode`` was given.
+        given: Shapes of what the decoder inside of the VAE was given; less or more often than asked, or never.
+        dtypes: Of that.
+        finite: Whether everything that came out of the decoder is a number.
+    """
+
+    def __init__(self, vae: Any) -> None:
+        self.vae = vae
+        self.asked: list[tuple[int, ...]] = []
+        self.given: list[tuple[int, ...]] = []
+        self.dtypes: list[torch.dtype] = []
+        self.finite = True
+        self._hook: Any = None
+
+    def __enter__(self) -> DecodeLog:
+        self._former = vars(self.vae).get("decode")
+        decode = self.vae.decode
+
+        def noted(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            self.asked.append(tuple(z.shape))
+            return decode(z, *args, **kwargs)
+
+        self.vae.decode = noted
+        decoder = getattr(self.vae, "decoder", None)
+        if isinstance(decoder, torch.nn.Module):
+            self._hook = decoder.register_forward_hook(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._former is None:
+            del self.vae.decode
+        else:
+            self.vae.decode = self._former
+        if self._hook is not None:
+            self._hook.remove()
+
+    def _note(self, _module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        self.given.append(tuple(args[0].shape))
+        self.dtypes.append(args[0].dtype)
+        self.finite = self.finite and bool(torch.isfinite(output).all())
+
+
+def decoded(rig: Rig, judge: Callable[[DecodeLog], Proof]) -> Callable[[], Witness]:
+    """A witness that watches the VAE which the pipeline has when the watching begins.
+
+    Args:
+        rig: Whose VAE.
+        judge: From what was seen to the proof.
+    """
+
+    @contextmanager
+    def witness() -> Iterator[Callable[[], Proof]]:
+        with DecodeLog(rig.pipe.vae) as log:
+            yield lambda: judge(log)
+
+    return witness

@@ -1,0 +1,96 @@
+"""Weights that leave memory, and come back from where they were loaded.
+
+A module whose weights are away is still the same module: its hooks, its processors and whatever else techniques left
+on it stay.  Of each weight an *outline* remains, a tensor on the meta device, which says in which dtype and layout it
+is to come back.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from ...errors import RequestError
+
+#: By the weight's name in its module.
+Outlines = Mapping[str, torch.Tensor]
+
+
+def outlines(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Shape, dtype and layout of every parameter and buffer; takes no memory."""
+    return {name: _outline(tensor) for name, _, _, tensor in _all(module)}
+
+
+def are_plain(module: torch.nn.Module) -> bool:
+    """Whether its weights are ordinary tensors that are there: not quantised, not offloaded."""
+    plain = (torch.nn.Parameter, torch.Tensor)
+    return all(type(tensor) in plain and tensor.device.type != "meta" for _, _, _, tensor in _all(module))
+
+
+def send_away(module: torch.nn.Module) -> list[weakref.ref[torch.Tensor]]:
+    """Leaves outlines in the place of all weights; the references are dead as soon as nobody else holds one."""
+    replaced: dict[int, torch.Tensor] = {}  # what was shared is shared again
+    references = []
+    for _, table, key, tensor in list(_all(module)):
+        references.append(weakref.ref(tensor))
+        table[key] = replaced.setdefault(id(tensor), _like(_outline(tensor), tensor))
+    return references
+
+
+def bring_back(
+    module: torch.nn.Module, fresh: torch.nn.Module, device: torch.device, remembered: Outlines | None = None
+) -> None:
+    """Gives a module the weights of one that was loaded anew, in the dtype and layout that it had.
+
+    Args:
+        module: Whose weights are away, or in another dtype than they should be.
+        fresh: Of the same architecture.  Its weights go over to ``module``.
+        device: Where they are to be.
+        remembered: What :func:`outlines` said; without, what ``module`` holds now.
+
+    Raises:
+        RequestError: when the two modules' weights have other names; nothing has changed then.
+    """
+    sources = {name: tensor for name, _, _, tensor in _all(fresh)}
+    wanted = list(_all(module))
+    strangers = {name for name, *_ in wanted} ^ set(sources)
+    if strangers:
+        raise RequestError(
+            "the weights on disk are not those of this module",
+            saw=", ".join(sorted(strangers)[:3]),
+            expected=f"{len(wanted)} of the same names",
+        )
+    replaced: dict[int, torch.Tensor] = {}
+    for name, table, key, tensor in wanted:
+        outline = tensor if remembered is None else remembered[name]
+        shared = replaced.get(id(tensor))
+        table[key] = _like(_as(outline, sources.pop(name), device), tensor) if shared is None else shared
+        replaced[id(tensor)] = table[key]
+
+
+def _all(module: torch.nn.Module) -> Iterator[tuple[str, dict[str, Any], str, torch.Tensor]]:
+    """(name, the table that it stands in, its key there, the tensor), shared ones under each of their names."""
+    for prefix, owner in module.named_modules():
+        for table in (owner._parameters, owner._buffers):
+            for key, tensor in table.items():
+                if tensor is not None:
+                    yield f"{prefix}.{key}" if prefix else key, table, key, tensor
+
+
+def _outline(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _as(outline: torch.Tensor, source: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if (source.dtype, source.stride(), source.device) == (outline.dtype, outline.stride(), device):
+        return source.detach()
+    there = torch.empty_strided(outline.shape, outline.stride(), dtype=outline.dtype, device=device)
+    return there.copy_(source.detach())
+
+
+def _like(tensor: torch.Tensor, former: torch.Tensor) -> torch.Tensor:
+    is_parameter = isinstance(former, torch.nn.Parameter)
+    return torch.nn.Parameter(tensor, requires_grad=former.requires_grad) if is_parameter else tensor

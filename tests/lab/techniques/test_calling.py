@@ -1,0 +1,103 @@
+"""Arguments of the call, on the tiny pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hybridge.lab.techniques.calling import last_guided_step
+from hybridge.lab.techniques.catalogue import TECHNIQUES
+from hybridge.lab.techniques.evidence import CallLog
+from hybridge.lab.techniques.rig import Rig
+
+SMALL = {"height": 64, "width": 64}
+
+
+@pytest.mark.parametrize("count", [25, 30])
+def test_fewer_steps(rig: Rig, count: int) -> None:
+    rig.arguments = {"num_inference_steps": 50, **SMALL}
+    applied = TECHNIQUES[f"steps-{count}"].apply(rig)
+    with applied.witness() as proof:
+        rig.picture("a cat", seed=0)
+    assert proof().took_effect
+    assert proof().evidence.startswith(
+        f"{count} steps of the scheduler, {count} forwards of the denoiser; 50 steps"
+    )
+    assert applied.undo is not None
+    applied.undo()
+    assert rig.arguments == {"num_inference_steps": 50, **SMALL}
+
+
+def test_as_many_steps_as_before_have_no_effect(rig: Rig) -> None:
+    rig.arguments = {"num_inference_steps": 25, **SMALL}
+    applied = TECHNIQUES["steps-25"].apply(rig)
+    with applied.witness() as proof:
+        rig.picture("a cat", seed=0)
+    assert not proof().took_effect
+
+
+def test_steps_that_nobody_had_named(rig: Rig) -> None:
+    rig.arguments = {}
+    applied = TECHNIQUES["steps-25"].apply(rig)
+    assert rig.arguments == {"num_inference_steps": 25}
+    assert applied.undo is not None
+    applied.undo()
+    assert rig.arguments == {}
+
+
+def test_the_step_after_which_guidance_ends() -> None:
+    """The guide's 76, not 75, of 100 forwards."""
+    step = last_guided_step(0.5, 50)
+    assert step == 25
+    assert 2 * (step + 1) + (50 - step - 1) == 76
+    assert [last_guided_step(0.75, steps) for steps in (4, 10, 25, 50)] == [3, 7, 18, 37]
+
+
+@pytest.mark.parametrize(("percent", "guided"), [(50, 6), (75, 8)])
+def test_guidance_ends_early(rig: Rig, trial: Callable[..., Any], percent: int, guided: int) -> None:
+    heard: list[int] = []
+    rig.guidance_ended.append(heard.append)
+    with trial(rig, f"cfg-cutoff-{percent}", num_inference_steps=10) as run, CallLog(rig.denoiser) as log:
+        proof = run.picture()
+        assert proof.took_effect
+        assert proof.evidence == f"{guided} forwards of batch 2, then {10 - guided} of 1"
+        assert log.batches == [2] * guided + [1] * (10 - guided)
+        assert heard == [guided - 1]
+        assert run.picture().took_effect  # guidance is back for the next picture
+    assert rig.after_step == []
+
+
+def test_guidance_ends_for_several_pictures(rig: Rig, trial: Callable[..., Any]) -> None:
+    with trial(rig, "cfg-cutoff-50", num_inference_steps=4, num_images_per_prompt=3) as run:
+        assert run.picture().evidence == "3 forwards of batch 6, then 1 of 3"
+
+
+def test_too_few_steps_to_end_guidance_in(rig: Rig, trial: Callable[..., Any]) -> None:
+    with trial(rig, "cfg-cutoff-75", num_inference_steps=4) as run:
+        proof = run.picture()
+        assert not proof.took_effect
+        assert proof.evidence == "4 forwards of batch 2, then 0 of 1"
+
+
+def test_guidance_that_never_was(rig: Rig, trial: Callable[..., Any]) -> None:
+    with trial(rig, "cfg-cutoff-50", guidance_scale=1.0) as run:
+        assert not run.picture().took_effect
+
+
+def test_guidance_of_other_families(other_rig: Rig, trial: Callable[..., Any]) -> None:
+    if type(other_rig.pipe).__name__ == "FluxPipeline":
+        missing = TECHNIQUES["cfg-cutoff-50"].why_missing(other_rig)
+        assert missing is not None
+        assert "distilled" in missing.reason
+        return
+    with trial(other_rig, "cfg-cutoff-50", num_inference_steps=4) as run:
+        assert run.picture().evidence == "3 forwards of batch 2, then 1 of 1"
+
+
+def test_steps_of_other_families(other_rig: Rig, trial: Callable[..., Any]) -> None:
+    applied = TECHNIQUES["steps-25"].apply(other_rig)
+    with applied.witness() as proof:
+        other_rig.picture("a cat", seed=0)
+    assert proof().took_effect, proof().evidence

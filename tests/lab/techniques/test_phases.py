@@ -1,0 +1,107 @@
+"""One component at a time, on the tiny pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hybridge.errors import RequestError
+from hybridge.lab.techniques.catalogue import TECHNIQUES
+from hybridge.lab.techniques.evidence import storage_bytes
+from hybridge.lab.techniques.rig import Rig
+from hybridge.lab.techniques.weights import bring_back, outlines, send_away
+
+
+def test_no_part_outlives_its_phase(rig: Rig, trial: Callable[..., Any]) -> None:
+    with trial(rig, "batch-processing", num_images_per_prompt=2, negative_prompt="a dog") as run:
+        assert storage_bytes(rig.denoiser) == storage_bytes(rig.pipe.text_encoder) == 0
+        proof = run.picture()
+        assert proof.took_effect, proof.evidence
+        for part in ("text_encoder", "text_encoder_2", "unet"):
+            assert f" of the {part}'s" in proof.evidence
+        assert np.array_equal(run.after, run.before)
+        assert storage_bytes(rig.denoiser) == 0
+    assert storage_bytes(rig.denoiser) > 0
+
+
+def test_without_guidance(rig: Rig, trial: Callable[..., Any]) -> None:
+    with trial(rig, "batch-processing", guidance_scale=1.0) as run:
+        assert run.picture().took_effect
+        assert np.array_equal(run.after, run.before)
+
+
+def test_what_holds_a_weight_keeps_it_alive(rig: Rig) -> None:
+    held = rig.denoiser.conv_in.weight
+    applied = TECHNIQUES["batch-processing"].apply(rig)
+    with applied.witness() as proof:
+        rig.picture("a cat", seed=0, num_inference_steps=1)
+    assert proof().took_effect  # it came back as another tensor
+    assert held.device.type == "cpu"
+
+
+def test_other_techniques_survive_the_loading(rig: Rig) -> None:
+    names = ["bf16", "tiny-vae", "channels-last", "freeu", "cfg-cutoff-50"]
+    applied = {name: TECHNIQUES[name].apply(rig) for name in names}
+    arguments = {"num_inference_steps": 4, "height": 64, "width": 64}
+    before = rig.picture("a cat", seed=0, **arguments)
+    applied["batch-processing"] = TECHNIQUES["batch-processing"].apply(rig)
+    for name in ("channels-last", "freeu", "cfg-cutoff-50", "tiny-vae", "batch-processing"):
+        with applied[name].witness() as proof:
+            after = rig.picture("a cat", seed=0, **arguments)
+        assert proof().took_effect, f"{name}: {proof().evidence}"
+        assert np.array_equal(after, before)
+
+
+@pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")  # diffusers' own call
+def test_a_vae_that_must_not_be_float16(rig: Rig, trial: Callable[..., Any]) -> None:
+    rig.pipe.to(dtype=torch.float16)
+    with trial(rig, "batch-processing", fresh=False, num_inference_steps=1) as run:
+        assert run.picture().took_effect
+        assert np.array_equal(run.after, run.before)
+        assert rig.pipe.vae.dtype is torch.float16
+
+
+def test_phases_of_other_families(other_rig: Rig, trial: Callable[..., Any]) -> None:
+    for arguments in ({}, {"num_images_per_prompt": 2}):
+        with trial(other_rig, "batch-processing", **arguments) as run:
+            proof = run.picture()
+            assert proof.took_effect, proof.evidence
+            assert np.array_equal(run.after, run.before)
+
+
+def test_weights_that_are_elsewhere(rig: Rig) -> None:
+    rig.pipe.unet.to("meta")
+    missing = TECHNIQUES["batch-processing"].why_missing(rig)
+    assert missing is not None
+    assert "unet" in missing.reason
+
+
+def test_weights_come_back_as_they_were() -> None:
+    def linear() -> torch.nn.Sequential:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+
+    module = linear().to(torch.bfloat16)
+    module[0].bias = module[1].bias  # shared
+    expected = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    (*_, dead) = [reference() for reference in send_away(module)]
+    assert dead is None
+    assert {tensor.device.type for tensor in module.state_dict().values()} == {"meta"}
+    fresh = linear()
+    fresh[0].bias = fresh[1].bias
+    bring_back(module, fresh, torch.device("cpu"))
+    assert module[0].bias is module[1].bias
+    assert all(torch.equal(module.state_dict()[name], tensor) for name, tensor in expected.items())
+    assert module[0].weight.dtype is torch.bfloat16
+
+
+def test_weights_of_another_module_are_refused() -> None:
+    module = torch.nn.Linear(3, 3)
+    before = outlines(module)
+    with pytest.raises(RequestError, match="not those of this module"):
+        bring_back(module, torch.nn.Linear(3, 3, bias=False), torch.device("cpu"))
+    assert outlines(module).keys() == before.keys()

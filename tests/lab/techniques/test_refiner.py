@@ -1,0 +1,63 @@
+"""The refiner, on the tiny pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hybridge.lab.techniques.catalogue import TECHNIQUES
+from hybridge.lab.techniques.rig import Rig
+
+
+@pytest.mark.parametrize(
+    ("name", "forwards"),
+    [
+        ("refiner-ensemble-80", (8, 2)),
+        ("refiner-ensemble-90", (9, 1)),
+        ("refiner-img2img-10", (10, 3)),
+        ("refiner-img2img-20", (10, 6)),
+    ],
+)
+def test_the_refiner_does_its_share(
+    rig: Rig, trial: Callable[..., Any], name: str, forwards: tuple[int, int]
+) -> None:
+    with trial(rig, name, num_inference_steps=10) as run:
+        proof = run.picture()
+        assert proof.took_effect
+        assert proof.evidence == f"{forwards[0]} forwards of the base and {forwards[1]} of the refiner, as planned"
+        assert run.after.shape == run.before.shape
+        assert np.abs(run.after - run.before).mean() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["refiner-ensemble-80", "refiner-img2img-10"])
+def test_several_pictures(rig: Rig, name: str) -> None:
+    arguments = {"num_inference_steps": 5, "height": 64, "width": 64, "num_images_per_prompt": 2}
+    applied = TECHNIQUES[name].apply(rig)
+    with applied.witness() as proof:
+        assert rig.picture("a cat", seed=0, **arguments).shape == (2, 64, 64, 3)
+    assert proof().took_effect, proof().evidence
+
+
+def test_guidance_of_the_base_may_end_early(rig: Rig) -> None:
+    TECHNIQUES["cfg-cutoff-50"].apply(rig)
+    applied = TECHNIQUES["refiner-ensemble-80"].apply(rig)
+    with applied.witness() as proof:
+        rig.picture("a cat", seed=0, num_inference_steps=10, height=64, width=64)
+    assert proof().took_effect, proof().evidence
+
+
+def test_only_one_makes_the_picture(rig: Rig) -> None:
+    TECHNIQUES["refiner-ensemble-80"].apply(rig)
+    for name in ("refiner-ensemble-90", "batch-processing"):
+        missing = TECHNIQUES[name].why_missing(rig)
+        assert missing is not None
+        assert "in its own way" in missing.reason
+
+
+def test_the_refiner_is_sdxls(other_rig: Rig) -> None:
+    missing = TECHNIQUES["refiner-ensemble-80"].why_missing(other_rig)
+    assert missing is not None
+    assert "SDXL's latents" in missing.reason
