@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -64,3 +65,9 @@ def version(distribution: str) -> str | None:
         return str(metadata.version(distribution))
     except metadata.PackageNotFoundError:
         return None
+
+
+def no_cpp_compiler() -> str | None:
+    """What torch.compile would miss on a CPU, for which it writes C++; None where one is installed."""
+    compilers = [os.environ.get("CXX"), "g++", "clang++", "c++"]
+    return None if any(name and shutil.which(name) for name in compilers) else "no C++ compiler is installed"

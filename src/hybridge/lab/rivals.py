@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +17,7 @@ import torch
 from ..engine import resolve
 from ..engine.options import choose_device
 from .case import Case
+from .environment import no_cpp_compiler
 from .subject import build, forward, shape, source
 
 
@@ -114,11 +113,7 @@ def _compiled(case: Case, _: Limits) -> Ready:
 
 
 def _why_not_compiled(case: Case) -> str | None:
-    """Inductor writes C++ for CPUs."""
-    if choose_device(case.device).value.type != "cpu":
-        return None
-    compilers = [os.environ.get("CXX"), "g++", "clang++", "c++"]
-    return None if any(name and shutil.which(name) for name in compilers) else "no C++ compiler is installed"
+    return no_cpp_compiler() if choose_device(case.device).value.type == "cpu" else None
 
 
 #: OpenVINO's names of dtypes: as an inference precision, and among a CPU's capabilities.

@@ -1,7 +1,130 @@
-"""Caches between steps: DeepCache, and the hooks of diffusers."""
+"""Caches between steps: DeepCache, the hooks of diffusers, and libraries that bring their own.
+
+Neighbouring steps differ little, so parts of the denoiser are computed at some steps only.  What is kept must be
+forgotten before the next picture, and when guidance ends: the batch is half as large from then on.  Every row here
+does both.
+
+The hooks of diffusers are made for transformers; on a UNet some of them find nothing to hook and some break.  They
+are tried all the same, so that a version that mends them is noticed.
+"""
 
 from __future__ import annotations
 
-from .technique import Technique
+import importlib
+from collections.abc import Callable
+from typing import Any
 
-ROWS: tuple[Technique, ...] = ()
+import torch
+
+from .evidence import spared
+from .forwards import remembered
+from .hooked import DIFFUSERS_CACHES, last_attention
+from .presence import no_unet, not_installed
+from .rig import Rig
+from .technique import GUIDE, Applied, Missing, Technique
+
+#: The guide's settings: a full step, then two that compute the outermost blocks alone.
+_INTERVAL, _BRANCH = 3, 0
+
+
+def _deepcache(rig: Rig) -> Applied:
+    unet = rig.pipe.unet
+    put_back = remembered(unet, "forward")
+    helper: Any = importlib.import_module("DeepCache").DeepCacheSDHelper(pipe=rig.pipe)
+    helper.set_params(cache_interval=_INTERVAL, cache_branch_id=_BRANCH)
+    try:
+        helper.enable()
+    except BaseException:
+        put_back()
+        raise
+
+    def begin_again() -> None:
+        helper.start_timestep = None
+
+    def guidance_ended(step: int) -> None:
+        # Full steps are counted from this index: the first of half the batch is one, and what was kept is replaced.
+        helper.start_timestep = step + 1
+
+    rig.before_picture.append(begin_again)
+    rig.guidance_ended.append(guidance_ended)
+
+    def undo() -> None:
+        put_back()
+        helper.reset_states()
+        rig.before_picture.remove(begin_again)
+        rig.guidance_ended.remove(guidance_ended)
+
+    return Applied(spared(lambda: rig.denoiser, _middle, "the middle block"), undo)
+
+
+def _middle(unet: Any) -> torch.nn.Module:
+    # Not the block itself: its forward is called at every step, and gives what was kept.
+    inner: torch.nn.Module = unet.mid_block.resnets[0]
+    return inner
+
+
+def _why_not_deepcache(rig: Rig) -> Missing | None:
+    return no_unet(rig, instead="first-block-cache") or not_installed("DeepCache", instead="pab")
+
+
+def _para_attention(rig: Rig) -> Applied:
+    adapters: Any = importlib.import_module("para_attn.first_block_cache.diffusers_adapters")
+    adapters.apply_cache_on_pipe(rig.pipe)
+    return Applied(_last_attention_spared(rig))
+
+
+def _cache_dit(rig: Rig) -> Applied:
+    cache_dit: Any = importlib.import_module("cache_dit")
+    cache_dit.enable_cache(rig.pipe)
+    return Applied(_last_attention_spared(rig), lambda: cache_dit.disable_cache(rig.pipe))
+
+
+def _last_attention_spared(rig: Rig) -> Any:
+    return spared(lambda: rig.denoiser, last_attention, "the last attention")
+
+
+def _unless_installed(distribution: str) -> Callable[[Rig], Missing | None]:
+    return lambda rig: not_installed(
+        distribution, instead="taylorseer" if getattr(rig.pipe, "unet", None) is not None else "first-block-cache"
+    )
+
+
+ROWS: tuple[Technique, ...] = (
+    Technique(
+        name="deepcache",
+        title="DeepCache",
+        claim="Two steps of three compute the outermost blocks alone: more than twice as fast, visibly worse.",
+        source=GUIDE,
+        exactness="approximate",
+        stage="cache",
+        apply=_deepcache,
+        why_missing=_why_not_deepcache,
+        group="cache",
+        needs=("DeepCache",),
+    ),
+    *DIFFUSERS_CACHES,
+    Technique(
+        name="para-attention",
+        title="ParaAttention's first-block cache",
+        claim="Leaves out all blocks but the first where the first has changed little; for video models and Flux.",
+        source="https://github.com/chengzeyi/ParaAttention",
+        exactness="approximate",
+        stage="cache",
+        apply=_para_attention,
+        why_missing=_unless_installed("para-attn"),
+        group="cache",
+        needs=("para-attn",),
+    ),
+    Technique(
+        name="cache-dit",
+        title="cache-dit",
+        claim="The first blocks decide whether the others are computed; one line for most transformers.",
+        source="https://github.com/vipshop/cache-dit",
+        exactness="approximate",
+        stage="cache",
+        apply=_cache_dit,
+        why_missing=_unless_installed("cache-dit"),
+        group="cache",
+        needs=("cache-dit",),
+    ),
+)

@@ -89,3 +89,25 @@ def storage_bytes(module: torch.nn.Module) -> int:
     """Bytes of a module's parameters and buffers, every storage once; nothing for what is on the meta device."""
     tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.device.type != "meta"]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def spared(
+    whole: Callable[[], torch.nn.Module], part: Callable[[torch.nn.Module], torch.nn.Module], name: str
+) -> Callable[[], Witness]:
+    """A witness of work left out: a part ran, but less often than the whole that it belongs to.
+
+    Args:
+        whole: What is called at every step, asked when the watching begins.
+        part: Something in it that is computed or left out.
+        name: Of the part, for the evidence.
+    """
+
+    @contextmanager
+    def witness() -> Iterator[Callable[[], Proof]]:
+        module = whole()
+        with CallLog(module) as calls, CallLog(part(module)) as computed:
+            yield lambda: Proof(
+                0 < len(computed) < len(calls), f"{len(computed)} of {len(calls)} forwards computed {name}"
+            )
+
+    return witness

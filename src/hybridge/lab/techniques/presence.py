@@ -1,0 +1,29 @@
+"""Why a row cannot run, where that can be told without trying: no such library, a pipeline of another make."""
+
+from __future__ import annotations
+
+from ..environment import version
+from .rig import Rig
+from .technique import Missing
+
+
+def not_installed(*distributions: str, instead: str | None = None) -> Missing | None:
+    """What of these is not installed; None where everything is.
+
+    Args:
+        *distributions: As ``pip install`` takes them, without versions.
+        instead: What lives in its place.
+    """
+    absent = [name for name in distributions if version(name) is None]
+    if not absent:
+        return None
+    return Missing("unavailable", f"not installed: {', '.join(absent)}", instead)
+
+
+def no_unet(rig: Rig, *, instead: str | None = None) -> Missing | None:
+    """Why a technique for UNets cannot run, or None."""
+    if getattr(rig.pipe, "unet", None) is not None:
+        return None
+    return Missing(
+        "unavailable", f"it works on a UNet, and this pipeline has a {type(rig.denoiser).__name__}", instead
+    )

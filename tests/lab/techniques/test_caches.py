@@ -1,0 +1,174 @@
+"""Caches between steps, on the tiny pipeline: proven, forgotten in time, and undone to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+from pipelines import load_small_pipelines
+
+from hybridge.lab.environment import version
+from hybridge.lab.techniques import stack
+from hybridge.lab.techniques.catalogue import TECHNIQUES, named
+from hybridge.lab.techniques.evidence import CallLog
+from hybridge.lab.techniques.rig import Rig
+
+PROMPT = "a cat in the rain"
+
+#: The last one under guidance; the next is not one that any of the caches would compute in full by itself.
+LAST_GUIDED = 4
+
+
+@pytest.fixture
+def rig(rig: Rig) -> Rig:
+    """With ten steps, of which caches leave some out."""
+    rig.arguments["num_inference_steps"] = 10
+    return rig
+
+
+def is_clean(rig: Rig) -> bool:
+    """Nothing listens any more."""
+    return not (rig.before_picture or rig.guidance_ended or rig.denoiser._forward_pre_hooks)
+
+
+@pytest.mark.parametrize(
+    ("name", "evidence"),
+    [
+        ("deepcache", "4 of 10 forwards computed the middle block"),
+        ("pab", "hooks: 56; 4 of 10 forwards computed the last attention"),
+        ("taylorseer", "hooks: 28; 5 of 10 forwards computed the last attention"),
+    ],
+)
+def test_a_cache_takes_effect_begins_anew_and_goes(rig: Rig, name: str, evidence: str) -> None:
+    before = rig.picture(PROMPT, seed=0)
+    applied = TECHNIQUES[name].apply(rig)
+    with applied.witness() as proof:
+        first = rig.picture(PROMPT, seed=0)
+    assert proof().took_effect
+    assert proof().evidence == evidence
+    assert not np.array_equal(first, before)
+    assert np.array_equal(rig.picture(PROMPT, seed=0), first), "what was kept of one picture got into the next"
+
+    assert applied.undo is not None
+    applied.undo()
+    with applied.witness() as proof:
+        again = rig.picture(PROMPT, seed=0)
+    assert not proof().took_effect
+    assert np.array_equal(again, before)
+    assert is_clean(rig)
+
+
+@pytest.mark.parametrize("name", ["taylorseer-defaults", "mag-cache"])
+def test_caches_that_find_nothing_to_hook_are_found_out(rig: Rig, name: str) -> None:
+    rig.arguments["num_inference_steps"] = 4
+    before = rig.picture(PROMPT, seed=0)
+    applied = TECHNIQUES[name].apply(rig)
+    with applied.witness() as proof:
+        same = rig.picture(PROMPT, seed=0)
+    assert not proof().took_effect
+    assert proof().evidence == "hooks: 0; 4 of 4 forwards computed the last attention"
+    assert np.array_equal(same, before)
+
+
+@pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("first-block-cache", "IndexError: pop from empty list"),
+        ("sea-cache", "ValueError: SeaCache found no repeated transformer blocks"),
+        ("faster-cache", "RuntimeError: chunk expects at least a 1-dimensional tensor"),
+    ],
+)
+def test_caches_that_break_on_a_unet_leave_it_as_it_was(rig: Rig, name: str, why: str) -> None:
+    rig.arguments["num_inference_steps"] = 2
+    before = rig.picture(PROMPT, seed=0)
+    (step,) = stack.apply(rig, named([name]))
+    assert step.failure is not None
+    assert why in step.failure
+    assert is_clean(rig)
+    assert np.array_equal(rig.picture(PROMPT, seed=0), before)
+
+
+@pytest.mark.parametrize("name", ["deepcache", "pab", "taylorseer"])
+def test_a_cache_forgets_when_guidance_ends(rig: Rig, name: str) -> None:
+    rig.after_step.append(end_guidance)
+    before = rig.picture(PROMPT, seed=0)
+    applied = TECHNIQUES[name].apply(rig)
+    with applied.witness() as proof, CallLog(rig.denoiser) as calls:
+        first = rig.picture(PROMPT, seed=0)
+    assert calls.batches == [2] * 5 + [1] * 5
+    assert proof().took_effect, proof().evidence
+    assert np.array_equal(rig.picture(PROMPT, seed=0), first)
+
+    assert applied.undo is not None
+    applied.undo()
+    assert np.array_equal(rig.picture(PROMPT, seed=0), before)
+
+
+@pytest.mark.parametrize("name", ["deepcache", "pab"])
+def test_a_cache_that_is_not_told_breaks(rig: Rig, name: str) -> None:
+    TECHNIQUES[name].apply(rig)
+    rig.after_step.append(end_guidance)
+    rig.guidance_ended.clear()
+    with pytest.raises((RuntimeError, ValueError)):
+        rig.picture(PROMPT, seed=0)
+
+
+def end_guidance(rig: Rig, step: int, tensors: dict[str, Any]) -> None:
+    """After :data:`LAST_GUIDED`, goes on with the half of the batch that has the prompt."""
+    if step != LAST_GUIDED:
+        return
+    for name, doubled in tensors.items():
+        tensors[name] = doubled.chunk(2)[-1]
+    rig.pipe._guidance_scale = 0.0
+    for hear in rig.guidance_ended:
+        hear(step)
+
+
+@pytest.mark.parametrize(("name", "distribution"), [("para-attention", "para-attn"), ("cache-dit", "cache-dit")])
+def test_libraries_for_transformers_say_what_is_missing_or_refuse(rig: Rig, name: str, distribution: str) -> None:
+    (step,) = stack.apply(rig, named([name]))
+    assert step.applied is None
+    if version(distribution) is None:
+        assert step.missing is not None
+        assert (step.missing.outcome, step.missing.instead) == ("unavailable", "taylorseer")
+        assert distribution in step.missing.reason
+    else:
+        assert step.failure is not None
+        assert "StableDiffusionXLPipeline" in step.failure
+
+
+def test_hooks_work_where_they_were_made_for(tmp_path: Path) -> None:
+    small = load_small_pipelines()
+    pipe = small.flux(small.vae(16, shift_factor=0.1))
+    torch.manual_seed(0)
+    pipe.transformer = FluxTransformer2DModel(
+        in_channels=64,
+        num_layers=2,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=small.TEXT_WIDTH,
+        pooled_projection_dim=small.TEXT_WIDTH,
+        axes_dims_rope=(4, 4, 8),
+    ).eval()
+    arguments = {"num_inference_steps": 10, "height": 64, "width": 64}
+    rig = Rig(pipe, arguments, tmp_path, torch.device("cpu"), reload=lambda **_: pipe)
+
+    before = rig.picture(PROMPT, seed=0)
+    for name in ("pab", "taylorseer", "taylorseer-defaults", "mag-cache"):
+        applied = TECHNIQUES[name].apply(rig)
+        with applied.witness() as proof:
+            rig.picture(PROMPT, seed=0)
+        assert proof().took_effect, f"{name}: {proof().evidence}"
+        assert applied.undo is not None
+        applied.undo()
+        assert np.array_equal(rig.picture(PROMPT, seed=0), before), name
+
+    missing = TECHNIQUES["deepcache"].why_missing(rig)
+    assert missing is not None
+    assert "FluxTransformer2DModel" in missing.reason

@@ -1,0 +1,98 @@
+"""Compilers, with the compiler that is there, on a UNet that is compiled in seconds."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from hybridge.lab.environment import no_cpp_compiler
+from hybridge.lab.techniques import stack
+from hybridge.lab.techniques.catalogue import TECHNIQUES, named
+from hybridge.lab.techniques.rig import Rig
+
+PROMPT = "a cat in the rain"
+
+
+@pytest.fixture
+def rig(rig: Rig) -> Rig:
+    """Two steps of a UNet with one level and three blocks; the tiny one takes the compiler minutes."""
+    torch.manual_seed(0)
+    rig.pipe.unet = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(16,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        layers_per_block=1,
+        attention_head_dim=(2,),
+        norm_num_groups=4,
+        cross_attention_dim=rig.pipe.unet.config.cross_attention_dim,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=rig.pipe.unet.config.addition_time_embed_dim,
+        projection_class_embeddings_input_dim=rig.pipe.unet.config.projection_class_embeddings_input_dim,
+        use_linear_projection=True,
+    ).eval()
+    rig.arguments["num_inference_steps"] = 2
+    return rig
+
+
+@pytest.mark.parametrize(
+    ("name", "evidence"),
+    [
+        ("compile", "2 calls of 1 compiled modules, in 1 graphs"),
+        ("compile-regional", "8 calls of 4 compiled modules, in 1 graphs"),
+    ],
+)
+def test_compiled_code_runs_and_goes(rig: Rig, name: str, evidence: str) -> None:
+    assert no_cpp_compiler() is None, "this test needs a C++ compiler"
+    before = rig.picture(PROMPT, seed=0)
+    applied = TECHNIQUES[name].apply(rig)
+    with applied.witness() as proof:
+        compiled = rig.picture(PROMPT, seed=0)
+    assert proof().took_effect
+    assert proof().evidence == evidence
+    np.testing.assert_allclose(compiled, before, atol=1e-5)
+
+    assert applied.undo is not None
+    applied.undo()
+    with applied.witness() as proof:
+        again = rig.picture(PROMPT, seed=0)
+    assert not proof().took_effect
+    assert np.array_equal(again, before)
+
+
+def test_blocks_of_another_name_leave_nothing_half_compiled(rig: Rig) -> None:
+    rig.pipe.unet._repeated_blocks = ["NoSuchBlock"]
+    (step,) = stack.apply(rig, named(["compile-regional"]))
+    assert step.failure is not None
+    assert "NoSuchBlock" in step.failure
+
+
+def test_without_a_compiler_a_cpu_is_told_so(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert shutil.which("g++") is None
+    missing = TECHNIQUES["compile"].why_missing(rig)
+    assert missing is not None
+    assert "C++" in missing.reason
+
+
+def test_stable_fast_says_how_it_is_built(rig: Rig) -> None:
+    missing = TECHNIQUES["stable-fast"].why_missing(rig)
+    if importlib.util.find_spec("sfast") is not None:
+        assert missing is None
+    else:
+        assert missing is not None
+        assert "WITH_CUDA=0" in missing.reason
+        assert missing.instead == "compile"
+
+
+def test_onediff_is_dead(rig: Rig) -> None:
+    (step,) = stack.apply(rig, named(["onediff"]))
+    assert step.missing is not None
+    assert (step.missing.outcome, step.missing.instead) == ("dead", "compile")
