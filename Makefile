@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo serve test lint docs bench clean help
+.PHONY: demo serve test lint docs bench lab clean help
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ docs: $(VENV)/dev ## Write the documents that are generated
 bench: $(VENV)/dev ## What the wire costs, and the exact engine beside its rivals; ARGS="--size 1024" for the latter
 	$(BIN)/python benchmarks/round_trip.py
 	$(BIN)/hybridge bench vae --size 256 --repeats 1 --out hybridge-bench/$$(date +%Y%m%d-%H%M%S) $(ARGS)
+
+lab: $(VENV)/dev ## Every technique of the catalogue on a tiny SDXL; ARGS="--technique deepcache"
+	$(BIN)/hybridge lab run --out hybridge-lab/$$(date +%Y%m%d-%H%M%S) $(ARGS)
 
 clean: ## Remove the virtual environment
 	rm -rf $(VENV)

@@ -13,8 +13,11 @@ import gc
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+Made = TypeVar("Made")
 
 _PROCESS = Path("/proc/self")
 
@@ -22,8 +25,13 @@ _PROCESS = Path("/proc/self")
 _FORGET_PEAK = "5"
 
 
-def growth(run: Callable[[], torch.Tensor], device: torch.device) -> tuple[torch.Tensor, int | None]:
+def growth(run: Callable[[], Made], device: torch.device, *, above: int | None = None) -> tuple[Made, int | None]:
     """(what ``run`` gave, the bytes that existed at most while it ran, less those before it).
+
+    Args:
+        run: What is watched.
+        device: Whose memory.
+        above: Bytes to count from instead of what exists now; see :func:`resident_bytes`.
 
     None where it cannot be known: on other devices than CUDA's and the CPU, and where the kernel does not tell.
     """
@@ -32,15 +40,21 @@ def growth(run: Callable[[], torch.Tensor], device: torch.device) -> tuple[torch
         torch.cuda.empty_cache()
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+        before = torch.cuda.memory_allocated(device) if above is None else above
         given = run()
         torch.cuda.synchronize(device)
         return given, torch.cuda.max_memory_allocated(device) - before
     if device.type != "cpu" or not _forget_peak():
         return run(), None
-    before = _resident_bytes("VmRSS")
+    before = _status_bytes("VmRSS") if above is None else above
     given = run()
-    return given, max(0, _resident_bytes("VmHWM") - before)
+    return given, max(0, _status_bytes("VmHWM") - before)
+
+
+def resident_bytes() -> int | None:
+    """Of this process, now, less what an allocator only keeps; None where the kernel does not tell."""
+    gc.collect()
+    return _status_bytes("VmRSS") if _forget_peak() else None
 
 
 def _forget_peak() -> bool:
@@ -55,6 +69,6 @@ def _forget_peak() -> bool:
         return False
 
 
-def _resident_bytes(line: str) -> int:
+def _status_bytes(line: str) -> int:
     found = re.search(rf"^{line}:\s+(\d+) kB$", (_PROCESS / "status").read_text(encoding="ascii"), re.MULTILINE)
     return 1024 * int(found[1]) if found else 0

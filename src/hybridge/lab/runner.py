@@ -12,11 +12,6 @@ The process that runs this touches no device.  It writes the record after every 
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -27,6 +22,7 @@ from ..engine import locate, resolve
 from ..errors import EngineFailure, RequestError
 from . import record as records
 from .case import Arguments, Case
+from .process import ask
 from .record import Record
 from .rivals import RIVALS, Rival
 from .subject import reference_dtype
@@ -183,47 +179,5 @@ class Asker:
 
     def ask(self, job: dict[str, Any]) -> dict[str, Any]:
         """What the process answered: what it measured, or ``{"missing": reason}``."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hybridge.lab.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(self._folder / "inductor")},
-            start_new_session=True,  # so that the processes that torch.compile starts end with it
-        )
-        try:
-            said, complained = process.communicate(json.dumps(job), timeout=self._limit_s)
-            is_late = False
-        except subprocess.TimeoutExpired:
-            _end(process)
-            said, complained = process.communicate()
-            is_late = True
-        finally:
-            if process.returncode is None:  # Ctrl-C, say
-                _end(process)
-        lines: list[dict[str, Any]] = [json.loads(line) for line in said.splitlines() if line.endswith("}")]
-        last: dict[str, Any] = lines[-1] if lines else {"stage": "starting"}
-        if "done" in last:
-            done: dict[str, Any] = last["done"]
-            return done
-        if "missing" in last:
-            return {"missing": last["missing"]}
-        if is_late:
-            return {"missing": f"took longer than {self._limit_s:g} s: ended while {last['stage']}"}
-        return {"missing": f"{_how_it_ended(process.returncode, complained)} while {last['stage']}"}
-
-
-def _how_it_ended(status: int, complained: str) -> str:
-    if status == -signal.SIGKILL:
-        return "killed, most likely for want of memory,"
-    line = complained.strip().rpartition("\n")[2]
-    return f"ended with status {status} ({line})" if line else f"ended with status {status}"
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Ends a process that was not waited for yet, and whatever it started."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+        caches = {"TORCHINDUCTOR_CACHE_DIR": str(self._folder / "inductor")}
+        return ask("hybridge.lab.worker", job, limit_s=self._limit_s, variables=caches)

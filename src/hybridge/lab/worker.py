@@ -1,8 +1,6 @@
-"""A process that measures one thing and ends: ``python -m hybridge.lab.worker``, a job on stdin, answers on stdout.
+"""A process that measures one thing of ``hybridge bench`` and ends: ``python -m hybridge.lab.worker``.
 
-The job is one JSON object, ``{"what": …, "case": {…}, …}``.  The answers are JSON lines: ``{"stage": …}`` says what
-is being done, so that whoever ends the process for being slow knows where it stood; the last is ``{"done": {…}}``,
-or ``{"missing": reason}`` where there is nothing to measure.  What libraries print goes to stderr.
+See :mod:`.process` for how it is asked; the job is ``{"what": …, "case": {…}, …}``.
 
 A rival's first call is not timed: it loads code and packs weights.  In the round that judges, a second call is
 watched for its memory and its picture is compared; then calls are timed, several if they are short.
@@ -10,13 +8,6 @@ watched for its memory and its picture is compared; then calls are timed, severa
 
 from __future__ import annotations
 
-import ctypes
-import json
-import os
-import signal
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,11 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from ..engine import failures_named, resolve
 from ..engine.options import choose_device
-from ..errors import HybridgeError
 from . import roof
 from .case import Case
 from .environment import environment
 from .gauge import growth
+from .process import Jobs, Say, answer
 from .rivals import RIVALS, Limits
 from .roof import seconds
 from .served import run_engine
@@ -37,15 +28,6 @@ from .subject import build, distance, forward, reference_dtype, source
 #: Calls are timed until they took this long together, so that short ones are timed several times in every process.
 _TIMED_S = 0.5
 _MOST_CALLS = 20
-
-#: How much the kernel would rather end this process than others, such as the one that keeps the record, when memory
-#: is short: the most it can be told.
-_FIRST_TO_GO = "1000"
-
-#: prctl(2): the signal that this process gets when the one that started it is gone.
-_PR_SET_PDEATHSIG = 1
-
-Say = Callable[[str], None]
 
 
 def describe(job: dict[str, Any], say: Say) -> dict[str, Any]:
@@ -113,7 +95,7 @@ def measure(job: dict[str, Any], say: Say) -> dict[str, Any]:
     return {"seconds": timed, **measured}
 
 
-JOBS: dict[str, Callable[[dict[str, Any], Say], dict[str, Any]]] = {
+JOBS: Jobs = {
     "describe": describe,
     "roof": measure_roof,
     "reference": make_reference,
@@ -122,43 +104,5 @@ JOBS: dict[str, Callable[[dict[str, Any], Say], dict[str, Any]]] = {
 }
 
 
-def main() -> None:
-    """Reads the job, answers, ends."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    _end_with_the_asker()
-    _stand_in_front()
-
-    def answer(line: dict[str, Any]) -> None:
-        answers.write(json.dumps(line) + "\n")
-        answers.flush()
-
-    try:
-        job = json.load(sys.stdin)
-        done = JOBS[job["what"]](job, lambda stage: answer({"stage": stage}))
-        answer({"done": done})
-    except HybridgeError as error:  # its hint is for callers of the engine, not for readers of a table
-        answer({"missing": str(HybridgeError(error.what, saw=error.saw, expected=error.expected))})
-    except Exception as error:  # a rival may raise anything, and that is a row of the table
-        lines = str(error).strip().splitlines()
-        answer({"missing": f"{type(error).__name__}: {lines[0] if lines else ''}"})
-
-
-def _end_with_the_asker() -> None:
-    """An asker that is killed cannot end this process, which would go on holding the device."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux
-    if prctl is not None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _stand_in_front() -> None:
-    score = Path("/proc/self/oom_score_adj")
-    if score.exists():
-        try:
-            score.write_text(_FIRST_TO_GO, encoding="ascii")
-        except OSError:
-            return  # some sandboxes forbid it; the run is then as safe as any other process
-
-
 if __name__ == "__main__":
-    main()
+    answer(JOBS)

@@ -1,0 +1,35 @@
+"""``hybridge lab list``"""
+
+from __future__ import annotations
+
+import typer
+
+
+def list_(
+    pipeline: str = typer.Argument("tiny", help="tiny (made here, random weights), a folder, or a hub id."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1."),
+    server: str = typer.Option(None, help="A hybridge server that techniques may use."),
+    as_json: bool = typer.Option(False, "--json", help="For programs."),
+) -> None:
+    """The catalogue of techniques, and which of them can run on a pipeline here."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..lab.study.listing import listed
+
+    console = Console()
+    with console.status(f"looking at {pipeline}"):
+        rows = listed(pipeline, device=device, server=server)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    table = Table("name", "title", "picture", "stage", "here")
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    for row in rows:
+        instead = f" Instead: {row['instead']}" if row["instead"] else ""
+        here = "yes" if row["outcome"] is None else f"{row['outcome']}: {row['reason']}.{instead}"
+        table.add_row(row["name"], row["title"], row["exactness"], row["stage"], here)
+    console.print(table)

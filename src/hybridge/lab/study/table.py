@@ -1,0 +1,74 @@
+"""The table of a study: a row for each configuration, on the screen."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from ...engine.plan import show_bytes
+from ..record import Record
+from ..report import Table
+
+_NONE = "–"
+
+_COLUMNS = (
+    "configuration",
+    "outcome",
+    "s/picture",
+    "× baseline",
+    "s/step",
+    "first, s",
+    "ready, s",
+    "peak",
+    "PSNR, dB",
+    "evidence or reason",
+)
+
+
+def table(record: Record) -> Table:
+    """Every configuration that was measured, in the order of the record."""
+    entries = record["measurements"]
+    baseline = next((_seconds(entry) for entry in entries if not entry["techniques"]), None)
+    asked, about = record["arguments"], record["pipeline"]
+    title = (
+        f"{about['name']} ({about['class']}), {asked['size']}², {asked['steps']} steps, {asked['dtype']}"
+        f" on {record['environment'].get('gpu') or asked['device']}"
+    )
+    return Table(title, _COLUMNS, tuple(_row(entry, baseline) for entry in entries))
+
+
+def _row(entry: dict[str, Any], baseline: float | None) -> tuple[str, ...]:
+    taken = _seconds(entry)
+    said = "; ".join(one["evidence"] for one in entry["techniques"] if one["evidence"])
+    numbers = (_NONE,) * 7
+    if taken is not None:
+        numbers = (
+            f"{taken:.3g}",
+            f"{baseline / taken:.2f}" if baseline else _NONE,
+            f"{taken / entry['steps']:.3g}",
+            f"{entry['first_picture_s']:.3g}",
+            f"{entry['load_s'] + entry['preparation_s']:.3g}",
+            _peak(entry["peak"]),
+            _psnr(entry["difference"]),
+        )
+    return entry["configuration"], entry["outcome"], *numbers, entry["reason"] or said
+
+
+def _seconds(entry: dict[str, Any]) -> float | None:
+    """The median over prompts and runs; None where nothing was timed."""
+    samples = [second for seconds in entry.get("seconds", {}).values() for second in seconds]
+    return statistics.median(samples) if samples else None
+
+
+def _peak(peak: dict[str, int | None]) -> str:
+    """What a device handed out; on a CPU what the process took, or else the tensors alone."""
+    found = next((peak[name] for name in ("allocated_bytes", "resident_bytes", "exact_bytes") if peak[name]), None)
+    return _NONE if found is None else show_bytes(found)
+
+
+def _psnr(difference: dict[str, Any] | None) -> str:
+    """The worst of all prompts."""
+    if difference is None:
+        return _NONE
+    apart = [one["psnr_db"] for one in difference.values() if one["psnr_db"] is not None]
+    return f"{min(apart):.1f}" if apart else "equal"
