@@ -1,8 +1,9 @@
-"""A real Chromium that tests drive: its DevTools protocol over two pipes, so nothing is installed but the browser."""
+"""A real Chromium that tests drive over two pipes, by its DevTools protocol; nothing else is installed."""
 
 from __future__ import annotations
 
 import base64
+import fcntl
 import itertools
 import json
 import os
@@ -55,6 +56,10 @@ class Page:
         self.requests: list[str] = []
         self.complaints: list[str] = []
 
+    def close(self) -> None:
+        self._read.close()
+        os.close(self._write)
+
     def start(self) -> None:
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -85,7 +90,11 @@ class Page:
     def look(self, width: int, height: int = 900, *, dark: bool = False, media: str = "") -> None:
         """The size of the window in CSS pixels, and what the reader prefers."""
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 500,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         calm = {"name": "prefers-reduced-motion", "value": "reduce"}
@@ -165,26 +174,20 @@ def browsing(profile: Path) -> Iterator[Page]:
     assert program
     # Chromium's own sandbox refuses to run as root.
     flags = [*_FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else []), f"--user-data-dir={profile}"]
-    to_browser, from_browser = os.pipe(), os.pipe()
-
-    def hand_over() -> None:
-        # It reads its third and writes its fourth descriptor.  Copied away first, as either may be one of them.
-        reading, writing = os.dup(to_browser[0]), os.dup(from_browser[1])
-        os.dup2(reading, 3)
-        os.dup2(writing, 4)
-
-    process = subprocess.Popen(  # noqa: PLW1509 # the child only moves descriptors
-        [program, *flags],
-        preexec_fn=hand_over,
-        close_fds=False,
+    (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()
+    # It reads its third and writes its fourth descriptor; a shell puts them there, once they are out of the way.
+    moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 10) for descriptor in (theirs_in, theirs_out)]
+    process = subprocess.Popen(
+        ["bash", "-c", f'exec "$@" 3<&{moved[0]} 4>&{moved[1]}', "bash", program, *flags],
+        pass_fds=moved,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    os.close(to_browser[0])
-    os.close(from_browser[1])
-    page = Page(to_browser[1], from_browser[0])
+    for descriptor in (theirs_in, theirs_out, *moved):
+        os.close(descriptor)
+    page = Page(ours_out, ours_in)
     try:
         page.start()
         yield page
@@ -192,5 +195,4 @@ def browsing(profile: Path) -> Iterator[Page]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        page._read.close()
-        os.close(to_browser[1])
+        page.close()

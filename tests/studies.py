@@ -1,4 +1,4 @@
-"""A study's record as `hybridge lab run` writes it, with numbers chosen by a seed and pictures that were painted."""
+"""A study's record as `hybridge lab run` writes it: numbers chosen by a seed, and pictures that were painted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ ENVIRONMENT: dict[str, Any] = {
 }
 
 PROMPTS = [
-    {"name": "portrait", "prompt": "3/4 shot, candid photograph of a woman, peacefully sleeping", "seed": 877866765},
+    {
+        "name": "portrait",
+        "prompt": "3/4 shot, candid photograph of a woman, peacefully sleeping",
+        "seed": 877866765,
+    },
     {"name": "interior", "prompt": "futuristic living room with big windows, brown sofas", "seed": 5567822456},
     {"name": "macro", "prompt": "macro shot of a bee collecting nectar from lavender flowers", "seed": 2257899453},
     {"name": "3D", "prompt": "3d rendered isometric fiji island beach, 3d tile, polygon", "seed": 987867834},
@@ -85,7 +89,9 @@ STACKS: dict[str, list[str]] = {
 def painted(seed: int, side: int, distance: float = 0.0, salt: int = 0) -> Image.Image:
     """A picture of soft colours, the same for the same seed; ``distance`` away from it, in 0 … 1."""
     rng = np.random.default_rng(seed)
-    coarse = Image.fromarray((rng.random((6, 6, 3)) * 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+    coarse = Image.fromarray((rng.random((6, 6, 3)) * 255).astype(np.uint8)).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
     noise = np.random.default_rng([seed, salt]).normal(0, 1, (side, side, 3))
     soft = np.cumsum(np.cumsum(noise, 0), 1)
     soft = soft / np.abs(soft).max()
@@ -111,7 +117,10 @@ def study(folder: Path, *, side: int = 96, runs: int = 5, steps: int = 50, name:
         for technique, (outcome, reason, instead) in MISSING.items()
     ]
     measurements.append(
-        _missing("first-block-cache", [_part("first-block-cache", "failed", reason="IndexError: tuple index out of range")])
+        _missing(
+            "first-block-cache",
+            [_part("first-block-cache", "failed", reason="IndexError: tuple index out of range")],
+        )
     )
     parts = [_part(technique, "worked", evidence=WORKED[technique][4]) for technique in STACKS["fastest"]]
     measurements.append(_measured(folder, "fastest", parts, 0.26, 0.83, 0.85, 5e-2, side, runs, 30))
@@ -130,7 +139,8 @@ def study(folder: Path, *, side: int = 96, runs: int = 5, steps: int = 50, name:
 def written(path: Path, measurements: list[dict[str, Any]], *, side: int, runs: int = 5, steps: int = 50) -> Path:
     """A record of these measurements."""
     configurations = [
-        {"name": one["configuration"], "techniques": [part["name"] for part in one["techniques"]]} for one in measurements
+        {"name": one["configuration"], "techniques": [part["name"] for part in one["techniques"]]}
+        for one in measurements
     ]
     record = {
         "schema": 2,
@@ -197,7 +207,11 @@ def _measured(
         painted(prompt["seed"], side, distance, salt=sum(name.encode())).save(folder / path)
         pictures[prompt["name"]] = path
     equal = {"psnr_db": None, "ssim": 1.0, "largest": 0.0, "mean": 0.0, "lpips": None, "clip_score": None}
-    far = {"psnr_db": -20 * np.log10(distance), "ssim": 1 - 4 * distance, "largest": 9 * distance, "mean": distance} if distance else {}
+    far = (
+        {"psnr_db": -20 * np.log10(distance), "ssim": 1 - 4 * distance, "largest": 9 * distance, "mean": distance}
+        if distance
+        else {}
+    )
     calls = [2] * 26 + [1] * (steps - 26) if name == "cfg-cutoff-50" else [2] * steps
     return {
         "configuration": name,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ...errors import RequestError
+from ..record import Record
 from ..report import Table
 from . import guide
 from .findings import Findings, findings
-from .sources import Sources
+from .sources import Source, Sources
 from .summary import Summary, summary, title
 
 #: Of report.json; goes up when a reader of older ones would misread a newer one.
@@ -50,11 +52,16 @@ class Content:
             "benchmark": "report",
             "environment": self.environment,
             "summary": [
-                {"what": winner.label.en, "configuration": winner.row.name, "facts": [fact.en for fact in winner.facts]}
+                {
+                    "what": winner.label.en,
+                    "configuration": winner.row.name,
+                    "facts": [fact.en for fact in winner.facts],
+                }
                 for winner in (self.summary.winners if self.summary else ())
             ],
             "configurations": [
-                {key: value for key, value in asdict(row).items() if key != "folder"} | {"title": title(row)._asdict()}
+                {key: value for key, value in asdict(row).items() if key != "folder"}
+                | {"title": title(row)._asdict()}
                 for row in rows
             ],
             "pareto": {
@@ -78,32 +85,28 @@ def content(sources: Sources) -> Content:
     Raises:
         RequestError: for a record of ``hybridge bench`` that is not what its command writes.
     """
-    from ...errors import RequestError
     from .. import report, serve_report
     from ..techniques.catalogue import TECHNIQUES
 
     environment = sources.environment
     found = findings(sources.studies) if sources.studies else None
-    drawn: dict[str, list[Table]] = {"vae": [], "serve": []}
-    for name, given, tables in (
-        ("vae", sources.vaes, report.tables),
-        ("serve", sources.serves, serve_report.tables),
-    ):
-        for source in given:
-            try:
-                drawn[name] += tables(source.record)
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as wrong:
-                saw = f"{type(wrong).__name__}: {wrong}"
-                raise RequestError(f"{source.path} is damaged", saw=saw, hint="the file as the command wrote it") from None
     return Content(
         sources,
         environment,
         found,
         summary(found, machine(environment)) if found else None,
-        tuple(drawn["vae"]),
-        tuple(drawn["serve"]),
+        tuple(table for source in sources.vaes for table in _tables(source, report.tables)),
+        tuple(table for source in sources.serves for table in _tables(source, serve_report.tables)),
         {name: (row.claim, row.source) for name, row in TECHNIQUES.items()},
     )
+
+
+def _tables(source: Source, tables: Callable[[Record], list[Table]]) -> list[Table]:
+    try:
+        return tables(source.record)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as wrong:
+        saw = f"{type(wrong).__name__}: {wrong}"
+        raise RequestError(f"{source.path} is damaged", saw=saw, hint="the file as the command wrote it") from None
 
 
 def machine(environment: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from .words import Text
 #: A glyph's width at the plot's text size, in SVG units; for keeping names apart.
 _LATIN, _CHINESE, _LINE = 6.6, 12.5, 15.0
 
-_MANTISSAS = ((1, 2, 5), (1, 2, 3, 5, 7), tuple(x / 10 for x in range(10, 100, 5)))
+_MANTISSAS = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7), tuple(x / 10 for x in range(10, 100, 5)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,13 @@ def plot(found: Findings, measure: Measure, width: int, height: int) -> Plot:
     across = _scale([row.memory[measure] for row in shown], left, right)
     up = _scale([_seconds(row) for row in shown], bottom, top)
     points = [
-        Point(row, across.at(row.memory[measure]), up.at(_seconds(row)), _about(row, measure, row in front), row in front)
+        Point(
+            row,
+            across.at(row.memory[measure]),
+            up.at(_seconds(row)),
+            _about(row, measure, row in front),
+            row in front,
+        )
         for row in shown
     ]
     # The front is drawn above the rest, the baseline above all.
@@ -94,7 +101,7 @@ def plot(found: Findings, measure: Measure, width: int, height: int) -> Plot:
         bottom,
         tuple(points),
         tuple(_labels(points, left, right, top, bottom)),
-        tuple(Tick(across.at(value), show.size(value)) for value in across.ticks(right - left, 76)),
+        tuple(Tick(across.at(value), show.size(value)) for value in across.ticks(right - left, 66)),
         tuple(Tick(up.at(value), show.seconds(value)) for value in up.ticks(bottom - top, 34)),
         _staircase([point for point in points if point.is_front]),
         names(without) if without else None,
@@ -118,20 +125,21 @@ class _Scale:
         for mantissas in _MANTISSAS:
             within = list(_round_numbers(self.lowest, self.highest, mantissas))
             places = [self.at(value) for value in within]
-            too_near = any(abs(b - a) < apart for a, b in zip(places, places[1:], strict=False))
+            too_near = any(abs(b - a) < apart for a, b in itertools.pairwise(places))
             if too_near or len(within) > room / apart:
                 break
             found = within
         if len(found) >= 2:
             return found
-        return [value for value in (self.lowest * 1.02, math.sqrt(self.lowest * self.highest), self.highest / 1.02)]
+        ratio = self.highest / self.lowest
+        return [self.lowest * ratio**share for share in (0.15, 0.5, 0.85)]
 
 
 def _scale(values: Sequence[float], start: float, end: float) -> _Scale:
     positive = [value for value in values if value > 0] or [1.0]
     lowest, highest = min(positive), max(positive)
     # A margin of a twentieth on both sides, and never less than a factor of 1.5 in all.
-    margin = max((highest / lowest) ** 0.06, 1.5 ** 0.5 if highest / lowest < 1.2 else 1.03)
+    margin = max((highest / lowest) ** 0.06, 1.5**0.5 if highest / lowest < 1.2 else 1.03)
     return _Scale(lowest / margin, highest * margin, start, end)
 
 
@@ -162,7 +170,7 @@ def _staircase(points: Sequence[Point]) -> str:
     if len(ordered) < 2:
         return ""
     path = f"M{ordered[0].x} {ordered[0].y}"
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in itertools.pairwise(ordered):
         path += f"H{after.x}V{after.y}" if after.y >= before.y else f"V{after.y}H{after.x}"
     return path
 
@@ -170,6 +178,8 @@ def _staircase(points: Sequence[Point]) -> str:
 def _labels(points: Sequence[Point], left: int, right: int, top: int, bottom: int) -> Iterable[Label]:
     """Names of the front and of the baseline, the rest as far as there is room."""
     taken = [(point.x - 5, point.y - 5, point.x + 5, point.y + 5) for point in points]
+    # What the upright axis is called stands there.
+    taken.append((left, top - 4.0, left + 140.0, top + 16.0))
     important = sorted(points, key=lambda point: (not point.row.is_baseline, not point.is_front, point.y))
     for point in important:
         text = title(point.row)

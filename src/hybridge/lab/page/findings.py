@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..record import Record
 from .sources import Source
 
-#: How memory was looked at.  *allocated*: by CUDA's allocator.  *counted*: weights, and live tensors on top of them.
+#: How memory was looked at.  *allocated*: by CUDA's allocator.  *counted*: weights, and live tensors on top.
 #: *resident*: by the system, with all libraries.
 Measure = Literal["allocated", "counted", "resident"]
 
@@ -176,7 +176,9 @@ def findings(studies: Sequence[Source]) -> Findings:
     asked = {one["name"] for source in studies for one in source.record["arguments"]["configurations"]}
     in_order = sorted(rows.values(), key=lambda row: not row.is_baseline)
     first = studies[0].record
-    return Findings(tuple(in_order), len(asked | rows.keys()), _measures(in_order), first["arguments"], first["pipeline"])
+    return Findings(
+        tuple(in_order), len(asked | rows.keys()), _measures(in_order), first["arguments"], first["pipeline"]
+    )
 
 
 def _baseline(record: Record) -> dict[str, Any] | None:
@@ -252,7 +254,9 @@ def _memory(measured: dict[str, Any]) -> dict[Measure, int]:
 
 
 def _measures(rows: Sequence[Row]) -> tuple[Measure, ...]:
-    known = [row.memory.keys() for row in rows if row.is_baseline and row.time] or [row.memory.keys() for row in rows]
+    known = [row.memory.keys() for row in rows if row.is_baseline and row.time] or [
+        row.memory.keys() for row in rows
+    ]
     return tuple(measure for measure in MEASURES if any(measure in memory for memory in known))
 
 

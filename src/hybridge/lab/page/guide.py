@@ -1,8 +1,8 @@
 """The figures of Félix Sanz's guide, as data: one person's table, shown beside ours and never mixed with it.
 
-Everything was measured with SDXL on an RTX 3090 in FP16, 1024×1024, 50 steps, CFG 5, batch 1, mean of five runs over four
-prompts; a condition that differs is said with its figure.  Only numbers in the guide's text are here: most of its
-tables are pictures.
+Everything was measured with SDXL on an RTX 3090 in FP16, 1024×1024, 50 steps, CFG 5, batch 1, mean of five
+runs over four prompts; a condition that differs is said with its figure.  Only numbers in the guide's text are
+here: most of its tables are pictures.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Recipe:
     title: Text
     techniques: tuple[str, ...]
     seconds: Figure | None
-    bytes: Figure | None
+    memory: Figure | None
     remark: Text | None = None
 
 
@@ -90,9 +90,7 @@ _SLOWER = Text("far slower, no number", "慢得多，未给数字")
 
 #: Its conclusions, in its order.
 RECIPES: tuple[Recipe, ...] = (
-    Recipe(
-        Text("baseline, FP16", "基线，FP16"), (), Figure("seconds", 14.0), Figure("bytes", 11.24 * GB)
-    ),
+    Recipe(Text("baseline, FP16", "基线，FP16"), (), Figure("seconds", 14.0), Figure("bytes", 11.24 * GB)),
     Recipe(
         Text("fastest", "最快"),
         ("onediff", "tiny-vae", "cfg-cutoff-75", "steps-30"),
@@ -121,9 +119,7 @@ RECIPES: tuple[Recipe, ...] = (
         Figure("bytes", 5.77 * GB),
         Text("no loss of time; with the refiner too", "不损失时间；加精炼模型亦然"),
     ),
-    Recipe(
-        Text("under 6 GB", "6 GB 以内"), ("batch-processing", "vae-fp16-fix"), Figure("seconds", 12.9), None
-    ),
+    Recipe(Text("under 6 GB", "6 GB 以内"), ("batch-processing", "vae-fp16-fix"), Figure("seconds", 12.9), None),
     Recipe(
         Text("under 6 GB", "6 GB 以内"),
         ("batch-processing", "tiny-vae"),
@@ -134,7 +130,7 @@ RECIPES: tuple[Recipe, ...] = (
         Text("under 6 GB", "6 GB 以内"),
         ("model-offload",),
         None,
-        Figure("bytes", 5.62 * GB, "≈", Text("half of the baseline", "基线的一半")),
+        Figure("memory ratio", 0.5, "≈"),
         Text("slightly slower, no number", "略慢，未给数字"),
     ),
     Recipe(

@@ -17,7 +17,7 @@ from .content import Content
 from .drawing import Plot, plot
 from .findings import Row
 from .pictures import sheets
-from .summary import names, technique_title, title
+from .summary import composition, names, technique_title, title
 from .table import columns, figure_text, lines
 from .words import LANGUAGES, Language, Text, same
 
@@ -47,7 +47,11 @@ def html(content: Content, language: Language) -> str:
     from markupsafe import Markup
 
     engine = Environment(
-        loader=FunctionLoader(_file), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(_file),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     script = _file("page.js")
     found = content.findings
@@ -78,6 +82,7 @@ def html(content: Content, language: Language) -> str:
         numbers=_data_uri(content.numbers()),
         title=title,
         names_of=names,
+        composition=composition,
         measure_text=texts.MEASURES[found.measures[0]] if found and found.measures else same(show.NONE),
         translated=lambda english: texts.TABLES.get(english, same(english)),
         aligned=columns_are_numbers,
@@ -104,18 +109,20 @@ def _compared(recipe: guide.Recipe, rows: Sequence[Row]) -> Compared:
     ours = next((row for row in rows if sorted(row.techniques) == sorted(recipe.techniques) and row.time), None)
     made_of = [technique_title(name) for name in recipe.techniques] or [texts.TITLES["fp16"]]
     first = guide.RECIPES[0]
-    ratios = [
-        show.ratio(mine.value / base.value) if mine and base else show.NONE
-        for mine, base in ((recipe.seconds, first.seconds), (recipe.bytes, first.bytes))
-    ]
     return Compared(
         recipe,
         Text(" + ".join(text.en for text in made_of), " + ".join(text.zh for text in made_of)),
         figure_text(recipe.seconds) if recipe.seconds else same(show.NONE),
-        figure_text(recipe.bytes) if recipe.bytes else same(show.NONE),
-        " · ".join(ratios),
+        figure_text(recipe.memory) if recipe.memory else same(show.NONE),
+        f"{_to_first(recipe.seconds, first.seconds)} · {_to_first(recipe.memory, first.memory)}",
         ours,
     )
+
+
+def _to_first(figure: guide.Figure | None, first: guide.Figure | None) -> str:
+    if figure is None or first is None:
+        return show.NONE
+    return show.ratio(figure.value if "ratio" in figure.quantity else figure.value / first.value)
 
 
 def environment_items(environment: Mapping[str, Any]) -> list[tuple[Text, str]]:

@@ -15,7 +15,7 @@ from .words import Language, Text
 def markdown(content: Content, language: Language) -> str:
     """A page without pictures; what a record says itself stays as it is."""
     into = _Into(language)
-    parts = [f"# {into.ui('title')}", f"{content.where}; {into.filled('measured_on', date=content.dates)}"]
+    parts = [f"# {into.ui('title')}", f"{_plain(content.where)}; {into.filled('measured_on', date=content.dates)}"]
     if content.summary and content.findings:
         parts += _summary(content, into) + _techniques(content, into)
     parts += _guide(into) if content.findings else []
@@ -26,7 +26,7 @@ def markdown(content: Content, language: Language) -> str:
             parts += [f"### {into(texts.TABLES.get(table.title, Text(table.title, table.title)))}"]
             parts += [_table(head, table.rows)]
     about = [(into(label), value) for label, value in environment_items(content.environment)]
-    parts += [f"## {into.ui('where')}", "\n".join(f"- {label}: {_plain(value)}" for label, value in about)]
+    parts += [f"## {into.ui('where')}", "\n".join(f"- {_plain(label)}: {_plain(value)}" for label, value in about)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -52,7 +52,7 @@ def _summary(content: Content, into: _Into) -> list[str]:
     said = content.summary
     if said is None:
         return []
-    parts = [f"## {into.ui('summary')}", " ".join(into(line) for line in said.lines)]
+    parts = [f"## {into.ui('summary')}", " ".join(_plain(into(line)) for line in said.lines)]
     parts += [f"> {into(warning)}" for warning in said.warnings]
     points = [
         f"- **{into(winner.label)}**{into.colon}{_plain(into(title(winner.row)))} — "
@@ -90,9 +90,9 @@ def _row(line: Line, width: int, into: _Into) -> list[str]:
         use = into(texts.SUMMARY["use"].filled(instead=instead)) if instead else None
         text = into.stop.join(part for part in (seen, use) if part)
         said.append(f"{into(name)}{into.colon}{text}" if name and text else text)
-    guided = [into(claim.guide) for claim in line.claims if claim.guide]
+    guided = into(line.claim.guide) if line.claim and line.claim.guide else ""
     outcome = into(texts.OUTCOMES[line.row.outcome])
-    return [into(line.title), outcome, *cells, " / ".join(filter(None, said)), " / ".join(guided)]
+    return [into(line.title), outcome, *cells, " / ".join(filter(None, said)), guided]
 
 
 def _guide(into: _Into) -> list[str]:
@@ -102,7 +102,7 @@ def _guide(into: _Into) -> list[str]:
             into(recipe.title),
             " + ".join(into(technique_title(name)) for name in recipe.techniques) or "FP16",
             into(figure_text(recipe.seconds)) if recipe.seconds else show.NONE,
-            into(figure_text(recipe.bytes)) if recipe.bytes else show.NONE,
+            into(figure_text(recipe.memory)) if recipe.memory else show.NONE,
             into(recipe.remark) if recipe.remark else "",
         ]
         for recipe in guide.RECIPES

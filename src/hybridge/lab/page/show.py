@@ -20,7 +20,9 @@ def seconds(value: float | None) -> str:
 def size(count: float | None) -> str:
     if count is None:
         return NONE
-    unit, name = next(((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if count >= unit), (1, "B"))
+    unit, name = next(
+        ((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if count >= unit), (1, "B")
+    )
     value = count / unit
     return f"{value:.0f} {name}" if value >= 100 or unit == 1 else f"{value:.3g} {name}"
 

@@ -110,7 +110,8 @@ def _check_alike(found: Sources) -> None:
 
 def _compare(part: str, first: Source, other: Source, *, without: tuple[str, ...] = ()) -> None:
     before, now = (
-        {key: value for key, value in source.record[part].items() if key not in without} for source in (first, other)
+        {key: value for key, value in source.record[part].items() if key not in without}
+        for source in (first, other)
     )
     check_alike(part, {part: before}, now, hint=f"a page for {first.path}, and another for {other.path}")
 
@@ -133,6 +134,9 @@ _STUDY: Shape = {
         "size": int,
         "steps": int,
         "batch?": int,
+        "runs?": int,
+        "guidance_scale?": Real,
+        "dtype?": str,
     },
     "pipeline": {"name": str, "class": str, "weights": str},
     "measurements": [

@@ -74,7 +74,7 @@ def _lines(found: Findings, where: str) -> tuple[Text, ...]:
         where=where,
         size=asked["size"],
         steps=asked["steps"],
-        guidance=show.ratio(asked.get("guidance_scale")),
+        guidance=f"{asked['guidance_scale']:g}" if asked.get("guidance_scale") is not None else show.NONE,
         dtype=asked.get("dtype") or show.NONE,
         batch=asked.get("batch") or 1,
     )
@@ -112,10 +112,20 @@ def _winners(found: Findings) -> tuple[Winner, ...]:
             ("trade_off", found.trade_off(measure)),
             ("same_picture", found.trade_off(measure, same_picture=True)),
         ]
+    # One configuration may win twice; it is told once.
+    labels: dict[str, list[str]] = {}
+    rows: dict[str, Row] = {}
+    for key, row in named:
+        if row:
+            labels.setdefault(row.name, []).append(key)
+            rows[row.name] = row
     return tuple(
-        Winner(texts.SUMMARY[key], row, _facts(row, measure, is_rule=key in ("trade_off", "same_picture")))
-        for key, row in named
-        if row
+        Winner(
+            _joined((texts.SUMMARY[key] for key in keys), " · "),
+            rows[name],
+            _facts(rows[name], measure, is_rule=bool({"trade_off", "same_picture"} & set(keys))),
+        )
+        for name, keys in labels.items()
     )
 
 
@@ -157,12 +167,12 @@ def _item(part: Part) -> Item:
 
 def composition(row: Row) -> Text:
     """What a stack is made of."""
-    return _joined(technique_title(name) for name in row.techniques)
+    return _joined((technique_title(name) for name in row.techniques), " + ")
 
 
-def _joined(titles: Iterable[Text]) -> Text:
+def _joined(titles: Iterable[Text], between: str) -> Text:
     every = list(titles)
-    return Text(" + ".join(text.en for text in every), " + ".join(text.zh for text in every))
+    return Text(between.join(text.en for text in every), between.join(text.zh for text in every))
 
 
 def names(rows: Iterable[Row]) -> Text:

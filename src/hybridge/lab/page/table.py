@@ -1,14 +1,13 @@
-"""The large table: a line of numbers for each configuration, and what was seen, claimed and said of it elsewhere."""
+"""The large table: a line of numbers for each configuration, with what was seen and what its source claims."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from . import show
+from . import guide, show
 from .claims import CLAIMS_ZH
-from .findings import Findings, Measure, Row
-from .guide import FIGURES, Figure
+from .findings import BASELINE, Findings, Measure, Row
 from .summary import composition, technique_title, title
 from .texts import QUANTITIES, UI
 from .words import Text, listed, same
@@ -23,12 +22,14 @@ class Cell:
         value: As it is sorted; None comes last.
         about: What to say to those who point at it.
         is_faint: It says less than it seems to.
+        is_better: A ratio that was worth it.
     """
 
     text: Text
     value: float | None = None
     about: Text | None = None
     is_faint: bool = False
+    is_better: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,11 @@ class Claim:
     """What a technique's source promises.
 
     Attributes:
-        title: Of the technique.
         text: The promise; None where the catalogue has none.
         source: An address, or None.
         guide: The guide's own figures, or None.
     """
 
-    title: Text
     text: Text | None
     source: str | None
     guide: Text | None
@@ -56,7 +55,7 @@ class Line:
         cells: By column, without name and outcome; empty where nothing could be measured.
         said: (technique or None where there is just one, what was seen of it or why not, what to use instead); in
             the record's own words.
-        claims: Of its techniques.
+        claim: Of its technique; those of a stack stand in lines of their own.
         search: All that the filter looks through, in lower case.
     """
 
@@ -65,9 +64,12 @@ class Line:
     composition: Text | None
     cells: tuple[Cell, ...]
     said: tuple[tuple[Text | None, str | None, str | None], ...]
-    claims: tuple[Claim, ...]
+    claim: Claim | None
     search: str
 
+
+#: A ratio from which a gain is set in colour: a tenth.
+_WORTH = 0.9
 
 #: What every study has; two more columns come where their packages were installed.
 _COLUMNS = (
@@ -105,7 +107,9 @@ def lines(found: Findings, catalogue: Mapping[str, tuple[str, str]]) -> tuple[Li
     return tuple(_line(row, names, measure, catalogue) for row in found.rows)
 
 
-def _line(row: Row, names: Sequence[str], measure: Measure | None, catalogue: Mapping[str, tuple[str, str]]) -> Line:
+def _line(
+    row: Row, names: Sequence[str], measure: Measure | None, catalogue: Mapping[str, tuple[str, str]]
+) -> Line:
     cells = _cells(row, measure) if row.time else {}
     said = tuple(
         (technique_title(part.name) if row.is_stack else None, part.evidence or part.reason, part.instead)
@@ -113,17 +117,25 @@ def _line(row: Row, names: Sequence[str], measure: Measure | None, catalogue: Ma
     )
     if row.reason and not any(row.reason == one[1] for one in said):
         said = (*said, (None, row.reason, None))
-    claimed = ("baseline",) if row.is_baseline else row.techniques
-    claims = tuple(one for name in claimed if (one := _claim(name, catalogue)))
+    claimed = (
+        BASELINE if row.is_baseline else None if row.is_stack else row.techniques[0] if row.techniques else None
+    )
+    claim = _claim(claimed, catalogue) if claimed else None
     made_of = composition(row) if row.is_stack else None
-    words = [row.name, *title(row), *(made_of or ()), *row.techniques, *(text or "" for one in said for text in one[1:])]
+    words = [
+        row.name,
+        *title(row),
+        *(made_of or ()),
+        *row.techniques,
+        *(text or "" for one in said for text in one[1:]),
+    ]
     return Line(
         row,
         title(row),
         made_of,
         tuple(cells[name] for name in names if name in cells),
         said,
-        claims,
+        claim,
         " ".join(words).lower(),
     )
 
@@ -141,13 +153,17 @@ def _cells(row: Row, measure: Measure | None) -> dict[str, Cell]:
     return {
         "seconds": Cell(same(show.seconds(time.median_s)), time.median_s, about),
         "time_ratio": Cell(
-            same(show.ratio(row.time_ratio)), row.time_ratio, UI["noise"] if is_noise else None, is_noise
+            same(show.ratio(row.time_ratio)),
+            row.time_ratio,
+            UI["noise"] if is_noise else None,
+            is_noise,
+            not is_noise and _is_better(row.time_ratio),
         ),
         "step": _seconds(row.step_s),
         "first": _seconds(row.first_s),
         "preparation": _seconds(row.preparation_s),
         "memory": Cell(same(show.size(memory)), memory, _other_memory(row)),
-        "memory_ratio": Cell(same(show.ratio(memory_ratio)), memory_ratio),
+        "memory_ratio": Cell(same(show.ratio(memory_ratio)), memory_ratio, is_better=_is_better(memory_ratio)),
         "calls": Cell(same(show.calls(row.calls)), float(sum(row.calls)) if row.calls else None),
         "psnr": _psnr(row),
         "ssim": _number(difference.ssim if difference else None, 3),
@@ -155,6 +171,10 @@ def _cells(row: Row, measure: Measure | None) -> dict[str, Cell]:
         "lpips": _number(difference.lpips if difference else None, 3),
         "clip": _number(difference.clip_score if difference else None, 2),
     }
+
+
+def _is_better(value: float | None) -> bool:
+    return value is not None and value <= _WORTH
 
 
 def _seconds(value: float | None) -> Cell:
@@ -190,17 +210,17 @@ def _other_memory(row: Row) -> Text | None:
 
 def _claim(name: str, catalogue: Mapping[str, tuple[str, str]]) -> Claim | None:
     claimed, source = catalogue.get(name, (None, None))
-    text = Text(claimed, CLAIMS_ZH.get(name, claimed)) if claimed else None
-    guide = listed(figure_text(figure) for figure in FIGURES[name]) if name in FIGURES else None
-    return Claim(technique_title(name), text, source, guide) if text or guide else None
+    text = Text(claimed, CLAIMS_ZH.get(claimed, claimed)) if claimed else None
+    guided = None
+    if name in guide.FIGURES:
+        guided = listed(figure_text(figure) for figure in guide.FIGURES[name])
+    return Claim(text, source, guided) if text or guided else None
 
 
-def figure_text(figure: Figure) -> Text:
+def figure_text(figure: guide.Figure) -> Text:
     """A figure of the guide, with its condition."""
-    value = show.ratio(figure.value) if "ratio" in figure.quantity else show.seconds(figure.value)
-    if "bytes" in figure.quantity:
-        # As the guide rounds them.
-        value = f"{figure.value / 1e9:g} GB"
+    # As the guide rounds them.
+    value = f"{figure.value / guide.GB:g} GB" if "bytes" in figure.quantity else f"{figure.value:g}"
     bound = f"{figure.bound} " if figure.bound else ""
     said = QUANTITIES[figure.quantity].filled(value=f"{bound}{value}")
     return Text(f"{said.en} ({figure.when.en})", f"{said.zh}（{figure.when.zh}）") if figure.when else said

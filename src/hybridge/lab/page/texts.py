@@ -12,10 +12,10 @@ TITLES: dict[str, Text] = {
     "tf32": Text("TF32 flags", "TF32 开关"),
     "fp8-storage": Text("FP8 storage", "FP8 存储"),
     "cuda-versions": Text("CUDA and PyTorch versions", "CUDA 与 PyTorch 版本"),
-    "attention-vanilla": Text("Plain attention", "朴素注意力"),
-    "attention-sdpa": Text("SDPA attention", "SDPA 注意力"),
+    "attention-vanilla": Text("Attention without a fused kernel", "朴素注意力"),
+    "attention-sdpa": Text("PyTorch's fused attention", "SDPA 注意力"),
     "attention-slicing": Text("Attention slicing", "注意力切片"),
-    "attention-backend": Text("Attention backend", "注意力后端"),
+    "attention-backend": Text("Attention backend by name", "注意力后端"),
     "xformers": same("xFormers"),
     "vae-fp16-fix": Text("VAE FP16 fix", "VAE FP16 修正版"),
     "vae-slicing": Text("VAE slicing", "VAE 切片"),
@@ -27,40 +27,40 @@ TITLES: dict[str, Text] = {
     "fused-qkv": Text("Fused QKV", "QKV 融合"),
     "steps-25": Text("25 steps", "25 步"),
     "steps-30": Text("30 steps", "30 步"),
-    "cfg-cutoff-50": Text("CFG off from 50 %", "50% 处关闭 CFG"),
-    "cfg-cutoff-75": Text("CFG off from 75 %", "75% 处关闭 CFG"),
-    "refiner-ensemble-80": Text("Refiner, ensemble from 80 %", "精炼模型，80% 处接手"),
-    "refiner-ensemble-90": Text("Refiner, ensemble from 90 %", "精炼模型，90% 处接手"),
+    "cfg-cutoff-50": Text("Guidance off from 50 %", "50% 处关闭 CFG"),
+    "cfg-cutoff-75": Text("Guidance off from 75 %", "75% 处关闭 CFG"),
+    "refiner-ensemble-80": Text("Refiner, ensemble at 80 %", "精炼模型，80% 处接手"),
+    "refiner-ensemble-90": Text("Refiner, ensemble at 90 %", "精炼模型，90% 处接手"),
     "refiner-img2img-10": Text("Refiner, image to image, 10 steps", "精炼模型，图生图 10 步"),
     "refiner-img2img-20": Text("Refiner, image to image, 20 steps", "精炼模型，图生图 20 步"),
-    "batch-processing": Text("Component by component", "组件分批处理"),
+    "batch-processing": Text("Batch processing", "组件分批处理"),
     "remote-vae": Text("Remote VAE", "远程 VAE"),
     "remote-text": Text("Remote text encoders", "远程文本编码器"),
     "deepcache": same("DeepCache"),
-    "pab": Text("Pyramid attention broadcast", "金字塔注意力广播（PAB）"),
-    "taylorseer": same("TaylorSeer"),
-    "taylorseer-defaults": Text("TaylorSeer, defaults", "TaylorSeer，默认参数"),
-    "first-block-cache": Text("First block cache", "首块缓存"),
+    "pab": Text("Pyramid Attention Broadcast", "金字塔注意力广播（PAB）"),
+    "taylorseer": Text("TaylorSeer, told which blocks", "TaylorSeer，指定模块"),
+    "taylorseer-defaults": Text("TaylorSeer as it comes", "TaylorSeer，默认参数"),
+    "first-block-cache": Text("First Block Cache", "首块缓存"),
     "sea-cache": same("SeaCache"),
     "mag-cache": same("MagCache"),
     "faster-cache": same("FasterCache"),
-    "para-attention": same("ParaAttention"),
+    "para-attention": Text("ParaAttention's first-block cache", "ParaAttention 首块缓存"),
     "cache-dit": same("cache-dit"),
     "tome": Text("Token merging, defaults", "Token 合并，默认参数"),
     "tome-all": Text("Token merging, all levels", "Token 合并，全部层级"),
     "tgate": same("T-GATE"),
     "compile": same("torch.compile"),
-    "compile-regional": Text("torch.compile, regional", "torch.compile，分区编译"),
+    "compile-regional": Text("torch.compile, block by block", "torch.compile，分区编译"),
     "stable-fast": same("Stable Fast"),
     "onediff": same("OneDiff"),
     "torchao-int8": Text("torchao, int8 weights", "torchao，int8 权重"),
-    "torchao-int8-dynamic": Text("torchao, dynamic int8", "torchao，动态 int8"),
+    "torchao-int8-dynamic": Text("torchao, int8 weights and activations", "torchao，int8 权重与激活"),
     "torchao-fp8": Text("torchao, FP8 weights", "torchao，FP8 权重"),
     "torchao-int4": Text("torchao, int4 weights", "torchao，int4 权重"),
     "bitsandbytes-int8": Text("bitsandbytes, int8", "bitsandbytes，int8"),
     "bitsandbytes-nf4": Text("bitsandbytes, NF4", "bitsandbytes，NF4"),
-    "quanto-int8": Text("quanto, int8", "quanto，int8"),
-    "sdnq-int8": Text("SDNQ, int8", "SDNQ，int8"),
+    "quanto-int8": Text("quanto, int8 weights", "quanto，int8 权重"),
+    "sdnq-int8": Text("SDNQ, int8 weights", "SDNQ，int8 权重"),
     "torch-ao-dynamic": Text("torch.ao, dynamic int8", "torch.ao，动态 int8"),
     "model-offload": Text("Model CPU offload", "模型级 CPU 卸载"),
     "sequential-offload": Text("Sequential CPU offload", "顺序 CPU 卸载"),
@@ -73,7 +73,7 @@ TITLES: dict[str, Text] = {
     "xdit": same("xDiT"),
     "pruna": same("Pruna"),
     "core-ml": same("Core ML"),
-    "mps": Text("Apple GPU (MPS)", "Apple GPU（MPS）"),
+    "mps": Text("Apple's GPU", "Apple GPU（MPS）"),
     "gaudi": same("Intel Gaudi"),
     "neuron": same("AWS Neuron"),
 }
@@ -118,13 +118,16 @@ UI: dict[str, Text] = {
     "where": Text("Where it was measured", "测量环境"),
     "data": Text("Data", "数据"),
     "random": Text(
-        "The weights are random: pictures show whether something changed, not how good it looks, and times are those"
-        " of this model, not of SDXL.",
+        "The weights are random: pictures show whether something changed, not how good it looks, and times are"
+        " those of this model, not of SDXL.",
         "权重是随机的：图像只能说明是否有变化，不能说明画质；时间也只属于这个模型，不代表 SDXL。",
     ),
-    "unfinished": Text("{done} of {asked} configurations were measured so far.", "目前已测量 {done}/{asked} 个配置。"),
+    "unfinished": Text(
+        "{done} of {asked} configurations were measured so far.", "目前已测量 {done}/{asked} 个配置。"
+    ),
     "configurations": Text(
-        "{asked} configurations, {prompts} prompts, {runs} runs each after a warm-up, every configuration in a fresh process.",
+        "{asked} configurations, {prompts} prompts, {runs} runs each after a warm-up, every one in a fresh"
+        " process.",
         "{asked} 个配置，{prompts} 个提示词，预热后各运行 {runs} 次，每个配置使用全新进程。",
     ),
     "subject": Text(
@@ -166,24 +169,28 @@ UI: dict[str, Text] = {
     "ours": Text("ours", "本机"),
     "not_measured": Text("not measured", "未测量"),
     "table_note": Text(
-        "Ratios are to the baseline of the same run. A dotted ratio lies within the noise. PSNR and SSIM are the worst, and the difference is the"
-        " largest, of all prompts, pixels in 0 … 1. GB is 10⁹ bytes; memory in the table is: {measure}.",
-        "比值均相对同一次运行的基线；带点线的比值在噪声范围内。PSNR、SSIM 取所有提示词中最差者，差异取最大者，像素范围 0…1。"
+        "Ratios are to the baseline of the same run. A dotted ratio lies within the noise. PSNR and SSIM are"
+        " the worst, and the difference is the largest, of all prompts, pixels in 0 … 1. GB is 10⁹ bytes; memory"
+        " in the table is: {measure}.",
+        "比值均相对同一次运行的基线；带点线的比值在噪声范围内。"
+        "PSNR、SSIM 取所有提示词中最差者，差异取最大者，像素范围 0…1。"
         "GB 为 10⁹ 字节；表中的内存是：{measure}。",
     ),
     "plot_note": Text(
-        "Both axes are logarithmic: equal distances are equal ratios. The line is the Pareto front: left or below of it nothing was measured."
-        " A point leads to its row.",
+        "Both axes are logarithmic: equal distances are equal ratios. The line is the Pareto front: left of it or below"
+        " it nothing was measured. A point leads to its row.",
         "两轴均为对数刻度：等距即等比。折线为帕累托前沿：其左下方没有测得任何配置。点击圆点可跳到对应的行。",
     ),
     "plot_axis_seconds": Text("seconds per picture", "每张图秒数"),
     "plot_axis_memory": Text("peak memory", "峰值内存"),
-    "plot_missing": Text("Without a memory of this kind, so not here: {names}.", "缺少此类内存数据，未画出：{names}。"),
+    "plot_missing": Text(
+        "Without a memory of this kind, so not here: {names}.", "缺少此类内存数据，未画出：{names}。"
+    ),
     "plot_empty": Text("Nothing with both a time and a memory was measured.", "没有同时测得时间与内存的配置。"),
     "front": Text("on the Pareto front", "位于帕累托前沿"),
     "compare": Text("Compare with the baseline", "与基线对比"),
     "compare_note": Text(
-        "Drag over the picture, or use the arrow keys: the baseline is left of the line, the other one right of it.",
+        "Drag over the picture, or use the arrow keys: left of the line is the baseline, right of it the other.",
         "在图上拖动或使用方向键：分界线左侧为基线，右侧为所选技术。",
     ),
     "compare_baseline": Text("Baseline", "基线"),
@@ -200,14 +207,14 @@ UI: dict[str, Text] = {
     "view_differences": Text("Differences, amplified", "放大的差异"),
     "amplified": Text("difference × {factor}", "差异 × {factor}"),
     "slider": Text("Where the baseline ends, in percent", "基线所占宽度，百分比"),
-    "same_bits": Text("The same picture, bit for bit:", "逐位相同的图像："),
+    "same_bits": Text("The same eight-bit picture:", "八位精度下相同的图像："),
     "open": Text("Compare", "对比"),
     "picture_of": Text("{name}, {prompt}", "{name}，{prompt}"),
     "no_pictures": Text("No pictures were kept with the record.", "记录未附带图像。"),
     "lost_pictures": Text("Pictures that could not be read: {names}.", "无法读取的图像：{names}。"),
     "guide_note": Text(
-        "These are the figures that the guide gives in its text: {condition}. They are of another machine, and stand"
-        " beside ours without being mixed with them.",
+        "These are the figures that the guide gives in its text: {condition}. They are of another machine, and"
+        " stand beside ours without being mixed with them.",
         "以下是原指南正文给出的数字：{condition}。它们来自另一台机器，仅与本机数字并列，不相混合。",
     ),
     "guide_preset": Text("Its aim", "目标"),
@@ -240,7 +247,9 @@ SUMMARY: dict[str, Text] = {
     ),
     "nothing_measured": Text("Nothing could be measured here.", "此处没有任何配置可以测量。"),
     "time": Text("{seconds} s per picture", "每张图 {seconds} 秒"),
-    "time_and_ratio": Text("{seconds} s per picture, {ratio} × the baseline", "每张图 {seconds} 秒，为基线的 {ratio} 倍"),
+    "time_and_ratio": Text(
+        "{seconds} s per picture, {ratio} × the baseline", "每张图 {seconds} 秒，为基线的 {ratio} 倍"
+    ),
     "memory": Text("{memory}", "{memory}"),
     "memory_and_ratio": Text("{memory}, {ratio} × the baseline", "{memory}，为基线的 {ratio} 倍"),
     "noise": Text("not told apart from the baseline's time", "与基线的时间无法区分"),
