@@ -60,7 +60,9 @@ def read(path: Path, benchmark: str) -> Record:
     return dict(record)
 
 
-def check_alike(part: str, record: Record, now: Mapping[str, Any]) -> None:
+def check_alike(
+    part: str, record: Record, now: Mapping[str, Any], *, hint: str = "a new run, without --resume"
+) -> None:
     """Raises :class:`RequestError` unless the record's ``environment`` or ``arguments`` is what it is now."""
     before, now = record.get(part, {}), json.loads(json.dumps(now))
     unlike = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
@@ -69,5 +71,5 @@ def check_alike(part: str, record: Record, now: Mapping[str, Any]) -> None:
             f"records of unlike {part} are not put together",
             saw=", ".join(f"{key} {now.get(key)}" for key in unlike),
             expected=", ".join(f"{key} {before.get(key)}" for key in unlike),
-            hint="a new run, without --resume",
+            hint=hint,
         )

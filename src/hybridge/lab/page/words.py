@@ -1,0 +1,42 @@
+"""A text in both languages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+Language = Literal["en", "zh"]
+
+LANGUAGES: tuple[Language, ...] = ("en", "zh")
+
+
+class Text(NamedTuple):
+    """The same said twice; which one is read is the reader's choice."""
+
+    en: str
+    zh: str
+
+    def into(self, language: Language) -> str:
+        return self.en if language == "en" else self.zh
+
+    def filled(self, **values: object) -> Text:
+        """With values in place of ``{names}``; a value that is a Text itself goes in by language."""
+        return Text(
+            self.en.format_map(
+                {name: value.en if isinstance(value, Text) else value for name, value in values.items()}
+            ),
+            self.zh.format_map(
+                {name: value.zh if isinstance(value, Text) else value for name, value in values.items()}
+            ),
+        )
+
+
+def same(text: str) -> Text:
+    """A name or a number: read alike in both."""
+    return Text(text, text)
+
+
+def listed(texts: Iterable[Text]) -> Text:
+    """One after the other, with each language's own comma."""
+    every = list(texts)
+    return Text(", ".join(text.en for text in every), "、".join(text.zh for text in every))
