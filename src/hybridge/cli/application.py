@@ -10,6 +10,7 @@ from .decode import decode
 from .demo import demo
 from .encode import encode
 from .keys import keys
+from .lab import lab
 from .models import models
 from .plan import plan
 from .serve import serve
@@ -40,3 +41,4 @@ for verb in (demo, serve, models, encode, decode, plan):
     application.command()(verb)
 application.add_typer(bench, name="bench")
 application.add_typer(keys, name="keys")
+application.add_typer(lab, name="lab")
