@@ -44,7 +44,7 @@ def plan(
     if dtype not in _DTYPES:
         raise RequestError("unknown dtype", saw=dtype, expected=", ".join(_DTYPES))
     spec = resolve(model)
-    height, width = _sides(size)
+    height, width = sides(size)
     factor = spec.spatial_factor if task == "decode" else 1
     program = lower(skeleton(spec.class_name, _config(spec)), "decode" if task == "decode" else "encode")
     made = make_plan(
@@ -61,7 +61,8 @@ def plan(
     _show(f"{spec.name}, {task} of {batch} × {height}×{width} in {dtype} on {device}", program, made, ops)
 
 
-def _sides(size: str) -> tuple[int, int]:
+def sides(size: str) -> tuple[int, int]:
+    """(height, width) of ``1024`` or ``768x1024``."""
     from ..errors import RequestError
 
     match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", size)

@@ -1,0 +1,84 @@
+"""``hybridge lab advise``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from .options import KEY
+
+if TYPE_CHECKING:
+    from ..lab.advice.adviser import Advice
+
+
+def advise(
+    pipeline: str = typer.Option("sdxl", help="sd15, sdxl, sd3, flux-dev or flux-schnell."),
+    vram: str = typer.Option(help="Memory of the card that torch may have, such as 6GB."),
+    server: str = typer.Option(None, help="A hybridge server that could decode; the way there is measured."),
+    key: str = KEY,
+    quality: str = typer.Option("good", help="best, good or fast."),
+    size: str = typer.Option(
+        None, help="Of the picture in pixels: one side, or HEIGHTxWIDTH.", show_default="what it was trained for"
+    ),
+    batch: int = typer.Option(1, help="Pictures at once."),
+    steps: int = typer.Option(None, help="Of denoising.", show_default="the pipeline's own"),
+    record: Path = typer.Option(None, help="study.json of this pipeline on this card; corrects what is estimated."),
+    path: str = typer.Option(None, help="Of the pipeline, for the code.", show_default="the one on the hub"),
+    vae_path: str = typer.Option(None, help="Of another VAE, for the code.", show_default="the one on the hub"),
+    device: str = typer.Option("cuda", help="For the code."),
+    code: bool = typer.Option(False, "--code", help="Print the lines of Python, and nothing else."),
+) -> None:
+    """Say what to switch on for a card: local, exact, tiled, tiny or remote decode; why, and how."""
+    from ..engine.exact import parse_bytes
+    from ..lab.advice.adviser import advise as make_advice
+    from ..lab.advice.link import measure
+    from ..lab.estimate.correction import read_correction
+    from ..lab.estimate.nouns import Setup
+    from ..lab.estimate.shapes import shape_named
+    from .plan import sides
+
+    shape = shape_named(pipeline)
+    height, width = sides(size) if size else (0, 0)
+    made = make_advice(
+        Setup(pipeline, height=height, width=width, batch=batch, steps=steps),
+        parse_bytes(vram) or 0,
+        quality=quality,  # type: ignore[arg-type] # checked there
+        correction=read_correction(record, pipeline) if record else None,
+        link=measure(server, shape, api_key=key) if server else None,
+        path=path,
+        vae_path=vae_path,
+        device=device,
+    )
+    if code:
+        typer.echo(made.code, nl=False)
+        return
+    _show(made)
+
+
+def _show(made: Advice) -> None:
+    from rich.console import Console
+    from rich.syntax import Syntax
+    from rich.table import Table
+
+    from ..lab.advice.adviser import picture, title
+
+    console = Console()
+    console.print(f"[bold]{title(made.choice)}[/]", soft_wrap=True)
+    console.print(made.reason, "", soft_wrap=True)
+    table = Table(title="the best of each way to decode", title_justify="left")
+    for column in ("", "needs GB", "s a picture", "picture", "fits"):
+        table.add_column(column, justify="right" if column in ("needs GB", "s a picture") else "left")
+    for option in made.weighed:
+        table.add_row(
+            title(option),
+            f"{option.needs_bytes / 1e9:.2f}",
+            f"{option.seconds:.1f}",
+            picture(option),
+            "yes" if option.needs_bytes <= made.vram_bytes else "no",
+        )
+    console.print(table)
+    console.print("assumed: " + "; ".join(made.assumed), soft_wrap=True)
+    console.print("not in it: " + "; ".join(made.choice.estimate.left_out), "", soft_wrap=True)
+    console.print(Syntax(made.code, "python", background_color="default", word_wrap=True))

@@ -1,0 +1,142 @@
+"""``hybridge lab estimate``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..lab.estimate.nouns import Estimate
+
+
+def estimate(
+    pipeline: str = typer.Option("sdxl", help="sd15, sdxl, sd3, flux-dev or flux-schnell."),
+    stack: str = typer.Option(
+        "fp16", help="Techniques with + between, such as fp16+tiny-vae; baseline is none of them, in float32."
+    ),
+    size: str = typer.Option(
+        None, help="Of the picture in pixels: one side, or HEIGHTxWIDTH.", show_default="what it was trained for"
+    ),
+    batch: int = typer.Option(1, help="Pictures at once."),
+    steps: int = typer.Option(None, help="Of denoising.", show_default="the pipeline's own"),
+    refiner: bool = typer.Option(False, "--refiner", help="SDXL's refiner makes the last steps."),
+    budget: str = typer.Option(
+        None, help="What exact-vae may take on top of the weights, such as 2GiB.", show_default="no bound"
+    ),
+    record: Path = typer.Option(None, help="study.json of this pipeline; corrects the estimate."),
+    guide: bool = typer.Option(False, "--guide", help="Show the guide's figures beside ours, and nothing else."),
+    as_json: bool = typer.Option(False, "--json", help="For programs."),
+) -> None:
+    """Say what a stack of techniques would take at full size; needs no weights and no GPU."""
+    import dataclasses
+    import json
+
+    from ..lab.estimate.correction import read_correction
+    from ..lab.estimate.nouns import Setup, parse_stack
+    from ..lab.estimate.phases import estimate as make_estimate
+    from .plan import sides
+
+    if guide:
+        _show_guide()
+        return
+    height, width = sides(size) if size else (0, 0)
+    setup = Setup(
+        pipeline=pipeline,
+        stack=parse_stack(stack),
+        height=height,
+        width=width,
+        batch=batch,
+        steps=steps,
+        refiner=refiner,
+        decode_budget_bytes=_bytes(budget),
+    )
+    made = make_estimate(setup, correction=read_correction(record, pipeline) if record else None)
+    if as_json:
+        # The steps of a plan are `hybridge plan`'s business.
+        document = dataclasses.asdict(dataclasses.replace(made, plan=None))
+        typer.echo(json.dumps({"peak_bytes": made.peak_bytes, "flops": made.flops} | document, indent=2))
+        return
+    _show(made)
+
+
+def _bytes(budget: str | None) -> int | None:
+    # The engine loads torch, which an estimate has no use for otherwise.
+    if budget is None:
+        return None
+    from ..engine.exact import parse_bytes
+
+    return parse_bytes(budget)
+
+
+def _show(made: Estimate) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    setup, console = made.setup, Console()
+    title = f"{setup.pipeline}, {'+'.join(setup.stack) or 'float32'}, {setup.batch} × {setup.height}×{setup.width}"
+    table = Table(title=f"{title}, {setup.steps} steps", title_justify="left")
+    table.add_column("phase")
+    for column in ("weights GB", "activations GB", "workspace GB", "peak GB", "TFLOP"):
+        table.add_column(column, justify="right")
+    for phase in made.phases:
+        row = (phase.weights_bytes, phase.activations_bytes, phase.workspace_bytes, phase.peak_bytes)
+        name = f"[bold]{phase.name}[/]" if phase is made.largest else phase.name
+        table.add_row(name, *(f"{nbytes / 1e9:.2f}" for nbytes in row), f"{phase.flops / 1e12:.1f}")
+    console.print(table)
+    console.print(f"[bold]peak[/] {peak_of(made)}", soft_wrap=True)
+    files = ", ".join(f"{title} {nbytes / 1e9:.3f}" for title, nbytes in made.files)
+    console.print(f"files {sum(nbytes for _, nbytes in made.files) / 1e9:.2f} GB: {files}", soft_wrap=True)
+    if made.moved_bytes:
+        console.print(f"moved {made.moved_bytes / 1e9:.1f} GB of weights to the device for every call")
+    if made.plan is not None:
+        console.print(f"decoder {made.plan.mode}, because {made.plan.reason}", soft_wrap=True)
+    _show_measured(made, console)
+    console.print("not in it: " + "; ".join(made.left_out), soft_wrap=True)
+
+
+def _show_measured(made: Estimate, console: Any) -> None:
+    if made.correction is None:
+        return
+    correction = made.correction
+    console.print(
+        f"corrected by {correction.source}: its baseline took {correction.above_weights:.2f} times what was counted"
+        " on top of the weights",
+        soft_wrap=True,
+    )
+    same = correction.of(made.setup.stack)
+    if same and same.peak_bytes:
+        console.print(f"measured there, with this stack: {same.peak_bytes / 1e9:.2f} GB")
+
+
+def peak_of(made: Estimate) -> str:
+    """``7.24 GB, to denoise (7.18 counted, 0.14 allowed)``"""
+    largest = made.largest
+    least = "at least " if made.is_lower_bound else ""
+    return (
+        f"{least}{made.peak_bytes / 1e9:.2f} GB, to {largest.name} ({largest.counted_bytes / 1e9:.2f} counted and"
+        f" {largest.workspace_bytes / 1e9:.2f} allowed for libraries)"
+    )
+
+
+def _show_guide() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..lab.estimate.guide import compared
+
+    table = Table(title="SDXL, FP16, 1024×1024, GB", title_justify="left")
+    for column in ("stack", "counted", "with workspace", "the guide", "off", ""):
+        table.add_column(column, justify="left" if column in ("stack", "") else "right")
+    for one in compared():
+        made = one.estimate
+        table.add_row(
+            one.figure.title,
+            f"{made.counted_bytes / 1e9:.2f}",
+            f"{'≥ ' if made.is_lower_bound else ''}{made.peak_bytes / 1e9:.2f}",
+            f"{one.figure.gb:.2f}",
+            f"{one.off:+.1%}",
+            one.figure.note,
+        )
+    Console().print(table)

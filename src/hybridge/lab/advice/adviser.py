@@ -1,0 +1,290 @@
+"""Which option to take: arithmetic over what :mod:`.options` weighed, with the reason in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from ...errors import RequestError, TooLarge
+from ..estimate.correction import Correction
+from ..estimate.nouns import Setup
+from ..estimate.shapes import PipelineShape, shape_named
+from .link import Link
+from .options import CLOSENESS, GUIDE_FLOPS_PER_S, MARGIN, PCIE_BYTES_PER_S, Option, options
+from .paste import Script, lines
+
+#: ``best``: the nearest to the pipeline's own picture that fits, whatever it takes.  ``good``: the fastest, but
+#: another picture only where it is much faster.  ``fast``: the fastest, in fewer steps.
+Quality = Literal["best", "good", "fast"]
+
+#: Under ``good``, another picture must be so much faster than the pipeline's own.
+_WORTH_ANOTHER_PICTURE = 1.5
+
+#: Options this near to each other are equally fast, as far as an estimate can tell.  What is nearer to the
+#: pipeline's own picture then wins, and after that what takes less memory.
+_AS_FAST = 1.02
+
+#: Steps that ``fast`` makes, where a pipeline makes more.
+_FEW_STEPS = 30
+
+#: A server whose numbers are nobody's: for saying what one would make possible.
+_ANY_LINK = Link("a server", "", 0.0, 1e9, 0.0, 2, own_weights=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """The answer.
+
+    Attributes:
+        choice: What to take.
+        runner_up: What else decodes in another way, or None.
+        weighed: The best option of every decoder, those that do not fit among them.
+        vram_bytes: What there is.
+        reason: Why, in sentences with numbers.
+        assumed: What was not measured.
+        code: The lines to paste.
+    """
+
+    choice: Option
+    runner_up: Option | None
+    weighed: tuple[Option, ...]
+    vram_bytes: int
+    reason: str
+    assumed: tuple[str, ...]
+    code: str
+
+
+def advise(
+    setup: Setup,
+    vram_bytes: int,
+    *,
+    quality: Quality = "good",
+    link: Link | None = None,
+    correction: Correction | None = None,
+    path: str | None = None,
+    vae_path: str | None = None,
+    device: str = "cuda",
+) -> Advice:
+    """What to switch on.
+
+    Args:
+        setup: Pipeline, size, batch and steps; its stack is left alone and added to.
+        vram_bytes: What torch may have.
+        quality: See :data:`Quality`.
+        link: To a server, measured; see :func:`.link.measure`.
+        correction: From a study of this pipeline.
+        path: Of the pipeline, for the code.
+        vae_path: Of another VAE, for the code.
+        device: For the code.
+
+    Raises:
+        RequestError: for names that are none.
+        TooLarge: when nothing fits; names the smallest that would, and what a server would make possible.
+    """
+    shape = shape_named(setup.pipeline)
+    if quality not in get_args(Quality):
+        raise RequestError("unknown quality", saw=repr(quality), expected=", ".join(get_args(Quality)))
+    if quality == "fast" and setup.steps is None and shape.steps > _FEW_STEPS:
+        setup = replace(setup, stack=(*setup.stack, "steps-30"))
+    every = list(options(setup, vram_bytes, link=link, correction=correction))
+    fitting = [option for option in every if option.needs_bytes <= vram_bytes]
+    if not fitting:
+        raise _nothing_fits(setup, vram_bytes, every, link, correction)
+    ranked = _ranked(fitting, quality)
+    choice = ranked[0]
+    runner_up = next((option for option in ranked if option.decoder != choice.decoder), None)
+    return Advice(
+        choice=choice,
+        runner_up=runner_up,
+        weighed=_one_each(ranked, every),
+        vram_bytes=vram_bytes,
+        reason=_reason(choice, runner_up, vram_bytes, shape, link),
+        assumed=tuple(_assumed(link, correction)),
+        code=lines(shape, choice.stack, _script(choice, link, path, vae_path, device)),
+    )
+
+
+def _ranked(fitting: Sequence[Option], quality: Quality) -> list[Option]:
+    """From the best to the worst."""
+    left, ranked = list(fitting), []
+    while left:
+        best = _best(left, quality)
+        ranked.append(best)
+        left.remove(best)
+    return ranked
+
+
+def _best(among: Sequence[Option], quality: Quality) -> Option:
+    if quality == "best":
+        nearest = min(map(_distance, among))
+        among = [option for option in among if _distance(option) == nearest]
+
+    def weight(option: Option) -> float:
+        return option.seconds * (_WORTH_ANOTHER_PICTURE**option.departures if quality == "good" else 1.0)
+
+    fastest = min(map(weight, among))
+    as_fast = [option for option in among if weight(option) <= _AS_FAST * fastest]
+    if quality == "fast":
+        return min(as_fast, key=lambda option: (option.narrowed, option.seconds, option.needs_bytes))
+    return min(
+        as_fast,
+        key=lambda option: (
+            option.narrowed,
+            CLOSENESS.index(option.closeness),
+            option.needs_bytes,
+            option.later_bytes,
+            option.seconds,
+        ),
+    )
+
+
+def _distance(option: Option) -> tuple[bool, int]:
+    """From the pipeline's own picture; what is the same up to rounding is the same to whoever looks at it."""
+    return option.narrowed, max(CLOSENESS.index("rounding"), CLOSENESS.index(option.closeness))
+
+
+def _one_each(ranked: Sequence[Option], every: Sequence[Option]) -> tuple[Option, ...]:
+    """The first of every decoder in the ranking; of those that never fit the smallest."""
+    first: dict[str, Option] = {}
+    for option in [*ranked, *sorted(every, key=lambda option: option.needs_bytes)]:
+        first.setdefault(option.decoder, option)
+    return tuple(first.values())
+
+
+def _nothing_fits(
+    setup: Setup, vram_bytes: int, every: Sequence[Option], link: Link | None, correction: Correction | None
+) -> TooLarge:
+    least = min(option.needs_bytes for option in every)
+    hint = f"--vram {_gb(least, up=True).replace(' ', '')}, a smaller picture, or fewer at a time"
+    if link is None:
+        remote = min(
+            option.needs_bytes
+            for option in options(setup, vram_bytes, link=_ANY_LINK, correction=correction)
+            if option.decoder == "remote"
+        )
+        if remote < least:
+            hint += f"; with a server that decodes (--server), {_gb(remote, up=True)} would do"
+        else:
+            hint += "; a server that decodes would not help: denoising alone takes as much"
+    return TooLarge(
+        f"nothing fits {setup.pipeline} into this memory",
+        saw=_gb(vram_bytes),
+        expected=f"at least {_gb(least, up=True)}",
+        hint=hint,
+        least_bytes=least,
+    )
+
+
+def _script(choice: Option, link: Link | None, path: str | None, vae_path: str | None, device: str) -> Script:
+    setup = choice.estimate.setup
+    return Script(
+        steps=setup.steps or 1,
+        height=setup.height,
+        width=setup.width,
+        path=path,
+        vae_path=vae_path,
+        device=device,
+        server=link.server if link else None,
+        model=link.model if link else None,
+        decode_budget_bytes=setup.decode_budget_bytes,
+    )
+
+
+# ----------------------------------------------------------------------------------------------- words
+
+
+def _reason(
+    choice: Option, runner_up: Option | None, vram_bytes: int, shape: PipelineShape, link: Link | None
+) -> str:
+    said = [f"{title(choice)} takes {_taken(choice)}, of {_gb(vram_bytes)}, and {_spent(choice, shape, link)}."]
+    if choice.estimate.plan is not None:
+        said.append(f"The decoder: {choice.estimate.plan.reason}.")
+    if runner_up is not None:
+        said.append(f"Next: {title(runner_up)}, {_taken(runner_up)}, {_spent(runner_up, shape, link)}; ")
+        said[-1] += f"its picture is {picture(runner_up)}."
+    return " ".join(said)
+
+
+def picture(option: Option) -> str:
+    """What picture an option makes, for people."""
+    return _PICTURES["approximate" if option.departures else option.closeness]
+
+
+_PICTURES = {
+    "own": "the pipeline's own",
+    "rounding": "the pipeline's own up to rounding",
+    "twin": "that of other weights, made to be the same",
+    "approximate": "another one",
+}
+
+_DECODERS = {
+    "local": "the VAE as it is",
+    "exact": "the exact decoder",
+    "tiled": "the VAE's own tiles",
+    "tiny": "the tiny VAE",
+    "remote": "a remote VAE",
+}
+
+
+def title(option: Option) -> str:
+    """``the exact decoder with 640 MiB, one part at a time``"""
+    stack, budget = option.stack, option.estimate.setup.decode_budget_bytes
+    said = _DECODERS[option.decoder]
+    if "vae-fp16-fix" in stack:
+        said += " with the weights that survive float16"
+    if budget is not None:
+        said += f" within {budget // 2**20} MiB"
+    if "fp8-storage" in stack:
+        said += ", the denoiser in 8 bits"
+    if "model-offload" in stack:
+        return said + ", one part on the card at a time"
+    return said + (", layer by layer" if "group-offload" in stack else ", everything on the card")
+
+
+def _taken(option: Option) -> str:
+    if option.measured:
+        return f"{_gb(option.needs_bytes)}, measured"
+    largest = max(option.estimate.phases, key=lambda phase: phase.peak_bytes)
+    above = largest.activations_bytes + largest.workspace_bytes
+    return (
+        f"{_gb(option.needs_bytes)} at most, to {largest.name}"
+        f" (weights {largest.weights_bytes / 1e9:.2f}, {MARGIN:g} × {above / 1e9:.2f} on top)"
+    )
+
+
+def _spent(option: Option, shape: PipelineShape, link: Link | None) -> str:
+    made = option.estimate
+    parts = [f"{made.flops / 1e12:.0f} TFLOP"]
+    if made.moved_bytes:
+        parts.append(f"{made.moved_bytes / 1e9:.1f} GB of weights moved")
+    if option.decoder == "remote" and link is not None:
+        pixels = made.setup.height * made.setup.width
+        moved = made.setup.batch * link.bytes_moved(shape, pixels)
+        remote_s = made.setup.batch * link.seconds(shape, pixels)
+        parts.append(f"{remote_s:.2f} s for {moved / 1e6:.1f} MB to the server and back at {_speed(link)}")
+    about = "" if option.measured else "about "
+    return f"{about}{option.seconds:.1f} s a picture ({', '.join(parts)})"
+
+
+def _speed(link: Link) -> str:
+    return f"{link.bytes_per_s / 1e6:.1f} MB/s and {link.latency_s * 1e3:.0f} ms"
+
+
+def _assumed(link: Link | None, correction: Correction | None) -> list[str]:
+    said = [f"on top of the weights {MARGIN:g} times what is estimated must fit"]
+    if correction is None or correction.flops_per_s is None:
+        said.append(
+            f"{GUIDE_FLOPS_PER_S / 1e12:.0f} TFLOP/s, the guide's RTX 3090; a study's --record says what yours does"
+        )
+    said.append(f"weights reach the card at {PCIE_BYTES_PER_S / 1e9:.0f} GB/s (PCIe 3.0 ×16)")
+    if link is not None:
+        said.append(
+            f"{link.server} was measured: {_speed(link)}, {link.decode_s_per_pixel * 1e6:.2f} s a megapixel"
+        )
+    return said
+
+
+def _gb(count: int, *, up: bool = False) -> str:
+    hundredths = -(-count // 10**7) if up else round(count / 1e7)
+    return f"{hundredths / 100:g} GB"

@@ -1,0 +1,165 @@
+"""What is asked and what comes out: the estimator's nouns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from ...engine.plan import Plan
+    from .correction import Correction
+
+PhaseName = Literal["encode prompt", "denoise", "refine", "decode"]
+
+#: How a part is run.  ``fused``: as it comes.  ``matrix``: attention with the matrix of all pairs.  ``sliced``:
+#: that matrix head by head.  ``tiled``: a decoder with its own tiling.
+Way = Literal["fused", "matrix", "sliced", "tiled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one call.
+
+    Attributes:
+        peak_bytes: Most that is alive at one time, inputs and output included, weights not.
+        flops: Two for every multiplication of matrices and convolutions, as torch counts them.
+    """
+
+    peak_bytes: int
+    flops: int
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Numbers of a part, by what holds them.
+
+    Attributes:
+        linear: In the weights of linear layers.
+        convolution: In the kernels of convolutions.
+        other: Biases, norms, embeddings.
+        float32: Those among them that transformers keeps in float32 when float16 is asked for.
+        fused: How many more there are once the projections of attention are fused: the old ones stay.
+    """
+
+    linear: int
+    convolution: int
+    other: int
+    float32: int
+    fused: int
+
+    @property
+    def numbers(self) -> int:
+        """All of them."""
+        return self.linear + self.convolution + self.other
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One of them.
+
+    Attributes:
+        name: Which.
+        weights: (part, bytes) on the device.
+        activations_bytes: Of tensors, at their peak.
+        workspace_bytes: Allowed for libraries.
+        flops: Of all its calls.
+    """
+
+    name: PhaseName
+    weights: tuple[tuple[str, int], ...]
+    activations_bytes: int
+    workspace_bytes: int
+    flops: int
+
+    @property
+    def weights_bytes(self) -> int:
+        """All of them."""
+        return sum(nbytes for _, nbytes in self.weights)
+
+    @property
+    def counted_bytes(self) -> int:
+        """Without the allowance."""
+        return self.weights_bytes + self.activations_bytes
+
+    @property
+    def peak_bytes(self) -> int:
+        """With it."""
+        return self.counted_bytes + self.workspace_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What is estimated.
+
+    Attributes:
+        pipeline: A name of :data:`.shapes.PIPELINES`.
+        stack: Names of techniques.
+        height: Of the picture in pixels.
+        width: The same.
+        batch: Pictures at once.
+        steps: Of denoising, or None for what the stack or the pipeline has.
+        refiner: Whether SDXL's refiner finishes the picture.
+        shares_refiner: Whether the refiner's pipeline uses the base's text encoder and VAE.
+        decode_budget_bytes: What ``exact-vae`` may take on top of the weights; None for no bound.
+    """
+
+    pipeline: str
+    stack: tuple[str, ...] = ()
+    height: int = 0
+    width: int = 0
+    batch: int = 1
+    steps: int | None = None
+    refiner: bool = False
+    shares_refiner: bool = True
+    decode_budget_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What comes out.
+
+    Attributes:
+        setup: What was asked, sizes and steps filled in.
+        phases: In order.
+        files: (part, bytes) to fetch and keep on a disk.
+        moved_bytes: Weights that go to the device for every picture.
+        is_lower_bound: Whether weights come layer by layer, so that only activations are counted.
+        left_out: What is not in the numbers, sentence by sentence.
+        correction: What was measured and put in, or None.
+        plan: Of the exact decoder, where that decodes.
+    """
+
+    setup: Setup
+    phases: tuple[Phase, ...]
+    files: tuple[tuple[str, int], ...]
+    moved_bytes: int
+    is_lower_bound: bool
+    left_out: tuple[str, ...]
+    correction: Correction | None = None
+    plan: Plan | None = None
+
+    @property
+    def largest(self) -> Phase:
+        """The phase that needs most."""
+        return max(self.phases, key=lambda phase: phase.peak_bytes)
+
+    @property
+    def peak_bytes(self) -> int:
+        """What the device must have for torch."""
+        return self.largest.peak_bytes
+
+    @property
+    def counted_bytes(self) -> int:
+        """The same without any allowance."""
+        return max(phase.counted_bytes for phase in self.phases)
+
+    @property
+    def flops(self) -> int:
+        """Of a whole call."""
+        return sum(phase.flops for phase in self.phases)
+
+
+def parse_stack(text: str) -> tuple[str, ...]:
+    """``fp16+tiny-vae`` → its names; an empty text or ``baseline`` is the pipeline as it comes, in float32."""
+    names = tuple(name.strip() for name in text.split("+"))
+    return () if names in (("",), ("baseline",)) else names
