@@ -10,7 +10,9 @@ from .lab_list import list_
 from .lab_report import report
 from .lab_run import run
 
-lab = typer.Typer(help="Measure, estimate and choose what makes a pipeline faster or smaller.", no_args_is_help=True)
+lab = typer.Typer(
+    help="Measure, estimate and choose what makes a pipeline faster or smaller.", no_args_is_help=True
+)
 
 lab.command("list")(list_)
 lab.command()(run)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 from ..environment import version
 from .rig import Rig
 from .technique import Missing
@@ -27,3 +30,12 @@ def no_unet(rig: Rig, *, instead: str | None = None) -> Missing | None:
     return Missing(
         "unavailable", f"it works on a UNet, and this pipeline has a {type(rig.denoiser).__name__}", instead
     )
+
+
+def no_room(folder: Path, needed_bytes: int) -> Missing | None:
+    """What to say when a disk has less room than what will be written there; None where it has enough."""
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes >= needed_bytes:
+        return None
+    gigabytes = f"{needed_bytes / 1e9:.2f} GB would go to {folder}, where {free_bytes / 1e9:.2f} GB are free"
+    return Missing("unavailable", gigabytes)

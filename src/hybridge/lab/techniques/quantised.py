@@ -1,7 +1,359 @@
-"""Weights in fewer bits: torchao, bitsandbytes, quanto, SDNQ, torch.ao."""
+"""Weights in fewer bits: torchao, bitsandbytes, quanto, SDNQ, torch.ao.
+
+The denoiser's layers are quantised where they are.  The way back loads them anew: to keep the whole weights aside
+would cost the memory that quantising saves, and to write them to a disk would be paid for by everybody who never
+wants them back.  What is kept is a sum of their bits, so that other weights than those that were there are refused.
+"""
 
 from __future__ import annotations
 
-from .technique import Technique
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
-ROWS: tuple[Technique, ...] = ()
+import torch
+from torch import nn
+
+from ...errors import ModelUnavailable
+from .evidence import looked_at, storage_bytes
+from .presence import not_installed
+from .rig import Rig
+from .technique import Applied, Missing, Proof, Technique
+
+#: What quantisers leave on a module to say that it was quantised; a second one would refuse it.
+_MARKS = ("quantization_config", "quantization_method")
+
+
+def _quantised(quantise: Callable[[Rig], None], is_done: Callable[[nn.Module], bool]) -> Callable[[Rig], Applied]:
+    """The ``apply`` of a row.
+
+    Args:
+        quantise: Changes the rig's denoiser in place.
+        is_done: Whether a layer is as this library makes them.
+    """
+
+    def apply(rig: Rig) -> Applied:
+        denoiser = rig.denoiser
+        whole_bytes = storage_bytes(denoiser)
+        whole = {name: _Kept.of(layer) for name, layer in _layers(denoiser)}
+
+        def undo() -> None:
+            _put_back(rig, {name: kept for name, kept in whole.items() if is_done(denoiser.get_submodule(name))})
+
+        def look() -> Proof:
+            done = sum(is_done(denoiser.get_submodule(name)) for name in whole)
+            share = storage_bytes(denoiser) / whole_bytes
+            return Proof(
+                done > 0, f"{done} of {len(whole)} layers in fewer bits; {share:.0%} of the bytes are left"
+            )
+
+        try:
+            quantise(rig)
+        except BaseException:
+            undo()
+            raise
+        return Applied(looked_at(look), undo)
+
+    return apply
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What is remembered of a layer: a tensor without content and a sum of bits for each of its parameters."""
+
+    likes: dict[str, torch.Tensor]
+    sums: dict[str, int]
+
+    @classmethod
+    def of(cls, layer: nn.Module) -> _Kept:
+        parameters = dict(layer.named_parameters(recurse=False))
+        return cls(
+            # On the meta device a tensor keeps its shape, type and strides, and takes no memory.
+            {
+                name: torch.empty_like(p, device="meta", requires_grad=p.requires_grad)
+                for name, p in parameters.items()
+            },
+            {name: _sum_of_bits(p) for name, p in parameters.items()},
+        )
+
+    def restored(self, name: str, layer: nn.Module, device: torch.device) -> nn.Module:
+        """The same layer of a denoiser that was loaded anew, as this one was."""
+        for parameter, like in self.likes.items():
+            value = layer.get_parameter(parameter).detach().to(device, like.dtype)
+            if value.stride() != like.stride():
+                value = torch.empty_like(like, device=device).copy_(value)
+            if _sum_of_bits(value) != self.sums[parameter]:
+                raise ModelUnavailable(
+                    f"{name}.{parameter}, loaded anew, is not the weight that was quantised",
+                    expected="weights as they came from the files",
+                    hint="load the pipeline again, and what was merged into it (a LoRA, say)",
+                )
+            setattr(layer, parameter, nn.Parameter(value, requires_grad=like.requires_grad))
+        return layer
+
+
+def _layers(denoiser: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in denoiser.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            yield name, module
+
+
+def _sum_of_bits(tensor: torch.Tensor) -> int:
+    """The same in whichever order it is taken, so on every device and in every layout."""
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return int(tensor.detach().view(integers[tensor.element_size()]).sum(dtype=torch.int64))
+
+
+def _put_back(rig: Rig, layers: dict[str, _Kept]) -> None:
+    denoiser = rig.denoiser
+    if layers:
+        anew = _loaded_anew(rig)
+        restored = {
+            name: kept.restored(name, anew.get_submodule(name), rig.device) for name, kept in layers.items()
+        }
+        for name, layer in restored.items():
+            _replace(denoiser, name, layer.train(denoiser.training))
+    for mark in _MARKS:
+        vars(denoiser).pop(mark, None)
+
+
+def _loaded_anew(rig: Rig) -> Any:
+    others = [name for name, part in rig.pipe.components.items() if isinstance(part, nn.Module)]
+    others.remove("unet" if getattr(rig.pipe, "unet", None) is not None else "transformer")
+    pipe = rig.reload(**dict.fromkeys(others))
+    denoiser = pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
+    if any(getattr(module, "fused_projections", False) for module in rig.denoiser.modules()):
+        denoiser.fuse_qkv_projections()
+    return denoiser
+
+
+def _replace(denoiser: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(denoiser.get_submodule(parent), leaf, layer)
+
+
+def _torchao(configuration: str) -> Callable[[Rig], None]:
+    def quantise(rig: Rig) -> None:
+        quantization = importlib.import_module("torchao.quantization")
+        quantization.quantize_(rig.denoiser, getattr(quantization, configuration)())
+
+    return quantise
+
+
+def _weight_is(kind: str, *, dynamic: bool = False) -> Callable[[nn.Module], bool]:
+    """Whether torchao made this layer's weight, and whether activations are quantised with it."""
+
+    def is_done(layer: nn.Module) -> bool:
+        weight = getattr(layer, "weight", None)
+        return type(weight).__name__ == kind and (getattr(weight, "act_quant_kwargs", None) is not None) == dynamic
+
+    return is_done
+
+
+def _class_is(*kinds: str) -> Callable[[nn.Module], bool]:
+    return lambda layer: f"{type(layer).__module__.split('.')[0]}.{type(layer).__name__}" in kinds
+
+
+def _bitsandbytes(rig: Rig, make: Callable[[nn.Linear], nn.Module]) -> None:
+    """Replaces layers by hand: diffusers' loader refuses without a GPU, the layers themselves run anywhere."""
+    denoiser = rig.denoiser
+    for name, layer in [*_layers(denoiser)]:
+        if isinstance(layer, nn.Linear):
+            made = make(layer)
+            made.bias = layer.bias
+            _replace(denoiser, name, made.to(rig.device).train(layer.training))  # moving it is what quantises it
+
+
+def _bitsandbytes_int8(rig: Rig) -> None:
+    bnb = importlib.import_module("bitsandbytes.nn")
+
+    def make(layer: nn.Linear) -> nn.Module:
+        made: nn.Module = bnb.Linear8bitLt(
+            layer.in_features, layer.out_features, False, has_fp16_weights=False, device="meta"
+        )
+        # On the CPU first, wherever the layer is: only on its way from there is a weight quantised.
+        made.weight = bnb.Int8Params(layer.weight.detach().cpu(), requires_grad=False, has_fp16_weights=False)
+        return made
+
+    _bitsandbytes(rig, make)
+
+
+def _bitsandbytes_nf4(rig: Rig) -> None:
+    bnb = importlib.import_module("bitsandbytes.nn")
+
+    def make(layer: nn.Linear) -> nn.Module:
+        dtype = layer.weight.dtype
+        made: nn.Module = bnb.Linear4bit(
+            layer.in_features, layer.out_features, False, compute_dtype=dtype, quant_type="nf4", device="meta"
+        )
+        made.weight = bnb.Params4bit(
+            layer.weight.detach().cpu(), requires_grad=False, quant_type="nf4", module=made
+        )
+        return made
+
+    _bitsandbytes(rig, make)
+
+
+def _quanto(rig: Rig) -> None:
+    quanto = importlib.import_module("optimum.quanto")
+    quanto.quantize(rig.denoiser, weights=quanto.qint8)
+    quanto.freeze(rig.denoiser)
+
+
+def _sdnq(rig: Rig) -> None:
+    importlib.import_module("sdnq").sdnq_post_load_quant(rig.denoiser, weights_dtype="int8")
+
+
+def _torch_ao(rig: Rig) -> None:
+    quantization: Any = torch.ao.quantization
+    quantization.quantize_dynamic(rig.denoiser, {nn.Linear}, dtype=torch.qint8, inplace=True)
+
+
+def _is_packed(layer: nn.Module) -> bool:
+    return type(layer).__module__.startswith("torch.ao.nn.quantized.dynamic")
+
+
+def _no_torchao(_: Rig) -> Missing | None:
+    return not_installed("torchao")
+
+
+def _no_int4(rig: Rig) -> Missing | None:
+    return _no_torchao(rig) or not_installed("mslk", instead="torchao-int8, or bitsandbytes-nf4 for four bits")
+
+
+def _no_bitsandbytes(_: Rig) -> Missing | None:
+    return not_installed("bitsandbytes", instead="torchao-int8")
+
+
+def _no_quanto(_: Rig) -> Missing | None:
+    return not_installed("optimum-quanto", instead="torchao-int8")
+
+
+def _no_sdnq(_: Rig) -> Missing | None:
+    return not_installed("sdnq", instead="torchao-int8")
+
+
+def _no_torch_ao(rig: Rig) -> Missing | None:
+    if not hasattr(torch.ao.quantization, "quantize_dynamic"):
+        return Missing(
+            "dead", f"torch {torch.__version__} has no torch.ao.quantization any more", "torchao-int8-dynamic"
+        )
+    if rig.device.type != "cpu" or rig.denoiser.dtype != torch.float32:
+        saw = f"{str(rig.denoiser.dtype).removeprefix('torch.')} on {rig.device.type}"
+        return Missing("unavailable", f"its kernels want float32 on a CPU, not {saw}", "torchao-int8-dynamic")
+    return None
+
+
+_TORCHAO = "https://docs.pytorch.org/ao/stable/api_reference/api_ref_quantization.html"
+_BITSANDBYTES = "https://huggingface.co/docs/diffusers/quantization/bitsandbytes"
+
+ROWS: tuple[Technique, ...] = (
+    Technique(
+        name="torchao-int8",
+        title="torchao, int8 weights",
+        claim="Linear layers keep their weights in eight bits and compute as before; half of the bytes of FP16.",
+        source=_TORCHAO,
+        exactness="approximate",
+        stage="quantise",
+        apply=_quantised(_torchao("Int8WeightOnlyConfig"), _weight_is("Int8Tensor")),
+        why_missing=_no_torchao,
+        group="quantised",
+        needs=("torchao",),
+    ),
+    Technique(
+        name="torchao-int8-dynamic",
+        title="torchao, int8 weights and activations",
+        claim="Linear layers multiply in eight bits; activations are rounded too. Fast where int8 kernels are.",
+        source=_TORCHAO,
+        exactness="approximate",
+        stage="quantise",
+        apply=_quantised(_torchao("Int8DynamicActivationInt8WeightConfig"), _weight_is("Int8Tensor", dynamic=True)),
+        why_missing=_no_torchao,
+        group="quantised",
+        needs=("torchao",),
+    ),
+    Technique(
+        name="torchao-fp8",
+        title="torchao, FP8 weights",
+        claim="Linear layers keep their weights in eight-bit floats; half of the bytes of FP16.",
+        source=_TORCHAO,
+        exactness="approximate",
+        stage="quantise",
+        apply=_quantised(_torchao("Float8WeightOnlyConfig"), _weight_is("Float8Tensor")),
+        why_missing=_no_torchao,
+        group="quantised",
+        needs=("torchao",),
+    ),
+    Technique(
+        name="torchao-int4",
+        title="torchao, int4 weights",
+        claim="Linear layers keep their weights in four bits; a quarter of the bytes of FP16.",
+        source=_TORCHAO,
+        exactness="approximate",
+        stage="quantise",
+        apply=_quantised(_torchao("Int4WeightOnlyConfig"), _weight_is("Int4Tensor")),
+        why_missing=_no_int4,
+        group="quantised",
+        needs=("torchao", "mslk"),
+    ),
+    Technique(
+        name="bitsandbytes-int8",
+        title="bitsandbytes, int8",
+        claim="LLM.int8(): linear layers in eight bits, with scales by row; half of the bytes of FP16.",
+        source=_BITSANDBYTES,
+        exactness="approximate",
+        stage="quantise",
+        apply=_quantised(_bitsandbytes_int8, _class_is("bitsandbytes.Linear8bitLt")),
+        why_missing=_no_bitsandbytes,
+        group="quantised",
+        needs=("bitsandbytes",),
+    ),
+    Technique(
+        name="bitsandbytes-nf4",
+        title="bitsandbytes, NF4",
+        claim="Linear layers in four bits, in steps for normally distributed weights; a quarter of FP16's bytes.",
+        source=_BITSANDBYTES,
+        exactness="approximate",
+        stage="quantise",
+        apply=_quantised(_bitsandbytes_nf4, _class_is("bitsandbytes.Linear4bit")),
+        why_missing=_no_bitsandbytes,
+        group="quantised",
+        needs=("bitsandbytes",),
+    ),
+    Technique(
+        name="quanto-int8",
+        title="quanto, int8 weights",
+        claim="Linear and convolution layers keep their weights in eight bits; half of the bytes of FP16.",
+        source="https://huggingface.co/docs/diffusers/quantization/quanto",
+        exactness="approximate",
+        stage="quantise",
+        apply=_quantised(_quanto, _class_is("optimum.QLinear", "optimum.QConv2d")),
+        why_missing=_no_quanto,
+        group="quantised",
+        needs=("optimum-quanto",),
+    ),
+    Technique(
+        name="sdnq-int8",
+        title="SDNQ, int8 weights",
+        claim="Linear layers from 16384 weights on in eight bits, with almost no difference in the picture.",
+        source="https://github.com/Disty0/sdnq",
+        exactness="approximate",
+        stage="quantise",
+        apply=_quantised(_sdnq, _class_is("sdnq.SDNQLinear")),
+        why_missing=_no_sdnq,
+        group="quantised",
+        needs=("sdnq",),
+    ),
+    Technique(
+        name="torch-ao-dynamic",
+        title="torch.ao, dynamic int8",
+        claim="Linear layers multiply in eight bits on a CPU. Deprecated in favour of torchao; still runs.",
+        source="https://docs.pytorch.org/tutorials/recipes/recipes/dynamic_quantization.html",
+        exactness="approximate",
+        stage="quantise",
+        apply=_quantised(_torch_ao, _is_packed),
+        why_missing=_no_torch_ao,
+        group="quantised",
+    ),
+)

@@ -1,0 +1,95 @@
+"""Weights in fewer bits, on the tiny pipeline: fewer bytes, another picture, and the first one back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hybridge.errors import ModelUnavailable
+from hybridge.lab.techniques.catalogue import TECHNIQUES
+from hybridge.lab.techniques.evidence import storage_bytes
+from hybridge.lab.techniques.rig import Rig
+
+PROMPT = "a cat in the rain"
+
+#: Share of the denoiser's bytes that is left.  Convolutions stay, but not quanto's; SDNQ leaves small layers alone.
+SHARES = {
+    "torchao-int8": 0.51,
+    "torchao-int8-dynamic": 0.51,
+    "torchao-fp8": 0.51,
+    "bitsandbytes-int8": 0.51,
+    "bitsandbytes-nf4": 0.43,
+    "quanto-int8": 0.26,
+    "sdnq-int8": 0.72,
+    "torch-ao-dynamic": 0.51,
+}
+
+pytestmark = [
+    # The libraries' own: their wheels bring extensions for other machines, and build on what torch is retiring.
+    pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    # SDNQ compiles a kernel for each shape of layer, which takes longer than all else in this file.
+    monkeypatch.setenv("SDNQ_USE_TORCH_COMPILE", "0")
+
+
+@pytest.fixture
+def rig(rig: Rig) -> Rig:
+    """One step is enough to see every layer."""
+    rig.arguments["num_inference_steps"] = 1
+    return rig
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_fewer_bits_and_back(rig: Rig, name: str) -> None:
+    technique = TECHNIQUES[name]
+    assert technique.why_missing(rig) is None
+    before, whole_bytes = rig.picture(PROMPT, seed=0), storage_bytes(rig.denoiser)
+
+    applied = technique.apply(rig)
+    with applied.witness() as proof:
+        picture = rig.picture(PROMPT, seed=0)
+    assert proof().took_effect, proof().evidence
+    assert storage_bytes(rig.denoiser) / whole_bytes == pytest.approx(SHARES[name], abs=0.01)
+    assert 1e-6 < np.abs(picture - before).mean() < 2e-2
+
+    assert applied.undo is not None
+    applied.undo()
+    with applied.witness() as proof:
+        again = rig.picture(PROMPT, seed=0)
+    assert not proof().took_effect
+    assert storage_bytes(rig.denoiser) == whole_bytes
+    assert np.array_equal(again, before)
+
+
+def test_fused_projections_come_back_fused(rig: Rig) -> None:
+    rig.denoiser.fuse_qkv_projections()
+    before = rig.picture(PROMPT, seed=0)
+    applied = TECHNIQUES["torchao-int8"].apply(rig)
+    assert applied.undo is not None
+    applied.undo()
+    assert np.array_equal(rig.picture(PROMPT, seed=0), before)
+
+
+def test_other_weights_than_those_that_were_there_are_refused(rig: Rig) -> None:
+    rig.denoiser.time_embedding.linear_1.weight.data[0, 0] += 1
+    applied = TECHNIQUES["torchao-int8"].apply(rig)
+    assert applied.undo is not None
+    with pytest.raises(ModelUnavailable, match=r"time_embedding.linear_1.weight, loaded anew, is not the weight"):
+        applied.undo()
+
+
+def test_a_library_that_fails_half_way_leaves_what_was_there(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError("no room")
+
+    before = rig.picture(PROMPT, seed=0)
+    monkeypatch.setattr("optimum.quanto.freeze", full)
+    with pytest.raises(MemoryError):
+        TECHNIQUES["quanto-int8"].apply(rig)
+    assert not any(type(module).__name__ == "QLinear" for module in rig.denoiser.modules())
+    assert np.array_equal(rig.picture(PROMPT, seed=0), before)
