@@ -21,13 +21,14 @@ PROMPT = "a cat in the rain"
 
 @pytest.fixture
 def rig(rig: Rig) -> Rig:
-    """Two steps of a UNet with one level and three blocks; the tiny one takes the compiler minutes."""
+    """Two steps of a UNet with one level and one transformer; the tiny one takes the compiler minutes."""
     torch.manual_seed(0)
     rig.pipe.unet = UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(16,),
         down_block_types=("CrossAttnDownBlock2D",),
-        up_block_types=("CrossAttnUpBlock2D",),
+        mid_block_type=None,
+        up_block_types=("UpBlock2D",),
         layers_per_block=1,
         attention_head_dim=(2,),
         norm_num_groups=4,
@@ -41,11 +42,12 @@ def rig(rig: Rig) -> Rig:
     return rig
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # Inductor imports what torch has deprecated
 @pytest.mark.parametrize(
     ("name", "evidence"),
     [
         ("compile", "2 calls of 1 compiled modules, in 1 graphs"),
-        ("compile-regional", "8 calls of 4 compiled modules, in 1 graphs"),
+        ("compile-regional", "2 calls of 1 compiled modules, in 1 graphs"),
     ],
 )
 def test_compiled_code_runs_and_goes(rig: Rig, name: str, evidence: str) -> None:
