@@ -85,6 +85,13 @@ def test_every_configuration_has_a_line_and_every_prompt_a_sheet(report: Path) -
     assert sheets == [prompt["name"] for prompt in PROMPTS]
 
 
+def test_what_could_not_be_judged_or_counted_says_why(report: Path) -> None:
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert "Pictures were not judged by LPIPS: lpips is not installed." in page
+    # Of two configurations, each time in its line and in what the filter looks through.
+    assert page.count("it runs outside of eager torch") == 4
+
+
 def test_equal_pictures_share_a_tile(report: Path) -> None:
     tags = Tags((report / "report.html").read_text(encoding="utf-8")).tags
     tiles = [json.loads(a["data-rows"] or "") for tag, a in tags if tag == "figure" and "data-rows" in a]

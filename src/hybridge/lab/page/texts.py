@@ -173,6 +173,8 @@ UI: dict[str, Text] = {
         "PSNR、SSIM 取所有提示词中最差者，差异取最大者，像素范围 0…1。"
         "GB 为 10⁹ 字节；表中的内存是：{measure}。",
     ),
+    "not_counted": Text("Memory not counted", "内存未计数"),
+    "not_scored": Text("Pictures were not judged by {what}: {why}.", "图像未以 {what} 评判：{why}。"),
     "plot_note": Text(
         "Both axes are logarithmic: equal distances are equal ratios. The line is the Pareto front: left of it or"
         " below it nothing was measured. A point leads to its row.",
