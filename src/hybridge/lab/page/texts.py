@@ -9,7 +9,7 @@ TITLES: dict[str, Text] = {
     "baseline": Text("Baseline", "基线"),
     "fp16": Text("FP16", "FP16 半精度"),
     "bf16": Text("BF16", "BF16 半精度"),
-    "tf32": Text("TF32 flags", "TF32 开关"),
+    "tf32": same("TF32"),
     "fp8-storage": Text("FP8 storage", "FP8 存储"),
     "cuda-versions": Text("CUDA and PyTorch versions", "CUDA 与 PyTorch 版本"),
     "attention-vanilla": Text("Attention without a fused kernel", "朴素注意力"),
