@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import string
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studies import PROMPTS, STACKS, WORKED, written
+from studies import PROMPTS, STACKS, WORKED, painted, written
 from typer.testing import CliRunner
 
 from hybridge.cli.application import application
@@ -86,6 +85,13 @@ def test_every_configuration_has_a_line_and_every_prompt_a_sheet(report: Path) -
     assert sheets == [prompt["name"] for prompt in PROMPTS]
 
 
+def test_what_could_not_be_judged_or_counted_says_why(report: Path) -> None:
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert "Pictures were not judged by LPIPS: lpips is not installed." in page
+    # Of two configurations, each time in its line and in what the filter looks through.
+    assert page.count("it runs outside of eager torch") == 4
+
+
 def test_equal_pictures_share_a_tile(report: Path) -> None:
     tags = Tags((report / "report.html").read_text(encoding="utf-8")).tags
     tiles = [json.loads(a["data-rows"] or "") for tag, a in tags if tag == "figure" and "data-rows" in a]
@@ -127,10 +133,17 @@ def test_scripts_other_than_the_page_s_own_may_not_run(report: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["gone", "no picture", "outside", "too large", "another size"])
-def test_pictures_that_cannot_be_had_are_named(damage: str, record: Path, tmp_path: Path) -> None:
-    shutil.copytree(record.parent, tmp_path / "study")
-    path = tmp_path / "study" / record.name
-    picture = tmp_path / "study" / "pictures" / "deepcache" / "portrait.png"
+def test_pictures_that_cannot_be_had_are_named(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "study" / "study.json"
+    entries = [
+        one | {"pictures": {"portrait": f"pictures/{one['configuration']}/portrait.png"}}
+        for one in (BASELINE, measured("deepcache", [1.0]))
+    ]
+    written(path, entries, side=32)
+    for entry in entries:
+        picture = path.parent / entry["pictures"]["portrait"]
+        picture.parent.mkdir(parents=True)
+        painted(1, 32).save(picture)
     if damage == "gone":
         picture.unlink()
     elif damage == "no picture":
@@ -227,7 +240,8 @@ def test_both_languages_say_everything(name: str, text: Text) -> None:
     assert fields(text.en) == fields(text.zh)
     assert not re.search("[\u3400-\u9fff]", text.en)
     if name.startswith(("UI.", "OUTCOMES.", "MEASURES.")) and text.en not in ("SSIM", "LPIPS"):
-        assert re.search("[\u3400-\u9fff]", text.zh), text
+        # Characters, or at least Chinese punctuation.
+        assert re.search("[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]", text.zh), text
 
 
 def test_every_technique_has_a_title_in_both_languages_and_its_claim_in_chinese() -> None:

@@ -6,16 +6,16 @@ A sentence without a translation stands in English in both languages; a test nam
 from __future__ import annotations
 
 CLAIMS_ZH: dict[str, str] = {
-    "Half the memory and much faster on a GPU, at a loss that nobody sees: always. Many times slower on a CPU.": (
-        "在 GPU 上内存减半、速度大增，损失肉眼不可见：随时可用。在 CPU 上则慢许多倍。"
+    "Half the memory, much faster, at a loss that nobody sees: always, on a GPU; on a CPU far slower.": (
+        "内存减半，快得多，损失肉眼不可见：在 GPU 上随时可用；在 CPU 上慢得多。"
     ),
-    "Half the memory with float32's range: no VAE has to be kept from overflowing, and CPUs can do it.": (
+    "Half the memory with float32's range: no VAE overflows, and CPUs can do it.": (
         "内存减半，而数值范围与 float32 相同：VAE 不会溢出，CPU 也能胜任。"
     ),
-    "Float32 products with ten bits of mantissa, on Ampere GPUs and later: between FP32 and FP16 in speed.": (
+    "Float32 products with ten bits of mantissa, on GPUs since Ampere: between FP32 and FP16 in speed.": (
         "以十位尾数计算 float32 乘法，需 Ampere 及更新的 GPU：速度介于 FP32 与 FP16 之间。"
     ),
-    "Weights rest in eight bits and are widened layer by layer: a quarter of float32's bytes.": (
+    "Weights rest in eight bits, widened layer by layer: a quarter of float32's bytes.": (
         "权重以八位存放，逐层展开后计算：字节数为 float32 的四分之一。"
     ),
     "No difference between CUDA 11.8 and 12.1.": "CUDA 11.8 与 12.1 之间没有差别。",
@@ -131,8 +131,8 @@ CLAIMS_ZH: dict[str, str] = {
     "Linear layers keep their weights in eight bits and compute as before; half of the bytes of FP16.": (
         "线性层的权重以八位存放，计算方式不变；字节数为 FP16 的一半。"
     ),
-    "Linear layers multiply in eight bits; activations are rounded as they come. Fast where int8 kernels are.": (
-        "线性层以八位相乘，激活值随到随舍入。有 int8 内核之处才快。"
+    "Linear layers multiply in eight bits; activations are rounded too. Fast where int8 kernels are.": (
+        "线性层以八位相乘，激活值也舍入。有 int8 内核之处才快。"
     ),
     "Linear layers keep their weights in eight-bit floats; half of the bytes of FP16.": (
         "线性层的权重以八位浮点存放；字节数为 FP16 的一半。"
@@ -143,7 +143,7 @@ CLAIMS_ZH: dict[str, str] = {
     "LLM.int8(): linear layers in eight bits, with scales by row; half of the bytes of FP16.": (
         "LLM.int8()：线性层以八位存放，逐行缩放；字节数为 FP16 的一半。"
     ),
-    "Linear layers in four bits whose steps fit normally distributed weights; a quarter of the bytes of FP16.": (
+    "Linear layers in four bits, in steps for normally distributed weights; a quarter of FP16's bytes.": (
         "线性层以四位存放，刻度适合正态分布的权重；字节数为 FP16 的四分之一。"
     ),
     "Linear and convolution layers keep their weights in eight bits; half of the bytes of FP16.": (
@@ -164,7 +164,7 @@ CLAIMS_ZH: dict[str, str] = {
     "Each layer waits in a file until it runs; saves memory on a CPU too.": (
         "每一层在文件中等到运行；在 CPU 上也省内存。"
     ),
-    "Layers wait on the CPU, and the next is fetched while this one runs: sequential offload's memory, faster.": (
+    "Layers wait on the CPU, the next is fetched while one runs: sequential offload's memory, faster.": (
         "各层在 CPU 上等待，运行当前层时取来下一层：内存与顺序卸载相同，但更快。"
     ),
     "Layers wait in files; saves memory on a CPU too.": "各层在文件中等待；在 CPU 上也省内存。",

@@ -73,6 +73,7 @@ class Row:
         memory: Peak bytes, by measure.
         memory_ratios: To the baseline, by measure.
         pictures: Files by prompt, as the record names them, under ``folder``.
+        why_not_counted: Why live tensors could not be counted, or None.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Row:
     memory_ratios: dict[Measure, float] = field(default_factory=dict)
     difference: Difference | None = None
     pictures: dict[str, str] = field(default_factory=dict)
+    why_not_counted: str | None = None
 
     @property
     def is_baseline(self) -> bool:
@@ -111,7 +113,7 @@ class Row:
     @property
     def keeps_the_picture(self) -> bool:
         """Nobody would see a difference."""
-        if self.difference is None:
+        if self.difference is None or self.is_baseline:
             return self.is_baseline
         return self.difference.equal or (self.difference.psnr_db or 0.0) >= SAME_PICTURE_DB
 
@@ -126,6 +128,7 @@ class Findings:
         measures: Of memory, that can be compared here; the first is the one in the table.
         arguments: Of the first study.
         pipeline: What was measured.
+        not_scored: What pictures could not be judged by, and why.
     """
 
     rows: tuple[Row, ...]
@@ -133,6 +136,7 @@ class Findings:
     measures: tuple[Measure, ...]
     arguments: dict[str, Any]
     pipeline: dict[str, Any]
+    not_scored: dict[str, str]
 
     @property
     def baseline(self) -> Row | None:
@@ -177,7 +181,12 @@ def findings(studies: Sequence[Source]) -> Findings:
     in_order = sorted(rows.values(), key=lambda row: not row.is_baseline)
     first = studies[0].record
     return Findings(
-        tuple(in_order), len(asked | rows.keys()), _measures(in_order), first["arguments"], first["pipeline"]
+        tuple(in_order),
+        len(asked | rows.keys()),
+        _measures(in_order),
+        first["arguments"],
+        first["pipeline"],
+        first.get("not_scored") or {},
     )
 
 
@@ -226,8 +235,9 @@ def _row(source: Source, measured: dict[str, Any], baseline: dict[str, Any] | No
         weights_bytes=measured.get("weights_bytes"),
         memory=memory,
         memory_ratios={key: memory[key] / bytes_beside[key] for key in memory if bytes_beside.get(key)},
-        difference=_difference((measured.get("difference") or {}).values()),
+        difference=_difference((measured.get("difference") or {}).values(), is_baseline=name == BASELINE),
         pictures=measured.get("pictures") or {},
+        why_not_counted=measured.get("why_not_exact"),
     )
 
 
@@ -260,7 +270,7 @@ def _measures(rows: Sequence[Row]) -> tuple[Measure, ...]:
     return tuple(measure for measure in MEASURES if any(measure in memory for memory in known))
 
 
-def _difference(prompts: Iterable[dict[str, Any]]) -> Difference | None:
+def _difference(prompts: Iterable[dict[str, Any]], *, is_baseline: bool) -> Difference | None:
     found = list(prompts)
     if not found:
         return None
@@ -268,6 +278,9 @@ def _difference(prompts: Iterable[dict[str, Any]]) -> Difference | None:
     def values(key: str) -> list[float]:
         return [one[key] for one in found if one.get(key) is not None]
 
+    clip_score = statistics.mean(values("clip_score")) if values("clip_score") else None
+    if is_baseline:  # from itself there is no difference worth a word
+        return Difference(False, None, None, None, None, clip_score)
     largest = max(values("largest"), default=None)
     # A PSNR of null says equal; a damaged picture (NaN) has none either, but a difference.
     equal = not values("psnr_db") and largest == 0
@@ -277,7 +290,7 @@ def _difference(prompts: Iterable[dict[str, Any]]) -> Difference | None:
         min(values("ssim"), default=None),
         largest,
         max(values("lpips"), default=None),
-        statistics.mean(values("clip_score")) if values("clip_score") else None,
+        clip_score,
     )
 
 

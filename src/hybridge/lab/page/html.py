@@ -82,6 +82,7 @@ def html(content: Content, language: Language) -> str:
         numbers=_data_uri(content.numbers()),
         title=title,
         names_of=names,
+        judges={"lpips": "LPIPS", "clip_score": "CLIP"},
         composition=composition,
         measure_text=texts.MEASURES[found.measures[0]] if found and found.measures else same(show.NONE),
         translated=lambda english: texts.TABLES.get(english, same(english)),

@@ -138,6 +138,7 @@ _STUDY: Shape = {
         "guidance_scale?": Real,
         "dtype?": str,
     },
+    "not_scored?": {"*": str},
     "pipeline": {"name": str, "class": str, "weights": str},
     "measurements": [
         {
@@ -154,6 +155,7 @@ _STUDY: Shape = {
             "steps?": int,
             "denoiser_calls?": [int],
             "weights_bytes?": int,
+            "why_not_exact?": str,
             "peak?": dict.fromkeys(_PEAKS, int),
             "difference?": {"*": dict.fromkeys(_DIFFERENCES, Real)},
             "pictures?": {"*": str},

@@ -115,8 +115,11 @@ def _line(
         (technique_title(part.name) if row.is_stack else None, part.evidence or part.reason, part.instead)
         for part in row.parts
     )
-    if row.reason and not any(row.reason == one[1] for one in said):
+    # A stack's own reason repeats that of its worst technique.
+    if row.reason and not any(part.reason and row.reason.endswith(part.reason) for part in row.parts):
         said = (*said, (None, row.reason, None))
+    if row.why_not_counted:
+        said = (*said, (UI["not_counted"], row.why_not_counted, None))
     claimed = (
         BASELINE if row.is_baseline else None if row.is_stack else row.techniques[0] if row.techniques else None
     )

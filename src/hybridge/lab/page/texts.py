@@ -9,7 +9,7 @@ TITLES: dict[str, Text] = {
     "baseline": Text("Baseline", "基线"),
     "fp16": Text("FP16", "FP16 半精度"),
     "bf16": Text("BF16", "BF16 半精度"),
-    "tf32": Text("TF32 flags", "TF32 开关"),
+    "tf32": same("TF32"),
     "fp8-storage": Text("FP8 storage", "FP8 存储"),
     "cuda-versions": Text("CUDA and PyTorch versions", "CUDA 与 PyTorch 版本"),
     "attention-vanilla": Text("Attention without a fused kernel", "朴素注意力"),
@@ -134,7 +134,6 @@ UI: dict[str, Text] = {
         "{pipeline} on {where}: {size}×{size}, {steps} steps, CFG {guidance}, {dtype}, batch {batch}.",
         "{pipeline}，{where}：{size}×{size}，{steps} 步，CFG {guidance}，{dtype}，批大小 {batch}。",
     ),
-    "of_baseline": Text("{value} × the baseline", "基线的 {value} 倍"),
     "filter": Text("Filter", "筛选"),
     "search": Text("Name or text", "名称或文字"),
     "all": Text("All", "全部"),
@@ -165,8 +164,6 @@ UI: dict[str, Text] = {
     "claim": Text("Claim", "出处所言"),
     "source": Text("source", "出处"),
     "guide_says": Text("Guide", "指南"),
-    "instead": Text("Instead", "替代"),
-    "ours": Text("ours", "本机"),
     "not_measured": Text("not measured", "未测量"),
     "table_note": Text(
         "Ratios are to the baseline of the same run. A dotted ratio lies within the noise. PSNR and SSIM are"
@@ -176,9 +173,11 @@ UI: dict[str, Text] = {
         "PSNR、SSIM 取所有提示词中最差者，差异取最大者，像素范围 0…1。"
         "GB 为 10⁹ 字节；表中的内存是：{measure}。",
     ),
+    "not_counted": Text("Memory not counted", "内存未计数"),
+    "not_scored": Text("Pictures were not judged by {what}: {why}.", "图像未以 {what} 评判：{why}。"),
     "plot_note": Text(
-        "Both axes are logarithmic: equal distances are equal ratios. The line is the Pareto front: left of it or below"
-        " it nothing was measured. A point leads to its row.",
+        "Both axes are logarithmic: equal distances are equal ratios. The line is the Pareto front: left of it or"
+        " below it nothing was measured. A point leads to its row.",
         "两轴均为对数刻度：等距即等比。折线为帕累托前沿：其左下方没有测得任何配置。点击圆点可跳到对应的行。",
     ),
     "plot_axis_seconds": Text("seconds per picture", "每张图秒数"),
@@ -188,7 +187,6 @@ UI: dict[str, Text] = {
     ),
     "plot_empty": Text("Nothing with both a time and a memory was measured.", "没有同时测得时间与内存的配置。"),
     "front": Text("on the Pareto front", "位于帕累托前沿"),
-    "compare": Text("Compare with the baseline", "与基线对比"),
     "compare_note": Text(
         "Drag over the picture, or use the arrow keys: left of the line is the baseline, right of it the other.",
         "在图上拖动或使用方向键：分界线左侧为基线，右侧为所选技术。",
@@ -208,7 +206,6 @@ UI: dict[str, Text] = {
     "amplified": Text("difference × {factor}", "差异 × {factor}"),
     "slider": Text("Where the baseline ends, in percent", "基线所占宽度，百分比"),
     "same_bits": Text("The same eight-bit picture:", "八位精度下相同的图像："),
-    "open": Text("Compare", "对比"),
     "picture_of": Text("{name}, {prompt}", "{name}，{prompt}"),
     "no_pictures": Text("No pictures were kept with the record.", "记录未附带图像。"),
     "lost_pictures": Text("Pictures that could not be read: {names}.", "无法读取的图像：{names}。"),
@@ -228,8 +225,6 @@ UI: dict[str, Text] = {
     "download_all": Text("This page's numbers", "本页全部数字"),
     "made_by": Text("Written by hybridge {version}.", "由 hybridge {version} 生成。"),
     "measured_on": Text("Measured on {date}.", "测量日期 {date}。"),
-    "prompts": Text("Prompts", "提示词"),
-    "switch_to_compare": Text("Shown above", "已在上方显示"),
 }
 
 SUMMARY: dict[str, Text] = {
