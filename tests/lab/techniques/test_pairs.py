@@ -18,7 +18,7 @@ from hybridge.lab.techniques.clashes import CLASHES, Clash
 from hybridge.lab.techniques.rig import Rig
 
 #: Enough for caches to skip some, and for guidance to end before the last.
-STEPS = 4
+STEPS = 6
 
 PROMPT = "a cat in the rain"
 
