@@ -16,6 +16,7 @@ import torch
 
 import hybridge
 from hybridge.errors import ClientError, EngineFailure, RequestError
+from hybridge.lab.advice.presets import PRESETS
 from hybridge.lab.techniques import catalogue
 from hybridge.lab.techniques.evidence import CallLog, counted, looked_at
 from hybridge.lab.techniques.rig import Rig
@@ -116,7 +117,7 @@ def test_without_proof_nothing_is_made_and_nothing_claimed(pipe: Any) -> None:
 
 def test_what_cannot_run_is_reported_and_the_rest_stays(pipe: Any, put: Put) -> None:
     def broken(_: Rig) -> Applied:
-        raise ValueError("no such layer")
+        raise ValueError("no such layer\n" + "in all of this " * 50)
 
     put("gone", inert, why_missing=lambda _: Missing("dead", "last seen in 2024", instead="compile"))
     put("broken", broken)
@@ -129,7 +130,9 @@ def test_what_cannot_run_is_reported_and_the_rest_stays(pipe: Any, put: Put) -> 
         ("inert", "no effect"),
     ]
     assert "last seen in 2024; instead: compile" in str(optimised)
-    assert "ValueError: no such layer" in str(optimised)
+    assert "ValueError: no such layer in all of this" in str(optimised)
+    assert str(optimised).count("\n") == 4
+    assert len(str(optimised)) < 600
     assert optimised.done[3].evidence == "nothing was seen"
 
 
@@ -318,6 +321,21 @@ def test_pipelines_that_start_from_a_picture_are_refused(untouched: Any) -> None
 
     with pytest.raises(RequestError, match="from text to pictures"):
         hybridge.optimize(StableDiffusionXLImg2ImgPipeline(**untouched.components), preset="fastest")
+
+
+@pytest.mark.parametrize("preset", ["under-4gb", "under-6gb", "under-8gb", "best-quality"])
+def test_a_preset_on_a_cpu_works_in_every_part_and_comes_off(pipe: Any, preset: str) -> None:
+    names = PRESETS[preset].recipes["cpu"].techniques
+    if not set(names) <= set(catalogue.TECHNIQUES):
+        pytest.skip("no such rows yet")
+    before = picture(pipe)
+    optimised = hybridge.optimize(pipe, preset=preset, device="cpu")
+    assert [done.technique for done in optimised.done] == list(names)
+    assert {done.outcome for done in optimised.done} == {"worked"}, str(optimised)
+    (image,) = optimised.generate("a cat", num_inference_steps=3, height=64, width=64)
+    assert image.size == (64, 64)
+    assert optimised.undo() == ()
+    assert np.array_equal(picture(pipe), before)
 
 
 def put_hybrid(put: Put, apply: Callable[[Rig], Applied]) -> None:

@@ -154,7 +154,6 @@ def test_the_pairs_that_people_try(pair: str, rule: str) -> None:
         "taylorseer cfg-cutoff-50",
         "deepcache tome-all",
         "deepcache freeu",
-        "deepcache tgate",
         "deepcache compile-regional",
         "deepcache refiner-ensemble-90",
         "stable-fast cfg-cutoff-50",

@@ -14,6 +14,9 @@ from ..techniques.rig import Rig, plainly
 from ..techniques.stack import Step
 from ..techniques.technique import Outcome, Proof
 
+#: Characters of a reason, in a table: errors of other libraries quote whole modules.
+_LONGEST = 200
+
 #: Arguments of a call that :meth:`Optimised.generate` decides itself.
 _DECIDED = ("generator", "output_type")
 
@@ -41,9 +44,11 @@ class Done:
 
     @property
     def told(self) -> str:
-        """Evidence or reason, for a table."""
+        """Evidence or reason, for a table: a line, cut where it is long."""
         if self.reason is not None:
-            return f"{self.reason}; instead: {self.instead}" if self.instead else self.reason
+            reason = " ".join(self.reason.split())
+            reason = reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]} …"
+            return f"{reason}; instead: {self.instead}" if self.instead else reason
         return self.evidence or "not proven"
 
 

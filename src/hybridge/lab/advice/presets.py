@@ -76,10 +76,10 @@ _ROWS = (
                 essential=("sequential-offload",),
             ),
             "cpu": Recipe(
-                ("bf16", "tiny-vae", "group-offload-disk"),
-                "on a CPU weights that wait must wait on a disk, or nothing is saved; what stays are the text"
-                " encoders (1.6 GB) and one layer",
-                essential=("group-offload-disk",),
+                ("bf16", "tiny-vae", "disk-offload"),
+                "on a CPU weights that wait must wait on a disk, or nothing is saved; group-offload-disk is faster"
+                " and has no way back",
+                essential=("disk-offload",),
             ),
         },
     ),
@@ -127,7 +127,7 @@ _ROWS = (
                 " memory, and the refiner where the guide found it best, from 90 % on",
             ),
             "cpu": Recipe(
-                ("channels-last", "exact-vae", "refiner-ensemble-90"),
+                ("exact-vae", "channels-last", "refiner-ensemble-90"),
                 "float32 as it is, the untiled picture of the full decoder in strips, which is faster on a CPU too,"
                 " and the refiner from 90 % on",
             ),

@@ -183,7 +183,7 @@ CLASHES: tuple[Clash, ...] = (
         _HOOKED_CACHES,
         "never together",
         "both put a forward of their own on the same attention modules, and T-GATE's way back removes both",
-        "deepcache with tgate",
+        "taylorseer with cfg-cutoff-50, which leaves out the same work",
     ),
     Clash(
         ("deepcache",),
