@@ -23,6 +23,7 @@ from hybridge.server.auth import KeyRing, add_key
 from hybridge.server.jobs import Progress
 from hybridge.server.ledger import Ledger, LedgerLimits
 from hybridge.server.local import LocalBackend
+from hybridge.server.record import RequestRecord
 from hybridge.server.running import running
 from hybridge.server.settings import Settings
 from hybridge.server.spool import Memory, Spool
@@ -204,12 +205,14 @@ class Scene:
     """A ledger whose answers a test gives, one by one."""
 
     def __init__(self, store: Any = None, **limits: float) -> None:
-        self.ledger = Ledger(store or Memory(), LedgerLimits(**limits))  # type: ignore[arg-type]
+        self.ended: list[tuple[str, int]] = []
+        tell = [lambda record: self.ended.append((record.request_id, record.status))]
+        self.ledger = Ledger(store or Memory(), LedgerLimits(**limits), tell)  # type: ignore[arg-type]
         self.asked: list[str] = []
         self.gates: dict[str, asyncio.Event] = {}
         self.begun = asyncio.Event()
 
-    async def answer(self, asked: Any, body: bytes, hear: Callable[[Progress], None]) -> HttpResponse:
+    async def answer(self, asked: Any, body: bytes, hear: Callable[[Progress], None], _: Any) -> HttpResponse:
         self.asked.append(asked.query)
         hear(Progress("running", done=0.5))
         self.begun.set()
@@ -218,7 +221,14 @@ class Scene:
 
     async def accept(self, query: str = "q", client: str = "address:1", body: bytes = b"body") -> str:
         return await self.ledger.accept(
-            client=client, query=query, headers={}, body=body, task=None, model=None, result_bytes=len(body)
+            client=client,
+            query=query,
+            headers={},
+            body=body,
+            task=None,
+            model=None,
+            result_bytes=len(body),
+            record=RequestRecord(query),
         )
 
     def let_go(self, query: str = "q") -> None:
@@ -370,6 +380,45 @@ class TestLedger:
 
         play(lost)
         play(kept, store=Spool(tmp_path))
+
+    def test_every_end_is_told_once(self) -> None:
+        async def act(scene: Scene) -> None:
+            done, running_, waiting = [await scene.accept(query) for query in ("a", "b", "c")]
+            late = await scene.accept("d")
+            scene.let_go("a")
+            assert await scene.over(done) == "done"
+            assert scene.ended == [("a", 200)]
+            for job in (running_, waiting, done):
+                await scene.ledger.cancel(job, "address:1")
+            assert scene.ended == [("a", 200), ("b", 499), ("c", 499)]
+            await scene.ledger.close()
+            assert scene.ended[3:] == [("d", 503)]
+            assert (await scene.ledger.result(late, "address:1")).status == 503
+            await scene.ledger.close()
+            assert len(scene.ended) == 4
+
+        play(act)
+
+    def test_what_the_next_process_does_has_not_ended(self, tmp_path: Path) -> None:
+        jobs: list[str] = []
+
+        async def before(scene: Scene) -> None:
+            jobs.append(await scene.accept("a"))
+            await scene.begun.wait()
+            await scene.ledger.close()
+            assert scene.ended == []
+
+        async def after(scene: Scene) -> None:
+            scene.let_go("a")
+            assert await scene.over(jobs[0]) == "done"
+            assert scene.ended == [("a", 200)]
+
+        async def much_later(scene: Scene) -> None:
+            assert scene.ledger.status(jobs[0], "address:1")["state"] == "done"
+            assert scene.ended == []
+
+        for act in (before, after, much_later):
+            play(act, store=Spool(tmp_path))
 
 
 class TestSpool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import logging
 import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -32,8 +31,6 @@ from .preferences import client_of, prefers_async, result_bytes, timeout_of
 from .preview import answer_with_preview
 from .record import RequestRecord, record_of
 from .spool import Asked
-
-log = logging.getLogger("hybridge.jobs")
 
 Answered = TypeVar("Answered")
 
@@ -121,7 +118,7 @@ class Endpoints:
         headers = {name: ", ".join(request.headers.getlist(name)) for name in ("content-type", "accept")}
         async with self._intake.body(request) as body:
             job, inferred = await self._in_worker(self._read, request.url.query, headers, body, task, spec)
-            record.model, record.task, record.pictures = job.spec.name, job.task, _pictures_of(job)
+            _note(record, job)
             if not prefers_async(request):
                 return job, inferred
             client = client_of(request)
@@ -133,11 +130,16 @@ class Endpoints:
                 task=task,
                 model=spec.name if spec else None,
                 result_bytes=result_bytes(job),
+                record=record,
             )
             return accepted(self._ledger.status(job_id, client))
 
-    async def answer_later(self, asked: Asked, body: bytes, hear: Hear) -> protocol.HttpResponse:
+    async def answer_later(
+        self, asked: Asked, body: bytes, hear: Hear, record: RequestRecord
+    ) -> protocol.HttpResponse:
         """The response to a request that was accepted for later: the one that it would have had at once.
+
+        ``record`` is the job's own: that of the request ended when it was accepted.
 
         Raises:
             HybridgeError: in place of it.
@@ -146,22 +148,18 @@ class Endpoints:
         spec = self._find(asked.model) if asked.model else None
         job, inferred = await self._in_worker(self._read, asked.query, asked.headers, body, asked.task, spec)
         job = replace(job, client=asked.client, is_patient=True)
-        # Of no request: that one ended when it was accepted.
-        record = RequestRecord("", asked.client, job.spec.name, job.task, pictures=_pictures_of(job))
-        response = await self._respond(job, inferred, arrived, record, hear)
-        self._metrics.observe_work(record)
-        spent = response.headers["server-timing"]
-        log.info("%s %s for %s, done later: %s", job.spec.name, job.task, job.client, spent)
-        return response
+        _note(record, job)
+        return await self._respond(job, inferred, arrived, record, hear)
 
-    async def result_bytes(self, asked: Asked, body: bytes) -> int:
-        """What the result of a request that is accepted for later takes at most.
+    async def result_bytes(self, asked: Asked, body: bytes, record: RequestRecord) -> int:
+        """What the result of a request that is accepted for later takes at most; its record learns what it is.
 
         Raises:
             HybridgeError: when it cannot be answered as it stands.
         """
         spec = self._find(asked.model) if asked.model else None
         job, _ = await self._in_worker(self._read, asked.query, asked.headers, body, asked.task, spec)
+        _note(record, job)
         return result_bytes(job)
 
     async def _respond(
@@ -291,6 +289,10 @@ def accepted(status: dict[str, Any]) -> Response:
     """The answer to a request that is done later."""
     here = f"/v1/jobs/{status['id']}"
     return JSONResponse(status, 202, {"location": here, "preference-applied": "respond-async"})
+
+
+def _note(record: RequestRecord, job: Job) -> None:
+    record.model, record.task, record.pictures = job.spec.name, job.task, _pictures_of(job)
 
 
 def _pictures_of(job: Job) -> int:

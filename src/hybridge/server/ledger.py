@@ -13,19 +13,21 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import HybridgeError, NotDone, Overloaded, ShuttingDown, UnknownJob
 from ..protocol import HttpResponse, Task, write_failure
 from .jobs import Hear, Progress
+from .record import HUNG_UP, Observer, RequestRecord
+from .refusal import log_failure
 from .spool import Asked, Store
 
 log = logging.getLogger("hybridge.jobs")
 
-#: Does a request: (request, body, hear) → the response that it would have had at once.
-Answer = Callable[[Asked, bytes, Hear], Awaitable[HttpResponse]]
+#: Does a request: (request, body, hear, record to fill) → the response that it would have had at once.
+Answer = Callable[[Asked, bytes, Hear, RequestRecord], Awaitable[HttpResponse]]
 
 #: More than anybody can guess.
 _ID_BYTES = 16
@@ -59,12 +61,14 @@ class LedgerLimits:
 class _Entry:
     """A job.  ``changed`` is set, and replaced by a new event, whenever there is news.
 
-    ``result_bytes`` is what the result takes at most, and what it takes once it is there.
+    ``result_bytes`` is what the result takes at most, and what it takes once it is there; ``record`` is told when
+    the job ends.
     """
 
     asked: Asked
     body_bytes: int
     result_bytes: int
+    record: RequestRecord
     state: Literal["waiting", "loading", "running", "done", "failed", "cancelled"] = "waiting"
     progress: Progress = field(default_factory=lambda: Progress("waiting"))
     done_at: float | None = None
@@ -87,10 +91,14 @@ class Ledger:
     Args:
         store: Keeps their bytes.
         limits: How many, and for how long.
+        observers: Told of each job when it ends, however it does; they must neither wait nor fail.
     """
 
-    def __init__(self, store: Store, limits: LedgerLimits | None = None) -> None:
+    def __init__(
+        self, store: Store, limits: LedgerLimits | None = None, observers: Sequence[Observer] = ()
+    ) -> None:
         self._store = store
+        self._observers = observers
         self._limits = limits or LedgerLimits()
         self._entries: dict[str, _Entry] = {}
         self._backlogs: dict[str, deque[_Entry]] = {}
@@ -103,7 +111,9 @@ class Ledger:
         """Begins to work, first on what a process before this one left undone."""
         self._answer = answer
         for found in await asyncio.to_thread(self._store.recover):
-            entry = self._entries[found.asked.id] = _Entry(found.asked, found.body_bytes, found.result_bytes)
+            asked = found.asked
+            record = RequestRecord(asked.request_id, asked.client, asked.model or "", asked.task or "")
+            entry = self._entries[asked.id] = _Entry(asked, found.body_bytes, found.result_bytes, record)
             if found.done_at is None:
                 self._line_up(entry)
             else:
@@ -152,6 +162,7 @@ class Ledger:
         task: Task | None,
         model: str | None,
         result_bytes: int,
+        record: RequestRecord,
     ) -> str:
         """Takes a request and returns its job's id; the request is safe by then, as safe as the store is.
 
@@ -163,6 +174,7 @@ class Ledger:
             task: What the address says.
             model: The same.
             result_bytes: What its result will take at most.
+            record: Of the request that asks for it: what will be told of the job begins with what it says.
 
         Raises:
             Overloaded: when too much is kept already.
@@ -170,8 +182,10 @@ class Ledger:
         """
         if self._answer is None:
             raise ShuttingDown("the server is shutting down", hint="another server, or again in a while")
-        asked = Asked(secrets.token_urlsafe(_ID_BYTES), client, query, headers, task, model)
-        entry = _Entry(asked, len(body), result_bytes)
+        job_id = secrets.token_urlsafe(_ID_BYTES)
+        asked = Asked(job_id, client, query, headers, task, model, request_id=record.request_id)
+        about = RequestRecord(record.request_id, client, record.model, record.task, pictures=record.pictures)
+        entry = _Entry(asked, len(body), result_bytes, about)
         self._check_room(client, entry.nbytes)
         self._entries[entry.asked.id] = entry
         try:
@@ -288,7 +302,7 @@ class Ledger:
         while backlog and self._running.get(client, 0) < _AT_ONCE and self._answer is not None:
             entry = backlog.popleft()
             self._running[client] = self._running.get(client, 0) + 1
-            entry.task = asyncio.create_task(self._do(entry, self._answer), name=f"job {entry.asked.id}")
+            entry.task = asyncio.create_task(self._do(entry, self._answer))
         for position, entry in enumerate(backlog or ()):
             self._hear(entry, Progress("waiting", position + _AT_ONCE))
         if not backlog:
@@ -313,18 +327,25 @@ class Ledger:
         await asyncio.to_thread(self._store.finish, entry.asked, response)
         entry.result_bytes = len(response.body)
         entry.state, entry.done_at = ("done" if response.status == 200 else "failed"), time.time()
+        self._tell_end(entry, response.status)
+
+    def _tell_end(self, entry: _Entry, status: int) -> None:
+        entry.record.status = status
+        for observe in self._observers:
+            observe(entry.record)
 
     async def _response(self, entry: _Entry, answer: Answer) -> HttpResponse | None:
         """The response, or None if the server ends before there is one."""
         try:
             body = await asyncio.to_thread(self._store.body, entry.asked)
-            return await answer(entry.asked, body, lambda progress: self._hear(entry, progress))
+            return await answer(entry.asked, body, lambda progress: self._hear(entry, progress), entry.record)
         except ShuttingDown:
             return None
         except HybridgeError as error:
+            log_failure(error)
             return write_failure(error)
         except Exception as error:  # one broken job must not take the others with it
-            log.exception("job %s failed", entry.asked.id)
+            log.exception("a job failed")  # without its id, which opens it where there are no keys
             return write_failure(HybridgeError(f"unexpected {type(error).__name__}; the server's log says more"))
 
     def _hear(self, entry: _Entry, progress: Progress) -> None:
@@ -357,6 +378,7 @@ class Ledger:
             backlog.remove(entry)
         if not entry.is_over:
             entry.state = "cancelled"
+            self._tell_end(entry, HUNG_UP)
             self._news(entry)
         if entry.task is not None:
             entry.task.cancel()

@@ -32,6 +32,7 @@ class Asked:
         task: What the address says; None where it says nothing.
         model: The same.
         made_at: In seconds since 1970.
+        request_id: Of the request, under which its logs have it; unlike ``id`` it opens nothing.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Asked:
     task: Task | None
     model: str | None
     made_at: float = field(default_factory=time.time)
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
