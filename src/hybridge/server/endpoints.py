@@ -21,9 +21,10 @@ from .. import __version__, protocol
 from ..errors import RequestError, UnknownModel
 from ..models import CATALOGUE, ModelSpec
 from ..protocol import DecodeRequest
+from .about import about_job, about_run
 from .backend import Backend, ModelInfo
 from .intake import Intake
-from .jobs import Hear, Job, Ran, Result, admit, finish, infer_model
+from .jobs import Hear, Job, Result, admit, finish, infer_model
 from .ledger import Ledger
 from .limits import Limits
 from .metrics import CONTENT_TYPE, Metrics
@@ -103,7 +104,8 @@ class Endpoints:
         job = replace(job, client=client_of(request), timeout_s=timeout_s)
         if isinstance(job.request, DecodeRequest) and job.request.preview:
             loaded = {info.spec.name: info.spec for info in self._backend.info() if info.state == "loaded"}
-            return await answer_with_preview(self._backend, job, loaded, self._in_worker, inferred)
+            record.milliseconds["read"] = 1e3 * (time.perf_counter() - arrived)
+            return await answer_with_preview(self._backend, job, loaded, self._in_worker, inferred, record)
         response = await _while_connected(request, self._respond(job, inferred, arrived, record))
         return Response(response.body, response.status, response.headers)
 
@@ -176,17 +178,7 @@ class Endpoints:
         }
         record.milliseconds.update(stages)
         record.shared_by = result.shared_by
-        about = {
-            "hybridge-model": job.spec.name,
-            "server-timing": ", ".join(f"{stage};dur={spent:.1f}" for stage, spent in stages.items()),
-            "access-control-expose-headers": ", ".join(protocol.EXPOSED_HEADERS),
-        }
-        if result.ran is not None:
-            about["hybridge-plan"] = _shown(result.ran)
-        if inferred:
-            about["hybridge-inferred"] = inferred
-        if job.warning:
-            about["hybridge-warning"] = job.warning
+        about = {**about_job(job, inferred), **about_run(result, stages)}
         return protocol.HttpResponse(response.status, {**response.headers, **about}, response.body)
 
     def _read(
@@ -274,15 +266,6 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, Answered]
 
 def _write(job: Job, result: Result) -> protocol.HttpResponse:
     return protocol.write_answer(finish(job, result))
-
-
-def _shown(ran: Ran) -> str:
-    parts = [f"mode={ran.mode}"]
-    if ran.peak_bytes is not None:
-        parts.append(f"peak_bytes={ran.peak_bytes}")
-    if ran.flops is not None:
-        parts.append(f"tflop={ran.flops / 1e12:.3g}")
-    return "; ".join(parts)
 
 
 def accepted(status: dict[str, Any]) -> Response:
