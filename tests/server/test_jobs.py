@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from hybridge.server.auth import KeyRing, add_key
 from hybridge.server.jobs import Progress
 from hybridge.server.ledger import Ledger, LedgerLimits
 from hybridge.server.local import LocalBackend
+from hybridge.server.logs import JsonFormatter
 from hybridge.server.record import RequestRecord
 from hybridge.server.running import running
 from hybridge.server.settings import Settings
@@ -468,6 +470,60 @@ class TestSpool:
         for path in (tmp_path / "spool").glob("*.request"):
             assert path.stat().st_mode & 0o077 == 0
         assert (tmp_path / "spool").stat().st_mode & 0o077 == 0
+
+
+def test_no_job_s_id_is_logged(
+    specs: dict[str, ModelSpec], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where there are no keys an id is all that it takes to fetch a result, or to delete it."""
+    caplog.set_level(logging.DEBUG)
+    engine = Engine.load(specs["sd-v1"], EngineOptions(device="cpu"))
+    records: list[RequestRecord] = []
+    app = create_app(LocalBackend({"sd-v1": engine}), Settings(spool=tmp_path), observers=[records.append])
+    with running(app) as address:
+        jobs = [post(address).headers["location"] for _ in range(3)]
+        for job in jobs:
+            events(address, job)
+        for method, way in (("PUT", ""), ("GET", "/nothing"), ("POST", "/again?qualty=3"), ("POST", "/result")):
+            assert httpx.request(method, f"{address}{jobs[0]}{way}").status_code in (400, 404, 405)
+        # Whoever tidies up the folder of a running server.
+        for job in jobs:
+            (tmp_path / f"{job.removeprefix('/v1/jobs/')}.request").unlink()
+            (tmp_path / f"{job.removeprefix('/v1/jobs/')}.result").unlink()
+        for method, way in (("GET", "/result"), ("POST", "/again")):
+            broken = httpx.request(method, f"{address}{jobs[0]}{way}")
+            assert broken.status_code == 500
+            assert broken.json()["error"] == "the spool cannot be read: saw No such file or directory"
+        tmp_path.rename(tmp_path.with_name("gone"))
+        refused = post(address)
+        assert (refused.status_code, refused.json()["code"]) == (429, "Overloaded")
+        for job in jobs:
+            httpx.delete(f"{address}{job}")
+    mine = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
+    assert len(mine) > len(jobs)
+    lines = "\n".join(JsonFormatter().format(record) for record in mine)
+    for job in jobs:
+        assert job.removeprefix("/v1/jobs/") not in lines
+        assert job.removeprefix("/v1/jobs/") not in repr(records)
+
+
+def test_a_result_that_cannot_be_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def act(scene: Scene) -> None:
+        job = await scene.accept("a")
+        await scene.begun.wait()
+        (tmp_path / f"{job}.result.new").mkdir()  # where the result is to be written
+        scene.let_go("a")
+        assert await scene.over(job) == "failed"
+        assert scene.ended == [("a", 500)]
+        told = await scene.ledger.result(job, "address:1")
+        assert (told.status, json.loads(told.body)["saw"]) == (500, "Is a directory")
+        assert job not in caplog.text
+        (tmp_path / f"{job}.result.new").rmdir()
+
+    play(act, store=Spool(tmp_path))
+    spool = Spool(tmp_path)
+    assert [found.done_at for found in spool.recover()] == [None]  # it will be done again
+    spool.close()
 
 
 def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:

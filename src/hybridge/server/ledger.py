@@ -14,6 +14,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -62,7 +63,7 @@ class _Entry:
     """A job.  ``changed`` is set, and replaced by a new event, whenever there is news.
 
     ``result_bytes`` is what the result takes at most, and what it takes once it is there; ``record`` is told when
-    the job ends.
+    the job ends.  ``unkept`` is why the result could not be kept.
     """
 
     asked: Asked
@@ -72,6 +73,7 @@ class _Entry:
     state: Literal["waiting", "loading", "running", "done", "failed", "cancelled"] = "waiting"
     progress: Progress = field(default_factory=lambda: Progress("waiting"))
     done_at: float | None = None
+    unkept: HttpResponse | None = None
     task: asyncio.Task[None] | None = None
     expiry: asyncio.TimerHandle | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -194,7 +196,8 @@ class Ledger:
             del self._entries[entry.asked.id]
             entry.state = "cancelled"
             self._news(entry)
-            await asyncio.shield(asyncio.to_thread(self._store.remove, entry.asked))
+            with suppress(HybridgeError):  # what could not be kept need not be there to be removed
+                await asyncio.shield(asyncio.to_thread(self._store.remove, entry.asked))
             if isinstance(error, OSError):
                 raise Overloaded(
                     "the spool cannot be written", retry_after_s=self._limits.ttl_s, hint=error.strerror
@@ -232,6 +235,8 @@ class Ledger:
             raise NotDone(
                 "the job is not done yet", saw=entry.state, hint=f"again later, or /v1/jobs/{job_id}/events"
             )
+        if entry.unkept is not None:
+            return entry.unkept
         return await asyncio.to_thread(self._store.response, entry.asked)
 
     async def events(self, job_id: str, client: str) -> AsyncIterator[dict[str, Any] | None]:
@@ -324,7 +329,11 @@ class Ledger:
             self._feed(client)
 
     async def _finish(self, entry: _Entry, response: HttpResponse) -> None:
-        await asyncio.to_thread(self._store.finish, entry.asked, response)
+        try:
+            await asyncio.to_thread(self._store.finish, entry.asked, response)
+        except HybridgeError as error:  # the next process with this spool does the job again
+            log_failure(error)
+            entry.unkept = response = write_failure(error)
         entry.result_bytes = len(response.body)
         entry.state, entry.done_at = ("done" if response.status == 200 else "failed"), time.time()
         self._tell_end(entry, response.status)

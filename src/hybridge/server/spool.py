@@ -11,7 +11,8 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,6 +60,8 @@ class Found:
 class Store(Protocol):
     """Keeps bodies and results.  Its calls may take as long as a disk does, except :meth:`recover` once.
 
+    All but :meth:`keep` raise HybridgeError where the disk fails, which says nothing of the job: its id opens it.
+
     Attributes:
         is_durable: What it keeps survives the process.
     """
@@ -66,7 +69,11 @@ class Store(Protocol):
     is_durable: bool
 
     def keep(self, asked: Asked, body: bytes) -> None:
-        """Takes a request; it is safe once this returns."""
+        """Takes a request; it is safe once this returns.
+
+        Raises:
+            OSError: when it cannot be kept.
+        """
         ...
 
     def body(self, asked: Asked) -> bytes:
@@ -157,21 +164,25 @@ class Spool:
         self._write(self._path(asked.id, "request"), asdict(asked), body)
 
     def body(self, asked: Asked) -> bytes:
-        return _read(self._path(asked.id, "request"))[1]
+        with _failing_as("the spool cannot be read"):
+            return _read(self._path(asked.id, "request"))[1]
 
     def finish(self, asked: Asked, response: HttpResponse) -> None:
-        if self._path(asked.id, "request").exists():  # else it was removed meanwhile
-            about = {"status": response.status, "headers": response.headers}
-            self._write(self._path(asked.id, "result"), about, response.body)
+        with _failing_as("the spool cannot be written"):
+            if self._path(asked.id, "request").exists():  # else it was removed meanwhile
+                about = {"status": response.status, "headers": response.headers}
+                self._write(self._path(asked.id, "result"), about, response.body)
 
     def response(self, asked: Asked) -> HttpResponse:
-        about, body = _read(self._path(asked.id, "result"))
+        with _failing_as("the spool cannot be read"):
+            about, body = _read(self._path(asked.id, "result"))
         return HttpResponse(about["status"], about["headers"], body)
 
     def remove(self, asked: Asked) -> None:
-        for kind in ("request", "result"):  # in this order: a result without a request is dropped by recover()
-            self._path(asked.id, kind).unlink(missing_ok=True)
-        self._sync_folder()
+        with _failing_as("the spool cannot be written"):
+            for kind in ("request", "result"):  # in this order: a result without a request is dropped by recover()
+                self._path(asked.id, kind).unlink(missing_ok=True)
+            self._sync_folder()
 
     def recover(self) -> list[Found]:
         for half_written in self._folder.glob("*.new"):
@@ -214,6 +225,15 @@ class Spool:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def _failing_as(what: str) -> Iterator[None]:
+    """Turns an error of the disk into one of ours, without the file's name: the job's id is part of it."""
+    try:
+        yield
+    except OSError as error:
+        raise HybridgeError(what, saw=error.strerror) from None
 
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:
