@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -382,6 +383,44 @@ class TestLedger:
 
         play(lost)
         play(kept, store=Spool(tmp_path))
+
+    def test_what_is_done_while_the_server_ends_can_be_fetched_before_it_does(self) -> None:
+        async def act(scene: Scene) -> None:
+            early = await scene.accept("a")
+            scene.let_go("a")
+            await scene.over(early)
+            jobs = [await scene.accept(query) for query in ("b", "c", "d")]
+            ends_at = time.time() + 60
+            scene.ledger.begin_to_end(ends_at)
+            finished = asyncio.create_task(scene.ledger.finished())
+            for query, job in zip("bcd", jobs, strict=True):
+                scene.let_go(query)
+                assert await scene.over(job) == "done"
+            assert scene.ledger.status(jobs[0], "address:1")["expires_at"] == ends_at
+            assert (await scene.ledger.result(jobs[0], "address:1")).body == b"BODY"
+            await scene.ledger.cancel(jobs[1], "address:1")
+            await asyncio.sleep(0)
+            assert not finished.done()
+            await scene.ledger.result(jobs[2], "address:1")
+            await finished  # what was done before had its time
+
+        play(act)
+
+    def test_what_a_spool_keeps_is_not_begun_while_the_server_ends(self, tmp_path: Path) -> None:
+        async def act(scene: Scene) -> None:
+            jobs = [await scene.accept(query) for query in ("a", "b", "c")]
+            scene.ledger.begin_to_end(time.time() + 60)
+            scene.let_go("a")
+            assert await scene.over(jobs[0]) == "done"
+            scene.let_go("b")
+            assert await scene.over(jobs[1]) == "done"
+            assert scene.asked == ["a", "b"]
+            assert scene.ledger.status(jobs[2], "address:1")["state"] == "waiting"
+            status = scene.ledger.status(jobs[0], "address:1")
+            assert status["expires_at"] > time.time() + 3000  # the next process has it
+            await scene.ledger.finished()
+
+        play(act, store=Spool(tmp_path))
 
     def test_every_end_is_told_once(self) -> None:
         async def act(scene: Scene) -> None:

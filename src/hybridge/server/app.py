@@ -58,6 +58,7 @@ def create_app(
     intake = Intake(settings.limits)
     metrics = Metrics(backend, lambda: intake.held_bytes)
     ledger = Ledger(store, settings.ledger_limits, observers=(log_job, metrics.observe_job))
+    drain.begin_with(ledger.begin_to_end)
     drain.also_wait_for(ledger.finished)
     drain.end_with(ledger.close)
     endpoints = Endpoints(

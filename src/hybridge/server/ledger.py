@@ -63,7 +63,8 @@ class _Entry:
     """A job.  ``changed`` is set, and replaced by a new event, whenever there is news.
 
     ``result_bytes`` is what the result takes at most, and what it takes once it is there; ``record`` is told when
-    the job ends.  ``unkept`` is why the result could not be kept.
+    the job ends.  ``unkept`` is why the result could not be kept; ``is_due`` is a result that will be lost with the
+    process and came too late to be fetched before that was clear.
     """
 
     asked: Asked
@@ -74,6 +75,7 @@ class _Entry:
     progress: Progress = field(default_factory=lambda: Progress("waiting"))
     done_at: float | None = None
     unkept: HttpResponse | None = None
+    is_due: bool = False
     task: asyncio.Task[None] | None = None
     expiry: asyncio.TimerHandle | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -107,6 +109,7 @@ class Ledger:
         self._running: dict[str, int] = {}
         self._forgetting: set[asyncio.Task[None]] = set()
         self._answer: Answer | None = None
+        self._ends_at: float | None = None
         self._is_closed = False
 
     async def open(self, answer: Answer) -> None:
@@ -122,13 +125,29 @@ class Ledger:
                 entry.state, entry.done_at = ("done" if found.status == 200 else "failed"), found.done_at
                 self._expire_later(entry)
 
+    def begin_to_end(self, ends_at: float) -> None:
+        """Begins no more of what the next process can do, and says that results can be fetched until then at most.
+
+        Args:
+            ends_at: In seconds since 1970.
+        """
+        self._ends_at = ends_at
+
     async def finished(self) -> None:
-        """Waits until no job is left that would be lost with the process; those on disk are not."""
+        """Waits until nothing is left that would be lost with the process; what is on disk is not.
+
+        That is jobs that are not done, and of those that are done only since :meth:`begin_to_end` results that
+        nobody has fetched or deleted.
+        """
         while not self._store.is_durable:
-            left = next((entry for entry in self._entries.values() if not entry.is_over), None)
-            if left is None:
+            entries = self._entries.values()
+            undone = next((entry for entry in entries if not entry.is_over), None)
+            due = [entry for entry in entries if entry.is_due]
+            if undone is None and not due:
                 return
-            await left.changed.wait()
+            if undone is None:
+                log.info("%d results wait to be fetched; a second signal ends the server at once", len(due))
+            await (undone or due[0]).changed.wait()
 
     async def close(self) -> None:
         """Stops all work and ends all streams of events; may be called again.
@@ -235,9 +254,12 @@ class Ledger:
             raise NotDone(
                 "the job is not done yet", saw=entry.state, hint=f"again later, or /v1/jobs/{job_id}/events"
             )
-        if entry.unkept is not None:
-            return entry.unkept
-        return await asyncio.to_thread(self._store.response, entry.asked)
+        response = entry.unkept
+        if response is None:
+            response = await asyncio.to_thread(self._store.response, entry.asked)
+        entry.is_due = False
+        self._news(entry)
+        return response
 
     async def events(self, job_id: str, client: str) -> AsyncIterator[dict[str, Any] | None]:
         """A job's status now and whenever it changes, until it is over or the server; None is a sign of life.
@@ -304,7 +326,8 @@ class Ledger:
     def _feed(self, client: str) -> None:
         """Sends a client's next jobs to the waiting line, as far as they may go there."""
         backlog = self._backlogs.get(client)
-        while backlog and self._running.get(client, 0) < _AT_ONCE and self._answer is not None:
+        stays_kept = self._ends_at is not None and self._store.is_durable
+        while backlog and self._running.get(client, 0) < _AT_ONCE and self._answer is not None and not stays_kept:
             entry = backlog.popleft()
             self._running[client] = self._running.get(client, 0) + 1
             entry.task = asyncio.create_task(self._do(entry, self._answer))
@@ -336,6 +359,7 @@ class Ledger:
             entry.unkept = response = write_failure(error)
         entry.result_bytes = len(response.body)
         entry.state, entry.done_at = ("done" if response.status == 200 else "failed"), time.time()
+        entry.is_due = self._ends_at is not None
         self._tell_end(entry, response.status)
 
     def _tell_end(self, entry: _Entry, status: int) -> None:
@@ -388,7 +412,7 @@ class Ledger:
         if not entry.is_over:
             entry.state = "cancelled"
             self._tell_end(entry, HUNG_UP)
-            self._news(entry)
+        self._news(entry)
         if entry.task is not None:
             entry.task.cancel()
             await asyncio.wait([entry.task])
@@ -403,5 +427,9 @@ class Ledger:
         if not entry.is_over:
             status |= {"progress": round(progress.done, 4), "eta_s": progress.eta_s, "events": f"{here}/events"}
         if entry.done_at is not None:
-            status |= {"result": f"{here}/result", "expires_at": entry.done_at + self._limits.ttl_s}
+            status |= {"result": f"{here}/result", "expires_at": self._expires_at(entry.done_at)}
         return status
+
+    def _expires_at(self, done_at: float) -> float:
+        at = done_at + self._limits.ttl_s
+        return at if self._ends_at is None or self._store.is_durable else min(at, self._ends_at)
