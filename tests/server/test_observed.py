@@ -211,6 +211,11 @@ def test_the_dashboard_asks_for_what_the_server_has(server) -> None:
     assert len(expressions) >= 8
     assert all(names_in(expression) for expression in expressions)
     assert asked <= known, asked - known
+    # And the other way round: whatever is counted is drawn.
+    parts = {"_total", "_sum", "_count", "_bucket"}
+    drawn = {name.removesuffix(next((part for part in parts if name.endswith(part)), "")) for name in asked}
+    own = {name for name in families if name.startswith(("hybridge_", "inf_")) and not name.endswith("_created")}
+    assert {name.removesuffix("_total") for name in own} <= drawn, own - drawn
 
 
 def test_the_operators_page_names_every_metric(server) -> None:
