@@ -175,6 +175,7 @@ def test_the_wire_as_curl_sees_it(server: str) -> None:
     assert answer.headers["content-type"] == PARTED
     assert answer.headers["hybridge-model"] == "sd-v1"
     plain = httpx.post(f"{server}/v1/sd-v1/decode?{query}".replace("&preview=True", ""), content=BODY)
+    assert answer.headers["x-accel-buffering"] == "no"
     exposed = "access-control-expose-headers"
     assert answer.headers[exposed] == plain.headers[exposed]
     assert {"hybridge-model", "server-timing"} <= set(answer.headers[exposed].split(", "))

@@ -86,6 +86,7 @@ def events(address: str, job: str) -> list[dict[str, Any]]:
     """All of a job's events; returns when the job is over."""
     with httpx.stream("GET", f"{address}{job}/events", timeout=60) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
+        assert stream.headers["x-accel-buffering"] == "no"
         return [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")]
 
 

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from .. import protocol
 from .jobs import Job, Ran, Result
 
+#: Tells nginx, and proxies that took its word for it, to pass each piece on as it comes.
+UNBUFFERED = {"x-accel-buffering": "no"}
+
 
 def about_job(job: Job, inferred: str | None) -> dict[str, str]:
     """What is known before it is run, and which headers the pages of a browser may read.

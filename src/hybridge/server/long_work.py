@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from ..errors import RequestError
+from .about import UNBUFFERED
 from .endpoints import accepted
 from .ledger import Ledger
 from .preferences import client_of
@@ -63,7 +64,7 @@ class LongWork:
         self._ledger.status(*_who(request))  # so that an unknown job is a 404, not a stream that breaks off
         told = self._ledger.events(*_who(request))
         return StreamingResponse(
-            _as_events(told), media_type="text/event-stream", headers={"cache-control": "no-store"}
+            _as_events(told), media_type="text/event-stream", headers={"cache-control": "no-store", **UNBUFFERED}
         )
 
     async def again(self, request: Request) -> Response:

@@ -20,7 +20,7 @@ from ..errors import HybridgeError, NoPreview, RequestError
 from ..models import LATENT_RGB, LatentRgb, Layout, ModelSpec, latents_layout
 from ..protocol import DecodeRequest, HttpResponse, WireTensor
 from ..protocol.media import write_picture
-from .about import about_job, about_run
+from .about import UNBUFFERED, about_job, about_run
 from .backend import Backend
 from .jobs import Job, Result, finish
 from .record import HUNG_UP, RequestRecord
@@ -125,7 +125,7 @@ async def answer_with_preview(
         preview.cancel()
         full.cancel()
         raise
-    headers = {"content-type": protocol.PARTED, **about_job(job, inferred)}
+    headers = {"content-type": protocol.PARTED, **UNBUFFERED, **about_job(job, inferred)}
     return StreamingResponse(_parts(first, full, job, in_worker, record), headers=headers)
 
 
