@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -461,6 +463,21 @@ class TestLedger:
 
         for act in (before, after, much_later):
             play(act, store=Spool(tmp_path))
+
+
+def test_a_system_without_posix_locks_serves_without_a_spool(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; sys.modules['fcntl'] = None\n"
+        "import hybridge.server.app, hybridge.server.spool\n"
+        "from hybridge.errors import HybridgeError\n"
+        "try:\n"
+        "    hybridge.server.spool.Spool(pathlib.Path(sys.argv[1]) / 'spool')\n"
+        "except HybridgeError as error:\n"
+        "    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("a spool needs a system with POSIX's file locks: saw ")
+    assert not list(tmp_path.iterdir())
 
 
 class TestSpool:

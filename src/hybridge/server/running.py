@@ -144,9 +144,15 @@ class Server(uvicorn.Server):
             await super().startup(sockets)
             if threading.current_thread() is threading.main_thread():
                 for number in HANDLED_SIGNALS:
-                    asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number, None)
+                    self._hear(number)
         finally:
             self.has_started.set()
+
+    def _hear(self, number: int) -> None:
+        try:
+            asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number, None)
+        except NotImplementedError:  # Windows' loops
+            signal.signal(number, self.handle_exit)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the end, the second one is the end."""

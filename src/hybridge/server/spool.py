@@ -7,7 +7,6 @@ and the folder synced: it is there as a whole or not at all, whenever the power 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -148,6 +147,14 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        try:
+            import fcntl
+        except ModuleNotFoundError:  # Windows, which cannot sync a folder either
+            raise HybridgeError(
+                "a spool needs a system with POSIX's file locks",
+                saw=os.name,
+                hint="without --spool, or the server in WSL or in a container",
+            ) from None
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = (folder / "lock").open("w")
