@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import typer
+import yaml
 from typer.main import get_command
 
 from hybridge.cli.application import application
@@ -79,10 +84,56 @@ def test_the_unit_is_one(tmp_path) -> None:
     assert not [line for line in done.stderr.splitlines() if "hybridge.service" in line]
 
 
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's, in order: (word, the rest)."""
+    text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    joined = re.sub(r"\s*\\\n\s*", " ", "\n".join(lines))
+    return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in joined.splitlines() if line.strip()]
+
+
 def test_the_dockerfile_drops_root_and_starts_without_a_shell() -> None:
-    lines = (DEPLOY / "Dockerfile").read_text(encoding="utf-8").splitlines()
-    assert "USER hybridge" in lines
-    assert 'ENTRYPOINT ["hybridge"]' in lines
-    assert any("/health" in line for line in lines)
-    copied = {part for line in lines if line.startswith("COPY") for part in line.split()[1:-1]}
+    words = [word for word, _ in instructions()]
+    found = dict(instructions())
+    assert found["USER"] == "hybridge"
+    assert words.index("RUN") < words.index("USER")  # nothing is built as somebody who may not
+    assert json.loads(found["ENTRYPOINT"]) == ["hybridge"]
+    assert json.loads(found["CMD"]) == ["serve"]
+    copied = [part for word, rest in instructions() if word == "COPY" for part in rest.split()[:-1]]
+    assert copied
     assert all((ROOT / part).exists() for part in copied)
+
+
+def test_the_container_may_write_to_its_volumes() -> None:
+    """A volume begins with the owner that its folder has in the image, if that is there before the volume is."""
+    found = dict(instructions())
+    volumes = set(json.loads(found["VOLUME"]))
+    made = set(re.findall(r"--home-dir (\S+) hybridge\b|--owner=hybridge --mode=0700 (\S+)", found["RUN"]))
+    assert volumes == {home or folder for home, folder in made}
+    variables = dict(part.split("=", 1) for part in found["ENV"].split())
+    assert variables["HF_HOME"] in volumes
+    assert variables["HYBRIDGE_PORT"] == found["EXPOSE"]
+
+
+def test_the_health_check_asks_a_real_server(server) -> None:
+    _, _, command = dict(instructions())["HEALTHCHECK"].partition("CMD ")
+    program, *arguments = json.loads(command)
+    assert program == "python"
+    for port, status in ((urlsplit(server).port, 0), (1, 1)):
+        environment = {**os.environ, "HYBRIDGE_PORT": str(port)}
+        done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, check=False)
+        assert done.returncode == status
+
+
+def test_the_compose_file() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+    service, found = compose["services"]["hybridge"], dict(instructions())
+    context = DEPLOY / service["build"]["context"]
+    assert (context / service["build"]["dockerfile"]).samefile(DEPLOY / "Dockerfile")
+    mounts = dict(volume.split(":") for volume in service["volumes"])
+    assert set(mounts) == set(compose["volumes"])
+    assert set(mounts.values()) == set(json.loads(found["VOLUME"]))  # all else is read-only
+    assert service["read_only"] is True
+    assert service["ports"] == [f"8000:{found['EXPOSE']}"]
+    assert set(service["secrets"]) == set(compose["secrets"]) == {"keys"}
+    assert service["command"] == ["serve", "--public", "--keys", "/run/secrets/keys"]

@@ -36,9 +36,11 @@ from hybridge.server.app import create_app
 from hybridge.server.jobs import Job, Result
 from hybridge.server.local import LocalBackend
 from hybridge.server.preview import choose_source
+from hybridge.server.record import RequestRecord
 from hybridge.server.running import running
 
 LATENTS = torch.randn(1, 4, 6, 8, generator=torch.Generator().manual_seed(2))
+BODY = LATENTS.numpy().tobytes()
 
 Serve = Callable[[Callable[[http.server.BaseHTTPRequestHandler, bytes], None]], str]
 
@@ -115,7 +117,7 @@ class Held:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
-    async def run(self, job: Job) -> Result:
+    async def run(self, job: Job, hear: Any = None) -> Result:
         if job.spec.kind == "kl":
             try:
                 await asyncio.get_running_loop().run_in_executor(None, self.gate.wait, 10)
@@ -124,7 +126,7 @@ class Held:
                 raise
             if self.fails:
                 raise EngineFailure("the forward broke")
-        return await self._backend.run(job)
+        return await self._backend.run(job, hear)
 
 
 @pytest.fixture
@@ -169,14 +171,52 @@ def test_a_failure_after_the_preview_has_its_status_and_reason(held: tuple[Held,
 
 def test_the_wire_as_curl_sees_it(server: str) -> None:
     query = "shape=1,4,6,8&dtype=float32&preview=True&image_format=png"
-    answer = httpx.post(f"{server}/v1/sd-v1/decode?{query}", content=LATENTS.numpy().tobytes())
+    answer = httpx.post(f"{server}/v1/sd-v1/decode?{query}", content=BODY)
     assert answer.headers["content-type"] == PARTED
     assert answer.headers["hybridge-model"] == "sd-v1"
+    plain = httpx.post(f"{server}/v1/sd-v1/decode?{query}".replace("&preview=True", ""), content=BODY)
+    assert answer.headers["x-accel-buffering"] == "no"
+    exposed = "access-control-expose-headers"
+    assert answer.headers[exposed] == plain.headers[exposed]
+    assert {"hybridge-model", "server-timing"} <= set(answer.headers[exposed].split(", "))
     reader = PartsReader()
     preview, picture = reader.feed(answer.content)
     reader.finish()
     assert [part.headers["hybridge-part"] for part in (preview, picture)] == ["preview", "picture"]
-    assert "device;dur=" in picture.headers["server-timing"]
+    stages = [
+        {part.partition(";")[0] for part in one.headers["server-timing"].split(", ")} for one in (plain, picture)
+    ]
+    assert stages[0] == stages[1] == {"read", "queue", "load", "device", "encode"}
+    assert picture.headers["hybridge-plan"] == plain.headers["hybridge-plan"]
+
+
+def test_the_record_of_a_request_with_a_preview_is_that_of_one_without(engines: dict[str, Engine]) -> None:
+    records: list[RequestRecord] = []
+    backend = Held(LocalBackend({name: engines[name] for name in ("sd-v1", "taesd")}))
+    with running(create_app(backend, observers=[records.append])) as address:  # type: ignore[arg-type]
+        backend.gate.set()
+        for preview in ("True", "False"):
+            httpx.post(f"{address}/v1/sd-v1/decode?shape=1,4,6,8&dtype=float32&preview={preview}", content=BODY)
+        backend.gate.clear()
+        backend.fails = True
+        with Client(address) as client:
+            parts = client.decode_with_preview(LATENTS, model="sd-v1")
+            next(parts)
+            backend.gate.set()
+            with pytest.raises(ServerRefused):
+                next(parts)
+        backend.gate.clear()
+        with Client(address) as client:
+            parts = client.decode_with_preview(LATENTS, model="sd-v1")
+            next(parts)
+            parts.close()
+            assert backend.cancelled.wait(10)
+        backend.gate.set()
+    with_preview, without, failed, left = records
+    assert with_preview.milliseconds.keys() == without.milliseconds.keys()
+    assert {"read", "device", "encode", "total"} <= with_preview.milliseconds.keys()
+    assert (with_preview.shared_by, with_preview.pictures, with_preview.status) == (1, 1, 200)
+    assert (failed.status, left.status) == (500, 499)
 
 
 # --------------------------------------------------------------------------------------------- refusals

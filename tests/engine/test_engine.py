@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+from conftest import in_strips
 from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
@@ -14,7 +17,7 @@ from PIL import Image
 
 from hybridge.engine import Choice, Engine, EngineOptions, resolve, to_pixels, to_unit
 from hybridge.errors import EngineFailure, RequestError, Stopped, TooLarge
-from hybridge.models import Normalisation
+from hybridge.models import CATALOGUE, Normalisation
 
 
 def test_the_config_is_the_files_without_where_it_came_from(engines) -> None:
@@ -208,6 +211,43 @@ def test_the_classes_are_diffusers_own(engines) -> None:
     assert isinstance(engines["sd-v1"].module, AutoencoderKL)
     assert isinstance(engines["taesd"].module, AutoencoderTiny)
     assert engines["sd-v1"].weights_bytes == sum(p.numel() * 4 for p in engines["sd-v1"].module.parameters())
+
+
+def held_bytes() -> dict[int, int]:
+    """Every storage that a tensor of this process lies in: address → bytes."""
+    gc.collect()
+    tensors = [one for one in gc.get_objects() if type(one) in (torch.Tensor, torch.nn.Parameter)]
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor.device.type == "cpu"]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
+
+
+@pytest.mark.parametrize("exactness", ["rounding", "bitwise"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_bytes_are_what_stays_after_a_run(tmp_path, dtype, exactness) -> None:
+    """Channels as many as it takes for transformed weights, which are larger than the layers' own."""
+    module = AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        block_out_channels=(32, 64, 128, 128),
+        layers_per_block=1,
+        latent_channels=4,
+    )
+    module.save_pretrained(tmp_path)
+    del module
+    spec = replace(CATALOGUE["sd-v1"], source=str(tmp_path), subfolder=None)
+    options = EngineOptions(device="cpu", dtype=dtype, exactness=exactness)
+    expected = Engine.expected_bytes(spec, options)
+    before = held_bytes()
+    engine = Engine.load(spec, options)
+    if exactness == "rounding":
+        engine = in_strips(engine)
+    assert engine.weights_bytes == expected
+    engine.decode(latents(1, 4, 4, 4))
+    engine.encode(torch.zeros(1, 3, 32, 32), value_range="unit")
+    stays = sum(nbytes for address, nbytes in held_bytes().items() if address not in before)
+    own = sum(parameter.nbytes for parameter in engine.module.parameters())
+    assert (stays > 2 * own) == (exactness == "rounding")
+    assert stays <= expected <= 1.01 * stays
 
 
 class TestWithinRounding:

@@ -7,7 +7,7 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,8 @@ from hybridge.server.app import create_app
 from hybridge.server.connection import ConnectionLimits
 from hybridge.server.local import LocalBackend
 from hybridge.server.opening import check_opening
-from hybridge.server.running import Listening, raise_file_limit, running
+from hybridge.server.record import RequestRecord
+from hybridge.server.running import Listening, bind, raise_file_limit, running
 from hybridge.server.settings import Settings
 
 QUERY = {"shape": [1, 4, 8, 8], "dtype": "float32"}
@@ -271,6 +272,53 @@ class TestTls:
         for wrong in (tmp_path / "key.pem", tmp_path / "missing.pem"):
             with pytest.raises(HybridgeError, match="this certificate cannot be used"):
                 check_opening(Settings(tls_cert=cert, tls_key=wrong))
+
+
+class TestProxies:
+    """Whom the server takes a client for, which decides who shares a place in the waiting line."""
+
+    @staticmethod
+    def seen(engines, forwarded: Sequence[str], host: str = "127.0.0.1", **about) -> list[str]:
+        records: list[RequestRecord] = []
+        app = create_app(LocalBackend({"sd-v1": engines["sd-v1"]}), Settings(**about), observers=[records.append])
+        with running(app, host=host, listening=Settings(**about).listening) as address:
+            here = f"http://127.0.0.1:{urlsplit(address).port}"
+            for value in forwarded:
+                httpx.get(f"{here}/v1/models", headers={"x-forwarded-for": value} if value else {})
+        return [record.client_id for record in records]
+
+    CLIENTS = ("203.0.113.7", "203.0.113.8", "6.6.6.6, 203.0.113.7", "2001:db8:1:2:3::4", "nonsense", "")
+
+    def test_nobody_is_believed_unless_named(self, engines) -> None:
+        assert set(self.seen(engines, self.CLIENTS)) == {"address:127.0.0.1"}
+        assert set(self.seen(engines, self.CLIENTS, trusted_proxies="192.0.2.0/24")) == {"address:127.0.0.1"}
+
+    @pytest.mark.parametrize("named", ["127.0.0.1", "192.0.2.1,127.0.0.0/8"])
+    def test_behind_a_proxy_each_client_has_its_own_address(self, engines, named) -> None:
+        assert self.seen(engines, self.CLIENTS, trusted_proxies=named) == [
+            "address:203.0.113.7",
+            "address:203.0.113.8",
+            "address:203.0.113.7",  # what the proxy wrote, not what its client claims
+            "address:2001:db8:1:2::/64",
+            "address:unknown",
+            "address:127.0.0.1",
+        ]
+
+    def test_a_socket_for_both_versions(self, engines) -> None:
+        """It shows IPv4 as a part of IPv6, all of it in one /64."""
+        try:
+            bind("::", 0).close()
+        except OSError:
+            pytest.skip("no IPv6 here")
+        assert self.seen(engines, [""], "::") == ["address:127.0.0.1"]
+        assert self.seen(engines, ["::ffff:203.0.113.7"], "::", trusted_proxies="127.0.0.1") == [
+            "address:203.0.113.7"
+        ]
+
+    @pytest.mark.parametrize("named", ["*", "proxy.example", "10.0.0.0/33", "0.0.0.0/0"])
+    def test_what_names_nobody_or_everybody(self, named) -> None:
+        with pytest.raises(ValueError, match="address"):
+            Settings(trusted_proxies=(named,))
 
 
 def test_a_refused_preflight_is_json(engines) -> None:

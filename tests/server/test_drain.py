@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -164,6 +165,12 @@ def test_long_work_without_a_spool_is_finished(engines) -> None:
         assert not any(one.done() for one in watching)
         engine.go.set()
         assert [one.result()[-1] for one in watching] == ["done"] * 3
+        # Whoever watched can fetch what it heard of; with the last result the server ends.
+        for job in jobs:
+            assert httpx.get(f"{address}{job}").json()["expires_at"] < time.time() + 61
+            assert httpx.get(f"{address}{job}/result").status_code == 200
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 30  # of the 60 s of grace
 
 
 def test_long_work_that_cannot_be_finished_in_time_has_failed(engines, caplog) -> None:

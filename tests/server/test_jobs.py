@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,8 @@ from hybridge.server.auth import KeyRing, add_key
 from hybridge.server.jobs import Progress
 from hybridge.server.ledger import Ledger, LedgerLimits
 from hybridge.server.local import LocalBackend
+from hybridge.server.logs import JsonFormatter
+from hybridge.server.record import RequestRecord
 from hybridge.server.running import running
 from hybridge.server.settings import Settings
 from hybridge.server.spool import Memory, Spool
@@ -82,6 +88,7 @@ def events(address: str, job: str) -> list[dict[str, Any]]:
     """All of a job's events; returns when the job is over."""
     with httpx.stream("GET", f"{address}{job}/events", timeout=60) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
+        assert stream.headers["x-accel-buffering"] == "no"
         return [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")]
 
 
@@ -204,12 +211,14 @@ class Scene:
     """A ledger whose answers a test gives, one by one."""
 
     def __init__(self, store: Any = None, **limits: float) -> None:
-        self.ledger = Ledger(store or Memory(), LedgerLimits(**limits))  # type: ignore[arg-type]
+        self.ended: list[tuple[str, int]] = []
+        tell = [lambda record: self.ended.append((record.request_id, record.status))]
+        self.ledger = Ledger(store or Memory(), LedgerLimits(**limits), tell)  # type: ignore[arg-type]
         self.asked: list[str] = []
         self.gates: dict[str, asyncio.Event] = {}
         self.begun = asyncio.Event()
 
-    async def answer(self, asked: Any, body: bytes, hear: Callable[[Progress], None]) -> HttpResponse:
+    async def answer(self, asked: Any, body: bytes, hear: Callable[[Progress], None], _: Any) -> HttpResponse:
         self.asked.append(asked.query)
         hear(Progress("running", done=0.5))
         self.begun.set()
@@ -218,7 +227,14 @@ class Scene:
 
     async def accept(self, query: str = "q", client: str = "address:1", body: bytes = b"body") -> str:
         return await self.ledger.accept(
-            client=client, query=query, headers={}, body=body, task=None, model=None, result_bytes=len(body)
+            client=client,
+            query=query,
+            headers={},
+            body=body,
+            task=None,
+            model=None,
+            result_bytes=len(body),
+            record=RequestRecord(query),
         )
 
     def let_go(self, query: str = "q") -> None:
@@ -371,6 +387,98 @@ class TestLedger:
         play(lost)
         play(kept, store=Spool(tmp_path))
 
+    def test_what_is_done_while_the_server_ends_can_be_fetched_before_it_does(self) -> None:
+        async def act(scene: Scene) -> None:
+            early = await scene.accept("a")
+            scene.let_go("a")
+            await scene.over(early)
+            jobs = [await scene.accept(query) for query in ("b", "c", "d")]
+            ends_at = time.time() + 60
+            scene.ledger.begin_to_end(ends_at)
+            finished = asyncio.create_task(scene.ledger.finished())
+            for query, job in zip("bcd", jobs, strict=True):
+                scene.let_go(query)
+                assert await scene.over(job) == "done"
+            assert scene.ledger.status(jobs[0], "address:1")["expires_at"] == ends_at
+            assert (await scene.ledger.result(jobs[0], "address:1")).body == b"BODY"
+            await scene.ledger.cancel(jobs[1], "address:1")
+            await asyncio.sleep(0)
+            assert not finished.done()
+            await scene.ledger.result(jobs[2], "address:1")
+            await finished  # what was done before had its time
+
+        play(act)
+
+    def test_what_a_spool_keeps_is_not_begun_while_the_server_ends(self, tmp_path: Path) -> None:
+        async def act(scene: Scene) -> None:
+            jobs = [await scene.accept(query) for query in ("a", "b", "c")]
+            scene.ledger.begin_to_end(time.time() + 60)
+            scene.let_go("a")
+            assert await scene.over(jobs[0]) == "done"
+            scene.let_go("b")
+            assert await scene.over(jobs[1]) == "done"
+            assert scene.asked == ["a", "b"]
+            assert scene.ledger.status(jobs[2], "address:1")["state"] == "waiting"
+            status = scene.ledger.status(jobs[0], "address:1")
+            assert status["expires_at"] > time.time() + 3000  # the next process has it
+            await scene.ledger.finished()
+
+        play(act, store=Spool(tmp_path))
+
+    def test_every_end_is_told_once(self) -> None:
+        async def act(scene: Scene) -> None:
+            done, running_, waiting = [await scene.accept(query) for query in ("a", "b", "c")]
+            late = await scene.accept("d")
+            scene.let_go("a")
+            assert await scene.over(done) == "done"
+            assert scene.ended == [("a", 200)]
+            for job in (running_, waiting, done):
+                await scene.ledger.cancel(job, "address:1")
+            assert scene.ended == [("a", 200), ("b", 499), ("c", 499)]
+            await scene.ledger.close()
+            assert scene.ended[3:] == [("d", 503)]
+            assert (await scene.ledger.result(late, "address:1")).status == 503
+            await scene.ledger.close()
+            assert len(scene.ended) == 4
+
+        play(act)
+
+    def test_what_the_next_process_does_has_not_ended(self, tmp_path: Path) -> None:
+        jobs: list[str] = []
+
+        async def before(scene: Scene) -> None:
+            jobs.append(await scene.accept("a"))
+            await scene.begun.wait()
+            await scene.ledger.close()
+            assert scene.ended == []
+
+        async def after(scene: Scene) -> None:
+            scene.let_go("a")
+            assert await scene.over(jobs[0]) == "done"
+            assert scene.ended == [("a", 200)]
+
+        async def much_later(scene: Scene) -> None:
+            assert scene.ledger.status(jobs[0], "address:1")["state"] == "done"
+            assert scene.ended == []
+
+        for act in (before, after, much_later):
+            play(act, store=Spool(tmp_path))
+
+
+def test_a_system_without_posix_locks_serves_without_a_spool(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; sys.modules['fcntl'] = None\n"
+        "import hybridge.server.app, hybridge.server.spool\n"
+        "from hybridge.errors import HybridgeError\n"
+        "try:\n"
+        "    hybridge.server.spool.Spool(pathlib.Path(sys.argv[1]) / 'spool')\n"
+        "except HybridgeError as error:\n"
+        "    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("a spool needs a system with POSIX's file locks: saw ")
+    assert not list(tmp_path.iterdir())
+
 
 class TestSpool:
     def test_what_was_accepted_is_done_by_the_next_process(self, tmp_path: Path) -> None:
@@ -419,6 +527,60 @@ class TestSpool:
         for path in (tmp_path / "spool").glob("*.request"):
             assert path.stat().st_mode & 0o077 == 0
         assert (tmp_path / "spool").stat().st_mode & 0o077 == 0
+
+
+def test_no_job_s_id_is_logged(
+    specs: dict[str, ModelSpec], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where there are no keys an id is all that it takes to fetch a result, or to delete it."""
+    caplog.set_level(logging.DEBUG)
+    engine = Engine.load(specs["sd-v1"], EngineOptions(device="cpu"))
+    records: list[RequestRecord] = []
+    app = create_app(LocalBackend({"sd-v1": engine}), Settings(spool=tmp_path), observers=[records.append])
+    with running(app) as address:
+        jobs = [post(address).headers["location"] for _ in range(3)]
+        for job in jobs:
+            events(address, job)
+        for method, way in (("PUT", ""), ("GET", "/nothing"), ("POST", "/again?qualty=3"), ("POST", "/result")):
+            assert httpx.request(method, f"{address}{jobs[0]}{way}").status_code in (400, 404, 405)
+        # Whoever tidies up the folder of a running server.
+        for job in jobs:
+            (tmp_path / f"{job.removeprefix('/v1/jobs/')}.request").unlink()
+            (tmp_path / f"{job.removeprefix('/v1/jobs/')}.result").unlink()
+        for method, way in (("GET", "/result"), ("POST", "/again")):
+            broken = httpx.request(method, f"{address}{jobs[0]}{way}")
+            assert broken.status_code == 500
+            assert broken.json()["error"] == "the spool cannot be read: saw No such file or directory"
+        tmp_path.rename(tmp_path.with_name("gone"))
+        refused = post(address)
+        assert (refused.status_code, refused.json()["code"]) == (429, "Overloaded")
+        for job in jobs:
+            httpx.delete(f"{address}{job}")
+    mine = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
+    assert len(mine) > len(jobs)
+    lines = "\n".join(JsonFormatter().format(record) for record in mine)
+    for job in jobs:
+        assert job.removeprefix("/v1/jobs/") not in lines
+        assert job.removeprefix("/v1/jobs/") not in repr(records)
+
+
+def test_a_result_that_cannot_be_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def act(scene: Scene) -> None:
+        job = await scene.accept("a")
+        await scene.begun.wait()
+        (tmp_path / f"{job}.result.new").mkdir()  # where the result is to be written
+        scene.let_go("a")
+        assert await scene.over(job) == "failed"
+        assert scene.ended == [("a", 500)]
+        told = await scene.ledger.result(job, "address:1")
+        assert (told.status, json.loads(told.body)["saw"]) == (500, "Is a directory")
+        assert job not in caplog.text
+        (tmp_path / f"{job}.result.new").rmdir()
+
+    play(act, store=Spool(tmp_path))
+    spool = Spool(tmp_path)
+    assert [found.done_at for found in spool.recover()] == [None]  # it will be done again
+    spool.close()
 
 
 def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ import torch
 from conftest import in_strips
 
 from hybridge.engine import Engine, EngineOptions, execute
-from hybridge.engine.loading import weights_bytes
 from hybridge.errors import HybridgeError, ModelUnavailable, OutOfMemory, TooLarge
 from hybridge.models import ModelSpec
 from hybridge.protocol import DecodeRequest, WireTensor
@@ -185,7 +184,7 @@ class TestColdModels:
     @pytest.fixture
     def address(self, specs: dict[str, ModelSpec]) -> Iterator[str]:
         """A server with room for two of four models."""
-        sizes = {name: weights_bytes(spec, torch.float32) for name, spec in specs.items()}
+        sizes = {name: Engine.expected_bytes(spec, CPU) for name, spec in specs.items()}
         backend = LocalBackend(
             {}, cold=list(specs.values()), options=CPU, memory_bytes=2 * max(sizes.values()) + 50_000
         )
@@ -207,13 +206,13 @@ class TestColdModels:
             assert "load;dur=" in answer.headers["server-timing"]
         after = shown()
         assert after["flux"]["state"] == "loaded"
-        assert after["flux"]["weights_bytes"] == weights_bytes(specs["flux"], torch.float32)
+        assert after["flux"]["weights_bytes"] == Engine.expected_bytes(specs["flux"], CPU)
         assert after["sd-v1"]["state"] == "cold"
         assert decode(address, "sd-v1").status_code == 200
 
     def test_the_estimate_before_loading_is_what_it_takes(self, specs) -> None:
         for spec in specs.values():
-            assert weights_bytes(spec, torch.float32) == Engine.load(spec, CPU).weights_bytes
+            assert Engine.expected_bytes(spec, CPU) == Engine.load(spec, CPU).weights_bytes
 
     def test_an_evicted_model_is_gone_at_once(self, specs) -> None:
         """Not when the garbage collector comes by: the room was promised to another."""

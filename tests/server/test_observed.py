@@ -144,8 +144,33 @@ class TestMetrics:
         httpx.get(f"{server}{accepted.headers['location']}/events", timeout=60)  # until it is over
         after = samples(server)
         assert [after[name] - before[name] for name in (device, runs, total)] == [1, 1, 0]
+        done = ("hybridge_jobs_total", (("model", "sd-v1"), ("status", "200"), ("task", "decode")))
+        assert after[done] - before.get(done, 0) == 1
         labels = (("model", "sd-v1"), ("status", "202"), ("task", "decode"))
         assert after["hybridge_requests_total", labels] == 1
+
+    def test_a_job_that_fails_is_told_of_once_like_a_request(self, server, caplog) -> None:
+        caplog.set_level(logging.INFO)
+
+        def failures() -> float:
+            labels = (("model", "sd-v1"), ("status", "400"), ("task", "decode"))
+            return samples(server).get(("hybridge_jobs_total", labels), 0.0)
+
+        before = failures()
+        headers = {**BINARY, "prefer": "respond-async", "x-request-id": "later-1"}
+        broken = b"\x00\x00\xc0\x7f" * 256
+        accepted = httpx.post(f"{server}/v1/sd-v1/decode", params=QUERY, content=broken, headers=headers)
+        job = f"{server}{accepted.headers['location']}"
+        assert '"state": "failed"' in httpx.get(f"{job}/events", timeout=60).text
+        assert failures() == before + 1
+        assert httpx.delete(job).status_code == 204  # which is no second end
+        assert failures() == before + 1
+        (line,) = [record for record in caplog.records if record.name == "hybridge.jobs"]
+        entry = json.loads(JsonFormatter().format(line))
+        assert (entry["model"], entry["task"], entry["status"]) == ("sd-v1", "decode", 400)
+        assert (entry["request_id"], entry["client_id"]) == ("later-1", "address:127.0.0.1")
+        assert line.getMessage() == "400 sd-v1 decode for address:127.0.0.1, done later [later-1]"
+        assert any(record.getMessage().startswith("refused: ") for record in caplog.records)
 
     def test_models_that_come_and_go(self, specs) -> None:
         cold = [specs["sd-v1"], specs["sdxl"]]
@@ -186,6 +211,11 @@ def test_the_dashboard_asks_for_what_the_server_has(server) -> None:
     assert len(expressions) >= 8
     assert all(names_in(expression) for expression in expressions)
     assert asked <= known, asked - known
+    # And the other way round: whatever is counted is drawn.
+    parts = {"_total", "_sum", "_count", "_bucket"}
+    drawn = {name.removesuffix(next((part for part in parts if name.endswith(part)), "")) for name in asked}
+    own = {name for name in families if name.startswith(("hybridge_", "inf_")) and not name.endswith("_created")}
+    assert {name.removesuffix("_total") for name in own} <= drawn, own - drawn
 
 
 def test_the_operators_page_names_every_metric(server) -> None:

@@ -55,7 +55,9 @@ def serve(
     tls_cert: str = typer.Option(None, help="File with a certificate in PEM, for HTTPS."),
     tls_key: str = typer.Option(None, help="File with its key."),
     trusted_proxies: list[str] = typer.Option(
-        None, "--trusted-proxy", help="Address of a proxy whose X-Forwarded-For is believed; may be repeated."
+        None,
+        "--trusted-proxy",
+        help="Address or network of a proxy whose X-Forwarded-For is believed; may be repeated.",
     ),
     log_format: str = typer.Option(None, help="people or json.", show_default="people"),
     otlp_endpoint: str = typer.Option(None, help="OpenTelemetry collector's address for traces over HTTP."),

@@ -233,6 +233,7 @@ class NineProducts(Convolution):
             torch.cat([taps[name] for name in names]).T.to(weight.dtype).contiguous()
             for names in (("ss",), ("sa", "sc"), ("as", "cs"), ("aa", "ac", "ca", "cc"))
         ]
+        self.weight = self.kernels[0]  # not a widened copy of the layer's own, which nothing reads
 
     def begin(self, like: torch.Tensor, rows: int, width: int) -> Room:
         return _NineProductsRoom(self, like, rows, width)

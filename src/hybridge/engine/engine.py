@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-from ..errors import EngineFailure, RequestError
+from ..errors import CannotLower, EngineFailure, RequestError
 from ..models import ModelSpec, Normalisation, latents_layout
 from . import latents as latent_space
 from . import loading, pixels
 from .execute import Progress, ShouldStop
+from .lowering import lower
 from .memory import failures_named
 from .options import Choice, EngineOptions, choose_device, choose_dtype
 from .plan import WITHIN_ROUNDING, Mode, Plan
+from .prepared import prepared_bytes
 from .process import apart
 from .program import Task
-from .runner import Runner
+from .runner import Runner, arithmetic_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class Engine:
         device: Where it runs, and why there.
         dtype: In which precision, and why in this one.
         modes: Of running it, those that are allowed.
+        weights_bytes: What it keeps between runs: the module's weights, and the forms of them that runs in strips
+            work with.  Those are made by the first run of a task, and counted from the beginning.
     """
 
     spec: ModelSpec
@@ -38,10 +43,15 @@ class Engine:
     device: Choice[torch.device]
     dtype: Choice[torch.dtype]
     modes: tuple[Mode, ...] = WITHIN_ROUNDING
+    weights_bytes: int = field(init=False)
     _runner: Runner = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_runner", Runner(self.module))  # the class is frozen to everyone else
+        runner = Runner(self.module)
+        own = sum(tensor.nbytes for tensor in (*self.module.parameters(), *self.module.buffers()))
+        kept_bytes = own + (0 if self.modes == ("whole",) else runner.prepared_bytes)
+        object.__setattr__(self, "_runner", runner)  # the class is frozen to everyone else
+        object.__setattr__(self, "weights_bytes", kept_bytes)
 
     @classmethod
     def load(cls, spec: ModelSpec, options: EngineOptions | None = None) -> Engine:
@@ -63,10 +73,27 @@ class Engine:
         """What the module was made with, as its ``config.json`` has it, without where it came from."""
         return {name: value for name, value in self.module.config.items() if not name.startswith("_")}
 
-    @property
-    def weights_bytes(self) -> int:
-        """Bytes that the weights take on the device."""
-        return sum(parameter.nbytes for parameter in self.module.parameters())
+    @staticmethod
+    def expected_bytes(spec: ModelSpec, options: EngineOptions | None = None) -> int:
+        """``weights_bytes`` of an engine that is not loaded yet, from what its files say; fetches them if need be.
+
+        Raises:
+            ModelUnavailable: when they cannot be had.
+            EngineFailure: when device or dtype cannot be used for this model.
+        """
+        options = options or EngineOptions()
+        device = choose_device(options.device).value
+        dtype = choose_dtype(options.dtype, spec, device).value
+        own = loading.weights_bytes(spec, dtype)
+        if options.exactness == "bitwise":
+            return own
+        module = loading.shape_before_loading(spec).to(dtype)
+        arithmetic = arithmetic_for(device.type, dtype)
+        tasks: tuple[Task, ...] = ("decode", "encode")
+        for task in tasks:
+            with suppress(CannotLower):
+                own += prepared_bytes(lower(module, task), arithmetic)
+        return own
 
     def plan(self, task: Task, batch: int, height: int, width: int, *, budget_bytes: int | None = None) -> Plan:
         """How pictures of this size would be decoded or encoded, and why; arithmetic only.

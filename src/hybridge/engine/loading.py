@@ -80,7 +80,7 @@ def locate(spec: ModelSpec) -> Path:
 
 
 def weights_bytes(spec: ModelSpec, dtype: torch.dtype) -> int:
-    """What the weights will take in this dtype, from the headers of their files; fetches those if need be.
+    """What a module's own weights will take in this dtype, from the headers of their files, fetched if need be.
 
     Raises:
         ModelUnavailable: when they cannot be had.
@@ -93,6 +93,15 @@ def weights_bytes(spec: ModelSpec, dtype: torch.dtype) -> int:
             header = json.loads(file.read(length))
         numbers += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
     return numbers * dtype.itemsize
+
+
+def shape_before_loading(spec: ModelSpec) -> Any:
+    """The module that will be loaded, as its files describe it, without its weights.
+
+    Raises:
+        ModelUnavailable: when they cannot be had.
+    """
+    return skeleton(spec.class_name, _read_config(spec.name, locate(spec)))
 
 
 def config_before_loading(spec: ModelSpec) -> dict[str, Any]:

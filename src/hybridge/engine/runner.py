@@ -17,6 +17,7 @@ from . import reference
 from .execute import Executor, Progress, ShouldStop
 from .lowering import lower
 from .plan import WITHIN_ROUNDING, Mode, Plan, plan
+from .prepared import prepared_bytes
 from .program import Task
 from .ways import TRANSFORM_FROM_CHANNELS, Arithmetic
 
@@ -84,6 +85,15 @@ class Runner:
         if len(dtypes) > 1:
             return f"its weights are of several dtypes: {', '.join(sorted(str(dtype) for dtype in dtypes))}"
         return None
+
+    @property
+    def prepared_bytes(self) -> int:
+        """What is kept beside the module's weights once both tasks have run in strips."""
+        return sum(
+            prepared_bytes(executor.program, arithmetic_for(self.device.type, self.dtype))
+            for task, executor in self._executors.items()
+            if self.why_plain(task) is None
+        )
 
     def plan(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -26,16 +25,14 @@ from .drain import Drain, Draining
 from .endpoints import Endpoints
 from .intake import Intake
 from .ledger import Ledger
-from .logs import log_request
+from .logs import log_job, log_request
 from .long_work import LongWork
 from .metrics import Metrics
 from .openapi import describe
 from .record import Observer, Recorder
-from .refusal import failure_response
+from .refusal import failure_response, log_failure
 from .settings import Settings
 from .spool import Memory, Spool
-
-log = logging.getLogger("hybridge.server")
 
 
 def create_app(
@@ -58,11 +55,12 @@ def create_app(
     settings = settings or Settings()
     drain = drain or Drain()
     store = Memory() if settings.spool is None else Spool(settings.spool)
-    ledger = Ledger(store, settings.ledger_limits)
-    drain.also_wait_for(ledger.finished)
-    drain.end_with(ledger.close)
     intake = Intake(settings.limits)
     metrics = Metrics(backend, lambda: intake.held_bytes)
+    ledger = Ledger(store, settings.ledger_limits, observers=(log_job, metrics.observe_job))
+    drain.begin_with(ledger.begin_to_end)
+    drain.also_wait_for(ledger.finished)
+    drain.end_with(ledger.close)
     endpoints = Endpoints(
         backend,
         settings.limits,
@@ -150,12 +148,8 @@ class _JsonCors(CORSMiddleware):
 
 async def _ours(_: Request, error: Exception) -> Response:
     ours = cast("HybridgeError", error)
-    response = failure_response(ours)
-    if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error("failed: %s", ours, exc_info=ours)
-    else:
-        log.info("refused: %s", ours.what)  # not the details, which may quote the sender
-    return response
+    log_failure(ours)
+    return failure_response(ours)
 
 
 async def _https(request: Request, error: Exception) -> Response:

@@ -219,6 +219,8 @@ def _address_of(scope: Scope) -> str:
         address = ipaddress.ip_address(client[0] if client else "")
     except ValueError:
         return "address:unknown"  # such as a proxy's odd X-Forwarded-For
+    # A socket for both versions shows IPv4 as a part of IPv6, where all of it lies in one /64.
+    address = getattr(address, "ipv4_mapped", None) or address
     if isinstance(address, ipaddress.IPv6Address):
         return f"address:{ipaddress.ip_network((address, 64), strict=False)}"
     return f"address:{address}"

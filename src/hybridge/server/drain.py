@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 
@@ -31,6 +32,7 @@ class Drain:
 
     def __init__(self) -> None:
         self._held: set[asyncio.Task[object]] = set()
+        self._beginnings: list[Callable[[float], None]] = []
         self._others: list[_Wait] = []
         self._ends: list[_Wait] = []
         self._has_begun = False
@@ -76,13 +78,21 @@ class Drain:
         """Ends what would keep connections open for ever, such as streams of events, once the wait is over."""
         self._ends.append(close)
 
-    def begin(self) -> None:
+    def begin_with(self, hear: Callable[[float], None]) -> None:
+        """Calls this once, at the beginning, with the time in seconds since 1970 at which the grace period ends."""
+        self._beginnings.append(hear)
+
+    def begin(self, grace_s: float) -> None:
         """Takes no more work from now on."""
+        if self._has_begun:
+            return
         self._has_begun = True
+        for hear in self._beginnings:
+            hear(time.time() + grace_s)
 
     async def finish(self, grace_s: float) -> None:
         """Waits until all work is done; after ``grace_s`` cancels what is left and lets it be answered."""
-        self.begin()
+        self.begin(grace_s)
         deadline = asyncio.get_running_loop().time() + grace_s
         left = await _unfinished(set(self._held), deadline)
         left |= await _unfinished({asyncio.create_task(finished()) for finished in self._others}, deadline)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import logging
 import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +21,10 @@ from .. import __version__, protocol
 from ..errors import RequestError, UnknownModel
 from ..models import CATALOGUE, ModelSpec
 from ..protocol import DecodeRequest
+from .about import about_job, about_run
 from .backend import Backend, ModelInfo
 from .intake import Intake
-from .jobs import Hear, Job, Ran, Result, admit, finish, infer_model
+from .jobs import Hear, Job, Result, admit, finish, infer_model
 from .ledger import Ledger
 from .limits import Limits
 from .metrics import CONTENT_TYPE, Metrics
@@ -32,8 +32,6 @@ from .preferences import client_of, prefers_async, result_bytes, timeout_of
 from .preview import answer_with_preview
 from .record import RequestRecord, record_of
 from .spool import Asked
-
-log = logging.getLogger("hybridge.jobs")
 
 Answered = TypeVar("Answered")
 
@@ -106,7 +104,8 @@ class Endpoints:
         job = replace(job, client=client_of(request), timeout_s=timeout_s)
         if isinstance(job.request, DecodeRequest) and job.request.preview:
             loaded = {info.spec.name: info.spec for info in self._backend.info() if info.state == "loaded"}
-            return await answer_with_preview(self._backend, job, loaded, self._in_worker, inferred)
+            record.milliseconds["read"] = 1e3 * (time.perf_counter() - arrived)
+            return await answer_with_preview(self._backend, job, loaded, self._in_worker, inferred, record)
         response = await _while_connected(request, self._respond(job, inferred, arrived, record))
         return Response(response.body, response.status, response.headers)
 
@@ -121,7 +120,7 @@ class Endpoints:
         headers = {name: ", ".join(request.headers.getlist(name)) for name in ("content-type", "accept")}
         async with self._intake.body(request) as body:
             job, inferred = await self._in_worker(self._read, request.url.query, headers, body, task, spec)
-            record.model, record.task, record.pictures = job.spec.name, job.task, _pictures_of(job)
+            _note(record, job)
             if not prefers_async(request):
                 return job, inferred
             client = client_of(request)
@@ -133,11 +132,16 @@ class Endpoints:
                 task=task,
                 model=spec.name if spec else None,
                 result_bytes=result_bytes(job),
+                record=record,
             )
             return accepted(self._ledger.status(job_id, client))
 
-    async def answer_later(self, asked: Asked, body: bytes, hear: Hear) -> protocol.HttpResponse:
+    async def answer_later(
+        self, asked: Asked, body: bytes, hear: Hear, record: RequestRecord
+    ) -> protocol.HttpResponse:
         """The response to a request that was accepted for later: the one that it would have had at once.
+
+        ``record`` is the job's own: that of the request ended when it was accepted.
 
         Raises:
             HybridgeError: in place of it.
@@ -146,22 +150,18 @@ class Endpoints:
         spec = self._find(asked.model) if asked.model else None
         job, inferred = await self._in_worker(self._read, asked.query, asked.headers, body, asked.task, spec)
         job = replace(job, client=asked.client, is_patient=True)
-        # Of no request: that one ended when it was accepted.
-        record = RequestRecord("", asked.client, job.spec.name, job.task, pictures=_pictures_of(job))
-        response = await self._respond(job, inferred, arrived, record, hear)
-        self._metrics.observe_work(record)
-        spent = response.headers["server-timing"]
-        log.info("%s %s for %s, done later: %s", job.spec.name, job.task, job.client, spent)
-        return response
+        _note(record, job)
+        return await self._respond(job, inferred, arrived, record, hear)
 
-    async def result_bytes(self, asked: Asked, body: bytes) -> int:
-        """What the result of a request that is accepted for later takes at most.
+    async def result_bytes(self, asked: Asked, body: bytes, record: RequestRecord) -> int:
+        """What the result of a request that is accepted for later takes at most; its record learns what it is.
 
         Raises:
             HybridgeError: when it cannot be answered as it stands.
         """
         spec = self._find(asked.model) if asked.model else None
         job, _ = await self._in_worker(self._read, asked.query, asked.headers, body, asked.task, spec)
+        _note(record, job)
         return result_bytes(job)
 
     async def _respond(
@@ -178,17 +178,7 @@ class Endpoints:
         }
         record.milliseconds.update(stages)
         record.shared_by = result.shared_by
-        about = {
-            "hybridge-model": job.spec.name,
-            "server-timing": ", ".join(f"{stage};dur={spent:.1f}" for stage, spent in stages.items()),
-            "access-control-expose-headers": ", ".join(protocol.EXPOSED_HEADERS),
-        }
-        if result.ran is not None:
-            about["hybridge-plan"] = _shown(result.ran)
-        if inferred:
-            about["hybridge-inferred"] = inferred
-        if job.warning:
-            about["hybridge-warning"] = job.warning
+        about = {**about_job(job, inferred), **about_run(result, stages)}
         return protocol.HttpResponse(response.status, {**response.headers, **about}, response.body)
 
     def _read(
@@ -278,19 +268,14 @@ def _write(job: Job, result: Result) -> protocol.HttpResponse:
     return protocol.write_answer(finish(job, result))
 
 
-def _shown(ran: Ran) -> str:
-    parts = [f"mode={ran.mode}"]
-    if ran.peak_bytes is not None:
-        parts.append(f"peak_bytes={ran.peak_bytes}")
-    if ran.flops is not None:
-        parts.append(f"tflop={ran.flops / 1e12:.3g}")
-    return "; ".join(parts)
-
-
 def accepted(status: dict[str, Any]) -> Response:
     """The answer to a request that is done later."""
     here = f"/v1/jobs/{status['id']}"
     return JSONResponse(status, 202, {"location": here, "preference-applied": "respond-async"})
+
+
+def _note(record: RequestRecord, job: Job) -> None:
+    record.model, record.task, record.pictures = job.spec.name, job.task, _pictures_of(job)
 
 
 def _pictures_of(job: Job) -> int:

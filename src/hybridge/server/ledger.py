@@ -1,7 +1,6 @@
 """Long work: requests that were accepted to be done later, how they stand, and for how long their results are kept.
 
-Each client has at most two of them in the waiting line, one to run and one to follow, and the rest wait here in
-order; so the line stays short for those who wait for an answer, and fair between those who do not.
+:mod:`.backlog` says which of them are in the waiting line, :mod:`.spool` keeps their bytes.
 
 Lives on the event loop; what touches a disk is done in a thread.
 """
@@ -12,26 +11,27 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
 from ..errors import HybridgeError, NotDone, Overloaded, ShuttingDown, UnknownJob
 from ..protocol import HttpResponse, Task, write_failure
+from .backlog import Backlog
+from .entry import Entry
 from .jobs import Hear, Progress
+from .record import HUNG_UP, Observer, RequestRecord
+from .refusal import log_failure
 from .spool import Asked, Store
 
 log = logging.getLogger("hybridge.jobs")
 
-#: Does a request: (request, body, hear) → the response that it would have had at once.
-Answer = Callable[[Asked, bytes, Hear], Awaitable[HttpResponse]]
+#: Does a request: (request, body, hear, record to fill) → the response that it would have had at once.
+Answer = Callable[[Asked, bytes, Hear, RequestRecord], Awaitable[HttpResponse]]
 
 #: More than anybody can guess.
 _ID_BYTES = 16
-
-#: Jobs of one client in the waiting line.
-_AT_ONCE = 2
 
 #: The last quarter of what may be kept is for clients that have nothing here.
 _NEWCOMERS_SHARE = 1 / 4
@@ -55,68 +55,66 @@ class LedgerLimits:
     ttl_s: float = 3600.0
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """A job.  ``changed`` is set, and replaced by a new event, whenever there is news.
-
-    ``result_bytes`` is what the result takes at most, and what it takes once it is there.
-    """
-
-    asked: Asked
-    body_bytes: int
-    result_bytes: int
-    state: Literal["waiting", "loading", "running", "done", "failed", "cancelled"] = "waiting"
-    progress: Progress = field(default_factory=lambda: Progress("waiting"))
-    done_at: float | None = None
-    task: asyncio.Task[None] | None = None
-    expiry: asyncio.TimerHandle | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def nbytes(self) -> int:
-        return self.body_bytes + self.result_bytes
-
-    @property
-    def is_over(self) -> bool:
-        return self.state in ("done", "failed", "cancelled")
-
-
 class Ledger:
     """The jobs of this server.
 
     Args:
         store: Keeps their bytes.
         limits: How many, and for how long.
+        observers: Told of each job when it ends, however it does; they must neither wait nor fail.
     """
 
-    def __init__(self, store: Store, limits: LedgerLimits | None = None) -> None:
+    def __init__(
+        self, store: Store, limits: LedgerLimits | None = None, observers: Sequence[Observer] = ()
+    ) -> None:
         self._store = store
+        self._observers = observers
         self._limits = limits or LedgerLimits()
-        self._entries: dict[str, _Entry] = {}
-        self._backlogs: dict[str, deque[_Entry]] = {}
-        self._running: dict[str, int] = {}
+        self._entries: dict[str, Entry] = {}
+        self._backlog = Backlog(self._begin)
         self._forgetting: set[asyncio.Task[None]] = set()
         self._answer: Answer | None = None
+        self._ends_at: float | None = None
         self._is_closed = False
 
     async def open(self, answer: Answer) -> None:
         """Begins to work, first on what a process before this one left undone."""
         self._answer = answer
         for found in await asyncio.to_thread(self._store.recover):
-            entry = self._entries[found.asked.id] = _Entry(found.asked, found.body_bytes, found.result_bytes)
+            asked = found.asked
+            record = RequestRecord(asked.request_id, asked.client, asked.model or "", asked.task or "")
+            entry = self._entries[asked.id] = Entry(asked, found.body_bytes, found.result_bytes, record)
             if found.done_at is None:
-                self._line_up(entry)
+                self._backlog.add(entry)
             else:
                 entry.state, entry.done_at = ("done" if found.status == 200 else "failed"), found.done_at
                 self._expire_later(entry)
 
+    def begin_to_end(self, ends_at: float) -> None:
+        """Begins no more of what the next process can do, and says that results can be fetched until then at most.
+
+        Args:
+            ends_at: In seconds since 1970.
+        """
+        self._ends_at = ends_at
+        if self._store.is_durable:
+            self._backlog.hold()
+
     async def finished(self) -> None:
-        """Waits until no job is left that would be lost with the process; those on disk are not."""
+        """Waits until nothing is left that would be lost with the process; what is on disk is not.
+
+        That is jobs that are not done, and of those that are done only since :meth:`begin_to_end` results that
+        nobody has fetched or deleted.
+        """
         while not self._store.is_durable:
-            left = next((entry for entry in self._entries.values() if not entry.is_over), None)
-            if left is None:
+            entries = self._entries.values()
+            undone = next((entry for entry in entries if not entry.is_over), None)
+            due = [entry for entry in entries if entry.is_due]
+            if undone is None and not due:
                 return
-            await left.changed.wait()
+            if undone is None:
+                log.info("%d results wait to be fetched; a second signal ends the server at once", len(due))
+            await (undone or due[0]).changed.wait()
 
     async def close(self) -> None:
         """Stops all work and ends all streams of events; may be called again.
@@ -124,6 +122,7 @@ class Ledger:
         What is on disk is taken up again by the next process; what is not has failed.
         """
         self._answer = None
+        self._backlog.hold()
         tasks = [entry.task for entry in self._entries.values() if entry.task is not None]
         for task in tasks:
             task.cancel()
@@ -139,7 +138,7 @@ class Ledger:
                 await self._finish(entry, write_failure(late))
         self._is_closed = True
         for entry in self._entries.values():
-            self._news(entry)
+            entry.tell()
         self._store.close()
 
     async def accept(
@@ -152,6 +151,7 @@ class Ledger:
         task: Task | None,
         model: str | None,
         result_bytes: int,
+        record: RequestRecord,
     ) -> str:
         """Takes a request and returns its job's id; the request is safe by then, as safe as the store is.
 
@@ -163,6 +163,7 @@ class Ledger:
             task: What the address says.
             model: The same.
             result_bytes: What its result will take at most.
+            record: Of the request that asks for it: what will be told of the job begins with what it says.
 
         Raises:
             Overloaded: when too much is kept already.
@@ -170,8 +171,10 @@ class Ledger:
         """
         if self._answer is None:
             raise ShuttingDown("the server is shutting down", hint="another server, or again in a while")
-        asked = Asked(secrets.token_urlsafe(_ID_BYTES), client, query, headers, task, model)
-        entry = _Entry(asked, len(body), result_bytes)
+        job_id = secrets.token_urlsafe(_ID_BYTES)
+        asked = Asked(job_id, client, query, headers, task, model, request_id=record.request_id)
+        about = RequestRecord(record.request_id, client, record.model, record.task, pictures=record.pictures)
+        entry = Entry(asked, len(body), result_bytes, about)
         self._check_room(client, entry.nbytes)
         self._entries[entry.asked.id] = entry
         try:
@@ -179,14 +182,15 @@ class Ledger:
         except BaseException as error:
             del self._entries[entry.asked.id]
             entry.state = "cancelled"
-            self._news(entry)
-            await asyncio.shield(asyncio.to_thread(self._store.remove, entry.asked))
+            entry.tell()
+            with suppress(HybridgeError):  # what could not be kept need not be there to be removed
+                await asyncio.shield(asyncio.to_thread(self._store.remove, entry.asked))
             if isinstance(error, OSError):
                 raise Overloaded(
                     "the spool cannot be written", retry_after_s=self._limits.ttl_s, hint=error.strerror
                 ) from error
             raise
-        self._line_up(entry)
+        self._backlog.add(entry)
         return entry.asked.id
 
     async def request(self, job_id: str, client: str) -> tuple[Asked, bytes]:
@@ -218,7 +222,12 @@ class Ledger:
             raise NotDone(
                 "the job is not done yet", saw=entry.state, hint=f"again later, or /v1/jobs/{job_id}/events"
             )
-        return await asyncio.to_thread(self._store.response, entry.asked)
+        response = entry.unkept
+        if response is None:
+            response = await asyncio.to_thread(self._store.response, entry.asked)
+        entry.is_due = False
+        entry.tell()
+        return response
 
     async def events(self, job_id: str, client: str) -> AsyncIterator[dict[str, Any] | None]:
         """A job's status now and whenever it changes, until it is over or the server; None is a sign of life.
@@ -251,7 +260,7 @@ class Ledger:
 
     # ------------------------------------------------------------------------------------------ inside
 
-    def _find(self, job_id: str, client: str) -> _Entry:
+    def _find(self, job_id: str, client: str) -> Entry:
         entry = self._entries.get(job_id)
         # Without keys whoever knows the id is whoever was told it; an address may change.
         has_owner = entry is not None and (client.startswith("key:") or entry.asked.client.startswith("key:"))
@@ -278,65 +287,52 @@ class Ledger:
             hint="DELETE jobs whose results you have",
         )
 
-    def _line_up(self, entry: _Entry) -> None:
-        self._backlogs.setdefault(entry.asked.client, deque()).append(entry)
-        self._feed(entry.asked.client)
+    def _begin(self, entry: Entry) -> None:
+        assert self._answer is not None  # noqa: S101 - the backlog is held before there is none any more
+        entry.task = asyncio.create_task(self._do(entry, self._answer))
 
-    def _feed(self, client: str) -> None:
-        """Sends a client's next jobs to the waiting line, as far as they may go there."""
-        backlog = self._backlogs.get(client)
-        while backlog and self._running.get(client, 0) < _AT_ONCE and self._answer is not None:
-            entry = backlog.popleft()
-            self._running[client] = self._running.get(client, 0) + 1
-            entry.task = asyncio.create_task(self._do(entry, self._answer), name=f"job {entry.asked.id}")
-        for position, entry in enumerate(backlog or ()):
-            self._hear(entry, Progress("waiting", position + _AT_ONCE))
-        if not backlog:
-            self._backlogs.pop(client, None)
-
-    async def _do(self, entry: _Entry, answer: Answer) -> None:
-        client = entry.asked.client
+    async def _do(self, entry: Entry, answer: Answer) -> None:
         try:
             response = await self._response(entry, answer)
             if response is not None:
                 await self._finish(entry, response)
                 self._expire_later(entry)
-                self._news(entry)
+                entry.tell()
         finally:
             entry.task = None
-            self._running[client] -= 1
-            if not self._running[client]:
-                del self._running[client]
-            self._feed(client)
+            self._backlog.end(entry)
 
-    async def _finish(self, entry: _Entry, response: HttpResponse) -> None:
-        await asyncio.to_thread(self._store.finish, entry.asked, response)
+    async def _finish(self, entry: Entry, response: HttpResponse) -> None:
+        try:
+            await asyncio.to_thread(self._store.finish, entry.asked, response)
+        except HybridgeError as error:  # the next process with this spool does the job again
+            log_failure(error)
+            entry.unkept = response = write_failure(error)
         entry.result_bytes = len(response.body)
         entry.state, entry.done_at = ("done" if response.status == 200 else "failed"), time.time()
+        entry.is_due = self._ends_at is not None
+        self._tell_end(entry, response.status)
 
-    async def _response(self, entry: _Entry, answer: Answer) -> HttpResponse | None:
+    def _tell_end(self, entry: Entry, status: int) -> None:
+        entry.record.status = status
+        for observe in self._observers:
+            observe(entry.record)
+
+    async def _response(self, entry: Entry, answer: Answer) -> HttpResponse | None:
         """The response, or None if the server ends before there is one."""
         try:
             body = await asyncio.to_thread(self._store.body, entry.asked)
-            return await answer(entry.asked, body, lambda progress: self._hear(entry, progress))
+            return await answer(entry.asked, body, entry.hear, entry.record)
         except ShuttingDown:
             return None
         except HybridgeError as error:
+            log_failure(error)
             return write_failure(error)
         except Exception as error:  # one broken job must not take the others with it
-            log.exception("job %s failed", entry.asked.id)
+            log.exception("a job failed")  # without its id, which opens it where there are no keys
             return write_failure(HybridgeError(f"unexpected {type(error).__name__}; the server's log says more"))
 
-    def _hear(self, entry: _Entry, progress: Progress) -> None:
-        if not entry.is_over and progress != entry.progress:
-            entry.state, entry.progress = progress.state, progress
-            self._news(entry)
-
-    def _news(self, entry: _Entry) -> None:
-        entry.changed.set()
-        entry.changed = asyncio.Event()
-
-    def _expire_later(self, entry: _Entry) -> None:
+    def _expire_later(self, entry: Entry) -> None:
         left_s = max(0.0, (entry.done_at or 0.0) + self._limits.ttl_s - time.time())
         loop = asyncio.get_running_loop()
 
@@ -347,30 +343,24 @@ class Ledger:
 
         entry.expiry = loop.call_later(left_s, expire)
 
-    async def _forget(self, entry: _Entry) -> None:
+    async def _forget(self, entry: Entry) -> None:
         if self._entries.pop(entry.asked.id, None) is None:
             return
         if entry.expiry is not None:
             entry.expiry.cancel()
-        backlog = self._backlogs.get(entry.asked.client)
-        if backlog and entry in backlog:
-            backlog.remove(entry)
+        self._backlog.remove(entry)
         if not entry.is_over:
             entry.state = "cancelled"
-            self._news(entry)
+            self._tell_end(entry, HUNG_UP)
+        entry.tell()
         if entry.task is not None:
             entry.task.cancel()
             await asyncio.wait([entry.task])
         await asyncio.to_thread(self._store.remove, entry.asked)
 
-    def _status(self, entry: _Entry) -> dict[str, Any]:
-        asked, progress = entry.asked, entry.progress
-        here = f"/v1/jobs/{asked.id}"
-        status: dict[str, Any] = {"id": asked.id, "state": entry.state, "made_at": asked.made_at}
-        if entry.state in ("waiting", "loading"):
-            status["position"] = progress.position
-        if not entry.is_over:
-            status |= {"progress": round(progress.done, 4), "eta_s": progress.eta_s, "events": f"{here}/events"}
-        if entry.done_at is not None:
-            status |= {"result": f"{here}/result", "expires_at": entry.done_at + self._limits.ttl_s}
-        return status
+    def _status(self, entry: Entry) -> dict[str, Any]:
+        return entry.status(None if entry.done_at is None else self._expires_at(entry.done_at))
+
+    def _expires_at(self, done_at: float) -> float:
+        at = done_at + self._limits.ttl_s
+        return at if self._ends_at is None or self._store.is_durable else min(at, self._ends_at)

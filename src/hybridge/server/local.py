@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..engine import Engine, EngineOptions, failures_named, to_pixels, to_unit
-from ..engine.loading import config_before_loading, weights_bytes
+from ..engine.loading import config_before_loading
 from ..engine.options import choose_device, choose_dtype
 from ..errors import CannotLower, EngineFailure, HybridgeError, OutOfMemory, TooLarge
 from ..models import ModelSpec, Normalisation
@@ -300,10 +300,7 @@ def _info_before_loading(spec: ModelSpec, options: EngineOptions) -> ModelInfo:
 
 
 def _source(spec: ModelSpec, options: EngineOptions) -> Source[Engine]:
-    def expected_bytes() -> int:
-        return weights_bytes(spec, choose_dtype(options.dtype, spec, choose_device(options.device).value).value)
-
-    return Source(expected_bytes, lambda: Engine.load(spec, options))
+    return Source(lambda: Engine.expected_bytes(spec, options), lambda: Engine.load(spec, options))
 
 
 def _normalisation(scaling: Scaling, spec: ModelSpec) -> Normalisation | None:

@@ -1,7 +1,7 @@
 """What the server writes about itself: for people, or as JSON for machines.
 
 A request is one line, written when it ends, from its :class:`~hybridge.server.record.RequestRecord`, which holds no
-prompt, no pixel, no key and no address.
+prompt, no pixel, no key and no address.  A job that was accepted for later is another line when that ends.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from .record import RequestRecord
 LogFormat = Literal["people", "json"]
 
 access = logging.getLogger("hybridge.access")
+jobs = logging.getLogger("hybridge.jobs")
 
 _FOR_PEOPLE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -48,7 +49,21 @@ class JsonFormatter(logging.Formatter):
 
 def log_request(record: RequestRecord) -> None:
     """Writes the line of a request that has ended."""
-    if not access.isEnabledFor(logging.INFO):
+    what = f"{record.model} {record.task}" if record.task else "request"
+    fields = {"received_bytes": record.received_bytes, "sent_bytes": record.sent_bytes}
+    _log(access, record, f"{what} for {record.client_id}", fields)
+
+
+def log_job(record: RequestRecord) -> None:
+    """Writes the line of a job that was accepted for later and has ended, under the id of the request that asked.
+
+    Not under the job's own id, which opens the job where there are no keys.
+    """
+    _log(jobs, record, f"{record.model} {record.task} for {record.client_id}, done later", {})
+
+
+def _log(logger: logging.Logger, record: RequestRecord, what: str, more: dict[str, int]) -> None:
+    if not logger.isEnabledFor(logging.INFO):
         return
     stages = {stage: round(spent, 1) for stage, spent in record.milliseconds.items()}
     fields = {
@@ -58,19 +73,9 @@ def log_request(record: RequestRecord) -> None:
         "task": record.task or None,
         "status": record.status,
         "milliseconds": stages,
-        "received_bytes": record.received_bytes,
-        "sent_bytes": record.sent_bytes,
+        **more,
     }
-    what = f"{record.model} {record.task}" if record.task else "request"
-    spent = ", ".join(f"{stage} {value:g} ms" for stage, value in stages.items())
-    access.info(
-        "%d %s for %s: %s, %d bytes in, %d out [%s]",
-        record.status,
-        what,
-        record.client_id,
-        spent,
-        record.received_bytes,
-        record.sent_bytes,
-        record.request_id,
-        extra={"fields": fields},
-    )
+    numbers = [f"{stage} {value:g} ms" for stage, value in stages.items()]
+    numbers += [f"{count} {name.replace('_', ' ')}" for name, count in more.items()]
+    told = f"{what}: {', '.join(numbers)}" if numbers else what
+    logger.info("%d %s [%s]", record.status, told, record.request_id, extra={"fields": fields})

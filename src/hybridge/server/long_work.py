@@ -12,13 +12,15 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from ..errors import RequestError
+from .about import UNBUFFERED
 from .endpoints import accepted
 from .ledger import Ledger
 from .preferences import client_of
+from .record import RequestRecord, record_of
 from .spool import Asked
 
-#: Checks a request that will be done later: (request, body) → bytes that its result takes at most.
-Check = Callable[[Asked, bytes], Awaitable[int]]
+#: Checks a request that will be done later: (request, body, record to fill) → bytes that its result takes at most.
+Check = Callable[[Asked, bytes, RequestRecord], Awaitable[int]]
 
 
 class LongWork:
@@ -62,7 +64,7 @@ class LongWork:
         self._ledger.status(*_who(request))  # so that an unknown job is a 404, not a stream that breaks off
         told = self._ledger.events(*_who(request))
         return StreamingResponse(
-            _as_events(told), media_type="text/event-stream", headers={"cache-control": "no-store"}
+            _as_events(told), media_type="text/event-stream", headers={"cache-control": "no-store", **UNBUFFERED}
         )
 
     async def again(self, request: Request) -> Response:
@@ -77,7 +79,7 @@ class LongWork:
         query = urlencode([pair for pair in old if pair[0] not in names] + given)
         wanted = request.headers.get("accept", "*/*")
         headers = before.headers if wanted == "*/*" else {**before.headers, "accept": wanted}
-        asked = Asked("", client, query, headers, before.task, before.model)
+        asked, record = Asked("", client, query, headers, before.task, before.model), record_of(request.scope)
         made = await self._ledger.accept(
             client=client,
             query=query,
@@ -85,7 +87,8 @@ class LongWork:
             body=body,
             task=before.task,
             model=before.model,
-            result_bytes=await self._check(asked, body),
+            result_bytes=await self._check(asked, body, record),
+            record=record,
         )
         return accepted(self._ledger.status(made, client))
 

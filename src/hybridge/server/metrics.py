@@ -36,6 +36,12 @@ class Metrics:
             ["model", "task", "status"],
             registry=self._registry,
         )
+        self._jobs = Counter(
+            "hybridge_jobs",
+            "Jobs that were accepted for later and have ended; status is their result's, 499 for a cancelled one",
+            ["model", "task", "status"],
+            registry=self._registry,
+        )
         self._stages = Histogram(
             "hybridge_stage_seconds",
             "Time that work which was done spent in each stage",
@@ -68,10 +74,15 @@ class Metrics:
         self._received.inc(record.received_bytes)
         self._sent.inc(record.sent_bytes)
         if record.task and record.status == HTTPStatus.OK:
-            self.observe_work(record)
+            self._observe_work(record)
 
-    def observe_work(self, record: RequestRecord) -> None:
-        """Counts work that was done, for a request or for one that had been accepted for later."""
+    def observe_job(self, record: RequestRecord) -> None:
+        """Counts a job that had been accepted for later and has ended."""
+        self._jobs.labels(record.model, record.task, str(record.status)).inc()
+        if record.status == HTTPStatus.OK:
+            self._observe_work(record)
+
+    def _observe_work(self, record: RequestRecord) -> None:
         for stage, milliseconds in record.milliseconds.items():
             self._stages.labels(record.model, stage).observe(milliseconds / 1e3)
         self._pictures.labels(record.model).observe(record.pictures)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,8 +20,10 @@ from ..errors import HybridgeError, NoPreview, RequestError
 from ..models import LATENT_RGB, LatentRgb, Layout, ModelSpec, latents_layout
 from ..protocol import DecodeRequest, HttpResponse, WireTensor
 from ..protocol.media import write_picture
+from .about import UNBUFFERED, about_job, about_run
 from .backend import Backend
 from .jobs import Job, Result, finish
+from .record import HUNG_UP, RequestRecord
 
 log = logging.getLogger("hybridge.preview")
 
@@ -88,9 +91,16 @@ def _normalised(latents: Any, request: DecodeRequest, spec: ModelSpec) -> Any:
 
 
 async def answer_with_preview(
-    backend: Backend, job: Job, served: Mapping[str, ModelSpec], in_worker: InWorker, inferred: str | None
+    backend: Backend,
+    job: Job,
+    served: Mapping[str, ModelSpec],
+    in_worker: InWorker,
+    inferred: str | None,
+    record: RequestRecord,
 ) -> Response:
     """The response to an admitted decode job that asked for a preview.
+
+    ``record`` learns of the picture what it would have learnt of one without a preview.
 
     Raises:
         NoPreview: when nothing can make one.
@@ -115,12 +125,8 @@ async def answer_with_preview(
         preview.cancel()
         full.cancel()
         raise
-    headers = {"content-type": protocol.PARTED, "hybridge-model": job.spec.name}
-    if inferred:
-        headers["hybridge-inferred"] = inferred
-    if job.warning:
-        headers["hybridge-warning"] = job.warning
-    return StreamingResponse(_parts(first, full, job, in_worker), headers=headers)
+    headers = {"content-type": protocol.PARTED, **UNBUFFERED, **about_job(job, inferred)}
+    return StreamingResponse(_parts(first, full, job, in_worker, record), headers=headers)
 
 
 async def _preview(
@@ -139,19 +145,25 @@ async def _preview(
 
 
 async def _parts(
-    first: HttpResponse, full: asyncio.Future[Result], job: Job, in_worker: InWorker
+    first: HttpResponse, full: asyncio.Future[Result], job: Job, in_worker: InWorker, record: RequestRecord
 ) -> AsyncIterator[bytes]:
+    record.status = HUNG_UP  # unless it is there to the end
     try:
         yield protocol.write_part("preview", first)
-        yield protocol.write_part("picture", await _finished(full, job, in_worker))
+        picture = await _finished(full, job, in_worker, record)
+        record.status = picture.status  # the response's own went out before
+        yield protocol.write_part("picture", picture)
         yield protocol.end_parts()
     finally:
         full.cancel()  # the client hung up: the job gives up its place
 
 
-async def _finished(full: asyncio.Future[Result], job: Job, in_worker: InWorker) -> HttpResponse:
+async def _finished(
+    full: asyncio.Future[Result], job: Job, in_worker: InWorker, record: RequestRecord
+) -> HttpResponse:
     try:
         result = await full
+        computed = time.perf_counter()
         response: HttpResponse = await in_worker(_write, job, result)
     except HybridgeError as error:
         log.info("after the preview: %s", error.what)
@@ -159,8 +171,10 @@ async def _finished(full: asyncio.Future[Result], job: Job, in_worker: InWorker)
     except Exception as error:
         log.exception("after the preview")
         return protocol.write_status(500, f"unexpected {type(error).__name__}; the server's log says more")
-    timing = ", ".join(f"{stage};dur={spent:.1f}" for stage, spent in result.milliseconds.items())
-    return HttpResponse(response.status, {**response.headers, "server-timing": timing}, response.body)
+    record.milliseconds.update(result.milliseconds, encode=1e3 * (time.perf_counter() - computed))
+    record.shared_by = result.shared_by
+    about = about_run(result, record.milliseconds)
+    return HttpResponse(response.status, {**response.headers, **about}, response.body)
 
 
 def _write(job: Job, result: Result) -> HttpResponse:

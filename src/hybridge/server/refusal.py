@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+from http import HTTPStatus
+
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from .. import protocol
 from ..errors import HybridgeError
+
+log = logging.getLogger("hybridge.server")
+
+
+def log_failure(error: HybridgeError) -> None:
+    """Writes down an error that somebody is answered with."""
+    if protocol.write_failure(error).status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("failed: %s", error, exc_info=error)
+    else:
+        log.info("refused: %s", error.what)  # not the details, which may quote the sender
 
 
 def failure_response(error: HybridgeError, headers: dict[str, str] | None = None) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import signal
 import socket
 import threading
@@ -41,7 +42,7 @@ class Listening:
         grace_s: Seconds for what was accepted once the server is told to end.
         tls_cert: File with the certificate chain in PEM; without it the server speaks plain HTTP.
         tls_key: File with its key; may be the same one.
-        trusted_proxies: Peers whose X-Forwarded-For and X-Forwarded-Proto are believed.
+        trusted_proxies: Addresses and networks of peers whose X-Forwarded-For and X-Forwarded-Proto are believed.
     """
 
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
@@ -67,8 +68,16 @@ def configure(app: ASGIApp, listening: Listening, *, log_level: str = "warning")
         ssl_certfile=listening.tls_cert,
         ssl_keyfile=listening.tls_key,
         proxy_headers=bool(listening.trusted_proxies),
-        forwarded_allow_ips=list(listening.trusted_proxies),
+        forwarded_allow_ips=[form for proxy in listening.trusted_proxies for form in _forms_of(proxy)],
     )
+
+
+def _forms_of(proxy: str) -> list[str]:
+    """A network as a socket shows it: one for both versions of IP shows IPv4 as a part of IPv6."""
+    network = ipaddress.ip_network(proxy, strict=False)
+    if network.version == 6:
+        return [str(network)]
+    return [str(network), f"::ffff:{network.network_address}/{96 + network.prefixlen}"]
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -135,16 +144,22 @@ class Server(uvicorn.Server):
             await super().startup(sockets)
             if threading.current_thread() is threading.main_thread():
                 for number in HANDLED_SIGNALS:
-                    asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number, None)
+                    self._hear(number)
         finally:
             self.has_started.set()
+
+    def _hear(self, number: int) -> None:
+        try:
+            asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number, None)
+        except NotImplementedError:  # Windows' loops
+            signal.signal(number, self.handle_exit)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the end, the second one is the end."""
         if self.should_exit:
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)
-        self._drain.begin()
+        self._drain.begin(self._grace_s)
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -75,6 +76,21 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         """A variable holds several values with commas between them."""
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _read_networks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        """Addresses and networks; uvicorn would take what is neither for the name of a peer, and never see it."""
+        networks = []
+        for value in values:
+            try:
+                network = ipaddress.ip_network(value, strict=False)
+            except ValueError:
+                raise ValueError(f"{value!r} is no address or network, such as 10.0.0.2 or 10.0.0.0/8") from None
+            if not network.prefixlen:
+                raise ValueError("a proxy that may be anybody lets everybody choose an address of their own")
+            networks.append(str(network))
+        return tuple(networks)
 
     @field_validator("memory", mode="before")
     @classmethod

@@ -7,11 +7,11 @@ and the folder synced: it is there as a whole or not at all, whenever the power 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,7 @@ class Asked:
         task: What the address says; None where it says nothing.
         model: The same.
         made_at: In seconds since 1970.
+        request_id: Of the request, under which its logs have it; unlike ``id`` it opens nothing.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Asked:
     task: Task | None
     model: str | None
     made_at: float = field(default_factory=time.time)
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Found:
 class Store(Protocol):
     """Keeps bodies and results.  Its calls may take as long as a disk does, except :meth:`recover` once.
 
+    All but :meth:`keep` raise HybridgeError where the disk fails, which says nothing of the job: its id opens it.
+
     Attributes:
         is_durable: What it keeps survives the process.
     """
@@ -64,7 +68,11 @@ class Store(Protocol):
     is_durable: bool
 
     def keep(self, asked: Asked, body: bytes) -> None:
-        """Takes a request; it is safe once this returns."""
+        """Takes a request; it is safe once this returns.
+
+        Raises:
+            OSError: when it cannot be kept.
+        """
         ...
 
     def body(self, asked: Asked) -> bytes:
@@ -140,6 +148,14 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         try:
+            import fcntl
+        except ModuleNotFoundError:  # Windows, which cannot sync a folder either
+            raise HybridgeError(
+                "a spool needs a system with POSIX's file locks",
+                saw=os.name,
+                hint="without --spool, or the server in WSL or in a container",
+            ) from None
+        try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = (folder / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -155,21 +171,25 @@ class Spool:
         self._write(self._path(asked.id, "request"), asdict(asked), body)
 
     def body(self, asked: Asked) -> bytes:
-        return _read(self._path(asked.id, "request"))[1]
+        with _failing_as("the spool cannot be read"):
+            return _read(self._path(asked.id, "request"))[1]
 
     def finish(self, asked: Asked, response: HttpResponse) -> None:
-        if self._path(asked.id, "request").exists():  # else it was removed meanwhile
-            about = {"status": response.status, "headers": response.headers}
-            self._write(self._path(asked.id, "result"), about, response.body)
+        with _failing_as("the spool cannot be written"):
+            if self._path(asked.id, "request").exists():  # else it was removed meanwhile
+                about = {"status": response.status, "headers": response.headers}
+                self._write(self._path(asked.id, "result"), about, response.body)
 
     def response(self, asked: Asked) -> HttpResponse:
-        about, body = _read(self._path(asked.id, "result"))
+        with _failing_as("the spool cannot be read"):
+            about, body = _read(self._path(asked.id, "result"))
         return HttpResponse(about["status"], about["headers"], body)
 
     def remove(self, asked: Asked) -> None:
-        for kind in ("request", "result"):  # in this order: a result without a request is dropped by recover()
-            self._path(asked.id, kind).unlink(missing_ok=True)
-        self._sync_folder()
+        with _failing_as("the spool cannot be written"):
+            for kind in ("request", "result"):  # in this order: a result without a request is dropped by recover()
+                self._path(asked.id, kind).unlink(missing_ok=True)
+            self._sync_folder()
 
     def recover(self) -> list[Found]:
         for half_written in self._folder.glob("*.new"):
@@ -212,6 +232,15 @@ class Spool:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def _failing_as(what: str) -> Iterator[None]:
+    """Turns an error of the disk into one of ours, without the file's name: the job's id is part of it."""
+    try:
+        yield
+    except OSError as error:
+        raise HybridgeError(what, saw=error.strerror) from None
 
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:

@@ -1,0 +1,51 @@
+"""What an executor keeps beside the module's weights once it has run: their other forms, as arithmetic.
+
+A transform's weights are larger than the layer's own: by 24/9 for tiles of 4×2.  They are made when an op runs for
+the first time and stay, so whoever gives memory away must count them from the beginning.
+"""
+
+from __future__ import annotations
+
+from .ops import Attend, Convolve, Weights
+from .program import Program
+from .ways import Arithmetic, way_of
+
+#: Norms are computed in float32 at least.
+_NORM_BYTES = 4
+
+
+def prepared_bytes(program: Program, arithmetic: Arithmetic) -> int:
+    """Bytes of all that is kept for a program in strips, the module's own weights not among it.
+
+    Exact but for biases, which every layer is taken to have.
+    """
+    return sum(
+        _of_attention(op, arithmetic) if isinstance(op, Attend) else _of_convolution(op, arithmetic)
+        for op in program.ops
+    )
+
+
+def _of_convolution(op: Convolve, arithmetic: Arithmetic) -> int:
+    way, width = way_of(op, arithmetic), arithmetic.computed_bytes
+    is_widened = width > arithmetic.stored_bytes
+    biases = {"four-phases": 4 * op.weights.out_channels}.get(way.kind, op.weights.out_channels)
+    numbers = 0
+    if is_widened or way.kind != "direct":  # else torch's convolution takes the module's own
+        numbers += way.weights(op)
+    if is_widened or way.kind == "four-phases" or op.shortcut is not None:
+        numbers += biases
+    if op.shortcut is not None:
+        numbers += op.shortcut.in_channels * op.shortcut.out_channels
+    has_norm = op.norm is not None and arithmetic.stored_bytes < _NORM_BYTES
+    return numbers * width + (2 * op.weights.in_channels * _NORM_BYTES if has_norm else 0)
+
+
+def _of_attention(op: Attend, arithmetic: Arithmetic) -> int:
+    nbytes = 2 * op.query.in_channels * _NORM_BYTES if arithmetic.stored_bytes < _NORM_BYTES else 0
+    if arithmetic.computed_bytes > arithmetic.stored_bytes:
+        nbytes += sum(_linear(layer) for layer in (op.query, op.key, op.value, op.out)) * arithmetic.computed_bytes
+    return nbytes
+
+
+def _linear(layer: Weights) -> int:
+    return (layer.in_channels + 1) * layer.out_channels
