@@ -1,8 +1,8 @@
 """Weights that leave memory, and come back from where they were loaded.
 
-A module whose weights are away is still the same module: its hooks, its processors and whatever else techniques left
-on it stay.  Of each weight an *outline* remains, a tensor on the meta device, which says in which dtype and layout it
-is to come back.
+A module whose weights are away is still the same module: its hooks, its processors and whatever else techniques
+left on it stay.  Of each weight an *outline* remains, a tensor on the meta device, which says in which dtype and
+layout it is to come back.
 """
 
 from __future__ import annotations
