@@ -13,7 +13,7 @@ import torch
 from hybridge.errors import RequestError
 from hybridge.lab.techniques.catalogue import TECHNIQUES
 from hybridge.lab.techniques.evidence import storage_bytes
-from hybridge.lab.techniques.rig import Rig
+from hybridge.lab.techniques.rig import Rig, plainly
 from hybridge.lab.techniques.weights import bring_back, outlines, send_away
 
 pytestmark = pytest.mark.usefixtures("from_disk")
@@ -83,6 +83,15 @@ def test_weights_that_are_elsewhere(rig: Rig) -> None:
     missing = TECHNIQUES["batch-processing"].why_missing(rig)
     assert missing is not None
     assert "unet" in missing.reason
+
+
+def test_weights_that_the_disk_does_not_have(rig: Rig) -> None:
+    TECHNIQUES["fused-qkv"].apply(rig)
+    before = storage_bytes(rig.denoiser)
+    with pytest.raises(RequestError, match="to_qkv"):
+        TECHNIQUES["batch-processing"].apply(rig)
+    assert storage_bytes(rig.denoiser) == before
+    assert rig.generate is plainly
 
 
 def test_weights_come_back_as_they_were() -> None:
