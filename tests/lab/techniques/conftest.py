@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DiffusionPipeline
 from pipelines import load_small_pipelines
 
 from hybridge.lab.techniques.catalogue import named
@@ -36,22 +37,34 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def rig(tiny_folder: Path, tmp_path: Path) -> Rig:
-    """A fresh one, with few steps."""
+@pytest.fixture(scope="session")
+def _loaded() -> dict[Path, Any]:
+    """Pipelines as they were loaded; nobody changes them."""
+    return {}
 
-    def reload(**parts: object) -> StableDiffusionXLPipeline:
-        pipe = StableDiffusionXLPipeline.from_pretrained(tiny_folder / "base", add_watermarker=False, **parts)
+
+@pytest.fixture
+def rig(tiny_folder: Path, tmp_path: Path, _loaded: dict[Path, Any]) -> Rig:
+    """A fresh one, with few steps; copied, which is quicker than loading."""
+    arguments = {"num_inference_steps": STEPS, "guidance_scale": 5.0}
+    return _rig(tiny_folder / "base", tmp_path, _loaded, arguments, add_watermarker=False)
+
+
+def _rig(folder: Path, scratch: Path, loaded: dict[Path, Any], arguments: dict[str, Any], **always: Any) -> Rig:
+    def reload(**parts: Any) -> Any:
+        pipe = DiffusionPipeline.from_pretrained(folder, **{**always, **parts})
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
+    if folder not in loaded:
+        loaded[folder] = reload()
     return Rig(
-        pipe=reload(),
-        arguments={"num_inference_steps": STEPS, "guidance_scale": 5.0},
-        folder=tmp_path,
+        pipe=copy.deepcopy(loaded[folder]),
+        arguments=arguments,
+        folder=scratch,
         device=torch.device("cpu"),
         reload=reload,
-        origin=str(tiny_folder / "base"),
+        origin=str(folder),
     )
 
 
@@ -76,25 +89,25 @@ def small_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(params=["sd-v1", "sd3", "flux"])
-def other_rig(request: pytest.FixtureRequest, small_folders: dict[str, Path], tmp_path: Path) -> Rig:
+def other_rig(
+    request: pytest.FixtureRequest, small_folders: dict[str, Path], tmp_path: Path, _loaded: dict[Path, Any]
+) -> Rig:
     """A fresh one of another family."""
-    folder = small_folders[request.param]
     # A pipeline that was saved without a part is loaded without it only if told so.
     absent = {"text_encoder_3": None, "tokenizer_3": None} if request.param == "sd3" else {}
+    arguments = {"num_inference_steps": STEPS, "guidance_scale": 5.0, "height": 64, "width": 64}
+    return _rig(small_folders[request.param], tmp_path, _loaded, arguments, **absent)
 
-    def reload(**parts: object) -> Any:
-        pipe = DiffusionPipeline.from_pretrained(folder, **{**absent, **parts})
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
 
-    return Rig(
-        pipe=reload(),
-        arguments={"num_inference_steps": STEPS, "guidance_scale": 5.0, "height": 64, "width": 64},
-        folder=tmp_path,
-        device=torch.device("cpu"),
-        reload=reload,
-        origin=str(folder),
-    )
+@pytest.fixture
+def from_disk(request: pytest.FixtureRequest) -> None:
+    """Loads the rig's pipeline instead: a kernel's last bits depend on how weights are aligned in memory.
+
+    For techniques that take weights from the disk again, whose pictures are to be those of weights from the disk.
+    """
+    for name in {"rig", "other_rig"} & set(request.fixturenames):
+        rig = request.getfixturevalue(name)
+        rig.pipe = rig.reload()
 
 
 @dataclass
@@ -122,9 +135,9 @@ class Trial:
         return self.proofs[-1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _baselines() -> dict[str, Any]:
-    """Pictures without any technique, by what they are of; the same in every test, to the bit."""
+    """Pictures without any technique, by what they are of; the same in every test of a file, to the bit."""
     return {}
 
 

@@ -12,7 +12,10 @@ import torch
 from hybridge.lab.techniques.catalogue import TECHNIQUES
 from hybridge.lab.techniques.rig import Rig
 
-pytestmark = pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")  # diffusers' own call
+pytestmark = [
+    pytest.mark.usefixtures("from_disk"),
+    pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning"),  # diffusers' own call
+]
 
 
 @pytest.mark.parametrize("name", ["fp16", "bf16"])
@@ -30,7 +33,7 @@ def test_a_half_type_that_is_there_already_has_no_effect(rig: Rig) -> None:
     rig.pipe.to(dtype=torch.bfloat16)
     applied = TECHNIQUES["bf16"].apply(rig)
     with applied.witness() as proof:
-        rig.picture("a cat", seed=0, num_inference_steps=1)
+        rig.picture("a cat", seed=0, num_inference_steps=1, height=64, width=64)
     assert not proof().took_effect
     assert "was bfloat16 before" in proof().evidence
 
@@ -52,11 +55,11 @@ def test_tf32_is_flags_alone_on_a_cpu(rig: Rig, trial: Callable[..., Any]) -> No
 
 
 def test_fp8_storage_rests_in_eight_bits(rig: Rig) -> None:
-    before = rig.picture("a cat", seed=0, num_inference_steps=1)
+    before = rig.picture("a cat", seed=0, num_inference_steps=1, height=64, width=64)
     applied = TECHNIQUES["fp8-storage"].apply(rig)
     assert applied.undo is None
     with applied.witness() as proof:
-        after = rig.picture("a cat", seed=0, num_inference_steps=1)
+        after = rig.picture("a cat", seed=0, num_inference_steps=1, height=64, width=64)
     assert proof().took_effect, proof().evidence
     assert "computed in float32" in proof().evidence
     assert 0 < np.abs(after - before).mean() < 0.05

@@ -1,4 +1,4 @@
-"""What a pipeline's VAE is asked for, and what its own decoder then does; for the proofs of whatever changes the VAE."""
+"""What a pipeline's VAE is asked for, and what its own decoder then does: the proof of what changes a VAE."""
 
 from __future__ import annotations
 

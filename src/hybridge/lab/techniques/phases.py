@@ -18,7 +18,7 @@ import torch
 from . import companions
 from .rig import Rig, plainly
 from .technique import GUIDE, Applied, Missing, Proof, Technique, Witness
-from .weights import are_plain, bring_back, send_away
+from .weights import are_plain, bring_back, check_alike, send_away
 
 _FOUR = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 
@@ -56,9 +56,19 @@ class _Phases:
             latents = rig.pipe(generator=generator, output_type="latent", **read, **rest).images
         return _picture(rig.pipe, latents, rest)
 
+    @property
+    def names(self) -> list[str]:
+        """Of the parts that come and go."""
+        return [name for part in _parts(self._rig.pipe) for name in part]
+
+    def check(self) -> None:
+        """Raises :class:`RequestError` unless the disk has the weights of every part; asked one by one."""
+        for name in self.names:
+            check_alike(getattr(self._rig.pipe, name), getattr(self._loaded([name]), name))
+
     def bring_all(self) -> None:
         """All weights back."""
-        self._bring([name for part in _parts(self._rig.pipe) for name in part])
+        self._bring(self.names)
 
     @contextmanager
     def _there(self, names: list[str]) -> Iterator[None]:
@@ -71,11 +81,14 @@ class _Phases:
                 self.stayed.append((name, _alive(references), len(references)))
 
     def _bring(self, names: list[str]) -> None:
-        pipe = self._rig.pipe
-        others = [name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)]
-        fresh = self._rig.reload(**{name: None for name in others if name not in names})
+        fresh = self._loaded(names)
         for name in names:
-            bring_back(getattr(pipe, name), getattr(fresh, name), self._rig.device)
+            bring_back(getattr(self._rig.pipe, name), getattr(fresh, name), self._rig.device)
+
+    def _loaded(self, names: list[str]) -> Any:
+        """A pipeline with these parts and no others."""
+        modules = [name for name, part in self._rig.pipe.components.items() if isinstance(part, torch.nn.Module)]
+        return self._rig.reload(**{name: None for name in modules if name not in names})
 
 
 def _parts(pipe: Any) -> tuple[list[str], list[str]]:
@@ -141,7 +154,8 @@ def _picture(pipe: Any, latents: torch.Tensor, arguments: dict[str, Any]) -> Any
 
 def _batch_processing(rig: Rig) -> Applied:
     phases, former = _Phases(rig), rig.generate
-    for name in (name for part in _parts(rig.pipe) for name in part):
+    phases.check()
+    for name in phases.names:
         send_away(getattr(rig.pipe, name))
     rig.generate = phases.generate
 

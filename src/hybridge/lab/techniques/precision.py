@@ -61,7 +61,7 @@ def _pairs(
 
 
 def _tf32(rig: Rig) -> Applied:
-    # The older of torch's two sets of names: reading these after the newer ones were set raises, and 2.4 has no others.
+    # The older of two sets of names: torch 2.4 has no other, and reading one after setting the other raises.
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = True
@@ -128,8 +128,7 @@ ROWS: tuple[Technique, ...] = (
     Technique(
         name="fp16",
         title="FP16",
-        claim="Half the memory and much faster on a GPU, at a loss that nobody sees: always. Many times slower on a "
-        "CPU.",
+        claim="Half the memory, much faster, at a loss that nobody sees: always, on a GPU; on a CPU far slower.",
         source=GUIDE,
         exactness="approximate",
         stage="dtype",
@@ -139,7 +138,7 @@ ROWS: tuple[Technique, ...] = (
     Technique(
         name="bf16",
         title="BF16",
-        claim="Half the memory with float32's range: no VAE has to be kept from overflowing, and CPUs can do it.",
+        claim="Half the memory with float32's range: no VAE overflows, and CPUs can do it.",
         source="https://huggingface.co/docs/diffusers/optimization/fp16",
         exactness="approximate",
         stage="dtype",
@@ -149,7 +148,7 @@ ROWS: tuple[Technique, ...] = (
     Technique(
         name="tf32",
         title="TF32",
-        claim="Float32 products with ten bits of mantissa, on Ampere GPUs and later: between FP32 and FP16 in speed.",
+        claim="Float32 products with ten bits of mantissa, on GPUs since Ampere: between FP32 and FP16 in speed.",
         source=GUIDE,
         exactness="approximate",
         stage="dtype",
@@ -158,12 +157,12 @@ ROWS: tuple[Technique, ...] = (
     Technique(
         name="fp8-storage",
         title="FP8 storage",
-        claim="Weights rest in eight bits and are widened layer by layer: a quarter of float32's bytes.",
+        claim="Weights rest in eight bits, widened layer by layer: a quarter of float32's bytes.",
         source="https://huggingface.co/docs/diffusers/optimization/memory#layerwise-casting",
         exactness="approximate",
         stage="quantise",
         apply=_fp8_storage,
-        group="weights",
+        group="quantised",
     ),
     Technique(
         name="cuda-versions",

@@ -17,8 +17,8 @@ from .technique import GUIDE, Applied, Missing, Proof, Technique
 #: the guide left as it is.
 _STRENGTH = 0.3
 
-#: Arguments of the base's call that the refiner's knows as well, size and callbacks aside: it takes the size from the
-#: latents, and what listens to the steps knows the base.
+#: Arguments of the base's call that the refiner's knows as well, size and callbacks aside: it takes the size from
+#: the latents, and what listens to the steps knows the base.
 _SHARED = ("num_inference_steps", "guidance_scale", "negative_prompt", "num_images_per_prompt")
 
 

@@ -23,7 +23,8 @@ def _remote_vae(rig: Rig) -> Applied:
 
     def undo() -> None:
         connection.undo()
-        former.to(place)
+        if place.type == "cuda":
+            former.to(place)
 
     return Applied(decoded(rig, judge), undo)
 

@@ -136,7 +136,7 @@ def _exact(rig: Rig) -> Applied:
 
 
 def _budget(rig: Rig) -> int:
-    """Twice the least that this rig's pictures can be decoded in: below the plain forward, and not the slowest way."""
+    """Twice the least that this rig's pictures can be decoded in: below the plain forward, not the slowest way."""
     from ...engine.exact import exact
 
     sides = [rig.arguments.get(name) or _default_side(rig.pipe) for name in ("height", "width")]

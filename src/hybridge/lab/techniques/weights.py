@@ -1,8 +1,8 @@
 """Weights that leave memory, and come back from where they were loaded.
 
-A module whose weights are away is still the same module: its hooks, its processors and whatever else techniques left
-on it stay.  Of each weight an *outline* remains, a tensor on the meta device, which says in which dtype and layout it
-is to come back.
+A module whose weights are away is still the same module: its hooks, its processors and whatever else techniques
+left on it stay.  Of each weight an *outline* remains, a tensor on the meta device, which says in which dtype and
+layout it is to come back.
 """
 
 from __future__ import annotations
@@ -40,6 +40,17 @@ def send_away(module: torch.nn.Module) -> list[weakref.ref[torch.Tensor]]:
     return references
 
 
+def check_alike(module: torch.nn.Module, fresh: torch.nn.Module) -> None:
+    """Raises :class:`RequestError` unless the two modules' weights have the same names."""
+    names, others = ({name for name, *_ in _all(one)} for one in (module, fresh))
+    if names != others:
+        raise RequestError(
+            "the weights on disk are not those of this module",
+            saw=", ".join(sorted(names ^ others)[:3]),
+            expected=f"the {len(others)} of the disk",
+        )
+
+
 def bring_back(
     module: torch.nn.Module, fresh: torch.nn.Module, device: torch.device, remembered: Outlines | None = None
 ) -> None:
@@ -54,17 +65,10 @@ def bring_back(
     Raises:
         RequestError: when the two modules' weights have other names; nothing has changed then.
     """
+    check_alike(module, fresh)
     sources = {name: tensor for name, _, _, tensor in _all(fresh)}
-    wanted = list(_all(module))
-    strangers = {name for name, *_ in wanted} ^ set(sources)
-    if strangers:
-        raise RequestError(
-            "the weights on disk are not those of this module",
-            saw=", ".join(sorted(strangers)[:3]),
-            expected=f"{len(wanted)} of the same names",
-        )
     replaced: dict[int, torch.Tensor] = {}
-    for name, table, key, tensor in wanted:
+    for name, table, key, tensor in list(_all(module)):
         outline = tensor if remembered is None else remembered[name]
         shared = replaced.get(id(tensor))
         table[key] = _like(_as(outline, sources.pop(name), device), tensor) if shared is None else shared
