@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -78,14 +79,17 @@ def test_one_that_takes_too_long_is_ended(variables: dict[str, str], tmp_path: P
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl")
-def test_it_ends_with_the_asker(variables: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_it_ends_with_the_asker(variables: dict[str, str], tmp_path: Path, how: signal.Signals) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     job = json.dumps({"what": "hang", "path": str(pipe)})
     code = f"from hybridge.lab.process import ask; ask('small_worker', {job})"
-    asker = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **variables})
+    asker = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, **variables}, stderr=subprocess.DEVNULL
+    )
     with pipe.open() as hanging:
         assert int(hanging.readline()) > 0
-        asker.kill()
+        asker.send_signal(how)
         asker.wait()
         assert hanging.read() == ""  # whoever had the other end open is gone

@@ -21,7 +21,7 @@ from hybridge.lab.study.table import table
 
 
 class Done(NamedTuple):
-    """A study whose record could not be written at the end, and that was then gone on with from the terminal."""
+    """A study whose last pictures could not be written, and that was then gone on with from the terminal."""
 
     cut_off: record.Record
     complaint: str
@@ -34,18 +34,18 @@ class Done(NamedTuple):
 @pytest.fixture(scope="module")
 def done(arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> Done:
     path = tmp_path_factory.mktemp("study") / runner.RECORD
-    in_the_way = path.with_name(f"{path.name}.unfinished")
+    in_the_way = path.parent / "pictures" / "channels-last"
     heard: list[tuple[int, int, str]] = []
 
     def until_the_last(number: int, total: int, what: str) -> None:
         heard.append((number, total, what))
         if what == "channels-last":
-            in_the_way.mkdir()
+            in_the_way.write_text("no folder")
 
     with pytest.raises(HybridgeError, match="the disk takes no more") as complaint:
         runner.run(arguments, path, progress=until_the_last)
     cut_off = json.loads(path.read_text())
-    in_the_way.rmdir()
+    in_the_way.unlink()
     asked = ["lab", "run", "--resume", str(path)]
     shown = CliRunner().invoke(application, asked, env={"COLUMNS": "250"}, catch_exceptions=False)
     return Done(cut_off, str(complaint.value), json.loads(path.read_text()), shown.stdout, path, heard)
@@ -136,14 +136,22 @@ def job(arguments: Arguments, folder: Path, source: str, **further: Any) -> dict
     return {**whole, "arguments": asdict(arguments), "not_scored": ["ssim", "lpips", "clip_score"], **further}
 
 
-def test_a_disk_that_takes_no_pictures_is_not_the_techniques_fault(
-    arguments: Arguments, source: str, tmp_path: Path
-) -> None:
-    (tmp_path / "pictures").write_text("in the way")
-    short = replace(arguments, prompts=arguments.prompts[:1], runs=1)
-    entry = worker.measure(job(short, tmp_path, source, configuration="baseline"), lambda _: None)
-    assert set(entry) == {"unwritten"}
-    assert "pictures" in entry["unwritten"]
+def test_a_record_that_cannot_be_written_is_the_one_before(done: Done, tmp_path: Path) -> None:
+    path = tmp_path / runner.RECORD
+    runner.write(done.cut_off, path)
+    path.with_name(f"{path.name}.unfinished").mkdir()
+    with pytest.raises(HybridgeError, match=r"the disk takes no more.*Try: room on the disk, then --resume"):
+        runner.write(done.finished, path)
+    assert json.loads(path.read_text()) == done.cut_off
+
+
+def test_whoever_interrupts_it_leaves_nothing_behind(arguments: Arguments, tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(arguments, tmp_path / runner.RECORD, progress=interrupt)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_left_open_is_settled_by_the_pipeline(arguments: Arguments, source: str, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ class Rig:
         device: Where the pipeline computes.
         reload: Loads the same pipeline anew, with these arguments of ``from_pretrained`` (``unet=None``), on the
             CPU; for techniques that load in another way.
+        origin: Where the pipeline was loaded from, a folder or a hub id; see :mod:`.companions`.
         server: Address of a hybridge server that may be used, or None.
         generate: How a picture is made; replaced by techniques that make it in another way.
         before_picture: Called before every picture: what keeps state between steps is reset here.
@@ -44,6 +45,7 @@ class Rig:
     folder: Path
     device: torch.device
     reload: Callable[..., Any]
+    origin: str = ""
     server: str | None = None
     generate: Generate = plainly
     before_picture: list[Callable[[], None]] = field(default_factory=list)
