@@ -78,6 +78,14 @@ def test_one_that_takes_too_long_is_ended(variables: dict[str, str], tmp_path: P
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
+def test_one_whose_asker_is_gone_measures_nothing(variables: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "small_worker"]
+    for asker, count in ((os.getpid(), 1), (2**22 + 1, 0)):
+        job = json.dumps({"what": "chat", "said": "hello", "asker": asker})
+        done = subprocess.run(command, input=job, text=True, capture_output=True, env={**os.environ, **variables})
+        assert len(done.stdout.splitlines()) == count
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_it_ends_with_the_asker(variables: dict[str, str], tmp_path: Path, how: signal.Signals) -> None:
