@@ -54,7 +54,7 @@ def ask(
         start_new_session=True,  # so that the processes that torch.compile starts end with it
     )
     try:
-        said, complained = process.communicate(json.dumps(job), timeout=limit_s)
+        said, complained = process.communicate(json.dumps({**job, "asker": os.getpid()}), timeout=limit_s)
         is_late = False
     except subprocess.TimeoutExpired:
         _end(process)
@@ -88,6 +88,8 @@ def answer(jobs: Jobs) -> None:
 
     try:
         job = json.load(sys.stdin)
+        if job.pop("asker") != os.getppid():
+            return  # it was gone before this process could hear of it: libraries take seconds to load
         done = jobs[job["what"]](job, lambda stage: write({"stage": stage}))
         write({"done": done})
     except HybridgeError as error:  # its hint is for callers of the engine, not for readers of a table

@@ -145,3 +145,4 @@ def test_the_last_run_is_shown_in_which_leftovers_would_be_seen(rig: Rig, argume
 def test_exact_bytes_are_not_claimed_of_what_is_compiled(rig: Rig, arguments: Arguments) -> None:
     entry = measure(rig, arguments, row("compiles", lambda _: proven(True), stage="compile")).entry
     assert entry["peak"]["exact_bytes"] is None
+    assert "compiled" in entry["why_not_exact"]

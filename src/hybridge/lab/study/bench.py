@@ -101,7 +101,8 @@ def _measured(
     say("proving")
     proven, calls = _proven(rig, steps, make)
     say("measuring memory")
-    peak = _peak(rig, steps, make, resting_bytes)
+    peak = _peak(rig, make, resting_bytes)
+    peak["exact_bytes"], why_not_exact = _exact(rig, steps, make)
     entry = {
         **outcomes.together(proven),
         "first_picture_s": first_picture_s,
@@ -110,6 +111,7 @@ def _measured(
         "denoiser_calls": calls,
         "weights_bytes": weights_bytes(rig.pipe),
         "peak": peak,
+        "why_not_exact": why_not_exact,
     }
     return entry, pictures
 
@@ -156,24 +158,27 @@ def _proven(
     return said, None if calls is None else calls.batches
 
 
-def _peak(
-    rig: Rig, steps: Sequence[Step], make: Callable[[], Any], resting_bytes: int | None
-) -> dict[str, int | None]:
-    """See the record's schema: what cannot be counted is None."""
-    peak: dict[str, int | None] = dict.fromkeys(
-        ("exact_bytes", "allocated_bytes", "reserved_bytes", "resident_bytes")
-    )
+def _peak(rig: Rig, make: Callable[[], Any], resting_bytes: int | None) -> dict[str, int | None]:
+    """What the device handed out; on a CPU how far the process grew since before the pipeline was loaded."""
+    kinds = ("exact_bytes", "allocated_bytes", "reserved_bytes", "resident_bytes")
+    peak: dict[str, int | None] = dict.fromkeys(kinds)
     if rig.device.type == "cuda":
         _, peak["allocated_bytes"] = growth(make, rig.device, above=0)
         peak["reserved_bytes"] = torch.cuda.max_memory_reserved(rig.device)
-    if rig.device.type == "cpu":
-        if resting_bytes is not None:
-            _, peak["resident_bytes"] = growth(make, rig.device, above=resting_bytes)
-        is_eager = all(step.technique.stage != "compile" for step in steps) and isinstance(
-            rig.denoiser, torch.nn.Module
-        )
-        if is_eager:
-            with PeakBytes(leaving_out=modules(rig.pipe)) as counted:
-                make()
-            peak["exact_bytes"] = counted.peak_bytes
+    if rig.device.type == "cpu" and resting_bytes is not None:
+        _, peak["resident_bytes"] = growth(make, rig.device, above=resting_bytes)
     return peak
+
+
+def _exact(rig: Rig, steps: Sequence[Step], make: Callable[[], Any]) -> tuple[int | None, str | None]:
+    """(bytes of tensors on top of the weights, why they were not counted)."""
+    if rig.device.type != "cpu":
+        return None, f"counted on CPUs, not on {rig.device.type}"
+    if any(step.technique.stage == "compile" for step in steps) or not isinstance(rig.denoiser, torch.nn.Module):
+        return None, "what is compiled, or runs in another engine, cannot be counted"
+    try:
+        with PeakBytes(leaving_out=modules(rig.pipe)) as counted:
+            make()
+    except Exception as error:  # pictures were made before: it is the counting that this one does not bear
+        return None, in_a_line(error)
+    return counted.peak_bytes, None

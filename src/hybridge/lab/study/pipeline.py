@@ -104,6 +104,7 @@ def rig(settled: Arguments, source: str, folder: Path, *, is_placed: bool = True
         folder=folder,
         device=device,
         reload=reload,
+        origin=source,
         server=settled.server,
     )
 

@@ -119,11 +119,12 @@ def _measure_all(record: Record, asker: Asker, seen: dict[str, Any], path: Path,
         else:
             measured = outcomes.together([absent[name] for name in configuration.techniques if name in absent])
         record["measurements"].append({"configuration": configuration.name, **measured})
-        _write(record, path)
+        write(record, path)
     progress(len(to_run), len(to_run), "done")
 
 
-def _write(record: Record, path: Path) -> None:
+def write(record: Record, path: Path) -> None:
+    """All or nothing; raises :class:`HybridgeError` where the disk takes no more, and the older file is whole."""
     try:
         records.write(record, path)
     except OSError as error:
