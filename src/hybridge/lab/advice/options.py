@@ -38,6 +38,9 @@ PCIE_BYTES_PER_S = 12e9
 #: the embedding of T5's 32128 tokens in half precision, has 263 MB.
 _LAYERS_BYTES = 300_000_000
 
+#: With less than this part of what the plain decode takes, the exact decoder makes most values over and over.
+_LEAST_PART = 0.25
+
 #: Budgets are said in steps of so much.
 _BUDGET_STEP = 32 * 2**20
 
@@ -148,7 +151,7 @@ def _budget(setup: Setup, vram_bytes: int, correction: Correction | None) -> int
     # The workspace shrinks as the activations do, so both get the same part of the room.
     part = decode.activations_bytes / (decode.activations_bytes + decode.workspace_bytes)
     budget = int(room / MARGIN * part) // _BUDGET_STEP * _BUDGET_STEP
-    return budget or None
+    return budget if budget >= _LEAST_PART * decode.activations_bytes else None
 
 
 def _option(

@@ -47,7 +47,7 @@ def lines(shape: PipelineShape, stack: Sequence[str], script: Script) -> str:
         program += ["import hybridge", ""]
     if vae_class:
         source = script.vae_path or (shape.tiny_source if "tiny-vae" in stack else shape.fixed_source)
-        program.append(f"vae = {vae_class}.from_pretrained({_quoted(source)}, torch_dtype={half})")
+        program.append(f"vae = {vae_class}.from_pretrained({_quoted(source)}, dtype={half})")
     program += [
         f"pipe = {shape.pipeline_class}.from_pretrained(",
         f"    {', '.join(_loading(shape, stack, script, has_vae=vae_class is not None))}",
@@ -58,7 +58,9 @@ def lines(shape: PipelineShape, stack: Sequence[str], script: Script) -> str:
         program.append(f"pipe.to({_quoted(script.device)})")
     if "remote-vae" in stack:
         # Afterwards: the VAE takes its dtype and device from the pipeline.
-        program.append(f"hybridge.connect(pipe, {_quoted(script.server)}, model={_quoted(script.model)})")
+        program.append(
+            f"connection = hybridge.connect(pipe, {_quoted(script.server)}, model={_quoted(script.model)})"
+        )
     size = f"num_inference_steps={script.steps}, height={script.height}, width={script.width}"
     program += [
         "",
@@ -70,7 +72,7 @@ def lines(shape: PipelineShape, stack: Sequence[str], script: Script) -> str:
 
 def _loading(shape: PipelineShape, stack: Sequence[str], script: Script, *, has_vae: bool) -> list[str]:
     """The arguments of ``from_pretrained``."""
-    arguments = [_quoted(script.path or shape.source), f"torch_dtype=torch.{shape.half}"]
+    arguments = [_quoted(script.path or shape.source), f"dtype=torch.{shape.half}"]
     if shape.variant and script.path is None:
         arguments.append(f"variant={_quoted(shape.variant)}")
     if "remote-vae" in stack:
