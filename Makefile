@@ -18,8 +18,11 @@ serve: $(VENV)/server ## A server; ARGS="sdxl --host 0.0.0.0"
 	$(BIN)/hybridge serve $(ARGS)
 
 # Two processes of one thread each: two of two would wait for each other's threads most of the time.
-test: $(VENV)/dev ## All tests that need no GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 $(ARGS)
+# Libraries of quantised weights are beside the environment: diffusers imports whichever it finds, which takes
+# seconds, and every test that starts a process would wait for that.
+test: $(VENV)/dev $(VENV)/quantisers ## All tests that need no GPU
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not quantisers" -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantisers -n 2 tests/lab
 
 lint: $(VENV)/dev ## ruff and mypy
 	$(BIN)/ruff check .
@@ -33,8 +36,10 @@ bench: $(VENV)/dev ## What the wire costs, and the exact engine beside its rival
 	$(BIN)/python benchmarks/round_trip.py
 	$(BIN)/hybridge bench vae --size 256 --repeats 1 --out hybridge-bench/$$(date +%Y%m%d-%H%M%S) $(ARGS)
 
-lab: $(VENV)/dev ## Every technique of the catalogue on a tiny SDXL; ARGS="--technique deepcache"
-	$(BIN)/hybridge lab run --out hybridge-lab/$$(date +%Y%m%d-%H%M%S) $(ARGS)
+lab: $(VENV)/dev $(VENV)/quantisers ## Every technique on a tiny SDXL, and a page about it; ARGS="--technique deepcache"
+	out=hybridge-lab/$$(date +%Y%m%d-%H%M%S) && \
+	PYTHONPATH=$(VENV)/quantisers $(BIN)/hybridge lab run --out $$out $(ARGS) && \
+	$(BIN)/hybridge lab report $$out/study.json --out $$out
 
 clean: ## Remove the virtual environment
 	rm -rf $(VENV)
@@ -42,4 +47,8 @@ clean: ## Remove the virtual environment
 $(VENV)/server $(VENV)/dev: $(VENV)/%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable '.[$*]'
+	@touch $@
+
+$(VENV)/quantisers: $(VENV)/dev
+	$(INSTALL) --no-deps --upgrade --target $@ bitsandbytes ninja optimum-quanto sdnq torchao
 	@touch $@

@@ -323,7 +323,10 @@ def test_pipelines_that_start_from_a_picture_are_refused(untouched: Any) -> None
         hybridge.optimize(StableDiffusionXLImg2ImgPipeline(**untouched.components), preset="fastest")
 
 
-@pytest.mark.parametrize("preset", ["under-4gb", "under-6gb", "under-8gb", "best-quality"])
+@pytest.mark.parametrize(
+    "preset",
+    ["under-4gb", pytest.param("under-6gb", marks=pytest.mark.quantisers), "under-8gb", "best-quality"],
+)
 def test_a_preset_on_a_cpu_works_in_every_part_and_comes_off(pipe: Any, preset: str) -> None:
     names = PRESETS[preset].recipes["cpu"].techniques
     if not set(names) <= set(catalogue.TECHNIQUES):

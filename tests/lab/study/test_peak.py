@@ -56,8 +56,10 @@ def test_a_picture_takes_as_much_every_time() -> None:
     assert len(peaks) == 1
 
 
+@pytest.mark.quantisers
 def test_a_quantised_weight_is_what_it_is_made_of() -> None:
-    quantization = pytest.importorskip("torchao.quantization")
+    from torchao import quantization
+
     layer = nn.Linear(1024, 1024, bias=False)
     quantization.quantize_(layer, quantization.Int8WeightOnlyConfig())
     given = torch.zeros(1, 1024)

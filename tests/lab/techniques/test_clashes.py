@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import re
 from typing import Any
 
 import pytest
 
 from hybridge.errors import RequestError
 from hybridge.lab.techniques import stack
+from hybridge.lab.techniques.catalogue import TECHNIQUES
 from hybridge.lab.techniques.clashes import CLASHES, ONE_OF, between, must_precede, one_of
 from hybridge.lab.techniques.technique import Stage, Technique
-
-#: Every name that the catalogue has, or will have once each family has its rows; then: ``set(TECHNIQUES)``.
-NAMES = set(
-    re.findall(
-        r"\S+",
-        """
-    fp16 bf16 tf32 fp8-storage cuda-versions
-    attention-vanilla attention-sdpa attention-slicing attention-backend xformers
-    vae-fp16-fix vae-slicing vae-tiling tiny-vae exact-vae
-    channels-last freeu fused-qkv
-    steps-25 steps-30 cfg-cutoff-50 cfg-cutoff-75
-    refiner-ensemble-80 refiner-ensemble-90 refiner-img2img-10 refiner-img2img-20
-    batch-processing remote-vae remote-text
-    deepcache pab taylorseer taylorseer-defaults first-block-cache sea-cache mag-cache faster-cache para-attention
-    cache-dit tome tome-all tgate
-    compile compile-regional stable-fast onediff
-    torchao-int8 torchao-int8-dynamic torchao-fp8 torchao-int4 bitsandbytes-int8 bitsandbytes-nf4 quanto-int8
-    sdnq-int8 torch-ao-dynamic
-    model-offload sequential-offload disk-offload group-offload group-offload-disk
-    openvino onnxruntime tensorrt
-    xdit pruna core-ml mps gaudi neuron
-    """,
-    )
-)
 
 
 def stand_in(name: str, stage: Stage = "call", group: str | None = None) -> Technique:
@@ -68,7 +44,7 @@ def names_of(techniques: Any) -> list[str]:
 def test_the_table_names_rows_that_there_are() -> None:
     named = {name for clash in CLASHES for name in (*clash.first, *clash.second)}
     named |= {name for place in ONE_OF for name in place.names}
-    assert named <= NAMES, f"no such rows: {named - NAMES}"
+    assert named <= TECHNIQUES.keys(), f"no such rows: {named - TECHNIQUES.keys()}"
 
 
 def test_no_pair_is_in_the_table_twice() -> None:

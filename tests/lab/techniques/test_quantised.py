@@ -25,6 +25,7 @@ SHARES = {
 }
 
 pytestmark = [
+    pytest.mark.quantisers,
     # The libraries' own: their wheels bring extensions for other machines, and build on what torch is retiring.
     pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning"),

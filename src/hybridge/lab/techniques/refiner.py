@@ -59,9 +59,10 @@ def _load(rig: Rig) -> Any:
     """The refiner, which reads and decodes with the base's parts."""
     from diffusers import StableDiffusionXLImg2ImgPipeline
 
-    shared = {"text_encoder_2": rig.pipe.text_encoder_2, "tokenizer_2": rig.pipe.tokenizer_2, "vae": rig.pipe.vae}
+    shared = {"text_encoder_2": rig.pipe.text_encoder_2, "tokenizer_2": rig.pipe.tokenizer_2}
     found = companions.source(rig, companions.REFINER)
-    refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(found, add_watermarker=False, **shared)
+    refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(found, add_watermarker=False, vae=None, **shared)
+    refiner.vae = rig.pipe.vae  # which may be a stand-in: from_pretrained takes diffusers' own classes alone
     refiner.unet.to(device=rig.device, dtype=rig.denoiser.dtype)
     refiner.set_progress_bar_config(disable=True)
     return refiner
