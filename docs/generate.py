@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from hybridge.cli.application import application
 from hybridge.lab.advice.presets import PRESETS
+from hybridge.lab.advice.table import markdown
 from hybridge.lab.techniques.catalogue import TECHNIQUES
 from hybridge.lab.techniques.clashes import CLASHES, ONE_OF
 from hybridge.models import CATALOGUE
@@ -36,10 +37,6 @@ def cli() -> str:
         text = "\n".join(line.rstrip() for line in shown.strip().splitlines())
         parts.append(f"## hybridge {verb}".rstrip() + f"\n\n```text\n{text}\n```\n\n")
     return _NOTE + "".join(parts).rstrip() + "\n"
-
-
-def _verbs(of: Typer) -> list[str]:
-    return [command.name or command.callback.__name__ for command in of.registered_commands]  # type: ignore[union-attr]
 
 
 def models() -> str:
@@ -116,11 +113,16 @@ def clashes() -> str:
     return "\n".join(rows)
 
 
+def advice() -> str:
+    """What the adviser says for usual cards."""
+    return markdown().rstrip()
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-_TABLES = {"catalogue": techniques, "presets": presets, "clashes": clashes}
+_TABLES = {"catalogue": techniques, "presets": presets, "clashes": clashes, "advice": advice}
 
 DOCUMENTS = {"cli.md": cli, "models.md": models, "workbench.md": workbench}
 

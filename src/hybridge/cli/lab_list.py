@@ -15,6 +15,7 @@ def list_(
     import json
 
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from ..lab.study.listing import listed
@@ -25,11 +26,12 @@ def list_(
     if as_json:
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    table = Table("name", "title", "picture", "stage", "here")
-    for column in table.columns[:-1]:
-        column.no_wrap = True
+    table = Table("name", "title", "picture", "here")
+    table.columns[0].no_wrap = True
     for row in rows:
-        instead = f" Instead: {row['instead']}" if row["instead"] else ""
-        here = "yes" if row["outcome"] is None else f"{row['outcome']}: {row['reason']}.{instead}"
-        table.add_row(row["name"], row["title"], row["exactness"], row["stage"], here)
+        table.add_row(row["name"], row["title"], row["exactness"], row["outcome"] or "yes")
     console.print(table)
+    for row in rows:
+        if row["outcome"] is not None:
+            instead = f" Instead: {row['instead']}" if row["instead"] else ""
+            console.print(f"[bold]{row['name']}[/]: {escape(row['reason'] or '')}.{escape(instead)}")

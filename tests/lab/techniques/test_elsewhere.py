@@ -25,7 +25,7 @@ LIBRARIES = {
 
 def test_what_is_not_installed_is_named_with_what_lives(rig: Rig) -> None:
     absent = [name for name, module in LIBRARIES.items() if importlib.util.find_spec(module) is None]
-    for step in stack.apply(rig, stack.in_order(named(absent))):
+    for (step,) in (stack.apply(rig, named([name])) for name in absent):
         assert step.applied is None
         assert step.failure is None
         assert step.missing is not None

@@ -26,6 +26,7 @@ PROMPT = "a cat in the rain"
 GO_TOGETHER = (
     ("taylorseer", "cfg-cutoff-50"),
     ("freeu", "deepcache"),
+    ("tgate", "deepcache"),
     ("tome-all", "deepcache"),
     ("deepcache", "sequential-offload"),
     ("channels-last", "fused-qkv"),

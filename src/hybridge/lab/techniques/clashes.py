@@ -174,9 +174,9 @@ CLASHES: tuple[Clash, ...] = (
     Clash(
         ("pab",),
         _CUTOFFS,
-        "never together",
-        "the attention that is kept has both halves of the batch, and the next step has one",
-        "taylorseer, which keeps each batch size apart; or deepcache, which drops what it keeps in time",
+        "cured",
+        "the attention that is kept has both halves of the batch, and the next step has one (RuntimeError)",
+        "what is kept is dropped when guidance ends, and the next step computes it again",
     ),
     Clash(
         ("tgate",),

@@ -152,7 +152,6 @@ ROWS: tuple[Technique, ...] = (
         stage="cache",
         apply=_tgate,
         why_missing=_why_not_tgate,
-        group="cache",
         needs=("tgate",),
     ),
 )
