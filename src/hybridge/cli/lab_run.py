@@ -20,10 +20,10 @@ def run(
     stack: list[str] = typer.Option(None, help="Several at once, in order: tiny-vae+deepcache; may be repeated."),
     ladder: Path = typer.Option(None, help="A file with a stack in each line; # begins a remark."),
     prompts: Path = typer.Option(
-        None, help="A file with a name, a seed and a prompt in each line.", show_default="the guide's four"
+        None, help="A file with a name, a seed and a prompt in each line.", show_default="the guide's; tiny two"
     ),
     runs: int = typer.Option(None, help="Warm pictures of each prompt.", show_default="5; tiny 2"),
-    steps: int = typer.Option(None, help="Of denoising.", show_default="50; tiny 10"),
+    steps: int = typer.Option(None, help="Of denoising.", show_default="50; tiny 6"),
     guidance: float = typer.Option(5.0, help="Guidance scale."),
     size: int = typer.Option(
         None, help="Side of the pictures in pixels.", show_default="the pipeline's own; tiny 64"
@@ -53,7 +53,7 @@ def run(
     method = study.TINY_METHOD if pipeline == study.TINY else study.METHOD
     arguments = study.Arguments(
         pipeline=pipeline,
-        prompts=study.prompts_of(study.read_short(prompts)) if prompts else study.PROMPTS,
+        prompts=study.prompts_of(study.read_short(prompts)) if prompts else method.prompts,
         configurations=_configurations(technique, stack, ladder),
         runs=method.runs if runs is None else runs,
         steps=method.steps if steps is None else steps,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from ..errors import CannotLower, EngineFailure, RequestError
 from ..models import ModelSpec, Normalisation, latents_layout
@@ -189,6 +188,9 @@ class Engine:
             OutOfMemory: when the device has no room.
             EngineFailure: when the forward fails or overflows.
         """
+        # Here, because it takes seconds, and whoever made an engine has it loaded by now.
+        from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         with failures_named(f"encoding {list(image.shape)}", self.device.value):
             z = self._encoded(image, value_range, budget_bytes, progress, should_stop)

@@ -93,6 +93,7 @@ class Configuration:
 class Method:
     """How much is measured of one configuration, unless somebody says otherwise."""
 
+    prompts: tuple[Prompt, ...]
     runs: int
     steps: int
     size: int | None
@@ -100,10 +101,10 @@ class Method:
 
 
 #: The guide's, in the size that the pipeline is made for.
-METHOD = Method(runs=5, steps=50, size=None, limit_s=3600.0)
+METHOD = Method(PROMPTS, runs=5, steps=50, size=None, limit_s=3600.0)
 
 #: What shows within 20 minutes on two cores which techniques of the whole catalogue take effect.
-TINY_METHOD = Method(runs=2, steps=10, size=64, limit_s=300.0)
+TINY_METHOD = Method(PROMPTS[:2], runs=2, steps=6, size=64, limit_s=300.0)
 
 
 @dataclass(frozen=True, slots=True)
