@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hybridge.lab.process import ask
+from hybridge.lab.process import Nursery, ask
 
 #: Of this tree, whatever is installed.
 SOURCE = str(Path(__file__).parents[2] / "src")
@@ -40,13 +42,18 @@ def chat(job, say):
     print("what libraries print")
     return {"heard": job["said"], "variable": os.environ["MINE"]}
 
+def leave(job, say):
+    found = getattr(sys, "left", None)
+    sys.left = "something"
+    return {"found": found}
+
 def refuse(job, say):
     raise TooLarge("too large", saw=5, expected=4, hint="less")
 
 def fail(job, say):
     raise ValueError("first line\\nsecond line")
 
-answer(dict(hang=hang, crash=crash, kill=kill, chat=chat, refuse=refuse, fail=fail))
+answer(dict(hang=hang, crash=crash, kill=kill, chat=chat, refuse=refuse, fail=fail, leave=leave))
 """
 
 
@@ -54,6 +61,12 @@ answer(dict(hang=hang, crash=crash, kill=kill, chat=chat, refuse=refuse, fail=fa
 def variables(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "small_worker.py").write_text(WORKER)
     return {"PYTHONPATH": f"{tmp_path}{os.pathsep}{SOURCE}", "MINE": "yes"}
+
+
+@pytest.fixture
+def nursery(variables: dict[str, str], tmp_path: Path) -> Iterator[Nursery]:
+    with contextlib.closing(Nursery("small_worker", tmp_path, variables)) as one:
+        yield one
 
 
 @pytest.mark.parametrize(
@@ -68,6 +81,28 @@ def variables(tmp_path: Path) -> dict[str, str]:
 )
 def test_what_comes_back(what: str, answer: dict[str, Any], variables: dict[str, str]) -> None:
     assert ask("small_worker", {"what": what, "said": "hello"}, variables=variables) == answer
+
+
+@pytest.mark.parametrize("what", ["chat", "refuse", "fail", "crash", "kill"])
+def test_a_fork_answers_as_a_process_of_its_own_does(
+    what: str, variables: dict[str, str], nursery: Nursery
+) -> None:
+    job = {"what": what, "said": "hello"}
+    assert nursery.ask(job, variables={"MINE": "yes"}) == ask("small_worker", job, variables=variables)
+
+
+def test_forks_are_fresh_and_a_slow_one_is_ended(nursery: Nursery, tmp_path: Path) -> None:
+    assert nursery.ask({"what": "leave"}) == {"found": None}
+    job = {"what": "hang", "path": str(tmp_path / "pid")}
+    assert nursery.ask(job, limit_s=1) == {"missing": "took longer than 1 s: ended while hanging"}
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert nursery.ask({"what": "leave"}) == {"found": None}
+
+
+def test_a_nursery_that_is_gone_is_named(nursery: Nursery) -> None:
+    nursery.close()
+    assert "has ended" in nursery.ask({"what": "chat"})["missing"]
 
 
 def test_one_that_takes_too_long_is_ended(variables: dict[str, str], tmp_path: Path) -> None:

@@ -7,12 +7,15 @@ being done, so that whoever ends the process for being slow knows where it stood
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,9 @@ Jobs = Mapping[str, Callable[[dict[str, Any], Say], dict[str, Any]]]
 #: How much the kernel would rather end this process than others, such as the one that keeps the record, when memory
 #: is short: the most it can be told.
 _FIRST_TO_GO = "1000"
+
+#: Given to a worker that is to be a :class:`Nursery`'s.
+_NURSERY = "--nursery"
 
 #: prctl(2): the signal that this process gets when the one that started it is gone.
 _PR_SET_PDEATHSIG = 1
@@ -63,6 +69,97 @@ def ask(
     finally:
         if process.returncode is None:  # Ctrl-C, say
             _end(process)
+    return _answered(said, complained, process.returncode, limit_s if is_late else None)
+
+
+class Nursery:
+    """A process that has loaded a module and its libraries, and makes a fresh one for each job by forking.
+
+    Loading takes seconds, which jobs of seconds would pay each time.  What a job leaves behind still goes with its
+    process.  For jobs on the CPU alone: what a GPU's driver has begun does not live on in a fork.
+
+    Args:
+        module: What ``python -m`` runs; it calls :func:`answer`.
+        folder: For the files through which it talks.
+        variables: Of its environment, above this one's.
+    """
+
+    def __init__(self, module: str, folder: Path, variables: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
+            [sys.executable, "-m", module, _NURSERY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **variables},
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None  # noqa: S101 - it has pipes
+        assert self._process.stdout is not None  # noqa: S101 - it has pipes
+        # Read and written without buffers: what lies in one is not seen by select.
+        self._orders, self._numbers = self._process.stdin.fileno(), self._process.stdout.fileno()
+        self._heard = b""
+
+    def ask(
+        self, job: dict[str, Any], *, limit_s: float | None = None, variables: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """The same as the function :func:`ask`."""
+        files = {name: self._folder / name for name in ("job", "said", "complained")}
+        files["job"].write_text(json.dumps({**job, "asker": self._process.pid}), encoding="utf-8")
+        order = {**{name: str(path) for name, path in files.items()}, "variables": dict(variables or {})}
+        try:
+            os.write(self._orders, json.dumps(order).encode() + b"\n")
+            child = self._hear(None)
+            assert child is not None  # noqa: S101 - without a limit there is a number
+            status = self._status_of(child, limit_s)
+            is_late = status is None
+            if is_late:
+                status = self._hear(None)
+        except (OSError, EOFError):
+            return {"missing": "the process that had loaded the libraries has ended"}
+        said, complained = (
+            files[name].read_text(encoding="utf-8", errors="replace") for name in files if name != "job"
+        )
+        return _answered(said, complained, status or 0, limit_s if is_late else None)
+
+    def _status_of(self, child: int, limit_s: float | None) -> int | None:
+        """How it ended; None when it was ended for taking too long."""
+        status = None
+        try:
+            status = self._hear(limit_s)
+        finally:
+            if status is None:  # too long, or Ctrl-C
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child, signal.SIGKILL)
+        return status
+
+    def close(self) -> None:
+        """Ends it."""
+        if self._process.poll() is None:
+            _end(self._process)
+        self._process.communicate()
+
+    def _hear(self, limit_s: float | None) -> int | None:
+        """The number in its next line; None when that takes too long.
+
+        Raises:
+            EOFError: when there will be none.
+        """
+        until = None if limit_s is None else time.monotonic() + limit_s
+        while b"\n" not in self._heard:
+            left_s = None if until is None else max(0.0, until - time.monotonic())
+            if not select.select([self._numbers], [], [], left_s)[0]:
+                return None
+            more = os.read(self._numbers, 4096)
+            if not more:
+                raise EOFError
+            self._heard += more
+        line, _, self._heard = self._heard.partition(b"\n")
+        return int(line)
+
+
+def _answered(said: str, complained: str, status: int, limit_s: float | None) -> dict[str, Any]:
+    """What a process answered; ``limit_s`` is given for one that was ended for taking longer."""
     lines: list[dict[str, Any]] = [json.loads(line) for line in said.splitlines() if line.endswith("}")]
     last: dict[str, Any] = lines[-1] if lines else {"stage": "starting"}
     if "done" in last:
@@ -70,13 +167,43 @@ def ask(
         return done
     if "missing" in last:
         return {"missing": last["missing"]}
-    if is_late:
+    if limit_s is not None:
         return {"missing": f"took longer than {limit_s:g} s: ended while {last['stage']}"}
-    return {"missing": f"{_how_it_ended(process.returncode, complained)} while {last['stage']}"}
+    return {"missing": f"{_how_it_ended(status, complained)} while {last['stage']}"}
 
 
 def answer(jobs: Jobs) -> None:
-    """Reads the job, answers, ends: the whole of a process that :func:`ask` starts."""
+    """Reads the job, answers, ends: the whole of a process that :func:`ask` starts; or of a :class:`Nursery`."""
+    if _NURSERY in sys.argv:
+        _nurse(jobs)
+    else:
+        _answer(jobs)
+
+
+def _nurse(jobs: Jobs) -> None:
+    """Forks for every order on stdin; says the process's number, and how it ended."""
+    _end_with_the_asker()
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            os.setsid()  # so that the processes that torch.compile starts end with it
+            os.environ.update(order["variables"])
+            for number, name in enumerate(("job", "said", "complained")):
+                os.dup2(os.open(order[name], os.O_RDWR | os.O_CREAT | (os.O_TRUNC if number else 0)), number)
+            sys.stdin = os.fdopen(0, encoding="utf-8")
+            status = 1
+            try:
+                _answer(jobs)
+                status = 0
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        print(child, flush=True)  # noqa: T201 - the other end of the pipe reads it
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201 - the same
+
+
+def _answer(jobs: Jobs) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     _end_with_the_asker()
@@ -111,7 +238,7 @@ def _how_it_ended(status: int, complained: str) -> str:
     return f"ended with status {status} ({line})" if line else f"ended with status {status}"
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[Any]) -> None:
     """Ends a process that was not waited for yet, and whatever it started."""
     try:
         os.killpg(process.pid, signal.SIGKILL)

@@ -1,5 +1,7 @@
 """A study, configuration by configuration: every one in a fresh process, one at a time.
 
+On a CPU these are forks of one process that has loaded the libraries and done nothing else; see :class:`.Nursery`.
+
 Nothing that a technique leaves behind (patched classes, process-wide flags, what an allocator keeps) reaches the
 next.  The process that runs this touches no device.  It writes the record after every configuration, so a run that
 is ended loses the one that it was at.
@@ -7,6 +9,7 @@ is ended loses the one that it was at.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -16,7 +19,7 @@ from typing import Any
 from ...client.address import Address
 from ...errors import EngineFailure, HybridgeError, RequestError
 from .. import record as records
-from ..process import ask
+from ..process import Nursery, ask
 from ..record import Record
 from ..techniques import stack
 from ..techniques.catalogue import named
@@ -152,6 +155,7 @@ class Asker:
         self._path = path
         self._work = path.parent / "work"
         self._not_scored: list[str] = []
+        self._nursery: Nursery | None = None
         self.tidy()  # what a run left that was killed
 
     def describe(self) -> dict[str, Any]:
@@ -160,6 +164,8 @@ class Asker:
         if "missing" in seen and "environment" not in seen:
             raise EngineFailure("nothing can be measured", saw=seen["missing"])
         self._asked = Arguments.of(seen["arguments"])
+        if self._asked.device == "cpu" and hasattr(os, "fork"):
+            self._nursery = Nursery(_WORKER, self._work, self._variables())
         self._not_scored = list(seen["not_scored"])
         return seen
 
@@ -176,22 +182,28 @@ class Asker:
         return outcomes.failed(configuration.techniques, entry["missing"]) if "missing" in entry else entry
 
     def tidy(self) -> None:
-        """Takes away what lies beside the record while it is measured."""
+        """Takes away what lies beside the record while it is measured, and ends what was started for it."""
+        if self._nursery is not None:
+            self._nursery.close()
+            self._nursery = None
         shutil.rmtree(self._work, ignore_errors=True)
+
+    def _variables(self) -> dict[str, str]:
+        return {"HF_HUB_OFFLINE": "1"} if self._asked.pipeline == TINY else {}
 
     def _ask(self, job: dict[str, Any], limit_s: float | None) -> dict[str, Any]:
         folder = self._work / "now"
         folder.mkdir(parents=True)
         # What one process compiled would make the next look fast.
-        variables = {
+        caches = {
             "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
             "TRITON_CACHE_DIR": str(folder / "triton"),
         }
-        if self._asked.pipeline == TINY:
-            variables["HF_HUB_OFFLINE"] = "1"
         places = {"folder": str(folder), "tiny": str(self._work / "tiny"), "out": str(self._path.parent)}
         whole = {**job, **places, "arguments": asdict(self._asked), "server": self._server}
         try:
-            return ask(_WORKER, whole, limit_s=limit_s, variables=variables)
+            if self._nursery is not None:
+                return self._nursery.ask(whole, limit_s=limit_s, variables=caches)
+            return ask(_WORKER, whole, limit_s=limit_s, variables={**self._variables(), **caches})
         finally:
             shutil.rmtree(folder, ignore_errors=True)
