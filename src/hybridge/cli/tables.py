@@ -33,7 +33,8 @@ def drawn(table: Table) -> Any:
 
     whole = Drawn(title=table.title, title_justify="left")
     for column, is_number in zip(table.columns, columns_are_numbers(table.columns), strict=True):
-        whole.add_column(column, justify="right" if is_number else "left", overflow="fold")
+        is_name = column == "configuration"  # which people copy
+        whole.add_column(column, justify="right" if is_number else "left", overflow="fold", no_wrap=is_name)
     for row in table.rows:
         whole.add_row(*row)
     return whole

@@ -209,5 +209,5 @@ def _psnr(judged: dict[str, Any]) -> str:
 def columns_are_numbers(columns: Sequence[str]) -> list[bool]:
     """Which columns are aligned to the right: all but those that name something."""
     names = {"case", "rival", "remark", "Device", "dtype", "server", "pictures", "stage", "errors"}
-    names |= {"configuration", "outcome", "evidence or reason"}
+    names |= {"configuration", "outcome"}
     return [column not in names for column in columns]

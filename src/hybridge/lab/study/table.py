@@ -1,4 +1,4 @@
-"""The table of a study: a row for each configuration, on the screen."""
+"""The table of a study: a row for each configuration, as wide as a terminal.  The page has the rest."""
 
 from __future__ import annotations
 
@@ -16,12 +16,8 @@ _COLUMNS = (
     "outcome",
     "s/picture",
     "× baseline",
-    "s/step",
-    "first, s",
-    "ready, s",
     "peak",
     "PSNR, dB",
-    "evidence or reason",
 )
 
 
@@ -39,19 +35,15 @@ def table(record: Record) -> Table:
 
 def _row(entry: dict[str, Any], baseline: float | None) -> tuple[str, ...]:
     taken = _seconds(entry)
-    said = "; ".join(one["evidence"] for one in entry["techniques"] if one["evidence"])
-    numbers = (_NONE,) * 7
+    numbers = (_NONE,) * 4
     if taken is not None:
         numbers = (
             f"{taken:.3g}",
-            f"{baseline / taken:.2f}" if baseline else _NONE,
-            f"{taken / entry['steps']:.3g}",
-            f"{entry['first_picture_s']:.3g}",
-            f"{entry['load_s'] + entry['preparation_s']:.3g}",
+            f"{taken / baseline:.2f}" if baseline else _NONE,
             _peak(entry["peak"]),
             _psnr(entry["difference"]),
         )
-    return entry["configuration"], entry["outcome"], *numbers, entry["reason"] or said
+    return entry["configuration"], entry["outcome"], *numbers
 
 
 def _seconds(entry: dict[str, Any]) -> float | None:
