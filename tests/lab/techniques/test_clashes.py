@@ -104,7 +104,7 @@ def test_a_place_is_taken_once() -> None:
     [
         ("fp16 tf32", "never together"),
         ("deepcache cfg-cutoff-50", "cured"),
-        ("pab cfg-cutoff-75", "never together"),
+        ("pab cfg-cutoff-75", "cured"),
         ("deepcache stable-fast", "never together"),
         ("taylorseer compile", "never together"),
         ("group-offload-disk torchao-int8", "never together"),

@@ -30,7 +30,7 @@ def test_what_is_not_installed_is_named_with_what_lives(rig: Rig) -> None:
         assert step.failure is None
         assert step.missing is not None
         assert step.missing.outcome == "unavailable"
-        assert "is not installed" in step.missing.reason
+        assert "not installed" in step.missing.reason
         assert step.missing.instead
 
 

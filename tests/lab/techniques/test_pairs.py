@@ -26,7 +26,6 @@ PROMPT = "a cat in the rain"
 GO_TOGETHER = (
     ("taylorseer", "cfg-cutoff-50"),
     ("freeu", "deepcache"),
-    ("tgate", "deepcache"),
     ("tome-all", "deepcache"),
     ("deepcache", "sequential-offload"),
     ("channels-last", "fused-qkv"),

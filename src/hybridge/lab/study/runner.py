@@ -164,8 +164,6 @@ class Asker:
         if "missing" in seen and "environment" not in seen:
             raise EngineFailure("nothing can be measured", saw=seen["missing"])
         self._asked = Arguments.of(seen["arguments"])
-        if self._asked.device == "cpu" and hasattr(os, "fork"):
-            self._nursery = Nursery(_WORKER, self._work, self._variables())
         self._not_scored = list(seen["not_scored"])
         return seen
 
@@ -175,6 +173,8 @@ class Asker:
         Raises:
             HybridgeError: when its pictures cannot be written.
         """
+        if self._nursery is None and self._asked.device == "cpu" and hasattr(os, "fork"):
+            self._nursery = Nursery(_WORKER, self._work, self._variables())
         job = {"what": "measure", "configuration": configuration.name, "not_scored": self._not_scored}
         entry = self._ask(job, self._asked.limit_s)
         if "unwritten" in entry:

@@ -215,7 +215,7 @@ def _is_packed(layer: nn.Module) -> bool:
 
 
 def _no_torchao(_: Rig) -> Missing | None:
-    return not_installed("torchao")
+    return not_installed("torchao", instead="quanto-int8")
 
 
 def _no_int4(rig: Rig) -> Missing | None:

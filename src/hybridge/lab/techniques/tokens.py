@@ -152,6 +152,7 @@ ROWS: tuple[Technique, ...] = (
         stage="cache",
         apply=_tgate,
         why_missing=_why_not_tgate,
+        group="cache",
         needs=("tgate",),
     ),
 )
