@@ -127,7 +127,9 @@ def test_it_ends_with_the_asker(variables: dict[str, str], tmp_path: Path, how: 
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     job = json.dumps({"what": "hang", "path": str(pipe)})
-    code = f"from hybridge.lab.process import ask; ask('small_worker', {job})"
+    # What runs in the background of a shell ignores Ctrl-C, and so would this one's children.
+    hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{hears}; from hybridge.lab.process import ask; ask('small_worker', {job})"
     asker = subprocess.Popen(
         [sys.executable, "-c", code], env={**os.environ, **variables}, stderr=subprocess.DEVNULL
     )
