@@ -50,6 +50,7 @@ $(VENV)/server $(VENV)/dev: $(VENV)/%: pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[$*]'
 	@touch $@
 
+# Compiled: torchao's sources make Python warn when it compiles them, and warnings end tests.
 $(VENV)/quantisers: $(VENV)/dev
-	$(INSTALL) --no-deps --upgrade --target $@ bitsandbytes ninja optimum-quanto sdnq torchao
+	$(INSTALL) --compile --no-deps --upgrade --target $@ bitsandbytes ninja optimum-quanto sdnq torchao
 	@touch $@
