@@ -12,7 +12,7 @@ from live_bytes import LiveBytes
 
 from hybridge.engine.execute import Executor
 from hybridge.engine.lowering import lower, skeleton
-from hybridge.engine.plan import WITHIN_ROUNDING, Plan, plan, show_bytes
+from hybridge.engine.plan import IN_MEMORY, WITHIN_ROUNDING, Plan, plan, show_bytes
 from hybridge.engine.ways import Arithmetic
 from hybridge.errors import RequestError, TooLarge
 
@@ -120,17 +120,19 @@ class TestFullSize:
             except TooLarge:
                 break
             assert chosen.peak_bytes <= budget
-            assert chosen.flops >= flops
+            assert chosen.flops >= flops or chosen.mode == "spill"  # which parks instead of making again
             modes.append(chosen.mode)
             budget, flops = chosen.peak_bytes - 1, chosen.flops
-        assert list(dict.fromkeys(modes)) == ["strips", "lean", "recompute"]
-        assert budget < 1.7 * GIB  # one activation of the widest block is 1 GiB
+        assert list(dict.fromkeys(modes)) == ["strips", "lean", "recompute", "spill"]
+        assert modes.count("spill") > 1
+        assert budget < 0.4 * GIB  # one activation of the widest block is 1 GiB
 
     def test_tiles_are_the_last_resort_and_only_if_allowed(self) -> None:
         options = {"budget_bytes": GIB // 2, "tile": (64, 64)}
         with pytest.raises(TooLarge):
-            self.plan(2048, **options)
-        chosen = self.plan(2048, **options, modes=(*WITHIN_ROUNDING, "tiles"))
+            self.plan(2048, **options, modes=IN_MEMORY)
+        assert self.plan(2048, **options, modes=(*WITHIN_ROUNDING, "tiles")).mode == "spill"
+        chosen = self.plan(2048, **options, modes=(*IN_MEMORY, "tiles"))
         assert chosen.mode == "tiles"
         assert chosen.peak_bytes <= GIB // 2
         assert "an approximation was allowed" in chosen.reason

@@ -94,6 +94,12 @@ def serve(
         help="Load all models before listening, not when they are first asked for.",
         rich_help_panel=_LOAD,
     ),
+    spill: str = typer.Option(
+        None,
+        help="Folder in which a CPU may park activations, namelessly, when --memory has no room for them.",
+        show_default="none: what does not fit is refused",
+        rich_help_panel=_LOAD,
+    ),
     spool: str = typer.Option(
         None,
         help="Folder in which long work survives the process.",
@@ -173,7 +179,7 @@ def serve(
         backend = LocalBackend(
             {},
             cold=[resolve(argument) for argument in settings.models],
-            options=EngineOptions(settings.device, settings.dtype, settings.exactness),
+            options=EngineOptions(settings.device, settings.dtype, settings.exactness, settings.spill),
             limits=settings.line_limits,
             memory_bytes=settings.memory,
         )

@@ -42,7 +42,8 @@ class Room(ABC):
     def _result(self, out: torch.Tensor | None, channels: int, rows: int, width: int) -> torch.Tensor:
         """``out`` if it can be written to, else memory of the room's own, taken when it is first needed."""
         shape = (1, channels, rows, width)
-        if out is not None and out.dtype == self._like.dtype and out.shape == shape:
+        alike = out is not None and (out.dtype, out.device) == (self._like.dtype, self._like.device)
+        if out is not None and alike and out.shape == shape:
             return out
         if self._made is None:  # the first strip is the largest
             self._made = allocate_picture(self._like, channels, rows, width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from .execute import Progress, ShouldStop
 from .lowering import lower
 from .memory import failures_named
 from .options import Choice, EngineOptions, choose_device, choose_dtype
-from .plan import WITHIN_ROUNDING, Mode, Plan
+from .plan import IN_MEMORY, WITHIN_ROUNDING, Mode, Plan
 from .prepared import prepared_bytes
 from .process import apart
 from .program import Task
@@ -33,6 +34,7 @@ class Engine:
         device: Where it runs, and why there.
         dtype: In which precision, and why in this one.
         modes: Of running it, those that are allowed.
+        spill: Folder in which a CPU parks activations, if mode ``spill`` is allowed; None for the temporary one.
         weights_bytes: What it keeps between runs: the module's weights, and the forms of them that runs in strips
             work with.  Those are made by the first run of a task, and counted from the beginning.
     """
@@ -41,12 +43,13 @@ class Engine:
     module: Any
     device: Choice[torch.device]
     dtype: Choice[torch.dtype]
-    modes: tuple[Mode, ...] = WITHIN_ROUNDING
+    modes: tuple[Mode, ...] = IN_MEMORY
+    spill: Path | None = None
     weights_bytes: int = field(init=False)
     _runner: Runner = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        runner = Runner(self.module)
+        runner = Runner(self.module, self.spill)
         own = sum(tensor.nbytes for tensor in (*self.module.parameters(), *self.module.buffers()))
         kept_bytes = own + (0 if self.modes == ("whole",) else runner.prepared_bytes)
         object.__setattr__(self, "_runner", runner)  # the class is frozen to everyone else
@@ -64,8 +67,11 @@ class Engine:
         device = choose_device(options.device)
         dtype = choose_dtype(options.dtype, spec, device.value)
         module = apart(lambda: loading.load(spec, dtype.value, device.value))
-        modes: tuple[Mode, ...] = ("whole",) if options.exactness == "bitwise" else WITHIN_ROUNDING
-        return cls(spec, module, device, dtype, modes)
+        keeps_off_the_disk = device.value.type == "cpu" and options.spill is None
+        modes: tuple[Mode, ...] = IN_MEMORY if keeps_off_the_disk else WITHIN_ROUNDING
+        if options.exactness == "bitwise":
+            modes = ("whole",)
+        return cls(spec, module, device, dtype, modes, options.spill)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -11,7 +11,9 @@ module's own forward.  What cannot run in strips runs as the plain module; :meth
 from __future__ import annotations
 
 import logging
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ from torch import nn
 
 from ..errors import RequestError
 from .execute import Progress, ShouldStop
-from .plan import Plan
+from .plan import IN_MEMORY, WITHIN_ROUNDING, Mode, Plan
 from .program import Task
 from .runner import Runner
 
@@ -36,7 +38,9 @@ _UNITS = {"": 1, "B": 1} | {
 }
 
 
-def exact(vae: nn.Module, budget: int | str | None = None) -> ExactVAE:
+def exact(
+    vae: nn.Module, budget: int | str | None = None, *, spill: bool | str | os.PathLike[str] = True
+) -> ExactVAE:
     """Wraps a diffusers VAE so that it runs untiled within ``budget``.
 
     The pictures are those of ``vae`` without tiling, within rounding; see :mod:`.execute`.
@@ -45,11 +49,28 @@ def exact(vae: nn.Module, budget: int | str | None = None) -> ExactVAE:
         vae: An AutoencoderKL, AutoencoderKLFlux2 or AutoencoderTiny; any other module is run as it is.
         budget: Bytes that one call may take on top of the weights, input and output included: a number, or a string
             such as ``"2GiB"`` or ``"800MiB"``.  None for no bound.
+        spill: Whether activations may be parked when nothing else fits the budget: on a CPU in a nameless file in
+            this folder, or in the system's temporary one for True, on a GPU in the host's memory.  A temporary
+            folder that lies in memory, as ``/tmp`` does on some systems, saves none.
 
     Raises:
-        RequestError: for a budget that is none.
+        RequestError: for a budget that is none, or a folder that is not there.
     """
-    return ExactVAE(vae, parse_bytes(budget))
+    folder = None if isinstance(spill, bool) else check_folder(spill)
+    modes = WITHIN_ROUNDING if spill is not False else IN_MEMORY
+    return ExactVAE(vae, parse_bytes(budget), modes, folder)
+
+
+def check_folder(path: str | os.PathLike[str]) -> Path:
+    """A folder to spill to.
+
+    Raises:
+        RequestError: when it is none, or cannot be written to.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise RequestError("cannot spill there", saw=str(folder), expected="a folder that can be written to")
+    return folder
 
 
 def parse_bytes(text: int | str | None) -> int | None:
@@ -75,20 +96,28 @@ class ExactVAE(nn.Module):
     Attributes:
         vae: The wrapped module; it owns the weights.
         budget_bytes: What one call may take on top of them, or None.
+        modes: Ways of running that a call may take.
         use_tiling: Always false.
         use_slicing: Whether the plain forward takes one item at a time; strips always do.
     """
 
-    def __init__(self, vae: nn.Module, budget_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        vae: nn.Module,
+        budget_bytes: int | None = None,
+        modes: tuple[Mode, ...] = WITHIN_ROUNDING,
+        spill_to: Path | None = None,
+    ) -> None:
         super().__init__()
         self.vae = vae
         self.training = vae.training
         self.budget_bytes = budget_bytes
+        self.modes = modes
         self.use_tiling = False
         self.use_slicing = bool(getattr(vae, "use_slicing", False))
         if getattr(vae, "use_tiling", False):
             vae.disable_tiling()  # type: ignore[operator] # what has the flag has the method
-        self._runner = Runner(vae)
+        self._runner = Runner(vae, spill_to)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -140,7 +169,7 @@ class ExactVAE(nn.Module):
             TooLarge: when nothing fits the budget; names the smallest that would.
             CannotLower: when the module cannot be planned; see :meth:`why_plain`.
         """
-        return self._runner.plan(task, batch, height, width, budget_bytes=self.budget_bytes)
+        return self._runner.plan(task, batch, height, width, budget_bytes=self.budget_bytes, modes=self.modes)
 
     @apply_forward_hook  # type: ignore[untyped-decorator] # lets accelerate bring the weights to the device
     def decode(
@@ -220,5 +249,10 @@ class ExactVAE(nn.Module):
         self, task: Task, source: torch.Tensor, progress: Progress | None, should_stop: ShouldStop | None
     ) -> torch.Tensor:
         return self._runner.run(
-            task, source, budget_bytes=self.budget_bytes, progress=progress, should_stop=should_stop
+            task,
+            source,
+            budget_bytes=self.budget_bytes,
+            modes=self.modes,
+            progress=progress,
+            should_stop=should_stop,
         )

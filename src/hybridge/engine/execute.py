@@ -4,12 +4,14 @@ Numbers: a group norm's statistics are taken per strip, in float32 at least, and
 depend on where strips begin; everything else is what the plain forward computes, row by row.  The result is *within
 rounding* of the plain forward, never a blend.
 
-Memory: what the plan says.  Activations lie channels-last, so that the rows of a strip are one piece of memory.
+Memory: what the plan says; what it parks is in :mod:`.parking`.  Activations lie channels-last, so that the rows of
+a strip are one piece of memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,6 +19,7 @@ from torch import nn
 from ..errors import RequestError, Stopped
 from .memory import allocate_picture
 from .ops import Attend
+from .parking import Parked
 from .plan import Plan
 from .program import Program
 from .statistics import Moments
@@ -40,10 +43,12 @@ class Executor:
     Args:
         program: What to run.
         module: The module that it was lowered from.
+        spill_to: The folder in which activations are parked, if a plan parks any; None for the temporary one.
     """
 
-    def __init__(self, program: Program, module: nn.Module) -> None:
+    def __init__(self, program: Program, module: nn.Module, spill_to: Path | None = None) -> None:
         self.program = program
+        self._spill_to = spill_to
         self._parts = dict(module.named_modules())
         self._parameters = list(module.parameters())
         self._bound: dict[int, tuple[Way | None, _Bound]] = {}
@@ -72,6 +77,7 @@ class Executor:
         Raises:
             RequestError: when the source is not what the plan was made for.
             Stopped: when ``should_stop`` said so.
+            OutOfMemory: when there is no room to park what the plan parks.
         """
         self._check(source, plan)
         bound = self._bind(source.dtype, plan)
@@ -120,7 +126,8 @@ class Executor:
         self, bound: list[_Bound], source: torch.Tensor, output: torch.Tensor, plan: Plan
     ) -> Generator[None]:
         for item in range(plan.batch):
-            run = _Item(self.program, plan, bound, source[item : item + 1], output[item : item + 1])
+            ends = source[item : item + 1], output[item : item + 1]
+            run = _Item(self.program, plan, bound, *ends, self._spill_to)
             for index in range(len(bound)):
                 yield from run.op(index)
 
@@ -129,13 +136,21 @@ class _Item:
     """One item of the batch on its way through the program: which values exist, and where."""
 
     def __init__(
-        self, program: Program, plan: Plan, bound: list[_Bound], source: torch.Tensor, output: torch.Tensor
+        self,
+        program: Program,
+        plan: Plan,
+        bound: list[_Bound],
+        source: torch.Tensor,
+        output: torch.Tensor,
+        spill_to: Path | None,
     ) -> None:
         self._program, self._plan, self._bound, self._output = program, plan, bound, output
+        self._spill_to = spill_to
         self._sizes = program.sizes(plan.height, plan.width)
         self._values = {0: source}
         self._moments: dict[int, Moments] = {}
         self._buffers: dict[int, torch.Tensor] = {}
+        self._parked: dict[int, Parked] = {}
 
     def op(self, index: int) -> Generator[None]:
         """Runs one op, yielding after every strip, and frees what nothing reads any more."""
@@ -150,6 +165,7 @@ class _Item:
             for strip in self._strips_of(index):
                 gather.add(strip.made)
                 del strip  # before the next one is made
+                self._release()
                 yield
         self._free(index)
 
@@ -160,10 +176,11 @@ class _Item:
         for strip in self._strips_of(index, into):
             place = into(strip.first, strip.end)
             if strip.made.data_ptr() != place.data_ptr():
-                place.copy_(strip.made)
+                place.copy_(strip.made, non_blocking=True)
             if gather:
                 gather.add(strip.made)
             del strip  # before the next one is made
+            self._release()
             yield
 
     def _strips_of(self, index: int, into: Into | None = None) -> Generator[Strip]:
@@ -184,9 +201,18 @@ class _Item:
 
     def _buffer(self, index: int) -> torch.Tensor:
         if index not in self._buffers:
-            shape = self._plan.buffers[index]
-            self._buffers[index] = allocate_picture(self._output, shape.channels, shape.height, shape.width)
+            buffer = self._plan.buffers[index]
+            shape = buffer.channels, buffer.height, buffer.width
+            if buffer.is_parked:
+                self._parked[index] = Parked(self._output, *shape, self._spill_to)
+                self._buffers[index] = self._parked[index].tensor
+            else:
+                self._buffers[index] = allocate_picture(self._output, *shape)
         return self._buffers[index]
+
+    def _release(self) -> None:
+        for parked in self._parked.values():
+            parked.release()
 
     def _free(self, index: int) -> None:
         for value in [value for value in self._moments if self._plan.last_reads[value] <= index]:
@@ -195,6 +221,7 @@ class _Item:
             del self._values[value]
         for buffer in [b for b in self._buffers if self._plan.buffers[b].last_op <= index]:
             del self._buffers[buffer]
+            self._parked.pop(buffer, None)
 
 
 def _identity(parameter: torch.Tensor) -> tuple[object, ...]:

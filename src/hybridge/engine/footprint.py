@@ -7,8 +7,9 @@ A target takes over a buffer that it may overwrite, where there is one:
   already normalised, so the source's own rows may go
 
 With that no more than two activations exist at a time, whatever the number of layers.  Values that are *streamed*
-do not exist at all.  Items of a batch do not touch each other, so they run one after another, and a batch costs its
-input and its output more than one item.
+do not exist at all, and buffers that are *parked* lie outside of the memory that is counted: in a file, or on a GPU
+in the host's.  Items of a batch do not touch each other, so they run one after another, and a batch costs its input
+and its output more than one item.
 
 Everything here is in bytes, counts what is on top of the weights, and includes input and output.
 """
@@ -41,6 +42,7 @@ class Buffer:
         nbytes: Of the whole.
         first_op: The op that writes it first; it is allocated then.
         last_op: The op after which it is freed.
+        is_parked: Whether it lies outside of the memory that the plan bounds; see :mod:`.parking`.
     """
 
     channels: int
@@ -49,6 +51,7 @@ class Buffer:
     nbytes: int
     first_op: int
     last_op: int
+    is_parked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +196,17 @@ class Footprint:
     Attributes:
         shape: The shape.
         streamed: Values that never exist whole.
+        parked: Indices of the buffers that lie outside of the memory that is counted.
         last_reads: For every value the index of the op that reads it last, be it through streams.
         buffers: Of the values that exist.
         flops: Operations; those of values that are streamed count as often as they are made.
         work: What of them is multiplied, as a measure of time.
     """
 
-    def __init__(self, shape: Shape, streamed: frozenset[int] = frozenset()) -> None:
-        self.shape, self.streamed = shape, streamed
+    def __init__(
+        self, shape: Shape, streamed: frozenset[int] = frozenset(), parked: frozenset[int] = frozenset()
+    ) -> None:
+        self.shape, self.streamed, self.parked = shape, streamed, parked
         self.last_reads = self._last_reads()
         self._homes, self.buffers = self._place()
         self._times = self._count()
@@ -250,6 +256,33 @@ class Footprint:
                 best = worth, other
         return None if best is None else best[1]
 
+    def with_more_parked(self, strip_bytes: int) -> Footprint | None:
+        """The same with one more buffer parked, of those that exist at the peak; None if that lowers nothing."""
+        taken = self.taken(strip_bytes)
+        peak = max(taken)
+        at_peak = taken.index(peak)
+        best: tuple[float, Footprint] | None = None
+        for buffer in self._may_park(at_peak):
+            other = Footprint(self.shape, self.streamed, self.parked | {buffer})
+            others = other.taken(strip_bytes)
+            saved = taken[at_peak] - others[at_peak]
+            if saved <= 0 or max(others) > peak:
+                continue
+            worth = saved / self._moved(buffer)
+            if best is None or worth > best[0]:
+                best = worth, other
+        return None if best is None else best[1]
+
+    @property
+    def parked_bytes(self) -> int:
+        """Most bytes of parked buffers at a time."""
+        parked = [buffer for buffer in self.buffers if buffer.is_parked]
+        together = (
+            sum(other.nbytes for other in parked if other.first_op <= buffer.first_op <= other.last_op)
+            for buffer in parked
+        )
+        return max(together, default=0)
+
     def _last_reads(self) -> tuple[int, ...]:
         last = list(self.shape.program.last_reads())
         for value in reversed(range(len(last))):
@@ -298,8 +331,15 @@ class Footprint:
             home_of[op.target] = taken
             spans[taken][2] = self.last_reads[op.target]
         buffers = tuple(
-            Buffer(shape.program.channels[value], *shape.sizes[value], shape.nbytes[value], first, last)
-            for value, first, last in spans
+            Buffer(
+                shape.program.channels[value],
+                *shape.sizes[value],
+                shape.nbytes[value],
+                first,
+                last,
+                index in self.parked,
+            )
+            for index, (value, first, last) in enumerate(spans)
         )
         return [home_of.get(op.target) for op in shape.program.ops], buffers
 
@@ -320,7 +360,7 @@ class Footprint:
         """For every op the bytes that exist while it runs."""
         return [
             self.shape.ends_bytes
-            + sum(b.nbytes for b in self.buffers if b.first_op <= index <= b.last_op)
+            + sum(b.nbytes for b in self.buffers if b.first_op <= index <= b.last_op and not b.is_parked)
             + self._scratch(index, strip_bytes)
             + self._statistics(index, strip_bytes)
             for index in range(len(self.shape.program.ops))
@@ -337,7 +377,45 @@ class Footprint:
         op = self.shape.program.ops[index]
         streams = [value for value in (op.source, op.residual) if value in self.streamed]
         own = max(self.shape.scratch(index, strip_bytes), self._merging(op, strip_bytes))
+        own += self._fetched(index, strip_bytes)
         return own + sum(self._scratch(value - 1, strip_bytes) for value in streams if value is not None)
+
+    def _fetched(self, index: int, strip_bytes: int) -> int:
+        """Bytes of the rows of parked buffers that are at hand while a strip is made."""
+        op, rows = self.shape.program.ops[index], self.shape.rows(index, strip_bytes)
+        first, end = (0, rows) if isinstance(op, Attend) else op.rows_read(0, rows)
+        read = {op.source: end - first, op.target: rows}
+        if op.residual is not None:
+            read[op.residual] = read.get(op.residual, 0) + rows
+        return sum(
+            min(count, self.shape.sizes[value][0]) * self.shape.nbytes[value] // self.shape.sizes[value][0]
+            for value, count in read.items()
+            if self._is_parked(value)
+        )
+
+    def _is_parked(self, value: int) -> bool:
+        return value > 0 and self._homes[value - 1] in self.parked
+
+    def _may_park(self, running: int) -> Iterator[int]:
+        """Buffers that exist while an op runs; what attention reads or makes stays, for it is small."""
+        program = self.shape.program
+        attended = {
+            self._homes[value - 1]
+            for op in program.ops
+            if isinstance(op, Attend)
+            for value in (op.source, op.target)
+            if value > 0
+        }
+        for index, buffer in enumerate(self.buffers):
+            if not buffer.is_parked and buffer.first_op <= running <= buffer.last_op and index not in attended:
+                yield index
+
+    def _moved(self, buffer: int) -> int:
+        """Bytes that are written to and read from a buffer."""
+        program = self.shape.program
+        values = [index + 1 for index, home in enumerate(self._homes) if home == buffer]
+        times = sum(1 + sum(self._times[reader] for reader in program.readers(value)) for value in values)
+        return times * self.buffers[buffer].nbytes
 
     def _merging(self, op: Convolve | Attend, strip_bytes: int) -> int:
         """What is taken to merge the statistics of the strips of what an op normalises."""

@@ -6,6 +6,7 @@ Every automatic choice is a :class:`Choice`: the value and the reason, which rea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, Literal, TypeVar, get_args
 
 import torch
@@ -30,11 +31,13 @@ class EngineOptions:
         dtype: ``auto`` or a floating dtype's name.
         exactness: ``rounding`` leaves the engine free to run in strips, which is faster and takes less memory;
             ``bitwise`` runs diffusers' own forward, untouched.
+        spill: Folder in which a CPU may park activations that memory has no room for; None keeps off the disk.
     """
 
     device: str = "auto"
     dtype: DtypeName = "auto"
     exactness: Exactness = "rounding"
+    spill: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

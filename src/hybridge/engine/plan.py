@@ -10,6 +10,8 @@ takes; here the least that is given up for memory is chosen, in this order:
 * ``lean``: what ×2 makes, the widest values, never exists whole.  It is made again, strip by strip, whenever it is
   read: once for its statistics, once for every reader.
 * ``recompute``: so are values within residual blocks.
+* ``spill``: activations lie in a file, on a GPU in the host's memory, and strips of them are fetched; beside that
+  as ``lean``.
 * smaller strips
 * ``tiles``: the module's own tiling, an approximation, and only for those who allow it.
 
@@ -27,10 +29,13 @@ from .footprint import Buffer, Footprint, Shape, Step
 from .program import Program
 from .ways import Arithmetic
 
-Mode = Literal["whole", "strips", "lean", "recompute", "tiles"]
+Mode = Literal["whole", "strips", "lean", "recompute", "spill", "tiles"]
 
 #: The modes that give the plain forward's picture within rounding.
-WITHIN_ROUNDING: tuple[Mode, ...] = ("whole", "strips", "lean", "recompute")
+WITHIN_ROUNDING: tuple[Mode, ...] = ("whole", "strips", "lean", "recompute", "spill")
+
+#: Those of them that park nothing.
+IN_MEMORY: tuple[Mode, ...] = tuple(mode for mode in WITHIN_ROUNDING if mode != "spill")
 
 #: A strip on a device that needs none for speed: large enough to fill it, small beside an activation.
 _STRIP_BYTES_WITHOUT_CACHE = 256 * 2**20
@@ -66,6 +71,8 @@ class Plan:
         last_reads: For every value the op after which it is not needed any more; empty where steps are.
         peak_bytes: Most that exists at one time on top of the weights, input and output included.  For ``whole`` it
             follows what diffusers' code keeps alive, and leaves out what a convolution takes inside itself.
+        parked_bytes: Most that lies in a file, or on a GPU in the host's memory, at one time; 0 in other modes than
+            ``spill``.
         flops: Of the whole batch; see :meth:`.Program.flops`.
         reason: Why this mode and these strips, in a sentence with numbers.
     """
@@ -79,6 +86,7 @@ class Plan:
     buffers: tuple[Buffer, ...]
     last_reads: tuple[int, ...]
     peak_bytes: int
+    parked_bytes: int
     flops: int
     reason: str
 
@@ -135,6 +143,7 @@ def plan(
             chosen.buffers if chosen else (),
             chosen.last_reads if chosen else (),
             peak_bytes,
+            chosen.parked_bytes if chosen else 0,
             batch * (chosen.flops if chosen else sum(shape.flops)),
             reason,
         )
@@ -151,6 +160,8 @@ def plan(
         if budget_bytes is None or peak <= budget_bytes:
             again = chosen.work / sum(shape.work) - 1
             more = f" and {again:.0%} more multiplications" if chosen.streamed else ""
+            if chosen.parked:
+                more += f", with {show_bytes(chosen.parked_bytes)} of activations parked elsewhere"
             return made(
                 mode,
                 peak,
@@ -198,7 +209,8 @@ def _in_strips(
     if budget_bytes is None:
         # As for one item, so that a batch is run like each of its items alone.
         item = Shape(shape.program, 1, shape.height, shape.width, shape.arithmetic)
-        for mode, level in _frugal(_levels(item, modes, strip_bytes), strip_bytes, whole_peak // shape.batch):
+        in_memory = tuple(mode for mode in modes if mode in IN_MEMORY)
+        for mode, level in _frugal(_levels(item, in_memory, strip_bytes), strip_bytes, whole_peak // shape.batch):
             yield mode, Footprint(shape, level.streamed), strip_bytes
         return
     for mode, level in _levels(shape, modes, strip_bytes):
@@ -210,19 +222,24 @@ def _in_strips(
 
 
 def _levels(shape: Shape, modes: tuple[Mode, ...], strip_bytes: int) -> Iterator[tuple[Mode, Footprint]]:
-    """Fewer and fewer values that exist whole: first of those that ×2 makes, then of any.
+    """Fewer and fewer values that exist whole: first of those that ×2 makes, then of any, or parked instead.
 
     At each level the value goes that is there when memory is at its peak, and whose going lowers it most for the
     work that it adds.
     """
-    footprint = Footprint(shape)
+    footprint = lean = Footprint(shape)
     if "strips" in modes:
         yield "strips", footprint
     stages: tuple[tuple[Mode, bool], ...] = (("lean", True), ("recompute", False))
     for mode, only_doubled in stages:
         while mode in modes and (leaner := footprint.leaner(strip_bytes, only_doubled=only_doubled)) is not None:
             footprint = leaner
+            if mode == "lean":
+                lean = footprint
             yield mode, footprint
+    while "spill" in modes and (parked := lean.with_more_parked(strip_bytes)) is not None:
+        lean = parked
+        yield "spill", parked
 
 
 def _frugal(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -56,10 +57,11 @@ class Runner:
 
     Args:
         module: It owns the weights.
+        spill_to: The folder in which mode ``spill`` parks activations on a CPU; None for the temporary one.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
+    def __init__(self, module: nn.Module, spill_to: Path | None = None) -> None:
+        self._module, self._spill_to = module, spill_to
         self._overflows = False
         self._plan = lru_cache(_PLANS_KEPT)(plan)
         self._executors: dict[Task, Executor] = {}
@@ -160,6 +162,7 @@ class Runner:
             RequestError: when it is not what the module takes.
             TooLarge: when the budget is too small; nothing was allocated.
             Stopped: when ``should_stop`` said so.
+            OutOfMemory: in mode ``spill``, when there is no room to park activations.
         """
         reason = self.why_plain(task)
         if reason is not None:
@@ -224,7 +227,7 @@ class Runner:
 
     def _lower(self, task: Task) -> None:
         try:
-            self._executors[task] = Executor(lower(self._module, task), self._module)
+            self._executors[task] = Executor(lower(self._module, task), self._module, self._spill_to)
         except CannotLower as reason:
             self._not_lowered[task] = str(reason)
             _log.warning("%s runs as the plain module: %s", task, reason)

@@ -72,9 +72,9 @@ class Normalise:
         self._nothing = mean.new_empty(0)
 
     def __call__(self, rows: torch.Tensor, out: torch.Tensor) -> None:
-        """Normalised rows (1, C, n, W), channels-last, into ``out``, which may be wider numbers."""
-        if rows.dtype != out.dtype:
-            out.copy_(rows)
+        """Normalised rows (1, C, n, W), channels-last, into ``out``: perhaps wider numbers, perhaps elsewhere."""
+        if (rows.dtype, rows.device) != (out.dtype, out.device):
+            out.copy_(rows, non_blocking=True)
             rows = out
         # A batch norm with given statistics is the same formula, and torch has it with ``out``, vectorised, and
         # with float32 parameters for half-precision rows.

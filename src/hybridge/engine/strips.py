@@ -48,7 +48,7 @@ class Rows(ABC):
 
 
 class Stored(Rows):
-    """All rows exist, (1, C, H, W)."""
+    """All rows exist, (1, C, H, W); where they are parked, not on the device that reads them."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
@@ -183,8 +183,10 @@ class ConvolutionStrips:
         place: torch.Tensor | None,
     ) -> torch.Tensor:
         """The sum of both, in its place already if that holds numbers as wide."""
-        total = made if place is None or place.dtype != made.dtype else place
+        alike = place is not None and (place.dtype, place.device) == (made.dtype, made.device)
+        total = place if place is not None and alike else made
         for row, piece in residual:
+            piece = piece.to(made.device, non_blocking=True)
             rows = slice(row - first, row - first + piece.shape[2])
             if self._shortcut is None:
                 torch.add(made[:, :, rows], piece, out=total[:, :, rows])
@@ -291,4 +293,4 @@ _IN_PLACE: dict[str, Callable[[torch.Tensor], Any]] = {
 
 
 def _copy(rows: torch.Tensor, out: torch.Tensor) -> None:
-    out.copy_(rows)
+    out.copy_(rows, non_blocking=True)

@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     exactness: Literal["bitwise", "rounding"] = "rounding"
+    spill: Path | None = None
     queue_limit: int = Field(default=64, ge=1)
     max_body_mib: int = Field(default=256, ge=1)
     max_pixels: int = Field(default=2048 * 2048, ge=64, le=_MOST_PIXELS)
@@ -101,6 +102,13 @@ class Settings(BaseSettings):
             return int(float(match[1]) * 1024 ** (1 + "KMG".index(match[2])))
         if isinstance(value, str) and not value.isdecimal():
             raise ValueError("a number of bytes, such as 8GiB")
+        return value
+
+    @field_validator("spill")
+    @classmethod
+    def _check_folder(cls, value: Path | None) -> Path | None:
+        if value is not None and not (value.is_dir() and os.access(value, os.W_OK)):
+            raise ValueError("not a folder that can be written to")
         return value
 
     @model_validator(mode="after")

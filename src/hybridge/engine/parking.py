@@ -1,0 +1,81 @@
+"""Memory for activations that lie outside of what a plan bounds, so that a budget may be less than one of them.
+
+On a CPU that is a file without a name, mapped: strips are read and written in place, and :meth:`Parked.release`
+takes the pages out of the process again.  The system keeps them in its cache for as long as nobody needs that
+memory, so a machine with room loses little time.  On another device it is the host's memory, pinned, and strips are
+copied.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import mmap
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from ..errors import OutOfMemory
+
+
+class Parked:
+    """One parked activation.
+
+    Attributes:
+        tensor: (1, C, H, W), channels-last.
+    """
+
+    def __init__(self, like: torch.Tensor, channels: int, height: int, width: int, folder: Path | None) -> None:
+        """Takes the memory.
+
+        Args:
+            like: Of the dtype to keep, on the device to run on.
+            channels: C.
+            height: H.
+            width: W.
+            folder: Where the file is made; None for the system's temporary folder.
+
+        Raises:
+            OutOfMemory: when there is no room, or the folder cannot be written to.
+        """
+        shape = (1, height, width, channels)
+        self._mapped: mmap.mmap | None = None
+        if like.device.type == "cpu":
+            self._mapped = _mapped_file(math.prod(shape) * like.itemsize, folder)
+            tensor = torch.frombuffer(self._mapped, dtype=like.dtype).view(shape)
+        else:
+            tensor = torch.empty(shape, dtype=like.dtype, pin_memory=like.device.type == "cuda")
+        self.tensor = tensor.permute(0, 3, 1, 2)
+
+    def release(self) -> None:
+        """Lets the process forget the pages that were touched; what they hold stays."""
+        if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapped_file(nbytes: int, folder: Path | None) -> mmap.mmap:
+    where = folder or Path(tempfile.gettempdir())
+    try:
+        with tempfile.TemporaryFile(dir=where, prefix="hybridge-") as file:
+            _reserve(file, nbytes, where)
+            return mmap.mmap(file.fileno(), nbytes)
+    except OSError as error:
+        raise OutOfMemory(
+            f"no room to park {nbytes} bytes of activations",
+            saw=f"{where}: {error.strerror}",
+            hint="another folder to spill to, or a larger budget",
+        ) from None
+
+
+def _reserve(file: IO[bytes], nbytes: int, where: Path) -> None:
+    """Takes the room on the disk now: written through a mapping, a full disk would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, nbytes)
+        return
+    if shutil.disk_usage(where).free < nbytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    file.truncate(nbytes)
