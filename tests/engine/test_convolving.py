@@ -12,8 +12,8 @@ from hybridge.engine.ops import Convolve, Padding, Weights
 from hybridge.engine.ways import Arithmetic, Way, way_of
 from hybridge.engine.winograd import transform
 
-TALL, SQUARE = Way("winograd", 4, 2), Way("winograd", 2, 2)
-FOUR, NINE = Way("four-phases", 2), Way("nine-products", 2)
+LARGE, TALL, SQUARE = (Way("winograd", *tile) for tile in ((4, 4), (4, 2), (2, 2)))
+FOUR, NINE = Way("four-phases", 2, 2), Way("nine-products", 2, 2)
 
 
 def convolution(*, doubled: bool = False, into: int = 6, out: int = 10) -> Convolve:
@@ -24,7 +24,7 @@ def noise(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
 
 
-@pytest.mark.parametrize("way", [TALL, SQUARE, FOUR, NINE, Way("direct")], ids=str)
+@pytest.mark.parametrize("way", [LARGE, TALL, SQUARE, FOUR, NINE, Way("direct")], ids=str)
 @pytest.mark.parametrize("width", [8, 7, 1])
 @pytest.mark.parametrize("rows", [8, 5, 1])
 @pytest.mark.parametrize("has_bias", [True, False])
@@ -64,7 +64,7 @@ def test_float32_rounds_hardly_more_than_a_direct_convolution(way, channels) -> 
     assert distance(room.convolve(8, None)) <= 1.25 * direct
 
 
-@pytest.mark.parametrize(("way", "products"), [(TALL, 24 / 8), (SQUARE, 16 / 4)])
+@pytest.mark.parametrize(("way", "products"), [(LARGE, 36 / 16), (TALL, 24 / 8), (SQUARE, 16 / 4)])
 def test_how_many_products_an_output_takes(way, products) -> None:
     weight = noise(10, 6, 3, 3)
     prepared = prepare(convolution(), way, weight, None)
@@ -85,7 +85,8 @@ class TestTheWayThatIsTaken:
     transforming = Arithmetic(4, 4, 2**20, 32)
 
     def test_many_channels_are_transformed(self) -> None:
-        assert way_of(convolution(into=128, out=32), self.transforming) == TALL
+        assert way_of(convolution(into=128, out=512), self.transforming) == TALL
+        assert way_of(convolution(into=128, out=32), self.transforming) == LARGE
         assert way_of(convolution(into=64, out=64), self.transforming) == SQUARE
         assert way_of(convolution(doubled=True, into=64, out=64), self.transforming) == NINE
 

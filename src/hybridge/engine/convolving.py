@@ -15,10 +15,11 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
+from .compiled import Compiled, compiled_for
 from .memory import allocate, allocate_picture
 from .ops import Convolve
-from .ways import Way, nine_products, tiles_of
-from .winograd import Matrix, transform
+from .ways import Way
+from .winograd import Matrix
 
 
 class Room(ABC):
@@ -70,8 +71,8 @@ def prepare(op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | N
     kinds: dict[str, type[Convolution]] = {
         "direct": Direct,
         "four-phases": FourPhases,
-        "winograd": Winograd,
-        "nine-products": NineProducts,
+        "winograd": Transformed,
+        "nine-products": Transformed,
     }
     return kinds[way.kind](op, way, weight, bias)
 
@@ -125,73 +126,101 @@ class _FourPhasesRoom(Room):
         return made
 
 
-class Winograd(Convolution):
-    """3×3 with padding 1, in tiles."""
+class Transformed(Convolution):
+    """3×3 with padding 1, perhaps after nearest ×2: tiles are transformed, multiplied, and transformed back."""
 
     def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__(op, way, weight, bias)
-        self.along_rows, self.along_columns = transform(way.rows), transform(way.columns)
+        if way.transforms is None:
+            raise TypeError(f"{way} has no tiles")
+        self.along_rows, self.along_columns = way.transforms
         wide = torch.promote_types(weight.dtype, torch.float64)
         rows, columns = (
             torch.tensor(part.of_filter, dtype=wide, device=weight.device)
             for part in (self.along_rows, self.along_columns)
         )
         spectrum = torch.einsum("ik,ockl,jl->ijco", rows, weight.to(wide), columns)
-        self.weight = spectrum.flatten(0, 1).to(weight.dtype).contiguous()  # ((m+2)·(n+2), C, O)
+        self.weight = spectrum.flatten(0, 1).to(weight.dtype).contiguous()  # (products, C, O)
 
     def begin(self, like: torch.Tensor, rows: int, width: int) -> Room:
-        return _WinogradRoom(self, like, rows, width)
+        return _TransformedRoom(self, like, rows, width)
 
 
-class _WinogradRoom(Room):
+class _TransformedRoom(Room):
     """Two halves of memory: every step reads one and writes the other.
 
     window → input transformed along rows (first half) → and along columns (second) → products (first) → their
-    transform along rows (second) → and along columns: the result.
+    transform along rows (second) → and along columns: the result.  Compiled, both directions are one step each.
     """
 
-    def __init__(self, conv: Winograd, like: torch.Tensor, rows: int, width: int) -> None:
+    def __init__(self, conv: Transformed, like: torch.Tensor, rows: int, width: int) -> None:
         super().__init__(conv.op, conv.way, like, rows, width)
-        self._conv, self._width, self._wide = conv, width, tiles_of(width, conv.way.columns)
-        self._first, self._second = (allocate(like, count) for count in conv.way.halves(conv.op, rows, width))
-        self._views: dict[int, _WinogradViews] = {}
+        self._conv, self._width = conv, width
+        self._compiled = compiled_for(like, conv.op.weights.in_channels, conv.op.weights.out_channels)
+        _, self._wide = conv.way.tiles(conv.op, rows, width)
+        halves = conv.way.halves(conv.op, *conv.way.tiles(conv.op, rows, width))
+        self._first, self._second = (allocate(like, count) for count in halves)
+        self._views: dict[int, _TileViews] = {}
 
     def convolve(self, rows: int, out: torch.Tensor | None) -> torch.Tensor:
-        conv, (tall, broad) = self._conv, (self._conv.way.rows, self._conv.way.columns)
-        high, wide = tiles_of(rows, tall), self._wide
+        conv = self._conv
+        high = conv.along_rows.tiles(rows)
+        first, end = conv.op.rows_read(0, rows)
+        self.window[:, :, end - first : conv.along_rows.inputs(high)].zero_()
+        if self._compiled:
+            return self._convolve_compiled(self._compiled, high, rows, out)
         if high not in self._views:
             self._views[high] = self._look(high)
         views = self._views[high]
-        self.window[:, :, rows + 2 : high * tall + 2].zero_()
         _combine(conv.along_rows.of_input, views.source_lines, views.rowwise)
         _combine(conv.along_columns.of_input, views.rowwise_lines, views.spectrum)
         torch.bmm(views.operands, conv.weight, out=views.products)
         if conv.bias is not None:
             views.biased.add_(conv.bias)
         _combine(conv.along_rows.of_products, views.product_lines, views.columnwise)
-        made = self._result(out, conv.op.weights.out_channels, high * tall, wide * broad)
-        tiles = made[0].permute(1, 2, 0).view(high, tall, wide, broad, -1)
+        tall, broad = conv.along_rows.outputs, conv.along_columns.outputs
+        made = self._result(out, conv.op.weights.out_channels, high * tall, self._wide * broad)
+        tiles = made[0].permute(1, 2, 0).view(high, tall, self._wide, broad, -1)
         targets = [tiles[:, :, :, q].transpose(0, 1) for q in range(broad)]  # outputs of a tile's rows, tiles, …
         _combine(conv.along_columns.of_products, views.columnwise_lines, targets)
-        return made if made is out else made[:, :, :rows, : self._width]
+        return made if made is out else made[:, :, :rows, : conv.op.output_size(rows, self._width)[1]]
 
-    def _look(self, high: int) -> _WinogradViews:
+    def _convolve_compiled(
+        self, compiled: Compiled, high: int, rows: int, out: torch.Tensor | None
+    ) -> torch.Tensor:
+        conv, wide = self._conv, self._wide
+        weights = conv.op.weights
+        shape = (len(conv.weight), high * wide)
+        operands, products = (
+            _view(half, *shape, channels)
+            for half, channels in ((self._second, weights.in_channels), (self._first, weights.out_channels))
+        )
+        tile = conv.along_rows.step, conv.along_columns.step
+        compiled.to_spectrum(self.window, operands, high, wide, tile)
+        torch.bmm(operands, conv.weight, out=products)
+        place = out if out is not None and out.stride(1) == 1 else None  # a whole program's output is not
+        made = self._result(place, weights.out_channels, rows, conv.op.output_size(rows, self._width)[1])
+        compiled.to_picture(products, conv.bias, made, high, wide, tile)
+        return made
+
+    def _look(self, high: int) -> _TileViews:
         """At so many rows of tiles: every strip but the last has the same, and slicing takes as long as adding."""
-        (tall, broad), wide = (self._conv.way.rows, self._conv.way.columns), self._wide
+        along_rows, along_columns, wide = self._conv.along_rows, self._conv.along_columns, self._wide
         into, out = self._conv.op.weights.in_channels, self._conv.op.weights.out_channels
         source = self.window[0].permute(1, 2, 0)  # rows, columns, channels
-        rowwise = _view(self._first, tall + 2, high, wide * broad + 2, into)
-        spectrum = _view(self._second, tall + 2, broad + 2, high, wide, into)
-        products = _view(self._first, tall + 2, broad + 2, high, wide, out)
-        columnwise = _view(self._second, tall, broad + 2, high, wide, out)
-        return _WinogradViews(
-            source_lines=[source[i : i + tall * (high - 1) + 1 : tall] for i in range(tall + 2)],
+        tall, broad = along_rows.reads, along_columns.reads
+        rowwise = _view(self._first, tall, high, along_columns.inputs(wide), into)
+        spectrum = _view(self._second, tall, broad, high, wide, into)
+        products = _view(self._first, tall, broad, high, wide, out)
+        columnwise = _view(self._second, along_rows.outputs, broad, high, wide, out)
+        return _TileViews(
+            source_lines=[source[_every(i, along_rows.step, high)] for i in range(tall)],
             rowwise=rowwise.unbind(),
-            rowwise_lines=[rowwise[:, :, j : j + broad * (wide - 1) + 1 : broad] for j in range(broad + 2)],
+            rowwise_lines=[rowwise[:, :, _every(j, along_columns.step, wide)] for j in range(broad)],
             spectrum=spectrum.unbind(1),
             operands=spectrum.flatten(0, 1).flatten(1, 2),
             products=products.flatten(0, 1).flatten(1, 2),
-            biased=products[1, 1],  # of the point 1, whose products every output has once
+            biased=products[along_rows.common, along_columns.common],
             product_lines=products.unbind(),
             columnwise=columnwise.unbind(),
             columnwise_lines=columnwise.unbind(1),
@@ -199,7 +228,7 @@ class _WinogradRoom(Room):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _WinogradViews:
+class _TileViews:
     """Views of a room's memory, in the order of their use."""
 
     source_lines: Sequence[torch.Tensor]
@@ -214,94 +243,29 @@ class _WinogradViews:
     columnwise_lines: Sequence[torch.Tensor]
 
 
-class NineProducts(Convolution):
-    """Nearest ×2, then 3×3, with nine products for every four outputs.
-
-    Along a side with taps a, b, c: ``s = a + b + c`` goes with the source, ``a`` and ``c`` with its differences.
-    """
-
-    def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__(op, way, weight, bias)
-        wide = weight.to(torch.promote_types(weight.dtype, torch.float64))
-        parts = {"a": wide[:, :, 0], "s": wide.sum(2), "c": wide[:, :, 2]}  # by row; (O, I, 3) each
-        taps = {
-            row + column: part.sum(2) if column == "s" else part[:, :, "a_c".index(column)]
-            for row, part in parts.items()
-            for column in "asc"
-        }
-        #: (I, O·n) each: of the source, its differences along columns, along rows, along both.
-        self.kernels = [
-            torch.cat([taps[name] for name in names]).T.to(weight.dtype).contiguous()
-            for names in (("ss",), ("sa", "sc"), ("as", "cs"), ("aa", "ac", "ca", "cc"))
-        ]
-        self.weight = self.kernels[0]  # not a widened copy of the layer's own, which nothing reads
-
-    def begin(self, like: torch.Tensor, rows: int, width: int) -> Room:
-        return _NineProductsRoom(self, like, rows, width)
-
-
-class _NineProductsRoom(Room):
-    def __init__(self, conv: NineProducts, like: torch.Tensor, rows: int, width: int) -> None:
-        super().__init__(conv.op, conv.way, like, rows, width)
-        self._conv, self._width = conv, width
-        weights = conv.op.weights
-        sizes = nine_products(rows // 2, width, weights.in_channels, weights.out_channels)
-        self._parts = [allocate(like, size) for size in sizes]
-
-    def convolve(self, rows: int, out: torch.Tensor | None) -> torch.Tensor:
-        conv, high, width = self._conv, rows // 2, self._width
-        into, channels = conv.op.weights.in_channels, conv.op.weights.out_channels
-        source = self.window[0].permute(1, 2, 0)[: high + 2]  # one row and column more on every side
-        # A difference is of a number and the one after it.
-        columns, lines, both = (
-            _view(part, *shape, into)
-            for part, shape in zip(
-                self._parts, [(high, width + 1), (high + 1, width + 2), (high + 1, width + 1)], strict=False
-            )
-        )
-        torch.sub(source[1:-1, :-1], source[1:-1, 1:], out=columns)
-        torch.sub(source[:-1], source[1:], out=lines)
-        torch.sub(lines[:, :-1], lines[:, 1:], out=both)
-        products = []
-        operands = (source[1:-1], columns, lines, both)
-        for operand, kernel, part in zip(operands, conv.kernels, self._parts[3:], strict=True):
-            product = _view(part, *operand.shape[:2], kernel.shape[1])
-            torch.mm(operand.flatten(0, 1), kernel, out=product.flatten(0, 1))
-            products.append(product.view(*operand.shape[:2], -1, channels).unbind(2))
-        (ss,), (sa, sc), (as_, cs), (aa, ac, ca, cc) = products
-        if conv.bias is not None:
-            ss += conv.bias
-
-        made = self._result(out, channels, rows, 2 * width)
-        tiles = made[0].permute(1, 2, 0)
-        # The upper row has the difference of the row above and its own, the lower that of its own and the next.
-        own, side = _view(self._parts[0], high, width, channels), _view(self._parts[2], high, width + 1, channels)
-        for below, (differences, add) in enumerate((((as_, aa, ac), torch.add), ((cs, ca, cc), torch.sub))):
-            middle, left, right = (d[below : below + high] for d in differences)
-            add(ss[:, 1:-1], middle[:, 1:-1], out=own)
-            add(sa, left, out=side)
-            torch.add(own, side[:, :-1], out=tiles[below::2, 0::2])
-            add(sc, right, out=side)
-            torch.sub(own, side[:, 1:], out=tiles[below::2, 1::2])
-        return made
+def _every(first: int, step: int, count: int) -> slice:
+    return slice(first, first + step * (count - 1) + 1, step)
 
 
 def _combine(matrix: Matrix, sources: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> None:
     """``targets[i] = Σ matrix[i][k] · sources[k]``."""
-    for (first, second, factor, rest), target in zip(_recipe(matrix), targets, strict=True):
+    for (first, others), target in zip(_recipe(matrix), targets, strict=True):
+        if not others:
+            target.copy_(sources[first])
+            continue
+        (second, factor), *rest = others
         torch.add(sources[first], sources[second], alpha=factor, out=target)
         for k, other in rest:
             target.add_(sources[k], alpha=other)
 
 
 @cache
-def _recipe(matrix: Matrix) -> list[tuple[int, int, float, list[tuple[int, float]]]]:
+def _recipe(matrix: Matrix) -> list[tuple[int, list[tuple[int, float]]]]:
     """For every row of a matrix that has a one in each: where that is, and the other entries."""
     recipe = []
     for row in matrix:
         first = row.index(1)
-        second, *rest = [k for k, factor in enumerate(row) if factor and k != first]
-        recipe.append((first, second, row[second], [(k, row[k]) for k in rest]))
+        recipe.append((first, [(k, factor) for k, factor in enumerate(row) if factor and k != first]))
     return recipe
 
 

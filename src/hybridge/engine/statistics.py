@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from .compiled import compiled_for
 from .ops import Norm
 from .ways import rows_measured_at_once
 
@@ -70,6 +72,24 @@ class Normalise:
     def __init__(self, norm: GroupNorm, mean: torch.Tensor, variance: torch.Tensor) -> None:
         self._norm, self._mean, self._variance = norm, mean, variance
         self._nothing = mean.new_empty(0)
+        self._compiled = compiled_for(mean, len(mean))
+        if self._compiled:
+            scale = norm.weight.double() * (variance.double() + norm.eps).rsqrt()
+            self._scale, self._shift = scale.float(), (norm.bias.double() - mean.double() * scale).float()
+
+    def with_silu(self, rows: torch.Tensor, out: torch.Tensor) -> None:
+        """The same and SiLU behind it, at once where that was compiled."""
+        is_laid_out = rows.stride(1) == 1 and rows.stride(3) == rows.shape[1]
+        if (
+            self._compiled
+            and is_laid_out
+            and rows.dtype in (torch.float32, torch.bfloat16)
+            and out.dtype == torch.float32
+        ):
+            self._compiled.to_window(rows, self._scale, self._shift, out, silu=True)
+            return
+        self(rows, out)
+        F.silu(out, inplace=True)
 
     def __call__(self, rows: torch.Tensor, out: torch.Tensor) -> None:
         """Normalised rows (1, C, n, W), channels-last, into ``out``: perhaps wider numbers, perhaps elsewhere."""

@@ -196,7 +196,12 @@ class ConvolutionStrips:
         return total
 
     def _enter(self, moments: Moments | None) -> Enter:
-        normalise = _copy if self._norm is None or moments is None else self._norm.with_statistics(moments)
+        if self._norm is None or moments is None:
+            normalise = _copy
+        else:
+            normalise = self._norm.with_statistics(moments)
+            if self._op.entering == "silu":
+                return normalise.with_silu
         entering = self._entering
 
         def enter(rows: torch.Tensor, out: torch.Tensor) -> None:

@@ -12,10 +12,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .ops import Convolve, Padding
+from .winograd import DOUBLED, Transform, transform
 
 #: From this many input channels, tiles of 4×2 are no further from float64 than a direct float32 convolution is,
 #: below it only tiles of 2×2 are.  Measured, see benchmarks/LOG.md.
 _CHANNELS_FOR_TALL_TILES = 128
+
+#: Up to this many channels, tiles of 4×4 are faster still, and a whole decoder with them stays well within what the
+#: plain forward rounds.  Above, their weights, 36 numbers for 9, are more than is read with them.
+_CHANNELS_FOR_SQUARE_TILES = 256
 
 #: Fewer channels than this leave a transform nothing to win.  Measured, see benchmarks/LOG.md.
 TRANSFORM_FROM_CHANNELS = 64
@@ -50,9 +55,8 @@ class Way:
     ``direct`` multiplies every tap.  ``winograd`` makes tiles of rows × columns outputs from (rows + 2) × (columns
     + 2) inputs with as many products instead of nine for each output (Lavin and Gray, "Fast algorithms for
     convolutional neural networks", 2016).  ``four-phases`` runs a 3×3 convolution after nearest ×2 as four 2×2
-    convolutions before it.  ``nine-products`` does that with nine products for every four outputs: along each side,
-    of the two outputs a·x₀ + (b + c)·x₁ and (a + b)·x₁ + c·x₂ the product (a + b + c)·x₁ is common, and the rest is
-    a·(x₀ - x₁) and c·(x₂ - x₁).
+    convolutions before it.  ``nine-products`` does that with nine products for every four outputs; see
+    :data:`.winograd.DOUBLED`.
     """
 
     kind: Literal["direct", "winograd", "four-phases", "nine-products"]
@@ -62,84 +66,72 @@ class Way:
     def __str__(self) -> str:
         return f"{self.kind} {self.rows}×{self.columns}" if self.kind == "winograd" else self.kind
 
+    @property
+    def transforms(self) -> tuple[Transform, Transform] | None:
+        """Along rows and along columns; None for a way that takes numbers as they are."""
+        if self.kind == "winograd":
+            return transform(self.rows), transform(self.columns)
+        return (DOUBLED, DOUBLED) if self.kind == "nine-products" else None
+
+    def tiles(self, op: Convolve, rows: int, width: int) -> tuple[int, int]:
+        """Of a transform, those that cover ``rows`` target rows, down and across; ``width`` is the source's."""
+        along_rows, along_columns = self._transforms()
+        return along_rows.tiles(rows), along_columns.tiles(op.output_size(rows, width)[1])
+
     def window(self, op: Convolve, rows: int, width: int) -> tuple[int, int]:
         """(rows, columns) of padded source that ``rows`` target rows are made from; ``width`` is the source's."""
-        if self.kind == "winograd":
-            return self._covered(rows, self.rows) + 2, self._covered(width, self.columns) + 2
-        if self.kind == "nine-products":
-            return rows // 2 + 2, width + 2
+        if self.transforms:
+            high, wide = self.tiles(op, rows, width)
+            return self.transforms[0].inputs(high), self.transforms[1].inputs(wide)
         first, end = op.rows_read(0, rows)
         left, right = self.side_columns(op.padding)
         return end - first, width + left + right
 
     def saving(self, op: Convolve) -> float:
         """Its multiplications as a part of those that :meth:`.Program.flops` counts."""
-        if self.kind == "winograd":
-            return (self.rows + 2) * (self.columns + 2) / (self.rows * self.columns * op.weights.kernel**2)
-        return 9 / 16 if self.kind == "nine-products" else 1.0
+        if not self.transforms:
+            return 1.0
+        rows, columns = self.transforms
+        taps = 4 if op.doubled else op.weights.kernel**2
+        return rows.reads * columns.reads / (rows.outputs * columns.outputs * taps)
 
     def weights(self, op: Convolve) -> int:
         """Numbers of the prepared weights."""
         pairs = op.weights.in_channels * op.weights.out_channels
-        each = {"direct": op.weights.kernel**2, "four-phases": 16, "nine-products": 9}
-        return pairs * each.get(self.kind, (self.rows + 2) * (self.columns + 2))
+        if self.transforms:
+            return pairs * self.transforms[0].reads * self.transforms[1].reads
+        return pairs * (16 if self.kind == "four-phases" else op.weights.kernel**2)
 
     def side_columns(self, padding: Padding) -> tuple[int, int]:
         """Zero columns in the window, left and right; what padding is left is the convolution's."""
-        if self.kind in ("winograd", "nine-products"):
+        if self.transforms:
             return 1, 1
         return (0, 0) if padding.left == padding.right else (padding.left, padding.right)
 
     def workspace(self, op: Convolve, rows: int, width: int) -> int:
         """Numbers that making ``rows`` target rows takes at a time, the result included, the window not."""
-        into, out = op.weights.in_channels, op.weights.out_channels
-        if self.kind == "winograd":
-            return (
-                sum(self.halves(op, rows, width))
-                + self._covered(rows, self.rows) * self._covered(width, self.columns) * out
-            )
-        if self.kind == "nine-products":
-            return sum(nine_products(rows // 2, width, into, out)) + 2 * rows * width * out
+        out = op.weights.out_channels
+        if self.transforms:
+            high, wide = self.tiles(op, rows, width)
+            made = high * self.transforms[0].outputs * wide * self.transforms[1].outputs * out
+            return sum(self.halves(op, high, wide)) + made
         if self.kind == "four-phases":
             return 4 * (rows // 2 + 1) * (width + 1) * out
         return rows * op.output_size(rows, width)[1] * out
 
-    def halves(self, op: Convolve, rows: int, width: int) -> tuple[int, int]:
-        """Numbers in the two halves that a transform moves between; see :class:`.convolving.Winograd`."""
-        high, wide = tiles_of(rows, self.rows), tiles_of(width, self.columns)
+    def halves(self, op: Convolve, high: int, wide: int) -> tuple[int, int]:
+        """Numbers in the two halves that tiles move between; see :class:`.convolving.Transformed`."""
+        rows, columns = self._transforms()
         into, out = op.weights.in_channels, op.weights.out_channels
-        tall, broad = self.rows + 2, self.columns + 2
-        rowwise = tall * high * (wide * self.columns + 2) * into
-        spectrum = tall * broad * high * wide
-        columnwise = self.rows * broad * high * wide * out
+        rowwise = rows.reads * high * columns.inputs(wide) * into
+        spectrum = rows.reads * columns.reads * high * wide
+        columnwise = rows.outputs * columns.reads * high * wide * out
         return max(rowwise, spectrum * out), max(spectrum * into, columnwise)
 
-    @staticmethod
-    def _covered(count: int, side: int) -> int:
-        return tiles_of(count, side) * side
-
-
-def tiles_of(count: int, side: int) -> int:
-    """Tiles of ``side`` that cover ``count``."""
-    return -(-count // side)
-
-
-def nine_products(rows: int, width: int, into: int, out: int) -> tuple[int, ...]:
-    """Numbers in the operands and products of ``nine-products``, for so many source rows.
-
-    Operands: differences of columns, of rows, of both.  Products: of the source, and of each of the three.  Their
-    sums lie where the first and the last operand lay.
-    """
-    columns, lines, both = rows * (width + 1), (rows + 1) * (width + 2), (rows + 1) * (width + 1)
-    return (
-        columns * max(into, out),
-        lines * into,
-        both * max(into, out),
-        rows * (width + 2) * out,
-        columns * 2 * out,
-        lines * 2 * out,
-        both * 4 * out,
-    )
+    def _transforms(self) -> tuple[Transform, Transform]:
+        if self.transforms is None:
+            raise TypeError(f"{self} has no tiles")
+        return self.transforms
 
 
 def way_of(op: Convolve, arithmetic: Arithmetic) -> Way:
@@ -147,9 +139,12 @@ def way_of(op: Convolve, arithmetic: Arithmetic) -> Way:
     weights, least = op.weights, arithmetic.transform_from
     transforms = least is not None and min(weights.in_channels, weights.out_channels) >= least
     if op.doubled:
-        return Way("nine-products" if transforms else "four-phases", 2)
+        return Way("nine-products" if transforms else "four-phases", 2, 2)
     if transforms and weights.kernel == 3 and op.stride == 1 and op.padding == Padding(1, 1, 1, 1):
-        return Way("winograd", 4 if weights.in_channels >= _CHANNELS_FOR_TALL_TILES else 2, 2)
+        if weights.in_channels < _CHANNELS_FOR_TALL_TILES:
+            return Way("winograd", 2, 2)
+        is_square = max(weights.in_channels, weights.out_channels) <= _CHANNELS_FOR_SQUARE_TILES
+        return Way("winograd", 4, 4 if is_square else 2)
     return Way("direct")
 
 

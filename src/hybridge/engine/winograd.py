@@ -1,4 +1,4 @@
-"""The matrices of Winograd's convolutions, by the construction of Toom and Cook.
+"""The matrices of fast convolutions: Winograd's, by the construction of Toom and Cook, and one for nearest ×2.
 
 A filter of three taps makes m outputs from m + 2 inputs: as polynomials, inputs and filter are evaluated at m + 1
 points and at infinity, multiplied point by point, and interpolated.  Written for correlation, as networks have it,
@@ -26,17 +26,51 @@ Matrix = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """``output = of_products (of_filter filter ⊙ of_input input)``.
+    """``output = of_products (of_filter filter ⊙ of_input input)``, along one side of a tile.
 
     Attributes:
-        of_input: (m + 2) × (m + 2).
-        of_filter: (m + 2) × 3.
-        of_products: m × (m + 2).
+        of_input: products × inputs.
+        of_filter: products × 3.
+        of_products: outputs × products.
+        step: Inputs from one tile to the next.
+        common: The product that every output has once, which is where a bias can be added.
     """
 
     of_input: Matrix
     of_filter: Matrix
     of_products: Matrix
+    step: int
+    common: int
+
+    @property
+    def reads(self) -> int:
+        """Inputs, which are as many as products."""
+        return len(self.of_input)
+
+    @property
+    def outputs(self) -> int:
+        """Outputs."""
+        return len(self.of_products)
+
+    def tiles(self, outputs: int) -> int:
+        """That give so many outputs, or a few more."""
+        return -(-outputs // self.outputs)
+
+    def inputs(self, tiles: int) -> int:
+        """That so many tiles read together."""
+        return (tiles - 1) * self.step + self.reads
+
+
+#: Of three inputs x₀, x₁, x₂ and a filter a, b, c the two outputs a·x₀ + (b + c)·x₁ and (a + b)·x₁ + c·x₂, which is
+#: what nearest ×2 and the filter make of x₁.  The product (a + b + c)·x₁ is common to both; the rest is a·(x₀ - x₁)
+#: and c·(x₂ - x₁).
+DOUBLED = Transform(
+    of_input=((0, 1, 0), (1, -1, 0), (0, -1, 1)),
+    of_filter=((1, 1, 1), (1, 0, 0), (0, 0, 1)),
+    of_products=((1, 1, 0), (1, 0, 1)),
+    step=1,
+    common=0,
+)
 
 
 @cache
@@ -55,7 +89,11 @@ def transform(outputs: int) -> Transform:
         of_input.append([*_with_roots(others), Fraction(0)])
     of_input.append(_with_roots(points))
     return Transform(
-        _floats(of_input), _floats(of_filter), _floats([list(row) for row in zip(*of_products, strict=True)])
+        _floats(of_input),
+        _floats(of_filter),
+        _floats([list(row) for row in zip(*of_products, strict=True)]),
+        step=outputs,
+        common=points.index(Fraction(1)),
     )
 
 

@@ -292,7 +292,7 @@ def _exact_plan(vae: Part, itemsize: int, batch: int, height: int, width: int, b
     """The engine's own, on CUDA."""
     import torch
 
-    from ...engine.plan import plan
+    from ...engine.plan import IN_MEMORY, plan
     from ...engine.runner import arithmetic_for
 
     return plan(
@@ -302,6 +302,7 @@ def _exact_plan(vae: Part, itemsize: int, batch: int, height: int, width: int, b
         width=width // LATENT_PIXELS,
         arithmetic=arithmetic_for("cuda", torch.float32 if itemsize == 4 else torch.float16),
         budget_bytes=budget_bytes,
+        modes=IN_MEMORY,  # what a copy to the host and back takes is not in the estimate
     )
 
 

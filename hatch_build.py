@@ -1,0 +1,37 @@
+"""Compiles the engine's loops into the package; where there is no compiler, it does without them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+_ENGINE = "src/hybridge/engine"
+
+
+class LoopsHook(BuildHookInterface):
+    """Runs ``$CC``, or ``cc``, before a wheel is made or the package is installed from its folder."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Adds the library to what is installed, and the platform to the wheel's name."""
+        if self.target_name != "wheel" or sys.platform != "linux":
+            return
+        source, made = (Path(self.root, _ENGINE, name) for name in ("compiled.c", "_compiled.so"))
+        compiler = shlex.split(os.environ.get("CC", "cc"))
+        command = [*compiler, "-std=gnu11", "-O3", "-fPIC", "-shared", "-o", str(made), str(source)]
+        made.unlink(missing_ok=True)
+        try:
+            subprocess.run(command, check=True)  # noqa: S603 - the compiler of whoever builds
+        except (OSError, subprocess.CalledProcessError) as error:
+            self.app.display_warning(f"convolutions will be slower, because they could not be compiled: {error}")
+            return
+        build_data["artifacts"].append(f"{_ENGINE}/{made.name}")
+        build_data["pure_python"] = False
+        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        build_data["tag"] = f"py3-none-{platform}"

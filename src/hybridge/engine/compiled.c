@@ -1,0 +1,255 @@
+/* Loops over float32 pictures for which torch takes several passes; compiled.py says what goes in and out.
+
+   Along one side a tile has a STEP: with 4 or 2 it is Winograd's, and makes so many outputs; with 1 it is nearest ×2
+   and a convolution, and makes two.  The sums are the matrices of winograd.py, written out.
+
+   Pictures lie channels-last, so the innermost loop runs over channels, eight at a time.  Nothing is allocated. */
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define READS(step) ((step) + 2)
+#define MAKES(step) ((step) == 1 ? 2 : (step))
+
+enum { LANES = 8, TILES_AT_ONCE = 16, MOST_READS = 6, MOST_MADE = 4 };
+
+typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+
+/* GOMP_parallel: calls a function in every thread of a team. */
+typedef void (*parallel)(void (*)(void *), void *, unsigned threads, unsigned flags);
+
+/* Compiled several times over; the loader takes the one for this processor. */
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
+#define FOR_THIS_CPU __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define FOR_THIS_CPU
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+typedef struct {
+    const float *from, *bias;
+    float *to;
+    ptrdiff_t row;           /* numbers from one row of the picture to the next */
+    ptrdiff_t high, wide;    /* tiles */
+    ptrdiff_t rows, columns; /* of the picture that is made */
+    ptrdiff_t channels;
+    int tall, broad;         /* steps */
+    ptrdiff_t next;          /* piece that no thread has taken */
+} tiles;
+
+/* --- along one side ------------------------------------------------------------------------------------------- */
+
+INLINE void into(int step, const lanes *x, lanes *t) {
+    if (step == 4) { /* points 0, 1, -1, 1/2, -2, infinity */
+        lanes odd = x[3] - x[1], even = x[4] - x[2];
+        t[0] = x[0] - 2 * x[2] + x[4] + 1.5f * odd;
+        t[1] = x[4] - x[1] + 0.5f * x[2] + 2.5f * x[3];
+        t[2] = x[4] + x[1] - 2.5f * x[2] + 0.5f * x[3];
+        t[3] = even + 2 * odd;
+        t[4] = even - 0.5f * odd;
+        t[5] = x[5] + x[1] - 2 * x[3] + 1.5f * even;
+    } else if (step == 2) { /* points 0, 1, -1, infinity */
+        t[0] = x[2] - x[0];
+        t[1] = x[1] + x[2];
+        t[2] = x[2] - x[1];
+        t[3] = x[3] - x[1];
+    } else {
+        t[0] = x[1];
+        t[1] = x[0] - x[1];
+        t[2] = x[2] - x[1];
+    }
+}
+
+INLINE void out_of(int step, const lanes *p, lanes *y) {
+    if (step == 4) {
+        lanes sum = p[1] + p[2], difference = p[1] - p[2];
+        y[0] = p[0] + sum + p[3] + p[4];
+        y[1] = difference + 0.5f * p[3] - 2 * p[4];
+        y[2] = sum + 0.25f * p[3] + 4 * p[4];
+        y[3] = difference + 0.125f * p[3] - 8 * p[4] + p[5];
+    } else if (step == 2) {
+        y[0] = p[0] + p[1] + p[2];
+        y[1] = p[1] - p[2] + p[3];
+    } else {
+        y[0] = p[0] + p[1];
+        y[1] = p[0] + p[2];
+    }
+}
+
+/* --- a tile: along rows, then along columns ------------------------------------------------------------------- */
+
+INLINE void spectrum_of(const tiles *w, const float *tile, float *to, int tall, int broad) {
+    const ptrdiff_t product = w->high * w->wide * w->channels;
+    for (ptrdiff_t c = 0; c < w->channels; c += LANES) {
+        lanes lines[MOST_READS][MOST_READS], x[MOST_READS], t[MOST_READS];
+        for (int j = 0; j < READS(broad); j++) {
+            for (int i = 0; i < READS(tall); i++)
+                x[i] = *(const lanes *)(tile + i * w->row + j * w->channels + c);
+            into(tall, x, t);
+            for (int i = 0; i < READS(tall); i++) lines[i][j] = t[i];
+        }
+        for (int i = 0; i < READS(tall); i++) {
+            into(broad, lines[i], t);
+            for (int j = 0; j < READS(broad); j++)
+                *(lanes *)(to + (i * READS(broad) + j) * product + c) = t[j];
+        }
+    }
+}
+
+INLINE void picture_of(const tiles *w, const float *from, float *tile, ptrdiff_t rows, ptrdiff_t columns, int tall,
+                       int broad) {
+    const ptrdiff_t product = w->high * w->wide * w->channels;
+    for (ptrdiff_t c = 0; c < w->channels; c += LANES) {
+        lanes lines[MOST_MADE][MOST_READS], p[MOST_READS], y[MOST_MADE], bias = {0};
+        if (w->bias) bias = *(const lanes *)(w->bias + c);
+        for (int i = 0; i < READS(tall); i++) {
+            for (int j = 0; j < READS(broad); j++)
+                p[j] = *(const lanes *)(from + (i * READS(broad) + j) * product + c);
+            out_of(broad, p, y);
+            for (int j = 0; j < MAKES(broad); j++) lines[j][i] = y[j];
+        }
+        for (int j = 0; j < MAKES(broad) && j < columns; j++) {
+            out_of(tall, lines[j], y);
+            for (int i = 0; i < MAKES(tall) && i < rows; i++)
+                *(lanes *)(tile + i * w->row + j * w->channels + c) = y[i] + bias;
+        }
+    }
+}
+
+/* --- all tiles ------------------------------------------------------------------------------------------------ */
+
+/* Takes tiles [first, end) of a row of tiles; false when none is left. */
+INLINE int take(tiles *w, ptrdiff_t *high, ptrdiff_t *first, ptrdiff_t *end) {
+    const ptrdiff_t pieces = (w->wide + TILES_AT_ONCE - 1) / TILES_AT_ONCE;
+    const ptrdiff_t piece = __atomic_fetch_add(&w->next, 1, __ATOMIC_RELAXED);
+    *high = piece / pieces;
+    *first = piece % pieces * TILES_AT_ONCE;
+    *end = *first + TILES_AT_ONCE < w->wide ? *first + TILES_AT_ONCE : w->wide;
+    return *high < w->high;
+}
+
+/* With the steps as constants, so that the loops above unroll. */
+#define FOR_ITS_STEPS(w, TILE)               \
+    if ((w)->tall == 4 && (w)->broad == 4)   \
+        TILE(4, 4);                          \
+    else if ((w)->tall == 4)                 \
+        TILE(4, 2);                          \
+    else if ((w)->tall == 2)                 \
+        TILE(2, 2);                          \
+    else                                     \
+        TILE(1, 1);
+
+FOR_THIS_CPU static void spectra(void *what) {
+    tiles *w = what;
+    ptrdiff_t h, n, end;
+    while (take(w, &h, &n, &end))
+        for (; n < end; n++) {
+            const float *tile = w->from + h * w->tall * w->row + n * w->broad * w->channels;
+            float *to = w->to + (h * w->wide + n) * w->channels;
+#define TILE(tall, broad) spectrum_of(w, tile, to, tall, broad)
+            FOR_ITS_STEPS(w, TILE)
+#undef TILE
+        }
+}
+
+FOR_THIS_CPU static void pictures(void *what) {
+    tiles *w = what;
+    ptrdiff_t h, n, end;
+    while (take(w, &h, &n, &end))
+        for (; n < end; n++) {
+            const ptrdiff_t row = h * MAKES(w->tall), column = n * MAKES(w->broad);
+            const float *from = w->from + (h * w->wide + n) * w->channels;
+            float *tile = w->to + row * w->row + column * w->channels;
+#define TILE(tall, broad) picture_of(w, from, tile, w->rows - row, w->columns - column, tall, broad)
+            FOR_ITS_STEPS(w, TILE)
+#undef TILE
+        }
+}
+
+static void in_all_threads(void (*does)(void *), void *w, parallel run, unsigned threads) {
+    if (threads > 1)
+        run(does, w, threads, 0);
+    else
+        does(w);
+}
+
+void to_spectrum(const float *window, float *spectrum, ptrdiff_t row, ptrdiff_t high, ptrdiff_t wide,
+                 ptrdiff_t channels, int tall, int broad, parallel run, unsigned threads) {
+    tiles w = {.from = window, .to = spectrum, .row = row, .high = high, .wide = wide, .channels = channels,
+              .tall = tall, .broad = broad};
+    in_all_threads(spectra, &w, run, threads);
+}
+
+void to_picture(const float *products, const float *bias, float *picture, ptrdiff_t row, ptrdiff_t high,
+                ptrdiff_t wide, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t channels, int tall, int broad,
+                parallel run, unsigned threads) {
+    tiles w = {.from = products, .bias = bias, .to = picture, .row = row, .high = high, .wide = wide, .rows = rows,
+              .columns = columns, .channels = channels, .tall = tall, .broad = broad};
+    in_all_threads(pictures, &w, run, threads);
+}
+
+/* --- normalised and activated --------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *from;
+    const float *scale, *shift;
+    float *to;
+    ptrdiff_t from_row, to_row, rows, columns, channels;
+    int is_bfloat16, silu;
+    ptrdiff_t next;
+} strip;
+
+INLINE void at_most(lanes *x, float bound) {
+    const words beyond = (words)(*x > (lanes){0} + bound);
+    *x = (lanes)((beyond & (words)((lanes){0} + bound)) | (~beyond & (words)*x));
+}
+
+/* x / (1 + e^-x), with e^-x as 2^n times Cephes' polynomial of the rest: right to the last bits.  NaN stays NaN. */
+INLINE void silu(lanes *x) {
+    const float rounding = 12582912.0f; /* 1.5 · 2^23: adding it leaves no bits for a fraction */
+    lanes y = *x;
+    at_most(&y, 87.0f);
+    y = -y;
+    at_most(&y, 88.0f);
+    lanes n = y * 1.44269504f + rounding;
+    const words power = (words)n << 23;
+    n -= rounding;
+    y = y - n * 0.693359375f + n * 2.12194440e-4f;
+    lanes p = 1.9875691500e-4f * y + 1.3981999507e-3f;
+    p = p * y + 8.3334519073e-3f;
+    p = p * y + 4.1665795894e-2f;
+    p = p * y + 1.6666665459e-1f;
+    p = p * y + 5.0000001201e-1f;
+    p = p * y * y + y + 1.0f;
+    *x = *x / (1.0f + (lanes)((words)p + power));
+}
+
+FOR_THIS_CPU static void windows(void *what) {
+    strip *s = what;
+    ptrdiff_t row;
+    while ((row = __atomic_fetch_add(&s->next, 1, __ATOMIC_RELAXED)) < s->rows)
+        for (ptrdiff_t column = 0; column < s->columns; column++) {
+            const ptrdiff_t from = row * s->from_row + column * s->channels;
+            float *to = s->to + row * s->to_row + column * s->channels;
+            for (ptrdiff_t c = 0; c < s->channels; c += LANES) {
+                lanes x;
+                if (s->is_bfloat16)
+                    x = (lanes)(__builtin_convertvector(*(const halves *)(s->from + 2 * (from + c)), words) << 16);
+                else
+                    x = *(const lanes *)(s->from + 4 * (from + c));
+                x = x * *(const lanes *)(s->scale + c) + *(const lanes *)(s->shift + c);
+                if (s->silu) silu(&x);
+                *(lanes *)(to + c) = x;
+            }
+        }
+}
+
+void to_window(const char *rows, const float *scale, const float *shift, float *window, ptrdiff_t from_row,
+               ptrdiff_t to_row, ptrdiff_t count, ptrdiff_t columns, ptrdiff_t channels, int is_bfloat16, int silu,
+               parallel run, unsigned threads) {
+    strip s = {.from = rows, .scale = scale, .shift = shift, .to = window, .from_row = from_row, .to_row = to_row,
+               .rows = count, .columns = columns, .channels = channels, .is_bfloat16 = is_bfloat16, .silu = silu};
+    in_all_threads(windows, &s, run, threads);
+}

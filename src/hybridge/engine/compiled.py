@@ -1,0 +1,114 @@
+"""Loops for which torch has no operator of its own, compiled when hybridge was installed.
+
+``compiled.c`` has them: a convolution's tiles are transformed, and a strip is normalised and activated, in one pass
+each.  Without a C compiler there is no library, and torch's operators do the same in several.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_log = logging.getLogger(__name__)
+
+#: Beside this file; hatch_build.py makes it.
+_LIBRARY = Path(__file__).with_name("_compiled.so")
+
+#: Channels that the loops take at a time; see LANES in compiled.c.
+_LANES = 8
+
+
+class Compiled:
+    """The library's functions.
+
+    Args:
+        library: compiled.c, compiled.
+        parallel: ``GOMP_parallel`` of the OpenMP that torch runs on.  With another one there would be two teams of
+            threads on the same processors, and each would wait for the other.
+    """
+
+    def __init__(self, library: ctypes.CDLL, parallel: ctypes.c_void_p) -> None:
+        pointer, size, number = (ctypes.c_void_p,), (ctypes.c_ssize_t,), (ctypes.c_int,)
+        threads = (ctypes.c_void_p, ctypes.c_uint)
+        self._library, self._parallel = library, parallel
+        library.to_spectrum.argtypes = 2 * pointer + 4 * size + 2 * number + threads
+        library.to_picture.argtypes = 3 * pointer + 6 * size + 2 * number + threads
+        library.to_window.argtypes = 4 * pointer + 5 * size + 2 * number + threads
+        for function in (library.to_spectrum, library.to_picture, library.to_window):
+            function.restype = None
+
+    def to_spectrum(
+        self, window: torch.Tensor, spectrum: torch.Tensor, high: int, wide: int, tile: tuple[int, int]
+    ) -> None:
+        """Window (1, C, rows, columns), channels-last → spectrum (products, high · wide, C), both float32.
+
+        Args:
+            window: What the tiles read.
+            spectrum: Is written.
+            high: Tiles from the top to the bottom.
+            wide: Tiles from left to right.
+            tile: Source rows and columns from one tile to the next: (4, 4), (4, 2), (2, 2), or (1, 1) for ×2.
+        """
+        self._library.to_spectrum(
+            window.data_ptr(), spectrum.data_ptr(), window.stride(2), high, wide, window.shape[1],
+            *tile, self._parallel, torch.get_num_threads(),
+        )  # fmt: skip
+
+    def to_picture(
+        self,
+        products: torch.Tensor,
+        bias: torch.Tensor | None,
+        picture: torch.Tensor,
+        high: int,
+        wide: int,
+        tile: tuple[int, int],
+    ) -> None:
+        """Products (products, high · wide, O) and bias (O,) → picture (1, O, rows, columns), channels-last.
+
+        What tiles make beyond the picture is dropped.  Arguments are those of :meth:`to_spectrum`.
+        """
+        self._library.to_picture(
+            products.data_ptr(), None if bias is None else bias.data_ptr(), picture.data_ptr(), picture.stride(2),
+            high, wide, *picture.shape[2:], picture.shape[1], *tile, self._parallel, torch.get_num_threads(),
+        )  # fmt: skip
+
+    def to_window(
+        self, rows: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, window: torch.Tensor, *, silu: bool
+    ) -> None:
+        """``window = scale · rows + shift``, then SiLU if asked for; both (1, C, n, W), channels-last.
+
+        Args:
+            rows: float32 or bfloat16.
+            scale: (C,), float32.
+            shift: The same.
+            window: float32; is written.
+            silu: Whether x / (1 + exp(-x)) of the sum is wanted.
+        """
+        _, channels, count, width = rows.shape
+        self._library.to_window(
+            rows.data_ptr(), scale.data_ptr(), shift.data_ptr(), window.data_ptr(), rows.stride(2),
+            window.stride(2), count, width, channels, rows.dtype == torch.bfloat16, silu,
+            self._parallel, torch.get_num_threads(),
+        )  # fmt: skip
+
+
+def compiled_for(like: torch.Tensor, *channels: int) -> Compiled | None:
+    """The compiled loops, if they are there and work on numbers like these and so many channels."""
+    fits = like.device.type == "cpu" and like.dtype == torch.float32
+    return _load() if fits and not any(count % _LANES for count in channels) else None
+
+
+@cache
+def _load() -> Compiled | None:
+    try:
+        library = ctypes.CDLL(str(_LIBRARY))
+        # Looked up among torch's own libraries, so it is the OpenMP that they run on.
+        parallel = ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, ctypes.c_void_p)
+        return Compiled(library, parallel)
+    except (OSError, AttributeError) as error:  # no library, an older one, another OpenMP
+        _log.info("there are no compiled loops; torch's operators take their place, and more time: %s", error)
+        return None

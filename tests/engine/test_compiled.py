@@ -1,0 +1,132 @@
+"""The compiled loops against torch's operators doing the same, and life without them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hybridge.engine import compiled, convolving
+from hybridge.engine.convolving import prepare
+from hybridge.engine.memory import allocate_picture
+from hybridge.engine.ops import Convolve, Padding, Weights
+from hybridge.engine.ways import Way
+
+WAYS = [Way("winograd", 4, 4), Way("winograd", 4, 2), Way("winograd", 2, 2), Way("nine-products", 2, 2)]
+
+_HAS_COMPILER = sys.platform == "linux" and shutil.which("cc") is not None
+
+needs_them = pytest.mark.skipif(not _HAS_COMPILER, reason="no C compiler for Linux, so nothing was compiled")
+
+
+def made(way: Way, width: int, rows: int, channels: tuple[int, int], has_bias: bool, out: str) -> torch.Tensor:
+    noise = torch.Generator().manual_seed(0)
+    into, outputs = channels
+    weights = Weights("conv", into, outputs, 3)
+    op = Convolve(0, 1, weights, padding=Padding(1, 1, 1, 1), doubled="nine" in way.kind)
+    weight = torch.randn(outputs, into, 3, 3, generator=noise) / (9 * into) ** 0.5
+    bias = torch.randn(outputs, generator=noise) if has_bias else None
+    room = prepare(op, way, weight, bias).begin(torch.empty(0), rows, width)
+    room.window.fill_(1e9)  # of an earlier strip
+    first, end = op.rows_read(0, rows)
+    room.window[:, :, : end - first] = 0
+    room.inside[:, :, : end - first] = torch.randn(1, into, end - first, width, generator=noise)
+    columns = op.output_size(rows, width)[1]
+    places = {
+        "anywhere": None,
+        "in place": allocate_picture(torch.empty(0), outputs, rows, columns),
+        "in the output": torch.empty(1, outputs, rows, columns),
+    }
+    return room.convolve(rows, places[out]).clone()
+
+
+@needs_them
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize(("width", "rows"), [(8, 8), (7, 6), (1, 2), (67, 10)])
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_they_are_the_same(way, width, rows, has_bias, threads, monkeypatch) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for channels in ((8, 24), (64, 32)):
+            for out in ("anywhere", "in place", "in the output"):
+                ours = made(way, width, rows, channels, has_bias, out)
+                with monkeypatch.context() as without:
+                    without.setattr(convolving, "compiled_for", lambda *_: None)
+                    theirs = made(way, width, rows, channels, has_bias, out)
+                assert ours.shape == theirs.shape
+                assert ours.isfinite().all()
+                assert (ours - theirs).norm() <= 2e-6 * theirs.norm()
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_them
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_normalised_and_activated_in_one_pass(dtype, threads) -> None:
+    noise = torch.Generator().manual_seed(0)
+    rows = (200 * torch.randn(1, 5, 7, 24, generator=noise)).to(dtype).permute(0, 3, 1, 2)
+    rows[0, 0, 0, :3] = torch.tensor([0.0, 1e4, -1e4])
+    scale, shift = torch.randn(24, generator=noise), torch.randn(24, generator=noise)
+    window = torch.zeros(1, 9, 8, 24).permute(0, 3, 1, 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        compiled.compiled_for(scale, 24).to_window(rows, scale, shift, window[:, :, 2:7, 1:], silu=True)
+    finally:
+        torch.set_num_threads(before)
+    summed = rows.double() * scale.double().view(-1, 1, 1) + shift.double().view(-1, 1, 1)
+    torch.testing.assert_close(window[:, :, 2:7, 1:].double(), F.silu(summed), rtol=3e-6, atol=2e-6)
+    assert not window[:, :, :2].any()
+    assert not window[..., 0].any()
+
+
+@needs_them
+def test_silu_is_right_to_the_last_bits_and_keeps_nan() -> None:
+    numbers = torch.cat(
+        [torch.linspace(-95, 95, 80_001), torch.tensor([float("nan"), float("inf"), 1e30] + 4 * [0.0])]
+    )
+    rows = numbers.view(1, 1, -1, 8).permute(0, 3, 1, 2)
+    out = torch.empty_like(rows)
+    ones = torch.ones(8)
+    compiled.compiled_for(ones, 8).to_window(rows, ones, 0 * ones, out, silu=True)
+    finite = rows.isfinite()
+    judge = F.silu(rows.double())
+    off = (out.double() - judge)[finite].abs() / judge[finite].abs().clamp_min(1e-25)
+    assert off.max() < 4e-7
+    assert out[rows.isnan()].isnan().all()
+    assert out[rows == float("inf")].isinf().all()
+
+
+@needs_them
+def test_they_are_there() -> None:
+    """What was installed with a C compiler at hand has them; a build that broke would go unnoticed otherwise."""
+    assert compiled.compiled_for(torch.empty(0), 64, 64) is not None
+
+
+@pytest.mark.parametrize(
+    ("like", "channels"),
+    [(torch.empty(0, dtype=torch.float64), 64), (torch.empty(0, dtype=torch.bfloat16), 64), (torch.empty(0), 12)],
+)
+def test_other_numbers_and_odd_channels_are_torchs(like, channels) -> None:
+    assert compiled.compiled_for(like, 64, channels) is None
+
+
+@pytest.fixture
+def uncached() -> Iterator[None]:
+    compiled._load.cache_clear()
+    yield
+    compiled._load.cache_clear()
+
+
+def test_without_a_library_torch_does_it_and_the_log_says_so(uncached, tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(compiled, "_LIBRARY", tmp_path / "none.so")
+    with caplog.at_level("INFO"):
+        assert made(WAYS[0], 9, 8, (8, 8), True, "in place").isfinite().all()
+    assert "there are no compiled loops" in caplog.text
