@@ -47,13 +47,22 @@ def leave(job, say):
     sys.left = "something"
     return {"found": found}
 
+def orphan(job, say):
+    say("being left alone")
+    os.kill(os.getppid(), signal.SIGKILL)
+    signal.pause()
+
+def parent(job, say):
+    return {"number": os.getppid()}
+
 def refuse(job, say):
     raise TooLarge("too large", saw=5, expected=4, hint="less")
 
 def fail(job, say):
     raise ValueError("first line\\nsecond line")
 
-answer(dict(hang=hang, crash=crash, kill=kill, chat=chat, refuse=refuse, fail=fail, leave=leave))
+answer(dict(hang=hang, crash=crash, kill=kill, chat=chat, refuse=refuse, fail=fail, leave=leave, orphan=orphan,
+            parent=parent))
 """
 
 
@@ -100,9 +109,17 @@ def test_forks_are_fresh_and_a_slow_one_is_ended(nursery: Nursery, tmp_path: Pat
     assert nursery.ask({"what": "leave"}) == {"found": None}
 
 
-def test_a_nursery_that_is_gone_is_named(nursery: Nursery) -> None:
-    nursery.close()
-    assert "has ended" in nursery.ask({"what": "chat"})["missing"]
+def test_a_nursery_that_is_killed_costs_one_job(nursery: Nursery) -> None:
+    killed = "the process that had loaded the libraries has ended: killed, most likely for want of memory"
+    assert nursery.ask({"what": "orphan"}) == {"missing": killed}
+    assert nursery.ask({"what": "leave"}) == {"found": None}
+
+
+def test_a_nursery_that_ended_between_two_jobs_costs_none(nursery: Nursery) -> None:
+    number = nursery.ask({"what": "parent"})["number"]
+    os.kill(number, signal.SIGKILL)
+    os.waitid(os.P_PID, number, os.WEXITED | os.WNOWAIT)
+    assert nursery.ask({"what": "parent"})["number"] != number
 
 
 def test_one_that_takes_too_long_is_ended(variables: dict[str, str], tmp_path: Path) -> None:
