@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from hybridge.errors import TooLarge
-from hybridge.lab import subject, worker
-from hybridge.lab.case import Case
-from hybridge.lab.rivals import RIVALS
+from hybridge.lab import worker
+from hybridge.lab.vae import subject
+from hybridge.lab.vae.case import Case
+from hybridge.lab.vae.rivals import RIVALS
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..gauge import growth
+from ..gauge import growth, seconds
 from ..process import Say, in_a_line
-from ..roof import seconds
 from ..techniques import stack
 from ..techniques.evidence import CallLog
 from ..techniques.rig import Rig
