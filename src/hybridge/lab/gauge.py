@@ -1,9 +1,9 @@
 """How long a call takes, and how much memory on top of what is there already.
 
-CUDA: what torch's allocator handed out at most, less what it had handed out before.  CPU: how far the process's
-resident set grew at most, which the kernel counts itself (``VmHWM``, set back through ``clear_refs``), so what
-libraries take inside an operator is in it.  Memory that an allocator had kept for itself is returned first, else a
-second call would seem to need less than the first.
+Memory on CUDA: what torch's allocator handed out at most, less what it had handed out before.  On a CPU: how far
+the process's resident set grew at most, which the kernel counts itself (``VmHWM``, set back through
+``clear_refs``), so what libraries take inside an operator is in it.  Memory that an allocator had kept for itself
+is returned first, else a second call would seem to need less than the first.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import torch
 
 from ..gauge import growth, seconds
 from ..process import Say, in_a_line
+from ..storages import PeakBytes
 from ..techniques import stack
 from ..techniques.evidence import CallLog
 from ..techniques.rig import Rig
@@ -24,7 +25,6 @@ from ..techniques.stack import Step
 from ..techniques.technique import Technique
 from . import outcomes
 from .arguments import Prompt
-from .peak import PeakBytes
 from .pipeline import modules, weights_bytes
 
 
