@@ -66,19 +66,20 @@ answer(dict(hang=hang, crash=crash, kill=kill, chat=chat, refuse=refuse, fail=fa
 """
 
 
-@pytest.fixture
-def variables(tmp_path: Path) -> dict[str, str]:
-    (tmp_path / "small_worker.py").write_text(WORKER)
-    return {"PYTHONPATH": f"{tmp_path}{os.pathsep}{SOURCE}", "MINE": "yes"}
+@pytest.fixture(scope="module")
+def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("worker")
+    (folder / "small_worker.py").write_text(WORKER)
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{SOURCE}", "MINE": "yes"}
 
 
-@pytest.fixture
-def nursery(variables: dict[str, str], tmp_path: Path) -> Iterator[Nursery]:
-    with contextlib.closing(Nursery("small_worker", tmp_path, variables)) as one:
+@pytest.fixture(scope="module")
+def nursery(variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    with contextlib.closing(Nursery("small_worker", tmp_path_factory.mktemp("nursery"), variables)) as one:
         yield one
 
 
-@pytest.mark.parametrize(
+answers = pytest.mark.parametrize(
     ("what", "answer"),
     [
         ("chat", {"heard": "hello", "variable": "yes"}),
@@ -88,16 +89,16 @@ def nursery(variables: dict[str, str], tmp_path: Path) -> Iterator[Nursery]:
         ("kill", {"missing": "killed, most likely for want of memory, while starting"}),
     ],
 )
+
+
+@answers
 def test_what_comes_back(what: str, answer: dict[str, Any], variables: dict[str, str]) -> None:
     assert ask("small_worker", {"what": what, "said": "hello"}, variables=variables) == answer
 
 
-@pytest.mark.parametrize("what", ["chat", "refuse", "fail", "crash", "kill"])
-def test_a_fork_answers_as_a_process_of_its_own_does(
-    what: str, variables: dict[str, str], nursery: Nursery
-) -> None:
-    job = {"what": what, "said": "hello"}
-    assert nursery.ask(job, variables={"MINE": "yes"}) == ask("small_worker", job, variables=variables)
+@answers
+def test_a_fork_answers_as_a_process_of_its_own_does(what: str, answer: dict[str, Any], nursery: Nursery) -> None:
+    assert nursery.ask({"what": what, "said": "hello"}, variables={"MINE": "yes"}) == answer
 
 
 def test_forks_are_fresh_and_a_slow_one_is_ended(nursery: Nursery, tmp_path: Path) -> None:
