@@ -44,12 +44,22 @@ def source_for(task: str) -> torch.Tensor:
     return torch.randn(2, *((4, 7, 5) if task == "decode" else (3, 59, 43)), generator=noise).clamp(-1, 1)
 
 
-@pytest.mark.parametrize("task", ["decode", "encode"])
-@pytest.mark.parametrize("make", [small_kl, small_tiny])
+#: Every arithmetic with both modules and both tasks, and every module with both tasks; not all of the product.
+CASES = {
+    "direct": (torch.float32, 4, None, [(small_kl, "decode"), (small_tiny, "encode")]),
+    "transformed": (torch.float32, 4, 1, [(small_kl, "encode"), (small_tiny, "decode")]),
+    "bfloat16 widened": (torch.bfloat16, 4, 1, [(small_kl, "decode"), (small_tiny, "encode")]),
+    "bfloat16": (torch.bfloat16, 2, None, [(small_kl, "encode"), (small_tiny, "decode")]),
+}
+
+
 @pytest.mark.parametrize(
-    ("dtype", "computed_bytes", "transform_from"),
-    [(torch.float32, 4, None), (torch.float32, 4, 1), (torch.bfloat16, 4, 1), (torch.bfloat16, 2, None)],
-    ids=["direct", "transformed", "bfloat16 widened", "bfloat16"],
+    ("dtype", "computed_bytes", "transform_from", "make", "task"),
+    [
+        pytest.param(dtype, computed_bytes, transform_from, make, task, id=f"{name}-{make.__name__}-{task}")
+        for name, (dtype, computed_bytes, transform_from, made) in CASES.items()
+        for make, task in made
+    ],
 )
 @torch.no_grad()
 def test_parking_changes_no_bit_and_takes_no_memory(

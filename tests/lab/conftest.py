@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybridge.lab.case import Case
+from hybridge.lab.vae.case import Case
 from hybridge.models import ModelSpec
 
 

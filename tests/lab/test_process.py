@@ -47,29 +47,39 @@ def leave(job, say):
     sys.left = "something"
     return {"found": found}
 
+def orphan(job, say):
+    say("being left alone")
+    os.kill(os.getppid(), signal.SIGKILL)
+    signal.pause()
+
+def parent(job, say):
+    return {"number": os.getppid()}
+
 def refuse(job, say):
     raise TooLarge("too large", saw=5, expected=4, hint="less")
 
 def fail(job, say):
     raise ValueError("first line\\nsecond line")
 
-answer(dict(hang=hang, crash=crash, kill=kill, chat=chat, refuse=refuse, fail=fail, leave=leave))
+answer(dict(hang=hang, crash=crash, kill=kill, chat=chat, refuse=refuse, fail=fail, leave=leave, orphan=orphan,
+            parent=parent))
 """
 
 
-@pytest.fixture
-def variables(tmp_path: Path) -> dict[str, str]:
-    (tmp_path / "small_worker.py").write_text(WORKER)
-    return {"PYTHONPATH": f"{tmp_path}{os.pathsep}{SOURCE}", "MINE": "yes"}
+@pytest.fixture(scope="module")
+def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("worker")
+    (folder / "small_worker.py").write_text(WORKER)
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{SOURCE}", "MINE": "yes"}
 
 
-@pytest.fixture
-def nursery(variables: dict[str, str], tmp_path: Path) -> Iterator[Nursery]:
-    with contextlib.closing(Nursery("small_worker", tmp_path, variables)) as one:
+@pytest.fixture(scope="module")
+def nursery(variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    with contextlib.closing(Nursery("small_worker", tmp_path_factory.mktemp("nursery"), variables)) as one:
         yield one
 
 
-@pytest.mark.parametrize(
+answers = pytest.mark.parametrize(
     ("what", "answer"),
     [
         ("chat", {"heard": "hello", "variable": "yes"}),
@@ -79,16 +89,16 @@ def nursery(variables: dict[str, str], tmp_path: Path) -> Iterator[Nursery]:
         ("kill", {"missing": "killed, most likely for want of memory, while starting"}),
     ],
 )
+
+
+@answers
 def test_what_comes_back(what: str, answer: dict[str, Any], variables: dict[str, str]) -> None:
     assert ask("small_worker", {"what": what, "said": "hello"}, variables=variables) == answer
 
 
-@pytest.mark.parametrize("what", ["chat", "refuse", "fail", "crash", "kill"])
-def test_a_fork_answers_as_a_process_of_its_own_does(
-    what: str, variables: dict[str, str], nursery: Nursery
-) -> None:
-    job = {"what": what, "said": "hello"}
-    assert nursery.ask(job, variables={"MINE": "yes"}) == ask("small_worker", job, variables=variables)
+@answers
+def test_a_fork_answers_as_a_process_of_its_own_does(what: str, answer: dict[str, Any], nursery: Nursery) -> None:
+    assert nursery.ask({"what": what, "said": "hello"}, variables={"MINE": "yes"}) == answer
 
 
 def test_forks_are_fresh_and_a_slow_one_is_ended(nursery: Nursery, tmp_path: Path) -> None:
@@ -100,9 +110,17 @@ def test_forks_are_fresh_and_a_slow_one_is_ended(nursery: Nursery, tmp_path: Pat
     assert nursery.ask({"what": "leave"}) == {"found": None}
 
 
-def test_a_nursery_that_is_gone_is_named(nursery: Nursery) -> None:
-    nursery.close()
-    assert "has ended" in nursery.ask({"what": "chat"})["missing"]
+def test_a_nursery_that_is_killed_costs_one_job(nursery: Nursery) -> None:
+    killed = "the process that had loaded the libraries has ended: killed, most likely for want of memory"
+    assert nursery.ask({"what": "orphan"}) == {"missing": killed}
+    assert nursery.ask({"what": "leave"}) == {"found": None}
+
+
+def test_a_nursery_that_ended_between_two_jobs_costs_none(nursery: Nursery) -> None:
+    number = nursery.ask({"what": "parent"})["number"]
+    os.kill(number, signal.SIGKILL)
+    os.waitid(os.P_PID, number, os.WEXITED | os.WNOWAIT)
+    assert nursery.ask({"what": "parent"})["number"] != number
 
 
 def test_one_that_takes_too_long_is_ended(variables: dict[str, str], tmp_path: Path) -> None:

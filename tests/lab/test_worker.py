@@ -12,9 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 from hybridge.errors import TooLarge
-from hybridge.lab import subject, worker
-from hybridge.lab.case import Case
-from hybridge.lab.rivals import RIVALS
+from hybridge.lab import worker
+from hybridge.lab.vae import subject
+from hybridge.lab.vae.case import Case
+from hybridge.lab.vae.rivals import RIVALS
+
+
+@pytest.fixture(autouse=True)
+def times_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However short it is: nothing here is about how long it took."""
+    monkeypatch.setattr(worker, "_TIMED_S", 0.0)
 
 
 def silent(_: str) -> None:

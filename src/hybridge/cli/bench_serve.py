@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from ..lab.load.case import ServeArguments
     from ..lab.record import Record
-    from ..lab.serve_case import ServeArguments
 
 
 def serve_bench(
@@ -44,8 +44,8 @@ def serve_bench(
     """Throughput, latency and errors under load, beside the engine alone, LitServe and Ray Serve."""
     from rich.console import Console
 
-    from ..lab.serve_case import ServeArguments, loads_of
-    from ..lab.serving import SERVERS
+    from ..lab.load.case import ServeArguments, loads_of
+    from ..lab.load.serving import SERVERS
 
     console = Console()
     asked = rivals.split(",") if rivals else ["hybridge"] if url else SERVERS
@@ -68,7 +68,7 @@ def serve_bench(
 
 
 def _run(arguments: ServeArguments, path: Path, resume: bool, console: Any) -> Record:
-    from ..lab.serve_runner import run
+    from ..lab.load.runner import run
     from .tables import measuring
 
     with measuring(console) as progress:
@@ -76,7 +76,7 @@ def _run(arguments: ServeArguments, path: Path, resume: bool, console: Any) -> R
 
 
 def _show(record: Record, path: Path, console: Any) -> None:
-    from ..lab.serve_report import markdown, tables
+    from ..lab.load.report import markdown, tables
     from .tables import drawn
 
     for table in tables(record):

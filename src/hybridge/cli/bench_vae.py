@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..lab.case import Arguments
     from ..lab.record import Record
+    from ..lab.vae.case import Arguments
 
 
 def vae(
@@ -36,8 +36,8 @@ def vae(
 
     from ..engine import resolve
     from ..engine.exact import parse_bytes
-    from ..lab.case import Arguments
-    from ..lab.rivals import RIVALS
+    from ..lab.vae.case import Arguments
+    from ..lab.vae.rivals import RIVALS
 
     console = Console()
     arguments = Arguments(
@@ -59,7 +59,7 @@ def vae(
 
 
 def _run(arguments: Arguments, path: Path, resume: bool, console: Any) -> Record:
-    from ..lab.runner import run
+    from ..lab.vae.runner import run
     from .tables import measuring
 
     with measuring(console) as progress:
@@ -67,8 +67,8 @@ def _run(arguments: Arguments, path: Path, resume: bool, console: Any) -> Record
 
 
 def _show(record: Record, path: Path, console: Any) -> None:
-    from ..lab.plot import plot
-    from ..lab.report import markdown, tables
+    from ..lab.vae.plot import plot
+    from ..lab.vae.report import markdown, tables
     from .tables import drawn
 
     for table in tables(record):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..lab.report import Table
+    from ..lab.tables import Table
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def drawn(table: Table) -> Any:
     """A table of the workbench, for rich."""
     from rich.table import Table as Drawn
 
-    from ..lab.report import columns_are_numbers
+    from ..lab.tables import columns_are_numbers
 
     whole = Drawn(title=table.title, title_justify="left")
     for column, is_number in zip(table.columns, columns_are_numbers(table.columns), strict=True):

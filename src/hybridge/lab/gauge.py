@@ -1,9 +1,9 @@
-"""How much memory a call takes on top of what is there already.
+"""How long a call takes, and how much memory on top of what is there already.
 
-CUDA: what torch's allocator handed out at most, less what it had handed out before.  CPU: how far the process's
-resident set grew at most, which the kernel counts itself (``VmHWM``, set back through ``clear_refs``), so what
-libraries take inside an operator is in it.  Memory that an allocator had kept for itself is returned first, else a
-second call would seem to need less than the first.
+Memory on CUDA: what torch's allocator handed out at most, less what it had handed out before.  On a CPU: how far
+the process's resident set grew at most, which the kernel counts itself (``VmHWM``, set back through
+``clear_refs``), so what libraries take inside an operator is in it.  Memory that an allocator had kept for itself
+is returned first, else a second call would seem to need less than the first.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -49,6 +50,17 @@ def growth(run: Callable[[], Made], device: torch.device, *, above: int | None =
     before = _status_bytes("VmRSS") if above is None else above
     given = run()
     return given, max(0, _status_bytes("VmHWM") - before)
+
+
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    """Of one call, until the device has done it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begun = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begun
 
 
 def resident_bytes() -> int | None:

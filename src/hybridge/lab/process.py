@@ -78,69 +78,84 @@ class Nursery:
     Loading takes seconds, which jobs of seconds would pay each time.  What a job leaves behind still goes with its
     process.  For jobs on the CPU alone: what a GPU's driver has begun does not live on in a fork.
 
+    It is started by the first job, and anew by the first after it has ended: a kernel that is short of memory may
+    choose it rather than its fork.
+
     Args:
         module: What ``python -m`` runs; it calls :func:`answer`.
-        folder: For the files through which it talks.
+        folder: For the files through which it talks; there when a job is asked for.
         variables: Of its environment, above this one's.
     """
 
     def __init__(self, module: str, folder: Path, variables: Mapping[str, str]) -> None:
+        self._module = module
         self._folder = folder
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
-            [sys.executable, "-m", module, _NURSERY],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **variables},
-            start_new_session=True,
-        )
-        assert self._process.stdin is not None  # noqa: S101 - it has pipes
-        assert self._process.stdout is not None  # noqa: S101 - it has pipes
-        # Read and written without buffers: what lies in one is not seen by select.
-        self._orders, self._numbers = self._process.stdin.fileno(), self._process.stdout.fileno()
-        self._heard = b""
+        self._variables = variables
+        self._process: subprocess.Popen[bytes] | None = None
 
     def ask(
         self, job: dict[str, Any], *, limit_s: float | None = None, variables: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         """The same as the function :func:`ask`."""
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            self._process = self._started()
         files = {name: self._folder / name for name in ("job", "said", "complained")}
         files["job"].write_text(json.dumps({**job, "asker": self._process.pid}), encoding="utf-8")
         order = {**{name: str(path) for name, path in files.items()}, "variables": dict(variables or {})}
+        line = _Line(self._process)
         try:
-            os.write(self._orders, json.dumps(order).encode() + b"\n")
-            child = self._hear(None)
+            line.write(order)
+            child = line.hear(None)
             assert child is not None  # noqa: S101 - without a limit there is a number
-            status = self._status_of(child, limit_s)
+            status = _status_of(child, line, limit_s)
             is_late = status is None
             if is_late:
-                status = self._hear(None)
+                status = line.hear(None)
         except (OSError, EOFError):
-            return {"missing": "the process that had loaded the libraries has ended"}
+            how = _how_it_ended(self._process.wait(), "").rstrip(",")
+            return {"missing": f"the process that had loaded the libraries has ended: {how}"}
         said, complained = (
             files[name].read_text(encoding="utf-8", errors="replace") for name in files if name != "job"
         )
         return _answered(said, complained, status or 0, limit_s if is_late else None)
 
-    def _status_of(self, child: int, limit_s: float | None) -> int | None:
-        """How it ended; None when it was ended for taking too long."""
-        status = None
-        try:
-            status = self._hear(limit_s)
-        finally:
-            if status is None:  # too long, or Ctrl-C
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child, signal.SIGKILL)
-        return status
-
     def close(self) -> None:
         """Ends it."""
+        if self._process is None:
+            return
         if self._process.poll() is None:
             _end(self._process)
         self._process.communicate()
+        self._process = None
 
-    def _hear(self, limit_s: float | None) -> int | None:
-        """The number in its next line; None when that takes too long.
+    def _started(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603 - our own interpreter
+            [sys.executable, "-m", self._module, _NURSERY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **self._variables},
+            start_new_session=True,
+        )
+
+
+class _Line:
+    """To a nursery for one job: orders go down, numbers come back."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None  # noqa: S101 - it has pipes
+        assert process.stdout is not None  # noqa: S101 - it has pipes
+        # Read and written without buffers: what lies in one is not seen by select.
+        self._orders, self._numbers = process.stdin.fileno(), process.stdout.fileno()
+        self._heard = b""
+
+    def write(self, order: dict[str, Any]) -> None:
+        """Raises OSError when nobody reads it."""
+        os.write(self._orders, json.dumps(order).encode() + b"\n")
+
+    def hear(self, limit_s: float | None) -> int | None:
+        """The number in the next line; None when that takes too long.
 
         Raises:
             EOFError: when there will be none.
@@ -156,6 +171,18 @@ class Nursery:
             self._heard += more
         line, _, self._heard = self._heard.partition(b"\n")
         return int(line)
+
+
+def _status_of(child: int, line: _Line, limit_s: float | None) -> int | None:
+    """How it ended; None when it was ended for taking too long."""
+    status = None
+    try:
+        status = line.hear(limit_s)
+    finally:
+        if status is None:  # too long, or Ctrl-C, or without the nursery
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+    return status
 
 
 def _answered(said: str, complained: str, status: int, limit_s: float | None) -> dict[str, Any]:

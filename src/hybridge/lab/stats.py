@@ -50,7 +50,7 @@ def percentile(samples: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Roof:
-    """What the program's products take alone; see :mod:`.roof`.
+    """What the program's products take alone; see :mod:`.vae.roof`.
 
     Attributes:
         seconds: Of all of them.

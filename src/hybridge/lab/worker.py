@@ -15,15 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from ..engine import failures_named, resolve
 from ..engine.options import choose_device
-from . import roof
-from .case import Case
 from .environment import environment
-from .gauge import growth
+from .gauge import growth, seconds
+from .load.served import run_engine
 from .process import Jobs, Say, answer
-from .rivals import RIVALS, Limits
-from .roof import seconds
-from .served import run_engine
-from .subject import build, distance, forward, reference_dtype, source
+from .vae import roof
+from .vae.case import Case
+from .vae.rivals import RIVALS, Limits
+from .vae.subject import build, distance, forward, reference_dtype, source
 
 #: Calls are timed until they took this long together, so that short ones are timed several times in every process.
 _TIMED_S = 0.5
@@ -43,7 +42,7 @@ def describe(job: dict[str, Any], say: Say) -> dict[str, Any]:
 
 
 def measure_roof(job: dict[str, Any], say: Say) -> dict[str, Any]:
-    """See :mod:`.roof`."""
+    """See :mod:`.vae.roof`."""
     case = Case(**job["case"])
     say("measuring convolutions")
     return roof.measure(case, resolve(case.model))

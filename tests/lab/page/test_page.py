@@ -257,8 +257,8 @@ def test_the_guide_speaks_of_techniques_that_there_are() -> None:
 
 
 def test_the_columns_of_the_benchmarks_are_translated(report: Path) -> None:
-    from hybridge.lab import report as vae
     from hybridge.lab.record import read
+    from hybridge.lab.vae import report as vae
 
     from .conftest import VAE
 

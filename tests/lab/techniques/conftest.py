@@ -58,8 +58,11 @@ def _rig(folder: Path, scratch: Path, loaded: dict[Path, Any], arguments: dict[s
 
     if folder not in loaded:
         loaded[folder] = reload()
+    pipe = loaded[folder]
+    # What nobody changes is shared: most of the time of a copy goes there.
+    shared = [part for name, part in pipe.components.items() if "tokenizer" in name]
     return Rig(
-        pipe=copy.deepcopy(loaded[folder]),
+        pipe=copy.deepcopy(pipe, {id(part): part for part in shared}),
         arguments=arguments,
         folder=scratch,
         device=torch.device("cpu"),

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hybridge.lab.storages import storage_bytes
 from hybridge.lab.techniques.catalogue import TECHNIQUES
-from hybridge.lab.techniques.evidence import storage_bytes
 from hybridge.lab.techniques.rig import Rig
 
 

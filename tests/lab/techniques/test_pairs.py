@@ -36,6 +36,9 @@ GO_TOGETHER = (
 #: Needs a server, float16, pictures of more than 512 pixels, or a compiler of C++ and its time.
 _ELSEWHERE = {"remote-vae", "vae-fp16-fix", "vae-tiling", "compile", "compile-regional", "stable-fast"}
 
+#: Differs from another row in a number alone.
+_ALIKE = {"cfg-cutoff-75"}
+
 #: What shows itself in larger pictures or batches alone: arguments of the call that let it.
 _SHOWS = {"vae-slicing": {"num_images_per_prompt": 2}, "exact-vae": {"height": 128, "width": 128}}
 
@@ -45,7 +48,7 @@ def allowed_pairs() -> list[tuple[str, str]]:
     found = []
     for clash in CLASHES:
         if clash.rule != "never together":
-            usable = [pair for pair in clash.pairs() if not _ELSEWHERE & {*pair}]
+            usable = [pair for pair in clash.pairs() if not (_ELSEWHERE | _ALIKE) & {*pair}]
             found += usable if clash.rule == "cured" else usable[:1]
     return [*found, *GO_TOGETHER]
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from hybridge.errors import RequestError
+from hybridge.lab.storages import storage_bytes
 from hybridge.lab.techniques.catalogue import TECHNIQUES
-from hybridge.lab.techniques.evidence import storage_bytes
 from hybridge.lab.techniques.rig import Rig, plainly
 from hybridge.lab.techniques.weights import bring_back, outlines, send_away
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hybridge.errors import ModelUnavailable
+from hybridge.lab.storages import storage_bytes
 from hybridge.lab.techniques.catalogue import TECHNIQUES
-from hybridge.lab.techniques.evidence import storage_bytes
 from hybridge.lab.techniques.rig import Rig
 
 PROMPT = "a cat in the rain"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import math
-import weakref
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -15,10 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from ..storages import PeakBytes
 from .nouns import Cost
 
 
@@ -38,42 +36,22 @@ def cost(modules: Iterable[nn.Module], call: Callable[[], object], *, fused_atte
         if fused_attention:
             modes.enter_context(_FusedAttention(counter))
         call()
-    return Cost(counter.peak, counter.flops)
+    return Cost(counter.peak_bytes, counter.flops)
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sums the storages that live at one time."""
+class _Counter(PeakBytes):  # type: ignore[no-untyped-call]
+    """Counts multiplications too."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = self.flops = 0
-        self._known = {
-            tensor.untyped_storage()._cdata
-            for module in modules
-            for tensor in (*module.parameters(), *module.buffers())
-        }
+        super().__init__(leaving_out=modules)
+        self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        made = super().__torch_dispatch__(func, types, args, kwargs)
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
-            self.flops += formula(*args, **kwargs, out_val=result)
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self._add(leaf.untyped_storage())
-        return result
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata not in self._known:
-            self._known.add(storage._cdata)
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._remove, storage._cdata, storage.nbytes())
-
-    def _remove(self, key: int, nbytes: int) -> None:
-        self._known.discard(key)
-        self.now -= nbytes
+            self.flops += formula(*args, **(kwargs or {}), out_val=made)
+        return made
 
 
 class _FusedAttention(TorchFunctionMode):

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import RequestError
 from ..record import Record
-from ..report import Table
+from ..tables import Table
 from . import guide
 from .findings import Findings, findings
 from .sources import Source, Sources
@@ -85,8 +85,9 @@ def content(sources: Sources) -> Content:
     Raises:
         RequestError: for a record of ``hybridge bench`` that is not what its command writes.
     """
-    from .. import report, serve_report
+    from ..load import report as load
     from ..techniques.catalogue import TECHNIQUES
+    from ..vae import report as vae
 
     environment = sources.environment
     found = findings(sources.studies) if sources.studies else None
@@ -95,8 +96,8 @@ def content(sources: Sources) -> Content:
         environment,
         found,
         summary(found, machine(environment)) if found else None,
-        tuple(table for source in sources.vaes for table in _tables(source, report.tables)),
-        tuple(table for source in sources.serves for table in _tables(source, serve_report.tables)),
+        tuple(table for source in sources.vaes for table in _tables(source, vae.tables)),
+        tuple(table for source in sources.serves for table in _tables(source, load.tables)),
         {name: (row.claim, row.source) for name, row in TECHNIQUES.items()},
     )
 

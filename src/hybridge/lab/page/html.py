@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any
 
 from ... import __version__
-from ..report import columns_are_numbers
+from ..tables import columns_are_numbers
 from . import guide, show, texts
 from .content import Content
 from .drawing import Plot, plot

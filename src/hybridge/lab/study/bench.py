@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..gauge import growth
+from ..gauge import growth, seconds
 from ..process import Say, in_a_line
-from ..roof import seconds
+from ..storages import PeakBytes
 from ..techniques import stack
 from ..techniques.evidence import CallLog
 from ..techniques.rig import Rig
@@ -25,7 +25,6 @@ from ..techniques.stack import Step
 from ..techniques.technique import Technique
 from . import outcomes
 from .arguments import Prompt
-from .peak import PeakBytes
 from .pipeline import modules, weights_bytes
 
 

@@ -39,7 +39,11 @@ def listed(pipeline: str, *, device: str = "auto", server: str | None = None) ->
     )
     asked.check()
     with tempfile.TemporaryDirectory(prefix="hybridge-lab-") as folder:
-        missing = Asker(asked, Path(folder) / "none").describe()["missing"]
+        asker = Asker(asked, Path(folder) / "none")
+        try:
+            missing = asker.describe()["missing"]
+        finally:
+            asker.tidy()
     nothing = {"outcome": None, "reason": None, "instead": None}
     return [
         {

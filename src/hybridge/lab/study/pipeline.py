@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 
 from ...engine.options import choose_device
 from ...errors import ModelUnavailable, RequestError
-from ..techniques.evidence import storage_bytes
+from ..storages import storage_bytes
 from ..techniques.rig import Rig
 from ..tiny import save_tiny
 from .arguments import TINY, Arguments

@@ -155,7 +155,8 @@ class Asker:
         self._path = path
         self._work = path.parent / "work"
         self._not_scored: list[str] = []
-        self._nursery: Nursery | None = None
+        self._variables = {"HF_HUB_OFFLINE": "1"} if arguments.pipeline == TINY else {}
+        self._nursery = Nursery(_WORKER, self._work, self._variables)
         self.tidy()  # what a run left that was killed
 
     def describe(self) -> dict[str, Any]:
@@ -173,8 +174,6 @@ class Asker:
         Raises:
             HybridgeError: when its pictures cannot be written.
         """
-        if self._nursery is None and self._asked.device == "cpu" and hasattr(os, "fork"):
-            self._nursery = Nursery(_WORKER, self._work, self._variables())
         job = {"what": "measure", "configuration": configuration.name, "not_scored": self._not_scored}
         entry = self._ask(job, self._asked.limit_s)
         if "unwritten" in entry:
@@ -183,13 +182,8 @@ class Asker:
 
     def tidy(self) -> None:
         """Takes away what lies beside the record while it is measured, and ends what was started for it."""
-        if self._nursery is not None:
-            self._nursery.close()
-            self._nursery = None
+        self._nursery.close()
         shutil.rmtree(self._work, ignore_errors=True)
-
-    def _variables(self) -> dict[str, str]:
-        return {"HF_HUB_OFFLINE": "1"} if self._asked.pipeline == TINY else {}
 
     def _ask(self, job: dict[str, Any], limit_s: float | None) -> dict[str, Any]:
         folder = self._work / "now"
@@ -202,8 +196,8 @@ class Asker:
         places = {"folder": str(folder), "tiny": str(self._work / "tiny"), "out": str(self._path.parent)}
         whole = {**job, **places, "arguments": asdict(self._asked), "server": self._server}
         try:
-            if self._nursery is not None:
+            if self._asked.device == "cpu" and hasattr(os, "fork"):
                 return self._nursery.ask(whole, limit_s=limit_s, variables=caches)
-            return ask(_WORKER, whole, limit_s=limit_s, variables={**self._variables(), **caches})
+            return ask(_WORKER, whole, limit_s=limit_s, variables={**self._variables, **caches})
         finally:
             shutil.rmtree(folder, ignore_errors=True)

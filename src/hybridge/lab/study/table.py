@@ -7,7 +7,7 @@ from typing import Any
 
 from ...engine.plan import show_bytes
 from ..record import Record
-from ..report import Table
+from ..tables import Table
 
 _NONE = "–"
 

@@ -21,7 +21,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ...errors import EngineFailure
-from .evidence import CallLog, looked_at, storage_bytes
+from ..storages import storage_bytes
+from .evidence import CallLog, looked_at
 from .presence import no_room, not_installed
 from .rig import Rig
 from .technique import GUIDE, Applied, Missing, Proof, Technique

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .technique import Proof, Witness
 
@@ -106,34 +105,3 @@ def spared(
             )
 
     return witness
-
-
-def storage_bytes(module: torch.nn.Module) -> int:
-    """Bytes of a module's parameters and buffers, every storage once; nothing for what is on the meta device.
-
-    A weight in fewer bits is made of several tensors (the integers, their scales): those are counted.
-    """
-    tensors = [part for tensor in _held(module) for part in _plain(tensor) if part.device.type != "meta"]
-    storages = [tensor.untyped_storage() for tensor in tensors]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-def _held(module: torch.nn.Module) -> Iterator[torch.Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
-    for part in module.modules():
-        if type(part).__name__ == "LinearPackedParams":  # torch.ao's, which no parameter shows
-            packed: Any = part
-            yield from (tensor for tensor in packed._weight_bias() if tensor is not None)
-
-
-def _plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    if is_traceable_wrapper_subclass(tensor):  # torchao's and quanto's
-        for name in tensor.__tensor_flatten__()[0]:
-            yield from _plain(getattr(tensor, name))
-        return
-    yield tensor
-    for scales in ("SCB", "absmax", "nested_absmax"):  # bitsandbytes keeps them beside the weight
-        beside = getattr(tensor, scales, None)
-        if beside is not None:
-            yield beside

@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from .evidence import looked_at, storage_bytes
+from ..storages import storage_bytes
+from .evidence import looked_at
 from .presence import no_room, not_installed
 from .rig import Rig
 from .technique import Applied, Missing, Proof, Technique

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ...errors import RequestError
-from .evidence import CallLog, storage_bytes
+from ..storages import storage_bytes
+from .evidence import CallLog
 from .rig import Rig
 from .technique import GUIDE, Applied, Missing, Proof, Technique, Witness
 from .weights import bring_back, outlines

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from ...errors import ModelUnavailable
-from .evidence import looked_at, storage_bytes
+from ..storages import storage_bytes
+from .evidence import looked_at
 from .presence import not_installed
 from .rig import Rig
 from .technique import Applied, Missing, Proof, Technique

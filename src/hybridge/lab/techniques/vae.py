@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ...errors import TooLarge
+from ..storages import storage_bytes
 from . import companions
 from .decoding import DecodeLog, decoded
-from .evidence import storage_bytes
 from .rig import Rig
 from .technique import GUIDE, Applied, Missing, Proof, Technique
 

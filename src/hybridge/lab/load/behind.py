@@ -1,4 +1,4 @@
-"""A rival's server: ``python -m hybridge.lab.behind NAME JOB``, until it is ended.
+"""A rival's server: ``python -m hybridge.lab.load.behind NAME JOB``, until it is ended.
 
 The job is one JSON object, ``{"port": …, "models": [[name, model], …], "format": …}``.  Every model answers at
 ``POST /NAME``: safetensors in, a picture file out.

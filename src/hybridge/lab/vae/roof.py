@@ -7,7 +7,6 @@ Attention's share is counted at the speed of its matrix products.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +14,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..engine.lowering import lower, skeleton
-from ..engine.ops import Attend, Convolve
-from ..engine.options import choose_device
-from ..engine.program import Program
-from ..models import ModelSpec
+from ...engine.lowering import lower, skeleton
+from ...engine.ops import Attend, Convolve
+from ...engine.options import choose_device
+from ...engine.program import Program
+from ...models import ModelSpec
+from ..gauge import seconds
 from .case import Case
 from .subject import architecture, shape
 
@@ -153,14 +153,3 @@ def _fastest(run: Callable[[], torch.Tensor], device: torch.device) -> float:
     while len(samples) < 2 or sum(samples) < _MEASURE_S:
         samples.append(seconds(run, device))
     return min(samples)
-
-
-def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Of one call, until the device has done it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    begun = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - begun

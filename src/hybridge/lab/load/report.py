@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .load import OK
-from .record import Record
-from .report import Table, page
-from .serve_case import Kind, Load
+from ..record import Record
+from ..stats import percentile
+from ..tables import Table, page
+from .case import Kind, Load
+from .clients import OK
 from .serving import SERVERS
-from .stats import percentile
 
 _NONE = "–"
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import anyio
 import httpx
 
-from ..client.reply import timings_ms
+from ...client.reply import timings_ms
 
 OK = "ok"
 

@@ -6,8 +6,8 @@ import pytest
 
 from hybridge.engine import resolve
 from hybridge.engine.ops import Attend
-from hybridge.lab import roof
-from hybridge.lab.case import Case
+from hybridge.lab.vae import roof
+from hybridge.lab.vae.case import Case
 
 
 @pytest.mark.parametrize("task", ["decode", "encode"])

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..engine.plan import show_bytes
-from .record import Record
+from ...engine.plan import show_bytes
+from ..record import Record
+from ..stats import Roof, Summary, roof_of, summary
+from ..tables import Table, page
 from .rivals import RIVALS
 from .runner import entries_of
-from .stats import Roof, Summary, roof_of, summary
 
 _NONE = "–"
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Cells as text, whoever draws them."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +77,6 @@ def markdown(record: Record) -> str:
         " float64 for float32 up to 256×256.",
     ]
     return page(lines, tables(record))
-
-
-def page(lines: Sequence[str], tables: Sequence[Table]) -> str:
-    """Markdown: the lines, then every table under its title."""
-    whole = list(lines)
-    for table in tables:
-        whole += ["", f"## {table.title}", ""]
-        whole.append(f"| {' | '.join(table.columns)} |")
-        whole.append("|" + "---|" * len(table.columns))
-        whole += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in table.rows]
-    return "\n".join(whole) + "\n"
 
 
 def roof(record: Record, case: dict[str, Any]) -> Roof | None:
@@ -204,10 +184,3 @@ def _error(one: Result) -> str:
 def _psnr(judged: dict[str, Any]) -> str:
     psnr = judged.get("psnr_db")
     return _NONE if psnr is None else f"{psnr:.1f}"
-
-
-def columns_are_numbers(columns: Sequence[str]) -> list[bool]:
-    """Which columns are aligned to the right: all but those that name something."""
-    names = {"case", "rival", "remark", "Device", "dtype", "server", "pictures", "stage", "errors"}
-    names |= {"configuration", "outcome"}
-    return [column not in names for column in columns]

@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..errors import RequestError
+from ...errors import RequestError
 
 Task = Literal["decode", "encode"]
 

@@ -20,9 +20,10 @@ from typer.testing import CliRunner
 from hybridge.cli.application import application
 from hybridge.client.address import Address
 from hybridge.errors import EngineFailure, RequestError
-from hybridge.lab import load, record, serve_report, serve_runner, serving
-from hybridge.lab.load import Bounds, Sample, Shot
-from hybridge.lab.serve_case import Kind, Load, ServeArguments, loads_of
+from hybridge.lab import record
+from hybridge.lab.load import clients, report, runner, serving
+from hybridge.lab.load.case import Kind, Load, ServeArguments, loads_of
+from hybridge.lab.load.clients import Bounds, Sample, Shot
 from hybridge.lab.stats import percentile
 from hybridge.server.running import running
 
@@ -86,24 +87,24 @@ def shot(address: str, name: str) -> Shot:
 def test_a_closed_loop_sends_what_it_was_asked_to_over_one_connection_for_each_client(
     counting: Counting, address: str
 ) -> None:
-    samples = anyio.run(load.closed, [shot(address, "good")] * 3, Bounds(None, 20))
+    samples = anyio.run(clients.closed, [shot(address, "good")] * 3, Bounds(None, 20))
     assert counting.seen == {"good": 20} == Counter(sample.kind for sample in samples)
     assert len(counting.connections) == 3
-    assert {sample.outcome for sample in samples} == {load.OK}
+    assert {sample.outcome for sample in samples} == {clients.OK}
     assert samples[0].stages_ms == {"queue": 1.0, "device": 2.5}
     assert all(sample.wall_s is not None and sample.wall_s > 0 for sample in samples)
 
 
 def test_a_closed_loop_ends_in_time(counting: Counting, address: str) -> None:
-    samples = anyio.run(load.closed, [shot(address, "good")], Bounds(0.2, None))
+    samples = anyio.run(clients.closed, [shot(address, "good")], Bounds(0.2, None))
     assert len(samples) == counting.seen["good"] > 1
     assert samples[-1].at_s < 0.2
 
 
 def test_errors_are_counted_by_kind(address: str) -> None:
-    clients = [shot(address, name) for name in ("busy", "page", "nowhere")]
-    clients.append(Shot("gone", "http://127.0.0.1:9/", {}, b""))
-    samples = anyio.run(load.closed, clients, Bounds(None, 4))
+    shots = [shot(address, name) for name in ("busy", "page", "nowhere")]
+    shots.append(Shot("gone", "http://127.0.0.1:9/", {}, b""))
+    samples = anyio.run(clients.closed, shots, Bounds(None, 4))
     assert Counter(sample.outcome for sample in samples) == {
         "429 Overloaded": 1,
         "200 text/html": 1,
@@ -114,12 +115,12 @@ def test_errors_are_counted_by_kind(address: str) -> None:
 
 def test_an_open_loop_is_bounded_and_counts_from_when_a_request_was_due(counting: Counting, address: str) -> None:
     due = [(0.0, shot(address, "stuck")), (0.01, shot(address, "stuck")), (0.02, shot(address, "good"))]
-    samples = anyio.run(load.open_loop, due, 2, Bounds(5.0, None, limit_s=0.3))
+    samples = anyio.run(clients.open_loop, due, 2, Bounds(5.0, None, limit_s=0.3))
     outcomes = {sample.kind: sample for sample in samples}
     assert outcomes["stuck"].outcome == "ReadTimeout"
     late = outcomes["good"]
     # It was due while two were stuck, and sent when the first of them had timed out.
-    assert late.outcome == load.OK
+    assert late.outcome == clients.OK
     assert late.at_s == pytest.approx(0.02)
     assert late.wall_s is not None
     assert late.wall_s > 0.25
@@ -127,9 +128,9 @@ def test_an_open_loop_is_bounded_and_counts_from_when_a_request_was_due(counting
 
 def test_what_could_not_be_sent_in_time_is_not_sent(counting: Counting, address: str) -> None:
     due = [(0.0, shot(address, "stuck")), (0.01, shot(address, "good"))]
-    samples = anyio.run(load.open_loop, due, 1, Bounds(0.1, None, limit_s=0.4))
+    samples = anyio.run(clients.open_loop, due, 1, Bounds(0.1, None, limit_s=0.4))
     assert sorted((sample.kind, sample.outcome) for sample in samples) == [
-        ("good", load.NOT_SENT),
+        ("good", clients.NOT_SENT),
         ("stuck", "ReadTimeout"),
     ]
     assert counting.seen == {"stuck": 1}
@@ -137,20 +138,20 @@ def test_what_could_not_be_sent_in_time_is_not_sent(counting: Counting, address:
 
 def test_arrivals_are_drawn_by_weight_at_the_rate_and_always_the_same() -> None:
     shots = [shot("http://x", "small"), shot("http://x", "large")]
-    arrivals = load.poisson(shots, [3, 1], 100.0, Bounds(100.0, None), seed=1)
-    assert arrivals == load.poisson(shots, [3, 1], 100.0, Bounds(100.0, None), seed=1)
+    arrivals = clients.poisson(shots, [3, 1], 100.0, Bounds(100.0, None), seed=1)
+    assert arrivals == clients.poisson(shots, [3, 1], 100.0, Bounds(100.0, None), seed=1)
     assert len(arrivals) == pytest.approx(10_000, rel=0.05)
     assert sum(one.kind == "large" for _, one in arrivals) / len(arrivals) == pytest.approx(0.25, abs=0.02)
     assert arrivals[-1][0] < 100.0
-    assert len(load.poisson(shots, [1, 1], 100.0, Bounds(None, 7), seed=1)) == 7
+    assert len(clients.poisson(shots, [1, 1], 100.0, Bounds(None, 7), seed=1)) == 7
 
 
 @pytest.mark.parametrize(
-    ("weights", "clients", "dealt"),
+    ("weights", "number", "dealt"),
     [([16, 1], 17, [16, 1]), ([1, 1], 3, [2, 1]), ([3, 1], 8, [6, 2]), ([100, 1], 2, [1, 1]), ([5], 4, [4])],
 )
-def test_clients_are_dealt_out_by_weight(weights: list[int], clients: int, dealt: list[int]) -> None:
-    assert load.deal(weights, clients) == dealt
+def test_clients_are_dealt_out_by_weight(weights: list[int], number: int, dealt: list[int]) -> None:
+    assert clients.deal(weights, number) == dealt
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_starts(
     changed: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(RequestError, match=message):
-        serve_runner.run(replace(ARGUMENTS, **changed), tmp_path / "serve.json")  # type: ignore[arg-type]
+        runner.run(replace(ARGUMENTS, **changed), tmp_path / "serve.json")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 
@@ -212,11 +213,11 @@ class TestTables:
 
     @pytest.fixture
     def kept(self) -> record.Record:
-        def sample(number: int, wall_s: float, outcome: str = load.OK) -> dict[str, object]:
-            stages = {"device": 80.0, "encode": 15.0} if outcome == load.OK else {}
+        def sample(number: int, wall_s: float, outcome: str = clients.OK) -> dict[str, object]:
+            stages = {"device": 80.0, "encode": 15.0} if outcome == clients.OK else {}
             return asdict(Sample("starter 64²", number * 0.1, wall_s, outcome, stages))
 
-        alone = [asdict(Sample("starter 64²", n * 0.08, 0.08, load.OK, {"device": 80.0})) for n in range(10)]
+        alone = [asdict(Sample("starter 64²", n * 0.08, 0.08, clients.OK, {"device": 80.0})) for n in range(10)]
         served = [*(sample(number, 0.1) for number in range(9)), sample(9, 0.1, "429 Overloaded")]
         key = {"load": "starter 64²", "round": 0}
         arguments = replace(ARGUMENTS, rivals=("engine", "hybridge", "ray"))
@@ -230,7 +231,7 @@ class TestTables:
         return record.begin("serve", environment, asdict(arguments), measurements=measurements)
 
     def test_servers_stand_beside_each_other(self, kept: record.Record) -> None:
-        servers, stages = serve_report.tables(kept)
+        servers, stages = report.tables(kept)
         alone, hybridge, ray = (dict(zip(servers.columns, row, strict=True)) for row in servers.rows)
         assert (alone["pictures/s"], alone["× engine"]) == ("12.50", "1.000")
         assert (hybridge["answers"], hybridge["pictures/s"], hybridge["× engine"]) == ("9", "10.00", "0.800")
@@ -240,14 +241,14 @@ class TestTables:
         assert ("hybridge", "starter 64²", "encode", "15.0", "15.0", "15.0") in stages.rows
 
     def test_the_page_says_what_was_asked(self, kept: record.Record) -> None:
-        page = serve_report.markdown(kept)
+        page = report.markdown(kept)
         assert "closed loop, 6 requests, 1 rounds" in page
         assert "| Ray Serve, diffusers' decode | starter 64² | – |" in page
 
     def test_a_record_is_read_as_it_was_written(self, kept: record.Record, tmp_path: Path) -> None:
         path = tmp_path / "serve.json"
         record.write(kept, path)
-        assert serve_report.tables(record.read(path, "serve")) == serve_report.tables(kept)
+        assert report.tables(record.read(path, "serve")) == report.tables(kept)
         with pytest.raises(RequestError, match="not a record that can be gone on with"):
             record.read(path, "vae")
 
@@ -270,8 +271,8 @@ def test_a_server_that_ends_before_it_answers_is_named_with_its_last_words() -> 
 def test_requests_are_what_a_server_understands(server: str, small: str) -> None:
     kind = Kind(small.replace("mine=", "sd-v1="), 64)
     address = Address.parse(server)
-    (sample,) = anyio.run(load.closed, [serving.shot_at_hybridge(address, kind, ARGUMENTS)], Bounds(None, 1))
-    assert sample.outcome == load.OK
+    (sample,) = anyio.run(clients.closed, [serving.shot_at_hybridge(address, kind, ARGUMENTS)], Bounds(None, 1))
+    assert sample.outcome == clients.OK
     assert {"device", "encode"} <= set(sample.stages_ms)
 
 
@@ -283,7 +284,7 @@ def test_a_run_from_the_command_line(small: str, tmp_path: Path, monkeypatch: py
     shown = CliRunner().invoke(application, asked, env={"COLUMNS": "250"}, catch_exceptions=False)
     kept = json.loads((tmp_path / "serve-mine.json").read_text())
     engine, hybridge, ray = kept["measurements"]
-    assert [sample["outcome"] for sample in engine["samples"] + hybridge["samples"]] == [load.OK] * 12
+    assert [sample["outcome"] for sample in engine["samples"] + hybridge["samples"]] == [clients.OK] * 12
     assert ray["missing"] == "no_ray_here is not installed"
     assert {"cpu", "threads", "litserve", "ray"} <= set(kept["environment"])
     assert "| hybridge | mine 64² | 6 |" in (tmp_path / "serve-mine.md").read_text()

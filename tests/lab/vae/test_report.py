@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from hybridge.lab.record import Record
-from hybridge.lab.report import markdown, tables
+from hybridge.lab.vae.report import markdown, tables
 
 MIB = 2**20
 CASE = {"task": "decode", "size": 512, "dtype": "float32"}
@@ -120,7 +120,7 @@ def test_the_page_has_every_table_and_says_what_was_run_where(record: Record) ->
 @pytest.mark.parametrize("kept", [True, False])
 def test_the_plot_is_a_picture_even_of_nothing(record: Record, kept: bool, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from hybridge.lab.plot import plot
+    from hybridge.lab.vae.plot import plot
 
     path = tmp_path / "vae.png"
     plot(record if kept else record | {"measurements": []}, path)

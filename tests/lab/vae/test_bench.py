@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from hybridge.cli.application import application
 from hybridge.errors import EngineFailure, RequestError
-from hybridge.lab import record, runner
-from hybridge.lab.case import Arguments
+from hybridge.lab import record
+from hybridge.lab.vae import runner
+from hybridge.lab.vae.case import Arguments
 
 #: One that is measured, one whose budget would be the peak of a rival that was not asked for, one not installed.
 RIVALS = ("exact", "exact-tight", "compile")

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from ..engine import resolve
-from ..engine.options import choose_device
+from ...engine import resolve
+from ...engine.options import choose_device
+from ..environment import no_cpp_compiler
 from .case import Case
-from .environment import no_cpp_compiler
 from .subject import build, forward, shape, source
 
 
@@ -71,7 +71,7 @@ class Rival:
 
 
 def _exact(case: Case, limits: Limits) -> Ready:
-    from ..engine.exact import exact  # brings diffusers along, which takes seconds
+    from ...engine.exact import exact  # brings diffusers along, which takes seconds
 
     vae = exact(build(case), limits.budget_bytes)
     about: dict[str, Any] = {"budget_bytes": limits.budget_bytes}

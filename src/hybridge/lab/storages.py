@@ -1,4 +1,4 @@
-"""Exact bytes of live tensors at their highest, counted storage by storage.
+"""Exact bytes of tensors, every storage once: those that live while something runs, and those that modules hold.
 
 The same number at every run, on the CPU and on the meta device.  Eager only: what a compiled program or another
 engine allocates is not seen here.
@@ -33,8 +33,9 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # Python keeps one object for a storage as long as the storage lives, so its end is the storage's.
         # Addresses are used again afterwards, which is why they are forgotten then.
         self._seen: set[int] = set()
-        for storage in _weights(leaving_out):
-            self._note(storage, 0)
+        for module in leaving_out:
+            for tensor in held(module):
+                self._note(tensor.untyped_storage(), 0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
@@ -57,17 +58,33 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.live_bytes -= nbytes
 
 
+def storage_bytes(module: torch.nn.Module) -> int:
+    """Bytes of a module's parameters and buffers, every storage once; nothing for what is on the meta device.
+
+    A weight in fewer bits is made of several tensors (the integers, their scales): those are counted.
+    """
+    storages = [part.untyped_storage() for part in held(module) if part.device.type != "meta"]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def held(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """What a module's parameters and buffers are made of; see :func:`parts`."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        yield from parts(tensor)
+    for part in module.modules():
+        if type(part).__name__ == "LinearPackedParams":  # torch.ao's, which no parameter shows
+            packed: Any = part
+            yield from (tensor for tensor in packed._weight_bias() if tensor is not None)
+
+
 def parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """The tensors that really hold memory: itself, or what a quantised one is made of."""
-    if not is_traceable_wrapper_subclass(tensor):
-        yield tensor
+    if is_traceable_wrapper_subclass(tensor):  # torchao's and quanto's
+        for name in tensor.__tensor_flatten__()[0]:
+            yield from parts(getattr(tensor, name))
         return
-    for name in tensor.__tensor_flatten__()[0]:
-        yield from parts(getattr(tensor, name))
-
-
-def _weights(modules: Iterable[torch.nn.Module]) -> Iterator[torch.UntypedStorage]:
-    for module in modules:
-        for tensor in (*module.parameters(), *module.buffers()):
-            for part in parts(tensor):
-                yield part.untyped_storage()
+    yield tensor
+    for scales in ("SCB", "absmax", "nested_absmax"):  # bitsandbytes keeps them beside the weight
+        beside = getattr(tensor, scales, None)
+        if beside is not None:
+            yield beside

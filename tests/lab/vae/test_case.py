@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hybridge.errors import RequestError
-from hybridge.lab.case import Arguments
+from hybridge.lab.vae.case import Arguments
 
 KNOWN = ("exact", "diffusers", "tiled")
 GOOD = Arguments(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .record import Record
+from ..record import Record
 from .report import cases, result
 from .rivals import RIVALS
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hybridge.lab.study.peak import PeakBytes
+from hybridge.lab.storages import PeakBytes
 
 MIB = 2**20
 

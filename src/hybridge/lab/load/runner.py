@@ -1,7 +1,7 @@
 """Rounds of ``hybridge bench serve``: every server is started, warmed up, loaded and ended, one at a time, in
 turns.
 
-As in :mod:`.runner` nothing is kept between rounds, neighbours in time are compared, and the record is written
+As in :mod:`..vae.runner` nothing is kept between rounds, neighbours in time are compared, and the record is written
 after every measurement.  The load is sent by this process, which computes nothing; what the sending takes of the
 processor is the same for all.
 """
@@ -16,16 +16,16 @@ from typing import Any
 
 import anyio
 
-from ..client.address import Address
-from ..engine import resolve
-from ..errors import EngineFailure, HybridgeError, RequestError
-from . import record as records
-from .case import Case
-from .environment import version
-from .load import OK, Sample, Shot, closed, deal, open_loop, poisson
-from .record import Record
-from .runner import Asker, Progress
-from .serve_case import Load, ServeArguments
+from ...client.address import Address
+from ...engine import resolve
+from ...errors import EngineFailure, HybridgeError, RequestError
+from .. import record as records
+from ..environment import version
+from ..record import Record
+from ..vae.case import Case
+from ..vae.runner import Asker, Progress
+from .case import Load, ServeArguments
+from .clients import OK, Sample, Shot, closed, deal, open_loop, poisson
 from .serving import SERVERS, first_outcome, shot_at_hybridge, started
 
 BENCHMARK = "serve"

@@ -24,10 +24,10 @@ from urllib.parse import urlencode
 
 import anyio
 
-from ..client.address import Address
-from ..errors import EngineFailure
-from .load import OK, Bounds, Shot, closed
-from .serve_case import Kind, Load, ServeArguments
+from ...client.address import Address
+from ...errors import EngineFailure
+from .case import Kind, Load, ServeArguments
+from .clients import OK, Bounds, Shot, closed
 from .served import latents, packed
 
 #: Seconds for a server to finish once it is told to end.
@@ -92,7 +92,7 @@ def _behind(name: str) -> Callable[[int, Load, ServeArguments], list[str]]:
     def command(port: int, load: Load, arguments: ServeArguments) -> list[str]:
         models = [[model.partition("=")[0], model] for model in _models(load)]
         job = {"port": port, "models": models, "format": arguments.picture_format}
-        return [sys.executable, "-m", "hybridge.lab.behind", name, json.dumps(job)]
+        return [sys.executable, "-m", "hybridge.lab.load.behind", name, json.dumps(job)]
 
     return command
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from ..engine import loading, reference, resolve
-from ..engine.latents import to_module
-from ..engine.options import choose_device
-from ..models import ModelSpec
+from ...engine import loading, reference, resolve
+from ...engine.latents import to_module
+from ...engine.options import choose_device
+from ...models import ModelSpec
 from .case import Case
 
 #: diffusers' tile where weights are random and no tile was asked for: what Stable Diffusion v1's VAE was tiled with

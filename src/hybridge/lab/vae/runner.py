@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..engine import locate, resolve
-from ..errors import EngineFailure, RequestError
-from . import record as records
+from ...engine import locate, resolve
+from ...errors import EngineFailure, RequestError
+from .. import record as records
+from ..process import ask
+from ..record import Record
 from .case import Arguments, Case
-from .process import ask
-from .record import Record
 from .rivals import RIVALS, Rival
 from .subject import reference_dtype
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import RequestError
-from .load import Bounds
+from ...errors import RequestError
+from .clients import Bounds
 
 #: Names of media types, as the command line has them.
 FORMATS = ("png", "jpeg", "webp")

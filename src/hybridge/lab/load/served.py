@@ -15,10 +15,10 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from ..engine import Engine, EngineOptions, loading, reference, resolve, to_pixels
-from ..engine.options import choose_device, choose_dtype
-from .case import Case
-from .subject import source
+from ...engine import Engine, EngineOptions, loading, reference, resolve, to_pixels
+from ...engine.options import choose_device, choose_dtype
+from ..vae.case import Case
+from ..vae.subject import source
 
 #: The name of the tensor in the safetensors that rivals are sent.
 _LATENTS = "latents"
