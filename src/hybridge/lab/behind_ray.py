@@ -17,14 +17,11 @@ class _Decode:
     """One model.  The decode has a thread of its own, so that the replica goes on taking requests."""
 
     def __init__(self, model: str, picture_format: str, threads: int) -> None:
-        import torch
-
         from .served import Module
 
         # Ray tells torch in a replica to use one, which leaves the other cores idle.  Another environment
         # would help as well, but for that Ray starts a new process, which takes long.
-        torch.set_num_threads(threads)
-        self._module, self._format = Module(model, picture_format), picture_format
+        self._module, self._format = Module(model, picture_format, threads), picture_format
         self._thread = ThreadPoolExecutor(1)
 
     async def __call__(self, request: Any) -> Any:
