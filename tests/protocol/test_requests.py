@@ -23,6 +23,7 @@ from hybridge.protocol import (
     Scaling,
     Task,
     WireTensor,
+    is_raw_tensor,
     read_request,
     sniff_picture,
     write_request,
@@ -373,6 +374,20 @@ def test_a_picture_in_json() -> None:
 )
 def test_sniffing(data: bytes, media_type: str | None) -> None:
     assert sniff_picture(data) == media_type
+
+
+@pytest.mark.parametrize(
+    ("content_type", "is_raw"),
+    [
+        ("tensor/binary", True),
+        (" Tensor/Binary ; charset=utf-8", True),
+        ("tensor/base64", False),
+        ("application/octet-stream", False),
+        ("", False),
+    ],
+)
+def test_a_type_that_needs_no_look_at_the_body(content_type: str, is_raw: bool) -> None:
+    assert is_raw_tensor(content_type) is is_raw
 
 
 @pytest.mark.parametrize("body", [b"", b"GIF89a....", b"shape=1"])

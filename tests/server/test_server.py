@@ -109,6 +109,27 @@ class TestAnswerHeaders:
 SERVED = {name: CATALOGUE[name] for name in ("sd-v1", "sdxl", "sdxl-original", "flux", "taesd", "taef1")}
 
 
+@pytest.mark.parametrize(
+    ("query", "headers", "workers"),
+    [
+        ({}, {"accept": "tensor/binary"}, 0),
+        ({}, {"accept": "tensor/base64"}, 1),
+        ({}, {"accept": "image/png"}, 1),
+        ({"return_type": "x" * 2000}, {"accept": "tensor/binary"}, 1),
+        ({}, {"accept": "tensor/binary", "content-type": "application/octet-stream"}, 1),
+    ],
+    ids=["bytes", "base64", "picture", "long query", "whatever it is"],
+)
+def test_only_what_takes_no_time_keeps_off_the_threads(engines, query, headers, workers) -> None:
+    def started() -> int:
+        return sum(thread.name.startswith("hybridge-media") for thread in threading.enumerate())
+
+    with running(create_app(LocalBackend({"sd-v1": engines["sd-v1"]}))) as address:
+        before, url = started(), f"{address}/v1/sd-v1/decode"
+        done = httpx.post(url, params={**QUERY, **query}, content=LATENTS.data, headers={**BINARY, **headers})
+        assert (done.status_code, started() - before) == (200, workers)
+
+
 class TestInferModel:
     @staticmethod
     def decode(shape: tuple[int, ...], **scaling: float) -> DecodeRequest:

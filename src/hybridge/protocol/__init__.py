@@ -24,7 +24,7 @@ from .messages import (
     ValueRange,
 )
 from .parts import PARTED, PartsReader, end_parts, write_part
-from .requests import read_request, sniff_picture, write_request
+from .requests import is_raw_tensor, read_request, sniff_picture, write_request
 from .tensor import ITEM_BYTES, WireTensor
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "ValueRange",
     "WireTensor",
     "end_parts",
+    "is_raw_tensor",
     "read_answer",
     "read_failure",
     "read_request",

@@ -88,6 +88,11 @@ def read_request(query: str, headers: Mapping[str, str], body: bytes, task: Task
     return read(content, parameters, headers.get("accept", ""))
 
 
+def is_raw_tensor(content_type: str) -> bool:
+    """Whether a body of this type is a tensor's bytes, which :func:`read_request` takes as they are."""
+    return content_type.partition(";")[0].strip().lower() == BINARY
+
+
 @dataclass(frozen=True, slots=True)
 class _Content:
     """The body, taken out of its form: a picture file, or the raw bytes of a tensor."""
@@ -99,9 +104,9 @@ class _Content:
 
     @classmethod
     def read(cls, content_type: str, body: bytes, *, has_shape: bool) -> _Content:
-        media_type = content_type.partition(";")[0].strip().lower()
-        if media_type == BINARY:
+        if is_raw_tensor(content_type):
             return cls(body)
+        media_type = content_type.partition(";")[0].strip().lower()
         if media_type in (BASE64, JSON):
             return cls._from_json(body, media_type, has_shape=has_shape)
         # The type is missing, as in diffusers' remote_encode, or one that a tool sends by habit, as curl does its

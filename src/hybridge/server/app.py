@@ -84,14 +84,15 @@ def create_app(
 
     app = Starlette(
         routes=[
+            # They are tried in this order.
+            # With and without a slash: a redirect would have no JSON, and not every client follows it.
+            *(Route(f"/v1/{{model}}/decode{end}", endpoints.decode, methods=["POST"]) for end in ("", "/")),
+            *(Route(f"/v1/{{model}}/encode{end}", endpoints.encode, methods=["POST"]) for end in ("", "/")),
             Route("/", endpoints.index, methods=["GET"]),
             Route("/", endpoints.infer, methods=["POST"]),
             Route("/predict", endpoints.infer, methods=["POST"]),
             Route("/v1/models", endpoints.models, methods=["GET"]),
             Route("/v1/models/{model}", endpoints.model, methods=["GET"]),
-            # With and without a slash: a redirect would have no JSON, and not every client follows it.
-            *(Route(f"/v1/{{model}}/decode{end}", endpoints.decode, methods=["POST"]) for end in ("", "/")),
-            *(Route(f"/v1/{{model}}/encode{end}", endpoints.encode, methods=["POST"]) for end in ("", "/")),
             *LongWork(ledger, endpoints.result_bytes).routes(),
             Route("/health", endpoints.health, methods=["GET"]),
             Route("/ready", endpoints.ready, methods=["GET"]),

@@ -1,7 +1,8 @@
 """HTTP in, HTTP out: each handler turns a request into a job and a result into a response.
 
 Nothing here touches torch.  What takes a processor for more than a moment (base64, picture files) runs in worker
-threads, so that neither the event loop nor the device waits for it.
+threads, so that neither the event loop nor the device waits for it.  Tensors as bytes are neither copied nor looked
+into, and are read and written where they are: the way to a thread and back takes longer.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ from .record import RequestRecord, record_of
 from .spool import Asked
 
 Answered = TypeVar("Answered")
+
+#: A query that takes less to read than the way to a thread and back; diffusers' have about 150 characters.
+_SHORT_QUERY = 1024
 
 
 class Endpoints:
@@ -119,7 +123,7 @@ class Endpoints:
         record = record_of(request.scope)
         headers = {name: ", ".join(request.headers.getlist(name)) for name in ("content-type", "accept")}
         async with self._intake.body(request) as body:
-            job, inferred = await self._in_worker(self._read, request.url.query, headers, body, task, spec)
+            job, inferred = await self._read_somewhere(request.url.query, headers, body, task, spec)
             _note(record, job)
             if not prefers_async(request):
                 return job, inferred
@@ -148,7 +152,7 @@ class Endpoints:
         """
         arrived = time.perf_counter()
         spec = self._find(asked.model) if asked.model else None
-        job, inferred = await self._in_worker(self._read, asked.query, asked.headers, body, asked.task, spec)
+        job, inferred = await self._read_somewhere(asked.query, asked.headers, body, asked.task, spec)
         job = replace(job, client=asked.client, is_patient=True)
         _note(record, job)
         return await self._respond(job, inferred, arrived, record, hear)
@@ -160,7 +164,7 @@ class Endpoints:
             HybridgeError: when it cannot be answered as it stands.
         """
         spec = self._find(asked.model) if asked.model else None
-        job, _ = await self._in_worker(self._read, asked.query, asked.headers, body, asked.task, spec)
+        job, _ = await self._read_somewhere(asked.query, asked.headers, body, asked.task, spec)
         _note(record, job)
         return result_bytes(job)
 
@@ -170,7 +174,7 @@ class Endpoints:
         read = time.perf_counter()
         result = await self._backend.run(job, hear)
         computed = time.perf_counter()
-        response: protocol.HttpResponse = await self._in_worker(_write, job, result)
+        response = await self._write_somewhere(job, result)
         stages = {
             "read": 1e3 * (read - arrived),
             **result.milliseconds,
@@ -180,6 +184,29 @@ class Endpoints:
         record.shared_by = result.shared_by
         about = {**about_job(job, inferred), **about_run(result, stages)}
         return protocol.HttpResponse(response.status, {**response.headers, **about}, response.body)
+
+    async def _read_somewhere(
+        self,
+        query: str,
+        headers: dict[str, str],
+        body: bytes,
+        task: protocol.Task | None,
+        spec: ModelSpec | None,
+    ) -> tuple[Job, str | None]:
+        """The job, and how its model was found if it was not named."""
+        what = query, headers, body, task, spec
+        if len(query) <= _SHORT_QUERY and protocol.is_raw_tensor(headers.get("content-type", "")):
+            return self._read(*what)
+        read: tuple[Job, str | None] = await self._in_worker(self._read, *what)
+        return read
+
+    async def _write_somewhere(self, job: Job, result: Result) -> protocol.HttpResponse:
+        request = job.request
+        is_file = isinstance(request, DecodeRequest) and request.output in ("picture", "video")
+        if request.envelope == "binary" and not is_file:
+            return _write(job, result)
+        written: protocol.HttpResponse = await self._in_worker(_write, job, result)
+        return written
 
     def _read(
         self,
@@ -254,13 +281,14 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, Answered]
     working = asyncio.ensure_future(work)
     # Once the body is read, the next message says that the client is gone.
     leaving = asyncio.ensure_future(request.receive())
+    leaving.add_done_callback(lambda _: working.cancel())
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise RequestError("the client hung up")
+        return await working
+    except asyncio.CancelledError:
+        if not leaving.done():
+            raise
+        raise RequestError("the client hung up") from None
     finally:
-        working.cancel()
         leaving.cancel()
 
 

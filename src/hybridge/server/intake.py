@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from anyio import fail_after
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from ..errors import Overloaded, RequestError, TooSlow
 from .limits import Limits
@@ -40,22 +40,16 @@ class Intake:
             TooSlow: when its sender pauses or drips.
             RequestError: when its sender leaves.
         """
-        held = 0
+        parts: list[bytes] = []
         try:
             declared = request.headers.get("content-length", "")
             if declared.isdecimal():
                 self._limits.check_body(int(declared[:20]))
                 self._check_room(int(declared[:20]))
-            parts: list[bytes] = []
-            async for part in self._parts(request):
-                self._check_room(len(part))
-                held += len(part)
-                self.held_bytes += len(part)
-                self._limits.check_body(held)
-                parts.append(part)
+            await self._receive(request, parts)
             yield b"".join(parts)
         finally:
-            self.held_bytes -= held
+            self.held_bytes -= sum(map(len, parts))
 
     def _check_room(self, more_bytes: int) -> None:
         if self.held_bytes + more_bytes > self._limits.max_inflight_bytes:
@@ -65,24 +59,28 @@ class Intake:
                 hint="again after the seconds in Retry-After, or a server with a higher --max-inflight-mib",
             )
 
-    async def _parts(self, request: Request) -> AsyncIterator[bytes]:
+    async def _receive(self, request: Request, parts: list[bytes]) -> None:
+        """Fills ``parts``, which are counted as they come."""
         pause_s, now = self._limits.body_pause_s, asyncio.get_running_loop().time
         received, begun = 0, now()
-        stream = request.stream()
-        while True:
-            allowed_s = pause_s + received / _SLOWEST_BYTES_PER_S - (now() - begun)
-            try:
-                with fail_after(max(0, min(pause_s, allowed_s))):
-                    part = await anext(stream, None)
-            except ClientDisconnect:
-                raise RequestError("the body was cut short", saw=f"{received} bytes") from None
-            except TimeoutError:
-                raise TooSlow(
-                    "the body stopped coming, or nearly so",
-                    saw=f"{received} bytes in {now() - begun:.0f} s",
-                    expected=f"no pause of {pause_s:g} s, and {_SLOWEST_BYTES_PER_S} bytes a second after that",
-                ) from None
-            if part is None:
-                return
-            received += len(part)
-            yield part
+        try:
+            with fail_after(pause_s) as patience:
+                while True:
+                    message = await request.receive()
+                    if message["type"] == "http.disconnect":
+                        raise RequestError("the body was cut short", saw=f"{received} bytes")
+                    if part := message.get("body", b""):
+                        self._check_room(len(part))
+                        parts.append(part)
+                        received += len(part)
+                        self.held_bytes += len(part)
+                        self._limits.check_body(received)
+                    if not message.get("more_body", False):
+                        return
+                    patience.deadline = min(now(), begun + received / _SLOWEST_BYTES_PER_S) + pause_s
+        except TimeoutError:
+            raise TooSlow(
+                "the body stopped coming, or nearly so",
+                saw=f"{received} bytes in {now() - begun:.0f} s",
+                expected=f"no pause of {pause_s:g} s, and {_SLOWEST_BYTES_PER_S} bytes a second after that",
+            ) from None

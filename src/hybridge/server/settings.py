@@ -6,6 +6,7 @@ import difflib
 import ipaddress
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -107,8 +108,11 @@ class Settings(BaseSettings):
     @field_validator("spill")
     @classmethod
     def _check_folder(cls, value: Path | None) -> Path | None:
-        if value is not None and not (value.is_dir() and os.access(value, os.W_OK)):
-            raise ValueError("not a folder that can be written to")
+        if value is not None:
+            try:
+                tempfile.TemporaryFile(dir=value).close()
+            except OSError as error:
+                raise ValueError(f"a folder that can be written to ({error.strerror})") from None
         return value
 
     @model_validator(mode="after")

@@ -16,10 +16,12 @@ _MOST_REQUESTS = 100
 class _Decode:
     """One model.  The decode has a thread of its own, so that the replica goes on taking requests."""
 
-    def __init__(self, model: str, picture_format: str) -> None:
+    def __init__(self, model: str, picture_format: str, threads: int) -> None:
         from .served import Module
 
-        self._module, self._format = Module(model, picture_format), picture_format
+        # Ray tells torch in a replica to use one, which leaves the other cores idle.  Another environment
+        # would help as well, but for that Ray starts a new process, which takes long.
+        self._module, self._format = Module(model, picture_format, threads), picture_format
         self._thread = ThreadPoolExecutor(1)
 
     async def __call__(self, request: Any) -> Any:
@@ -42,11 +44,8 @@ def run(job: dict[str, Any]) -> None:
     serve: Any = importlib.import_module("ray.serve")
     ray.init(include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": job["port"]})
-    # Without this, Ray would tell torch in a replica to use one thread, and leave the other cores idle.
-    threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
-    environment = {"env_vars": {"OMP_NUM_THREADS": threads}}
-    options = {"ray_actor_options": {"runtime_env": environment}, "max_ongoing_requests": _MOST_REQUESTS}
+    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     for name, model in job["models"]:
-        deployment = serve.deployment(_Decode, name=name, **options)
-        serve.run(deployment.bind(model, job["format"]), name=name, route_prefix=f"/{name}")
+        deployment = serve.deployment(_Decode, name=name, max_ongoing_requests=_MOST_REQUESTS)
+        serve.run(deployment.bind(model, job["format"], threads), name=name, route_prefix=f"/{name}")
     threading.Event().wait()

@@ -38,11 +38,18 @@ def packed(model: str, size: int, seed: int) -> bytes:
 class Module:
     """diffusers' own module and its own decode.
 
+    Args:
+        model: A name of the catalogue, or one with its place.
+        picture_format: Of the files that are written.
+        threads: Of torch, on a CPU; None leaves their number as it is.
+
     Raises:
         ModelUnavailable: when the weights cannot be had.
     """
 
-    def __init__(self, model: str, picture_format: str) -> None:
+    def __init__(self, model: str, picture_format: str, threads: int | None = None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
         spec = resolve(model)
         self._device = choose_device("auto").value
         self._dtype = choose_dtype("auto", spec, self._device).value
