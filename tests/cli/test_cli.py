@@ -164,6 +164,7 @@ def test_scaled_latents_know_what_they_are(specs, picture, tmp_path) -> None:
         (("--default-model", "flux", "--port", "0"), "the default model flux is not among starter"),
         (("starter", "starter"), "two models of one name"),
         (("--spill", "/no/such/folder"), "a folder that can be written to"),
+        (("--spill", ".", "--exactness", "bitwise"), "which --exactness bitwise forbids"),
     ],
 )
 def test_serve_says_which_setting_is_wrong(arguments, message) -> None:

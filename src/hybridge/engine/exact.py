@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,11 @@ def check_folder(path: str | os.PathLike[str]) -> Path:
         RequestError: when it is none, or cannot be written to.
     """
     folder = Path(path).expanduser()
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise RequestError("cannot spill there", saw=str(folder), expected="a folder that can be written to")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        saw = f"{folder}: {error.strerror}"
+        raise RequestError("cannot spill there", saw=saw, expected="a folder that can be written to") from None
     return folder
 
 

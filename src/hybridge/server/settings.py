@@ -125,11 +125,13 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _check_door(self) -> Settings:
+    def _check_what_goes_together(self) -> Settings:
         if self.public and self.keys is None:
             raise ValueError("--public needs --keys FILE; hybridge keys add FILE NAME makes one")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("--tls-cert and --tls-key go together")
+        if self.spill is not None and self.exactness == "bitwise":
+            raise ValueError("--spill is for runs in strips, which --exactness bitwise forbids")
         if self.max_inflight_mib < self.max_body_mib:
             raise ValueError("--max-inflight-mib must have room for one body of --max-body-mib")
         return self
