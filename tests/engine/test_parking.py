@@ -97,6 +97,18 @@ def _streamed(chosen: Plan) -> frozenset[int]:
     return frozenset(index + 1 for index, step in enumerate(chosen.steps) if step.is_streamed)
 
 
+@pytest.mark.gpu
+@torch.no_grad()
+def test_a_gpu_parks_in_its_host() -> None:
+    module = small_kl(4).cuda()
+    source = source_for("decode").cuda()
+    chosen = tight(module, "decode", source, Arithmetic(4, 4))
+    assert chosen.mode == "spill"
+    made = Executor(lower(module, "decode"), module).run(source, chosen)
+    expected = module.decode(source).sample
+    assert (made - expected).norm() < 1e-4 * expected.norm()
+
+
 _PROCESS = """
 import resource, sys, torch, hybridge
 from diffusers import AutoencoderKL

@@ -9,7 +9,7 @@ from studies import study
 
 from hybridge.lab.page.writing import write
 
-VAE = Path(__file__).parents[3] / "benchmarks" / "records" / "vae-512-lean.json"
+VAE = Path(__file__).parents[3] / "benchmarks" / "records" / "vae-512.json"
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,8 @@ def plot(record: Record, path: Path) -> None:
         axes.legend(fontsize=8)
     else:
         axes.text(0.5, 0.5, "nothing was measured", ha="center", transform=axes.transAxes)
-    dtypes = ", ".join(f"{dtype} {_MARKERS[dtype]}" for dtype in record["arguments"]["dtypes"])
+    asked = record["arguments"]["dtypes"]
+    dtypes = ", ".join(f"{dtype} {_MARKERS[dtype]}" for dtype in asked) if len(asked) > 1 else asked[0]
     where = record["environment"].get("gpu") or record["environment"]["cpu"]
     axes.set(xlabel="peak memory on top of the weights, MiB", ylabel="seconds, median")
     axes.set_title(f"{record['model']['name']}, {record['arguments']['task']}, {dtypes}\n{where}", fontsize=9)
