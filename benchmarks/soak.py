@@ -25,9 +25,7 @@ from typing import IO
 
 import httpx
 
-from hybridge.engine import resolve
-from hybridge.engine.loading import weights_bytes
-from hybridge.engine.options import choose_device, choose_dtype
+from hybridge.engine import Engine, resolve
 
 #: Latents on a side.
 _SIDES = (8, 16, 32)
@@ -48,8 +46,7 @@ def main() -> None:
     starter = resolve("starter")
     models = given.models or [f"copy-{number}={starter.source}" for number in range(3)]
     specs = [resolve(model) for model in models]
-    device = choose_device("auto").value
-    sizes = sorted(weights_bytes(spec, choose_dtype("auto", spec, device).value) for spec in specs)
+    sizes = sorted(Engine.expected_bytes(spec) for spec in specs)
     memory = sizes[-1] + sizes[-2] + _PLAN_BYTES
 
     with tempfile.TemporaryDirectory() as spool:
