@@ -15,7 +15,7 @@ from . import latents as latent_space
 from . import loading, pixels
 from .execute import Progress, ShouldStop
 from .lowering import lower
-from .memory import failures_named
+from .memory import failures_named, give_back
 from .options import Choice, EngineOptions, choose_device, choose_dtype
 from .plan import IN_MEMORY, WITHIN_ROUNDING, Mode, Plan
 from .prepared import prepared_bytes
@@ -66,6 +66,7 @@ class Engine:
         options = options or EngineOptions()
         device = choose_device(options.device)
         dtype = choose_dtype(options.dtype, spec, device.value)
+        give_back()  # what models have left that went before
         module = apart(lambda: loading.load(spec, dtype.value, device.value))
         keeps_off_the_disk = device.value.type == "cpu" and options.spill is None
         modes: tuple[Mode, ...] = IN_MEMORY if keeps_off_the_disk else WITHIN_ROUNDING

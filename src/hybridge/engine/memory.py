@@ -1,9 +1,11 @@
-"""Taking memory, and running out of it, on whatever device."""
+"""Taking memory, giving it back, and running out of it, on whatever device."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,6 +30,17 @@ def failures_named(what: str, device: torch.device) -> Iterator[None]:
         raise OutOfMemory(
             f"{what} does not fit in the memory of {device}", hint="a smaller picture or batch"
         ) from None
+
+
+def give_back() -> None:
+    """Gives the system what the C library keeps of memory that was freed.
+
+    glibc keeps it for every thread apart, and models are loaded by threads that come and go.  Other libraries give
+    it back by themselves.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 #: Smaller pieces are the allocator's, which keeps them for the next: fresh pages cost more than small strips take.

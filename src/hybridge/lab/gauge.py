@@ -8,7 +8,6 @@ is returned first, else a second call would seem to need less than the first.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import re
 import time
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+
+from ..engine.memory import give_back
 
 Made = TypeVar("Made")
 
@@ -70,9 +71,7 @@ def resident_bytes() -> int | None:
 
 
 def _forget_peak() -> bool:
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-    if trim is not None:
-        trim(0)
+    give_back()
     try:
         (_PROCESS / "clear_refs").write_text(_FORGET_PEAK, encoding="ascii")
         # A sandbox may take the write and have no such line.
