@@ -78,7 +78,7 @@ def test_normalised_and_activated_in_one_pass(dtype, threads) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        compiled.compiled_for(scale, 24).to_window(rows, scale, shift, window[:, :, 2:7, 1:], silu=True)
+        compiled.compiled_for(scale, 24).to_window(rows, scale, shift, window[:, :, 2:7, 1:])
     finally:
         torch.set_num_threads(before)
     summed = rows.double() * scale.double().view(-1, 1, 1) + shift.double().view(-1, 1, 1)
@@ -95,7 +95,7 @@ def test_silu_is_right_to_the_last_bits_and_keeps_nan() -> None:
     rows = numbers.view(1, 1, -1, 8).permute(0, 3, 1, 2)
     out = torch.empty_like(rows)
     ones = torch.ones(8)
-    compiled.compiled_for(ones, 8).to_window(rows, ones, 0 * ones, out, silu=True)
+    compiled.compiled_for(ones, 8).to_window(rows, ones, 0 * ones, out)
     finite = rows.isfinite()
     judge = F.silu(rows.double())
     off = (out.double() - judge)[finite].abs() / judge[finite].abs().clamp_min(1e-25)

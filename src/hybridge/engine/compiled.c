@@ -178,7 +178,7 @@ static void in_all_threads(void (*does)(void *), void *w, parallel run, unsigned
 void to_spectrum(const float *window, float *spectrum, ptrdiff_t row, ptrdiff_t high, ptrdiff_t wide,
                  ptrdiff_t channels, int tall, int broad, parallel run, unsigned threads) {
     tiles w = {.from = window, .to = spectrum, .row = row, .high = high, .wide = wide, .channels = channels,
-              .tall = tall, .broad = broad};
+               .tall = tall, .broad = broad};
     in_all_threads(spectra, &w, run, threads);
 }
 
@@ -186,7 +186,7 @@ void to_picture(const float *products, const float *bias, float *picture, ptrdif
                 ptrdiff_t wide, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t channels, int tall, int broad,
                 parallel run, unsigned threads) {
     tiles w = {.from = products, .bias = bias, .to = picture, .row = row, .high = high, .wide = wide, .rows = rows,
-              .columns = columns, .channels = channels, .tall = tall, .broad = broad};
+               .columns = columns, .channels = channels, .tall = tall, .broad = broad};
     in_all_threads(pictures, &w, run, threads);
 }
 
@@ -197,7 +197,7 @@ typedef struct {
     const float *scale, *shift;
     float *to;
     ptrdiff_t from_row, to_row, rows, columns, channels;
-    int is_bfloat16, silu;
+    int is_bfloat16;
     ptrdiff_t next;
 } strip;
 
@@ -240,16 +240,16 @@ FOR_THIS_CPU static void windows(void *what) {
                 else
                     x = *(const lanes *)(s->from + 4 * (from + c));
                 x = x * *(const lanes *)(s->scale + c) + *(const lanes *)(s->shift + c);
-                if (s->silu) silu(&x);
+                silu(&x);
                 *(lanes *)(to + c) = x;
             }
         }
 }
 
 void to_window(const char *rows, const float *scale, const float *shift, float *window, ptrdiff_t from_row,
-               ptrdiff_t to_row, ptrdiff_t count, ptrdiff_t columns, ptrdiff_t channels, int is_bfloat16, int silu,
+               ptrdiff_t to_row, ptrdiff_t count, ptrdiff_t columns, ptrdiff_t channels, int is_bfloat16,
                parallel run, unsigned threads) {
     strip s = {.from = rows, .scale = scale, .shift = shift, .to = window, .from_row = from_row, .to_row = to_row,
-               .rows = count, .columns = columns, .channels = channels, .is_bfloat16 = is_bfloat16, .silu = silu};
+               .rows = count, .columns = columns, .channels = channels, .is_bfloat16 = is_bfloat16};
     in_all_threads(windows, &s, run, threads);
 }

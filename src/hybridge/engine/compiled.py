@@ -37,7 +37,7 @@ class Compiled:
         self._library, self._parallel = library, parallel
         library.to_spectrum.argtypes = 2 * pointer + 4 * size + 2 * number + threads
         library.to_picture.argtypes = 3 * pointer + 6 * size + 2 * number + threads
-        library.to_window.argtypes = 4 * pointer + 5 * size + 2 * number + threads
+        library.to_window.argtypes = 4 * pointer + 5 * size + number + threads
         for function in (library.to_spectrum, library.to_picture, library.to_window):
             function.restype = None
 
@@ -76,22 +76,19 @@ class Compiled:
             high, wide, *picture.shape[2:], picture.shape[1], *tile, self._parallel, torch.get_num_threads(),
         )  # fmt: skip
 
-    def to_window(
-        self, rows: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, window: torch.Tensor, *, silu: bool
-    ) -> None:
-        """``window = scale · rows + shift``, then SiLU if asked for; both (1, C, n, W), channels-last.
+    def to_window(self, rows: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, window: torch.Tensor) -> None:
+        """``window = silu(scale · rows + shift)``, silu(x) = x / (1 + exp(-x)); both (1, C, n, W), channels-last.
 
         Args:
             rows: float32 or bfloat16.
             scale: (C,), float32.
             shift: The same.
             window: float32; is written.
-            silu: Whether x / (1 + exp(-x)) of the sum is wanted.
         """
         _, channels, count, width = rows.shape
         self._library.to_window(
             rows.data_ptr(), scale.data_ptr(), shift.data_ptr(), window.data_ptr(), rows.stride(2),
-            window.stride(2), count, width, channels, rows.dtype == torch.bfloat16, silu,
+            window.stride(2), count, width, channels, rows.dtype == torch.bfloat16,
             self._parallel, torch.get_num_threads(),
         )  # fmt: skip
 

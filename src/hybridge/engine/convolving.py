@@ -157,8 +157,8 @@ class _TransformedRoom(Room):
         super().__init__(conv.op, conv.way, like, rows, width)
         self._conv, self._width = conv, width
         self._compiled = compiled_for(like, conv.op.weights.in_channels, conv.op.weights.out_channels)
-        _, self._wide = conv.way.tiles(conv.op, rows, width)
-        halves = conv.way.halves(conv.op, *conv.way.tiles(conv.op, rows, width))
+        high, self._wide = conv.way.tiles(conv.op, rows, width)
+        halves = conv.way.halves(conv.op, high, self._wide)
         self._first, self._second = (allocate(like, count) for count in halves)
         self._views: dict[int, _TileViews] = {}
 

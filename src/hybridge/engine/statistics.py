@@ -86,7 +86,7 @@ class Normalise:
             and rows.dtype in (torch.float32, torch.bfloat16)
             and out.dtype == torch.float32
         ):
-            self._compiled.to_window(rows, self._scale, self._shift, out, silu=True)
+            self._compiled.to_window(rows, self._scale, self._shift, out)
             return
         self(rows, out)
         F.silu(out, inplace=True)
