@@ -7,6 +7,7 @@ tensors has none of them.
 from __future__ import annotations
 
 import io
+import zlib
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -128,8 +129,9 @@ def write_picture(
     if picture_format == "jpeg":
         picture.save(file, "JPEG", quality=quality, subsampling=0)
     elif picture_format == "png":
-        # Level 1 takes a quarter of the time of Pillow's default for a few per cent more bytes.
-        picture.save(file, "PNG", compress_level=1)
+        # A third of the time of Pillow's default.  Of a photograph's filtered rows only repeats of a byte are worth
+        # a search: level 1 without this takes a quarter longer, and 5 % more bytes.
+        picture.save(file, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
     else:
         picture.save(file, "WEBP", lossless=True, quality=0, method=1)
     return FileAnswer(file.getvalue(), f"image/{picture_format}")

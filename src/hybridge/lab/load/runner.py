@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import anyio
-
 from ...client.address import Address
 from ...engine import resolve
 from ...errors import EngineFailure, HybridgeError, RequestError
@@ -31,7 +29,7 @@ from .serving import SERVERS, first_outcome, shot_at_hybridge, started
 BENCHMARK = "serve"
 
 #: Libraries that only this benchmark depends on, by what they are called in the environment.
-_LIBRARIES = ("litserve", "ray", "uvicorn", "httpx")
+_LIBRARIES = ("litserve", "ray", "uvicorn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +101,10 @@ def send(shots: list[Shot], load: Load, arguments: ServeArguments) -> list[Sampl
     weights = [kind.weight for kind in load.kinds]
     if arguments.rate is not None:
         arrivals = poisson(shots, weights, arguments.rate, arguments.bounds, arguments.seed)
-        return anyio.run(open_loop, arrivals, arguments.in_flight, arguments.bounds)
+        return open_loop(arrivals, arguments.in_flight, arguments.bounds)
     dealt = deal(weights, arguments.clients_of(load))
     clients = [shot for shot, count in zip(shots, dealt, strict=True) for _ in range(count)]
-    return anyio.run(closed, clients, arguments.bounds)
+    return closed(clients, arguments.bounds)
 
 
 def _turns(arguments: ServeArguments) -> Iterator[Turn]:

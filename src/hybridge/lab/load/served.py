@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import random
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -71,7 +72,7 @@ class Module:
         begun = time.perf_counter()
         file = io.BytesIO()
         settings: dict[str, dict[str, Any]] = {
-            "png": {"compress_level": 1},
+            "png": {"compress_level": 1, "compress_type": zlib.Z_RLE},
             "jpeg": {"quality": 95, "subsampling": 0},
             "webp": {"lossless": True, "quality": 0, "method": 1},
         }

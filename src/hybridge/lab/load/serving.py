@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from typing import IO
 from urllib.parse import urlencode
 
-import anyio
-
 from ...client.address import Address
 from ...errors import EngineFailure
 from .case import Kind, Load, ServeArguments
@@ -35,7 +33,7 @@ _GRACE_S = 10.0
 
 #: What a process that is still starting answers: nobody listens, it is not ready, or it knows no such path yet, as
 #: Ray says it.
-_STARTING = ("ConnectError", "ReadError", "RemoteProtocolError", "503", "404 text/plain")
+_STARTING = ("ConnectionRefused", "ConnectionReset", "RemoteDisconnected", "503", "404 text/plain")
 
 #: The server's own default; it is raised for larger pictures.
 _LEAST_MAX_PIXELS = 2048 * 2048
@@ -151,7 +149,7 @@ def _free_port() -> int:
 
 def first_outcome(shot: Shot, limit_s: float) -> str:
     """What becomes of one request, which also warms up what answers it."""
-    (sample,) = anyio.run(closed, [shot], Bounds(None, 1, limit_s))
+    (sample,) = closed([shot], Bounds(None, 1, limit_s))
     return sample.outcome
 
 
