@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ class LoopsHook(BuildHookInterface):
             return
         source, made = (Path(self.root, _ENGINE, name) for name in ("compiled.c", "_compiled.so"))
         compiler = shlex.split(os.environ.get("CC", "cc"))
-        command = [*compiler, "-std=gnu11", "-O3", "-fPIC", "-shared", "-o", str(made), str(source)]
+        made_from = f"-DMADE_FROM={zlib.crc32(source.read_bytes())}u"
+        command = [*compiler, "-std=gnu11", "-O3", "-fPIC", "-shared", made_from, "-o", str(made), str(source)]
         made.unlink(missing_ok=True)
         try:
             subprocess.run(command, check=True)  # noqa: S603 - the compiler of whoever builds

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import torch
 
 _log = logging.getLogger(__name__)
 
-#: Beside this file; hatch_build.py makes it.
+#: Beside this file; hatch_build.py makes the one from the other.
 _LIBRARY = Path(__file__).with_name("_compiled.so")
+_SOURCE = Path(__file__).with_name("compiled.c")
 
 #: Channels that the loops take at a time; see LANES in compiled.c.
 _LANES = 8
@@ -103,9 +105,12 @@ def compiled_for(like: torch.Tensor, *channels: int) -> Compiled | None:
 def _load() -> Compiled | None:
     try:
         library = ctypes.CDLL(str(_LIBRARY))
+        # Else they might read other arguments than they are given.
+        if ctypes.c_uint32.in_dll(library, "made_from").value != zlib.crc32(_SOURCE.read_bytes()):
+            raise OSError("they were made from another source: install hybridge again")
         # Looked up among torch's own libraries, so it is the OpenMP that they run on.
         parallel = ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, ctypes.c_void_p)
         return Compiled(library, parallel)
-    except (OSError, AttributeError) as error:  # no library, an older one, another OpenMP
+    except (OSError, AttributeError, ValueError) as error:  # no library, an older one, another OpenMP
         _log.info("there are no compiled loops; torch's operators take their place, and more time: %s", error)
         return None
