@@ -10,7 +10,6 @@ import pytest
 import torch
 from conftest import small_kl, small_tiny
 from diffusers import AutoencoderKL, AutoencoderKLFlux2
-from live_bytes import LiveBytes
 
 from hybridge.engine.execute import Executor
 from hybridge.engine.footprint import Footprint, Shape
@@ -20,6 +19,7 @@ from hybridge.engine.program import Program
 from hybridge.engine.runner import Runner
 from hybridge.engine.ways import Arithmetic
 from hybridge.errors import RequestError, Stopped
+from hybridge.lab.storages import PeakBytes
 
 ONE_STRIP, MANY_STRIPS, ONE_ROW = 2**30, 2**13, 1
 
@@ -287,13 +287,13 @@ def test_stopping_frees_the_memory(strips_before) -> None:
         asked.append(0)
         return len(asked) == strips_before
 
-    with LiveBytes(module) as live:
+    with PeakBytes([module]) as live:
         with pytest.raises(Stopped, match=rf"saw {strips_before} of \d+ strips done") as stopped:
             executor.run(source, chosen, should_stop=after_some)
         gc.collect()
         assert stopped.value is not None  # the traceback is still here
-        assert live.now == source.nbytes
-        assert live.peak > 0
+        assert live.live_bytes == source.nbytes
+        assert live.peak_bytes > 0
 
 
 @pytest.mark.parametrize("source", [noise(1, 4, 8, 9), noise(1, 4, 8, 8).double(), noise(2, 4, 8, 8)])

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from conftest import small_kl, small_tiny
-from live_bytes import LiveBytes
 from torch.utils._python_dispatch import _disable_current_modes
 
 import hybridge
@@ -25,6 +24,7 @@ from hybridge.engine.parking import Parked
 from hybridge.engine.plan import IN_MEMORY, WITHIN_ROUNDING, Plan, plan
 from hybridge.engine.ways import Arithmetic
 from hybridge.errors import OutOfMemory, RequestError, TooLarge
+from hybridge.lab.storages import PeakBytes
 
 STRIP = 2**13
 
@@ -78,19 +78,19 @@ def test_parking_changes_no_bit_and_takes_no_memory(
     )
     expected = executor.run(source, in_memory)
     gc.collect()
-    with LiveBytes(module) as live:
-        live.add(source)
+    with PeakBytes([module]) as live:
+        live.count(source)
 
         class OutOfSight(Parked):
             def __init__(self, *arguments: Any) -> None:
                 with _disable_current_modes():
                     super().__init__(*arguments)
-                live._known.add(self.tensor.untyped_storage()._cdata)
+                live._note(self.tensor.untyped_storage(), 0)
 
         monkeypatch.setattr(execute, "Parked", OutOfSight)
         made = executor.run(source, chosen)
     assert torch.equal(made, expected)
-    assert live.peak <= 1.1 * chosen.peak_bytes + 10_000
+    assert live.peak_bytes <= 1.1 * chosen.peak_bytes + 10_000
 
 
 def _streamed(chosen: Plan) -> frozenset[int]:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import small_kl, small_tiny
-from live_bytes import LiveBytes
 
 from hybridge.engine.execute import Executor
 from hybridge.engine.lowering import lower, skeleton
 from hybridge.engine.plan import IN_MEMORY, WITHIN_ROUNDING, Plan, plan, show_bytes
 from hybridge.engine.ways import Arithmetic
 from hybridge.errors import RequestError, TooLarge
+from hybridge.lab.storages import PeakBytes
 
 GIB = 2**30
 
@@ -61,12 +61,12 @@ def test_peak_is_what_torch_allocates(
     if chosen.steps:
         executor.run(source, chosen)  # what is made once from the weights is weights
     gc.collect()
-    with LiveBytes(module) as live:
-        live.add(source)
+    with PeakBytes([module]) as live:
+        live.count(source)
         result = executor.run(source, chosen) if chosen.steps else getattr(module, task)(source)
     assert result is not None
     # Pictures this small leave a few kilobytes between what one strip and the next take.
-    assert chosen.peak_bytes == pytest.approx(live.peak, rel=0.1, abs=10_000)
+    assert chosen.peak_bytes == pytest.approx(live.peak_bytes, rel=0.1, abs=10_000)
 
 
 class TestFullSize:

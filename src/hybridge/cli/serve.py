@@ -159,7 +159,7 @@ def serve(
     configure_logging(settings.log_format, settings.log_level)
     ring = check_opening(settings)
 
-    from ..engine import EngineOptions, resolve
+    from ..engine import EngineOptions, keep_pieces, resolve
     from ..server.app import create_app
     from ..server.drain import Drain
     from ..server.local import LocalBackend
@@ -175,6 +175,7 @@ def serve(
             hint="--port 0 for a free one",
         ) from None
     with listener:
+        keep_pieces()
         traces = _traces(settings.otlp_endpoint)
         backend = LocalBackend(
             {},

@@ -5,7 +5,7 @@ Knows models and torch; never the wire, the waiting line or HTTP.
 
 from .engine import Engine
 from .loading import is_cached, locate, resolve
-from .memory import failures_named
+from .memory import failures_named, keep_pieces
 from .options import Choice, EngineOptions
 from .pixels import to_pixels, to_unit
 
@@ -15,6 +15,7 @@ __all__ = [
     "EngineOptions",
     "failures_named",
     "is_cached",
+    "keep_pieces",
     "locate",
     "resolve",
     "to_pixels",

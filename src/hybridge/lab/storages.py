@@ -41,11 +41,15 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         made = func(*args, **(kwargs or {}))
         for leaf in tree_iter(made):
             if isinstance(leaf, torch.Tensor):
-                for part in parts(leaf):
-                    storage = part.untyped_storage()
-                    if storage._cdata not in self._seen:
-                        self._note(storage, storage.nbytes())
+                self.count(leaf)
         return made
+
+    def count(self, tensor: torch.Tensor) -> None:
+        """Counts a tensor, unless its storages are counted or left out: one that was there before, say."""
+        for part in parts(tensor):
+            storage = part.untyped_storage()
+            if storage._cdata not in self._seen:
+                self._note(storage, storage.nbytes())
 
     def _note(self, storage: torch.UntypedStorage, nbytes: int) -> None:
         self._seen.add(storage._cdata)

@@ -12,7 +12,7 @@ import difflib
 import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -38,6 +38,17 @@ Answered = TypeVar("Answered")
 
 #: A query that takes less to read than the way to a thread and back; diffusers' have about 150 characters.
 _SHORT_QUERY = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What of a request its job is made from; see :class:`Asked`."""
+
+    query: str
+    headers: dict[str, str]
+    body: bytes
+    task: protocol.Task | None
+    spec: ModelSpec | None
 
 
 class Endpoints:
@@ -123,7 +134,7 @@ class Endpoints:
         record = record_of(request.scope)
         headers = {name: ", ".join(request.headers.getlist(name)) for name in ("content-type", "accept")}
         async with self._intake.body(request) as body:
-            job, inferred = await self._read_somewhere(request.url.query, headers, body, task, spec)
+            job, inferred = await self._read(_Sent(request.url.query, headers, body, task, spec))
             _note(record, job)
             if not prefers_async(request):
                 return job, inferred
@@ -152,7 +163,7 @@ class Endpoints:
         """
         arrived = time.perf_counter()
         spec = self._find(asked.model) if asked.model else None
-        job, inferred = await self._read_somewhere(asked.query, asked.headers, body, asked.task, spec)
+        job, inferred = await self._read(_Sent(asked.query, asked.headers, body, asked.task, spec))
         job = replace(job, client=asked.client, is_patient=True)
         _note(record, job)
         return await self._respond(job, inferred, arrived, record, hear)
@@ -164,7 +175,7 @@ class Endpoints:
             HybridgeError: when it cannot be answered as it stands.
         """
         spec = self._find(asked.model) if asked.model else None
-        job, _ = await self._read_somewhere(asked.query, asked.headers, body, asked.task, spec)
+        job, _ = await self._read(_Sent(asked.query, asked.headers, body, asked.task, spec))
         _note(record, job)
         return result_bytes(job)
 
@@ -174,7 +185,7 @@ class Endpoints:
         read = time.perf_counter()
         result = await self._backend.run(job, hear)
         computed = time.perf_counter()
-        response = await self._write_somewhere(job, result)
+        response = await self._write(job, result)
         stages = {
             "read": 1e3 * (read - arrived),
             **result.milliseconds,
@@ -185,39 +196,24 @@ class Endpoints:
         about = {**about_job(job, inferred), **about_run(result, stages)}
         return protocol.HttpResponse(response.status, {**response.headers, **about}, response.body)
 
-    async def _read_somewhere(
-        self,
-        query: str,
-        headers: dict[str, str],
-        body: bytes,
-        task: protocol.Task | None,
-        spec: ModelSpec | None,
-    ) -> tuple[Job, str | None]:
+    async def _read(self, sent: _Sent) -> tuple[Job, str | None]:
         """The job, and how its model was found if it was not named."""
-        what = query, headers, body, task, spec
-        if len(query) <= _SHORT_QUERY and protocol.is_raw_tensor(headers.get("content-type", "")):
-            return self._read(*what)
-        read: tuple[Job, str | None] = await self._in_worker(self._read, *what)
+        if len(sent.query) <= _SHORT_QUERY and protocol.is_raw_tensor(sent.headers.get("content-type", "")):
+            return self._read_here(sent)
+        read: tuple[Job, str | None] = await self._in_worker(self._read_here, sent)
         return read
 
-    async def _write_somewhere(self, job: Job, result: Result) -> protocol.HttpResponse:
+    async def _write(self, job: Job, result: Result) -> protocol.HttpResponse:
         request = job.request
         is_file = isinstance(request, DecodeRequest) and request.output in ("picture", "video")
         if request.envelope == "binary" and not is_file:
-            return _write(job, result)
-        written: protocol.HttpResponse = await self._in_worker(_write, job, result)
+            return _write_here(job, result)
+        written: protocol.HttpResponse = await self._in_worker(_write_here, job, result)
         return written
 
-    def _read(
-        self,
-        query: str,
-        headers: dict[str, str],
-        body: bytes,
-        task: protocol.Task | None,
-        spec: ModelSpec | None,
-    ) -> tuple[Job, str | None]:
-        request = protocol.read_request(query, headers, body, task)
-        inferred = None
+    def _read_here(self, sent: _Sent) -> tuple[Job, str | None]:
+        request = protocol.read_request(sent.query, sent.headers, sent.body, sent.task)
+        spec, inferred = sent.spec, None
         if spec is None:
             spec, reason = infer_model(request, self._served, self._default_model)
             done = "decode" if isinstance(request, DecodeRequest) else "encode"
@@ -292,7 +288,7 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, Answered]
         leaving.cancel()
 
 
-def _write(job: Job, result: Result) -> protocol.HttpResponse:
+def _write_here(job: Job, result: Result) -> protocol.HttpResponse:
     return protocol.write_answer(finish(job, result))
 
 

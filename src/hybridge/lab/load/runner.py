@@ -69,12 +69,8 @@ def run(
     """
     arguments.check(tuple(SERVERS))
     _check_sizes(arguments)
-    if path.exists() and not resume:
-        raise RequestError("there is a record already", saw=path, hint=f"--resume {path}, or another --out")
     kept = asdict(replace(arguments, url=str(Address.parse(arguments.url)) if arguments.url else None))
-    before = records.read(path, BENCHMARK) if resume else None
-    if before is not None:
-        records.check_alike("arguments", before, kept)
+    before = records.find(path, BENCHMARK, kept, resume=resume)
     turns = list(_turns(arguments))
     with tempfile.TemporaryDirectory(prefix="hybridge-bench-") as folder:
         asker = Asker(Path(folder), arguments.limit_s + (arguments.seconds or 0))

@@ -16,7 +16,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from ...engine import Engine, EngineOptions, loading, reference, resolve, to_pixels
+from ...engine import Engine, EngineOptions, keep_pieces, loading, reference, resolve, to_pixels
 from ...engine.options import choose_device, choose_dtype
 from ..vae.case import Case
 from ..vae.subject import source
@@ -84,6 +84,7 @@ class Module:
 def run_engine(job: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     """The engine alone: pictures one after another, from latents to pixels, with no HTTP and no file."""
     say("loading the engine")
+    keep_pieces()  # as `hybridge serve` does
     engines = {model: Engine.load(resolve(model), EngineOptions()) for model in {k["model"] for k in job["kinds"]}}
     ready = [
         (kind["title"], engines[kind["model"]], latents(kind["model"], kind["size"], job["seed"]))

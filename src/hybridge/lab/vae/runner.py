@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ...engine import locate, resolve
-from ...errors import EngineFailure, RequestError
+from ...errors import EngineFailure
 from .. import record as records
 from ..process import ask
 from ..record import Record
@@ -70,11 +70,7 @@ def run(arguments: Arguments, path: Path, *, resume: bool = False, progress: Pro
     """
     spec = resolve(arguments.model)
     arguments.check(tuple(RIVALS), spec.spatial_factor)
-    if path.exists() and not resume:
-        raise RequestError("there is a record already", saw=path, hint=f"--resume {path}, or another --out")
-    before = records.read(path, BENCHMARK) if resume else None
-    if before is not None:
-        records.check_alike("arguments", before, asdict(arguments))
+    before = records.find(path, BENCHMARK, asdict(arguments), resume=resume)
     if arguments.weights:
         locate(spec)
     turns = list(_turns(arguments))

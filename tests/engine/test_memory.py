@@ -1,0 +1,53 @@
+"""The C library's allocator, as a server sets it; in processes of their own, because it is for good."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+#: Pages that a thread has to be given while it takes and frees what a decode does, once it has done so before.
+_TAKING_AND_FREEING = """
+import resource, sys, threading, torch
+from hybridge.engine import keep_pieces
+
+if "keep" in sys.argv:
+    keep_pieces()
+
+def decode():
+    for mebibytes in (3, 20, 9, 14, 20, 5):
+        pieces = [torch.ones(mebibytes * 2**18), torch.ones(mebibytes * 2**17)]
+
+def thread():
+    decode(), decode()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        decode()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+worker = threading.Thread(target=thread)
+worker.start()
+worker.join()
+"""
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives pages back so soon")
+
+
+def faults(*arguments: str, **environment: str) -> int:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    ran = subprocess.run(
+        [sys.executable, "-c", _TAKING_AND_FREEING, *arguments],
+        env=clean | environment, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    return int(ran.stdout)
+
+
+def test_pieces_that_were_freed_are_kept_for_the_next() -> None:
+    assert faults("keep") < 100 < 10_000 < faults()
+
+
+def test_whoever_has_set_malloc_is_left_alone() -> None:
+    assert faults("keep", MALLOC_ARENA_MAX="3") > 10_000
