@@ -268,6 +268,23 @@ def test_lossless_formats_are_exact(picture_format: str, name: str) -> None:
         assert (np.asarray(image) == array[0]).all()
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 40), (40, 1), (3, 5), (64, 96)])
+def test_png_is_what_other_readers_expect(height: int, width: int) -> None:
+    array = noise(1, height, width, 3)
+    array[:, height // 2 :] = smooth(height, width)[height // 2 :]
+    data = write_picture(WireTensor.from_numpy(array), "png").data
+    with Image.open(io.BytesIO(data)) as image:
+        image.verify()  # the checksums, which loading does not look at
+    with av.open(io.BytesIO(data), format="png_pipe", options={"err_detect": "crccheck+explode"}) as file:
+        (frame,) = file.decode(video=0)
+    assert (frame.to_ndarray(format="rgb24") == array[0]).all()
+
+
+def test_png_of_a_smooth_picture_is_small() -> None:
+    array = smooth(256, 256)
+    assert len(write_picture(WireTensor.from_numpy(array[None]), "png").data) < array.nbytes / 5
+
+
 def test_jpeg_is_close_and_keeps_full_colour_resolution() -> None:
     array = smooth(64, 96)
     tensor = WireTensor.from_numpy(array[None])

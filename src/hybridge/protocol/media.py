@@ -7,6 +7,7 @@ tensors has none of them.
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -124,17 +125,41 @@ def write_picture(
     from PIL import Image
 
     _, height, width, _ = pixels.shape
+    if picture_format == "png":
+        return FileAnswer(_png(pixels.data, height, width), "image/png")
     picture = Image.frombuffer("RGB", (width, height), bytes(pixels.data), "raw", "RGB", 0, 1)
     file = io.BytesIO()
     if picture_format == "jpeg":
         picture.save(file, "JPEG", quality=quality, subsampling=0)
-    elif picture_format == "png":
-        # A third of the time of Pillow's default.  Of a photograph's filtered rows only repeats of a byte are worth
-        # a search: level 1 without this takes a quarter longer, and 5 % more bytes.
-        picture.save(file, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
     else:
         picture.save(file, "WEBP", lossless=True, quality=0, method=1)
     return FileAnswer(file.getvalue(), f"image/{picture_format}")
+
+
+def _png(rgb: bytes | bytearray | memoryview, height: int, width: int) -> bytes:
+    """8-bit RGB as PNG (the specification's sections 9.2, 10 and 11.2), in half of the time that Pillow takes.
+
+    Pillow tries all five filters for every row.  Here each is the difference to the row above it, of which only
+    repeats of a byte are searched for: about as many bytes for pictures and for drawings.
+    """
+    import numpy
+
+    picture = numpy.frombuffer(rgb, numpy.uint8).reshape(height, 3 * width)
+    rows = numpy.empty((height, 1 + 3 * width), numpy.uint8)
+    rows[:, 0] = 2  # the filter: Up
+    rows[0, 1:] = picture[0]
+    numpy.subtract(picture[1:], picture[:-1], out=rows[1:, 1:])
+    deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),  # 8 bits, RGB, not interlaced
+        (b"IDAT", deflate.compress(rows.data) + deflate.flush()),
+        (b"IEND", b""),
+    )
+    framed = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+        for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
 def write_video(pixels: WireTensor, *, fps: int = VIDEO_FPS) -> FileAnswer:
