@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,17 @@ worker.start()
 worker.join()
 """
 
+#: Pages that it takes to write 64 MiB of an activation.
+_TOUCHING = """
+import resource, torch
+from hybridge.engine.memory import allocate
+
+picture = allocate(torch.empty(0), 16, 2**20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+picture.zero_()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives pages back so soon")
 
 
@@ -51,3 +63,11 @@ def test_pieces_that_were_freed_are_kept_for_the_next() -> None:
 
 def test_whoever_has_set_malloc_is_left_alone() -> None:
     assert faults("keep", MALLOC_ARENA_MAX="3") > 10_000
+
+
+def test_activations_lie_in_huge_pages_where_the_kernel_gives_them() -> None:
+    choices = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not choices.is_file() or "[never]" in choices.read_text():
+        pytest.skip("no huge pages here")
+    ran = subprocess.run([sys.executable, "-c", _TOUCHING], capture_output=True, text=True, check=True, timeout=120)
+    assert int(ran.stdout) < 4000  # of 16 384 small ones

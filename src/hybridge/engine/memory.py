@@ -8,7 +8,7 @@ import mmap
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -74,12 +74,16 @@ def _of_glibc(name: str) -> Callable[..., int] | None:
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
+#: Python shares a mapping with processes to come unless it is told not to, and what is shared gets no huge pages.
+_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+
+
 def allocate(like: torch.Tensor, *shape: int) -> torch.Tensor:
     """Memory of ``like``'s dtype and device, contiguous, its numbers undefined.
 
-    On a CPU it is mapped from the system and goes back there with the tensor.  A C library's allocator would keep
-    what is freed for requests of the same size; strips ask for ever other sizes, and more than the plan's memory
-    would stay with the process.
+    On a CPU it is mapped from the system, in huge pages where there are any, and goes back there with the tensor.
+    A C library's allocator would keep what is freed for requests of the same size; strips ask for ever other sizes,
+    and more than the plan's memory would stay with the process.
 
     Raises:
         MemoryError: when the system has no room.
@@ -88,9 +92,12 @@ def allocate(like: torch.Tensor, *shape: int) -> torch.Tensor:
     if like.device.type != "cpu" or nbytes < _MAPPED_FROM_BYTES:
         return like.new_empty(shape)
     try:
-        mapped = mmap.mmap(-1, nbytes)
+        mapped = mmap.mmap(-1, nbytes, **_PRIVATE)
     except OSError as error:
         raise MemoryError(f"{nbytes} bytes: {error.strerror}") from None
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel that has none
+            mapped.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(mapped, dtype=like.dtype).view(shape)
 
 
