@@ -12,9 +12,10 @@ import pytest
 
 #: Pages that a thread has to be given while it takes and frees what a decode does, once it has done so before.
 _TAKING_AND_FREEING = """
-import resource, sys, threading, torch
+import ctypes, resource, sys, threading, torch
 from hybridge.engine import keep_pieces
 
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: huge pages would hide most of the faults
 if "keep" in sys.argv:
     keep_pieces()
 

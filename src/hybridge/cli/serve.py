@@ -175,7 +175,7 @@ def serve(
             hint="--port 0 for a free one",
         ) from None
     with listener:
-        keep_pieces()
+        keep_pieces()  # before there are threads
         traces = _traces(settings.otlp_endpoint)
         backend = LocalBackend(
             {},

@@ -89,6 +89,7 @@ class Bounds:
 def closed(clients: Sequence[Shot], bounds: Bounds) -> list[Sample]:
     """One client for each shot, which it sends again and again."""
     samples: list[Sample] = []
+    # Shared by all threads: in CPython one step of either is not interrupted.
     left: Iterator[int] = itertools.count() if bounds.requests is None else iter(range(bounds.requests))
 
     def client(shot: Shot) -> None:
