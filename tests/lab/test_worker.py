@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from hybridge.errors import TooLarge
 from hybridge.lab import worker
-from hybridge.lab.vae import subject
+from hybridge.lab.vae import rivals, subject
 from hybridge.lab.vae.case import Case
 from hybridge.lab.vae.rivals import RIVALS
 
@@ -64,6 +64,37 @@ def test_rivals_agree_to_rounding_and_tiling_does_not(case, task, tmp_path) -> N
 def test_a_round_that_does_not_judge_only_times(case) -> None:
     measured = measure(case, "diffusers", judges=False)
     assert set(measured) == {"seconds", "first_call_s"}
+
+
+def test_a_call_of_minutes_is_made_once(case, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(rivals, "_FIRST_CALL_PIXELS", case.size - 1)
+    monkeypatch.setattr(rivals, "_SMALL_PIXELS", 32)
+    monkeypatch.setattr(worker, "_LONG_S", 0.0)
+    path = reference(case, tmp_path)
+    for name in ("exact", "diffusers", "channels-last", "tiled"):
+        sizes: list[torch.Size] = []
+
+        def noted(module: Any, case: Case, given: torch.Tensor, sizes: list[torch.Size] = sizes) -> torch.Tensor:
+            sizes.append(given.shape)
+            return subject.forward(module, case, given)
+
+        monkeypatch.setattr(rivals, "forward", noted)
+        measured = measure(case, name, reference=path)
+        small, large = sizes  # one each: watched, compared and timed at once
+        assert small[2] * case.size == large[2] * 32
+        assert len(measured["seconds"]) == 1
+        assert measured["peak_bytes"] > 0
+        assert (measured["relative_l2"] < 1e-5) == (name != "tiled")
+        assert len(measure(case, name, judges=False)["seconds"]) == 1
+
+
+def test_a_plain_forward_that_the_machine_cannot_hold_is_not_begun(case, tmp_path) -> None:
+    case = replace(case, model="sd-v1", size=65536)
+    with pytest.raises(TooLarge, match="at least 12"):
+        reference(case, tmp_path)
+    for name in ("diffusers", "channels-last", "compile", "openvino"):
+        with pytest.raises(TooLarge, match="does not fit"):
+            measure(case, name)
 
 
 def test_half_precision_is_compared_with_float32_of_the_same_input(case, tmp_path) -> None:

@@ -33,10 +33,15 @@ def environment(device: torch.device) -> dict[str, Any]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": memory_bytes(),
         "device": str(device),
         **(_gpu(device) if device.type == "cuda" else {}),
     }
+
+
+def memory_bytes() -> int:
+    """Of the machine, whoever uses it."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _gpu(device: torch.device) -> dict[str, Any]:

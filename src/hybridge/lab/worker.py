@@ -3,11 +3,13 @@
 See :mod:`.process` for how it is asked; the job is ``{"what": …, "case": {…}, …}``.
 
 A rival's first call is not timed: it loads code and packs weights.  In the round that judges, a second call is
-watched for its memory and its picture is compared; then calls are timed, several if they are short.
+watched for its memory and its picture is compared; then calls are timed, several if they are short.  Where a call
+takes minutes, the first is made with a small picture, and the one that is watched is timed as well.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -22,11 +24,14 @@ from .process import Jobs, Say, answer
 from .vae import roof
 from .vae.case import Case
 from .vae.rivals import RIVALS, Limits
-from .vae.subject import build, distance, forward, reference_dtype, source
+from .vae.subject import build, check_plain_fits, distance, forward, reference_dtype, source
 
 #: Calls are timed until they took this long together, so that short ones are timed several times in every process.
 _TIMED_S = 0.5
 _MOST_CALLS = 20
+
+#: Beside this, what it takes to have memory afresh is nothing.
+_LONG_S = 60.0
 
 
 def describe(job: dict[str, Any], say: Say) -> dict[str, Any]:
@@ -54,6 +59,7 @@ def make_reference(job: dict[str, Any], say: Say) -> dict[str, Any]:
     case = Case(**job["case"])
     dtype = reference_dtype(case)
     torch.backends.cudnn.allow_tf32 = False  # ten bits are no float32; this process does nothing else
+    check_plain_fits(case, dtype)
     module = build(case, dtype)
     say("running the plain forward")
     device = choose_device(case.device).value
@@ -74,11 +80,16 @@ def measure(job: dict[str, Any], say: Say) -> dict[str, Any]:
     measured: dict[str, Any] = dict(ready.about or {})
     with failures_named(rival.title, device):
         say("warming up")
-        measured["first_call_s"] = seconds(lambda: ready.run(ready.given), device)
+        first = ready.given if ready.first is None else ready.first
+        measured["first_call_s"] = seconds(lambda: ready.run(first), device)
+        timed: list[float] = []
         if job["judges"]:
             say("measuring memory")
             ready.release()
+            begun = time.perf_counter()
             picture, grown = growth(lambda: ready.run(ready.given), device)
+            took_s = time.perf_counter() - begun
+            timed += [took_s] if took_s >= _LONG_S else []
             # Plans count the input, which was there already.
             measured["peak_bytes"] = None if grown is None else grown + ready.given.nbytes
             if job["reference"] is not None:
@@ -88,7 +99,6 @@ def measure(job: dict[str, Any], say: Say) -> dict[str, Any]:
                 del untiled
             del picture
         say("timing")
-        timed: list[float] = []
         while not timed or (sum(timed) < _TIMED_S and len(timed) < _MOST_CALLS):
             timed.append(seconds(lambda: ready.run(ready.given), device))
     return {"seconds": timed, **measured}

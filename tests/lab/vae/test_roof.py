@@ -8,6 +8,7 @@ from hybridge.engine import resolve
 from hybridge.engine.ops import Attend
 from hybridge.lab.vae import roof
 from hybridge.lab.vae.case import Case
+from hybridge.lab.vae.subject import program_of
 
 
 @pytest.mark.parametrize("task", ["decode", "encode"])
@@ -15,7 +16,7 @@ from hybridge.lab.vae.case import Case
 def test_the_convolutions_add_up_to_the_program(task, model) -> None:
     spec = resolve(model)
     case = Case(model, task, 256, "float32", "cpu")
-    program = roof.program_of(case, spec)
+    program = program_of(case, spec)
     side = 32 if task == "decode" else 256
     flops = program.flops(side, side)
     attending = sum(count for op, count in zip(program.ops, flops, strict=True) if isinstance(op, Attend))
@@ -27,7 +28,7 @@ def test_the_convolutions_add_up_to_the_program(task, model) -> None:
 
 
 def test_a_shape_is_kept_with_its_largest_picture() -> None:
-    program = roof.program_of(Case("sd-v1", "decode", 256, "float32", "cpu"), resolve("sd-v1"))
+    program = program_of(Case("sd-v1", "decode", 256, "float32", "cpu"), resolve("sd-v1"))
     found = {(c.in_channels, c.out_channels, c.kernel): c for c in roof.convolutions(program, 32, 32)}
     assert (found[512, 512, 3].height, found[512, 512, 3].width) == (64, 64)
     assert (found[128, 128, 3].height, found[128, 128, 3].width) == (256, 256)

@@ -14,14 +14,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ...engine.lowering import lower, skeleton
 from ...engine.ops import Attend, Convolve
 from ...engine.options import choose_device
 from ...engine.program import Program
 from ...models import ModelSpec
 from ..gauge import seconds
 from .case import Case
-from .subject import architecture, shape
+from .subject import program_of, shape
 
 #: Input and output of a convolution together: what stays in a core's share of a cache, and what fits in none.
 CACHED_BYTES = 4 * 2**20
@@ -85,21 +84,12 @@ def convolutions(program: Program, height: int, width: int) -> list[Convolution]
     return list(found.values())
 
 
-def program_of(case: Case, spec: ModelSpec) -> Program:
-    """What the case computes, as data.
-
-    Raises:
-        CannotLower: when the exact engine does not know the module; there is no roof then.
-    """
-    return lower(skeleton(spec.class_name, architecture(spec)), case.task)
-
-
 @torch.inference_mode()
 def measure(case: Case, spec: ModelSpec) -> dict[str, Any]:
     """Speeds and FLOPs for a case, as the record keeps them.
 
     Raises:
-        CannotLower: see :func:`program_of`.
+        CannotLower: when the exact engine does not know the module; there is no roof then.
     """
     program = program_of(case, spec)
     _, _, height, width = shape(case, spec)

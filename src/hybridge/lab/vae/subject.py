@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any
 
 import torch
 
 from ...engine import loading, reference, resolve
 from ...engine.latents import to_module
+from ...engine.lowering import lower, skeleton
 from ...engine.options import choose_device
+from ...engine.plan import plan
+from ...engine.program import Program
+from ...engine.runner import arithmetic_for
+from ...errors import CannotLower
 from ...models import ModelSpec
+from ..environment import memory_bytes
 from .case import Case
 
 #: diffusers' tile where weights are random and no tile was asked for: what Stable Diffusion v1's VAE was tiled with
@@ -53,6 +60,33 @@ def architecture(spec: ModelSpec) -> dict[str, Any]:
     if spec.kind == "kl":
         shaped.setdefault("sample_size", TILE_PIXELS)
     return shaped
+
+
+def program_of(case: Case, spec: ModelSpec) -> Program:
+    """What the case computes, as data.
+
+    Raises:
+        CannotLower: when the exact engine does not know the module.
+    """
+    return lower(skeleton(spec.class_name, architecture(spec)), case.task)
+
+
+def check_plain_fits(case: Case, dtype: torch.dtype) -> None:
+    """Raises TooLarge where the plain forward would fill the machine and be killed; a GPU refuses by itself."""
+    device, spec = choose_device(case.device).value, resolve(case.model)
+    if device.type != "cpu":
+        return
+    batch, _, height, width = shape(case, spec)
+    with suppress(CannotLower):  # nobody knows what it takes
+        plan(
+            program_of(case, spec),
+            batch=batch,
+            height=height,
+            width=width,
+            arithmetic=arithmetic_for(device.type, dtype),
+            budget_bytes=memory_bytes(),
+            modes=("whole",),
+        )
 
 
 def shape(case: Case, spec: ModelSpec) -> tuple[int, int, int, int]:
