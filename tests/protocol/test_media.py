@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import tracemalloc
 import zlib
 from typing import Any
@@ -268,6 +269,16 @@ def test_lossless_formats_are_exact(picture_format: str, name: str) -> None:
         assert (np.asarray(image) == array[0]).all()
 
 
+@pytest.fixture(params=["isal", "zlib"])
+def deflate(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library that most have, and what takes its place."""
+    if request.param == "zlib":
+        monkeypatch.setitem(sys.modules, "isal", None)
+    else:
+        pytest.importorskip("isal")
+
+
+@pytest.mark.usefixtures("deflate")
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 40), (40, 1), (3, 5), (64, 96)])
 def test_png_is_what_other_readers_expect(height: int, width: int) -> None:
     array = noise(1, height, width, 3)
@@ -280,6 +291,7 @@ def test_png_is_what_other_readers_expect(height: int, width: int) -> None:
     assert (frame.to_ndarray(format="rgb24") == array[0]).all()
 
 
+@pytest.mark.usefixtures("deflate")
 def test_png_of_a_smooth_picture_is_small() -> None:
     array = smooth(256, 256)
     assert len(write_picture(WireTensor.from_numpy(array[None]), "png").data) < array.nbytes / 5
