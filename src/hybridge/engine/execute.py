@@ -157,7 +157,7 @@ class _Item:
         op, step = self._program.ops[index], self._plan.steps[index]
         gather = None
         if self._program.norm_of(op.target):
-            gather = self._moments[op.target] = Moments()
+            gather = self._moments[op.target] = Moments(self._plan.arithmetic)
         if not step.is_streamed:
             target = self._values[op.target] = self._output if step.buffer is None else self._buffer(step.buffer)
             yield from self._write(index, target, gather)

@@ -22,7 +22,7 @@ from functools import cache
 
 from .ops import Attend, Convolve
 from .program import Program
-from .ways import Arithmetic, Way, rows_measured_at_once, way_of
+from .ways import Arithmetic, Way, way_of
 
 #: Statistics are taken in float32, from a copy of the strip where that is narrower.
 _STATISTICS_ITEMSIZE = 4
@@ -159,7 +159,8 @@ class Shape:
         if op.shortcut:
             widened = computed > self.arithmetic.stored_bytes
             carried = positions * (op.weights.out_channels + (op.shortcut.in_channels if widened else 0)) * computed
-        measured = computed < _STATISTICS_ITEMSIZE and self.program.norm_of(op.target)
+        is_copied = computed < _STATISTICS_ITEMSIZE and self.arithmetic.measured_positions is not None
+        measured = is_copied and self.program.norm_of(op.target)
         return strip + max(carried, positions * op.weights.out_channels * _STATISTICS_ITEMSIZE if measured else 0)
 
     def _strip(self, op: Convolve | Attend, way: Way | None, rows: int) -> int:
@@ -426,8 +427,8 @@ class Footprint:
 
     def _measurements(self, index: int, strip_bytes: int) -> int:
         """How many pieces of an op's target are measured by themselves."""
-        at_once = rows_measured_at_once(self.shape.sizes[index + 1][1])
-        return self._strips(index, strip_bytes) * -(-self.shape.rows(index, strip_bytes) // at_once)
+        rows, width = self.shape.rows(index, strip_bytes), self.shape.sizes[index + 1][1]
+        return self._strips(index, strip_bytes) * -(-rows // self.shape.arithmetic.rows_measured(rows, width))
 
     def _statistics(self, running: int, strip_bytes: int) -> int:
         """Mean and variance of every channel and piece, of the values that are still to be normalised."""

@@ -38,6 +38,8 @@ def arithmetic_for(device_type: str, dtype: torch.dtype) -> Arithmetic:
     is faster there than its own arithmetic and rounds less, unless the CPU has matrix instructions for it (AMX).
     """
     stored = dtype.itemsize
+    if device_type == "cuda":
+        return Arithmetic(stored, stored, measured_positions=None)
     if device_type != "cpu":
         return Arithmetic(stored, stored)
     if stored < torch.float32.itemsize and _has_matrix_instructions(dtype):

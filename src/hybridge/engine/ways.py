@@ -25,7 +25,8 @@ _CHANNELS_FOR_SQUARE_TILES = 256
 #: Fewer channels than this leave a transform nothing to win.  Measured, see benchmarks/LOG.md.
 TRANSFORM_FROM_CHANNELS = 64
 
-#: torch adds up float32 numbers one after another: more of them lose more than a group norm's other arithmetic.
+#: A CPU's torch adds up float32 numbers one after another: more of them lose more than a group norm's other
+#: arithmetic.
 _POSITIONS_AT_ONCE = 4096
 
 
@@ -40,12 +41,19 @@ class Arithmetic:
         strip_bytes: What the numbers of a strip should fit in, where strips are faster for being in cache, which is
             so on CPUs; None for devices where they are not, which then run whole as long as that fits.
         transform_from: Channels from which a convolution is transformed; None where that is no faster.
+        measured_positions: Of a strip, those whose mean and variance are taken together; None for a device that
+            adds up in a tree, and wider numbers than it is given, so that it takes a whole strip as it is.
     """
 
     stored_bytes: int
     computed_bytes: int
     strip_bytes: int | None = None
     transform_from: int | None = None
+    measured_positions: int | None = _POSITIONS_AT_ONCE
+
+    def rows_measured(self, rows: int, width: int) -> int:
+        """Of a strip of so many rows, those whose mean and variance are taken together."""
+        return rows if self.measured_positions is None else max(1, self.measured_positions // width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +154,3 @@ def way_of(op: Convolve, arithmetic: Arithmetic) -> Way:
         is_square = max(weights.in_channels, weights.out_channels) <= _CHANNELS_FOR_SQUARE_TILES
         return Way("winograd", 4, 4 if is_square else 2)
     return Way("direct")
-
-
-def rows_measured_at_once(width: int) -> int:
-    """Rows of a picture whose mean and variance are taken together."""
-    return max(1, _POSITIONS_AT_ONCE // width)
