@@ -85,7 +85,7 @@ def test_parking_changes_no_bit_and_takes_no_memory(
             def __init__(self, *arguments: Any) -> None:
                 with _disable_current_modes():
                     super().__init__(*arguments)
-                live._note(self.tensor.untyped_storage(), 0)
+                live.leave_out(self.tensor)
 
         monkeypatch.setattr(execute, "Parked", OutOfSight)
         made = executor.run(source, chosen)

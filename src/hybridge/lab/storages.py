@@ -35,7 +35,7 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._seen: set[int] = set()
         for module in leaving_out:
             for tensor in held(module):
-                self._note(tensor.untyped_storage(), 0)
+                self.leave_out(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
@@ -50,6 +50,10 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             storage = part.untyped_storage()
             if storage._cdata not in self._seen:
                 self._note(storage, storage.nbytes())
+
+    def leave_out(self, tensor: torch.Tensor) -> None:
+        """Does not count a tensor, nor views of it."""
+        self._note(tensor.untyped_storage(), 0)
 
     def _note(self, storage: torch.UntypedStorage, nbytes: int) -> None:
         self._seen.add(storage._cdata)
