@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +45,17 @@ def made(way: Way, width: int, rows: int, channels: tuple[int, int], has_bias: b
     return room.convolve(rows, places[out]).clone()
 
 
+def check(monkeypatch: pytest.MonkeyPatch, *what: Any) -> None:
+    for out in ("anywhere", "in place", "in the output"):
+        ours = made(*what, out)
+        with monkeypatch.context() as without:
+            without.setattr(convolving, "compiled_for", lambda *_: None)
+            theirs = made(*what, out)
+        assert ours.shape == theirs.shape
+        assert ours.isfinite().all()
+        assert (ours - theirs).norm() <= 2e-6 * theirs.norm()
+
+
 @needs_them
 @pytest.mark.parametrize("way", WAYS, ids=str)
 @pytest.mark.parametrize(("width", "rows"), [(8, 8), (7, 6), (1, 2), (67, 10)])
@@ -54,16 +66,16 @@ def test_they_are_the_same(way, width, rows, has_bias, threads, monkeypatch) -> 
     torch.set_num_threads(threads)
     try:
         for channels in ((8, 24), (64, 32)):
-            for out in ("anywhere", "in place", "in the output"):
-                ours = made(way, width, rows, channels, has_bias, out)
-                with monkeypatch.context() as without:
-                    without.setattr(convolving, "compiled_for", lambda *_: None)
-                    theirs = made(way, width, rows, channels, has_bias, out)
-                assert ours.shape == theirs.shape
-                assert ours.isfinite().all()
-                assert (ours - theirs).norm() <= 2e-6 * theirs.norm()
+            check(monkeypatch, way, width, rows, channels, has_bias)
     finally:
         torch.set_num_threads(before)
+
+
+@needs_them
+@pytest.mark.parametrize("channels", [(520, 8), (8, 520)])
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_more_channels_than_are_taken_at_once(way, channels, monkeypatch) -> None:
+    check(monkeypatch, way, 7, 6, channels, True)
 
 
 @needs_them

@@ -11,7 +11,7 @@
 #define READS(step) ((step) + 2)
 #define MAKES(step) ((step) == 1 ? 2 : (step))
 
-enum { LANES = 8, TILES_AT_ONCE = 16, MOST_READS = 6, MOST_MADE = 4 };
+enum { LANES = 8, TILES_AT_ONCE = 16, MOST_READS = 6, MOST_MADE = 4, LANES_AT_ONCE = 64 };
 
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -32,6 +32,7 @@ typedef void (*parallel)(void (*)(void *), void *, unsigned threads, unsigned fl
 #else
 #define FOR_THIS_CPU
 #endif
+#define UNROLLED _Pragma("GCC unroll 6")
 #define INLINE static inline __attribute__((always_inline))
 
 typedef struct {
@@ -84,42 +85,69 @@ INLINE void out_of(int step, const lanes *p, lanes *y) {
     }
 }
 
-/* --- a tile: along rows, then along columns ------------------------------------------------------------------- */
+/* --- tiles: along one side into LINES, and from there along the other ---------------------------------------------
 
-INLINE void spectrum_of(const tiles *w, const float *tile, float *to, int tall, int broad) {
-    const ptrdiff_t product = w->high * w->wide * w->channels;
-    for (ptrdiff_t c = 0; c < w->channels; c += LANES) {
-        lanes lines[MOST_READS][MOST_READS], x[MOST_READS], t[MOST_READS];
-        for (int j = 0; j < READS(broad); j++) {
-            for (int i = 0; i < READS(tall); i++)
-                x[i] = *(const lanes *)(tile + i * w->row + j * w->channels + c);
-            into(tall, x, t);
-            for (int i = 0; i < READS(tall); i++) lines[i][j] = t[i];
-        }
+   A product lies far from the next, and often at the same place of a page, so at most MOST_READS are walked along at a
+   time: the places that a cache has for them are few.  COUNT tiles that lie side by side are one piece of every
+   product, unless their channels are so many that they are taken in parts, for one tile. */
+
+INLINE void spectra_of(const tiles *w, const float *tile, float *to, ptrdiff_t count, int tall, int broad) {
+    const ptrdiff_t row = w->row, channels = w->channels, product = w->high * w->wide * channels;
+    for (ptrdiff_t first = 0; first < channels; first += LANES * LANES_AT_ONCE) {
+        const ptrdiff_t left = (channels - first) / LANES, deep = left < LANES_AT_ONCE ? left : LANES_AT_ONCE;
+        lanes lines[MOST_READS][MOST_READS][LANES_AT_ONCE];
+        for (ptrdiff_t n = 0; n < count; n++)
+            for (int j = 0; j < READS(broad); j++) {
+                const float *from = tile + (n * broad + j) * channels + first;
+                for (ptrdiff_t k = 0; k < deep; k++) {
+                    lanes x[MOST_READS], t[MOST_READS];
+                    UNROLLED for (int i = 0; i < READS(tall); i++)
+                        x[i] = *(const lanes *)(from + i * row + k * LANES);
+                    into(tall, x, t);
+                    UNROLLED for (int i = 0; i < READS(tall); i++) lines[i][j][n * deep + k] = t[i];
+                }
+            }
         for (int i = 0; i < READS(tall); i++) {
-            into(broad, lines[i], t);
-            for (int j = 0; j < READS(broad); j++)
-                *(lanes *)(to + (i * READS(broad) + j) * product + c) = t[j];
+            float *line = to + i * READS(broad) * product + first;
+            for (ptrdiff_t k = 0; k < count * deep; k++) {
+                lanes x[MOST_READS], t[MOST_READS];
+                UNROLLED for (int j = 0; j < READS(broad); j++) x[j] = lines[i][j][k];
+                into(broad, x, t);
+                UNROLLED for (int j = 0; j < READS(broad); j++)
+                    *(lanes *)(line + j * product + k * LANES) = t[j];
+            }
         }
     }
 }
 
-INLINE void picture_of(const tiles *w, const float *from, float *tile, ptrdiff_t rows, ptrdiff_t columns, int tall,
-                       int broad) {
-    const ptrdiff_t product = w->high * w->wide * w->channels;
-    for (ptrdiff_t c = 0; c < w->channels; c += LANES) {
-        lanes lines[MOST_MADE][MOST_READS], p[MOST_READS], y[MOST_MADE], bias = {0};
-        if (w->bias) bias = *(const lanes *)(w->bias + c);
+INLINE void pictures_of(const tiles *w, const float *from, float *tile, ptrdiff_t rows, ptrdiff_t columns,
+                        ptrdiff_t count, int tall, int broad) {
+    const ptrdiff_t row = w->row, channels = w->channels, product = w->high * w->wide * channels;
+    const float *biases = w->bias;
+    for (ptrdiff_t first = 0; first < channels; first += LANES * LANES_AT_ONCE) {
+        const ptrdiff_t left = (channels - first) / LANES, deep = left < LANES_AT_ONCE ? left : LANES_AT_ONCE;
+        lanes lines[MOST_MADE][MOST_READS][LANES_AT_ONCE];
         for (int i = 0; i < READS(tall); i++) {
-            for (int j = 0; j < READS(broad); j++)
-                p[j] = *(const lanes *)(from + (i * READS(broad) + j) * product + c);
-            out_of(broad, p, y);
-            for (int j = 0; j < MAKES(broad); j++) lines[j][i] = y[j];
+            const float *line = from + i * READS(broad) * product + first;
+            for (ptrdiff_t k = 0; k < count * deep; k++) {
+                lanes p[MOST_READS], y[MOST_MADE];
+                UNROLLED for (int j = 0; j < READS(broad); j++)
+                    p[j] = *(const lanes *)(line + j * product + k * LANES);
+                out_of(broad, p, y);
+                for (int j = 0; j < MAKES(broad); j++) lines[j][i][k] = y[j];
+            }
         }
-        for (int j = 0; j < MAKES(broad) && j < columns; j++) {
-            out_of(tall, lines[j], y);
-            for (int i = 0; i < MAKES(tall) && i < rows; i++)
-                *(lanes *)(tile + i * w->row + j * w->channels + c) = y[i] + bias;
+        for (ptrdiff_t column = 0; column < count * MAKES(broad) && column < columns; column++) {
+            const ptrdiff_t n = column / MAKES(broad), j = column % MAKES(broad);
+            float *to = tile + column * channels + first;
+            for (ptrdiff_t k = 0; k < deep; k++) {
+                lanes p[MOST_READS], y[MOST_MADE], bias = {0};
+                if (biases) bias = *(const lanes *)(biases + first + k * LANES);
+                UNROLLED for (int i = 0; i < READS(tall); i++) p[i] = lines[j][i][n * deep + k];
+                out_of(tall, p, y);
+                for (int i = 0; i < MAKES(tall); i++)
+                    if (i < rows) *(lanes *)(to + i * row + k * LANES) = y[i] + bias;
+            }
         }
     }
 }
@@ -147,14 +175,21 @@ INLINE int take(tiles *w, ptrdiff_t *high, ptrdiff_t *first, ptrdiff_t *end) {
     else                                     \
         TILE(1, 1);
 
+/* Tiles that are taken together: their channels are one piece of every product. */
+INLINE ptrdiff_t together(const tiles *w, ptrdiff_t left) {
+    const ptrdiff_t most = LANES * LANES_AT_ONCE / w->channels;
+    return most < 1 ? 1 : most < left ? most : left;
+}
+
 FOR_THIS_CPU static void spectra(void *what) {
     tiles *w = what;
-    ptrdiff_t h, n, end;
+    ptrdiff_t h, n, end, count;
     while (take(w, &h, &n, &end))
-        for (; n < end; n++) {
+        for (; n < end; n += count) {
             const float *tile = w->from + h * w->tall * w->row + n * w->broad * w->channels;
             float *to = w->to + (h * w->wide + n) * w->channels;
-#define TILE(tall, broad) spectrum_of(w, tile, to, tall, broad)
+            count = together(w, end - n);
+#define TILE(tall, broad) spectra_of(w, tile, to, count, tall, broad)
             FOR_ITS_STEPS(w, TILE)
 #undef TILE
         }
@@ -162,13 +197,14 @@ FOR_THIS_CPU static void spectra(void *what) {
 
 FOR_THIS_CPU static void pictures(void *what) {
     tiles *w = what;
-    ptrdiff_t h, n, end;
+    ptrdiff_t h, n, end, count;
     while (take(w, &h, &n, &end))
-        for (; n < end; n++) {
+        for (; n < end; n += count) {
             const ptrdiff_t row = h * MAKES(w->tall), column = n * MAKES(w->broad);
             const float *from = w->from + (h * w->wide + n) * w->channels;
             float *tile = w->to + row * w->row + column * w->channels;
-#define TILE(tall, broad) picture_of(w, from, tile, w->rows - row, w->columns - column, tall, broad)
+            count = together(w, end - n);
+#define TILE(tall, broad) pictures_of(w, from, tile, w->rows - row, w->columns - column, count, tall, broad)
             FOR_ITS_STEPS(w, TILE)
 #undef TILE
         }
