@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import sys
 from collections.abc import Iterator
@@ -69,6 +70,30 @@ def test_they_are_the_same(way, width, rows, has_bias, threads, monkeypatch) -> 
             check(monkeypatch, way, width, rows, channels, has_bias)
     finally:
         torch.set_num_threads(before)
+
+
+@needs_them
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_products_are_bmms(threads) -> None:
+    loops = compiled._load()
+    assert loops is not None
+    spectrum, filters = torch.randn(9, 37, 24), torch.randn(9, 24, 16)
+    products = torch.full((9, 37, 16), torch.nan)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        loops.multiply(spectrum, filters, products)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(products, spectrum @ filters)
+
+
+@needs_them
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="torch multiplies with MKL on x86-64 alone")
+def test_they_multiply_with_torchs_own_blas() -> None:
+    loops = compiled._load()
+    assert loops is not None
+    assert loops._sgemm is not None
 
 
 @needs_them

@@ -1,7 +1,8 @@
 """Loops for which torch has no operator of its own, compiled when hybridge was installed.
 
-``compiled.c`` has them: a convolution's tiles are transformed, and a strip is normalised and activated, in one pass
-each.  Without a C compiler there is no library, and torch's operators do the same in several.
+``compiled.c`` has them: a convolution's tiles are transformed, multiplied and transformed back, and a strip is
+normalised and activated, in one pass each.  Without a C compiler there is no library, and torch's operators do the
+same in several.
 """
 
 from __future__ import annotations
@@ -31,16 +32,20 @@ class Compiled:
         library: compiled.c, compiled.
         parallel: ``GOMP_parallel`` of the OpenMP that torch runs on.  With another one there would be two teams of
             threads on the same processors, and each would wait for the other.
+        sgemm: BLAS's, of the library that torch multiplies with; None where it shows none.
     """
 
-    def __init__(self, library: ctypes.CDLL, parallel: ctypes.c_void_p) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, parallel: ctypes.c_void_p, sgemm: ctypes.c_void_p | None = None
+    ) -> None:
         pointer, size, number = (ctypes.c_void_p,), (ctypes.c_ssize_t,), (ctypes.c_int,)
         threads = (ctypes.c_void_p, ctypes.c_uint)
-        self._library, self._parallel = library, parallel
+        self._library, self._parallel, self._sgemm = library, parallel, sgemm
         library.to_spectrum.argtypes = 2 * pointer + 4 * size + 2 * number + threads
         library.to_picture.argtypes = 3 * pointer + 6 * size + 2 * number + threads
         library.to_window.argtypes = 4 * pointer + 5 * size + number + threads
-        for function in (library.to_spectrum, library.to_picture, library.to_window):
+        library.multiply_each.argtypes = 3 * pointer + size + 3 * number + pointer + threads
+        for function in (library.to_spectrum, library.to_picture, library.to_window, library.multiply_each):
             function.restype = None
 
     def to_spectrum(
@@ -58,6 +63,21 @@ class Compiled:
         self._library.to_spectrum(
             window.data_ptr(), spectrum.data_ptr(), window.stride(2), high, wide, window.shape[1],
             *tile, self._parallel, torch.get_num_threads(),
+        )  # fmt: skip
+
+    def multiply(self, spectrum: torch.Tensor, filters: torch.Tensor, products: torch.Tensor) -> None:
+        """``products = spectrum · filters``: (n, positions, C) · (n, C, O) → (n, positions, O), all float32.
+
+        All are contiguous.  Each of the n is one thread's, and whoever is done takes the next.  torch's ``bmm``
+        deals them out beforehand, and waits for the thread that somebody else's work held up.
+        """
+        if self._sgemm is None:
+            torch.bmm(spectrum, filters, out=products)
+            return
+        count, positions, into = spectrum.shape
+        self._library.multiply_each(
+            spectrum.data_ptr(), filters.data_ptr(), products.data_ptr(), count, positions, into, filters.shape[2],
+            self._sgemm, self._parallel, torch.get_num_threads(),
         )  # fmt: skip
 
     def to_picture(
@@ -108,9 +128,18 @@ def _load() -> Compiled | None:
         # Else they might read other arguments than they are given.
         if ctypes.c_uint32.in_dll(library, "made_from").value != zlib.crc32(_SOURCE.read_bytes()):
             raise OSError("they were made from another source: install hybridge again")
-        # Looked up among torch's own libraries, so it is the OpenMP that they run on.
-        parallel = ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, ctypes.c_void_p)
-        return Compiled(library, parallel)
+        # Looked up among torch's own libraries, so it is the OpenMP that they run on, and their BLAS.
+        torchs = ctypes.CDLL(torch._C.__file__)
+        parallel = ctypes.cast(torchs.GOMP_parallel, ctypes.c_void_p)
+        return Compiled(library, parallel, _sgemm(torchs))
     except (OSError, AttributeError, ValueError) as error:  # no library, an older one, another OpenMP
         _log.info("there are no compiled loops; torch's operators take their place, and more time: %s", error)
         return None
+
+
+def _sgemm(torchs: ctypes.CDLL) -> ctypes.c_void_p | None:
+    """MKL's, which within a parallel region runs in the thread that calls it; of others nobody knows."""
+    has_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call] # torch's
+    if not has_mkl or not hasattr(torchs, "sgemm_"):
+        return None
+    return ctypes.cast(torchs.sgemm_, ctypes.c_void_p)

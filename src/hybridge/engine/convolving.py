@@ -197,7 +197,7 @@ class _TransformedRoom(Room):
         )
         tile = conv.along_rows.step, conv.along_columns.step
         compiled.to_spectrum(self.window, operands, high, wide, tile)
-        torch.bmm(operands, conv.weight, out=products)
+        compiled.multiply(operands, conv.weight, products)
         place = out if out is not None and out.stride(1) == 1 else None  # a whole program's output is not
         made = self._result(place, weights.out_channels, rows, conv.op.output_size(rows, self._width)[1])
         compiled.to_picture(products, conv.bias, made, high, wide, tile)
