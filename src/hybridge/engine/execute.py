@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..errors import RequestError, Stopped
+from .arena import Arena, lend
 from .memory import allocate_picture
 from .ops import Attend
 from .parking import Parked
@@ -83,15 +84,18 @@ class Executor:
         bound = self._bind(source.dtype, plan)
         height, width = self.program.sizes(plan.height, plan.width)[-1]
         output = source.new_empty((plan.batch, self.program.channels[-1], height, width))
-        strips = self._strips(bound, source, output, plan)
-        for done, _ in enumerate(strips, start=1):
-            if progress:
-                progress(done, plan.strips)
-            if should_stop and done < plan.strips and should_stop():
-                # A traceback keeps the variables of its frames: none may hold a tensor.
-                strips.close()
-                del output, strips
-                raise Stopped(f"the {self.program.task} was stopped", saw=f"{done} of {plan.strips} strips done")
+        with lend(source, plan.arena_bytes) as arena:
+            strips = self._strips(bound, source, output, plan, arena)
+            for done, _ in enumerate(strips, start=1):
+                if progress:
+                    progress(done, plan.strips)
+                if should_stop and done < plan.strips and should_stop():
+                    # A traceback keeps the variables of its frames: none may hold a tensor.
+                    strips.close()
+                    del output, strips
+                    raise Stopped(
+                        f"the {self.program.task} was stopped", saw=f"{done} of {plan.strips} strips done"
+                    )
         return output
 
     def _check(self, source: torch.Tensor, plan: Plan) -> None:
@@ -123,11 +127,11 @@ class Executor:
         return [self._bound[index][1] for index in range(len(self.program.ops))]
 
     def _strips(
-        self, bound: list[_Bound], source: torch.Tensor, output: torch.Tensor, plan: Plan
+        self, bound: list[_Bound], source: torch.Tensor, output: torch.Tensor, plan: Plan, arena: Arena | None
     ) -> Generator[None]:
         for item in range(plan.batch):
             ends = source[item : item + 1], output[item : item + 1]
-            run = _Item(self.program, plan, bound, *ends, self._spill_to)
+            run = _Item(self.program, plan, bound, *ends, arena, self._spill_to)
             for index in range(len(bound)):
                 yield from run.op(index)
 
@@ -142,10 +146,11 @@ class _Item:
         bound: list[_Bound],
         source: torch.Tensor,
         output: torch.Tensor,
+        arena: Arena | None,
         spill_to: Path | None,
     ) -> None:
         self._program, self._plan, self._bound, self._output = program, plan, bound, output
-        self._spill_to = spill_to
+        self._arena, self._spill_to = arena, spill_to
         self._sizes = program.sizes(plan.height, plan.width)
         self._values = {0: source}
         self._moments: dict[int, Moments] = {}
@@ -155,6 +160,7 @@ class _Item:
     def op(self, index: int) -> Generator[None]:
         """Runs one op, yielding after every strip, and frees what nothing reads any more."""
         op, step = self._program.ops[index], self._plan.steps[index]
+        self._make_room(index)
         gather = None
         if self._program.norm_of(op.target):
             gather = self._moments[op.target] = Moments(self._plan.arithmetic)
@@ -168,6 +174,17 @@ class _Item:
                 self._release()
                 yield
         self._free(index)
+
+    def _make_room(self, index: int) -> None:
+        """Keeps what an op takes and the arena's idle pages together within the plan's peak."""
+        if self._arena is None:
+            return
+        living = (
+            (buffer.offset, buffer.offset + buffer.nbytes)
+            for buffer in self._plan.buffers
+            if buffer.first_op <= index <= buffer.last_op and not buffer.is_parked
+        )
+        self._arena.forget_beside(living, self._plan.peak_bytes - self._plan.steps[index].taken_bytes)
 
     def _write(self, index: int, target: torch.Tensor, gather: Moments | None) -> Generator[None]:
         def into(first: int, end: int) -> torch.Tensor:
@@ -206,6 +223,8 @@ class _Item:
             if buffer.is_parked:
                 self._parked[index] = Parked(self._output, *shape, self._spill_to)
                 self._buffers[index] = self._parked[index].tensor
+            elif self._arena is not None:
+                self._buffers[index] = self._arena.picture(self._output, buffer.offset, *shape)
             else:
                 self._buffers[index] = allocate_picture(self._output, *shape)
         return self._buffers[index]

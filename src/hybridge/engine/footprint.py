@@ -17,7 +17,7 @@ Everything here is in bytes, counts what is on top of the weights, and includes 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from .ops import Attend, Convolve
@@ -29,6 +29,9 @@ _STATISTICS_ITEMSIZE = 4
 
 #: They are merged in float64, in an expression of so many terms.
 _MERGING_ITEMSIZE, _MERGING_COPIES = 8, 5
+
+#: Buffers begin at multiples of so many bytes.
+_ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class Buffer:
         first_op: The op that writes it first; it is allocated then.
         last_op: The op after which it is freed.
         is_parked: Whether it lies outside of the memory that the plan bounds; see :mod:`.parking`.
+        offset: Of the first byte in the run's memory, which no other buffer has at the same time.
     """
 
     channels: int
@@ -52,6 +56,7 @@ class Buffer:
     first_op: int
     last_op: int
     is_parked: bool = False
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ class Step:
         strips: How many times that, in the op's own turn.
         scratch_bytes: Taken while it runs and returned after it: window, strip and statistics, and those of the
             streams that it reads.
+        taken_bytes: All that exists while it runs.
         flops: For one item, however often its target is made; see :meth:`.Program.flops`.
         way: Of a convolution; None for attention.
         is_streamed: Whether the target never exists whole.
@@ -74,6 +80,7 @@ class Step:
     rows: int
     strips: int
     scratch_bytes: int
+    taken_bytes: int
     flops: int
     way: Way | None
     is_streamed: bool
@@ -223,12 +230,27 @@ class Footprint:
                 self.shape.rows(index, strip_bytes),
                 self._strips(index, strip_bytes),
                 self._scratch(index, strip_bytes),
+                self.taken(strip_bytes)[index],
                 self.shape.flops[index] * self._times[index],
                 self.shape.ways[index],
                 op.target in self.streamed,
             )
             for index, op in enumerate(self.shape.program.ops)
         )
+
+    def laid_out(self) -> tuple[Buffer, ...]:
+        """The buffers with their offsets: the largest first, each as low as those that live with it leave room."""
+        placed: dict[int, Buffer] = {}
+        for index, buffer in sorted(enumerate(self.buffers), key=lambda item: -item[1].nbytes):
+            beside = [b for b in placed.values() if b.first_op <= buffer.last_op and buffer.first_op <= b.last_op]
+            offset = 0
+            for other in sorted(beside, key=lambda b: b.offset):
+                if offset + buffer.nbytes <= other.offset:
+                    break
+                offset = max(offset, -(-(other.offset + other.nbytes) // _ALIGNMENT) * _ALIGNMENT)
+            if not buffer.is_parked:
+                placed[index] = replace(buffer, offset=offset)
+        return tuple(placed.get(index, buffer) for index, buffer in enumerate(self.buffers))
 
     def peak(self, strip_bytes: int) -> int:
         """Most bytes at a time."""

@@ -33,12 +33,22 @@ def failures_named(what: str, device: torch.device) -> Iterator[None]:
         ) from None
 
 
+_givers: list[Callable[[], None]] = []
+
+
+def at_giving_back(giver: Callable[[], None]) -> None:
+    """Has :func:`give_back` call it."""
+    _givers.append(giver)
+
+
 def give_back() -> None:
-    """Gives the system what the C library keeps of memory that was freed.
+    """Gives the system what is kept of memory that was freed, here and in the C library.
 
     glibc keeps it for every thread apart, and models are loaded by threads that come and go.  Other libraries give
     it back by themselves.
     """
+    for giver in _givers:
+        giver()
     trim = _of_glibc("malloc_trim")
     if trim is not None:
         trim(0)
@@ -46,7 +56,7 @@ def give_back() -> None:
 
 #: Smaller pieces are the allocator's, which keeps them for the next: fresh pages cost more than small strips take.
 #: See benchmarks/LOG.md.
-_MAPPED_FROM_BYTES = 32 * 2**20
+MAPPED_FROM_BYTES = 32 * 2**20
 
 #: What the allocator may keep; pieces that one plan has at a time are together smaller.
 _KEPT_BYTES = 256 * 2**20
@@ -66,7 +76,7 @@ def keep_pieces() -> None:
     if tune is None or "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
         return
     tune(_M_ARENA_MAX, 1)
-    tune(_M_MMAP_THRESHOLD, _MAPPED_FROM_BYTES)
+    tune(_M_MMAP_THRESHOLD, MAPPED_FROM_BYTES)
     tune(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
@@ -89,8 +99,17 @@ def allocate(like: torch.Tensor, *shape: int) -> torch.Tensor:
         MemoryError: when the system has no room.
     """
     nbytes = math.prod(shape) * like.itemsize
-    if like.device.type != "cpu" or nbytes < _MAPPED_FROM_BYTES:
+    if like.device.type != "cpu" or nbytes < MAPPED_FROM_BYTES:
         return like.new_empty(shape)
+    return torch.frombuffer(map_pages(nbytes), dtype=like.dtype).view(shape)
+
+
+def map_pages(nbytes: int) -> mmap.mmap:
+    """Memory from the system, in huge pages where there are any.
+
+    Raises:
+        MemoryError: when the system has no room.
+    """
     try:
         mapped = mmap.mmap(-1, nbytes, **_PRIVATE)
     except OSError as error:
@@ -98,7 +117,7 @@ def allocate(like: torch.Tensor, *shape: int) -> torch.Tensor:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel that has none
             mapped.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(mapped, dtype=like.dtype).view(shape)
+    return mapped
 
 
 def allocate_picture(like: torch.Tensor, channels: int, height: int, width: int) -> torch.Tensor:

@@ -91,6 +91,11 @@ class Plan:
     reason: str
 
     @property
+    def arena_bytes(self) -> int:
+        """Of the memory that its buffers lie in; those that are parked do not."""
+        return max((b.offset + b.nbytes for b in self.buffers if not b.is_parked), default=0)
+
+    @property
     def strips(self) -> int:
         """Strips of the whole batch, which is what progress counts."""
         return self.batch * sum(step.strips for step in self.steps)
@@ -140,7 +145,7 @@ def plan(
             width,
             arithmetic,
             steps,
-            chosen.buffers if chosen else (),
+            chosen.laid_out() if chosen else (),
             chosen.last_reads if chosen else (),
             peak_bytes,
             chosen.parked_bytes if chosen else 0,
