@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,15 @@ from conftest import small_kl, small_tiny
 from torch.utils._python_dispatch import _disable_current_modes
 
 import hybridge
-from hybridge.engine import execute
+from hybridge.engine import buffers, execute
 from hybridge.engine.execute import Executor
 from hybridge.engine.footprint import Footprint, Shape
 from hybridge.engine.lowering import lower
 from hybridge.engine.parking import Parked
 from hybridge.engine.plan import IN_MEMORY, WITHIN_ROUNDING, Plan, plan
+from hybridge.engine.transfer import Copies
 from hybridge.engine.ways import Arithmetic
-from hybridge.errors import OutOfMemory, RequestError, TooLarge
+from hybridge.errors import OutOfMemory, RequestError, Stopped, TooLarge
 from hybridge.lab.storages import PeakBytes
 
 STRIP = 2**13
@@ -53,6 +55,28 @@ CASES = {
 }
 
 
+class Late(Copies):
+    """As late as a GPU's copies may be: who does not wait for one finds what was there before."""
+
+    def __init__(self) -> None:
+        self.begun = self.done = 0
+        self._waiting: deque[tuple[torch.Tensor, torch.Tensor]] = deque()
+
+    def begin(self, source: torch.Tensor, target: torch.Tensor) -> int:
+        self._waiting.append((source, target))
+        self.begun += 1
+        return self.begun
+
+    def wait(self, copy: int) -> None:
+        while self.done < copy:
+            source, target = self._waiting.popleft()
+            target.copy_(source)
+            self.done += 1
+
+    def finish(self) -> None:
+        self.wait(self.begun)
+
+
 @pytest.mark.parametrize(
     ("dtype", "computed_bytes", "transform_from", "make", "task"),
     [
@@ -61,9 +85,10 @@ CASES = {
         for make, task in made
     ],
 )
+@pytest.mark.parametrize("is_copied", [False, True], ids=["in place", "copied"])
 @torch.no_grad()
 def test_parking_changes_no_bit_and_takes_no_memory(
-    make, task, dtype, computed_bytes, transform_from, monkeypatch
+    make, task, dtype, computed_bytes, transform_from, is_copied, monkeypatch
 ) -> None:
     module = torch.nn.Module.to(make(4), dtype)
     source = source_for(task).to(dtype)
@@ -77,6 +102,9 @@ def test_parking_changes_no_bit_and_takes_no_memory(
         "lean", 2, *source.shape[2:], arithmetic, chosen.steps, level.buffers, level.last_reads, 0, 0, 0, ""
     )
     expected = executor.run(source, in_memory)
+    late = Late()
+    if is_copied:
+        monkeypatch.setattr(execute, "copies_for", lambda _: late)
     gc.collect()
     with PeakBytes([module]) as live:
         live.count(source)
@@ -87,10 +115,25 @@ def test_parking_changes_no_bit_and_takes_no_memory(
                     super().__init__(*arguments)
                 live.leave_out(self.tensor)
 
-        monkeypatch.setattr(execute, "Parked", OutOfSight)
+        monkeypatch.setattr(buffers, "Parked", OutOfSight)
         made = executor.run(source, chosen)
     assert torch.equal(made, expected)
     assert live.peak_bytes <= 1.1 * chosen.peak_bytes + 10_000
+    assert late.done == late.begun
+    assert late.begun > 2 * len(chosen.steps) or not is_copied
+
+
+@torch.no_grad()
+def test_a_run_that_is_stopped_leaves_no_copy_behind(monkeypatch) -> None:
+    module, source = small_kl(4), source_for("decode")
+    chosen = tight(module, "decode", source, Arithmetic(4, 4, STRIP))
+    late = Late()
+    monkeypatch.setattr(execute, "copies_for", lambda _: late)
+    with pytest.raises(Stopped):
+        Executor(lower(module, "decode"), module).run(
+            source, chosen, should_stop=lambda: late.begun > late.done + 1
+        )
+    assert late.done == late.begun > 0
 
 
 def _streamed(chosen: Plan) -> frozenset[int]:

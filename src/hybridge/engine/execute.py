@@ -4,27 +4,28 @@ Numbers: a group norm's statistics are taken per strip, in float32 at least, and
 depend on where strips begin; everything else is what the plain forward computes, row by row.  The result is *within
 rounding* of the plain forward, never a blend.
 
-Memory: what the plan says; what it parks is in :mod:`.parking`.  Activations lie channels-last, so that the rows of
+Memory: what the plan says, in :mod:`.buffers`.  Activations lie channels-last, so that the rows of
 a strip are one piece of memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from ..errors import RequestError, Stopped
-from .arena import Arena, lend
-from .memory import allocate_picture
+from .arena import lend
+from .buffers import Buffers
 from .ops import Attend
-from .parking import Parked
 from .plan import Plan
 from .program import Program
 from .statistics import Moments
 from .strips import AttentionStrips, ConvolutionStrips, Into, Parameters, Reading, Rows, Stored, Streamed, Strip
+from .transfer import copies_for
 from .ways import Way
 
 #: Called with (strips done, strips in all).
@@ -84,8 +85,12 @@ class Executor:
         bound = self._bind(source.dtype, plan)
         height, width = self.program.sizes(plan.height, plan.width)[-1]
         output = source.new_empty((plan.batch, self.program.channels[-1], height, width))
-        with lend(source, plan.arena_bytes) as arena:
-            strips = self._strips(bound, source, output, plan, arena)
+        copies = copies_for(source.device) if plan.parked_bytes else None
+        with (
+            lend(source, plan.arena_bytes) as arena,
+            closing(Buffers(plan, source, arena, copies, self._spill_to)) as buffers,
+        ):
+            strips = self._strips(bound, source, output, plan, buffers)
             for done, _ in enumerate(strips, start=1):
                 if progress:
                     progress(done, plan.strips)
@@ -127,11 +132,11 @@ class Executor:
         return [self._bound[index][1] for index in range(len(self.program.ops))]
 
     def _strips(
-        self, bound: list[_Bound], source: torch.Tensor, output: torch.Tensor, plan: Plan, arena: Arena | None
+        self, bound: list[_Bound], source: torch.Tensor, output: torch.Tensor, plan: Plan, buffers: Buffers
     ) -> Generator[None]:
         for item in range(plan.batch):
             ends = source[item : item + 1], output[item : item + 1]
-            run = _Item(self.program, plan, bound, *ends, arena, self._spill_to)
+            run = _Item(self.program, plan, bound, *ends, buffers)
             for index in range(len(bound)):
                 yield from run.op(index)
 
@@ -146,101 +151,72 @@ class _Item:
         bound: list[_Bound],
         source: torch.Tensor,
         output: torch.Tensor,
-        arena: Arena | None,
-        spill_to: Path | None,
+        buffers: Buffers,
     ) -> None:
-        self._program, self._plan, self._bound, self._output = program, plan, bound, output
-        self._arena, self._spill_to = arena, spill_to
+        self._program, self._plan, self._bound, self._buffers = program, plan, bound, buffers
+        self._source, self._output = source, output
         self._sizes = program.sizes(plan.height, plan.width)
-        self._values = {0: source}
         self._moments: dict[int, Moments] = {}
-        self._buffers: dict[int, torch.Tensor] = {}
-        self._parked: dict[int, Parked] = {}
 
     def op(self, index: int) -> Generator[None]:
         """Runs one op, yielding after every strip, and frees what nothing reads any more."""
         op, step = self._program.ops[index], self._plan.steps[index]
-        self._make_room(index)
+        self._buffers.make_room(index)
         gather = None
         if self._program.norm_of(op.target):
             gather = self._moments[op.target] = Moments(self._plan.arithmetic)
         if not step.is_streamed:
-            target = self._values[op.target] = self._output if step.buffer is None else self._buffer(step.buffer)
-            yield from self._write(index, target, gather)
+            yield from self._write(index, gather)
         elif gather:  # the norm that will read it needs to know all of it first
             for strip in self._strips_of(index):
                 gather.add(strip.made)
                 del strip  # before the next one is made
-                self._release()
+                self._buffers.end_strip()
                 yield
-        self._free(index)
+        for value in [value for value in self._moments if self._plan.last_reads[value] <= index]:
+            del self._moments[value]
+        self._buffers.end_op(index)
 
-    def _make_room(self, index: int) -> None:
-        """Keeps what an op takes and the arena's idle pages together within the plan's peak."""
-        if self._arena is None:
-            return
-        living = (
-            (buffer.offset, buffer.offset + buffer.nbytes)
-            for buffer in self._plan.buffers
-            if buffer.first_op <= index <= buffer.last_op and not buffer.is_parked
-        )
-        self._arena.forget_beside(living, self._plan.peak_bytes - self._plan.steps[index].taken_bytes)
+    def _write(self, index: int, gather: Moments | None) -> Generator[None]:
+        step = self._plan.steps[index]
+        target, sent = self._output, None
+        if step.buffer is not None:
+            target, sent = self._buffers.take(step.buffer), self._buffers.sent(step.buffer, step.rows)
 
-    def _write(self, index: int, target: torch.Tensor, gather: Moments | None) -> Generator[None]:
         def into(first: int, end: int) -> torch.Tensor:
             return target[:, :, first:end]
 
-        for strip in self._strips_of(index, into):
-            place = into(strip.first, strip.end)
-            if strip.made.data_ptr() != place.data_ptr():
-                place.copy_(strip.made, non_blocking=True)
+        for strip in self._strips_of(index, None if sent else into):
+            if sent:
+                sent.send(strip.first, strip.end, strip.made)
+            elif strip.made.data_ptr() != (place := into(strip.first, strip.end)).data_ptr():
+                place.copy_(strip.made)
             if gather:
                 gather.add(strip.made)
             del strip  # before the next one is made
-            self._release()
+            self._buffers.end_strip()
             yield
 
     def _strips_of(self, index: int, into: Into | None = None) -> Generator[Strip]:
-        op, step = self._program.ops[index], self._plan.steps[index]
+        op, rows = self._program.ops[index], self._plan.steps[index].rows
+        first, end = (0, rows) if isinstance(op, Attend) else op.rows_read(0, rows)
         reading = Reading(
-            self._rows(op.source),
+            self._rows(op.source, end - first),
             self._moments.get(op.source),
-            None if op.residual is None else self._rows(op.residual),
+            None if op.residual is None else self._rows(op.residual, rows),
             self._sizes[op.target][0],
-            step.rows,
+            rows,
         )
         return self._bound[index].strips(reading, self._output, into)
 
-    def _rows(self, value: int) -> Rows:
-        if value in self._values:
-            return Stored(self._values[value])
-        return Streamed(self._strips_of(value - 1), *self._sizes[value])
-
-    def _buffer(self, index: int) -> torch.Tensor:
-        if index not in self._buffers:
-            buffer = self._plan.buffers[index]
-            shape = buffer.channels, buffer.height, buffer.width
-            if buffer.is_parked:
-                self._parked[index] = Parked(self._output, *shape, self._spill_to)
-                self._buffers[index] = self._parked[index].tensor
-            elif self._arena is not None:
-                self._buffers[index] = self._arena.picture(self._output, buffer.offset, *shape)
-            else:
-                self._buffers[index] = allocate_picture(self._output, *shape)
-        return self._buffers[index]
-
-    def _release(self) -> None:
-        for parked in self._parked.values():
-            parked.release()
-
-    def _free(self, index: int) -> None:
-        for value in [value for value in self._moments if self._plan.last_reads[value] <= index]:
-            del self._moments[value]
-        for value in [value for value in self._values if self._plan.last_reads[value] <= index]:
-            del self._values[value]
-        for buffer in [b for b in self._buffers if self._plan.buffers[b].last_op <= index]:
-            del self._buffers[buffer]
-            self._parked.pop(buffer, None)
+    def _rows(self, value: int, most: int) -> Rows:
+        """A value, of which so many rows are read at a time."""
+        if value == 0:
+            return Stored(self._source)
+        buffer = self._plan.steps[value - 1].buffer
+        if buffer is None:
+            return Streamed(self._strips_of(value - 1), *self._sizes[value])
+        return self._buffers.rows(buffer, most)
 
 
 def _identity(parameter: torch.Tensor) -> tuple[object, ...]:

@@ -43,18 +43,21 @@ class Rows(ABC):
     width: int
 
     @abstractmethod
-    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """Rows [start, stop) in one or more pieces (first row, (1, C, n, W)); no row may be asked for again."""
+    def pieces(self, start: int, stop: int, following: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Rows [start, stop) in one or more pieces (first row, (1, C, n, W)); no row may be asked for again.
+
+        A piece is good until the next is asked for.  The next call will ask for rows [stop, following).
+        """
 
 
 class Stored(Rows):
-    """All rows exist, (1, C, H, W); where they are parked, not on the device that reads them."""
+    """All rows exist, (1, C, H, W), where the device can read them."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
         self.height, self.width = tensor.shape[2:]
 
-    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, torch.Tensor]]:
+    def pieces(self, start: int, stop: int, following: int) -> Iterator[tuple[int, torch.Tensor]]:
         if start < stop:
             yield start, self.tensor[:, :, start:stop]
 
@@ -66,7 +69,7 @@ class Streamed(Rows):
         self._strips, self.height, self.width = strips, height, width
         self._strip: Strip | None = None
 
-    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, torch.Tensor]]:
+    def pieces(self, start: int, stop: int, following: int) -> Iterator[tuple[int, torch.Tensor]]:
         while start < stop:
             while self._strip is None or self._strip.end <= start:
                 self._strip = None  # before the next one is made
@@ -157,19 +160,20 @@ class ConvolutionStrips:
         for first in range(0, height, reading.rows):
             end = min(first + reading.rows, height)
             start, stop = self._op.rows_read(first, end)
+            after = min(end + reading.rows, height)
             kept = max(0, ended - start) if first else 0
             for row in range(kept):  # upwards, for with one-row strips these overlap
                 room.window[:, :, row].copy_(room.window[:, :, ended - begun - kept + row])
-            _fill(room, source, start, start + kept, stop, enter)
+            following = stop if after == end else self._op.rows_read(end, after)[1]
+            _fill(room, source, start, start + kept, stop, following, enter)
             begun, ended = start, stop
 
             place = None if into is None else into(first, end)
             if reading.residual is None:
                 made = room.convolve(end - first, place)
             else:
-                made = self._add(
-                    room.convolve(end - first, None), reading.residual.pieces(first, end), first, place
-                )
+                added = reading.residual.pieces(first, end, after)
+                made = self._add(room.convolve(end - first, None), added, first, place)
             if self._leaving:
                 self._leaving(made)
             yield Strip(first, end, made)
@@ -186,7 +190,6 @@ class ConvolutionStrips:
         alike = place is not None and (place.dtype, place.device) == (made.dtype, made.device)
         total = place if place is not None and alike else made
         for row, piece in residual:
-            piece = piece.to(made.device, non_blocking=True)
             rows = slice(row - first, row - first + piece.shape[2])
             if self._shortcut is None:
                 torch.add(made[:, :, rows], piece, out=total[:, :, rows])
@@ -226,12 +229,15 @@ def _positions(rows: torch.Tensor) -> torch.Tensor:
     return rows[0].permute(1, 2, 0).flatten(0, 1)
 
 
-def _fill(room: Room, source: Rows, start: int, fresh: int, stop: int, enter: Enter) -> None:
-    """Fills the window, whose first row is source row ``start``, with rows [fresh, stop): zeros outside."""
+def _fill(room: Room, source: Rows, start: int, fresh: int, stop: int, following: int, enter: Enter) -> None:
+    """Fills the window, whose first row is source row ``start``, with rows [fresh, stop): zeros outside.
+
+    The next one will be filled up to row ``following``.
+    """
     inside, outside = max(fresh, 0), max(min(stop, source.height), fresh, 0)
     room.window[:, :, fresh - start : inside - start].zero_()
     room.window[:, :, outside - start : stop - start].zero_()
-    for row, piece in source.pieces(inside, outside):
+    for row, piece in source.pieces(inside, outside, min(following, source.height)):
         enter(piece, room.inside[:, :, row - start : row - start + piece.shape[2]])
         del piece  # before a stream makes the next one
 
