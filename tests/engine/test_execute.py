@@ -247,7 +247,16 @@ def test_the_source_is_left_as_it_was() -> None:
         assert torch.equal(source, before)
 
 
-def test_weights_that_change_are_used() -> None:
+def written_to(layer: torch.nn.Conv2d) -> None:
+    layer.weight.mul_(2)
+
+
+def replaced(layer: torch.nn.Conv2d) -> None:
+    layer.weight = torch.nn.Parameter(2 * layer.weight)
+
+
+@pytest.mark.parametrize("change", [written_to, replaced])
+def test_weights_that_change_are_used(change) -> None:
     module = small_kl(4)
     program = lower(module, "decode")
     source = noise(1, 4, 4, 4)
@@ -255,7 +264,7 @@ def test_weights_that_change_are_used() -> None:
     executor = Executor(program, module)
     executor.run(source, chosen)
     with torch.no_grad():
-        module.decoder.up_blocks[0].upsamplers[0].conv.weight.mul_(2)
+        change(module.decoder.up_blocks[0].upsamplers[0].conv)
     assert distance(executor.run(source, chosen), plainly(module, "decode", source).double()) < 1e-5
 
 

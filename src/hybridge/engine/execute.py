@@ -21,6 +21,7 @@ from ..errors import RequestError, Stopped
 from .arena import lend
 from .buffers import Buffers
 from .ops import Attend
+from .parameters import ModuleParameters
 from .plan import Plan
 from .program import Program
 from .statistics import Moments
@@ -51,8 +52,7 @@ class Executor:
     def __init__(self, program: Program, module: nn.Module, spill_to: Path | None = None) -> None:
         self.program = program
         self._spill_to = spill_to
-        self._parts = dict(module.named_modules())
-        self._parameters = list(module.parameters())
+        self._parameters = ModuleParameters(module)
         self._bound: dict[int, tuple[Way | None, _Bound]] = {}
         self._bound_to: list[object] = []
 
@@ -117,11 +117,11 @@ class Executor:
         """Every op with its weights, prepared for the way that it is planned to run."""
         wide = plan.arithmetic.computed_bytes > plan.arithmetic.stored_bytes
         computed = torch.float32 if wide else stored
-        bound_to = [computed, *(_identity(parameter) for parameter in self._parameters)]
+        bound_to = [computed, *(_identity(parameter) for parameter in self._parameters.all())]
         if bound_to != self._bound_to:
             self._bound.clear()
             self._bound_to = bound_to
-        parameters = Parameters(self._parts, computed)
+        parameters = Parameters(self._parameters.parts, computed)
         for index, (op, step) in enumerate(zip(self.program.ops, plan.steps, strict=True)):
             if index in self._bound and self._bound[index][0] == step.way:
                 continue

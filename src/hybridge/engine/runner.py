@@ -7,7 +7,8 @@ callers want around that (diffusers' outputs, normalised latents) is theirs.
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from ..errors import CannotLower, RequestError
 from . import reference
 from .execute import Executor, Progress, ShouldStop
 from .lowering import lower
+from .parameters import ModuleParameters
 from .plan import WITHIN_ROUNDING, Mode, Plan, plan
 from .prepared import prepared_bytes
 from .program import Task
@@ -64,8 +66,9 @@ class Runner:
 
     def __init__(self, module: nn.Module, spill_to: Path | None = None) -> None:
         self._module, self._spill_to = module, spill_to
+        self._parameters = ModuleParameters(module)
         self._overflows = False
-        self._plan = lru_cache(_PLANS_KEPT)(plan)
+        self._plans: dict[Task, Callable[..., Plan]] = {}
         self._executors: dict[Task, Executor] = {}
         self._not_lowered: dict[Task, str] = {}
         self._lower("decode")
@@ -74,18 +77,18 @@ class Runner:
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        return next(self._module.parameters()).dtype
+        return self._parameters.all()[0].dtype
 
     @property
     def device(self) -> torch.device:
         """Of the weights."""
-        return next(self._module.parameters()).device
+        return self._parameters.all()[0].device
 
     def why_plain(self, task: Task) -> str | None:
         """Why this task runs as the plain module, whatever the budget; None if it does not."""
         if task in self._not_lowered:
             return self._not_lowered[task]
-        dtypes = {parameter.dtype for parameter in self._module.parameters()}
+        dtypes = {parameter.dtype for parameter in self._parameters.all()}
         if len(dtypes) > 1:
             return f"its weights are of several dtypes: {', '.join(sorted(str(dtype) for dtype in dtypes))}"
         return None
@@ -127,8 +130,7 @@ class Runner:
         reason = self.why_plain(task)
         if reason is not None:
             raise CannotLower(reason)
-        return self._plan(
-            self._executors[task].program,
+        return self._plans[task](
             batch=batch,
             height=height,
             width=width,
@@ -229,7 +231,10 @@ class Runner:
 
     def _lower(self, task: Task) -> None:
         try:
-            self._executors[task] = Executor(lower(self._module, task), self._module, self._spill_to)
+            program = lower(self._module, task)
         except CannotLower as reason:
             self._not_lowered[task] = str(reason)
             _log.warning("%s runs as the plain module: %s", task, reason)
+        else:
+            self._executors[task] = Executor(program, self._module, self._spill_to)
+            self._plans[task] = lru_cache(_PLANS_KEPT)(partial(plan, program))
