@@ -50,20 +50,21 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only 
 
 
 def faults(*arguments: str, **environment: str) -> int:
+    """With one thread; which of several is the first to touch a page is never the same."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     ran = subprocess.run(
         [sys.executable, "-c", _TAKING_AND_FREEING, *arguments],
-        env=clean | environment, capture_output=True, text=True, check=True, timeout=120,
+        env=clean | {"OMP_NUM_THREADS": "1"} | environment, capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
     return int(ran.stdout)
 
 
 def test_pieces_that_were_freed_are_kept_for_the_next() -> None:
-    assert faults("keep") < 100 < 10_000 < faults()
+    assert 10 * faults("keep") < faults()
 
 
 def test_whoever_has_set_malloc_is_left_alone() -> None:
-    assert faults("keep", MALLOC_ARENA_MAX="3") > 10_000
+    assert 10 * faults("keep", MALLOC_ARENA_MAX="3") > faults()
 
 
 def test_activations_lie_in_huge_pages_where_the_kernel_gives_them() -> None:
