@@ -27,10 +27,10 @@ from hybridge.models import CATALOGUE
 @pytest.fixture
 def for_any_size(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Small pictures have one as well, and none is left from elsewhere."""
-    arena._keeper.drop()
+    arena.keeper.drop()
     monkeypatch.setattr(arena, "MAPPED_FROM_BYTES", 0)
     yield
-    arena._keeper.drop()
+    arena.keeper.drop()
 
 
 @pytest.mark.parametrize("budget_bytes", [None, 500 * 2**20])
@@ -68,8 +68,8 @@ def test_what_another_run_left_is_not_seen() -> None:
     executor = Executor(lowering.lower(module, "decode"), module)
     for latents in (torch.randn(1, 4, 9, 7), torch.randn(2, 4, 5, 5), torch.randn(1, 4, 12, 8)):
         made = executor.run(latents, planned(module, latents))
-        assert arena._keeper._kept is not None
-        Arena.picture(arena._keeper._kept, made, 0, 1, 1, arena._keeper._kept.nbytes // 4).fill_(torch.nan)
+        assert arena.keeper.kept is not None
+        Arena.picture(arena.keeper.kept, made, 0, 1, 1, arena.keeper.kept.nbytes // 4).fill_(torch.nan)
         torch.testing.assert_close(made, module.decode(latents).sample, rtol=1e-4, atol=1e-4)
 
 
@@ -95,11 +95,11 @@ def test_one_arena_stays_and_is_given_back() -> None:
     executor = Executor(lowering.lower(module, "decode"), module)
     large, small = torch.randn(1, 4, 12, 8), torch.randn(1, 4, 6, 4)
     executor.run(large, planned(module, large))
-    kept = arena._keeper._kept
+    kept = arena.keeper.kept
     executor.run(small, planned(module, small))
-    assert arena._keeper._kept is kept is not None
+    assert arena.keeper.kept is kept is not None
     give_back()
-    assert arena._keeper._kept is None
+    assert arena.keeper.kept is None
 
 
 def test_pages_that_nothing_lives_in_are_given_back(monkeypatch) -> None:

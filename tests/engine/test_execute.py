@@ -12,11 +12,12 @@ from conftest import small_kl, small_tiny
 from diffusers import AutoencoderKL, AutoencoderKLFlux2
 
 from hybridge.engine.execute import Executor
-from hybridge.engine.footprint import Footprint, Shape
+from hybridge.engine.footprint import Footprint
 from hybridge.engine.lowering import lower
 from hybridge.engine.plan import Mode, Plan, plan
 from hybridge.engine.program import Program
 from hybridge.engine.runner import Runner
+from hybridge.engine.shape import Shape
 from hybridge.engine.ways import Arithmetic
 from hybridge.errors import RequestError, Stopped
 from hybridge.lab.storages import PeakBytes

@@ -9,8 +9,11 @@ import torch
 from conftest import small_kl, small_tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import hybridge
+from hybridge.engine import runner
 from hybridge.engine.execute import Executor
 from hybridge.engine.lowering import lower
+from hybridge.engine.memory import free_bytes
 from hybridge.engine.plan import Mode, Plan, plan
 from hybridge.engine.program import Task
 from hybridge.engine.runner import arithmetic_for
@@ -73,3 +76,45 @@ def test_nothing_is_mixed_with_the_cpu(make, task, dtype, mode) -> None:
     chosen = planned(module, task, source, "meta", mode)
     made = Executor(lower(module, task), module).run(source, chosen)
     assert (made.device.type, made.dtype) == ("meta", dtype)
+
+
+def test_free_is_what_nobody_has_and_what_torch_keeps(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (700, 8000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 300)
+    assert free_bytes(torch.device("cuda")) == 900
+    assert free_bytes(torch.device("cpu")) is None
+
+
+@pytest.fixture
+def gpu(monkeypatch) -> Any:
+    """A CPU that is taken for a GPU, and a way to say how much of its memory is free."""
+    monkeypatch.setattr(runner, "arithmetic_for", lambda _, dtype: arithmetic_for("cuda", dtype))
+    monkeypatch.setattr(runner, "_FREE_STEP_BYTES", 1)
+    return lambda free: monkeypatch.setattr(runner, "free_bytes", lambda _: free)
+
+
+@torch.no_grad()
+def test_without_a_budget_a_gpu_takes_what_is_free(gpu) -> None:
+    vae, latents = small_kl(4), torch.randn(1, 4, 24, 16)
+    expected = vae.decode(latents).sample
+    exact = hybridge.exact(vae)
+    gpu(2**33)
+    whole = exact.plan("decode", 1, 24, 16)
+    assert whole.mode == "whole"
+    for free in (whole.peak_bytes, whole.peak_bytes // 3):
+        gpu(free)
+        chosen = exact.plan("decode", 1, 24, 16)
+        assert chosen.mode != "whole"
+        assert chosen.peak_bytes <= 0.9 * free
+        assert (exact.decode(latents).sample - expected).norm() < 1e-5 * expected.norm()
+
+
+@torch.no_grad()
+def test_where_nothing_fits_what_is_free_the_least_is_tried(gpu) -> None:
+    exact = hybridge.exact(small_kl(4))
+    gpu(1000)
+    assert exact.plan("decode", 1, 24, 16).mode == "spill"
+    with pytest.raises(TooLarge):
+        hybridge.exact(small_kl(4), budget=1000).plan("decode", 1, 24, 16)
+    exact.decode(torch.randn(1, 4, 24, 16))

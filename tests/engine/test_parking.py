@@ -19,10 +19,11 @@ from torch.utils._python_dispatch import _disable_current_modes
 import hybridge
 from hybridge.engine import buffers, execute
 from hybridge.engine.execute import Executor
-from hybridge.engine.footprint import Footprint, Shape
+from hybridge.engine.footprint import Footprint
 from hybridge.engine.lowering import lower
 from hybridge.engine.parking import Parked
 from hybridge.engine.plan import IN_MEMORY, WITHIN_ROUNDING, Plan, plan
+from hybridge.engine.shape import Shape
 from hybridge.engine.transfer import Copies
 from hybridge.engine.ways import Arithmetic
 from hybridge.errors import OutOfMemory, RequestError, Stopped, TooLarge

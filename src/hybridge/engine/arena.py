@@ -66,17 +66,21 @@ class Arena:
                 excess -= end - first
 
 
-class _Keeper:
-    """The arena that nobody uses, if there is one."""
+class Keeper:
+    """The arena that nobody uses.
+
+    Attributes:
+        kept: None if there is none.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: Arena | None = None
+        self.kept: Arena | None = None
         self._lent = 0
 
     def take(self, nbytes: int) -> Arena:
         with self._lock:
-            kept, self._kept = self._kept, None
+            kept, self.kept = self.kept, None
             self._lent += 1
         if kept is not None and kept.nbytes >= nbytes:
             kept.forget(nbytes, kept.nbytes)
@@ -90,15 +94,16 @@ class _Keeper:
             if self._lent == 0 and arena is not None:
                 arena.forget(_KEPT_BYTES, arena.nbytes)
                 arena.offer()
-                self._kept = arena
+                self.kept = arena
 
     def drop(self) -> None:
         with self._lock:
-            self._kept = None
+            self.kept = None
 
 
-_keeper = _Keeper()
-at_giving_back(_keeper.drop)
+#: The only one.
+keeper = Keeper()
+at_giving_back(keeper.drop)
 
 
 @contextmanager
@@ -113,7 +118,7 @@ def lend(like: torch.Tensor, nbytes: int) -> Iterator[Arena | None]:
         return
     arena = None
     try:
-        arena = _keeper.take(nbytes)
+        arena = keeper.take(nbytes)
         yield arena
     finally:
-        _keeper.put(arena)
+        keeper.put(arena)

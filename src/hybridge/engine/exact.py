@@ -49,7 +49,8 @@ def exact(
     Args:
         vae: An AutoencoderKL, AutoencoderKLFlux2 or AutoencoderTiny; any other module is run as it is.
         budget: Bytes that one call may take on top of the weights, input and output included: a number, or a string
-            such as ``"2GiB"`` or ``"800MiB"``.  None for no bound.
+            such as ``"2GiB"`` or ``"800MiB"``.  None for no bound on a CPU, and on a GPU for what is free when the
+            call comes.
         spill: Whether activations may be parked when nothing else fits the budget: on a CPU in a nameless file in
             this folder, or in the system's temporary one for True, on a GPU in the host's memory.  A temporary
             folder that lies in memory, as ``/tmp`` does on some systems, saves none.

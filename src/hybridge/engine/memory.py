@@ -33,6 +33,14 @@ def failures_named(what: str, device: torch.device) -> Iterator[None]:
         ) from None
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """What a GPU has left: what nobody has, and what torch keeps of what it was given; None for other devices."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 _givers: list[Callable[[], None]] = []
 
 

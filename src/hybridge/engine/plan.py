@@ -25,8 +25,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import RequestError, TooLarge
-from .footprint import Buffer, Footprint, Shape, Step
+from .footprint import Buffer, Footprint, Step
 from .program import Program
+from .shape import Shape
 from .ways import Arithmetic
 
 Mode = Literal["whole", "strips", "lean", "recompute", "spill", "tiles"]

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import CannotLower, RequestError
+from ..errors import CannotLower, RequestError, TooLarge
 from . import reference
 from .execute import Executor, Progress, ShouldStop
 from .lowering import lower
+from .memory import free_bytes
 from .parameters import ModuleParameters
 from .plan import WITHIN_ROUNDING, Mode, Plan, plan
 from .prepared import prepared_bytes
@@ -28,6 +29,12 @@ _log = logging.getLogger(__name__)
 
 #: What a strip's numbers should take on a CPU.  Measured, see benchmarks/LOG.md.
 CPU_STRIP_BYTES = 16 * 2**20
+
+#: Of a GPU's free memory a call may take this part: convolutions take some that no plan knows of.
+_FREE_PART = 0.9
+
+#: Free memory is counted in such steps, so that plans are found again.
+_FREE_STEP_BYTES = 64 * 2**20
 
 #: Plans for as many sizes and budgets are remembered: making one can take a tenth of a second.
 _PLANS_KEPT = 256
@@ -119,7 +126,8 @@ class Runner:
             batch: Items.
             height: Of the latents for ``decode``, of the picture for ``encode``.
             width: The same.
-            budget_bytes: What the call may take on top of the weights; None for no bound.
+            budget_bytes: What the call may take on top of the weights; None for no bound, but that on a GPU what is
+                free is not passed where anything fits that.
             modes: Those to choose from.
 
         Raises:
@@ -130,15 +138,22 @@ class Runner:
         reason = self.why_plain(task)
         if reason is not None:
             raise CannotLower(reason)
-        return self._plans[task](
+        within = partial(
+            self._plans[task],
             batch=batch,
             height=height,
             width=width,
             arithmetic=arithmetic_for(self.device.type, self._stored),
-            budget_bytes=budget_bytes,
             modes=self._without_overflow(modes),
             tile=self._tile(task),
         )
+        free = free_bytes(self.device) if budget_bytes is None else None
+        if free is None:
+            return within(budget_bytes=budget_bytes)
+        try:
+            return within(budget_bytes=max(1, int(_FREE_PART * free) // _FREE_STEP_BYTES * _FREE_STEP_BYTES))
+        except TooLarge as refusal:  # nobody has bounded it: the device will say whether it has room for the least
+            return within(budget_bytes=refusal.least_bytes)
 
     def run(
         self,

@@ -1,0 +1,127 @@
+"""A program at one size on one device: what follows from that alone, and what its plain forward takes.
+
+Everything here is in bytes, counts what is on top of the weights, and includes input and output.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from .ops import Attend, Convolve
+from .program import Program
+from .ways import Arithmetic, Way, way_of
+
+#: Statistics are taken in float32, from a copy of the strip where that is narrower.
+STATISTICS_ITEMSIZE = 4
+
+
+class Shape:
+    """What does not depend on a choice.
+
+    Attributes:
+        program: What is run.
+        batch: Items.
+        height: Of the input.
+        width: Of the input.
+        arithmetic: What numbers are kept and computed in.
+        sizes: (height, width) of every value.
+        nbytes: Of every value of one item.
+        ends_bytes: Input and output of the whole batch.
+        ways: Of every op; None for attention.
+        flops: Of every op, made once.
+        work: What of them is multiplied.
+    """
+
+    def __init__(self, program: Program, batch: int, height: int, width: int, arithmetic: Arithmetic) -> None:
+        self.program, self.batch, self.height, self.width = program, batch, height, width
+        self.arithmetic = arithmetic
+        self.sizes = program.sizes(height, width)
+        stored = arithmetic.stored_bytes
+        self.nbytes = [c * h * w * stored for c, (h, w) in zip(program.channels, self.sizes, strict=True)]
+        self.flops = program.flops(height, width)
+        self.ends_bytes = batch * (self.nbytes[0] + self.nbytes[-1])
+        self.ways = [None if isinstance(op, Attend) else way_of(op, arithmetic) for op in program.ops]
+        self.work = [
+            flops * (way.saving(op) if way and isinstance(op, Convolve) else 1)
+            for op, way, flops in zip(program.ops, self.ways, self.flops, strict=True)
+        ]
+        # Asked for again with every value that is tried as a stream.
+        self.rows = cache(self._rows)
+        self.scratch = cache(self._scratch)
+
+    def whole_peak(self) -> int:
+        """What the plain forward takes: everything it still names, and the temporaries of the op at hand.
+
+        diffusers runs norm, activation, convolution, sum and the division of the sum one after another, each into
+        memory of its own, and every item of the batch at once.
+        """
+        peak = 0
+        last_reads = self.program.last_reads()
+        for index, op in enumerate(self.program.ops):
+            held = self.program.held[index]
+            named = {value for value in range(index + 1) if last_reads[value] >= index} | held | {0}
+            gone_after = last_reads[op.source] == index and op.source not in held
+            temporaries = self._plain_temporaries(op, gone_after=gone_after)
+            peak = max(peak, sum(self.nbytes[value] for value in named) + temporaries)
+        first = self.program.ops[0]
+        entered = self.nbytes[0] if isinstance(first, Convolve) and first.entering else 0
+        return self.batch * (peak + entered)
+
+    def tiled_peak(self, tile_height: int, tile_width: int) -> int:
+        """What the module's own tiling takes: the tiles' pictures, the joined one, and the forward of one tile."""
+        tile = Shape(self.program, self.batch, tile_height, tile_width, self.arithmetic)
+        return self.ends_bytes + 2 * self.batch * self.nbytes[-1] + tile.whole_peak()
+
+    def _rows(self, index: int, strip_bytes: int) -> int:
+        """Target rows that an op makes at a time: as many as ``strip_bytes`` hold, one at least."""
+        op, way = self.program.ops[index], self.ways[index]
+        if isinstance(op, Convolve) and way and strip_bytes == self.arithmetic.strip_bytes:
+            # Every strip reads all weights: what is shorter than they are reads more of them than of itself.
+            strip_bytes = max(strip_bytes, way.weights(op) * self.arithmetic.computed_bytes)
+        step = 1 if way is None else way.rows
+        one, two = (self._strip(op, way, step * n) for n in (1, 2))
+        affordable = 1 + max(0, strip_bytes - one) // max(1, two - one)
+        return min(self.sizes[op.target][0], step * affordable)
+
+    def _scratch(self, index: int, strip_bytes: int) -> int:
+        """Bytes that an op takes while it runs, streams left aside."""
+        op, way, rows = self.program.ops[index], self.ways[index], self.rows(index, strip_bytes)
+        strip, computed = self._strip(op, way, rows), self.arithmetic.computed_bytes
+        if isinstance(op, Attend):  # keys and values of all positions
+            height, width = self.sizes[op.source]
+            return strip + height * width * 2 * op.query.out_channels * computed
+        positions = rows * self.sizes[op.target][1]
+        carried = 0
+        if op.shortcut:
+            widened = computed > self.arithmetic.stored_bytes
+            carried = positions * (op.weights.out_channels + (op.shortcut.in_channels if widened else 0)) * computed
+        is_copied = computed < STATISTICS_ITEMSIZE and self.arithmetic.measured_positions is not None
+        measured = is_copied and self.program.norm_of(op.target)
+        return strip + max(carried, positions * op.weights.out_channels * STATISTICS_ITEMSIZE if measured else 0)
+
+    def _strip(self, op: Convolve | Attend, way: Way | None, rows: int) -> int:
+        """Bytes of the window, of what making ``rows`` target rows takes, and of those rows."""
+        width = self.sizes[op.source][1]
+        if isinstance(op, Attend) or way is None:  # normalised, queries, what they attend to, what ``out`` makes
+            numbers = rows * width * (self.program.channels[op.source] + 3 * op.query.out_channels)  # type: ignore[union-attr] # only attention has no way
+        else:
+            high, wide = way.window(op, rows, width)
+            numbers = high * wide * op.weights.in_channels + way.workspace(op, rows, width)
+        return numbers * self.arithmetic.computed_bytes
+
+    def _plain_temporaries(self, op: Convolve | Attend, *, gone_after: bool) -> int:
+        source, target = self.nbytes[op.source], self.nbytes[op.target]
+        if isinstance(op, Attend):
+            inner = source * op.query.out_channels // self.program.channels[op.source]
+            return source + 4 * inner
+        # A source that only this op names is gone once it was normalised.
+        gone = source if gone_after else 0
+        if op.doubled:
+            return 4 * source + target
+        normalising = 0 if op.norm is None else max(2 * source - gone, source - gone + target)
+        convolving = max(normalising, target)
+        if op.residual is None:
+            return convolving
+        # What the convolution gave, the shortcut's result, the sum; ResnetBlock2D then divides that, by one.
+        adding = (2 + (op.shortcut is not None) + (op.norm is not None)) * target - gone
+        return max(convolving, adding)
