@@ -11,6 +11,7 @@ from conftest import small_kl, small_tiny
 
 from hybridge.engine.execute import Executor
 from hybridge.engine.lowering import lower, skeleton
+from hybridge.engine.ops import Attend
 from hybridge.engine.plan import IN_MEMORY, WITHIN_ROUNDING, Plan, plan, show_bytes
 from hybridge.engine.ways import Arithmetic
 from hybridge.errors import RequestError, TooLarge
@@ -101,6 +102,17 @@ class TestFullSize:
         chosen = self.plan(1024, strip_bytes=2**20, modes=("strips",))
         for index in range(len(chosen.steps)):
             assert sum(b.first_op <= index <= b.last_op for b in chosen.buffers) <= 2
+
+    @pytest.mark.parametrize("size", [512, 2048])
+    def test_no_strip_of_attention_is_long(self, size) -> None:
+        attention = next(index for index, op in enumerate(self.decoder.ops) if isinstance(op, Attend))
+        bounded, unbounded = (
+            self.plan(size, arithmetic=Arithmetic(4, 4, 2**24, attended_positions=most)).steps[attention]
+            for most in (1024, None)
+        )
+        assert bounded.rows * size // 8 == 1024 < unbounded.rows * size // 8
+        assert bounded.strips == (size // 8) ** 2 // 1024
+        assert bounded.scratch_bytes < unbounded.scratch_bytes
 
     def test_every_mode_counts_its_own_arithmetic(self) -> None:
         once = self.plan(512, strip_bytes=2**20, modes=("strips",))

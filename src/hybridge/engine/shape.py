@@ -81,6 +81,8 @@ class Shape:
         step = 1 if way is None else way.rows
         one, two = (self._strip(op, way, step * n) for n in (1, 2))
         affordable = 1 + max(0, strip_bytes - one) // max(1, two - one)
+        if isinstance(op, Attend) and self.arithmetic.attended_positions is not None:
+            affordable = min(affordable, max(1, self.arithmetic.attended_positions // self.sizes[op.source][1]))
         return min(self.sizes[op.target][0], step * affordable)
 
     def _scratch(self, index: int, strip_bytes: int) -> int:

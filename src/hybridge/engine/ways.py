@@ -43,6 +43,8 @@ class Arithmetic:
         transform_from: Channels from which a convolution is transformed; None where that is no faster.
         measured_positions: Of a strip, those whose mean and variance are taken together; None for a device that
             adds up in a tree, and wider numbers than it is given, so that it takes a whole strip as it is.
+        attended_positions: Those that attend to all others in one strip, at most: each takes the longer the larger
+            the picture is, and short jobs wait for a strip's end.  None for no bound.
     """
 
     stored_bytes: int
@@ -50,6 +52,7 @@ class Arithmetic:
     strip_bytes: int | None = None
     transform_from: int | None = None
     measured_positions: int | None = _POSITIONS_AT_ONCE
+    attended_positions: int | None = None
 
     def rows_measured(self, rows: int, width: int) -> int:
         """Of a strip of so many rows, those whose mean and variance are taken together."""

@@ -1,0 +1,106 @@
+"""The engine alone and the server under load, in turns of seconds, both ready all the time: pictures a second.
+
+``hybridge bench serve`` starts every server anew, so that what it compares lies half a minute apart.  A shared
+machine drifts more in that time than a server loses.  Here neighbours are seconds apart, and the ratio is that of
+each turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from hybridge.engine import Engine, EngineOptions, keep_pieces, to_pixels
+from hybridge.engine.options import choose_device
+from hybridge.lab import record
+from hybridge.lab.environment import environment
+from hybridge.lab.load.case import Kind, Load, ServeArguments
+from hybridge.lab.load.clients import OK, Bounds, Shot, closed
+from hybridge.lab.load.served import latents
+from hybridge.lab.load.serving import SERVERS, started
+from hybridge.models import look_up
+
+MODEL = "starter"
+RECORDS = Path(__file__).parent / "records"
+
+
+def engine_alone(parent: Connection, size: int) -> None:
+    """Hears for how many seconds to decode, and says how many pictures a second that gave; ends with the pipe."""
+    keep_pieces()  # as `hybridge serve` does
+    engine, given = Engine.load(look_up(MODEL), EngineOptions()), latents(MODEL, size, 0)
+    to_pixels(engine.decode(given)).cpu()
+    parent.send(None)
+    try:
+        while True:
+            seconds = parent.recv()
+            begun, pictures = time.perf_counter(), 0
+            while time.perf_counter() - begun < seconds:
+                to_pixels(engine.decode(given)).cpu()
+                pictures += 1
+            parent.send(pictures / (time.perf_counter() - begun))
+    except EOFError:
+        pass
+
+
+def served(shot: Shot, clients: int, bounds: Bounds) -> float:
+    """Pictures a second from the first request to the last answer."""
+    samples = closed([shot] * clients, bounds)
+    failed = [sample.outcome for sample in samples if sample.outcome != OK]
+    if failed:
+        raise SystemExit(f"the server answered {failed[0]}")
+    return len(samples) / max(sample.at_s + (sample.wall_s or 0) for sample in samples)
+
+
+def measure(size: int, clients: int, seconds: float, turns: int) -> dict[str, list[float]]:
+    """{who: [pictures a second in each turn]}; who is first alternates."""
+    load = Load((Kind(MODEL, size),))
+    asked = ServeArguments(None, (load,), clients, None, 256, seconds, None, ("hybridge",), "png", turns, 120)
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=engine_alone, args=(theirs, size))
+    process.start()
+    theirs.close()
+    samples: dict[str, list[float]] = {"engine": [], "server": []}
+    try:
+        ours.recv()
+        with started(SERVERS["hybridge"], load, asked) as (shot,):
+            for turn in range(turns):
+                for who in ("engine", "server") if turn % 2 else ("server", "engine"):
+                    if who == "engine":
+                        ours.send(seconds)
+                        samples[who].append(ours.recv())
+                    else:
+                        samples[who].append(served(shot, clients, asked.bounds))
+    finally:
+        ours.close()
+        process.join()
+    return samples
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=256, help="side of the picture in pixels")
+    parser.add_argument("--clients", type=int, default=8, help="each sends its next request when it has its answer")
+    parser.add_argument("--seconds", type=float, default=3, help="of one turn")
+    parser.add_argument("--turns", type=int, default=25, help="of each")
+    parser.add_argument("--write", action="store_true", help="keep the record in benchmarks/records")
+    arguments = parser.parse_args()
+    samples = measure(arguments.size, arguments.clients, arguments.seconds, arguments.turns)
+    ratios = [s / e for s, e in zip(samples["server"], samples["engine"], strict=True)]
+    error = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else 0.0
+    for who, rates in samples.items():
+        print(f"{who}: {statistics.mean(rates):.2f} pictures/s, mean of {len(rates)} turns")
+    print(f"server / engine: {statistics.median(ratios):.3f} in the median of turns, ± {error:.3f}")
+    if arguments.write:
+        asked = {name: getattr(arguments, name) for name in ("size", "clients", "seconds", "turns")}
+        path = RECORDS / f"turns-{arguments.size}-{arguments.clients}-clients.json"
+        made = environment(choose_device("auto").value)
+        record.write(record.begin("turns", made, asked, pictures_per_s=samples), path)
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
