@@ -125,9 +125,11 @@ class TestGaps:
     @staticmethod
     def gap(waiting: WaitingLine[str], outer: Place[str]) -> list[str]:
         before, ran = waiting.arrivals, []
+        is_worth_asking = waiting.is_short_waiting(outer)
         while (place := waiting.interrupt(outer, before=before)) is not None:
             waiting.end(place, place.cost_s)
             ran.append(place.item)
+        assert is_worth_asking or not ran
         return ran
 
     def test_a_short_job_of_another_client_runs_in_the_next_gap(self) -> None:
@@ -149,6 +151,18 @@ class TestGaps:
         waiting.put("late", client="late", cost_s=20)  # less would be won than lost
         waiting.advance(outer, 0.95)
         assert self.gap(waiting, outer) == []
+
+    def test_nobody_is_asked_where_all_who_wait_take_as_long(self) -> None:
+        waiting = line()
+        outer = self.begun(waiting)
+        assert not waiting.is_short_waiting(outer)
+        waiting.put("equal", client="small", cost_s=100)
+        assert not waiting.is_short_waiting(outer)
+        waiting.put("short", client="other", cost_s=20)
+        assert waiting.is_short_waiting(outer)
+        waiting.advance(outer, 0.2)
+        assert self.gap(waiting, outer) == ["short"]
+        assert not waiting.is_short_waiting(outer)
 
     def test_who_comes_during_a_gap_waits_for_a_strip(self) -> None:
         waiting = line()

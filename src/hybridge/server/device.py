@@ -226,7 +226,8 @@ class Device:
         def progress(done: int, of: int) -> None:
             for place in places:
                 self.line.advance(place, done / of)
-                place.item.tell(Progress("running", 0, place.left_s, done / of))
+                if place.item.is_heard:
+                    place.item.tell(Progress("running", 0, place.left_s, done / of))
             clock.paused_s += self._fill_gap(places[0])
 
         def should_stop() -> bool:
@@ -255,6 +256,8 @@ class Device:
 
     def _fill_gap(self, outer: Place[Ticket]) -> float:
         """Runs what may run between two strips of ``outer``; returns how long that took."""
+        if not self.line.is_short_waiting(outer):
+            return 0.0
         begun = time.perf_counter()
         before = self.line.arrivals
 

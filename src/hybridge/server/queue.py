@@ -15,6 +15,7 @@ that have nothing in the line, so that one busy client cannot make the server re
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -105,6 +106,7 @@ class WaitingLine(Generic[Item]):
         self._serving: list[Place[Item]] = []
         self._now = 0.0  # the account that is being served
         self._arrivals = 0
+        self._least_s = math.inf  # nobody who waits costs less
         self._changed = threading.Condition()
         self._is_closed = False
 
@@ -143,6 +145,7 @@ class WaitingLine(Generic[Item]):
             self._arrivals += 1
             place = Place(item, client, cost_s, nbytes, is_patient, self._arrivals)
             account.waiting.append(place)
+            self._least_s = min(self._least_s, cost_s)
             self._changed.notify()
             return place
 
@@ -169,6 +172,10 @@ class WaitingLine(Generic[Item]):
                 self._changed.wait()
             return None
 
+    def is_short_waiting(self, outer: Place[Item]) -> bool:
+        """Whether :meth:`interrupt` may find anybody; quick, for it is asked after every strip."""
+        return self._least_s <= outer.left_s * _GAP_SHARE
+
     def interrupt(
         self, outer: Place[Item], *, before: int, is_ready: Callable[[Item], bool] = lambda _: True
     ) -> Place[Item] | None:
@@ -186,17 +193,22 @@ class WaitingLine(Generic[Item]):
             is_ready: As for :meth:`take`.
         """
 
+        most_s = outer.left_s * _GAP_SHARE
+
         def may_run(account: _Account[Item], place: Place[Item]) -> bool:
             return (
-                place.number <= before
-                and place.cost_s <= outer.left_s * _GAP_SHARE
+                place.cost_s <= most_s
+                and place.number <= before
                 and (place.client == outer.client or account.seconds < outer.reached)
                 and is_ready(place.item)
             )
 
         with self._changed:
             place = self._first(may_run)
-            return None if place is None else self._serve(place)
+            if place is not None:
+                return self._serve(place)
+            self._least_s = min((place.cost_s for _, place in self._places()), default=math.inf)
+            return None
 
     def join(self, is_like: Callable[[Item], bool], most: int) -> list[Place[Item]]:
         """Up to ``most`` more places whose items may share a run, in the order of the line."""
@@ -219,6 +231,7 @@ class WaitingLine(Generic[Item]):
             account.seconds -= place.cost_s
             place.done = 0.0
             account.waiting.appendleft(place)
+            self._least_s = min(self._least_s, place.cost_s)
             self._changed.notify()
             return True
 
@@ -269,8 +282,8 @@ class WaitingLine(Generic[Item]):
 
     def _first(self, may: Callable[[_Account[Item], Place[Item]], bool]) -> Place[Item] | None:
         """Of the places that may, the one with the lowest account; of equals, the one that came first."""
-        places = sorted(self._places(), key=lambda pair: (pair[0].seconds, pair[1].number))
-        return next((place for account, place in places if may(account, place)), None)
+        places = [pair for pair in self._places() if may(*pair)]
+        return min(places, key=lambda pair: (pair[0].seconds, pair[1].number))[1] if places else None
 
     def _serve(self, place: Place[Item]) -> Place[Item]:
         account = self._accounts[place.client]
