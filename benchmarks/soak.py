@@ -33,7 +33,9 @@ _SIDES = (8, 16, 32)
 _PLAN_BYTES = 20 * 2**20
 
 _WARM_UP_S = 60
-_SAMPLE_S = 5
+#: Models come and go, and a tenth of the memory with them: only many samples have a mean that says something.
+_SAMPLE_S = 1
+_TOLD_S = 10
 
 
 def main() -> None:
@@ -97,7 +99,8 @@ def _soak(
     while (elapsed := time.monotonic() - begun) < 60 * given.minutes:
         end.wait(_SAMPLE_S)
         samples.append((elapsed, _resident_bytes(server.pid)))
-        print(f"{elapsed:6.0f} s  {samples[-1][1] / 2**20:7.1f} MiB  {dict(counts)}", flush=True)
+        if elapsed % _TOLD_S < _SAMPLE_S:
+            print(f"{elapsed:6.0f} s  {samples[-1][1] / 2**20:7.1f} MiB  {dict(counts)}", flush=True)
     end.set()
     for client in clients:
         client.join()
