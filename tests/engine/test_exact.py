@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
+import re
 from typing import Any
 
 import pytest
 import torch
 import typer
 from conftest import small_kl, small_tiny
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKLTemporalDecoder, AutoencoderKLWan, DDIMScheduler, UNet2DConditionModel
 from typer.testing import CliRunner
 
 from hybridge.cli.plan import plan as plan_verb
@@ -137,6 +139,53 @@ def test_tiling_stays_off_and_says_why(caplog) -> None:
     wrapped.disable_tiling()
 
 
+class TestAVideosVAE:
+    """Of another kind than strips know, run as it is: with everything that its own pipelines hand to it."""
+
+    def video(self) -> ExactVAE:
+        torch.manual_seed(0)
+        return exact(
+            AutoencoderKLTemporalDecoder(block_out_channels=(32,), layers_per_block=1).eval().requires_grad_(False)
+        )
+
+    def test_what_only_it_takes_reaches_it(self) -> None:
+        wrapped, z = self.video(), noise(2, 4, 4, 4)
+        assert torch.equal(wrapped.decode(z, num_frames=2).sample, wrapped.vae.decode(z, num_frames=2).sample)
+        assert "num_frames" in inspect.signature(wrapped.forward).parameters  # where diffusers looks for it
+
+    def test_its_tiling_is_its_own(self) -> None:
+        vae = AutoencoderKLWan(base_dim=8, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False])
+        wrapped = exact(vae)
+        wrapped.enable_tiling(tile_sample_min_height=64)
+        assert wrapped.use_tiling
+        assert vae.use_tiling
+        assert vae.tile_sample_min_height == 64
+        assert exact(vae).use_tiling
+        wrapped.disable_tiling()
+        assert not vae.use_tiling
+
+    def test_a_generator_reaches_it(self) -> None:
+        class Noisy(torch.nn.Module):
+            def decode(self, z: torch.Tensor, return_dict: bool = True, generator: Any = None) -> Any:
+                return (z + torch.randn(z.shape, generator=generator),)
+
+        wrapped, z = exact(Noisy()), torch.zeros(1, 4, 2, 2)
+        first, again = (wrapped.decode(z, False, torch.Generator().manual_seed(1))[0] for _ in range(2))
+        assert torch.equal(first, again)
+
+
+@torch.no_grad()
+def test_as_a_whole_it_is_called_like_the_wrapped_module() -> None:
+    wrapped, picture = exact(small_kl(4)), noise(1, 3, 32, 32)
+    for given in ({}, {"sample_posterior": True, "generator": torch.Generator()}):
+        made = []
+        for module in (wrapped, wrapped.vae):
+            if "generator" in given:
+                given["generator"].manual_seed(1)
+            made.append(module(picture, **given).sample)
+        assert near(*made)
+
+
 def test_slicing_is_handed_on() -> None:
     wrapped = exact(small_kl(4))
     wrapped.enable_slicing()
@@ -229,12 +278,15 @@ class TestTheVerb:
         shown = self.run("sdxl", "--size", "2048", "--budget", "4GiB", "--dtype", "bfloat16", "--ops").stdout
         assert "sdxl, decode of 1 × 2048×2048 in bfloat16 on cpu" in shown
         assert "mode   strips, because the plain forward takes about" in shown
+        assert re.search(r"kept   \d+\.\d+ MiB beside the weights", shown)
 
     @pytest.mark.parametrize("model", ["starter", "flux", "taef1", "sd3"])
     @pytest.mark.parametrize("task", ["decode", "encode"])
     def test_every_kind_of_model(self, model, task) -> None:
         result = self.run(model, "--size", "256x512", "--task", task, "--json")
-        assert json.loads(result.stdout)["mode"] in ("strips", "lean", "recompute"), result
+        made = json.loads(result.stdout)
+        assert made["mode"] in ("strips", "lean", "recompute"), result
+        assert made["kept_bytes"] > 0
 
     def test_too_small_a_budget_names_one_that_is_enough(self) -> None:
         assert isinstance(self.run("sdxl", "--size", "2048", "--budget", "1MiB").exception, TooLarge)

@@ -269,6 +269,17 @@ def test_weights_that_change_are_used(change) -> None:
     assert distance(executor.run(source, chosen), plainly(module, "decode", source).double()) < 1e-5
 
 
+def test_what_preparing_weights_has_freed_is_given_back(monkeypatch) -> None:
+    trims: list[str] = []
+    monkeypatch.setattr("hybridge.engine.execute.trim", lambda: trims.append(""))
+    module, source = small_kl(4), noise(1, 4, 4, 4)
+    program = lower(module, "decode")
+    executor = Executor(program, module)
+    for expected in (1, 1):  # once for all runs
+        executor.run(source, planned(program, source, 2**20))
+        assert len(trims) == expected
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_module_that_was_made_in_inference_mode(inside) -> None:
     with torch.inference_mode():

@@ -24,11 +24,12 @@ def answer(
 
     import asyncio
 
-    from ..engine import Engine, EngineOptions, resolve
+    from ..engine import Engine, EngineOptions, fit_threads, resolve
     from ..server.jobs import admit, finish
     from ..server.limits import Limits
     from ..server.local import LocalBackend
 
+    fit_threads()
     spec = resolve(model)
     options = EngineOptions(device=device or "auto", dtype=dtype or "auto")  # type: ignore[arg-type] # checked there
     backend = LocalBackend({spec.name: Engine.load(spec, options)})

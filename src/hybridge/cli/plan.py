@@ -36,6 +36,7 @@ def plan(
     from ..engine.exact import parse_bytes
     from ..engine.lowering import lower, skeleton
     from ..engine.plan import plan as make_plan
+    from ..engine.prepared import prepared_bytes
     from ..engine.runner import arithmetic_for
     from ..errors import RequestError
 
@@ -47,18 +48,22 @@ def plan(
     height, width = sides(size)
     factor = spec.spatial_factor if task == "decode" else 1
     program = lower(skeleton(spec.class_name, _config(spec)), "decode" if task == "decode" else "encode")
+    arithmetic = arithmetic_for(device, getattr(torch, dtype))
     made = make_plan(
         program,
         batch=batch,
         height=height // factor,
         width=width // factor,
-        arithmetic=arithmetic_for(device, getattr(torch, dtype)),
+        arithmetic=arithmetic,
         budget_bytes=parse_bytes(budget),
     )
+    kept_bytes = 0 if made.mode == "whole" else prepared_bytes(program, arithmetic)
     if as_json:
-        typer.echo(json.dumps({"model": spec.name, "task": task} | dataclasses.asdict(made), indent=2))
+        named = {"model": spec.name, "task": task, "kept_bytes": kept_bytes}
+        typer.echo(json.dumps(named | dataclasses.asdict(made), indent=2))
         return
-    _show(f"{spec.name}, {task} of {batch} × {height}×{width} in {dtype} on {device}", program, made, ops)
+    title = f"{spec.name}, {task} of {batch} × {height}×{width} in {dtype} on {device}"
+    _show(title, program, made, kept_bytes, ops)
 
 
 def sides(size: str) -> tuple[int, int]:
@@ -80,7 +85,7 @@ def _config(spec: ModelSpec) -> Mapping[str, Any]:
     return config
 
 
-def _show(title: str, program: Any, made: Any, with_ops: bool) -> None:
+def _show(title: str, program: Any, made: Any, kept_bytes: int, with_ops: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -90,6 +95,8 @@ def _show(title: str, program: Any, made: Any, with_ops: bool) -> None:
     console.print(f"[bold]{title}[/]")
     console.print(f"mode   {made.mode}, because {made.reason}", soft_wrap=True)
     console.print(f"peak   {show_bytes(made.peak_bytes)} on top of the weights, input and output included")
+    if kept_bytes:
+        console.print(f"kept   {show_bytes(kept_bytes)} beside the weights: other forms of them, made by the first run")
     console.print(f"work   {made.flops / 1e12:.3f} TFLOP in {made.strips} strips")
     if not with_ops or not made.steps:
         return

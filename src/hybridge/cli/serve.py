@@ -159,7 +159,7 @@ def serve(
     configure_logging(settings.log_format, settings.log_level)
     ring = check_opening(settings)
 
-    from ..engine import EngineOptions, keep_pieces, resolve
+    from ..engine import EngineOptions, fit_threads, keep_pieces, resolve
     from ..server.app import create_app
     from ..server.drain import Drain
     from ..server.local import LocalBackend
@@ -176,6 +176,7 @@ def serve(
         ) from None
     with listener:
         keep_pieces()  # before there are threads
+        fit_threads()
         traces = _traces(settings.otlp_endpoint)
         backend = LocalBackend(
             {},

@@ -8,12 +8,14 @@ from .loading import is_cached, locate, resolve
 from .memory import failures_named, keep_pieces
 from .options import Choice, EngineOptions
 from .pixels import to_pixels, to_unit
+from .processors import fit_threads
 
 __all__ = [
     "Choice",
     "Engine",
     "EngineOptions",
     "failures_named",
+    "fit_threads",
     "is_cached",
     "keep_pieces",
     "locate",

@@ -93,7 +93,7 @@ class Engine:
         own = loading.weights_bytes(spec, dtype)
         if options.exactness == "bitwise":
             return own
-        module = loading.shape_before_loading(spec).to(dtype)
+        module = loading.shape_before_loading(spec)
         arithmetic = arithmetic_for(device.type, dtype)
         tasks: tuple[Task, ...] = ("decode", "encode")
         for task in tasks:

@@ -50,7 +50,8 @@ def exact(
         vae: An AutoencoderKL, AutoencoderKLFlux2 or AutoencoderTiny; any other module is run as it is.
         budget: Bytes that one call may take on top of the weights, input and output included: a number, or a string
             such as ``"2GiB"`` or ``"800MiB"``.  None for no bound on a CPU, and on a GPU for what is free when the
-            call comes.
+            call comes.  Other forms of the weights, which the first call in strips makes and leaves for the next, are
+            weights; ``hybridge plan`` says how many bytes.
         spill: Whether activations may be parked when nothing else fits the budget: on a CPU in a nameless file in
             this folder, or in the system's temporary one for True, on a GPU in the host's memory.  A temporary
             folder that lies in memory, as ``/tmp`` does on some systems, saves none.
@@ -102,7 +103,7 @@ class ExactVAE(nn.Module):
         vae: The wrapped module; it owns the weights.
         budget_bytes: What one call may take on top of them, or None.
         modes: Ways of running that a call may take.
-        use_tiling: Always false.
+        use_tiling: False, but for a wrapped module of which nothing runs in strips: its own.
         use_slicing: Whether the plain forward takes one item at a time; strips always do.
     """
 
@@ -118,11 +119,13 @@ class ExactVAE(nn.Module):
         self.training = vae.training
         self.budget_bytes = budget_bytes
         self.modes = modes
-        self.use_tiling = False
         self.use_slicing = bool(getattr(vae, "use_slicing", False))
-        if getattr(vae, "use_tiling", False):
-            vae.disable_tiling()  # type: ignore[operator] # what has the flag has the method
+        self.use_tiling = bool(getattr(vae, "use_tiling", False))
         self._runner = Runner(vae, spill_to)
+        if not self._has_strips:
+            self.forward = vae.forward  # type: ignore[method-assign] # pipelines read what it takes from its signature
+        elif self.use_tiling:
+            self.disable_tiling()
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -185,22 +188,26 @@ class ExactVAE(nn.Module):
         *,
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
+        **others: Any,
     ) -> Any:
         """Latents (B, C, h, w) in VAE space → a DecoderOutput with ``sample`` (B, 3, H, W), or a tuple of that.
 
         Args:
             z: What the wrapped module's ``decode`` takes.
             return_dict: False for the tuple.
-            generator: Not used; pipelines hand it over.
+            generator: For a wrapped module that decodes with noise; strips need none.
             progress: Called with (strips done, strips in all) after every strip.
             should_stop: Asked after every strip; True ends the call.
+            others: What a wrapped module of another kind takes besides, such as ``num_frames``; it is run as it is.
 
         Raises:
             TooLarge: when the budget is too small; nothing was allocated.
             Stopped: when ``should_stop`` said so.
         """
-        if self.why_plain("decode", z):
-            return self.vae.decode(z, return_dict=return_dict)  # type: ignore[operator] # diffusers' own
+        if others or self.why_plain("decode", z):
+            if generator is not None:
+                others["generator"] = generator
+            return self.vae.decode(z, return_dict=return_dict, **others)  # type: ignore[operator] # diffusers' own
         sample = self._run("decode", z, progress, should_stop)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
@@ -212,32 +219,57 @@ class ExactVAE(nn.Module):
         *,
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
+        **others: Any,
     ) -> Any:
         """A picture (B, 3, H, W) in [-1, 1] → what the wrapped module's ``encode`` gives.
 
         That is an AutoencoderKLOutput with a ``latent_dist``, or an AutoencoderTinyOutput with ``latents``, or the
         one or the other in a tuple.  Arguments and errors are those of :meth:`decode`.
         """
-        if self.why_plain("encode", x):
-            return self.vae.encode(x, return_dict=return_dict)  # type: ignore[operator] # diffusers' own
+        if others or self.why_plain("encode", x):
+            return self.vae.encode(x, return_dict=return_dict, **others)  # type: ignore[operator] # diffusers' own
         encoded = self._run("encode", x, progress, should_stop)
         if type(self.vae).__name__ == "AutoencoderTiny":
             return AutoencoderTinyOutput(latents=encoded) if return_dict else (encoded,)
         posterior = DiagonalGaussianDistribution(encoded)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
-    def forward(self, sample: torch.Tensor, return_dict: bool = True) -> Any:
-        """A picture → latents → a picture, by the posterior's mode."""
+    def forward(
+        self,
+        sample: torch.Tensor,
+        sample_posterior: bool = False,
+        return_dict: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> Any:
+        """A picture → latents → a picture: by the posterior's mode, or by what ``generator`` draws from it."""
         encoded = self.encode(sample)
-        latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        if hasattr(encoded, "latents"):
+            latents = encoded.latents
+        elif sample_posterior:
+            latents = encoded.latent_dist.sample(generator=generator)
+        else:
+            latents = encoded.latent_dist.mode()
         return self.decode(latents, return_dict=return_dict)
 
-    def enable_tiling(self, *_: Any, **__: Any) -> None:
-        """Accepted and left undone: tiling changes the picture, and the budget already bounds the memory."""
-        _log.warning("tiling stays off: strips bound the memory without changing the picture; set a budget instead")
+    @property
+    def _has_strips(self) -> bool:
+        tasks: tuple[Task, ...] = ("decode", "encode")
+        return any(self._runner.why_plain(task) is None for task in tasks)
+
+    def enable_tiling(self, *sizes: Any, **named: Any) -> None:
+        """Left undone where anything runs in strips: tiling changes the picture, and the budget bounds the memory."""
+        if self._has_strips:
+            _log.warning(
+                "tiling stays off: strips bound the memory without changing the picture; set a budget instead"
+            )
+            return
+        self.vae.enable_tiling(*sizes, **named)  # type: ignore[operator] # diffusers' own
+        self.use_tiling = True
 
     def disable_tiling(self) -> None:
-        """Tiling is never on."""
+        """The wrapped module takes pictures as a whole again."""
+        self.use_tiling = False
+        self.vae.disable_tiling()  # type: ignore[operator] # diffusers' own
 
     def enable_slicing(self) -> None:
         """One item at a time where the plain forward runs; strips do so anyway."""

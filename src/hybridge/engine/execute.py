@@ -4,8 +4,8 @@ Numbers: a group norm's statistics are taken per strip, in float32 at least, and
 depend on where strips begin; everything else is what the plain forward computes, row by row.  The result is *within
 rounding* of the plain forward, never a blend.
 
-Memory: what the plan says, in :mod:`.buffers`.  Activations lie channels-last, so that the rows of
-a strip are one piece of memory.
+Memory: what the plan says, in :mod:`.buffers`.  Activations lie channels-last, so that the rows of a strip are one
+piece of memory.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import nn
 from ..errors import RequestError, Stopped
 from .arena import lend
 from .buffers import Buffers
+from .memory import trim
 from .ops import Attend
 from .parameters import ModuleParameters
 from .plan import Plan
@@ -122,13 +123,18 @@ class Executor:
             self._bound.clear()
             self._bound_to = bound_to
         parameters = Parameters(self._parameters.parts, computed)
-        for index, (op, step) in enumerate(zip(self.program.ops, plan.steps, strict=True)):
-            if index in self._bound and self._bound[index][0] == step.way:
-                continue
+        ways = [step.way for step in plan.steps]
+        missing = [
+            index for index, way in enumerate(ways) if index not in self._bound or self._bound[index][0] != way
+        ]
+        for index in missing:
+            op, way = self.program.ops[index], ways[index]
             if isinstance(op, Attend):
                 self._bound[index] = None, AttentionStrips(op, parameters)
             else:
-                self._bound[index] = step.way, ConvolutionStrips(op, step.way or Way("direct"), parameters)
+                self._bound[index] = way, ConvolutionStrips(op, way or Way("direct"), parameters)
+        if missing:
+            trim()  # preparing takes as much again, in pieces between those that stay
         return [self._bound[index][1] for index in range(len(self.program.ops))]
 
     def _strips(

@@ -57,9 +57,14 @@ def give_back() -> None:
     """
     for giver in _givers:
         giver()
-    trim = _of_glibc("malloc_trim")
-    if trim is not None:
-        trim(0)
+    trim()
+
+
+def trim() -> None:
+    """Has the C library give back the pages of what was freed; takes some 10 ms where there are many."""
+    trim_heaps = _of_glibc("malloc_trim")
+    if trim_heaps is not None:
+        trim_heaps(0)
 
 
 #: Smaller pieces are the allocator's, which keeps them for the next: fresh pages cost more than small strips take.

@@ -1,0 +1,66 @@
+"""How many processors this process may use.
+
+torch takes a thread for each processor that it may run on.  A container or a service can be granted less time than
+that (``docker run --cpus 2``, ``CPUQuota=200%``), which torch does not look at: then threads that wait for each
+other at a barrier use up what was granted, and all of them stand still until the next period.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import torch
+
+_ROOT = Path("/")
+
+
+def fit_threads(root: Path = _ROOT) -> None:
+    """Has torch take no more threads than there is time granted for.
+
+    Whoever has set OpenMP's own variable is left alone.  This is for a process that is ours, before it computes.
+    """
+    granted = granted_processors(root)
+    if granted is not None and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), max(1, math.ceil(granted))))
+
+
+def granted_processors(root: Path = _ROOT) -> float | None:
+    """Seconds of processor time that a second may have, by Linux's control groups; None for no bound.
+
+    Both versions of them are read, and the groups that this process's own lies in: the least holds.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are.
+    """
+    try:
+        groups = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return None
+    granted = []
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        # In a container the path may be the host's, of which only the top is to be seen.
+        own = top / path.lstrip("/")
+        for folder in (own, *own.parents):
+            granted.append(_granted_by(folder))
+            if folder == top:
+                break
+    return min((amount for amount in granted if amount is not None), default=None)
+
+
+def _granted_by(folder: Path) -> float | None:
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            quota, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii").strip() for name in ("quota", "period")
+            )
+    except OSError:
+        return None
+    return None if quota in ("max", "-1") else int(quota) / int(period)
