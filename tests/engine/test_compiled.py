@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from hybridge.engine import compiled, convolving
+from hybridge.engine.arena import Scratch
 from hybridge.engine.convolving import prepare
 from hybridge.engine.memory import allocate_picture
 from hybridge.engine.ops import Convolve, Padding, Weights
@@ -32,7 +33,7 @@ def made(way: Way, width: int, rows: int, channels: tuple[int, int], has_bias: b
     op = Convolve(0, 1, weights, padding=Padding(1, 1, 1, 1), doubled="nine" in way.kind)
     weight = torch.randn(outputs, into, 3, 3, generator=noise) / (9 * into) ** 0.5
     bias = torch.randn(outputs, generator=noise) if has_bias else None
-    room = prepare(op, way, weight, bias).begin(torch.empty(0), rows, width)
+    room = prepare(op, way, weight, bias).begin(Scratch(torch.empty(0)), rows, width)
     room.window.fill_(1e9)  # of an earlier strip
     first, end = op.rows_read(0, rows)
     room.window[:, :, : end - first] = 0

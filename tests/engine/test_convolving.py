@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from hybridge.engine.arena import Scratch
 from hybridge.engine.convolving import prepare
 from hybridge.engine.memory import allocate_picture
 from hybridge.engine.ops import Convolve, Padding, Weights
@@ -35,7 +36,7 @@ def test_it_is_the_convolution(way, width, rows, has_bias) -> None:
     source = noise(1, 6, rows, width)
     expected = F.conv2d(F.interpolate(source, scale_factor=2.0) if doubled else source, weight, bias, padding=1)
     wanted = expected.shape[2]
-    room = prepare(op, way, weight, bias).begin(source, wanted + way.rows, width)  # with a row to spare
+    room = prepare(op, way, weight, bias).begin(Scratch(source), wanted + way.rows, width)  # with a row to spare
     for out in (None, allocate_picture(expected, *expected.shape[1:])):
         room.window[:] = 1e9  # of an earlier strip
         room.window[..., : way.side_columns(op.padding)[0]] = 0
@@ -53,7 +54,7 @@ def test_float32_rounds_hardly_more_than_a_direct_convolution(way, channels) -> 
     weight = noise(channels, channels, 3, 3, dtype=torch.float32) / (3 * channels**0.5)
     source = F.silu(noise(1, channels, 8, 128, dtype=torch.float32))
     judge = F.conv2d(source.double(), weight.double(), padding=1)
-    room = prepare(op, way, weight, None).begin(source, 8, 128)
+    room = prepare(op, way, weight, None).begin(Scratch(source), 8, 128)
     room.window.zero_()
     room.inside[:, :, 1:9] = source
 

@@ -96,7 +96,7 @@ def _show(title: str, program: Any, made: Any, kept_bytes: int, with_ops: bool) 
     console.print(f"mode   {made.mode}, because {made.reason}", soft_wrap=True)
     console.print(f"peak   {show_bytes(made.peak_bytes)} on top of the weights, input and output included")
     if kept_bytes:
-        console.print(f"kept   {show_bytes(kept_bytes)} beside the weights: other forms of them, made by the first run")
+        console.print(f"kept   {show_bytes(kept_bytes)} of other forms of the weights, made by the first run")
     console.print(f"work   {made.flops / 1e12:.3f} TFLOP in {made.strips} strips")
     if not with_ops or not made.steps:
         return

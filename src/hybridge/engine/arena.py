@@ -1,10 +1,11 @@
-"""One piece of memory for the activations of a run, which outlives the run.
+"""One piece of memory for a run, which outlives the run.
 
-A plan says where in it each activation lies.  Pages that the system gives are expensive: a kernel fills them with
-zeros, and a virtual machine may first have to ask its host.  So up to half a GiB stays with the process, for the
-next run, unless the system is short of memory and takes it; :func:`.memory.give_back` gives it back.  What stays
-never lies beside another run's memory: there is one arena, a run inside a run gets one of its own, and pages that
-nothing lives in go as soon as the plan's peak wants their room.
+A plan says where in it each activation lies, above what ops take for themselves.  Pages that the system gives are
+expensive: a kernel fills them with zeros, and a virtual machine may first have to ask its host.  So up to half a
+GiB stays with the process, for the next run, unless the system is short of memory and takes it;
+:func:`.memory.give_back` gives it back.  What stays never lies beside another run's memory: there is one arena, a
+run inside a run gets one of its own, and pages that nothing lives in go as soon as the plan's peak wants their
+room.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from contextlib import contextmanager, suppress
 
 import torch
 
-from .memory import MAPPED_FROM_BYTES, at_giving_back, map_pages
+from .footprint import ALIGNMENT
+from .memory import MAPPED_FROM_BYTES, allocate, at_giving_back, map_pages
 
 #: What stays with the process at most.
 _KEPT_BYTES = 512 * 2**20
@@ -31,11 +33,14 @@ class Arena:
         self.nbytes = nbytes
         self._mapped = map_pages(nbytes)
 
+    def numbers(self, like: torch.Tensor, offset: int, *shape: int) -> torch.Tensor:
+        """Contiguous, of ``like``'s dtype, from byte ``offset`` on."""
+        count = math.prod(shape)
+        return torch.frombuffer(self._mapped, dtype=like.dtype, offset=offset, count=count).view(shape)
+
     def picture(self, like: torch.Tensor, offset: int, channels: int, height: int, width: int) -> torch.Tensor:
         """(1, channels, height, width), channels-last, of ``like``'s dtype, from byte ``offset`` on."""
-        shape = (1, height, width, channels)
-        numbers = torch.frombuffer(self._mapped, dtype=like.dtype, offset=offset, count=math.prod(shape))
-        return numbers.view(shape).permute(0, 3, 1, 2)
+        return self.numbers(like, offset, 1, height, width, channels).permute(0, 3, 1, 2)
 
     def forget(self, first: int, end: int) -> None:
         """Gives the pages within bytes [first, end) back to the system."""
@@ -64,6 +69,47 @@ class Arena:
             if excess > 0 and end > first:
                 self.forget(max(first, end - excess), end)
                 excess -= end - first
+
+
+class Scratch:
+    """What ops take for themselves while they run: windows, tiles, keys and values.
+
+    Piece after piece from the beginning of an arena, and all of them are free again when the op is done.  An
+    allocator, which does not know that, would put them beside each other: they are of ever other sizes.  What finds
+    no room comes from it.
+
+    Args:
+        like: Of the dtype to compute in, on the device to run on.
+        arena: Where they lie; None for the allocator's memory.
+        nbytes: Of the arena that are for this.
+
+    Attributes:
+        like: The same.
+    """
+
+    def __init__(self, like: torch.Tensor, arena: Arena | None = None, nbytes: int = 0) -> None:
+        self.like, self._arena, self._nbytes, self._used = like, arena, nbytes, 0
+
+    def take(self, *shape: int) -> torch.Tensor:
+        """Memory of ``like``'s dtype and device, contiguous, its numbers undefined.
+
+        Raises:
+            MemoryError: when the system has no room.
+        """
+        first = -(-self._used // ALIGNMENT) * ALIGNMENT
+        end = first + math.prod(shape) * self.like.itemsize
+        if self._arena is None or end > self._nbytes or first == end:
+            return allocate(self.like, *shape)
+        self._used = end
+        return self._arena.numbers(self.like, first, *shape)
+
+    def picture(self, channels: int, height: int, width: int) -> torch.Tensor:
+        """The same for (1, channels, height, width), channels-last."""
+        return self.take(1, height, width, channels).permute(0, 3, 1, 2)
+
+    def clear(self) -> None:
+        """All of it is free: nobody uses any more what was taken."""
+        self._used = 0
 
 
 class Keeper:

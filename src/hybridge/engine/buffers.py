@@ -1,4 +1,4 @@
-"""The memory of a run: each of a plan's buffers where the plan puts it, and how rows get in and out of it."""
+"""The memory of a run: each of a plan's buffers where the plan puts it, how rows get in and out, and scratch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from .arena import Arena
+from .arena import Arena, Scratch
 from .memory import allocate_picture
 from .parking import Parked
 from .plan import Plan
@@ -20,15 +20,20 @@ class Buffers:
     Args:
         plan: That they are part of.
         like: Of the dtype to keep, on the device to run on.
-        arena: For those that are not parked; None to take each by itself.
+        arena: For those that are not parked, and for scratch; None to take each by itself.
         copies: Of the device, if it cannot read what is parked.
         spill_to: The folder to park in; None for the temporary one.
+
+    Attributes:
+        scratch: What the op that runs takes for itself.
     """
 
     def __init__(
         self, plan: Plan, like: torch.Tensor, arena: Arena | None, copies: Copies | None, spill_to: Path | None
     ) -> None:
         self._plan, self._like, self._arena, self._copies, self._spill_to = plan, like, arena, copies, spill_to
+        computed = torch.float32 if plan.arithmetic.is_widened else like.dtype
+        self.scratch = Scratch(like.new_empty(0, dtype=computed), arena, plan.scratch_bytes)
         self._taken: dict[int, torch.Tensor] = {}
         self._parked: dict[int, Parked] = {}
 
@@ -66,12 +71,13 @@ class Buffers:
         """Keeps what an op takes and the arena's idle pages together within the plan's peak."""
         if self._arena is None:
             return
+        step = self._plan.steps[op]
         living = (
             (buffer.offset, buffer.offset + buffer.nbytes)
             for buffer in self._plan.buffers
             if buffer.first_op <= op <= buffer.last_op and not buffer.is_parked
         )
-        self._arena.forget_beside(living, self._plan.peak_bytes - self._plan.steps[op].taken_bytes)
+        self._arena.forget_beside([(0, step.scratch_bytes), *living], self._plan.peak_bytes - step.taken_bytes)
 
     def end_strip(self) -> None:
         """Lets the process forget the pages of what is parked."""
@@ -79,8 +85,9 @@ class Buffers:
             parked.release()
 
     def end_op(self, op: int) -> None:
-        """Frees what nothing reads after it."""
+        """Frees what it took for itself, and what nothing reads after it."""
         self._finish()
+        self.scratch.clear()
         for index in [index for index in self._taken if self._plan.buffers[index].last_op <= op]:
             del self._taken[index]
             self._parked.pop(index, None)

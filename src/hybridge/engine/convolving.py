@@ -15,8 +15,8 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
+from .arena import Scratch
 from .compiled import Compiled, compiled_for
-from .memory import allocate, allocate_picture
 from .ops import Convolve
 from .ways import Way
 from .winograd import Matrix
@@ -29,25 +29,25 @@ class Room(ABC):
         window: (1, C, rows, columns), channels-last: padded source rows, its side columns zero.
     """
 
-    def __init__(self, op: Convolve, way: Way, like: torch.Tensor, rows: int, width: int) -> None:
+    def __init__(self, op: Convolve, way: Way, scratch: Scratch, rows: int, width: int) -> None:
         high, wide = way.window(op, rows, width)
         left, _ = way.side_columns(op.padding)
-        self.window = allocate_picture(like, op.weights.in_channels, high, wide)
+        self.window = scratch.picture(op.weights.in_channels, high, wide)
         self.window[..., :left].zero_()
         self.window[..., left + width :].zero_()
         #: The part of the window that is the source's.
         self.inside = self.window[..., left : left + width]
-        self._like = like
+        self._scratch = scratch
         self._made: torch.Tensor | None = None
 
     def _result(self, out: torch.Tensor | None, channels: int, rows: int, width: int) -> torch.Tensor:
         """``out`` if it can be written to, else memory of the room's own, taken when it is first needed."""
         shape = (1, channels, rows, width)
-        alike = out is not None and (out.dtype, out.device) == (self._like.dtype, self._like.device)
+        alike = out is not None and (out.dtype, out.device) == (self.window.dtype, self.window.device)
         if out is not None and alike and out.shape == shape:
             return out
         if self._made is None:  # the first strip is the largest
-            self._made = allocate_picture(self._like, channels, rows, width)
+            self._made = self._scratch.picture(channels, rows, width)
         return self._made[:, :, :rows]
 
     @abstractmethod
@@ -62,8 +62,8 @@ class Convolution(ABC):
         self.op, self.way, self.weight, self.bias = op, way, weight, bias
 
     @abstractmethod
-    def begin(self, like: torch.Tensor, rows: int, width: int) -> Room:
-        """Room, of ``like``'s dtype and device, for up to ``rows`` target rows; ``width`` is the source's."""
+    def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
+        """Room for up to ``rows`` target rows; ``width`` is the source's."""
 
 
 def prepare(op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> Convolution:
@@ -80,13 +80,13 @@ def prepare(op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | N
 class Direct(Convolution):
     """torch's own."""
 
-    def begin(self, like: torch.Tensor, rows: int, width: int) -> Room:
-        return _DirectRoom(self, like, rows, width)
+    def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
+        return _DirectRoom(self, scratch, rows, width)
 
 
 class _DirectRoom(Room):
-    def __init__(self, conv: Direct, like: torch.Tensor, rows: int, width: int) -> None:
-        super().__init__(conv.op, conv.way, like, rows, width)
+    def __init__(self, conv: Direct, scratch: Scratch, rows: int, width: int) -> None:
+        super().__init__(conv.op, conv.way, scratch, rows, width)
         self._conv = conv
         # torch pads both sides alike; what differs is in the window.
         self._padding = (0, conv.op.padding.left if conv.op.padding.left == conv.op.padding.right else 0)
@@ -103,13 +103,13 @@ class FourPhases(Convolution):
     def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__(op, way, _phase_kernels(weight), None if bias is None else bias.repeat(4))
 
-    def begin(self, like: torch.Tensor, rows: int, width: int) -> Room:
-        return _FourPhasesRoom(self, like, rows, width)
+    def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
+        return _FourPhasesRoom(self, scratch, rows, width)
 
 
 class _FourPhasesRoom(Room):
-    def __init__(self, conv: FourPhases, like: torch.Tensor, rows: int, width: int) -> None:
-        super().__init__(conv.op, conv.way, like, rows, width)
+    def __init__(self, conv: FourPhases, scratch: Scratch, rows: int, width: int) -> None:
+        super().__init__(conv.op, conv.way, scratch, rows, width)
         self._conv, self._width = conv, width
 
     def convolve(self, rows: int, out: torch.Tensor | None) -> torch.Tensor:
@@ -142,8 +142,8 @@ class Transformed(Convolution):
         spectrum = torch.einsum("ik,ockl,jl->ijco", rows, weight.to(wide), columns)
         self.weight = spectrum.flatten(0, 1).to(weight.dtype).contiguous()  # (products, C, O)
 
-    def begin(self, like: torch.Tensor, rows: int, width: int) -> Room:
-        return _TransformedRoom(self, like, rows, width)
+    def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
+        return _TransformedRoom(self, scratch, rows, width)
 
 
 class _TransformedRoom(Room):
@@ -153,13 +153,13 @@ class _TransformedRoom(Room):
     transform along rows (second) → and along columns: the result.  Compiled, both directions are one step each.
     """
 
-    def __init__(self, conv: Transformed, like: torch.Tensor, rows: int, width: int) -> None:
-        super().__init__(conv.op, conv.way, like, rows, width)
+    def __init__(self, conv: Transformed, scratch: Scratch, rows: int, width: int) -> None:
+        super().__init__(conv.op, conv.way, scratch, rows, width)
         self._conv, self._width = conv, width
-        self._compiled = compiled_for(like, conv.op.weights.in_channels, conv.op.weights.out_channels)
+        self._compiled = compiled_for(scratch.like, conv.op.weights.in_channels, conv.op.weights.out_channels)
         high, self._wide = conv.way.tiles(conv.op, rows, width)
         halves = conv.way.halves(conv.op, high, self._wide)
-        self._first, self._second = (allocate(like, count) for count in halves)
+        self._first, self._second = (scratch.take(count) for count in halves)
         self._views: dict[int, _TileViews] = {}
 
     def convolve(self, rows: int, out: torch.Tensor | None) -> torch.Tensor:

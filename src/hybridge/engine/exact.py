@@ -50,8 +50,8 @@ def exact(
         vae: An AutoencoderKL, AutoencoderKLFlux2 or AutoencoderTiny; any other module is run as it is.
         budget: Bytes that one call may take on top of the weights, input and output included: a number, or a string
             such as ``"2GiB"`` or ``"800MiB"``.  None for no bound on a CPU, and on a GPU for what is free when the
-            call comes.  Other forms of the weights, which the first call in strips makes and leaves for the next, are
-            weights; ``hybridge plan`` says how many bytes.
+            call comes.  Not counted are other forms of the weights, which the first call in strips makes and keeps;
+            ``hybridge plan`` says how many bytes.
         spill: Whether activations may be parked when nothing else fits the budget: on a CPU in a nameless file in
             this folder, or in the system's temporary one for True, on a GPU in the host's memory.  A temporary
             folder that lies in memory, as ``/tmp`` does on some systems, saves none.
@@ -257,7 +257,7 @@ class ExactVAE(nn.Module):
         return any(self._runner.why_plain(task) is None for task in tasks)
 
     def enable_tiling(self, *sizes: Any, **named: Any) -> None:
-        """Left undone where anything runs in strips: tiling changes the picture, and the budget bounds the memory."""
+        """Left undone where anything runs in strips: tiling changes the picture, the budget bounds the memory."""
         if self._has_strips:
             _log.warning(
                 "tiling stays off: strips bound the memory without changing the picture; set a budget instead"

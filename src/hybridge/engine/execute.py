@@ -116,8 +116,7 @@ class Executor:
 
     def _bind(self, stored: torch.dtype, plan: Plan) -> list[_Bound]:
         """Every op with its weights, prepared for the way that it is planned to run."""
-        wide = plan.arithmetic.computed_bytes > plan.arithmetic.stored_bytes
-        computed = torch.float32 if wide else stored
+        computed = torch.float32 if plan.arithmetic.is_widened else stored
         bound_to = [computed, *(_identity(parameter) for parameter in self._parameters.all())]
         if bound_to != self._bound_to:
             self._bound.clear()
@@ -206,14 +205,20 @@ class _Item:
     def _strips_of(self, index: int, into: Into | None = None) -> Generator[Strip]:
         op, rows = self._program.ops[index], self._plan.steps[index].rows
         first, end = (0, rows) if isinstance(op, Attend) else op.rows_read(0, rows)
+        residual, widened = None, 0
+        if op.residual is not None:
+            residual = self._rows(op.residual, rows)
+            in_one_go = self._plan.arithmetic.rows_widened(self._program.channels[op.residual], residual.width)
+            widened = min(rows, in_one_go)
         reading = Reading(
             self._rows(op.source, end - first),
             self._moments.get(op.source),
-            None if op.residual is None else self._rows(op.residual, rows),
+            residual,
+            widened,
             self._sizes[op.target][0],
             rows,
         )
-        return self._bound[index].strips(reading, self._output, into)
+        return self._bound[index].strips(reading, self._buffers.scratch, into)
 
     def _rows(self, value: int, most: int) -> Rows:
         """A value, of which so many rows are read at a time."""

@@ -16,7 +16,7 @@ Everything here is in bytes, counts what is on top of the weights, and includes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -27,8 +27,8 @@ from .ways import Way
 #: Statistics are merged in float64, in an expression of so many terms.
 _MERGING_ITEMSIZE, _MERGING_COPIES = 8, 5
 
-#: Buffers begin at multiples of so many bytes.
-_ALIGNMENT = 64
+#: Whatever lies in a run's memory begins at multiples of so many bytes.
+ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +123,19 @@ class Footprint:
             for index, op in enumerate(self.shape.program.ops)
         )
 
-    def laid_out(self) -> tuple[Buffer, ...]:
-        """The buffers with their offsets: the largest first, each as low as those that live with it leave room."""
+    def laid_out(self, steps: Sequence[Step]) -> tuple[Buffer, ...]:
+        """The buffers with their offsets: the largest first, each as low as those that live with it leave room.
+
+        Lowest of all lies what the ops take for themselves.
+        """
         placed: dict[int, Buffer] = {}
         for index, buffer in sorted(enumerate(self.buffers), key=lambda item: -item[1].nbytes):
             beside = [b for b in placed.values() if b.first_op <= buffer.last_op and buffer.first_op <= b.last_op]
-            offset = 0
+            offset = _aligned(max(step.scratch_bytes for step in steps[buffer.first_op : buffer.last_op + 1]))
             for other in sorted(beside, key=lambda b: b.offset):
                 if offset + buffer.nbytes <= other.offset:
                     break
-                offset = max(offset, -(-(other.offset + other.nbytes) // _ALIGNMENT) * _ALIGNMENT)
+                offset = max(offset, _aligned(other.offset + other.nbytes))
             if not buffer.is_parked:
                 placed[index] = replace(buffer, offset=offset)
         return tuple(placed.get(index, buffer) for index, buffer in enumerate(self.buffers))
@@ -346,3 +349,7 @@ class Footprint:
             for index, op in enumerate(program.ops[: running + 1])
             if program.norm_of(op.target) and self.last_reads[op.target] >= running
         )
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // ALIGNMENT) * ALIGNMENT

@@ -93,8 +93,14 @@ class Plan:
 
     @property
     def arena_bytes(self) -> int:
-        """Of the memory that its buffers lie in; those that are parked do not."""
-        return max((b.offset + b.nbytes for b in self.buffers if not b.is_parked), default=0)
+        """Of the memory that it runs in: what an op takes for itself, and above it buffers that are not parked."""
+        ends = (buffer.offset + buffer.nbytes for buffer in self.buffers if not buffer.is_parked)
+        return max([self.scratch_bytes, *ends])
+
+    @property
+    def scratch_bytes(self) -> int:
+        """What ops take for themselves at most."""
+        return max((step.scratch_bytes for step in self.steps), default=0)
 
     @property
     def strips(self) -> int:
@@ -146,7 +152,7 @@ def plan(
             width,
             arithmetic,
             steps,
-            chosen.laid_out() if chosen else (),
+            chosen.laid_out(steps) if chosen else (),
             chosen.last_reads if chosen else (),
             peak_bytes,
             chosen.parked_bytes if chosen else 0,

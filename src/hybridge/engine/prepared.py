@@ -27,12 +27,11 @@ def prepared_bytes(program: Program, arithmetic: Arithmetic) -> int:
 
 def _of_convolution(op: Convolve, arithmetic: Arithmetic) -> int:
     way, width = way_of(op, arithmetic), arithmetic.computed_bytes
-    is_widened = width > arithmetic.stored_bytes
     biases = {"four-phases": 4 * op.weights.out_channels}.get(way.kind, op.weights.out_channels)
     numbers = 0
-    if is_widened or way.kind != "direct":  # else torch's convolution takes the module's own
+    if arithmetic.is_widened or way.kind != "direct":  # else torch's convolution takes the module's own
         numbers += way.weights(op)
-    if is_widened or way.kind == "four-phases" or op.shortcut is not None:
+    if arithmetic.is_widened or way.kind == "four-phases" or op.shortcut is not None:
         numbers += biases
     if op.shortcut is not None:
         numbers += op.shortcut.in_channels * op.shortcut.out_channels
@@ -42,7 +41,7 @@ def _of_convolution(op: Convolve, arithmetic: Arithmetic) -> int:
 
 def _of_attention(op: Attend, arithmetic: Arithmetic) -> int:
     nbytes = 2 * op.query.in_channels * _NORM_BYTES if arithmetic.stored_bytes < _NORM_BYTES else 0
-    if arithmetic.computed_bytes > arithmetic.stored_bytes:
+    if arithmetic.is_widened:
         nbytes += sum(_linear(layer) for layer in (op.query, op.key, op.value, op.out)) * arithmetic.computed_bytes
     return nbytes
 

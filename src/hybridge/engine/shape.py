@@ -93,10 +93,10 @@ class Shape:
             height, width = self.sizes[op.source]
             return strip + height * width * 2 * op.query.out_channels * computed
         positions = rows * self.sizes[op.target][1]
-        carried = 0
-        if op.shortcut:
-            widened = computed > self.arithmetic.stored_bytes
-            carried = positions * (op.weights.out_channels + (op.shortcut.in_channels if widened else 0)) * computed
+        carried = positions * op.weights.out_channels * computed if op.shortcut else 0
+        if op.residual is not None:
+            channels, width = self.program.channels[op.residual], self.sizes[op.residual][1]
+            carried += min(rows, self.arithmetic.rows_widened(channels, width)) * width * channels * computed
         is_copied = computed < STATISTICS_ITEMSIZE and self.arithmetic.measured_positions is not None
         measured = is_copied and self.program.norm_of(op.target)
         return strip + max(carried, positions * op.weights.out_channels * STATISTICS_ITEMSIZE if measured else 0)

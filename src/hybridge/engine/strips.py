@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .arena import Scratch
 from .convolving import Convolution, Room, prepare
-from .memory import allocate
 from .ops import Attend, Convolve, Norm
 from .statistics import GroupNorm, Moments
 from .ways import Way
@@ -80,6 +80,21 @@ class Streamed(Rows):
             start = until
 
 
+class Widened(Rows):
+    """The same in a wider dtype, as many rows at a time as ``wide``, (1, C, n, W), has."""
+
+    def __init__(self, rows: Rows, wide: torch.Tensor) -> None:
+        self._rows, self._wide = rows, wide
+        self.height, self.width = rows.height, rows.width
+
+    def pieces(self, start: int, stop: int, following: int) -> Iterator[tuple[int, torch.Tensor]]:
+        for first, piece in self._rows.pieces(start, stop, following):
+            for row in range(0, piece.shape[2], self._wide.shape[2]):
+                narrow = piece[:, :, row : row + self._wide.shape[2]]
+                yield first + row, self._wide[:, :, : narrow.shape[2]].copy_(narrow)
+            del narrow, piece  # before a stream makes the next one
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What an op reads in one run.
@@ -88,6 +103,7 @@ class Reading:
         source: The value that is convolved or attended to.
         moments: Its statistics, where the op normalises it.
         residual: The value that is added.
+        widened: Rows of it that are widened at a time; 0 where it is kept as it is computed.
         height: Of the target.
         rows: Of the target, made at a time.
     """
@@ -95,6 +111,7 @@ class Reading:
     source: Rows
     moments: Moments | None
     residual: Rows | None
+    widened: int
     height: int
     rows: int
 
@@ -142,7 +159,7 @@ class ConvolutionStrips:
         self._entering = _IN_PLACE[op.entering] if op.entering else None
         self._leaving = _IN_PLACE[op.leaving] if op.leaving else None
 
-    def strips(self, reading: Reading, like: torch.Tensor, into: Into | None = None) -> Generator[Strip]:
+    def strips(self, reading: Reading, scratch: Scratch, into: Into | None = None) -> Generator[Strip]:
         """The target's strips, in order.
 
         The target may lie where the source or the residual lies: a strip is made after its rows were read, and the
@@ -150,12 +167,17 @@ class ConvolutionStrips:
 
         Args:
             reading: What is read.
-            like: Of the device to run on.
+            scratch: Memory for the run, of the dtype to compute in.
             into: Where strips may be written as they are made; those that were not are the caller's to copy.
         """
         source, height = reading.source, reading.height
         enter = self._enter(reading.moments)
-        room = self._convolution.begin(like.new_empty(0, dtype=self._dtype), reading.rows, source.width)
+        room = self._convolution.begin(scratch, reading.rows, source.width)
+        residual = reading.residual
+        if residual is not None and reading.widened and not isinstance(residual, Streamed):
+            weights = self._op.weights
+            channels = self._op.shortcut.in_channels if self._op.shortcut else weights.out_channels
+            residual = Widened(residual, scratch.picture(channels, reading.widened, residual.width))
         begun = ended = 0
         for first in range(0, height, reading.rows):
             end = min(first + reading.rows, height)
@@ -169,10 +191,10 @@ class ConvolutionStrips:
             begun, ended = start, stop
 
             place = None if into is None else into(first, end)
-            if reading.residual is None:
+            if residual is None:
                 made = room.convolve(end - first, place)
             else:
-                added = reading.residual.pieces(first, end, after)
+                added = residual.pieces(first, end, after)
                 made = self._add(room.convolve(end - first, None), added, first, place)
             if self._leaving:
                 self._leaving(made)
@@ -194,7 +216,7 @@ class ConvolutionStrips:
             if self._shortcut is None:
                 torch.add(made[:, :, rows], piece, out=total[:, :, rows])
             else:
-                _add_product(made[:, :, rows], piece.to(self._dtype), self._shortcut, total[:, :, rows])
+                _add_product(made[:, :, rows], piece, self._shortcut, total[:, :, rows])
             del piece  # before a stream makes the next one
         return total
 
@@ -253,7 +275,7 @@ class AttentionStrips:
             parameters.of(layer.name) for layer in (op.query, op.key, op.value, op.out)
         )
 
-    def strips(self, reading: Reading, like: torch.Tensor, into: Into | None = None) -> Generator[Strip]:
+    def strips(self, reading: Reading, scratch: Scratch, into: Into | None = None) -> Generator[Strip]:
         """The target's strips, in order; it may lie where the source lies.  Arguments as for convolutions."""
         del into  # a strip is the sum of two others
         if not isinstance(reading.source, Stored) or reading.moments is None:
@@ -261,10 +283,7 @@ class AttentionStrips:
         source, width = reading.source.tensor, reading.source.width
         normalise = self._norm.with_statistics(reading.moments)
         positions = reading.height * width
-        keys, values = (
-            allocate(like.new_empty(0, dtype=self._dtype), positions, layer.out_channels)
-            for layer in (self._op.key, self._op.value)
-        )
+        keys, values = (scratch.take(positions, layer.out_channels) for layer in (self._op.key, self._op.value))
         ranges = [(n, min(n + reading.rows, reading.height)) for n in range(0, reading.height, reading.rows)]
         for first, end in ranges:
             tokens = self._tokens(source[:, :, first:end], normalise)

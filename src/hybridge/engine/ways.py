@@ -29,6 +29,9 @@ TRANSFORM_FROM_CHANNELS = 64
 #: arithmetic.
 _POSITIONS_AT_ONCE = 4096
 
+#: Rows that are added to a strip are widened so many bytes at a time, which stay in cache until they are added.
+_WIDENED_BYTES = 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
@@ -53,6 +56,15 @@ class Arithmetic:
     transform_from: int | None = None
     measured_positions: int | None = _POSITIONS_AT_ONCE
     attended_positions: int | None = None
+
+    @property
+    def is_widened(self) -> bool:
+        """Whether numbers are computed wider than they are kept."""
+        return self.computed_bytes > self.stored_bytes
+
+    def rows_widened(self, channels: int, width: int) -> int:
+        """Of what is added to a strip, those rows that are widened together; 0 where nothing has to be."""
+        return max(1, _WIDENED_BYTES // (channels * width * self.computed_bytes)) if self.is_widened else 0
 
     def rows_measured(self, rows: int, width: int) -> int:
         """Of a strip of so many rows, those whose mean and variance are taken together."""
