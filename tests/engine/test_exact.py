@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import logging
+import pickle
 import re
 from typing import Any
 
@@ -198,6 +200,42 @@ def test_slicing_is_handed_on() -> None:
 def test_what_is_not_latents_is_refused(shape) -> None:
     with pytest.raises(RequestError, match=r"\[batch, 4, height, width\]"):
         exact(small_kl(4)).decode(noise(*shape))
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_latents_that_hold_no_numbers_are_refused(wrong) -> None:
+    z = noise(1, 4, 8, 8)
+    z[0, 0, 0, 1] = wrong
+    with pytest.raises(RequestError, match="the latents hold NaN or infinity"):
+        exact(small_kl(4)).decode(z)
+
+
+def through_a_pickle(wrapped: ExactVAE) -> Any:
+    return pickle.loads(pickle.dumps(wrapped))  # noqa: S301 - made in the same line
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, through_a_pickle])
+@torch.no_grad()
+def test_a_copy_has_weights_of_its_own(copied) -> None:
+    wrapped, z = exact(small_kl(4), budget="8MiB", spill=False), noise(1, 4, 40, 36)
+    expected = wrapped.decode(z).sample
+    other = copied(wrapped)
+    assert (other.budget_bytes, other.modes) == (wrapped.budget_bytes, wrapped.modes)
+    wrapped.vae.decoder.conv_out.weight.zero_()
+    assert torch.equal(other.decode(z).sample, expected)
+    assert not torch.equal(wrapped.decode(z).sample, expected)
+
+
+def test_a_pipeline_is_no_vae() -> None:
+    with pytest.raises(RequestError, match=r"exact\(pipe\.vae\)"):
+        exact(pipeline(small_kl(4)))
+
+
+def test_what_is_wrapped_already_is_not_wrapped_again() -> None:
+    vae = small_kl(4)
+    again = exact(exact(vae, budget="1MiB"), budget="8MiB")
+    assert again.vae is vae
+    assert again.budget_bytes == 8 * 2**20
 
 
 def test_accelerates_hooks_bring_the_weights() -> None:

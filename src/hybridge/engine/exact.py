@@ -47,7 +47,8 @@ def exact(
     The pictures are those of ``vae`` without tiling, within rounding; see :mod:`.execute`.
 
     Args:
-        vae: An AutoencoderKL, AutoencoderKLFlux2 or AutoencoderTiny; any other module is run as it is.
+        vae: An AutoencoderKL, AutoencoderKLFlux2 or AutoencoderTiny; any other module is run as it is.  Of an
+            ExactVAE the wrapped module is taken.
         budget: Bytes that one call may take on top of the weights, input and output included: a number, or a string
             such as ``"2GiB"`` or ``"800MiB"``.  None for no bound on a CPU, and on a GPU for what is free when the
             call comes.  Not counted are other forms of the weights, which the first call in strips makes and keeps;
@@ -57,8 +58,13 @@ def exact(
             folder that lies in memory, as ``/tmp`` does on some systems, saves none.
 
     Raises:
-        RequestError: for a budget that is none, or a folder that is not there.
+        RequestError: for what is no module, a budget that is none, or a folder that is not there.
     """
+    if isinstance(vae, ExactVAE):
+        vae = vae.vae
+    if not isinstance(vae, nn.Module):
+        hint = "its VAE: exact(pipe.vae)" if hasattr(vae, "vae") else None
+        raise RequestError("not a VAE", saw=type(vae).__name__, expected="a module of diffusers", hint=hint)
     folder = None if isinstance(spill, bool) else check_folder(spill)
     modes = WITHIN_ROUNDING if spill is not False else IN_MEMORY
     return ExactVAE(vae, parse_bytes(budget), modes, folder)
@@ -201,6 +207,7 @@ class ExactVAE(nn.Module):
             others: What a wrapped module of another kind takes besides, such as ``num_frames``; it is run as it is.
 
         Raises:
+            RequestError: when strips would run on latents of another shape, or with NaN or infinity.
             TooLarge: when the budget is too small; nothing was allocated.
             Stopped: when ``should_stop`` said so.
         """
@@ -285,6 +292,10 @@ class ExactVAE(nn.Module):
     def _run(
         self, task: Task, source: torch.Tensor, progress: Progress | None, should_stop: ShouldStop | None
     ) -> torch.Tensor:
+        if not bool(torch.isfinite(source).all()):
+            what = "latents" if task == "decode" else "pixels"
+            hint = "a look at where they are made: float16 overflows, for one"
+            raise RequestError(f"the {what} hold NaN or infinity", saw=f"{list(source.shape)}", hint=hint)
         return self._runner.run(
             task,
             source,

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -84,6 +85,10 @@ class Runner:
         self._not_lowered: dict[Task, str] = {}
         self._lower("decode")
         self._lower("encode")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are made of the module; what follows from it is made again."""
+        return type(self), (self._module, self._spill_to)
 
     @property
     def dtype(self) -> torch.dtype:
