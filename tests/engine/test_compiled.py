@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from hybridge.engine import compiled, convolving
 from hybridge.engine.arena import Scratch
+from hybridge.engine.compiled import multiplies_bfloat16
 from hybridge.engine.convolving import prepare
 from hybridge.engine.memory import allocate_picture
 from hybridge.engine.ops import Convolve, Padding, Weights
@@ -73,28 +74,76 @@ def test_they_are_the_same(way, width, rows, has_bias, threads, monkeypatch) -> 
         torch.set_num_threads(before)
 
 
+needs_avx2 = pytest.mark.skipif(
+    not _HAS_COMPILER or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"),
+    reason="only processors with AVX2 are multiplied for",
+)
+needs_bfloat16 = pytest.mark.skipif(
+    not multiplies_bfloat16(), reason="this processor has no products of bfloat16 (AVX512_BF16)"
+)
+
+
 @needs_them
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)], ids=str)
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_products_are_bmms(threads) -> None:
+@pytest.mark.parametrize("count", [1, 9])
+@pytest.mark.parametrize("positions", [1, 3, 4, 13, 31, 200, 401])
+@pytest.mark.parametrize(("into", "out"), [(32, 32), (288, 160), (64, 320), (24, 16)])
+def test_products_are_bmms(dtype, threads, count, positions, into, out) -> None:
+    if dtype == torch.bfloat16 and into % 32:
+        pytest.skip("which ops with such channels are not multiplied in")
     loops = compiled._load()
     assert loops is not None
-    spectrum, filters = torch.randn(9, 37, 24), torch.randn(9, 24, 16)
-    products = torch.full((9, 37, 16), torch.nan)
+    spectrum, filters = torch.randn(count, positions, into).to(dtype), torch.randn(count, into, out)
+    packed = loops.pack(filters, dtype)
+    expected = spectrum.double() @ filters.to(dtype).double()
+    added, products = torch.randn_like(expected).float(), torch.full(expected.shape, torch.nan)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        loops.multiply(spectrum, filters, products)
+        loops.multiply(spectrum, packed, products)
+        torch.testing.assert_close(products.double(), expected, rtol=1e-4, atol=1e-4)
+        loops.multiply(spectrum, packed, products, added)
+        torch.testing.assert_close(products.double(), expected + added, rtol=1e-4, atol=1e-4)
+        loops.multiply(spectrum, packed, added, added)
     finally:
         torch.set_num_threads(before)
-    torch.testing.assert_close(products, spectrum @ filters)
+    assert torch.equal(added, products)
 
 
-@needs_them
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="torch multiplies with MKL on x86-64 alone")
-def test_they_multiply_with_torchs_own_blas() -> None:
+@needs_avx2
+def test_they_multiply_without_torch() -> None:
     loops = compiled._load()
     assert loops is not None
-    assert loops._sgemm is not None
+    assert loops.multiplies(torch.float32, 64, 128)
+    assert not loops.multiplies(torch.float32, 64, 48)
+    assert not loops.multiplies(torch.float16, 64, 64)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("way", [Way("winograd", 2, 2, True), Way("nine-products", 2, 2, True)], ids=str)
+@pytest.mark.parametrize(("width", "rows"), [(8, 8), (7, 6), (1, 2), (67, 10)])
+@pytest.mark.parametrize("channels", [(32, 64), (544, 32)])
+def test_rounded_transforms(way, width, rows, channels) -> None:
+    exact = made(replace(way, in_bfloat16=False), width, rows, channels, True, "anywhere")
+    rounded = made(way, width, rows, channels, True, "anywhere")
+    # Two roundings of 2⁻⁹ at most, made larger by what a transform adds and subtracts.
+    assert 1e-4 * exact.norm() < (rounded - exact).norm() < 1e-2 * exact.norm()
+
+
+@needs_bfloat16
+def test_transforms_are_rounded_to_the_nearest_even() -> None:
+    loops = compiled._load()
+    assert loops is not None
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32) << 16  # every bfloat16, and what lies between
+    numbers = (bits.repeat_interleave(4) | torch.tensor([0, 0x7FFF, 0x8000, 0x8001]).repeat(2**16)).int()
+    numbers = numbers.view(torch.float32).view(1, 1, -1, 32)
+    numbers = torch.where(numbers.isfinite(), numbers, 0.0)
+    window = torch.zeros(1, 3, numbers.shape[2] + 2, 32)
+    window[:, 1:2, 1:-1] = numbers
+    spectrum = torch.empty(9, numbers.shape[2], 32, dtype=torch.bfloat16)
+    loops.to_spectrum(window.permute(0, 3, 1, 2), spectrum, 1, numbers.shape[2], (1, 1))
+    assert torch.equal(spectrum[0], numbers[0, 0].bfloat16())  # the first of nine is the number itself
 
 
 @needs_them

@@ -11,6 +11,7 @@ import torch
 from conftest import small_kl, small_tiny
 from diffusers import AutoencoderKL, AutoencoderKLFlux2
 
+from hybridge.engine.compiled import multiplies_bfloat16
 from hybridge.engine.execute import Executor
 from hybridge.engine.footprint import Footprint
 from hybridge.engine.lowering import lower
@@ -174,6 +175,35 @@ def test_half_precision_is_no_further_from_float64_than_the_plain_forward(make, 
         ours += distance(in_strips(module, task, source, 2**17, how), judge)
         plain += distance(plainly(module, task, source), judge)
     assert ours <= (1.1 if how.computed_bytes == 2 else 1.0) * plain
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor has no products of bfloat16 (AVX512_BF16)")
+@pytest.mark.parametrize("task", ["decode", "encode"])
+def test_products_of_bfloat16_are_no_further_from_float64_than_the_plain_forward(task) -> None:
+    """Ops of more than 256 channels and those behind ×2, whose shortcuts are multiplied so, too."""
+    ours = plain = 0.0
+    how = Arithmetic(2, 4, transform_from=1, multiplies_bfloat16=True)
+    for seed in range(3):
+        module = to(wide_kl(seed), torch.bfloat16)
+        source = noise(1, 4, 12, 9, seed=seed) if task == "decode" else noise(1, 3, 24, 32, seed=seed).clamp(-1, 1)
+        source = source.bfloat16()
+        judge = in_float64(module, task, source)
+        for strip_bytes in (ONE_STRIP, MANY_STRIPS):
+            ours += distance(in_strips(module, task, source, strip_bytes, how), judge) / 2
+        plain += distance(plainly(module, task, source), judge)
+    assert ours <= plain
+
+
+def wide_kl(seed: int) -> AutoencoderKL:
+    """One ×2 and one shortcut, with as many channels as are multiplied in bfloat16 where a CPU can."""
+    torch.manual_seed(seed)
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        block_out_channels=(64, 288),
+        layers_per_block=1,
+        latent_channels=4,
+    ).eval()
 
 
 def test_means_far_from_zero_keep_their_variance() -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import small_kl, small_tiny
+from diffusers import AutoencoderKL
 
+from hybridge.engine.compiled import multiplies_bfloat16
 from hybridge.engine.execute import Executor
 from hybridge.engine.lowering import lower, skeleton
 from hybridge.engine.ops import Attend
@@ -68,6 +70,32 @@ def test_peak_is_what_torch_allocates(
     assert result is not None
     # Pictures this small leave a few kilobytes between what one strip and the next take.
     assert chosen.peak_bytes == pytest.approx(live.peak_bytes, rel=0.1, abs=10_000)
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor has no products of bfloat16 (AVX512_BF16)")
+@pytest.mark.parametrize("modes", [("strips",), ("lean", "recompute")], ids=str)
+@pytest.mark.parametrize("strip_bytes", [2**21, 1])
+@torch.no_grad()
+def test_peak_where_products_are_of_bfloat16(modes, strip_bytes) -> None:
+    # Without attention, whose prepared weights would be counted as the views of them that torch makes.
+    config = SD | {
+        "block_out_channels": [64, 64, 288, 288],
+        "layers_per_block": 1,
+        "mid_block_add_attention": False,
+    }
+    module = torch.nn.Module.to(AutoencoderKL(**config), torch.bfloat16)
+    source = torch.randn(1, 4, 12, 16, dtype=torch.bfloat16)
+    arithmetic = Arithmetic(2, 4, strip_bytes, 64, multiplies_bfloat16=True)
+    chosen = planned(module, "decode", source.shape, arithmetic=arithmetic, modes=modes, budget_bytes=2**40)
+    assert any(step.way is not None and step.way.in_bfloat16 for step in chosen.steps)
+    executor = Executor(lower(module, "decode"), module)
+    executor.run(source, chosen)
+    gc.collect()
+    with PeakBytes([module]) as live:
+        live.count(source)
+        result = executor.run(source, chosen)
+    assert result is not None
+    assert chosen.peak_bytes == pytest.approx(live.peak_bytes, rel=0.1)
 
 
 class TestFullSize:

@@ -1,4 +1,4 @@
-/* Loops over float32 pictures for which torch takes several passes; compiled.py says what goes in and out.
+/* Loops over pictures for which torch takes several passes or more time; compiled.py says what goes in and out.
 
    Along one side a tile has a STEP: with 4 or 2 it is Winograd's, and makes so many outputs; with 1 it is nearest ×2
    and a convolution, and makes two.  The sums are the matrices of winograd.py, written out.
@@ -32,17 +32,18 @@ typedef void (*parallel)(void (*)(void *), void *, unsigned threads, unsigned fl
 #else
 #define FOR_THIS_CPU
 #endif
-#define UNROLLED _Pragma("GCC unroll 6")
+#define UNROLLED _Pragma("GCC unroll 12")
 #define INLINE static inline __attribute__((always_inline))
 
 typedef struct {
     const float *from, *bias;
-    float *to;
+    void *to;
     ptrdiff_t row;           /* numbers from one row of the picture to the next */
     ptrdiff_t high, wide;    /* tiles */
     ptrdiff_t rows, columns; /* of the picture that is made */
     ptrdiff_t channels;
     int tall, broad;         /* steps */
+    int is_bfloat16;         /* what is made of a picture */
     ptrdiff_t next;          /* piece that no thread has taken */
 } tiles;
 
@@ -91,7 +92,14 @@ INLINE void out_of(int step, const lanes *p, lanes *y) {
    time: the places that a cache has for them are few.  COUNT tiles that lie side by side are one piece of every
    product, unless their channels are so many that they are taken in parts, for one tile. */
 
-INLINE void spectra_of(const tiles *w, const float *tile, float *to, ptrdiff_t count, int tall, int broad) {
+/* To the nearest, and of two as near to the even. */
+INLINE halves rounded(lanes x) {
+    const words bits = (words)x;
+    return __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, halves);
+}
+
+INLINE void spectra_of(const tiles *w, const float *tile, ptrdiff_t to, ptrdiff_t count, int tall, int broad,
+                       int is_bfloat16) {
     const ptrdiff_t row = w->row, channels = w->channels, product = w->high * w->wide * channels;
     for (ptrdiff_t first = 0; first < channels; first += LANES * LANES_AT_ONCE) {
         const ptrdiff_t left = (channels - first) / LANES, deep = left < LANES_AT_ONCE ? left : LANES_AT_ONCE;
@@ -108,13 +116,18 @@ INLINE void spectra_of(const tiles *w, const float *tile, float *to, ptrdiff_t c
                 }
             }
         for (int i = 0; i < READS(tall); i++) {
-            float *line = to + i * READS(broad) * product + first;
+            const ptrdiff_t line = to + i * READS(broad) * product + first;
             for (ptrdiff_t k = 0; k < count * deep; k++) {
                 lanes x[MOST_READS], t[MOST_READS];
                 UNROLLED for (int j = 0; j < READS(broad); j++) x[j] = lines[i][j][k];
                 into(broad, x, t);
-                UNROLLED for (int j = 0; j < READS(broad); j++)
-                    *(lanes *)(line + j * product + k * LANES) = t[j];
+                UNROLLED for (int j = 0; j < READS(broad); j++) {
+                    const ptrdiff_t at = line + j * product + k * LANES;
+                    if (is_bfloat16)
+                        *(halves *)((uint16_t *)w->to + at) = rounded(t[j]);
+                    else
+                        *(lanes *)((float *)w->to + at) = t[j];
+                }
             }
         }
     }
@@ -165,15 +178,17 @@ INLINE int take(tiles *w, ptrdiff_t *high, ptrdiff_t *first, ptrdiff_t *end) {
 }
 
 /* With the steps as constants, so that the loops above unroll. */
-#define FOR_ITS_STEPS(w, TILE)               \
-    if ((w)->tall == 4 && (w)->broad == 4)   \
-        TILE(4, 4);                          \
-    else if ((w)->tall == 4)                 \
-        TILE(4, 2);                          \
-    else if ((w)->tall == 2)                 \
-        TILE(2, 2);                          \
-    else                                     \
-        TILE(1, 1);
+#define FOR_ITS_STEPS(w, TILE)                 \
+    {                                          \
+        if ((w)->tall == 4 && (w)->broad == 4) \
+            TILE(4, 4);                        \
+        else if ((w)->tall == 4)               \
+            TILE(4, 2);                        \
+        else if ((w)->tall == 2)               \
+            TILE(2, 2);                        \
+        else                                   \
+            TILE(1, 1);                        \
+    }
 
 /* Tiles that are taken together: their channels are one piece of every product. */
 INLINE ptrdiff_t together(const tiles *w, ptrdiff_t left) {
@@ -187,11 +202,16 @@ FOR_THIS_CPU static void spectra(void *what) {
     while (take(w, &h, &n, &end))
         for (; n < end; n += count) {
             const float *tile = w->from + h * w->tall * w->row + n * w->broad * w->channels;
-            float *to = w->to + (h * w->wide + n) * w->channels;
+            const ptrdiff_t to = (h * w->wide + n) * w->channels;
             count = together(w, end - n);
-#define TILE(tall, broad) spectra_of(w, tile, to, count, tall, broad)
-            FOR_ITS_STEPS(w, TILE)
+#define TILE(tall, broad) spectra_of(w, tile, to, count, tall, broad, 0)
+#define NARROW(tall, broad) spectra_of(w, tile, to, count, tall, broad, 1)
+            if (w->is_bfloat16)
+                FOR_ITS_STEPS(w, NARROW)
+            else
+                FOR_ITS_STEPS(w, TILE)
 #undef TILE
+#undef NARROW
         }
 }
 
@@ -202,7 +222,7 @@ FOR_THIS_CPU static void pictures(void *what) {
         for (; n < end; n += count) {
             const ptrdiff_t row = h * MAKES(w->tall), column = n * MAKES(w->broad);
             const float *from = w->from + (h * w->wide + n) * w->channels;
-            float *tile = w->to + row * w->row + column * w->channels;
+            float *tile = (float *)w->to + row * w->row + column * w->channels;
             count = together(w, end - n);
 #define TILE(tall, broad) pictures_of(w, from, tile, w->rows - row, w->columns - column, count, tall, broad)
             FOR_ITS_STEPS(w, TILE)
@@ -217,10 +237,10 @@ static void in_all_threads(void (*does)(void *), void *w, parallel run, unsigned
         does(w);
 }
 
-void to_spectrum(const float *window, float *spectrum, ptrdiff_t row, ptrdiff_t high, ptrdiff_t wide,
-                 ptrdiff_t channels, int tall, int broad, parallel run, unsigned threads) {
+void to_spectrum(const float *window, void *spectrum, ptrdiff_t row, ptrdiff_t high, ptrdiff_t wide,
+                 ptrdiff_t channels, int tall, int broad, int is_bfloat16, parallel run, unsigned threads) {
     tiles w = {.from = window, .to = spectrum, .row = row, .high = high, .wide = wide, .channels = channels,
-               .tall = tall, .broad = broad};
+               .tall = tall, .broad = broad, .is_bfloat16 = is_bfloat16};
     in_all_threads(spectra, &w, run, threads);
 }
 
@@ -232,39 +252,129 @@ void to_picture(const float *products, const float *bias, float *picture, ptrdif
     in_all_threads(pictures, &w, run, threads);
 }
 
-/* --- products ------------------------------------------------------------------------------------------------- */
+/* --- products -------------------------------------------------------------------------------------------------
 
-/* BLAS's, by columns: rows of ours are columns of its.  Within a parallel region it is one thread's. */
-typedef void (*multiply)(const char *, const char *, const int *, const int *, const int *, const float *,
-                         const float *, const int *, const float *, const int *, const float *, float *,
-                         const int *);
+   Filters come in panels of PANEL output channels.  The sums of a block, a few positions by a panel or by half of one,
+   stay in registers on the way along the channels.  What is read there has four bytes: a float, or, for processors that
+   multiply these at once, a pair of bfloat16.  Sums of ADDED_AT_ONCE are rounded less than those of all would be. */
+
+enum { PANEL = 32, PANELS_AT_ONCE = 4, POSITIONS_AT_ONCE = 192, ADDED_AT_ONCE = 128 };
 
 typedef struct {
-    const float *spectrum, *filters;
+    const uint32_t *from, *filters;
+    const float *added;
     float *to;
-    ptrdiff_t count;
-    int positions, into, out;
-    multiply sgemm;
-    ptrdiff_t next; /* product that no thread has taken */
+    ptrdiff_t count, positions, depth, out;
+    ptrdiff_t next; /* piece that no thread has taken */
 } products;
 
-static void multiplied(void *what) {
-    products *w = what;
-    const float one = 1, zero = 0;
-    ptrdiff_t n;
-    while ((n = __atomic_fetch_add(&w->next, 1, __ATOMIC_RELAXED)) < w->count) {
-        const float *spectrum = w->spectrum + n * w->positions * w->into, *filters = w->filters + n * w->into * w->out;
-        float *to = w->to + n * w->positions * w->out;
-        w->sgemm("N", "N", &w->out, &w->positions, &w->into, &one, filters, &w->out, spectrum, &w->into, &zero, to,
-                 &w->out);
-    }
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 10
+#define MULTIPLIES
+#include <immintrin.h>
+
+typedef float lanes16 __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint32_t words16 __attribute__((vector_size(64), aligned(4), may_alias));
+
+/* Some positions and some output channels of one product. */
+typedef struct {
+    ptrdiff_t n, row, last_row, column, last_column;
+} piece;
+
+INLINE ptrdiff_t least(ptrdiff_t x, ptrdiff_t y) { return x < y ? x : y; }
+
+/* False when none is left. */
+INLINE int take_piece(products *w, piece *p) {
+    const ptrdiff_t columns = PANELS_AT_ONCE * PANEL, across = (w->out + columns - 1) / columns;
+    const ptrdiff_t down = (w->positions + POSITIONS_AT_ONCE - 1) / POSITIONS_AT_ONCE;
+    const ptrdiff_t rows = (w->positions / down + 12) / 12 * 12; /* whole blocks */
+    const ptrdiff_t next = __atomic_fetch_add(&w->next, 1, __ATOMIC_RELAXED);
+    p->n = next / across / down;
+    p->row = least(next / across % down * rows, w->positions);
+    p->last_row = least(p->row + rows, w->positions);
+    p->column = next % across * columns;
+    p->last_column = least(p->column + columns, w->out);
+    return p->n < w->count;
 }
 
-void multiply_each(const float *spectrum, const float *filters, float *to, ptrdiff_t count, int positions,
-                   int in_channels, int out_channels, multiply sgemm, parallel run, unsigned threads) {
-    products w = {.spectrum = spectrum, .filters = filters, .to = to, .count = count, .positions = positions,
-                  .into = in_channels, .out = out_channels, .sgemm = sgemm};
-    in_all_threads(multiplied, &w, run, threads);
+#define FLOAT(at) *(const float *)(at)
+#define AND_FLOATS(sums, x, y) (sums) + (x) * (y)
+#define PAIR(at) *(at)
+#define AND_PAIRS(sums, x, y) (lanes16) _mm512_dpbf16_ps((__m512)(sums), (__m512bh)(x), (__m512bh)(y))
+
+/* A function NAME for processors that have TARGET: blocks of MOST positions, then of four, then of one.  READ gives
+   what is broadcast to FACTORS, and AND adds the products of two of these to SUMS. */
+#define MULTIPLIER(NAME, TARGET, SUMS, FACTORS, READ, AND, MOST)                                                      \
+    __attribute__((target(TARGET), always_inline)) static inline void NAME##_block(                                   \
+        const uint32_t *from, ptrdiff_t depth, const uint32_t *panel, const float *added, float *to, ptrdiff_t out,   \
+        const int count) {                                                                                            \
+        enum { WIDTH = sizeof(SUMS) / sizeof(float) };                                                                \
+SUMS sums[MOST][2];                                                                                           \
+        UNROLLED for (int i = 0; i < count; i++) for (int j = 0; j < 2; j++)                                          \
+            __builtin_prefetch(to + i * out + j * WIDTH, 1);                                                          \
+        for (ptrdiff_t k = 0; k < depth; added = to) {                                                                \
+            UNROLLED for (int i = 0; i < count; i++) sums[i][0] = sums[i][1] = (SUMS){0};                             \
+            for (const ptrdiff_t end = least(k + ADDED_AT_ONCE, depth); k < end; k++) {                               \
+                const FACTORS *y = (const FACTORS *)(panel + k * PANEL);                                              \
+                const FACTORS first = y[0], second = y[1];                                                            \
+                UNROLLED for (int i = 0; i < count; i++) {                                                            \
+                    const FACTORS x = READ(from + i * depth + k) + (FACTORS){0};                                      \
+                    sums[i][0] = AND(sums[i][0], x, first);                                                           \
+                    sums[i][1] = AND(sums[i][1], x, second);                                                          \
+                }                                                                                                     \
+            }                                                                                                         \
+            UNROLLED for (int i = 0; i < count; i++) for (int j = 0; j < 2; j++) {                                    \
+                const ptrdiff_t at = i * out + j * WIDTH;                                                             \
+                *(SUMS *)(to + at) = (added ? *(const SUMS *)(added + at) : (SUMS){0}) + sums[i][j];                  \
+            }                                                                                                         \
+        }                                                                                                             \
+    }                                                                                                                 \
+    __attribute__((target(TARGET))) static void NAME(void *what) {                                                    \
+        products *w = what;                                                                                           \
+        const ptrdiff_t depth = w->depth, out = w->out;                                                               \
+        piece p;                                                                                                      \
+        while (take_piece(w, &p))                                                                                     \
+            for (ptrdiff_t column = p.column; column < p.last_column; column += 2 * sizeof(SUMS) / sizeof(float))     \
+                for (ptrdiff_t row = p.row, step; row < p.last_row; row += step) {                                    \
+                    const ptrdiff_t position = p.n * w->positions + row, at = position * out + column;                \
+                    const ptrdiff_t panel = p.n * out + column / PANEL * PANEL;                                       \
+                    const uint32_t *from = w->from + position * depth;                                                \
+                    const uint32_t *filters = w->filters + panel * depth + column % PANEL;                            \
+                    const float *added = w->added ? w->added + at : 0;                                                \
+                    step = p.last_row - row >= MOST ? MOST : p.last_row - row >= 4 ? 4 : 1;                           \
+                    if (step == MOST)                                                                                 \
+                        NAME##_block(from, depth, filters, added, w->to + at, out, MOST);                             \
+                    else if (step == 4)                                                                               \
+                        NAME##_block(from, depth, filters, added, w->to + at, out, 4);                                \
+                    else                                                                                              \
+                        NAME##_block(from, depth, filters, added, w->to + at, out, 1);                                \
+                }                                                                                                     \
+    }
+
+MULTIPLIER(multiplied, "avx2,fma", lanes, lanes, FLOAT, AND_FLOATS, 6)
+MULTIPLIER(multiplied_wide, "avx512f", lanes16, lanes16, FLOAT, AND_FLOATS, 12)
+MULTIPLIER(multiplied_pairs, "avx512f,avx512bf16", lanes16, words16, PAIR, AND_PAIRS, 12)
+
+static int has_floats(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+static int has_wide(void) { return __builtin_cpu_supports("avx512f"); }
+static int has_pairs(void) { return has_wide() && __builtin_cpu_supports("avx512bf16"); }
+#else
+static void multiplied(void *what) { (void)what; }
+#define multiplied_wide multiplied
+#define multiplied_pairs multiplied
+static int has_floats(void) { return 0; }
+static int has_wide(void) { return 0; }
+static int has_pairs(void) { return 0; }
+#endif
+
+/* Whether this processor can be given to multiply. */
+int multiplies(int is_bfloat16) { return is_bfloat16 ? has_pairs() : has_floats(); }
+
+void multiply(const void *from, const void *filters, const float *added, float *to, ptrdiff_t count,
+              ptrdiff_t positions, ptrdiff_t in_channels, ptrdiff_t out_channels, int is_bfloat16, parallel run,
+              unsigned threads) {
+    products w = {.from = from, .filters = filters, .added = added, .to = to, .count = count, .positions = positions,
+                  .depth = is_bfloat16 ? in_channels / 2 : in_channels, .out = out_channels};
+    in_all_threads(is_bfloat16 ? multiplied_pairs : has_wide() ? multiplied_wide : multiplied, &w, run, threads);
 }
 
 /* --- normalised and activated --------------------------------------------------------------------------------- */

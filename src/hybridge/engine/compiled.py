@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 _LIBRARY = Path(__file__).with_name("_compiled.so")
 _SOURCE = Path(__file__).with_name("compiled.c")
 
-#: Channels that the loops take at a time; see LANES in compiled.c.
-_LANES = 8
+#: Channels that the loops take at a time, and output channels of a panel of filters; as in compiled.c.
+_LANES, _PANEL = 8, 32
 
 
 class Compiled:
@@ -32,52 +32,86 @@ class Compiled:
         library: compiled.c, compiled.
         parallel: ``GOMP_parallel`` of the OpenMP that torch runs on.  With another one there would be two teams of
             threads on the same processors, and each would wait for the other.
-        sgemm: BLAS's, of the library that torch multiplies with; None where it shows none.
     """
 
-    def __init__(
-        self, library: ctypes.CDLL, parallel: ctypes.c_void_p, sgemm: ctypes.c_void_p | None = None
-    ) -> None:
+    def __init__(self, library: ctypes.CDLL, parallel: ctypes.c_void_p) -> None:
         pointer, size, number = (ctypes.c_void_p,), (ctypes.c_ssize_t,), (ctypes.c_int,)
         threads = (ctypes.c_void_p, ctypes.c_uint)
-        self._library, self._parallel, self._sgemm = library, parallel, sgemm
-        library.to_spectrum.argtypes = 2 * pointer + 4 * size + 2 * number + threads
+        self._library, self._parallel = library, parallel
+        library.to_spectrum.argtypes = 2 * pointer + 4 * size + 3 * number + threads
         library.to_picture.argtypes = 3 * pointer + 6 * size + 2 * number + threads
         library.to_window.argtypes = 4 * pointer + 5 * size + number + threads
-        library.multiply_each.argtypes = 3 * pointer + size + 3 * number + pointer + threads
-        for function in (library.to_spectrum, library.to_picture, library.to_window, library.multiply_each):
+        library.multiply.argtypes = 4 * pointer + 4 * size + number + threads
+        for function in (library.to_spectrum, library.to_picture, library.to_window, library.multiply):
             function.restype = None
 
     def to_spectrum(
         self, window: torch.Tensor, spectrum: torch.Tensor, high: int, wide: int, tile: tuple[int, int]
     ) -> None:
-        """Window (1, C, rows, columns), channels-last → spectrum (products, high · wide, C), both float32.
+        """Window (1, C, rows, columns), channels-last → spectrum (products, high · wide, C).
 
         Args:
-            window: What the tiles read.
-            spectrum: Is written.
+            window: What the tiles read, float32.
+            spectrum: Is written, float32 or bfloat16.
             high: Tiles from the top to the bottom.
             wide: Tiles from left to right.
             tile: Source rows and columns from one tile to the next: (4, 4), (4, 2), (2, 2), or (1, 1) for ×2.
         """
         self._library.to_spectrum(
             window.data_ptr(), spectrum.data_ptr(), window.stride(2), high, wide, window.shape[1],
-            *tile, self._parallel, torch.get_num_threads(),
+            *tile, spectrum.dtype == torch.bfloat16, self._parallel, torch.get_num_threads(),
         )  # fmt: skip
 
-    def multiply(self, spectrum: torch.Tensor, filters: torch.Tensor, products: torch.Tensor) -> None:
-        """``products = spectrum · filters``: (n, positions, C) · (n, C, O) → (n, positions, O), all float32.
+    def multiplies(self, dtype: torch.dtype, *channels: int) -> bool:
+        """Whether :meth:`multiply` has loops of its own for this processor, such numbers and so many channels."""
+        is_known = dtype in (torch.float32, torch.bfloat16)
+        fits = is_known and not any(count % _PANEL for count in channels)
+        return fits and bool(self._library.multiplies(dtype == torch.bfloat16))
 
-        All are contiguous.  Each of the n is one thread's, and whoever is done takes the next.  torch's ``bmm``
-        deals them out beforehand, and waits for the thread that somebody else's work held up.
+    def pack(self, filters: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Filters (n, C, O), in the order in which :meth:`multiply` reads them.
+
+        That is in panels of output channels, (n, panels, C, channels of a panel), and in bfloat16 with two input
+        channels side by side; as they are where torch multiplies.
+
+        Args:
+            filters: Of any dtype.
+            dtype: To keep them in, float32 or bfloat16.
         """
-        if self._sgemm is None:
-            torch.bmm(spectrum, filters, out=products)
+        count, into, out = filters.shape
+        if not self.multiplies(dtype, into, out):
+            return filters.to(dtype).contiguous()
+        side_by_side = 2 if dtype == torch.bfloat16 else 1
+        panels = filters.to(dtype).view(count, into // side_by_side, side_by_side, out // _PANEL, _PANEL)
+        return panels.permute(0, 3, 1, 4, 2).contiguous()
+
+    def multiply(
+        self,
+        spectrum: torch.Tensor,
+        filters: torch.Tensor,
+        products: torch.Tensor,
+        added: torch.Tensor | None = None,
+    ) -> None:
+        """``products = spectrum · filters + added``: (n, positions, C) · (n, C, O) → (n, positions, O).
+
+        All are contiguous.  Each thread takes some positions and channels, and whoever is done takes the next.
+
+        Args:
+            spectrum: float32 or bfloat16.
+            filters: Of the same dtype, from :meth:`pack`.
+            products: float32; is written.
+            added: (n, positions, O), float32; may be ``products``.
+        """
+        if filters.ndim == 3:
+            if added is None:
+                torch.bmm(spectrum, filters, out=products)
+            else:
+                torch.baddbmm(added, spectrum, filters, out=products)
             return
-        count, positions, into = spectrum.shape
-        self._library.multiply_each(
-            spectrum.data_ptr(), filters.data_ptr(), products.data_ptr(), count, positions, into, filters.shape[2],
-            self._sgemm, self._parallel, torch.get_num_threads(),
+        self._library.multiply(
+            spectrum.data_ptr(), filters.data_ptr(), None if added is None else added.data_ptr(),
+            products.data_ptr(), *spectrum.shape, products.shape[2], spectrum.dtype == torch.bfloat16,
+            self._parallel, torch.get_num_threads(),
         )  # fmt: skip
 
     def to_picture(
@@ -115,6 +149,12 @@ class Compiled:
         )  # fmt: skip
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether there are loops that multiply bfloat16 numbers, in half the time that float32 takes here."""
+    compiled = _load()
+    return compiled is not None and compiled.multiplies(torch.bfloat16)
+
+
 def compiled_for(like: torch.Tensor, *channels: int) -> Compiled | None:
     """The compiled loops, if they are there and work on numbers like these and so many channels."""
     fits = like.device.type == "cpu" and like.dtype == torch.float32
@@ -128,18 +168,8 @@ def _load() -> Compiled | None:
         # Else they might read other arguments than they are given.
         if ctypes.c_uint32.in_dll(library, "made_from").value != zlib.crc32(_SOURCE.read_bytes()):
             raise OSError("they were made from another source: install hybridge again")
-        # Looked up among torch's own libraries, so it is the OpenMP that they run on, and their BLAS.
-        torchs = ctypes.CDLL(torch._C.__file__)
-        parallel = ctypes.cast(torchs.GOMP_parallel, ctypes.c_void_p)
-        return Compiled(library, parallel, _sgemm(torchs))
+        # Looked up among torch's own libraries, so it is the OpenMP that they run on.
+        return Compiled(library, ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, ctypes.c_void_p))
     except (OSError, AttributeError, ValueError) as error:  # no library, an older one, another OpenMP
         _log.info("there are no compiled loops; torch's operators take their place, and more time: %s", error)
         return None
-
-
-def _sgemm(torchs: ctypes.CDLL) -> ctypes.c_void_p | None:
-    """MKL's, which within a parallel region runs in the thread that calls it; of others nobody knows."""
-    has_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call] # torch's
-    if not has_mkl or not hasattr(torchs, "sgemm_"):
-        return None
-    return ctypes.cast(torchs.sgemm_, ctypes.c_void_p)

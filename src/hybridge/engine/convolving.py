@@ -97,6 +97,49 @@ class _DirectRoom(Room):
         return F.conv2d(self.window[:, :, : end - first], conv.weight, conv.bias, conv.op.stride, self._padding)
 
 
+class Shortcut:
+    """A 1×1 convolution of a residual, added to what another one made.
+
+    Args:
+        weight: (O, I, 1, 1), of the dtype to compute in.
+        in_bfloat16: Whether it is multiplied with rows in bfloat16.
+
+    Attributes:
+        dtype: Of the rows that it takes.
+    """
+
+    def __init__(self, weight: torch.Tensor, *, in_bfloat16: bool = False) -> None:
+        kernel = weight.flatten(1).T.contiguous()
+        self.dtype = torch.bfloat16 if in_bfloat16 else weight.dtype
+        self._compiled = compiled_for(kernel, *kernel.shape)
+        self._kernel = self._compiled.pack(kernel[None], self.dtype) if self._compiled else kernel
+
+    def add(self, made: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
+        """``out = made + kernel · rows``, all (1, C, n, W), without memory of its own; ``out`` may be ``made``."""
+        are_laid_out = all(x.is_contiguous(memory_format=torch.channels_last) for x in (made, rows, out))
+        if are_laid_out and self._compiled:
+            self._compiled.multiply(
+                positions(rows)[None], self._kernel, positions(out)[None], positions(made)[None]
+            )
+        elif are_laid_out:
+            torch.addmm(positions(made), positions(rows), self._kernel, out=positions(out))
+        else:  # tiles that were cut off at the right
+            product = torch.empty_like(made, memory_format=torch.channels_last)
+            self._multiply(positions(rows), positions(product))
+            torch.add(made, product, out=out)
+
+    def _multiply(self, rows: torch.Tensor, out: torch.Tensor) -> None:
+        if self._compiled:
+            self._compiled.multiply(rows.contiguous()[None], self._kernel, out[None])
+        else:
+            torch.mm(rows, self._kernel, out=out)
+
+
+def positions(rows: torch.Tensor) -> torch.Tensor:
+    """(1, C, n, W), channels-last → (n·W, C)."""
+    return rows[0].permute(1, 2, 0).flatten(0, 1)
+
+
 class FourPhases(Convolution):
     """Nearest ×2, then 3×3, as four 2×2 convolutions."""
 
@@ -139,8 +182,13 @@ class Transformed(Convolution):
             torch.tensor(part.of_filter, dtype=wide, device=weight.device)
             for part in (self.along_rows, self.along_columns)
         )
-        spectrum = torch.einsum("ik,ockl,jl->ijco", rows, weight.to(wide), columns)
-        self.weight = spectrum.flatten(0, 1).to(weight.dtype).contiguous()  # (products, C, O)
+        spectrum = torch.einsum("ik,ockl,jl->ijco", rows, weight.to(wide), columns).flatten(0, 1)
+        self.dtype = torch.bfloat16 if way.in_bfloat16 else weight.dtype
+        self.compiled = compiled_for(weight, op.weights.in_channels, op.weights.out_channels)
+        # (products, C, O), or in the order of compiled loops
+        self.weight = (
+            self.compiled.pack(spectrum, self.dtype) if self.compiled else spectrum.to(self.dtype).contiguous()
+        )
 
     def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
         return _TransformedRoom(self, scratch, rows, width)
@@ -156,7 +204,6 @@ class _TransformedRoom(Room):
     def __init__(self, conv: Transformed, scratch: Scratch, rows: int, width: int) -> None:
         super().__init__(conv.op, conv.way, scratch, rows, width)
         self._conv, self._width = conv, width
-        self._compiled = compiled_for(scratch.like, conv.op.weights.in_channels, conv.op.weights.out_channels)
         high, self._wide = conv.way.tiles(conv.op, rows, width)
         halves = conv.way.halves(conv.op, high, self._wide)
         self._first, self._second = (scratch.take(count) for count in halves)
@@ -167,8 +214,8 @@ class _TransformedRoom(Room):
         high = conv.along_rows.tiles(rows)
         first, end = conv.op.rows_read(0, rows)
         self.window[:, :, end - first : conv.along_rows.inputs(high)].zero_()
-        if self._compiled:
-            return self._convolve_compiled(self._compiled, high, rows, out)
+        if conv.compiled:
+            return self._convolve_compiled(conv.compiled, high, rows, out)
         if high not in self._views:
             self._views[high] = self._look(high)
         views = self._views[high]
@@ -191,10 +238,8 @@ class _TransformedRoom(Room):
         conv, wide = self._conv, self._wide
         weights = conv.op.weights
         shape = (len(conv.weight), high * wide)
-        operands, products = (
-            _view(half, *shape, channels)
-            for half, channels in ((self._second, weights.in_channels), (self._first, weights.out_channels))
-        )
+        operands = _view(self._second.view(conv.dtype), *shape, weights.in_channels)
+        products = _view(self._first, *shape, weights.out_channels)
         tile = conv.along_rows.step, conv.along_columns.step
         compiled.to_spectrum(self.window, operands, high, wide, tile)
         compiled.multiply(operands, conv.weight, products)

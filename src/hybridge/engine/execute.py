@@ -131,7 +131,8 @@ class Executor:
             if isinstance(op, Attend):
                 self._bound[index] = None, AttentionStrips(op, parameters)
             else:
-                self._bound[index] = way, ConvolutionStrips(op, way or Way("direct"), parameters)
+                strips = ConvolutionStrips(op, way or Way("direct"), parameters, plan.arithmetic)
+                self._bound[index] = way, strips
         if missing:
             trim()  # preparing takes as much again, in pieces between those that stay
         return [self._bound[index][1] for index in range(len(self.program.ops))]
@@ -205,16 +206,16 @@ class _Item:
     def _strips_of(self, index: int, into: Into | None = None) -> Generator[Strip]:
         op, rows = self._program.ops[index], self._plan.steps[index].rows
         first, end = (0, rows) if isinstance(op, Attend) else op.rows_read(0, rows)
-        residual, widened = None, 0
+        residual, converted = None, 0
         if op.residual is not None:
             residual = self._rows(op.residual, rows)
             in_one_go = self._plan.arithmetic.rows_widened(self._program.channels[op.residual], residual.width)
-            widened = min(rows, in_one_go)
+            converted = min(rows, in_one_go)
         reading = Reading(
             self._rows(op.source, end - first),
             self._moments.get(op.source),
             residual,
-            widened,
+            converted,
             self._sizes[op.target][0],
             rows,
         )

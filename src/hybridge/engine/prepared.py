@@ -28,15 +28,16 @@ def prepared_bytes(program: Program, arithmetic: Arithmetic) -> int:
 def _of_convolution(op: Convolve, arithmetic: Arithmetic) -> int:
     way, width = way_of(op, arithmetic), arithmetic.computed_bytes
     biases = {"four-phases": 4 * op.weights.out_channels}.get(way.kind, op.weights.out_channels)
-    numbers = 0
+    nbytes = 0
     if arithmetic.is_widened or way.kind != "direct":  # else torch's convolution takes the module's own
-        numbers += way.weights(op)
+        nbytes += way.weight_bytes(op, width)
     if arithmetic.is_widened or way.kind == "four-phases" or op.shortcut is not None:
-        numbers += biases
+        nbytes += biases * width
     if op.shortcut is not None:
-        numbers += op.shortcut.in_channels * op.shortcut.out_channels
+        itemsize = arithmetic.stored_bytes if arithmetic.rounds(op.shortcut) else width
+        nbytes += op.shortcut.in_channels * op.shortcut.out_channels * itemsize
     has_norm = op.norm is not None and arithmetic.stored_bytes < _NORM_BYTES
-    return numbers * width + (2 * op.weights.in_channels * _NORM_BYTES if has_norm else 0)
+    return nbytes + (2 * op.weights.in_channels * _NORM_BYTES if has_norm else 0)
 
 
 def _of_attention(op: Attend, arithmetic: Arithmetic) -> int:

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..errors import CannotLower, RequestError, TooLarge
 from . import reference
+from .compiled import multiplies_bfloat16
 from .execute import Executor, Progress, ShouldStop
 from .lowering import lower
 from .memory import free_bytes
@@ -59,7 +60,14 @@ def arithmetic_for(device_type: str, dtype: torch.dtype) -> Arithmetic:
     if stored < torch.float32.itemsize and _has_matrix_instructions(dtype):
         return Arithmetic(stored, stored, CPU_STRIP_BYTES, attended_positions=attended)
     computed = max(stored, torch.float32.itemsize)
-    return Arithmetic(stored, computed, CPU_STRIP_BYTES, TRANSFORM_FROM_CHANNELS, attended_positions=attended)
+    return Arithmetic(
+        stored,
+        computed,
+        CPU_STRIP_BYTES,
+        TRANSFORM_FROM_CHANNELS,
+        attended_positions=attended,
+        multiplies_bfloat16=dtype == torch.bfloat16 and multiplies_bfloat16(),
+    )
 
 
 def _has_matrix_instructions(dtype: torch.dtype) -> bool:

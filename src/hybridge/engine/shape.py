@@ -77,7 +77,7 @@ class Shape:
         op, way = self.program.ops[index], self.ways[index]
         if isinstance(op, Convolve) and way and strip_bytes == self.arithmetic.strip_bytes:
             # Every strip reads all weights: what is shorter than they are reads more of them than of itself.
-            strip_bytes = max(strip_bytes, way.weights(op) * self.arithmetic.computed_bytes)
+            strip_bytes = max(strip_bytes, way.weight_bytes(op, self.arithmetic.computed_bytes))
         step = 1 if way is None else way.rows
         one, two = (self._strip(op, way, step * n) for n in (1, 2))
         affordable = 1 + max(0, strip_bytes - one) // max(1, two - one)

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from .arena import Scratch
-from .convolving import Convolution, Room, prepare
+from .convolving import Convolution, Room, Shortcut, positions, prepare
 from .ops import Attend, Convolve, Norm
 from .statistics import GroupNorm, Moments
-from .ways import Way
+from .ways import Arithmetic, Way
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,19 +80,22 @@ class Streamed(Rows):
             start = until
 
 
-class Widened(Rows):
-    """The same in a wider dtype, as many rows at a time as ``wide``, (1, C, n, W), has."""
+class Converted(Rows):
+    """The same in the dtype of ``place``, (1, C, n, W), converted there as many rows at a time as it has."""
 
-    def __init__(self, rows: Rows, wide: torch.Tensor) -> None:
-        self._rows, self._wide = rows, wide
+    def __init__(self, rows: Rows, place: torch.Tensor) -> None:
+        self._rows, self._place = rows, place
         self.height, self.width = rows.height, rows.width
 
     def pieces(self, start: int, stop: int, following: int) -> Iterator[tuple[int, torch.Tensor]]:
         for first, piece in self._rows.pieces(start, stop, following):
-            for row in range(0, piece.shape[2], self._wide.shape[2]):
-                narrow = piece[:, :, row : row + self._wide.shape[2]]
-                yield first + row, self._wide[:, :, : narrow.shape[2]].copy_(narrow)
-            del narrow, piece  # before a stream makes the next one
+            if piece.dtype == self._place.dtype:
+                yield first, piece
+                continue
+            for row in range(0, piece.shape[2], self._place.shape[2]):
+                some = piece[:, :, row : row + self._place.shape[2]]
+                yield first + row, self._place[:, :, : some.shape[2]].copy_(some)
+            del some, piece  # before a stream makes the next one
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ class Reading:
         source: The value that is convolved or attended to.
         moments: Its statistics, where the op normalises it.
         residual: The value that is added.
-        widened: Rows of it that are widened at a time; 0 where it is kept as it is computed.
+        converted: Rows of it that are brought to the dtype to compute in at a time; 0 where it is kept in that.
         height: Of the target.
         rows: Of the target, made at a time.
     """
@@ -111,7 +114,7 @@ class Reading:
     source: Rows
     moments: Moments | None
     residual: Rows | None
-    widened: int
+    converted: int
     height: int
     rows: int
 
@@ -144,14 +147,13 @@ class Parameters:
 class ConvolutionStrips:
     """A :class:`.ops.Convolve` with its weights at hand."""
 
-    def __init__(self, op: Convolve, way: Way, parameters: Parameters) -> None:
+    def __init__(self, op: Convolve, way: Way, parameters: Parameters, arithmetic: Arithmetic) -> None:
         self._op = op
-        self._dtype = parameters.dtype
         weight, bias = parameters.of(op.weights.name)
-        self._shortcut: torch.Tensor | None = None  # (I, O)
+        self._shortcut: Shortcut | None = None
         if op.shortcut is not None:
             carrying, carried_bias = parameters.of(op.shortcut.name)
-            self._shortcut = carrying.flatten(1).T.contiguous()
+            self._shortcut = Shortcut(carrying, in_bfloat16=arithmetic.rounds(op.shortcut))
             if carried_bias is not None:  # both are added to every position
                 bias = carried_bias if bias is None else bias + carried_bias
         self._convolution: Convolution = prepare(op, way, weight, bias)
@@ -174,10 +176,13 @@ class ConvolutionStrips:
         enter = self._enter(reading.moments)
         room = self._convolution.begin(scratch, reading.rows, source.width)
         residual = reading.residual
-        if residual is not None and reading.widened and not isinstance(residual, Streamed):
-            weights = self._op.weights
-            channels = self._op.shortcut.in_channels if self._op.shortcut else weights.out_channels
-            residual = Widened(residual, scratch.picture(channels, reading.widened, residual.width))
+        if residual is not None and reading.converted:
+            channels = self._op.shortcut.in_channels if self._op.shortcut else self._op.weights.out_channels
+            numbers = scratch.take(reading.converted * residual.width * channels)
+            if self._shortcut:
+                numbers = numbers.view(self._shortcut.dtype)  # bfloat16, perhaps, of which there is room for more
+            numbers = numbers.view(1, -1, residual.width, channels)
+            residual = Converted(residual, numbers.permute(0, 3, 1, 2))
         begun = ended = 0
         for first in range(0, height, reading.rows):
             end = min(first + reading.rows, height)
@@ -216,7 +221,7 @@ class ConvolutionStrips:
             if self._shortcut is None:
                 torch.add(made[:, :, rows], piece, out=total[:, :, rows])
             else:
-                _add_product(made[:, :, rows], piece, self._shortcut, total[:, :, rows])
+                self._shortcut.add(made[:, :, rows], piece, total[:, :, rows])
             del piece  # before a stream makes the next one
         return total
 
@@ -235,20 +240,6 @@ class ConvolutionStrips:
                 entering(out)
 
         return enter
-
-
-def _add_product(made: torch.Tensor, rows: torch.Tensor, kernel: torch.Tensor, out: torch.Tensor) -> None:
-    """``out = made + kernel · rows``, a 1×1 convolution without memory of its own; ``out`` may be ``made``."""
-    if out.is_contiguous(memory_format=torch.channels_last):
-        torch.addmm(_positions(made), _positions(rows), kernel, out=_positions(out))
-    else:  # tiles that were cut off at the right
-        product = _positions(rows) @ kernel
-        torch.add(made, product.view(*made.shape[2:], -1).permute(2, 0, 1), out=out)
-
-
-def _positions(rows: torch.Tensor) -> torch.Tensor:
-    """(1, C, n, W), channels-last → (n·W, C)."""
-    return rows[0].permute(1, 2, 0).flatten(0, 1)
 
 
 def _fill(room: Room, source: Rows, start: int, fresh: int, stop: int, following: int, enter: Enter) -> None:
@@ -304,7 +295,7 @@ class AttentionStrips:
         """(1, C, n, W) → (n·W, C), normalised."""
         out = torch.empty_like(rows, dtype=self._dtype, memory_format=torch.channels_last)
         normalise(rows, out)
-        return _positions(out)
+        return positions(out)
 
     def _heads(self, tokens: torch.Tensor) -> torch.Tensor:
         return tokens.view(1, len(tokens), self._op.heads, -1).transpose(1, 2)

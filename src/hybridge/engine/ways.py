@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .ops import Convolve, Padding
+from .ops import Convolve, Padding, Weights
 from .winograd import DOUBLED, Transform, transform
 
 #: From this many input channels, tiles of 4×2 are no further from float64 than a direct float32 convolution is,
@@ -32,6 +32,11 @@ _POSITIONS_AT_ONCE = 4096
 #: Rows that are added to a strip are widened so many bytes at a time, which stay in cache until they are added.
 _WIDENED_BYTES = 2**20
 
+_BFLOAT16_BYTES = 2
+
+#: Products of bfloat16 are made for multiples of so many channels, which is what real models have.
+_CHANNELS_TOGETHER = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
@@ -48,6 +53,7 @@ class Arithmetic:
             adds up in a tree, and wider numbers than it is given, so that it takes a whole strip as it is.
         attended_positions: Those that attend to all others in one strip, at most: each takes the longer the larger
             the picture is, and short jobs wait for a strip's end.  None for no bound.
+        multiplies_bfloat16: Whether it multiplies bfloat16, added up in float32, in half of float32's time.
     """
 
     stored_bytes: int
@@ -56,11 +62,17 @@ class Arithmetic:
     transform_from: int | None = None
     measured_positions: int | None = _POSITIONS_AT_ONCE
     attended_positions: int | None = None
+    multiplies_bfloat16: bool = False
 
     @property
     def is_widened(self) -> bool:
         """Whether numbers are computed wider than they are kept."""
         return self.computed_bytes > self.stored_bytes
+
+    def rounds(self, weights: Weights) -> bool:
+        """Whether what these weights are multiplied with may be rounded to bfloat16, and is the faster for it."""
+        channels = weights.in_channels, weights.out_channels
+        return self.multiplies_bfloat16 and not any(count % _CHANNELS_TOGETHER for count in channels)
 
     def rows_widened(self, channels: int, width: int) -> int:
         """Of what is added to a strip, those rows that are widened together; 0 where nothing has to be."""
@@ -80,14 +92,22 @@ class Way:
     convolutional neural networks", 2016).  ``four-phases`` runs a 3×3 convolution after nearest ×2 as four 2×2
     convolutions before it.  ``nine-products`` does that with nine products for every four outputs; see
     :data:`.winograd.DOUBLED`.
+
+    Attributes:
+        kind: What is multiplied.
+        rows: Of a tile of outputs.
+        columns: Of the same.
+        in_bfloat16: Whether a transform is rounded to bfloat16, and so multiplied, whatever else is computed in.
     """
 
     kind: Literal["direct", "winograd", "four-phases", "nine-products"]
     rows: int = 1
     columns: int = 1
+    in_bfloat16: bool = False
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.rows}×{self.columns}" if self.kind == "winograd" else self.kind
+        name = f"{self.kind} {self.rows}×{self.columns}" if self.kind == "winograd" else self.kind
+        return f"{name} in bfloat16" if self.in_bfloat16 else name
 
     @property
     def transforms(self) -> tuple[Transform, Transform] | None:
@@ -118,12 +138,13 @@ class Way:
         taps = 4 if op.doubled else op.weights.kernel**2
         return rows.reads * columns.reads / (rows.outputs * columns.outputs * taps)
 
-    def weights(self, op: Convolve) -> int:
-        """Numbers of the prepared weights."""
+    def weight_bytes(self, op: Convolve, computed_bytes: int) -> int:
+        """Of the prepared weights."""
         pairs = op.weights.in_channels * op.weights.out_channels
         if self.transforms:
-            return pairs * self.transforms[0].reads * self.transforms[1].reads
-        return pairs * (16 if self.kind == "four-phases" else op.weights.kernel**2)
+            products = self.transforms[0].reads * self.transforms[1].reads
+            return pairs * products * (_BFLOAT16_BYTES if self.in_bfloat16 else computed_bytes)
+        return pairs * (16 if self.kind == "four-phases" else op.weights.kernel**2) * computed_bytes
 
     def side_columns(self, padding: Padding) -> tuple[int, int]:
         """Zero columns in the window, left and right; what padding is left is the convolution's."""
@@ -143,12 +164,14 @@ class Way:
         return rows * op.output_size(rows, width)[1] * out
 
     def halves(self, op: Convolve, high: int, wide: int) -> tuple[int, int]:
-        """Numbers in the two halves that tiles move between; see :class:`.convolving.Transformed`."""
+        """Numbers to compute with in the two halves that tiles move between; see :class:`.convolving.Room`."""
         rows, columns = self._transforms()
         into, out = op.weights.in_channels, op.weights.out_channels
         rowwise = rows.reads * high * columns.inputs(wide) * into
         spectrum = rows.reads * columns.reads * high * wide
         columnwise = rows.outputs * columns.reads * high * wide * out
+        if self.in_bfloat16:  # which compiled loops alone do, in one step each way
+            return spectrum * out, spectrum * into // 2
         return max(rowwise, spectrum * out), max(spectrum * into, columnwise)
 
     def _transforms(self) -> tuple[Transform, Transform]:
@@ -162,10 +185,14 @@ def way_of(op: Convolve, arithmetic: Arithmetic) -> Way:
     weights, least = op.weights, arithmetic.transform_from
     transforms = least is not None and min(weights.in_channels, weights.out_channels) >= least
     if op.doubled:
-        return Way("nine-products" if transforms else "four-phases", 2, 2)
+        # Its sums and differences are of neighbours, so that rounding them costs little; see benchmarks/LOG.md.
+        in_bfloat16 = transforms and arithmetic.rounds(weights)
+        return Way("nine-products" if transforms else "four-phases", 2, 2, in_bfloat16)
     if transforms and weights.kernel == 3 and op.stride == 1 and op.padding == Padding(1, 1, 1, 1):
         if weights.in_channels < _CHANNELS_FOR_TALL_TILES:
             return Way("winograd", 2, 2)
         is_square = max(weights.in_channels, weights.out_channels) <= _CHANNELS_FOR_SQUARE_TILES
+        if not is_square and arithmetic.rounds(weights):
+            return Way("winograd", 2, 2, in_bfloat16=True)
         return Way("winograd", 4, 4 if is_square else 2)
     return Way("direct")
