@@ -134,6 +134,8 @@ def test_distance() -> None:
 
 def test_who_cannot_take_part_says_why(case, monkeypatch, tmp_path) -> None:
     assert RIVALS["exact"].why_missing(case) is None
+    assert RIVALS["float32"].why_missing(replace(case, dtype="bfloat16")) is None
+    assert RIVALS["float32"].why_missing(replace(case, dtype="float32")) == "that is how it comes"
     reason = RIVALS["openvino"].why_missing(replace(case, device="meta"))
     assert reason in ("openvino is measured on CPUs, not on meta", "openvino is not installed")
     monkeypatch.setenv("PATH", str(tmp_path))

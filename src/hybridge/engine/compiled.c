@@ -260,6 +260,9 @@ void to_picture(const float *products, const float *bias, float *picture, ptrdif
 
 enum { PANEL = 32, PANELS_AT_ONCE = 4, POSITIONS_AT_ONCE = 192, ADDED_AT_ONCE = 128 };
 
+/* Of rows so short, what is read next can come into a cache beside what is read. */
+enum { SHORT = 256, LINE = 16 };
+
 typedef struct {
     const uint32_t *from, *filters;
     const float *added;
@@ -314,6 +317,8 @@ SUMS sums[MOST][2];                                                             
         for (ptrdiff_t k = 0; k < depth; added = to) {                                                                \
             UNROLLED for (int i = 0; i < count; i++) sums[i][0] = sums[i][1] = (SUMS){0};                             \
             for (const ptrdiff_t end = least(k + ADDED_AT_ONCE, depth); k < end; k++) {                               \
+                if (depth <= SHORT && k % LINE == 0) UNROLLED for (int i = 0; i < count; i++)                         \
+                    __builtin_prefetch(from + (i + count) * depth + k);                                               \
                 const FACTORS *y = (const FACTORS *)(panel + k * PANEL);                                              \
                 const FACTORS first = y[0], second = y[1];                                                            \
                 UNROLLED for (int i = 0; i < count; i++) {                                                            \

@@ -93,6 +93,16 @@ def _plain(case: Case, _: Limits) -> Ready:
     return Ready(lambda given: forward(module, case, given), _input(case), _first(case))
 
 
+def _in_float32(case: Case, _: Limits) -> Ready:
+    check_plain_fits(case, torch.float32)
+    module = build(case, torch.float32)
+    return Ready(lambda given: forward(module, case, given), _input(case).float(), _first(case).float())
+
+
+def _why_not_in_float32(case: Case) -> str | None:
+    return "that is how it comes" if case.dtype == "float32" else None
+
+
 def _channels_last(case: Case, _: Limits) -> Ready:
     check_plain_fits(case, getattr(torch, case.dtype))
     module = build(case).to(memory_format=torch.channels_last)
@@ -186,6 +196,7 @@ def _first(case: Case) -> torch.Tensor:
 _ROWS = (
     Rival("exact", "exact", _exact),
     Rival("diffusers", "diffusers, as it comes", _plain),
+    Rival("float32", "diffusers, in float32", _in_float32, _why_not_in_float32),
     Rival("channels-last", "diffusers, channels-last", _channels_last),
     Rival("tiled", "diffusers, tiled", _tiled),
     Rival("exact-tight", "exact, in what tiling took", _exact, budget_of="tiled"),
