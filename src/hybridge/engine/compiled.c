@@ -103,7 +103,7 @@ INLINE void spectra_of(const tiles *w, const float *tile, ptrdiff_t to, ptrdiff_
     const ptrdiff_t row = w->row, channels = w->channels, product = w->high * w->wide * channels;
     for (ptrdiff_t first = 0; first < channels; first += LANES * LANES_AT_ONCE) {
         const ptrdiff_t left = (channels - first) / LANES, deep = left < LANES_AT_ONCE ? left : LANES_AT_ONCE;
-        lanes lines[MOST_READS][MOST_READS][LANES_AT_ONCE];
+        lanes lines[MOST_READS][MOST_READS][LANES_AT_ONCE] __attribute__((aligned(64)));
         for (ptrdiff_t n = 0; n < count; n++)
             for (int j = 0; j < READS(broad); j++) {
                 const float *from = tile + (n * broad + j) * channels + first;
@@ -139,7 +139,7 @@ INLINE void pictures_of(const tiles *w, const float *from, float *tile, ptrdiff_
     const float *biases = w->bias;
     for (ptrdiff_t first = 0; first < channels; first += LANES * LANES_AT_ONCE) {
         const ptrdiff_t left = (channels - first) / LANES, deep = left < LANES_AT_ONCE ? left : LANES_AT_ONCE;
-        lanes lines[MOST_MADE][MOST_READS][LANES_AT_ONCE];
+        lanes lines[MOST_MADE][MOST_READS][LANES_AT_ONCE] __attribute__((aligned(64)));
         for (int i = 0; i < READS(tall); i++) {
             const float *line = from + i * READS(broad) * product + first;
             for (ptrdiff_t k = 0; k < count * deep; k++) {
