@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -50,13 +51,16 @@ def made(way: Way, width: int, rows: int, channels: tuple[int, int], has_bias: b
 
 def check(monkeypatch: pytest.MonkeyPatch, *what: Any) -> None:
     for out in ("anywhere", "in place", "in the output"):
-        ours = made(*what, out)
         with monkeypatch.context() as without:
             without.setattr(convolving, "compiled_for", lambda *_: None)
             theirs = made(*what, out)
-        assert ours.shape == theirs.shape
-        assert ours.isfinite().all()
-        assert (ours - theirs).norm() <= 2e-6 * theirs.norm()
+        for cache_bytes in (0, 2**30):  # one step after another, and all of them for a few tiles
+            with monkeypatch.context() as cached:
+                cached.setattr(compiled, "shared_cache_bytes", partial(int, cache_bytes))
+                ours = made(*what, out)
+            assert ours.shape == theirs.shape
+            assert ours.isfinite().all()
+            assert (ours - theirs).norm() <= 2e-6 * theirs.norm()
 
 
 @needs_them
@@ -68,7 +72,7 @@ def test_they_are_the_same(way, width, rows, has_bias, threads, monkeypatch) -> 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for channels in ((8, 24), (64, 32)):
+        for channels in ((8, 24), (64, 32), (32, 160)):
             check(monkeypatch, way, width, rows, channels, has_bias)
     finally:
         torch.set_num_threads(before)

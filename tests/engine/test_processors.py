@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hybridge.engine.processors import fit_threads, granted_processors
+from hybridge.engine.processors import fit_threads, granted_processors, shared_cache_bytes
 
 
 def _machine(root: Path, groups: str, files: dict[str, str]) -> Path:
@@ -19,6 +19,12 @@ def _machine(root: Path, groups: str, files: dict[str, str]) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     return root
+
+
+def test_the_shared_cache_is_what_linux_says(tmp_path) -> None:
+    assert shared_cache_bytes(tmp_path) == 0
+    root = _machine(tmp_path / "machine", "", {"sys/devices/system/cpu/cpu0/cache/index3/size": "32768K\n"})
+    assert shared_cache_bytes(root) == 32 * 2**20
 
 
 _V2 = "sys/fs/cgroup"

@@ -35,11 +35,15 @@ typedef void (*parallel)(void (*)(void *), void *, unsigned threads, unsigned fl
 #define UNROLLED _Pragma("GCC unroll 12")
 #define INLINE static inline __attribute__((always_inline))
 
+INLINE ptrdiff_t least(ptrdiff_t x, ptrdiff_t y) { return x < y ? x : y; }
+
 typedef struct {
     const float *from, *bias;
     void *to;
     ptrdiff_t row;           /* numbers from one row of the picture to the next */
     ptrdiff_t high, wide;    /* tiles */
+    ptrdiff_t at_once;       /* tiles of a piece */
+    ptrdiff_t product;       /* numbers from one product to the next */
     ptrdiff_t rows, columns; /* of the picture that is made */
     ptrdiff_t channels;
     int tall, broad;         /* steps */
@@ -100,7 +104,7 @@ INLINE halves rounded(lanes x) {
 
 INLINE void spectra_of(const tiles *w, const float *tile, ptrdiff_t to, ptrdiff_t count, int tall, int broad,
                        int is_bfloat16) {
-    const ptrdiff_t row = w->row, channels = w->channels, product = w->high * w->wide * channels;
+    const ptrdiff_t row = w->row, channels = w->channels, product = w->product;
     for (ptrdiff_t first = 0; first < channels; first += LANES * LANES_AT_ONCE) {
         const ptrdiff_t left = (channels - first) / LANES, deep = left < LANES_AT_ONCE ? left : LANES_AT_ONCE;
         lanes lines[MOST_READS][MOST_READS][LANES_AT_ONCE] __attribute__((aligned(64)));
@@ -135,7 +139,7 @@ INLINE void spectra_of(const tiles *w, const float *tile, ptrdiff_t to, ptrdiff_
 
 INLINE void pictures_of(const tiles *w, const float *from, float *tile, ptrdiff_t rows, ptrdiff_t columns,
                         ptrdiff_t count, int tall, int broad) {
-    const ptrdiff_t row = w->row, channels = w->channels, product = w->high * w->wide * channels;
+    const ptrdiff_t row = w->row, channels = w->channels, product = w->product;
     const float *biases = w->bias;
     for (ptrdiff_t first = 0; first < channels; first += LANES * LANES_AT_ONCE) {
         const ptrdiff_t left = (channels - first) / LANES, deep = left < LANES_AT_ONCE ? left : LANES_AT_ONCE;
@@ -169,11 +173,11 @@ INLINE void pictures_of(const tiles *w, const float *from, float *tile, ptrdiff_
 
 /* Takes tiles [first, end) of a row of tiles; false when none is left. */
 INLINE int take(tiles *w, ptrdiff_t *high, ptrdiff_t *first, ptrdiff_t *end) {
-    const ptrdiff_t pieces = (w->wide + TILES_AT_ONCE - 1) / TILES_AT_ONCE;
+    const ptrdiff_t pieces = (w->wide + w->at_once - 1) / w->at_once;
     const ptrdiff_t piece = __atomic_fetch_add(&w->next, 1, __ATOMIC_RELAXED);
     *high = piece / pieces;
-    *first = piece % pieces * TILES_AT_ONCE;
-    *end = *first + TILES_AT_ONCE < w->wide ? *first + TILES_AT_ONCE : w->wide;
+    *first = piece % pieces * w->at_once;
+    *end = least(*first + w->at_once, w->wide);
     return *high < w->high;
 }
 
@@ -196,38 +200,44 @@ INLINE ptrdiff_t together(const tiles *w, ptrdiff_t left) {
     return most < 1 ? 1 : most < left ? most : left;
 }
 
-FOR_THIS_CPU static void spectra(void *what) {
-    tiles *w = what;
-    ptrdiff_t h, n, end, count;
-    while (take(w, &h, &n, &end))
-        for (; n < end; n += count) {
-            const float *tile = w->from + h * w->tall * w->row + n * w->broad * w->channels;
-            const ptrdiff_t to = (h * w->wide + n) * w->channels;
-            count = together(w, end - n);
+/* Of tiles [n, end) of a row of tiles, whose first is TO. */
+INLINE void spectra_between(const tiles *w, ptrdiff_t h, ptrdiff_t n, ptrdiff_t end, ptrdiff_t to) {
+    for (ptrdiff_t count; n < end; n += count, to += count * w->channels) {
+        const float *tile = w->from + h * w->tall * w->row + n * w->broad * w->channels;
+        count = together(w, end - n);
 #define TILE(tall, broad) spectra_of(w, tile, to, count, tall, broad, 0)
 #define NARROW(tall, broad) spectra_of(w, tile, to, count, tall, broad, 1)
-            if (w->is_bfloat16)
-                FOR_ITS_STEPS(w, NARROW)
-            else
-                FOR_ITS_STEPS(w, TILE)
+        if (w->is_bfloat16)
+            FOR_ITS_STEPS(w, NARROW)
+        else
+            FOR_ITS_STEPS(w, TILE)
 #undef TILE
 #undef NARROW
-        }
+    }
+}
+
+/* The same for tiles whose first is FROM. */
+INLINE void pictures_between(const tiles *w, ptrdiff_t h, ptrdiff_t n, ptrdiff_t end, const float *from) {
+    for (ptrdiff_t count; n < end; n += count, from += count * w->channels) {
+        const ptrdiff_t row = h * MAKES(w->tall), column = n * MAKES(w->broad);
+        float *tile = (float *)w->to + row * w->row + column * w->channels;
+        count = together(w, end - n);
+#define TILE(tall, broad) pictures_of(w, from, tile, w->rows - row, w->columns - column, count, tall, broad)
+        FOR_ITS_STEPS(w, TILE)
+#undef TILE
+    }
+}
+
+FOR_THIS_CPU static void spectra(void *what) {
+    tiles *w = what;
+    ptrdiff_t h, n, end;
+    while (take(w, &h, &n, &end)) spectra_between(w, h, n, end, (h * w->wide + n) * w->channels);
 }
 
 FOR_THIS_CPU static void pictures(void *what) {
     tiles *w = what;
-    ptrdiff_t h, n, end, count;
-    while (take(w, &h, &n, &end))
-        for (; n < end; n += count) {
-            const ptrdiff_t row = h * MAKES(w->tall), column = n * MAKES(w->broad);
-            const float *from = w->from + (h * w->wide + n) * w->channels;
-            float *tile = (float *)w->to + row * w->row + column * w->channels;
-            count = together(w, end - n);
-#define TILE(tall, broad) pictures_of(w, from, tile, w->rows - row, w->columns - column, count, tall, broad)
-            FOR_ITS_STEPS(w, TILE)
-#undef TILE
-        }
+    ptrdiff_t h, n, end;
+    while (take(w, &h, &n, &end)) pictures_between(w, h, n, end, w->from + (h * w->wide + n) * w->channels);
 }
 
 static void in_all_threads(void (*does)(void *), void *w, parallel run, unsigned threads) {
@@ -240,7 +250,8 @@ static void in_all_threads(void (*does)(void *), void *w, parallel run, unsigned
 void to_spectrum(const float *window, void *spectrum, ptrdiff_t row, ptrdiff_t high, ptrdiff_t wide,
                  ptrdiff_t channels, int tall, int broad, int is_bfloat16, parallel run, unsigned threads) {
     tiles w = {.from = window, .to = spectrum, .row = row, .high = high, .wide = wide, .channels = channels,
-               .tall = tall, .broad = broad, .is_bfloat16 = is_bfloat16};
+               .at_once = TILES_AT_ONCE, .product = high * wide * channels, .tall = tall, .broad = broad,
+               .is_bfloat16 = is_bfloat16};
     in_all_threads(spectra, &w, run, threads);
 }
 
@@ -248,7 +259,8 @@ void to_picture(const float *products, const float *bias, float *picture, ptrdif
                 ptrdiff_t wide, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t channels, int tall, int broad,
                 parallel run, unsigned threads) {
     tiles w = {.from = products, .bias = bias, .to = picture, .row = row, .high = high, .wide = wide, .rows = rows,
-               .columns = columns, .channels = channels, .tall = tall, .broad = broad};
+               .columns = columns, .channels = channels, .at_once = TILES_AT_ONCE, .product = high * wide * channels,
+               .tall = tall, .broad = broad};
     in_all_threads(pictures, &w, run, threads);
 }
 
@@ -271,6 +283,15 @@ typedef struct {
     ptrdiff_t next; /* piece that no thread has taken */
 } products;
 
+/* A convolution whose tiles are transformed, multiplied and transformed back a few at a time, in a thread's own memory. */
+typedef struct {
+    tiles source, target;
+    products products;
+    char *memory;
+    ptrdiff_t nbytes;  /* of it, for a thread */
+    ptrdiff_t threads; /* that have theirs */
+} convolution;
+
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 10
 #define MULTIPLIES
 #include <immintrin.h>
@@ -282,8 +303,6 @@ typedef uint32_t words16 __attribute__((vector_size(64), aligned(4), may_alias))
 typedef struct {
     ptrdiff_t n, row, last_row, column, last_column;
 } piece;
-
-INLINE ptrdiff_t least(ptrdiff_t x, ptrdiff_t y) { return x < y ? x : y; }
 
 /* False when none is left. */
 INLINE int take_piece(products *w, piece *p) {
@@ -333,26 +352,48 @@ SUMS sums[MOST][2];                                                             
             }                                                                                                         \
         }                                                                                                             \
     }                                                                                                                 \
+    /* Positions and output channels of a piece. */                                                                   \
+    __attribute__((target(TARGET), always_inline)) static inline void NAME##_piece(const products *w, piece p) {      \
+        const ptrdiff_t depth = w->depth, out = w->out;                                                               \
+        for (ptrdiff_t column = p.column; column < p.last_column; column += 2 * sizeof(SUMS) / sizeof(float))         \
+            for (ptrdiff_t row = p.row, step; row < p.last_row; row += step) {                                        \
+                const ptrdiff_t position = p.n * w->positions + row, at = position * out + column;                    \
+                const ptrdiff_t panel = p.n * out + column / PANEL * PANEL;                                           \
+                const uint32_t *from = w->from + position * depth;                                                    \
+                const uint32_t *filters = w->filters + panel * depth + column % PANEL;                                \
+                const float *added = w->added ? w->added + at : 0;                                                    \
+                step = p.last_row - row >= MOST ? MOST : p.last_row - row >= 4 ? 4 : 1;                               \
+                if (step == MOST)                                                                                     \
+                    NAME##_block(from, depth, filters, added, w->to + at, out, MOST);                                 \
+                else if (step == 4)                                                                                   \
+                    NAME##_block(from, depth, filters, added, w->to + at, out, 4);                                    \
+                else                                                                                                  \
+                    NAME##_block(from, depth, filters, added, w->to + at, out, 1);                                    \
+            }                                                                                                         \
+    }                                                                                                                 \
     __attribute__((target(TARGET))) static void NAME(void *what) {                                                    \
         products *w = what;                                                                                           \
-        const ptrdiff_t depth = w->depth, out = w->out;                                                               \
         piece p;                                                                                                      \
-        while (take_piece(w, &p))                                                                                     \
-            for (ptrdiff_t column = p.column; column < p.last_column; column += 2 * sizeof(SUMS) / sizeof(float))     \
-                for (ptrdiff_t row = p.row, step; row < p.last_row; row += step) {                                    \
-                    const ptrdiff_t position = p.n * w->positions + row, at = position * out + column;                \
-                    const ptrdiff_t panel = p.n * out + column / PANEL * PANEL;                                       \
-                    const uint32_t *from = w->from + position * depth;                                                \
-                    const uint32_t *filters = w->filters + panel * depth + column % PANEL;                            \
-                    const float *added = w->added ? w->added + at : 0;                                                \
-                    step = p.last_row - row >= MOST ? MOST : p.last_row - row >= 4 ? 4 : 1;                           \
-                    if (step == MOST)                                                                                 \
-                        NAME##_block(from, depth, filters, added, w->to + at, out, MOST);                             \
-                    else if (step == 4)                                                                               \
-                        NAME##_block(from, depth, filters, added, w->to + at, out, 4);                                \
-                    else                                                                                              \
-                        NAME##_block(from, depth, filters, added, w->to + at, out, 1);                                \
-                }                                                                                                     \
+        while (take_piece(w, &p)) NAME##_piece(w, p);                                                                 \
+    }                                                                                                                 \
+    __attribute__((target(TARGET))) static void NAME##_in_tiles(void *what) {                                         \
+        convolution *w = what;                                                                                        \
+        char *memory = w->memory + __atomic_fetch_add(&w->threads, 1, __ATOMIC_RELAXED) * w->nbytes;                  \
+        tiles source = w->source, target = w->target;                                                                 \
+        products some = w->products;                                                                                  \
+        ptrdiff_t h, n, end;                                                                                          \
+        source.to = memory;                                                                                           \
+        some.from = (const uint32_t *)memory;                                                                         \
+        some.to = (float *)memory + some.count * source.at_once * some.depth;                                         \
+        while (take(&w->source, &h, &n, &end)) {                                                                      \
+            some.positions = end - n;                                                                                 \
+            source.product = (end - n) * source.channels;                                                             \
+            target.product = (end - n) * target.channels;                                                             \
+            spectra_between(&source, h, n, end, 0);                                                                   \
+            for (ptrdiff_t p = 0; p < some.count; p++)                                                                \
+                NAME##_piece(&some, (piece){.n = p, .last_row = end - n, .last_column = some.out});                   \
+            pictures_between(&target, h, n, end, some.to);                                                            \
+        }                                                                                                             \
     }
 
 MULTIPLIER(multiplied, "avx2,fma", lanes, lanes, FLOAT, AND_FLOATS, 6)
@@ -364,8 +405,11 @@ static int has_wide(void) { return __builtin_cpu_supports("avx512f"); }
 static int has_pairs(void) { return has_wide() && __builtin_cpu_supports("avx512bf16"); }
 #else
 static void multiplied(void *what) { (void)what; }
+#define multiplied_in_tiles multiplied
 #define multiplied_wide multiplied
+#define multiplied_wide_in_tiles multiplied
 #define multiplied_pairs multiplied
+#define multiplied_pairs_in_tiles multiplied
 static int has_floats(void) { return 0; }
 static int has_wide(void) { return 0; }
 static int has_pairs(void) { return 0; }
@@ -380,6 +424,25 @@ void multiply(const void *from, const void *filters, const float *added, float *
     products w = {.from = from, .filters = filters, .added = added, .to = to, .count = count, .positions = positions,
                   .depth = is_bfloat16 ? in_channels / 2 : in_channels, .out = out_channels};
     in_all_threads(is_bfloat16 ? multiplied_pairs : has_wide() ? multiplied_wide : multiplied, &w, run, threads);
+}
+
+/* MEMORY has NBYTES for every thread: the transforms of AT_ONCE tiles, and their products. */
+void convolve(const float *window, const void *filters, const float *bias, float *picture, void *memory,
+              ptrdiff_t nbytes, ptrdiff_t window_row, ptrdiff_t picture_row, ptrdiff_t high, ptrdiff_t wide,
+              ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t in_channels, ptrdiff_t out_channels, ptrdiff_t count,
+              ptrdiff_t at_once, int tall, int broad, int is_bfloat16, parallel run, unsigned threads) {
+    convolution w = {
+        .source = {.from = window, .row = window_row, .high = high, .wide = wide, .channels = in_channels,
+                   .at_once = at_once, .tall = tall, .broad = broad, .is_bfloat16 = is_bfloat16},
+        .target = {.bias = bias, .to = picture, .row = picture_row, .high = high, .wide = wide, .rows = rows,
+                   .columns = columns, .channels = out_channels, .tall = tall, .broad = broad},
+        .products = {.filters = filters, .count = count, .depth = is_bfloat16 ? in_channels / 2 : in_channels,
+                     .out = out_channels},
+        .memory = memory, .nbytes = nbytes};
+    in_all_threads(is_bfloat16  ? multiplied_pairs_in_tiles
+                   : has_wide() ? multiplied_wide_in_tiles
+                                : multiplied_in_tiles,
+                   &w, run, threads);
 }
 
 /* --- normalised and activated --------------------------------------------------------------------------------- */

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from .processors import shared_cache_bytes
+
 _log = logging.getLogger(__name__)
 
 #: Beside this file; hatch_build.py makes the one from the other.
@@ -23,6 +25,12 @@ _SOURCE = Path(__file__).with_name("compiled.c")
 
 #: Channels that the loops take at a time, and output channels of a panel of filters; as in compiled.c.
 _LANES, _PANEL = 8, 32
+
+#: Tiles that a thread takes through a whole convolution at a time.  Measured, see benchmarks/LOG.md.
+_TILES = 12
+
+#: Of the cache that cores share, what they read again and again may take this part, to be still there.
+_KEPT_PART = 0.3
 
 
 class Compiled:
@@ -42,8 +50,9 @@ class Compiled:
         library.to_picture.argtypes = 3 * pointer + 6 * size + 2 * number + threads
         library.to_window.argtypes = 4 * pointer + 5 * size + number + threads
         library.multiply.argtypes = 4 * pointer + 4 * size + number + threads
-        for function in (library.to_spectrum, library.to_picture, library.to_window, library.multiply):
-            function.restype = None
+        library.convolve.argtypes = 5 * pointer + 11 * size + 3 * number + threads
+        for name in ("to_spectrum", "to_picture", "to_window", "multiply", "convolve"):
+            getattr(library, name).restype = None
 
     def to_spectrum(
         self, window: torch.Tensor, spectrum: torch.Tensor, high: int, wide: int, tile: tuple[int, int]
@@ -113,6 +122,52 @@ class Compiled:
             products.data_ptr(), *spectrum.shape, products.shape[2], spectrum.dtype == torch.bfloat16,
             self._parallel, torch.get_num_threads(),
         )  # fmt: skip
+
+    def convolve(
+        self,
+        window: torch.Tensor,
+        filters: torch.Tensor,
+        bias: torch.Tensor | None,
+        picture: torch.Tensor,
+        memory: torch.Tensor,
+        high: int,
+        wide: int,
+        tile: tuple[int, int],
+    ) -> bool:
+        """:meth:`to_spectrum`, :meth:`multiply` and :meth:`to_picture` for a few tiles at a time.
+
+        Those stay in a core's own cache.  The filters are read again for every few, so they must stay in a cache,
+        too: in the one that cores share.
+
+        Args:
+            window: As for :meth:`to_spectrum`.
+            filters: From :meth:`pack`.
+            bias: As for :meth:`to_picture`.
+            picture: Is written.
+            memory: float32; is written.
+            high: Tiles from the top to the bottom.
+            wide: Tiles from left to right.
+            tile: As for :meth:`to_spectrum`.
+
+        Returns:
+            Whether it was done.  Filters or threads that are too many for caches and memory are left to the three.
+        """
+        threads = torch.get_num_threads()
+        into, out = window.shape[1], picture.shape[1]
+        numbers = _TILES * len(filters) * (into + out)
+        if (
+            filters.ndim == 3
+            or filters.nbytes > _KEPT_PART * shared_cache_bytes()
+            or threads * numbers > memory.numel()
+        ):
+            return False
+        self._library.convolve(
+            window.data_ptr(), filters.data_ptr(), None if bias is None else bias.data_ptr(), picture.data_ptr(),
+            memory.data_ptr(), numbers * memory.itemsize, window.stride(2), picture.stride(2), high, wide,
+            *picture.shape[2:], into, out, len(filters), _TILES, *tile, filters.dtype == torch.bfloat16,
+            self._parallel, threads,
+        )  # fmt: skip
+        return True
 
     def to_picture(
         self,

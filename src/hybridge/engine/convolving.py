@@ -206,7 +206,8 @@ class _TransformedRoom(Room):
         self._conv, self._width = conv, width
         high, self._wide = conv.way.tiles(conv.op, rows, width)
         halves = conv.way.halves(conv.op, high, self._wide)
-        self._first, self._second = (scratch.take(count) for count in halves)
+        self._memory = scratch.take(sum(halves))
+        self._first, self._second = torch.split(self._memory, halves)
         self._views: dict[int, _TileViews] = {}
 
     def convolve(self, rows: int, out: torch.Tensor | None) -> torch.Tensor:
@@ -237,14 +238,16 @@ class _TransformedRoom(Room):
     ) -> torch.Tensor:
         conv, wide = self._conv, self._wide
         weights = conv.op.weights
+        tile = conv.along_rows.step, conv.along_columns.step
+        place = out if out is not None and out.stride(1) == 1 else None  # a whole program's output is not
+        made = self._result(place, weights.out_channels, rows, conv.op.output_size(rows, self._width)[1])
+        if compiled.convolve(self.window, conv.weight, conv.bias, made, self._memory, high, wide, tile):
+            return made
         shape = (len(conv.weight), high * wide)
         operands = _view(self._second.view(conv.dtype), *shape, weights.in_channels)
         products = _view(self._first, *shape, weights.out_channels)
-        tile = conv.along_rows.step, conv.along_columns.step
         compiled.to_spectrum(self.window, operands, high, wide, tile)
         compiled.multiply(operands, conv.weight, products)
-        place = out if out is not None and out.stride(1) == 1 else None  # a whole program's output is not
-        made = self._result(place, weights.out_channels, rows, conv.op.output_size(rows, self._width)[1])
         compiled.to_picture(products, conv.bias, made, high, wide, tile)
         return made
 

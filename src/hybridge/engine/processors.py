@@ -1,4 +1,4 @@
-"""How many processors this process may use.
+"""What the machine has of processors: how many this process may use, and the cache that they share.
 
 torch takes a thread for each processor that it may run on.  A container or a service can be granted less time than
 that (``docker run --cpus 2``, ``CPUQuota=200%``), which torch does not look at: then threads that wait for each
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -24,6 +25,16 @@ def fit_threads(root: Path = _ROOT) -> None:
     granted = granted_processors(root)
     if granted is not None and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), max(1, math.ceil(granted))))
+
+
+@cache
+def shared_cache_bytes(root: Path = _ROOT) -> int:
+    """Of the cache that the first processor shares with others, by Linux's word; 0 where nobody says so."""
+    try:
+        size = (root / "sys/devices/system/cpu/cpu0/cache/index3/size").read_text(encoding="ascii").strip()
+    except OSError:
+        return 0
+    return int(size.removesuffix("K")) * 1024
 
 
 def granted_processors(root: Path = _ROOT) -> float | None:
