@@ -23,9 +23,11 @@ class LoopsHook(BuildHookInterface):
         """Adds the library to what is installed, and the platform to the wheel's name."""
         if self.target_name != "wheel" or sys.platform != "linux":
             return
-        source, made = (Path(self.root, _ENGINE, name) for name in ("compiled.c", "_compiled.so"))
+        source, header, made = (
+            Path(self.root, _ENGINE, name) for name in ("compiled.c", "multiplier.h", "_compiled.so")
+        )
         compiler = shlex.split(os.environ.get("CC", "cc"))
-        made_from = f"-DMADE_FROM={zlib.crc32(source.read_bytes())}u"
+        made_from = f"-DMADE_FROM={zlib.crc32(source.read_bytes() + header.read_bytes())}u"
         command = [*compiler, "-std=gnu11", "-O3", "-fPIC", "-shared", made_from, "-o", str(made), str(source)]
         made.unlink(missing_ok=True)
         try:

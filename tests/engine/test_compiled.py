@@ -226,8 +226,8 @@ def test_without_a_library_torch_does_it_and_the_log_says_so(uncached, tmp_path,
 @needs_them
 def test_loops_made_from_another_source_are_not_run(uncached, tmp_path, monkeypatch, caplog) -> None:
     changed = tmp_path / "compiled.c"
-    changed.write_bytes(compiled._SOURCE.read_bytes() + b"\n")
-    monkeypatch.setattr(compiled, "_SOURCE", changed)
+    changed.write_bytes(compiled._SOURCES[0].read_bytes() + b"\n")
+    monkeypatch.setattr(compiled, "_SOURCES", [changed, *compiled._SOURCES[1:]])
     with caplog.at_level("INFO"):
         assert compiled.compiled_for(torch.empty(0), 64, 64) is None
     assert "made from another source: install hybridge again" in caplog.text

@@ -17,7 +17,7 @@ typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
-/* The checksum of this file, which whoever compiles it gives: compiled.py takes no loops of another one. */
+/* The checksum of both files, which whoever compiles them gives: compiled.py takes no loops of others. */
 #ifndef MADE_FROM
 #define MADE_FROM 0u
 #endif
@@ -283,7 +283,7 @@ typedef struct {
     ptrdiff_t next; /* piece that no thread has taken */
 } products;
 
-/* A convolution whose tiles are transformed, multiplied and transformed back a few at a time, in a thread's own memory. */
+/* A convolution of a few tiles at a time, in a thread's own memory. */
 typedef struct {
     tiles source, target;
     products products;
@@ -292,8 +292,7 @@ typedef struct {
     ptrdiff_t threads; /* that have theirs */
 } convolution;
 
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 10
-#define MULTIPLIES
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 11
 #include <immintrin.h>
 
 typedef float lanes16 __attribute__((vector_size(64), aligned(4), may_alias));
@@ -318,98 +317,47 @@ INLINE int take_piece(products *w, piece *p) {
     return p->n < w->count;
 }
 
-#define FLOAT(at) *(const float *)(at)
-#define AND_FLOATS(sums, x, y) (sums) + (x) * (y)
-#define PAIR(at) *(at)
-#define AND_PAIRS(sums, x, y) (lanes16) _mm512_dpbf16_ps((__m512)(sums), (__m512bh)(x), (__m512bh)(y))
+/* For CPUs with AVX2. */
+#define NAME(what) what##_8
+#define TARGET "avx2,fma"
+#define SUMS lanes
+#define FACTORS lanes
+#define READ(at) *(const float *)(at)
+#define AND(sums, x, y) (sums) + (x) * (y)
+#define MOST 6
+#include "multiplier.h"
 
-/* A function NAME for processors that have TARGET: blocks of MOST positions, then of four, then of one.  READ gives
-   what is broadcast to FACTORS, and AND adds the products of two of these to SUMS. */
-#define MULTIPLIER(NAME, TARGET, SUMS, FACTORS, READ, AND, MOST)                                                      \
-    __attribute__((target(TARGET), always_inline)) static inline void NAME##_block(                                   \
-        const uint32_t *from, ptrdiff_t depth, const uint32_t *panel, const float *added, float *to, ptrdiff_t out,   \
-        const int count) {                                                                                            \
-        enum { WIDTH = sizeof(SUMS) / sizeof(float) };                                                                \
-SUMS sums[MOST][2];                                                                                           \
-        UNROLLED for (int i = 0; i < count; i++) for (int j = 0; j < 2; j++)                                          \
-            __builtin_prefetch(to + i * out + j * WIDTH, 1);                                                          \
-        for (ptrdiff_t k = 0; k < depth; added = to) {                                                                \
-            UNROLLED for (int i = 0; i < count; i++) sums[i][0] = sums[i][1] = (SUMS){0};                             \
-            for (const ptrdiff_t end = least(k + ADDED_AT_ONCE, depth); k < end; k++) {                               \
-                if (depth <= SHORT && k % LINE == 0) UNROLLED for (int i = 0; i < count; i++)                         \
-                    __builtin_prefetch(from + (i + count) * depth + k);                                               \
-                const FACTORS *y = (const FACTORS *)(panel + k * PANEL);                                              \
-                const FACTORS first = y[0], second = y[1];                                                            \
-                UNROLLED for (int i = 0; i < count; i++) {                                                            \
-                    const FACTORS x = READ(from + i * depth + k) + (FACTORS){0};                                      \
-                    sums[i][0] = AND(sums[i][0], x, first);                                                           \
-                    sums[i][1] = AND(sums[i][1], x, second);                                                          \
-                }                                                                                                     \
-            }                                                                                                         \
-            UNROLLED for (int i = 0; i < count; i++) for (int j = 0; j < 2; j++) {                                    \
-                const ptrdiff_t at = i * out + j * WIDTH;                                                             \
-                *(SUMS *)(to + at) = (added ? *(const SUMS *)(added + at) : (SUMS){0}) + sums[i][j];                  \
-            }                                                                                                         \
-        }                                                                                                             \
-    }                                                                                                                 \
-    /* Positions and output channels of a piece. */                                                                   \
-    __attribute__((target(TARGET), always_inline)) static inline void NAME##_piece(const products *w, piece p) {      \
-        const ptrdiff_t depth = w->depth, out = w->out;                                                               \
-        for (ptrdiff_t column = p.column; column < p.last_column; column += 2 * sizeof(SUMS) / sizeof(float))         \
-            for (ptrdiff_t row = p.row, step; row < p.last_row; row += step) {                                        \
-                const ptrdiff_t position = p.n * w->positions + row, at = position * out + column;                    \
-                const ptrdiff_t panel = p.n * out + column / PANEL * PANEL;                                           \
-                const uint32_t *from = w->from + position * depth;                                                    \
-                const uint32_t *filters = w->filters + panel * depth + column % PANEL;                                \
-                const float *added = w->added ? w->added + at : 0;                                                    \
-                step = p.last_row - row >= MOST ? MOST : p.last_row - row >= 4 ? 4 : 1;                               \
-                if (step == MOST)                                                                                     \
-                    NAME##_block(from, depth, filters, added, w->to + at, out, MOST);                                 \
-                else if (step == 4)                                                                                   \
-                    NAME##_block(from, depth, filters, added, w->to + at, out, 4);                                    \
-                else                                                                                                  \
-                    NAME##_block(from, depth, filters, added, w->to + at, out, 1);                                    \
-            }                                                                                                         \
-    }                                                                                                                 \
-    __attribute__((target(TARGET))) static void NAME(void *what) {                                                    \
-        products *w = what;                                                                                           \
-        piece p;                                                                                                      \
-        while (take_piece(w, &p)) NAME##_piece(w, p);                                                                 \
-    }                                                                                                                 \
-    __attribute__((target(TARGET))) static void NAME##_in_tiles(void *what) {                                         \
-        convolution *w = what;                                                                                        \
-        char *memory = w->memory + __atomic_fetch_add(&w->threads, 1, __ATOMIC_RELAXED) * w->nbytes;                  \
-        tiles source = w->source, target = w->target;                                                                 \
-        products some = w->products;                                                                                  \
-        ptrdiff_t h, n, end;                                                                                          \
-        source.to = memory;                                                                                           \
-        some.from = (const uint32_t *)memory;                                                                         \
-        some.to = (float *)memory + some.count * source.at_once * some.depth;                                         \
-        while (take(&w->source, &h, &n, &end)) {                                                                      \
-            some.positions = end - n;                                                                                 \
-            source.product = (end - n) * source.channels;                                                             \
-            target.product = (end - n) * target.channels;                                                             \
-            spectra_between(&source, h, n, end, 0);                                                                   \
-            for (ptrdiff_t p = 0; p < some.count; p++)                                                                \
-                NAME##_piece(&some, (piece){.n = p, .last_row = end - n, .last_column = some.out});                   \
-            pictures_between(&target, h, n, end, some.to);                                                            \
-        }                                                                                                             \
-    }
+/* For those with AVX-512. */
+#define NAME(what) what##_16
+#define TARGET "avx512f"
+#define SUMS lanes16
+#define FACTORS lanes16
+#define READ(at) *(const float *)(at)
+#define AND(sums, x, y) (sums) + (x) * (y)
+#define MOST 12
+#include "multiplier.h"
 
-MULTIPLIER(multiplied, "avx2,fma", lanes, lanes, FLOAT, AND_FLOATS, 6)
-MULTIPLIER(multiplied_wide, "avx512f", lanes16, lanes16, FLOAT, AND_FLOATS, 12)
-MULTIPLIER(multiplied_pairs, "avx512f,avx512bf16", lanes16, words16, PAIR, AND_PAIRS, 12)
+/* For those that multiply pairs of bfloat16. */
+#define NAME(what) what##_pairs
+#define TARGET "avx512f,avx512bf16"
+#define SUMS lanes16
+#define FACTORS words16
+#define READ(at) *(at)
+#define AND(sums, x, y) (lanes16) _mm512_dpbf16_ps((__m512)(sums), (__m512bh)(x), (__m512bh)(y))
+#define MOST 12
+#include "multiplier.h"
 
 static int has_floats(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 static int has_wide(void) { return __builtin_cpu_supports("avx512f"); }
 static int has_pairs(void) { return has_wide() && __builtin_cpu_supports("avx512bf16"); }
 #else
-static void multiplied(void *what) { (void)what; }
-#define multiplied_in_tiles multiplied
-#define multiplied_wide multiplied
-#define multiplied_wide_in_tiles multiplied
-#define multiplied_pairs multiplied
-#define multiplied_pairs_in_tiles multiplied
+static void nothing(void *what) { (void)what; }
+#define products_8 nothing
+#define products_16 nothing
+#define products_pairs nothing
+#define tiles_8 nothing
+#define tiles_16 nothing
+#define tiles_pairs nothing
 static int has_floats(void) { return 0; }
 static int has_wide(void) { return 0; }
 static int has_pairs(void) { return 0; }
@@ -423,7 +371,7 @@ void multiply(const void *from, const void *filters, const float *added, float *
               unsigned threads) {
     products w = {.from = from, .filters = filters, .added = added, .to = to, .count = count, .positions = positions,
                   .depth = is_bfloat16 ? in_channels / 2 : in_channels, .out = out_channels};
-    in_all_threads(is_bfloat16 ? multiplied_pairs : has_wide() ? multiplied_wide : multiplied, &w, run, threads);
+    in_all_threads(is_bfloat16 ? products_pairs : has_wide() ? products_16 : products_8, &w, run, threads);
 }
 
 /* MEMORY has NBYTES for every thread: the transforms of AT_ONCE tiles, and their products. */
@@ -439,10 +387,7 @@ void convolve(const float *window, const void *filters, const float *bias, float
         .products = {.filters = filters, .count = count, .depth = is_bfloat16 ? in_channels / 2 : in_channels,
                      .out = out_channels},
         .memory = memory, .nbytes = nbytes};
-    in_all_threads(is_bfloat16  ? multiplied_pairs_in_tiles
-                   : has_wide() ? multiplied_wide_in_tiles
-                                : multiplied_in_tiles,
-                   &w, run, threads);
+    in_all_threads(is_bfloat16 ? tiles_pairs : has_wide() ? tiles_16 : tiles_8, &w, run, threads);
 }
 
 /* --- normalised and activated --------------------------------------------------------------------------------- */

@@ -1,8 +1,8 @@
 """Loops for which torch has no operator of its own, compiled when hybridge was installed.
 
-``compiled.c`` has them: a convolution's tiles are transformed, multiplied and transformed back, and a strip is
-normalised and activated, in one pass each.  Without a C compiler there is no library, and torch's operators do the
-same in several.
+``compiled.c`` and ``multiplier.h`` have them: a convolution's tiles are transformed, multiplied and transformed
+back, and a strip is normalised and activated, in one pass each.  Without a C compiler there is no library, and
+torch's operators do the same in several.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 #: Beside this file; hatch_build.py makes the one from the other.
 _LIBRARY = Path(__file__).with_name("_compiled.so")
-_SOURCE = Path(__file__).with_name("compiled.c")
+_SOURCES = [Path(__file__).with_name(name) for name in ("compiled.c", "multiplier.h")]
 
 #: Channels that the loops take at a time, and output channels of a panel of filters; as in compiled.c.
 _LANES, _PANEL = 8, 32
@@ -155,11 +155,8 @@ class Compiled:
         threads = torch.get_num_threads()
         into, out = window.shape[1], picture.shape[1]
         numbers = _TILES * len(filters) * (into + out)
-        if (
-            filters.ndim == 3
-            or filters.nbytes > _KEPT_PART * shared_cache_bytes()
-            or threads * numbers > memory.numel()
-        ):
+        are_few = filters.nbytes <= _KEPT_PART * shared_cache_bytes()
+        if filters.ndim == 3 or not are_few or threads * numbers > memory.numel():
             return False
         self._library.convolve(
             window.data_ptr(), filters.data_ptr(), None if bias is None else bias.data_ptr(), picture.data_ptr(),
@@ -221,7 +218,8 @@ def _load() -> Compiled | None:
     try:
         library = ctypes.CDLL(str(_LIBRARY))
         # Else they might read other arguments than they are given.
-        if ctypes.c_uint32.in_dll(library, "made_from").value != zlib.crc32(_SOURCE.read_bytes()):
+        sources = b"".join(source.read_bytes() for source in _SOURCES)
+        if ctypes.c_uint32.in_dll(library, "made_from").value != zlib.crc32(sources):
             raise OSError("they were made from another source: install hybridge again")
         # Looked up among torch's own libraries, so it is the OpenMP that they run on.
         return Compiled(library, ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, ctypes.c_void_p))

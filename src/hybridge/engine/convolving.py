@@ -207,7 +207,7 @@ class _TransformedRoom(Room):
         high, self._wide = conv.way.tiles(conv.op, rows, width)
         halves = conv.way.halves(conv.op, high, self._wide)
         self._memory = scratch.take(sum(halves))
-        self._first, self._second = torch.split(self._memory, halves)
+        self._first, self._second = self._memory[: halves[0]], self._memory[halves[0] :]
         self._views: dict[int, _TileViews] = {}
 
     def convolve(self, rows: int, out: torch.Tensor | None) -> torch.Tensor:

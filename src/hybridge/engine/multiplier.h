@@ -1,0 +1,91 @@
+/* Products on one kind of processor: compiled.c includes this once for each, and defines before
+
+   NAME(what)    what is made here
+   TARGET        the processor's instructions
+   SUMS          a vector of sums, floats
+   FACTORS       a vector of what is multiplied, as long
+   READ(at)      what is broadcast to FACTORS, from four bytes
+   AND(s, x, y)  the sums s and the products of x and y
+   MOST          positions of a block, whose sums, two vectors each, fit into the registers. */
+
+/* The products of COUNT positions, a constant, with two vectors of output channels. */
+__attribute__((target(TARGET), always_inline)) static inline void NAME(block)(
+    const uint32_t *from, ptrdiff_t depth, const uint32_t *panel, const float *added, float *to, ptrdiff_t out,
+    const int count) {
+    enum { WIDTH = sizeof(SUMS) / sizeof(float) };
+    SUMS sums[MOST][2];
+    UNROLLED for (int i = 0; i < count; i++) for (int j = 0; j < 2; j++)
+        __builtin_prefetch(to + i * out + j * WIDTH, 1);
+    for (ptrdiff_t k = 0; k < depth; added = to) {
+        UNROLLED for (int i = 0; i < count; i++) sums[i][0] = sums[i][1] = (SUMS){0};
+        for (const ptrdiff_t end = least(k + ADDED_AT_ONCE, depth); k < end; k++) {
+            if (depth <= SHORT && k % LINE == 0) UNROLLED for (int i = 0; i < count; i++)
+                __builtin_prefetch(from + (i + count) * depth + k);
+            const FACTORS *y = (const FACTORS *)(panel + k * PANEL);
+            const FACTORS first = y[0], second = y[1];
+            UNROLLED for (int i = 0; i < count; i++) {
+                const FACTORS x = READ(from + i * depth + k) + (FACTORS){0};
+                sums[i][0] = AND(sums[i][0], x, first);
+                sums[i][1] = AND(sums[i][1], x, second);
+            }
+        }
+        UNROLLED for (int i = 0; i < count; i++) for (int j = 0; j < 2; j++) {
+            const ptrdiff_t at = i * out + j * WIDTH;
+            *(SUMS *)(to + at) = (added ? *(const SUMS *)(added + at) : (SUMS){0}) + sums[i][j];
+        }
+    }
+}
+
+/* A piece in blocks: of MOST positions, then of four, then of one. */
+__attribute__((target(TARGET), always_inline)) static inline void NAME(blocks)(const products *w, piece p) {
+    const ptrdiff_t depth = w->depth, out = w->out;
+    for (ptrdiff_t column = p.column; column < p.last_column; column += 2 * sizeof(SUMS) / sizeof(float))
+        for (ptrdiff_t row = p.row, step; row < p.last_row; row += step) {
+            const ptrdiff_t position = p.n * w->positions + row, at = position * out + column;
+            const ptrdiff_t panel = p.n * out + column / PANEL * PANEL;
+            const uint32_t *from = w->from + position * depth;
+            const uint32_t *filters = w->filters + panel * depth + column % PANEL;
+            const float *added = w->added ? w->added + at : 0;
+            step = p.last_row - row >= MOST ? MOST : p.last_row - row >= 4 ? 4 : 1;
+            if (step == MOST)
+                NAME(block)(from, depth, filters, added, w->to + at, out, MOST);
+            else if (step == 4)
+                NAME(block)(from, depth, filters, added, w->to + at, out, 4);
+            else
+                NAME(block)(from, depth, filters, added, w->to + at, out, 1);
+        }
+}
+
+__attribute__((target(TARGET))) static void NAME(products)(void *what) {
+    products *w = what;
+    piece p;
+    while (take_piece(w, &p)) NAME(blocks)(w, p);
+}
+
+__attribute__((target(TARGET))) static void NAME(tiles)(void *what) {
+    convolution *w = what;
+    char *memory = w->memory + __atomic_fetch_add(&w->threads, 1, __ATOMIC_RELAXED) * w->nbytes;
+    tiles source = w->source, target = w->target;
+    products some = w->products;
+    ptrdiff_t h, n, end;
+    source.to = memory;
+    some.from = (const uint32_t *)memory;
+    some.to = (float *)memory + some.count * source.at_once * some.depth;
+    while (take(&w->source, &h, &n, &end)) {
+        some.positions = end - n;
+        source.product = (end - n) * source.channels;
+        target.product = (end - n) * target.channels;
+        spectra_between(&source, h, n, end, 0);
+        for (ptrdiff_t p = 0; p < some.count; p++)
+            NAME(blocks)(&some, (piece){.n = p, .last_row = end - n, .last_column = some.out});
+        pictures_between(&target, h, n, end, some.to);
+    }
+}
+
+#undef NAME
+#undef TARGET
+#undef SUMS
+#undef FACTORS
+#undef READ
+#undef AND
+#undef MOST
