@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import sys
 from collections.abc import Iterator
@@ -78,9 +79,9 @@ def test_they_are_the_same(way, width, rows, has_bias, threads, monkeypatch) -> 
         torch.set_num_threads(before)
 
 
-needs_avx2 = pytest.mark.skipif(
-    not _HAS_COMPILER or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"),
-    reason="only processors with AVX2 are multiplied for",
+needs_avx512 = pytest.mark.skipif(
+    not _HAS_COMPILER or torch.backends.cpu.get_cpu_capability() != "AVX512",
+    reason="only processors with AVX-512 are multiplied for",
 )
 needs_bfloat16 = pytest.mark.skipif(
     not multiplies_bfloat16(), reason="this processor has no products of bfloat16 (AVX512_BF16)"
@@ -92,7 +93,7 @@ needs_bfloat16 = pytest.mark.skipif(
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("count", [1, 9])
 @pytest.mark.parametrize("positions", [1, 3, 4, 13, 31, 200, 401])
-@pytest.mark.parametrize(("into", "out"), [(32, 32), (288, 160), (64, 320), (24, 16)])
+@pytest.mark.parametrize(("into", "out"), [(32, 32), (288, 160), (64, 320), (24, 16)])  # the last is BLAS's
 def test_products_are_bmms(dtype, threads, count, positions, into, out) -> None:
     if dtype == torch.bfloat16 and into % 32:
         pytest.skip("which ops with such channels are not multiplied in")
@@ -115,8 +116,16 @@ def test_products_are_bmms(dtype, threads, count, positions, into, out) -> None:
     assert torch.equal(added, products)
 
 
-@needs_avx2
-def test_they_multiply_without_torch() -> None:
+@needs_them
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="torch multiplies with MKL on x86-64 alone")
+def test_they_multiply_with_torchs_own_blas() -> None:
+    loops = compiled._load()
+    assert loops is not None
+    assert loops._sgemm is not None
+
+
+@needs_avx512
+def test_they_multiply_without_it() -> None:
     loops = compiled._load()
     assert loops is not None
     assert loops.multiplies(torch.float32, 64, 128)

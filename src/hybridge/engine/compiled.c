@@ -317,17 +317,7 @@ INLINE int take_piece(products *w, piece *p) {
     return p->n < w->count;
 }
 
-/* For CPUs with AVX2. */
-#define NAME(what) what##_8
-#define TARGET "avx2,fma"
-#define SUMS lanes
-#define FACTORS lanes
-#define READ(at) *(const float *)(at)
-#define AND(sums, x, y) (sums) + (x) * (y)
-#define MOST 6
-#include "multiplier.h"
-
-/* For those with AVX-512. */
+/* For processors with AVX-512. */
 #define NAME(what) what##_16
 #define TARGET "avx512f"
 #define SUMS lanes16
@@ -347,19 +337,15 @@ INLINE int take_piece(products *w, piece *p) {
 #define MOST 12
 #include "multiplier.h"
 
-static int has_floats(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-static int has_wide(void) { return __builtin_cpu_supports("avx512f"); }
-static int has_pairs(void) { return has_wide() && __builtin_cpu_supports("avx512bf16"); }
+static int has_floats(void) { return __builtin_cpu_supports("avx512f"); }
+static int has_pairs(void) { return has_floats() && __builtin_cpu_supports("avx512bf16"); }
 #else
 static void nothing(void *what) { (void)what; }
-#define products_8 nothing
 #define products_16 nothing
 #define products_pairs nothing
-#define tiles_8 nothing
 #define tiles_16 nothing
 #define tiles_pairs nothing
 static int has_floats(void) { return 0; }
-static int has_wide(void) { return 0; }
 static int has_pairs(void) { return 0; }
 #endif
 
@@ -371,7 +357,7 @@ void multiply(const void *from, const void *filters, const float *added, float *
               unsigned threads) {
     products w = {.from = from, .filters = filters, .added = added, .to = to, .count = count, .positions = positions,
                   .depth = is_bfloat16 ? in_channels / 2 : in_channels, .out = out_channels};
-    in_all_threads(is_bfloat16 ? products_pairs : has_wide() ? products_16 : products_8, &w, run, threads);
+    in_all_threads(is_bfloat16 ? products_pairs : products_16, &w, run, threads);
 }
 
 /* MEMORY has NBYTES for every thread: the transforms of AT_ONCE tiles, and their products. */
@@ -387,7 +373,41 @@ void convolve(const float *window, const void *filters, const float *bias, float
         .products = {.filters = filters, .count = count, .depth = is_bfloat16 ? in_channels / 2 : in_channels,
                      .out = out_channels},
         .memory = memory, .nbytes = nbytes};
-    in_all_threads(is_bfloat16 ? tiles_pairs : has_wide() ? tiles_16 : tiles_8, &w, run, threads);
+    in_all_threads(is_bfloat16 ? tiles_pairs : tiles_16, &w, run, threads);
+}
+
+/* --- products on other processors ---------------------------------------------------------------------------------- */
+
+/* BLAS's, by columns: rows of ours are columns of its.  Within a parallel region it is one thread's. */
+typedef void (*gemm)(const char *, const char *, const int *, const int *, const int *, const float *, const float *,
+                     const int *, const float *, const int *, const float *, float *, const int *);
+
+typedef struct {
+    const float *spectrum, *filters;
+    float *to;
+    ptrdiff_t count;
+    int positions, into, out;
+    gemm sgemm;
+    ptrdiff_t next; /* product that no thread has taken */
+} blas;
+
+static void with_blas(void *what) {
+    blas *w = what;
+    const float one = 1, zero = 0;
+    ptrdiff_t n;
+    while ((n = __atomic_fetch_add(&w->next, 1, __ATOMIC_RELAXED)) < w->count) {
+        const float *spectrum = w->spectrum + n * w->positions * w->into, *filters = w->filters + n * w->into * w->out;
+        float *to = w->to + n * w->positions * w->out;
+        w->sgemm("N", "N", &w->out, &w->positions, &w->into, &one, filters, &w->out, spectrum, &w->into, &zero, to,
+                 &w->out);
+    }
+}
+
+void multiply_with_blas(const float *spectrum, const float *filters, float *to, ptrdiff_t count, int positions,
+                        int in_channels, int out_channels, gemm sgemm, parallel run, unsigned threads) {
+    blas w = {.spectrum = spectrum, .filters = filters, .to = to, .count = count, .positions = positions,
+                  .into = in_channels, .out = out_channels, .sgemm = sgemm};
+    in_all_threads(with_blas, &w, run, threads);
 }
 
 /* --- normalised and activated --------------------------------------------------------------------------------- */

@@ -40,18 +40,22 @@ class Compiled:
         library: compiled.c, compiled.
         parallel: ``GOMP_parallel`` of the OpenMP that torch runs on.  With another one there would be two teams of
             threads on the same processors, and each would wait for the other.
+        sgemm: BLAS's, of the library that torch multiplies with; None where it shows none.
     """
 
-    def __init__(self, library: ctypes.CDLL, parallel: ctypes.c_void_p) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, parallel: ctypes.c_void_p, sgemm: ctypes.c_void_p | None = None
+    ) -> None:
         pointer, size, number = (ctypes.c_void_p,), (ctypes.c_ssize_t,), (ctypes.c_int,)
         threads = (ctypes.c_void_p, ctypes.c_uint)
-        self._library, self._parallel = library, parallel
+        self._library, self._parallel, self._sgemm = library, parallel, sgemm
         library.to_spectrum.argtypes = 2 * pointer + 4 * size + 3 * number + threads
         library.to_picture.argtypes = 3 * pointer + 6 * size + 2 * number + threads
         library.to_window.argtypes = 4 * pointer + 5 * size + number + threads
         library.multiply.argtypes = 4 * pointer + 4 * size + number + threads
         library.convolve.argtypes = 5 * pointer + 11 * size + 3 * number + threads
-        for name in ("to_spectrum", "to_picture", "to_window", "multiply", "convolve"):
+        library.multiply_with_blas.argtypes = 3 * pointer + size + 3 * number + pointer + threads
+        for name in ("to_spectrum", "to_picture", "to_window", "multiply", "multiply_with_blas", "convolve"):
             getattr(library, name).restype = None
 
     def to_spectrum(
@@ -103,7 +107,9 @@ class Compiled:
     ) -> None:
         """``products = spectrum · filters + added``: (n, positions, C) · (n, C, O) → (n, positions, O).
 
-        All are contiguous.  Each thread takes some positions and channels, and whoever is done takes the next.
+        All are contiguous.  Each thread takes some positions and channels, or a product where BLAS makes it, and
+        whoever is done takes the next.  torch's ``bmm`` deals products out beforehand, and waits for the thread that
+        somebody else's work held up.
 
         Args:
             spectrum: float32 or bfloat16.
@@ -111,16 +117,22 @@ class Compiled:
             products: float32; is written.
             added: (n, positions, O), float32; may be ``products``.
         """
+        threads = torch.get_num_threads()
         if filters.ndim == 3:
-            if added is None:
+            if added is not None:
+                torch.baddbmm(added, spectrum, filters, out=products)
+            elif self._sgemm is None:
                 torch.bmm(spectrum, filters, out=products)
             else:
-                torch.baddbmm(added, spectrum, filters, out=products)
+                self._library.multiply_with_blas(
+                    spectrum.data_ptr(), filters.data_ptr(), products.data_ptr(), *spectrum.shape, filters.shape[2],
+                    self._sgemm, self._parallel, threads,
+                )  # fmt: skip
             return
         self._library.multiply(
             spectrum.data_ptr(), filters.data_ptr(), None if added is None else added.data_ptr(),
             products.data_ptr(), *spectrum.shape, products.shape[2], spectrum.dtype == torch.bfloat16,
-            self._parallel, torch.get_num_threads(),
+            self._parallel, threads,
         )  # fmt: skip
 
     def convolve(
@@ -221,8 +233,18 @@ def _load() -> Compiled | None:
         sources = b"".join(source.read_bytes() for source in _SOURCES)
         if ctypes.c_uint32.in_dll(library, "made_from").value != zlib.crc32(sources):
             raise OSError("they were made from another source: install hybridge again")
-        # Looked up among torch's own libraries, so it is the OpenMP that they run on.
-        return Compiled(library, ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, ctypes.c_void_p))
+        # Looked up among torch's own libraries, so it is the OpenMP that they run on, and their BLAS.
+        torchs = ctypes.CDLL(torch._C.__file__)
+        parallel = ctypes.cast(torchs.GOMP_parallel, ctypes.c_void_p)
+        return Compiled(library, parallel, _sgemm(torchs))
     except (OSError, AttributeError, ValueError) as error:  # no library, an older one, another OpenMP
         _log.info("there are no compiled loops; torch's operators take their place, and more time: %s", error)
         return None
+
+
+def _sgemm(torchs: ctypes.CDLL) -> ctypes.c_void_p | None:
+    """MKL's, which within a parallel region runs in the thread that calls it; of others nobody knows."""
+    has_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call] # torch's
+    if not has_mkl or not hasattr(torchs, "sgemm_"):
+        return None
+    return ctypes.cast(torchs.sgemm_, ctypes.c_void_p)

@@ -111,7 +111,8 @@ class Shortcut:
     def __init__(self, weight: torch.Tensor, *, in_bfloat16: bool = False) -> None:
         kernel = weight.flatten(1).T.contiguous()
         self.dtype = torch.bfloat16 if in_bfloat16 else weight.dtype
-        self._compiled = compiled_for(kernel, *kernel.shape)
+        compiled = compiled_for(kernel, *kernel.shape)
+        self._compiled = compiled if compiled and compiled.multiplies(self.dtype, *kernel.shape) else None
         self._kernel = self._compiled.pack(kernel[None], self.dtype) if self._compiled else kernel
 
     def add(self, made: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
