@@ -108,8 +108,8 @@ class Compiled:
         """``products = spectrum · filters + added``: (n, positions, C) · (n, C, O) → (n, positions, O).
 
         All are contiguous.  Each thread takes some positions and channels, or a product where BLAS makes it, and
-        whoever is done takes the next.  torch's ``bmm`` deals products out beforehand, and waits for the thread that
-        somebody else's work held up.
+        whoever is done takes the next.  torch's ``bmm`` deals products out beforehand, and waits for the thread
+        that somebody else's work held up.
 
         Args:
             spectrum: float32 or bfloat16.

@@ -50,6 +50,7 @@ def arithmetic_for(device_type: str, dtype: torch.dtype) -> Arithmetic:
 
     A CPU multiplies float32 in strips and with transforms.  Half precision is widened to that strip by strip, which
     is faster there than its own arithmetic and rounds less, unless the CPU has matrix instructions for it (AMX).
+    Some of bfloat16 is multiplied as it is where that takes half of the time; see :func:`.ways.way_of`.
     """
     stored = dtype.itemsize
     if device_type == "cuda":
