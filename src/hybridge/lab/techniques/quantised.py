@@ -26,6 +26,10 @@ from .technique import Applied, Missing, Proof, Technique
 _MARKS = ("quantization_config", "quantization_method")
 
 
+#: Of weights that share a scale, and of rows that bitsandbytes arranges together for a CPU.
+_NF4_BLOCK, _NF4_ROWS = 64, 32
+
+
 def _quantised(quantise: Callable[[Rig], None], is_done: Callable[[nn.Module], bool]) -> Callable[[Rig], Applied]:
     """The ``apply`` of a row.
 
@@ -183,14 +187,17 @@ def _bitsandbytes_int8(rig: Rig) -> None:
 def _bitsandbytes_nf4(rig: Rig) -> None:
     bnb = importlib.import_module("bitsandbytes.nn")
 
-    def make(layer: nn.Linear) -> nn.Module:
+    def make(layer: nn.Linear) -> Any:
         dtype = layer.weight.dtype
-        made: nn.Module = bnb.Linear4bit(
+        made: Any = bnb.Linear4bit(
             layer.in_features, layer.out_features, False, compute_dtype=dtype, quant_type="nf4", device="meta"
         )
         made.weight = bnb.Params4bit(
             layer.weight.detach().cpu(), requires_grad=False, quant_type="nf4", module=made
         )
+        if layer.in_features % _NF4_BLOCK or layer.out_features % _NF4_ROWS:
+            # Where a CPU multiplies bfloat16 (AVX512_BF16), it rearranges every layer, and fails with such a one.
+            made.support_avx512bf16_for_cpu = False
         return made
 
     _bitsandbytes(rig, make)
