@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from .arena import Arena, Scratch
-from .memory import allocate_picture, trim
+from .memory import allocate_picture
 from .parking import Parked
 from .plan import Plan
 from .strips import Rows, Stored
@@ -91,9 +91,6 @@ class Buffers:
         for index in [index for index in self._taken if self._plan.buffers[index].last_op <= op]:
             del self._taken[index]
             self._parked.pop(index, None)
-        way = self._plan.steps[op].way
-        if self._arena is not None and (way is None or way.transforms is None):
-            trim()  # torch's own operators take pieces of a strip's size, which the allocator would keep
 
     def close(self) -> None:
         """Frees all of them."""
