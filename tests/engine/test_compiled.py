@@ -137,7 +137,9 @@ def test_they_multiply_without_it() -> None:
 @pytest.mark.parametrize("way", [Way("winograd", 2, 2, True), Way("nine-products", 2, 2, True)], ids=str)
 @pytest.mark.parametrize(("width", "rows"), [(8, 8), (7, 6), (1, 2), (67, 10)])
 @pytest.mark.parametrize("channels", [(32, 64), (544, 32)])
-def test_rounded_transforms(way, width, rows, channels) -> None:
+@pytest.mark.parametrize("cache_bytes", [0, 2**30], ids=["steps", "tiles"])
+def test_rounded_transforms(way, width, rows, channels, cache_bytes, monkeypatch) -> None:
+    monkeypatch.setattr(compiled, "shared_cache_bytes", partial(int, cache_bytes))
     exact = made(replace(way, in_bfloat16=False), width, rows, channels, True, "anywhere")
     rounded = made(way, width, rows, channels, True, "anywhere")
     # Two roundings of 2⁻⁹ at most, made larger by what a transform adds and subtracts.

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from .processors import shared_cache_bytes
+from .ways import CHANNELS_TOGETHER
 
 _log = logging.getLogger(__name__)
 
@@ -23,8 +24,8 @@ _log = logging.getLogger(__name__)
 _LIBRARY = Path(__file__).with_name("_compiled.so")
 _SOURCES = [Path(__file__).with_name(name) for name in ("compiled.c", "multiplier.h")]
 
-#: Channels that the loops take at a time, and output channels of a panel of filters; as in compiled.c.
-_LANES, _PANEL = 8, 32
+#: Channels that the loops take at a time; see LANES in compiled.c.
+_LANES = 8
 
 #: Tiles that a thread takes through a whole convolution at a time.  Measured, see benchmarks/LOG.md.
 _TILES = 12
@@ -78,7 +79,7 @@ class Compiled:
     def multiplies(self, dtype: torch.dtype, *channels: int) -> bool:
         """Whether :meth:`multiply` has loops of its own for this processor, such numbers and so many channels."""
         is_known = dtype in (torch.float32, torch.bfloat16)
-        fits = is_known and not any(count % _PANEL for count in channels)
+        fits = is_known and not any(count % CHANNELS_TOGETHER for count in channels)
         return fits and bool(self._library.multiplies(dtype == torch.bfloat16))
 
     def pack(self, filters: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -95,7 +96,7 @@ class Compiled:
         if not self.multiplies(dtype, into, out):
             return filters.to(dtype).contiguous()
         side_by_side = 2 if dtype == torch.bfloat16 else 1
-        panels = filters.to(dtype).view(count, into // side_by_side, side_by_side, out // _PANEL, _PANEL)
+        panels = filters.to(dtype).view(count, into // side_by_side, side_by_side, -1, CHANNELS_TOGETHER)
         return panels.permute(0, 3, 1, 4, 2).contiguous()
 
     def multiply(

@@ -34,8 +34,8 @@ _WIDENED_BYTES = 2**20
 
 _BFLOAT16_BYTES = 2
 
-#: Products of bfloat16 are made for multiples of so many channels, which is what real models have.
-_CHANNELS_TOGETHER = 32
+#: Products of our own are made for multiples of so many channels, as real models have them; PANEL in compiled.c.
+CHANNELS_TOGETHER = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Arithmetic:
     def rounds(self, weights: Weights) -> bool:
         """Whether what these weights are multiplied with may be rounded to bfloat16, and is the faster for it."""
         channels = weights.in_channels, weights.out_channels
-        return self.multiplies_bfloat16 and not any(count % _CHANNELS_TOGETHER for count in channels)
+        return self.multiplies_bfloat16 and not any(count % CHANNELS_TOGETHER for count in channels)
 
     def rows_widened(self, channels: int, width: int) -> int:
         """Of what is added to a strip, those rows that are widened together; 0 where nothing has to be."""
@@ -164,7 +164,7 @@ class Way:
         return rows * op.output_size(rows, width)[1] * out
 
     def halves(self, op: Convolve, high: int, wide: int) -> tuple[int, int]:
-        """Numbers to compute with in the two halves that tiles move between; see :class:`.convolving.Room`."""
+        """Numbers to compute with in two halves that tiles move between; see :class:`.convolving.Transformed`."""
         rows, columns = self._transforms()
         into, out = op.weights.in_channels, op.weights.out_channels
         rowwise = rows.reads * high * columns.inputs(wide) * into

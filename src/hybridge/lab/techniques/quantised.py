@@ -25,7 +25,6 @@ from .technique import Applied, Missing, Proof, Technique
 #: What quantisers leave on a module to say that it was quantised; a second one would refuse it.
 _MARKS = ("quantization_config", "quantization_method")
 
-
 #: Of weights that share a scale, and of rows that bitsandbytes arranges together for a CPU.
 _NF4_BLOCK, _NF4_ROWS = 64, 32
 

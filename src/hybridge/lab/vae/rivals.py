@@ -87,16 +87,15 @@ def _exact(case: Case, limits: Limits) -> Ready:
     return Ready(lambda given: forward(vae, case, given), _input(case), _first(case), about=about)
 
 
-def _plain(case: Case, _: Limits) -> Ready:
-    check_plain_fits(case, getattr(torch, case.dtype))
-    module = build(case)
-    return Ready(lambda given: forward(module, case, given), _input(case), _first(case))
+def _plain(case: Case, _: Limits, dtype: torch.dtype | None = None) -> Ready:
+    dtype = dtype or getattr(torch, case.dtype)
+    check_plain_fits(case, dtype)
+    module = build(case, dtype)
+    return Ready(lambda given: forward(module, case, given), _input(case).to(dtype), _first(case).to(dtype))
 
 
-def _in_float32(case: Case, _: Limits) -> Ready:
-    check_plain_fits(case, torch.float32)
-    module = build(case, torch.float32)
-    return Ready(lambda given: forward(module, case, given), _input(case).float(), _first(case).float())
+def _in_float32(case: Case, limits: Limits) -> Ready:
+    return _plain(case, limits, torch.float32)
 
 
 def _why_not_in_float32(case: Case) -> str | None:
