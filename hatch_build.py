@@ -23,11 +23,12 @@ class LoopsHook(BuildHookInterface):
         """Adds the library to what is installed, and the platform to the wheel's name."""
         if self.target_name != "wheel" or sys.platform != "linux":
             return
-        source, header, made = (
-            Path(self.root, _ENGINE, name) for name in ("compiled.c", "multiplier.h", "_compiled.so")
-        )
+        engine = Path(self.root, _ENGINE)
+        source, made = engine / "compiled.c", engine / "_compiled.so"
         compiler = shlex.split(os.environ.get("CC", "cc"))
-        made_from = f"-DMADE_FROM={zlib.crc32(source.read_bytes() + header.read_bytes())}u"
+        # compiled.py asks for the same sum, of all that is included.
+        sources = b"".join(path.read_bytes() for path in sorted(engine.glob("*.[ch]")))
+        made_from = f"-DMADE_FROM={zlib.crc32(sources)}u"
         command = [*compiler, "-std=gnu11", "-O3", "-fPIC", "-shared", made_from, "-o", str(made), str(source)]
         made.unlink(missing_ok=True)
         try:

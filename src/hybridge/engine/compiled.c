@@ -17,7 +17,7 @@ typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
-/* The checksum of both files, which whoever compiles them gives: compiled.py takes no loops of others. */
+/* The checksum of all files, which whoever compiles them gives: compiled.py takes no loops of others. */
 #ifndef MADE_FROM
 #define MADE_FROM 0u
 #endif
@@ -35,7 +35,47 @@ typedef void (*parallel)(void (*)(void *), void *, unsigned threads, unsigned fl
 #define UNROLLED _Pragma("GCC unroll 12")
 #define INLINE static inline __attribute__((always_inline))
 
+/* --- numbers ------------------------------------------------------------------------------------------------- */
+
 INLINE ptrdiff_t least(ptrdiff_t x, ptrdiff_t y) { return x < y ? x : y; }
+
+INLINE void at_most(lanes *x, float bound) {
+    const words beyond = (words)(*x > (lanes){0} + bound);
+    *x = (lanes)((beyond & (words)((lanes){0} + bound)) | (~beyond & (words)*x));
+}
+
+/* e^x for x from -88 to 88, as 2^n times Cephes' polynomial of the rest: right to the last bits.  NaN stays NaN. */
+INLINE void exponential(lanes *to) {
+    const float rounding = 12582912.0f; /* 1.5 · 2^23: adding it leaves no bits for a fraction */
+    lanes x = *to, n = x * 1.44269504f + rounding;
+    const words power = (words)n << 23;
+    n -= rounding;
+    x = x - n * 0.693359375f + n * 2.12194440e-4f;
+    lanes p = 1.9875691500e-4f * x + 1.3981999507e-3f;
+    p = p * x + 8.3334519073e-3f;
+    p = p * x + 4.1665795894e-2f;
+    p = p * x + 1.6666665459e-1f;
+    p = p * x + 5.0000001201e-1f;
+    p = p * x * x + x + 1.0f;
+    *to = (lanes)((words)p + power);
+}
+
+/* Of x from -infinity to 0, which is no smaller than e^-87. */
+INLINE void exponential_of_negative(lanes *x) {
+    *x = -*x;
+    at_most(x, 87.0f);
+    *x = -*x;
+    exponential(x);
+}
+
+/* bfloat16: to the nearest, and of two as near to the even. */
+INLINE void round_bits(words *bits) { *bits = (*bits + 0x7fff + (*bits >> 16 & 1)) >> 16; }
+
+INLINE halves rounded(lanes x) {
+    words bits = (words)x;
+    round_bits(&bits);
+    return __builtin_convertvector(bits, halves);
+}
 
 typedef struct {
     const float *from, *bias;
@@ -95,12 +135,6 @@ INLINE void out_of(int step, const lanes *p, lanes *y) {
    A product lies far from the next, and often at the same place of a page, so at most MOST_READS are walked along at a
    time: the places that a cache has for them are few.  COUNT tiles that lie side by side are one piece of every
    product, unless their channels are so many that they are taken in parts, for one tile. */
-
-/* To the nearest, and of two as near to the even. */
-INLINE halves rounded(lanes x) {
-    const words bits = (words)x;
-    return __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, halves);
-}
 
 INLINE void spectra_of(const tiles *w, const float *tile, ptrdiff_t to, ptrdiff_t count, int tall, int broad,
                        int is_bfloat16) {
@@ -292,6 +326,132 @@ typedef struct {
     ptrdiff_t threads; /* that have theirs */
 } convolution;
 
+/* --- attention -------------------------------------------------------------------------------------------------
+
+   Of softmax(queries · keys) · values neither scores nor weights exist but for a block of keys and a panel of queries:
+   a running maximum and a running sum for each query (Milakov and Gimelshein, "Online normalizer calculation for
+   softmax", 2018).  A block has DEEP times four bytes of every channel's values. */
+
+enum { DEEP = 128 };
+
+typedef struct {
+    const float *queries;          /* (count, channels) */
+    const uint32_t *keys, *values; /* (positions, channels) and blocks of (channels, positions of a block) */
+    uint32_t *panels;              /* (count / PANEL, channels, PANEL) */
+    float *mixed, *to;             /* the same, and (count, channels) */
+    float scale;
+    ptrdiff_t count, positions, channels;
+    ptrdiff_t next; /* panel that no thread has taken */
+} attention;
+
+/* Of a panel's queries, so far: the largest score, and the sum of e^(score - largest). */
+typedef struct {
+    float largest[PANEL], sum[PANEL];
+} softmax;
+
+/* False when none is left. */
+INLINE int take_panels(attention *w, ptrdiff_t *first, ptrdiff_t *last) {
+    const ptrdiff_t panels = (w->count + PANEL - 1) / PANEL;
+    *first = __atomic_fetch_add(&w->next, PANELS_AT_ONCE, __ATOMIC_RELAXED);
+    *last = least(*first + PANELS_AT_ONCE, panels);
+    return *first < panels;
+}
+
+/* A panel, scaled; beyond the last query zeros. */
+INLINE softmax queries_of(const attention *w, ptrdiff_t n, int together) {
+    softmax unseen = {.sum = {0}};
+    const ptrdiff_t size = w->channels / together * PANEL;
+    for (ptrdiff_t q = 0; q < PANEL; q++) {
+        unseen.largest[q] = -1e30f;
+        const float *from = w->queries + (n * PANEL + q) * w->channels;
+        const int is_there = n * PANEL + q < w->count;
+        uint32_t *to = w->panels + n * size + q;
+        for (ptrdiff_t c = 0; c < w->channels; c += LANES) {
+            words bits = {0};
+            if (is_there) bits = (words)(*(const lanes *)(from + c) * w->scale);
+            if (together == 2) round_bits(&bits);
+            for (int i = 0; i < LANES; i += together)
+                to[(c + i) / together * PANEL] = together == 1 ? bits[i] : bits[i] | bits[i + 1] << 16;
+        }
+    }
+    return unseen;
+}
+
+/* e^(score - largest) in place of COUNT keys' scores, zeros up to MOST; what was mixed before is scaled alike. */
+INLINE void weights_of(float *scores, ptrdiff_t count, ptrdiff_t most, softmax *state, float *mixed,
+                       ptrdiff_t channels, int together) {
+    float scales[PANEL] __attribute__((aligned(64)));
+    int is_scaled = 0;
+    for (ptrdiff_t q = 0; q < PANEL; q += LANES) {
+        lanes *largest = (lanes *)(state->largest + q), *sum = (lanes *)(state->sum + q), now = *largest;
+        for (ptrdiff_t k = 0; k < count; k++) {
+            const lanes x = *(const lanes *)(scores + k * PANEL + q);
+            const words above = (words)(x > now);
+            now = (lanes)((above & (words)x) | (~above & (words)now));
+        }
+        lanes scale = *largest - now;
+        for (int i = 0; i < LANES; i++) is_scaled |= scale[i] != 0;
+        exponential_of_negative(&scale);
+        *(lanes *)(scales + q) = scale;
+        *largest = now;
+        lanes added = {0};
+        for (ptrdiff_t k = 0; k < most; k += together) {
+            words bits = {0};
+            for (int i = 0; i < together && k + i < count; i++) {
+                lanes x = *(const lanes *)(scores + (k + i) * PANEL + q) - now;
+                exponential_of_negative(&x);
+                added += x;
+                words part = (words)x;
+                if (together == 2) round_bits(&part);
+                bits |= part << 16 * i;
+            }
+            *(words *)(scores + k / together * PANEL + q) = bits;
+        }
+        *sum = *sum * scale + added;
+    }
+    for (ptrdiff_t at = 0; is_scaled && at < channels * PANEL; at += PANEL)
+        for (ptrdiff_t q = 0; q < PANEL; q += LANES)
+            *(lanes *)(mixed + at + q) *= *(const lanes *)(scales + q);
+}
+
+/* A panel's result. */
+INLINE void mixed_of(const attention *w, ptrdiff_t n, const softmax *state) {
+    const ptrdiff_t queries = least(PANEL, w->count - n * PANEL);
+    const float *from = w->mixed + n * w->channels * PANEL;
+    for (ptrdiff_t q = 0; q < queries; q++) {
+        const float part = 1 / state->sum[q];
+        float *to = w->to + (n * PANEL + q) * w->channels;
+        for (ptrdiff_t c = 0; c < w->channels; c++) to[c] = from[c * PANEL + q] * part;
+    }
+}
+
+/* Rows of values, (count, channels), to their places in blocks. */
+typedef struct {
+    const float *from;
+    void *to;
+    ptrdiff_t first, count, channels, block;
+    int is_bfloat16;
+    ptrdiff_t next; /* channels that no thread has taken */
+} arrival;
+
+FOR_THIS_CPU static void arrivals(void *what) {
+    arrival *w = what;
+    ptrdiff_t c;
+    while ((c = __atomic_fetch_add(&w->next, LANES, __ATOMIC_RELAXED)) < w->channels)
+        for (ptrdiff_t n = 0; n < w->count; n++) {
+            const ptrdiff_t position = w->first + n, block = position / w->block;
+            const ptrdiff_t at = (block * w->channels + c) * w->block + position % w->block;
+            const lanes x = *(const lanes *)(w->from + n * w->channels + c);
+            words bits = (words)x;
+            round_bits(&bits);
+            for (int i = 0; i < LANES; i++)
+                if (w->is_bfloat16)
+                    ((uint16_t *)w->to)[at + i * w->block] = bits[i];
+                else
+                    ((float *)w->to)[at + i * w->block] = x[i];
+        }
+}
+
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 11
 #include <immintrin.h>
 
@@ -324,6 +484,7 @@ INLINE int take_piece(products *w, piece *p) {
 #define FACTORS lanes16
 #define READ(at) *(const float *)(at)
 #define AND(sums, x, y) (sums) + (x) * (y)
+#define TOGETHER 1
 #define MOST 12
 #include "multiplier.h"
 
@@ -334,6 +495,7 @@ INLINE int take_piece(products *w, piece *p) {
 #define FACTORS words16
 #define READ(at) *(at)
 #define AND(sums, x, y) (lanes16) _mm512_dpbf16_ps((__m512)(sums), (__m512bh)(x), (__m512bh)(y))
+#define TOGETHER 2
 #define MOST 12
 #include "multiplier.h"
 
@@ -345,6 +507,8 @@ static void nothing(void *what) { (void)what; }
 #define products_pairs nothing
 #define tiles_16 nothing
 #define tiles_pairs nothing
+#define attended_16 nothing
+#define attended_pairs nothing
 static int has_floats(void) { return 0; }
 static int has_pairs(void) { return 0; }
 #endif
@@ -374,6 +538,21 @@ void convolve(const float *window, const void *filters, const float *bias, float
                      .out = out_channels},
         .memory = memory, .nbytes = nbytes};
     in_all_threads(is_bfloat16 ? tiles_pairs : tiles_16, &w, run, threads);
+}
+
+void put_values(const float *from, void *to, ptrdiff_t first, ptrdiff_t count, ptrdiff_t channels, ptrdiff_t block,
+                int is_bfloat16, parallel run, unsigned threads) {
+    arrival w = {.from = from, .to = to, .first = first, .count = count, .channels = channels, .block = block,
+                 .is_bfloat16 = is_bfloat16};
+    in_all_threads(arrivals, &w, run, threads);
+}
+
+void attend(const float *queries, const void *keys, const void *values, float *to, void *panels, float *mixed,
+            ptrdiff_t count, ptrdiff_t positions, ptrdiff_t channels, float scale, int is_bfloat16, parallel run,
+            unsigned threads) {
+    attention w = {.queries = queries, .keys = keys, .values = values, .panels = panels, .mixed = mixed, .to = to,
+                   .scale = scale, .count = count, .positions = positions, .channels = channels};
+    in_all_threads(is_bfloat16 ? attended_pairs : attended_16, &w, run, threads);
 }
 
 /* --- products on other processors ---------------------------------------------------------------------------------- */
@@ -421,29 +600,14 @@ typedef struct {
     ptrdiff_t next;
 } strip;
 
-INLINE void at_most(lanes *x, float bound) {
-    const words beyond = (words)(*x > (lanes){0} + bound);
-    *x = (lanes)((beyond & (words)((lanes){0} + bound)) | (~beyond & (words)*x));
-}
-
-/* x / (1 + e^-x), with e^-x as 2^n times Cephes' polynomial of the rest: right to the last bits.  NaN stays NaN. */
+/* x / (1 + e^-x). */
 INLINE void silu(lanes *x) {
-    const float rounding = 12582912.0f; /* 1.5 · 2^23: adding it leaves no bits for a fraction */
     lanes y = *x;
     at_most(&y, 87.0f);
     y = -y;
     at_most(&y, 88.0f);
-    lanes n = y * 1.44269504f + rounding;
-    const words power = (words)n << 23;
-    n -= rounding;
-    y = y - n * 0.693359375f + n * 2.12194440e-4f;
-    lanes p = 1.9875691500e-4f * y + 1.3981999507e-3f;
-    p = p * y + 8.3334519073e-3f;
-    p = p * y + 4.1665795894e-2f;
-    p = p * y + 1.6666665459e-1f;
-    p = p * y + 5.0000001201e-1f;
-    p = p * y * y + y + 1.0f;
-    *x = *x / (1.0f + (lanes)((words)p + power));
+    exponential(&y);
+    *x = *x / (1.0f + y);
 }
 
 FOR_THIS_CPU static void windows(void *what) {

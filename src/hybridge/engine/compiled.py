@@ -1,8 +1,8 @@
 """Loops for which torch has no operator of its own, compiled when hybridge was installed.
 
-``compiled.c`` and ``multiplier.h`` have them: a convolution's tiles are transformed, multiplied and transformed
-back, and a strip is normalised and activated, in one pass each.  Without a C compiler there is no library, and
-torch's operators do the same in several.
+``compiled.c`` has them, and the headers that it includes: a convolution's tiles are transformed, multiplied and
+transformed back, queries attend, and a strip is normalised and activated, in one pass each.  Without a C compiler
+there is no library, and torch's operators do the same in several.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 #: Beside this file; hatch_build.py makes the one from the other.
 _LIBRARY = Path(__file__).with_name("_compiled.so")
-_SOURCES = [Path(__file__).with_name(name) for name in ("compiled.c", "multiplier.h")]
+_SOURCES = sorted(Path(__file__).parent.glob("*.[ch]"))
 
 #: Channels that the loops take at a time; see LANES in compiled.c.
 _LANES = 8
@@ -30,8 +30,16 @@ _LANES = 8
 #: Tiles that a thread takes through a whole convolution at a time.  Measured, see benchmarks/LOG.md.
 _TILES = 12
 
+#: Values that attention keeps side by side, as bytes of a channel; see DEEP in compiled.c.
+_BLOCK_BYTES = 512
+
 #: Of the cache that cores share, what they read again and again may take this part, to be still there.
 _KEPT_PART = 0.3
+
+
+_WITHOUT_RESULT = (
+    "to_spectrum", "to_picture", "to_window", "multiply", "multiply_with_blas", "convolve", "put_values", "attend",
+)  # fmt: skip
 
 
 class Compiled:
@@ -55,8 +63,10 @@ class Compiled:
         library.to_window.argtypes = 4 * pointer + 5 * size + number + threads
         library.multiply.argtypes = 4 * pointer + 4 * size + number + threads
         library.convolve.argtypes = 5 * pointer + 11 * size + 3 * number + threads
+        library.put_values.argtypes = 2 * pointer + 4 * size + number + threads
+        library.attend.argtypes = 6 * pointer + 3 * size + (ctypes.c_float, *number) + threads
         library.multiply_with_blas.argtypes = 3 * pointer + size + 3 * number + pointer + threads
-        for name in ("to_spectrum", "to_picture", "to_window", "multiply", "multiply_with_blas", "convolve"):
+        for name in _WITHOUT_RESULT:
             getattr(library, name).restype = None
 
     def to_spectrum(
@@ -210,6 +220,48 @@ class Compiled:
         self._library.to_window(
             rows.data_ptr(), scale.data_ptr(), shift.data_ptr(), window.data_ptr(), rows.stride(2),
             window.stride(2), count, width, channels, rows.dtype == torch.bfloat16,
+            self._parallel, torch.get_num_threads(),
+        )  # fmt: skip
+
+    def values_in_a_block(self, dtype: torch.dtype) -> int:
+        """Positions whose values :meth:`attend` reads side by side."""
+        return _BLOCK_BYTES // dtype.itemsize
+
+    def put_values(self, rows: torch.Tensor, first: int, values: torch.Tensor) -> None:
+        """Rows (n, C), float32, of positions from ``first`` on, to their places in ``values``.
+
+        Args:
+            rows: Contiguous.
+            first: Position of the first row.
+            values: (blocks, C, :meth:`values_in_a_block`), float32 or bfloat16; is written.
+        """
+        self._library.put_values(
+            rows.data_ptr(), values.data_ptr(), first, *rows.shape, values.shape[2],
+            values.dtype == torch.bfloat16, self._parallel, torch.get_num_threads(),
+        )  # fmt: skip
+
+    def attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        out: torch.Tensor,
+        memory: tuple[torch.Tensor, torch.Tensor],
+    ) -> None:
+        """``out = softmax(queries · keysᵀ / √C) · values``, of numbers that :meth:`multiplies` knows.
+
+        Args:
+            queries: (n, C), float32.
+            keys: (positions, C), float32 or bfloat16.
+            values: From :meth:`put_values`, of the same dtype; zeros where there is no position.
+            out: (n, C), float32; is written.
+            memory: Twice for as many float32 numbers, n rounded up to :data:`.ways.CHANNELS_TOGETHER`; is written.
+        """
+        count, channels = queries.shape
+        panels, mixed = memory
+        self._library.attend(
+            queries.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), panels.data_ptr(),
+            mixed.data_ptr(), count, len(keys), channels, channels**-0.5, keys.dtype == torch.bfloat16,
             self._parallel, torch.get_num_threads(),
         )  # fmt: skip
 

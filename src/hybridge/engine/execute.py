@@ -129,7 +129,7 @@ class Executor:
         for index in missing:
             op, way = self.program.ops[index], ways[index]
             if isinstance(op, Attend):
-                self._bound[index] = None, AttentionStrips(op, parameters)
+                self._bound[index] = None, AttentionStrips(op, parameters, plan.arithmetic)
             else:
                 strips = ConvolutionStrips(op, way or Way("direct"), parameters, plan.arithmetic)
                 self._bound[index] = way, strips

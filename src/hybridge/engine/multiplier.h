@@ -6,6 +6,7 @@
    FACTORS       a vector of what is multiplied, as long
    READ(at)      what is broadcast to FACTORS, from four bytes
    AND(s, x, y)  the sums s and the products of x and y
+   TOGETHER      numbers in four bytes
    MOST          positions of a block, whose sums, two vectors each, fit into the registers. */
 
 /* The products of COUNT positions, a constant, with two vectors of output channels. */
@@ -36,24 +37,30 @@ __attribute__((target(TARGET), always_inline)) static inline void NAME(block)(
     }
 }
 
-/* A piece in blocks: of MOST positions, then of four, then of one. */
+/* Of COUNT positions, in blocks: of MOST, then of four, then of one. */
+__attribute__((target(TARGET), always_inline)) static inline void NAME(rows)(
+    const uint32_t *from, ptrdiff_t depth, const uint32_t *panel, const float *added, float *to, ptrdiff_t out,
+    ptrdiff_t count) {
+    for (ptrdiff_t step; count > 0; count -= step, from += step * depth, to += step * out) {
+        step = count >= MOST ? MOST : count >= 4 ? 4 : 1;
+        if (step == MOST)
+            NAME(block)(from, depth, panel, added, to, out, MOST);
+        else if (step == 4)
+            NAME(block)(from, depth, panel, added, to, out, 4);
+        else
+            NAME(block)(from, depth, panel, added, to, out, 1);
+        if (added) added += step * out;
+    }
+}
+
+/* Of a piece. */
 __attribute__((target(TARGET), always_inline)) static inline void NAME(blocks)(const products *w, piece p) {
-    const ptrdiff_t depth = w->depth, out = w->out;
-    for (ptrdiff_t column = p.column; column < p.last_column; column += 2 * sizeof(SUMS) / sizeof(float))
-        for (ptrdiff_t row = p.row, step; row < p.last_row; row += step) {
-            const ptrdiff_t position = p.n * w->positions + row, at = position * out + column;
-            const ptrdiff_t panel = p.n * out + column / PANEL * PANEL;
-            const uint32_t *from = w->from + position * depth;
-            const uint32_t *filters = w->filters + panel * depth + column % PANEL;
-            const float *added = w->added ? w->added + at : 0;
-            step = p.last_row - row >= MOST ? MOST : p.last_row - row >= 4 ? 4 : 1;
-            if (step == MOST)
-                NAME(block)(from, depth, filters, added, w->to + at, out, MOST);
-            else if (step == 4)
-                NAME(block)(from, depth, filters, added, w->to + at, out, 4);
-            else
-                NAME(block)(from, depth, filters, added, w->to + at, out, 1);
-        }
+    const ptrdiff_t depth = w->depth, out = w->out, first = p.n * w->positions + p.row;
+    for (ptrdiff_t column = p.column; column < p.last_column; column += 2 * sizeof(SUMS) / sizeof(float)) {
+        const ptrdiff_t panel = p.n * out + column / PANEL * PANEL, at = first * out + column;
+        NAME(rows)(w->from + first * depth, depth, w->filters + panel * depth + column % PANEL,
+                   w->added ? w->added + at : 0, w->to + at, out, p.last_row - p.row);
+    }
 }
 
 __attribute__((target(TARGET))) static void NAME(products)(void *what) {
@@ -82,10 +89,13 @@ __attribute__((target(TARGET))) static void NAME(tiles)(void *what) {
     }
 }
 
+#include "attention.h"
+
 #undef NAME
 #undef TARGET
 #undef SUMS
 #undef FACTORS
 #undef READ
 #undef AND
+#undef TOGETHER
 #undef MOST

@@ -9,7 +9,7 @@ from functools import cache
 
 from .ops import Attend, Convolve
 from .program import Program
-from .ways import Arithmetic, Way, way_of
+from .ways import Arithmetic, Way, queries_padded, way_of
 
 #: Statistics are taken in float32, from a copy of the strip where that is narrower.
 STATISTICS_ITEMSIZE = 4
@@ -91,7 +91,7 @@ class Shape:
         strip, computed = self._strip(op, way, rows), self.arithmetic.computed_bytes
         if isinstance(op, Attend):  # keys and values of all positions
             height, width = self.sizes[op.source]
-            return strip + height * width * 2 * op.query.out_channels * computed
+            return strip + self.arithmetic.attention_bytes(op, height * width)
         positions = rows * self.sizes[op.target][1]
         carried = positions * op.weights.out_channels * computed if op.shortcut else 0
         if op.residual is not None:
@@ -104,8 +104,12 @@ class Shape:
     def _strip(self, op: Convolve | Attend, way: Way | None, rows: int) -> int:
         """Bytes of the window, of what making ``rows`` target rows takes, and of those rows."""
         width = self.sizes[op.source][1]
-        if isinstance(op, Attend) or way is None:  # normalised, queries, what they attend to, what ``out`` makes
-            numbers = rows * width * (self.program.channels[op.source] + 3 * op.query.out_channels)  # type: ignore[union-attr] # only attention has no way
+        if isinstance(op, Attend):  # normalised and, where those were, what ``out`` makes; queries, what they get
+            inner = op.query.out_channels
+            widest = max(self.program.channels[op.source], inner)
+            numbers = queries_padded(rows * width) * 2 * (widest + inner)
+        elif way is None:
+            raise TypeError(f"{op.name} has no way")
         else:
             high, wide = way.window(op, rows, width)
             numbers = high * wide * op.weights.in_channels + way.workspace(op, rows, width)

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from .arena import Scratch
-from .convolving import Convolution, Room, Shortcut, positions, prepare
+from .attending import begin
+from .convolving import Convolution, Room, Shortcut, prepare
 from .ops import Attend, Convolve, Norm
 from .statistics import GroupNorm, Moments
-from .ways import Arithmetic, Way
+from .ways import Arithmetic, Way, queries_padded
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -258,9 +259,8 @@ def _fill(room: Room, source: Rows, start: int, fresh: int, stop: int, following
 class AttentionStrips:
     """A :class:`.ops.Attend` with its weights at hand: keys and values of all positions, queries of a strip's."""
 
-    def __init__(self, op: Attend, parameters: Parameters) -> None:
-        self._op = op
-        self._dtype = parameters.dtype
+    def __init__(self, op: Attend, parameters: Parameters, arithmetic: Arithmetic) -> None:
+        self._op, self._arithmetic = op, arithmetic
         self._norm = parameters.norm(op.norm)
         self._query, self._key, self._value, self._out = (
             parameters.of(layer.name) for layer in (op.query, op.key, op.value, op.out)
@@ -273,32 +273,41 @@ class AttentionStrips:
             raise TypeError("attention reads all of a stored and measured value")
         source, width = reading.source.tensor, reading.source.width
         normalise = self._norm.with_statistics(reading.moments)
-        positions = reading.height * width
-        keys, values = (scratch.take(positions, layer.out_channels) for layer in (self._op.key, self._op.value))
+        attention = begin(self._op, self._arithmetic, scratch, reading.height * width)
+        channels, inner = source.shape[1], self._op.query.out_channels
+        padded = queries_padded(reading.rows * width)
+        first_memory, last_memory = (scratch.take(padded * max(channels, inner)) for _ in range(2))
+        queries_memory, mixed_memory = (scratch.take(padded, inner) for _ in range(2))
+
+        def normalised(rows: torch.Tensor) -> torch.Tensor:
+            tokens = first_memory[: rows[0].numel()].view(-1, channels)
+            normalise(rows, tokens.view(1, -1, width, channels).permute(0, 3, 1, 2))
+            return tokens
+
         ranges = [(n, min(n + reading.rows, reading.height)) for n in range(0, reading.height, reading.rows)]
         for first, end in ranges:
-            tokens = self._tokens(source[:, :, first:end], normalise)
-            keys[first * width : end * width] = F.linear(tokens, *self._key)
-            values[first * width : end * width] = F.linear(tokens, *self._value)
-        del tokens
+            tokens = normalised(source[:, :, first:end])
+            made = queries_memory[: len(tokens)]
+            attention.keys[first * width : end * width] = _linear(tokens, self._key, made)
+            attention.keep_values(first * width, _linear(tokens, self._value, made))
         for first, end in ranges:
             rows = source[:, :, first:end]
-            query = F.linear(self._tokens(rows, normalise), *self._query)
-            mixed = F.scaled_dot_product_attention(self._heads(query), self._heads(keys), self._heads(values))
-            mixed = F.linear(mixed.transpose(1, 2).reshape(query.shape), *self._out)
-            made = mixed.view(1, end - first, width, -1).permute(0, 3, 1, 2)
-            del mixed, query
-            yield Strip(first, end, made.add_(rows))
-            del made
+            tokens = normalised(rows)
+            queries, mixed = queries_memory[: len(tokens)], mixed_memory[: len(tokens)]
+            _linear(tokens, self._query, queries)
+            attention.attend(queries, mixed, (first_memory, last_memory))
+            made = _linear(mixed, self._out, last_memory[: tokens.numel()].view(tokens.shape))
+            yield Strip(first, end, made.view(1, end - first, width, channels).permute(0, 3, 1, 2).add_(rows))
 
-    def _tokens(self, rows: torch.Tensor, normalise: Enter) -> torch.Tensor:
-        """(1, C, n, W) → (n·W, C), normalised."""
-        out = torch.empty_like(rows, dtype=self._dtype, memory_format=torch.channels_last)
-        normalise(rows, out)
-        return positions(out)
 
-    def _heads(self, tokens: torch.Tensor) -> torch.Tensor:
-        return tokens.view(1, len(tokens), self._op.heads, -1).transpose(1, 2)
+def _linear(
+    tokens: torch.Tensor, layer: tuple[torch.Tensor, torch.Tensor | None], out: torch.Tensor
+) -> torch.Tensor:
+    """(n, C) → ``out``, (n, O)."""
+    weight, bias = layer
+    if bias is None:
+        return torch.mm(tokens, weight.T, out=out)
+    return torch.addmm(bias, tokens, weight.T, out=out)
 
 
 #: What the names of :data:`.ops.POINTWISE` do, in place, in the order of operations of diffusers' own code.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .ops import Convolve, Padding, Weights
+from .ops import Attend, Convolve, Padding, Weights
 from .winograd import DOUBLED, Transform, transform
 
 #: From this many input channels, tiles of 4×2 are no further from float64 than a direct float32 convolution is,
@@ -36,6 +36,9 @@ _BFLOAT16_BYTES = 2
 
 #: Products of our own are made for multiples of so many channels, as real models have them; PANEL in compiled.c.
 CHANNELS_TOGETHER = 32
+
+#: So are those of attention for so many queries, PANEL, and blocks of so many values, twice DEEP.
+_QUERIES_TOGETHER, _VALUES_TOGETHER = 32, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,15 @@ class Arithmetic:
         channels = weights.in_channels, weights.out_channels
         return self.multiplies_bfloat16 and not any(count % CHANNELS_TOGETHER for count in channels)
 
+    def attended_bytes(self, op: Attend) -> int:
+        """Of one number of the keys and values that it keeps."""
+        return _BFLOAT16_BYTES if op.heads == 1 and self.rounds(op.query) else self.computed_bytes
+
+    def attention_bytes(self, op: Attend, positions: int) -> int:
+        """Of the keys and values of so many positions."""
+        padded = -(-positions // _VALUES_TOGETHER) * _VALUES_TOGETHER
+        return 2 * padded * op.query.out_channels * self.attended_bytes(op)
+
     def rows_widened(self, channels: int, width: int) -> int:
         """Of what is added to a strip, those rows that are widened together; 0 where nothing has to be."""
         return max(1, _WIDENED_BYTES // (channels * width * self.computed_bytes)) if self.is_widened else 0
@@ -81,6 +93,11 @@ class Arithmetic:
     def rows_measured(self, rows: int, width: int) -> int:
         """Of a strip of so many rows, those whose mean and variance are taken together."""
         return rows if self.measured_positions is None else max(1, self.measured_positions // width)
+
+
+def queries_padded(positions: int) -> int:
+    """For how many queries attention to so many needs memory."""
+    return -(-positions // _QUERIES_TOGETHER) * _QUERIES_TOGETHER
 
 
 @dataclass(frozen=True, slots=True)

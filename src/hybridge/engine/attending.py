@@ -1,0 +1,85 @@
+"""Self-attention in a strip of queries at a time: what keeps keys and values, and what queries make of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+
+from .arena import Scratch
+from .compiled import Compiled, compiled_for
+from .ops import Attend
+from .ways import Arithmetic
+
+
+def begin(op: Attend, arithmetic: Arithmetic, scratch: Scratch, positions: int) -> Attention:
+    """Room for the keys and values of so many positions."""
+    channels = op.query.out_channels
+    dtype = torch.bfloat16 if arithmetic.attended_bytes(op) < scratch.like.itemsize else scratch.like.dtype
+    compiled = compiled_for(scratch.like, channels)
+    if compiled and op.heads == 1 and compiled.multiplies(dtype, channels):
+        return _CompiledAttention(compiled, channels, dtype, scratch, positions)
+    return _TorchAttention(op, scratch, positions)
+
+
+class Attention(ABC):
+    """One run of softmax(queries · keysᵀ / √d) · values.
+
+    Attributes:
+        keys: (positions, C), to be written; of any dtype.
+    """
+
+    keys: torch.Tensor
+
+    @abstractmethod
+    def keep_values(self, first: int, values: torch.Tensor) -> None:
+        """Those of positions from ``first`` on, (n, C), contiguous."""
+
+    @abstractmethod
+    def attend(self, queries: torch.Tensor, out: torch.Tensor, spare: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """Writes ``out``, (n, C), contiguous as the queries are.
+
+        Args:
+            queries: (n, C).
+            out: Is written.
+            spare: Memory for as many numbers each, n rounded up by :func:`.ways.queries_padded`; is written.
+        """
+
+
+class _TorchAttention(Attention):
+    def __init__(self, op: Attend, scratch: Scratch, positions: int) -> None:
+        self._heads = op.heads
+        self.keys, self._values = (scratch.take(positions, layer.out_channels) for layer in (op.key, op.value))
+
+    def keep_values(self, first: int, values: torch.Tensor) -> None:
+        self._values[first : first + len(values)] = values
+
+    def attend(self, queries: torch.Tensor, out: torch.Tensor, spare: tuple[torch.Tensor, torch.Tensor]) -> None:
+        query, keys, values = (
+            tokens.view(1, len(tokens), self._heads, -1).transpose(1, 2)
+            for tokens in (queries, self.keys, self._values)
+        )
+        mixed = F.scaled_dot_product_attention(query, keys, values)
+        out.view(mixed.transpose(1, 2).shape).copy_(mixed.transpose(1, 2))
+
+
+class _CompiledAttention(Attention):
+    """Of one head."""
+
+    def __init__(
+        self, compiled: Compiled, channels: int, dtype: torch.dtype, scratch: Scratch, positions: int
+    ) -> None:
+        self._compiled = compiled
+        block = compiled.values_in_a_block(dtype)
+        blocks = -(-positions // block)
+        narrower = scratch.like.itemsize // dtype.itemsize
+        self.keys = scratch.take(positions, channels // narrower).view(dtype)
+        self._values = scratch.take(blocks, channels, block // narrower).view(dtype)
+        self._values[-1].zero_()  # what no position has is multiplied with zeros
+
+    def keep_values(self, first: int, values: torch.Tensor) -> None:
+        self._compiled.put_values(values, first, self._values)
+
+    def attend(self, queries: torch.Tensor, out: torch.Tensor, spare: tuple[torch.Tensor, torch.Tensor]) -> None:
+        self._compiled.attend(queries, self.keys, self._values, out, spare)
