@@ -162,6 +162,50 @@ def test_transforms_are_rounded_to_the_nearest_even() -> None:
 
 
 @needs_them
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("added_dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("cache_bytes", [0, 2**30], ids=["steps", "tiles"])
+def test_what_is_made_is_added_and_rounded_on_its_way(way, dtype, added_dtype, cache_bytes, monkeypatch) -> None:
+    monkeypatch.setattr(compiled, "shared_cache_bytes", partial(int, cache_bytes))
+    op = Convolve(0, 1, Weights("conv", 32, 64, 3), padding=Padding(1, 1, 1, 1), doubled="nine" in way.kind)
+    noise = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(64, 32, 3, 3, generator=noise) / 17, torch.randn(64, generator=noise)
+    room = prepare(op, way, weight, bias).begin(Scratch(torch.empty(0)), 6, 7)
+    room.inside.copy_(torch.randn(room.inside.shape, generator=noise))
+    plain = room.convolve(6, None).clone()
+    added = torch.empty_like(plain, dtype=added_dtype, memory_format=torch.channels_last)
+    added.copy_(torch.randn(plain.shape, generator=noise))
+    place = torch.full_like(plain, torch.nan, dtype=dtype, memory_format=torch.channels_last)
+    assert room.adds
+    assert room.convolve(6, place, added).data_ptr() == place.data_ptr()
+    assert torch.equal(place, (plain + added.float()).to(dtype))
+    if dtype == added_dtype:
+        room.convolve(6, added, added)
+        assert torch.equal(added, place)
+
+
+@needs_them
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("channels", "at_once"), [(8, 1), (24, 2), (32, 5), (104, 3), (64, 9)])
+def test_mean_and_variance_of_every_channel(dtype, threads, channels, at_once) -> None:
+    noise = torch.Generator().manual_seed(0)
+    wide = torch.randn(1, 5, 200, channels, generator=noise) + 100 * torch.randn(channels, generator=noise)
+    rows = wide.to(dtype).permute(0, 3, 1, 2)[:, :, :, :150]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        means, variances = compiled.compiled_for(torch.empty(0), channels).measure(rows, at_once)
+    finally:
+        torch.set_num_threads(before)
+    for part, mean, variance in zip(rows.double().split(at_once, dim=2), means, variances, strict=True):
+        torch.testing.assert_close(mean.double(), part.mean((0, 2, 3)), rtol=1e-6, atol=1e-6)
+        expected = part.var((0, 2, 3), correction=0)
+        torch.testing.assert_close(variance.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@needs_them
 @pytest.mark.parametrize("channels", [(520, 8), (8, 520)])
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_more_channels_than_are_taken_at_once(way, channels, monkeypatch) -> None:

@@ -26,9 +26,20 @@ const uint32_t made_from = MADE_FROM;
 /* GOMP_parallel: calls a function in every thread of a team. */
 typedef void (*parallel)(void (*)(void *), void *, unsigned threads, unsigned flags);
 
+/* What processors are compiled for.  Their levels have fused multiplication, which AVX2 and AVX-512 alone do not. */
+#if __GNUC__ >= 12
+#define AVX2 "arch=x86-64-v3"
+#define AVX512 "arch=x86-64-v4"
+#define HAS_AVX512 __builtin_cpu_supports("x86-64-v4")
+#else
+#define AVX2 "avx2"
+#define AVX512 "avx512f"
+#define HAS_AVX512 __builtin_cpu_supports("avx512f")
+#endif
+
 /* Compiled several times over; the loader takes the one for this processor. */
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
-#define FOR_THIS_CPU __attribute__((target_clones("avx512f", "avx2", "default")))
+#define FOR_THIS_CPU __attribute__((target_clones(AVX512, AVX2, "default")))
 #else
 #define FOR_THIS_CPU
 #endif
@@ -77,17 +88,32 @@ INLINE halves rounded(lanes x) {
     return __builtin_convertvector(bits, halves);
 }
 
+INLINE void read_at(lanes *x, const void *from, ptrdiff_t at, int is_bfloat16) {
+    if (is_bfloat16)
+        *x = (lanes)(__builtin_convertvector(*(const halves *)((const uint16_t *)from + at), words) << 16);
+    else
+        *x = *(const lanes *)((const float *)from + at);
+}
+
+INLINE void write_at(void *to, ptrdiff_t at, lanes x, int is_bfloat16) {
+    if (is_bfloat16)
+        *(halves *)((uint16_t *)to + at) = rounded(x);
+    else
+        *(lanes *)((float *)to + at) = x;
+}
+
 typedef struct {
     const float *from, *bias;
+    const void *added; /* to a picture */
     void *to;
-    ptrdiff_t row;           /* numbers from one row of the picture to the next */
+    ptrdiff_t row, added_row; /* numbers from one row of a picture to the next */
     ptrdiff_t high, wide;    /* tiles */
     ptrdiff_t at_once;       /* tiles of a piece */
     ptrdiff_t product;       /* numbers from one product to the next */
     ptrdiff_t rows, columns; /* of the picture that is made */
     ptrdiff_t channels;
     int tall, broad;         /* steps */
-    int is_bfloat16;         /* what is made of a picture */
+    int is_bfloat16, added_is_bfloat16; /* what is made */
     ptrdiff_t next;          /* piece that no thread has taken */
 } tiles;
 
@@ -159,21 +185,18 @@ INLINE void spectra_of(const tiles *w, const float *tile, ptrdiff_t to, ptrdiff_
                 lanes x[MOST_READS], t[MOST_READS];
                 UNROLLED for (int j = 0; j < READS(broad); j++) x[j] = lines[i][j][k];
                 into(broad, x, t);
-                UNROLLED for (int j = 0; j < READS(broad); j++) {
-                    const ptrdiff_t at = line + j * product + k * LANES;
-                    if (is_bfloat16)
-                        *(halves *)((uint16_t *)w->to + at) = rounded(t[j]);
-                    else
-                        *(lanes *)((float *)w->to + at) = t[j];
-                }
+                UNROLLED for (int j = 0; j < READS(broad); j++)
+                    write_at(w->to, line + j * product + k * LANES, t[j], is_bfloat16);
             }
         }
     }
 }
 
-INLINE void pictures_of(const tiles *w, const float *from, float *tile, ptrdiff_t rows, ptrdiff_t columns,
-                        ptrdiff_t count, int tall, int broad) {
-    const ptrdiff_t row = w->row, channels = w->channels, product = w->product;
+/* Tiles whose first row and column those of the picture are. */
+INLINE void pictures_of(const tiles *w, const float *from, ptrdiff_t row, ptrdiff_t column, ptrdiff_t count, int tall,
+                        int broad) {
+    const ptrdiff_t channels = w->channels, product = w->product;
+    const ptrdiff_t rows = w->rows - row, columns = w->columns - column;
     const float *biases = w->bias;
     for (ptrdiff_t first = 0; first < channels; first += LANES * LANES_AT_ONCE) {
         const ptrdiff_t left = (channels - first) / LANES, deep = left < LANES_AT_ONCE ? left : LANES_AT_ONCE;
@@ -188,16 +211,21 @@ INLINE void pictures_of(const tiles *w, const float *from, float *tile, ptrdiff_
                 for (int j = 0; j < MAKES(broad); j++) lines[j][i][k] = y[j];
             }
         }
-        for (ptrdiff_t column = 0; column < count * MAKES(broad) && column < columns; column++) {
-            const ptrdiff_t n = column / MAKES(broad), j = column % MAKES(broad);
-            float *to = tile + column * channels + first;
+        for (ptrdiff_t right = 0; right < count * MAKES(broad) && right < columns; right++) {
+            const ptrdiff_t n = right / MAKES(broad), j = right % MAKES(broad);
+            const ptrdiff_t aside = (column + right) * channels + first;
             for (ptrdiff_t k = 0; k < deep; k++) {
                 lanes p[MOST_READS], y[MOST_MADE], bias = {0};
                 if (biases) bias = *(const lanes *)(biases + first + k * LANES);
                 UNROLLED for (int i = 0; i < READS(tall); i++) p[i] = lines[j][i][n * deep + k];
                 out_of(tall, p, y);
-                for (int i = 0; i < MAKES(tall); i++)
-                    if (i < rows) *(lanes *)(to + i * row + k * LANES) = y[i] + bias;
+                for (int i = 0; i < MAKES(tall); i++) {
+                    const ptrdiff_t below = row + i, at = aside + k * LANES;
+                    lanes added = {0};
+                    if (w->added && i < rows)
+                        read_at(&added, w->added, below * w->added_row + at, w->added_is_bfloat16);
+                    if (i < rows) write_at(w->to, below * w->row + at, y[i] + bias + added, w->is_bfloat16);
+                }
             }
         }
     }
@@ -254,9 +282,8 @@ INLINE void spectra_between(const tiles *w, ptrdiff_t h, ptrdiff_t n, ptrdiff_t 
 INLINE void pictures_between(const tiles *w, ptrdiff_t h, ptrdiff_t n, ptrdiff_t end, const float *from) {
     for (ptrdiff_t count; n < end; n += count, from += count * w->channels) {
         const ptrdiff_t row = h * MAKES(w->tall), column = n * MAKES(w->broad);
-        float *tile = (float *)w->to + row * w->row + column * w->channels;
         count = together(w, end - n);
-#define TILE(tall, broad) pictures_of(w, from, tile, w->rows - row, w->columns - column, count, tall, broad)
+#define TILE(tall, broad) pictures_of(w, from, row, column, count, tall, broad)
         FOR_ITS_STEPS(w, TILE)
 #undef TILE
     }
@@ -289,12 +316,14 @@ void to_spectrum(const float *window, void *spectrum, ptrdiff_t row, ptrdiff_t h
     in_all_threads(spectra, &w, run, threads);
 }
 
-void to_picture(const float *products, const float *bias, float *picture, ptrdiff_t row, ptrdiff_t high,
-                ptrdiff_t wide, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t channels, int tall, int broad,
-                parallel run, unsigned threads) {
-    tiles w = {.from = products, .bias = bias, .to = picture, .row = row, .high = high, .wide = wide, .rows = rows,
-               .columns = columns, .channels = channels, .at_once = TILES_AT_ONCE, .product = high * wide * channels,
-               .tall = tall, .broad = broad};
+void to_picture(const float *products, const float *bias, const void *added, void *picture, ptrdiff_t row,
+                ptrdiff_t added_row, ptrdiff_t high, ptrdiff_t wide, ptrdiff_t rows, ptrdiff_t columns,
+                ptrdiff_t channels, int tall, int broad, int is_bfloat16, int added_is_bfloat16, parallel run,
+                unsigned threads) {
+    tiles w = {.from = products, .bias = bias, .added = added, .to = picture, .row = row, .added_row = added_row,
+               .high = high, .wide = wide, .rows = rows, .columns = columns, .channels = channels,
+               .at_once = TILES_AT_ONCE, .product = high * wide * channels, .tall = tall, .broad = broad,
+               .is_bfloat16 = is_bfloat16, .added_is_bfloat16 = added_is_bfloat16};
     in_all_threads(pictures, &w, run, threads);
 }
 
@@ -479,7 +508,7 @@ INLINE int take_piece(products *w, piece *p) {
 
 /* For processors with AVX-512. */
 #define NAME(what) what##_16
-#define TARGET "avx512f"
+#define TARGET AVX512
 #define SUMS lanes16
 #define FACTORS lanes16
 #define READ(at) *(const float *)(at)
@@ -490,7 +519,7 @@ INLINE int take_piece(products *w, piece *p) {
 
 /* For those that multiply pairs of bfloat16. */
 #define NAME(what) what##_pairs
-#define TARGET "avx512f,avx512bf16"
+#define TARGET AVX512 ",avx512bf16"
 #define SUMS lanes16
 #define FACTORS words16
 #define READ(at) *(at)
@@ -499,7 +528,7 @@ INLINE int take_piece(products *w, piece *p) {
 #define MOST 12
 #include "multiplier.h"
 
-static int has_floats(void) { return __builtin_cpu_supports("avx512f"); }
+static int has_floats(void) { return HAS_AVX512; }
 static int has_pairs(void) { return has_floats() && __builtin_cpu_supports("avx512bf16"); }
 #else
 static void nothing(void *what) { (void)what; }
@@ -525,19 +554,21 @@ void multiply(const void *from, const void *filters, const float *added, float *
 }
 
 /* MEMORY has NBYTES for every thread: the transforms of AT_ONCE tiles, and their products. */
-void convolve(const float *window, const void *filters, const float *bias, float *picture, void *memory,
-              ptrdiff_t nbytes, ptrdiff_t window_row, ptrdiff_t picture_row, ptrdiff_t high, ptrdiff_t wide,
-              ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t in_channels, ptrdiff_t out_channels, ptrdiff_t count,
-              ptrdiff_t at_once, int tall, int broad, int is_bfloat16, parallel run, unsigned threads) {
+void convolve(const float *window, const void *filters, const float *bias, const void *added, void *picture,
+              void *memory, ptrdiff_t nbytes, ptrdiff_t window_row, ptrdiff_t row, ptrdiff_t added_row, ptrdiff_t high,
+              ptrdiff_t wide, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t in_channels, ptrdiff_t out_channels,
+              ptrdiff_t count, ptrdiff_t at_once, int tall, int broad, int in_pairs, int is_bfloat16,
+              int added_is_bfloat16, parallel run, unsigned threads) {
     convolution w = {
         .source = {.from = window, .row = window_row, .high = high, .wide = wide, .channels = in_channels,
-                   .at_once = at_once, .tall = tall, .broad = broad, .is_bfloat16 = is_bfloat16},
-        .target = {.bias = bias, .to = picture, .row = picture_row, .high = high, .wide = wide, .rows = rows,
-                   .columns = columns, .channels = out_channels, .tall = tall, .broad = broad},
-        .products = {.filters = filters, .count = count, .depth = is_bfloat16 ? in_channels / 2 : in_channels,
+                   .at_once = at_once, .tall = tall, .broad = broad, .is_bfloat16 = in_pairs},
+        .target = {.bias = bias, .added = added, .to = picture, .row = row, .added_row = added_row, .high = high,
+                   .wide = wide, .rows = rows, .columns = columns, .channels = out_channels, .tall = tall,
+                   .broad = broad, .is_bfloat16 = is_bfloat16, .added_is_bfloat16 = added_is_bfloat16},
+        .products = {.filters = filters, .count = count, .depth = in_pairs ? in_channels / 2 : in_channels,
                      .out = out_channels},
         .memory = memory, .nbytes = nbytes};
-    in_all_threads(is_bfloat16 ? tiles_pairs : tiles_16, &w, run, threads);
+    in_all_threads(in_pairs ? tiles_pairs : tiles_16, &w, run, threads);
 }
 
 void put_values(const float *from, void *to, ptrdiff_t first, ptrdiff_t count, ptrdiff_t channels, ptrdiff_t block,
@@ -592,7 +623,7 @@ void multiply_with_blas(const float *spectrum, const float *filters, float *to, 
 /* --- normalised and activated --------------------------------------------------------------------------------- */
 
 typedef struct {
-    const char *from;
+    const void *from;
     const float *scale, *shift;
     float *to;
     ptrdiff_t from_row, to_row, rows, columns, channels;
@@ -619,10 +650,7 @@ FOR_THIS_CPU static void windows(void *what) {
             float *to = s->to + row * s->to_row + column * s->channels;
             for (ptrdiff_t c = 0; c < s->channels; c += LANES) {
                 lanes x;
-                if (s->is_bfloat16)
-                    x = (lanes)(__builtin_convertvector(*(const halves *)(s->from + 2 * (from + c)), words) << 16);
-                else
-                    x = *(const lanes *)(s->from + 4 * (from + c));
+                read_at(&x, s->from, from + c, s->is_bfloat16);
                 x = x * *(const lanes *)(s->scale + c) + *(const lanes *)(s->shift + c);
                 silu(&x);
                 *(lanes *)(to + c) = x;
@@ -630,10 +658,75 @@ FOR_THIS_CPU static void windows(void *what) {
         }
 }
 
-void to_window(const char *rows, const float *scale, const float *shift, float *window, ptrdiff_t from_row,
+void to_window(const void *rows, const float *scale, const float *shift, float *window, ptrdiff_t from_row,
                ptrdiff_t to_row, ptrdiff_t count, ptrdiff_t columns, ptrdiff_t channels, int is_bfloat16,
                parallel run, unsigned threads) {
     strip s = {.from = rows, .scale = scale, .shift = shift, .to = window, .from_row = from_row, .to_row = to_row,
                .rows = count, .columns = columns, .channels = channels, .is_bfloat16 = is_bfloat16};
     in_all_threads(windows, &s, run, threads);
+}
+
+/* --- measured --------------------------------------------------------------------------------------------------- */
+
+enum { VECTORS_AT_ONCE = 4, ADDED_POSITIONS = 64 };
+
+typedef struct {
+    const void *from;
+    float *means, *variances;
+    ptrdiff_t row, rows, columns, channels;
+    ptrdiff_t at_once; /* rows whose mean and variance are taken together */
+    int is_bfloat16;
+    ptrdiff_t next; /* channels of such rows that no thread has taken */
+} picture_measured;
+
+/* Channels from FIRST on, so many VECTORS of them.  What is squared is the distance from the first position, so that
+   little is lost of a variance of values far from zero; and sums are short. */
+INLINE void measure_channels(const picture_measured *w, ptrdiff_t part, ptrdiff_t first, const int vectors) {
+    const ptrdiff_t end = least((part + 1) * w->at_once, w->rows), count = (end - part * w->at_once) * w->columns;
+    lanes origin[VECTORS_AT_ONCE], sum[VECTORS_AT_ONCE], squares[VECTORS_AT_ONCE];
+    for (int i = 0; i < vectors; i++) {
+        read_at(&origin[i], w->from, part * w->at_once * w->row + first + i * LANES, w->is_bfloat16);
+        sum[i] = squares[i] = (lanes){0};
+    }
+    for (ptrdiff_t row = part * w->at_once; row < end; row++)
+        for (ptrdiff_t column = 0, last; column < w->columns; column = last) {
+            lanes added[VECTORS_AT_ONCE] = {{0}}, more[VECTORS_AT_ONCE] = {{0}};
+            last = least(column + ADDED_POSITIONS, w->columns);
+            for (ptrdiff_t n = column; n < last; n++)
+                for (int i = 0; i < vectors; i++) {
+                    lanes x;
+                    read_at(&x, w->from, row * w->row + n * w->channels + first + i * LANES, w->is_bfloat16);
+                    x -= origin[i];
+                    added[i] += x;
+                    more[i] += x * x;
+                }
+            for (int i = 0; i < vectors; i++) sum[i] += added[i], squares[i] += more[i];
+        }
+    for (int i = 0; i < vectors; i++) {
+        const ptrdiff_t at = part * w->channels + first + i * LANES;
+        const lanes mean = sum[i] / (float)count;
+        *(lanes *)(w->means + at) = origin[i] + mean;
+        *(lanes *)(w->variances + at) = squares[i] / (float)count - mean * mean;
+    }
+}
+
+FOR_THIS_CPU static void measured(void *what) {
+    picture_measured *w = what;
+    const ptrdiff_t channels = VECTORS_AT_ONCE * LANES, across = (w->channels + channels - 1) / channels;
+    const ptrdiff_t parts = (w->rows + w->at_once - 1) / w->at_once;
+    ptrdiff_t piece;
+    while ((piece = __atomic_fetch_add(&w->next, 1, __ATOMIC_RELAXED)) < parts * across) {
+        const ptrdiff_t first = piece % across * channels, left = (w->channels - first) / LANES;
+        if (left >= VECTORS_AT_ONCE)
+            measure_channels(w, piece / across, first, VECTORS_AT_ONCE);
+        else
+            for (ptrdiff_t n = 0; n < left; n++) measure_channels(w, piece / across, first + n * LANES, 1);
+    }
+}
+
+void measure(const void *rows, float *means, float *variances, ptrdiff_t row, ptrdiff_t count, ptrdiff_t columns,
+             ptrdiff_t channels, ptrdiff_t at_once, int is_bfloat16, parallel run, unsigned threads) {
+    picture_measured w = {.from = rows, .means = means, .variances = variances, .row = row, .rows = count,
+                          .columns = columns, .channels = channels, .at_once = at_once, .is_bfloat16 = is_bfloat16};
+    in_all_threads(measured, &w, run, threads);
 }

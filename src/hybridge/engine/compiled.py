@@ -38,7 +38,8 @@ _KEPT_PART = 0.3
 
 
 _WITHOUT_RESULT = (
-    "to_spectrum", "to_picture", "to_window", "multiply", "multiply_with_blas", "convolve", "put_values", "attend",
+    "to_spectrum", "multiply", "multiply_with_blas", "to_picture", "convolve", "put_values", "attend", "to_window",
+    "measure",
 )  # fmt: skip
 
 
@@ -59,10 +60,11 @@ class Compiled:
         threads = (ctypes.c_void_p, ctypes.c_uint)
         self._library, self._parallel, self._sgemm = library, parallel, sgemm
         library.to_spectrum.argtypes = 2 * pointer + 4 * size + 3 * number + threads
-        library.to_picture.argtypes = 3 * pointer + 6 * size + 2 * number + threads
+        library.to_picture.argtypes = 4 * pointer + 7 * size + 4 * number + threads
         library.to_window.argtypes = 4 * pointer + 5 * size + number + threads
+        library.measure.argtypes = 3 * pointer + 5 * size + number + threads
         library.multiply.argtypes = 4 * pointer + 4 * size + number + threads
-        library.convolve.argtypes = 5 * pointer + 11 * size + 3 * number + threads
+        library.convolve.argtypes = 6 * pointer + 12 * size + 5 * number + threads
         library.put_values.argtypes = 2 * pointer + 4 * size + number + threads
         library.attend.argtypes = 6 * pointer + 3 * size + (ctypes.c_float, *number) + threads
         library.multiply_with_blas.argtypes = 3 * pointer + size + 3 * number + pointer + threads
@@ -141,9 +143,8 @@ class Compiled:
                 )  # fmt: skip
             return
         self._library.multiply(
-            spectrum.data_ptr(), filters.data_ptr(), None if added is None else added.data_ptr(),
-            products.data_ptr(), *spectrum.shape, products.shape[2], spectrum.dtype == torch.bfloat16,
-            self._parallel, threads,
+            spectrum.data_ptr(), filters.data_ptr(), _pointer(added), products.data_ptr(), *spectrum.shape,
+            products.shape[2], spectrum.dtype == torch.bfloat16, self._parallel, threads,
         )  # fmt: skip
 
     def convolve(
@@ -151,6 +152,7 @@ class Compiled:
         window: torch.Tensor,
         filters: torch.Tensor,
         bias: torch.Tensor | None,
+        added: torch.Tensor | None,
         picture: torch.Tensor,
         memory: torch.Tensor,
         high: int,
@@ -166,7 +168,8 @@ class Compiled:
             window: As for :meth:`to_spectrum`.
             filters: From :meth:`pack`.
             bias: As for :meth:`to_picture`.
-            picture: Is written.
+            added: The same.
+            picture: The same.
             memory: float32; is written.
             high: Tiles from the top to the bottom.
             wide: Tiles from left to right.
@@ -182,9 +185,10 @@ class Compiled:
         if filters.ndim == 3 or not are_few or threads * numbers > memory.numel():
             return False
         self._library.convolve(
-            window.data_ptr(), filters.data_ptr(), None if bias is None else bias.data_ptr(), picture.data_ptr(),
-            memory.data_ptr(), numbers * memory.itemsize, window.stride(2), picture.stride(2), high, wide,
-            *picture.shape[2:], into, out, len(filters), _TILES, *tile, filters.dtype == torch.bfloat16,
+            window.data_ptr(), filters.data_ptr(), _pointer(bias), _pointer(added), picture.data_ptr(),
+            memory.data_ptr(), numbers * memory.itemsize, window.stride(2), picture.stride(2), _row(added),
+            high, wide, *picture.shape[2:], into, out, len(filters), _TILES, *tile,
+            filters.dtype == torch.bfloat16, picture.dtype == torch.bfloat16, _is_bfloat16(added),
             self._parallel, threads,
         )  # fmt: skip
         return True
@@ -193,18 +197,29 @@ class Compiled:
         self,
         products: torch.Tensor,
         bias: torch.Tensor | None,
+        added: torch.Tensor | None,
         picture: torch.Tensor,
         high: int,
         wide: int,
         tile: tuple[int, int],
     ) -> None:
-        """Products (products, high · wide, O) and bias (O,) → picture (1, O, rows, columns), channels-last.
+        """Products (products, high · wide, O) + bias (O,) + added → picture (1, O, rows, columns), channels-last.
 
-        What tiles make beyond the picture is dropped.  Arguments are those of :meth:`to_spectrum`.
+        What tiles make beyond the picture is dropped.
+
+        Args:
+            products: float32.
+            bias: The same.
+            added: As large as the picture, channels-last, float32 or bfloat16; may be the picture.
+            picture: float32 or bfloat16; is written.
+            high: As for :meth:`to_spectrum`.
+            wide: The same.
+            tile: The same.
         """
         self._library.to_picture(
-            products.data_ptr(), None if bias is None else bias.data_ptr(), picture.data_ptr(), picture.stride(2),
-            high, wide, *picture.shape[2:], picture.shape[1], *tile, self._parallel, torch.get_num_threads(),
+            products.data_ptr(), _pointer(bias), _pointer(added), picture.data_ptr(), picture.stride(2),
+            _row(added), high, wide, *picture.shape[2:], picture.shape[1], *tile, picture.dtype == torch.bfloat16,
+            _is_bfloat16(added), self._parallel, torch.get_num_threads(),
         )  # fmt: skip
 
     def to_window(self, rows: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, window: torch.Tensor) -> None:
@@ -264,6 +279,39 @@ class Compiled:
             mixed.data_ptr(), count, len(keys), channels, channels**-0.5, keys.dtype == torch.bfloat16,
             self._parallel, torch.get_num_threads(),
         )  # fmt: skip
+
+    def measure(self, rows: torch.Tensor, at_once: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and biased variance of every channel, of ``at_once`` rows and the next ones: (parts, C), float32.
+
+        Args:
+            rows: (1, C, n, W), channels-last, float32 or bfloat16.
+            at_once: Fewer in the last part.
+        """
+        _, channels, count, width = rows.shape
+        means, variances = (torch.empty(-(-count // at_once), channels) for _ in range(2))
+        self._library.measure(
+            rows.data_ptr(), means.data_ptr(), variances.data_ptr(), rows.stride(2), count, width, channels,
+            at_once, rows.dtype == torch.bfloat16, self._parallel, torch.get_num_threads(),
+        )  # fmt: skip
+        return means, variances
+
+
+def takes_picture(picture: torch.Tensor) -> bool:
+    """Whether compiled loops can read and write it."""
+    is_laid_out = picture.stride(1) == 1 and picture.stride(3) == picture.shape[1]
+    return is_laid_out and picture.device.type == "cpu" and picture.dtype in (torch.float32, torch.bfloat16)
+
+
+def _pointer(numbers: torch.Tensor | None) -> int | None:
+    return None if numbers is None else numbers.data_ptr()
+
+
+def _row(added: torch.Tensor | None) -> int:
+    return 0 if added is None else added.stride(2)
+
+
+def _is_bfloat16(added: torch.Tensor | None) -> bool:
+    return added is not None and added.dtype == torch.bfloat16
 
 
 def multiplies_bfloat16() -> bool:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from .arena import Scratch
-from .compiled import Compiled, compiled_for
+from .compiled import Compiled, compiled_for, takes_picture
 from .ops import Convolve
 from .ways import Way
 from .winograd import Matrix
@@ -27,7 +27,10 @@ class Room(ABC):
 
     Attributes:
         window: (1, C, rows, columns), channels-last: padded source rows, its side columns zero.
+        adds: Whether it can write to rows of half precision, and add others to what it makes.
     """
+
+    adds = False
 
     def __init__(self, op: Convolve, way: Way, scratch: Scratch, rows: int, width: int) -> None:
         high, wide = way.window(op, rows, width)
@@ -51,8 +54,14 @@ class Room(ABC):
         return self._made[:, :, :rows]
 
     @abstractmethod
-    def convolve(self, rows: int, out: torch.Tensor | None) -> torch.Tensor:
-        """(1, O, rows, W) from the rows in the window: in ``out``, or in memory that the next strip writes over."""
+    def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
+        """(1, O, rows, W) from the rows in the window: in ``out``, or in memory that the next strip writes over.
+
+        Args:
+            rows: Of the target.
+            out: Where they may be written.
+            added: Rows of the target that are added, which ``out`` may be; only to a room that :attr:`adds`.
+        """
 
 
 class Convolution(ABC):
@@ -91,14 +100,14 @@ class _DirectRoom(Room):
         # torch pads both sides alike; what differs is in the window.
         self._padding = (0, conv.op.padding.left if conv.op.padding.left == conv.op.padding.right else 0)
 
-    def convolve(self, rows: int, out: torch.Tensor | None) -> torch.Tensor:
+    def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
         conv = self._conv
         first, end = conv.op.rows_read(0, rows)
         return F.conv2d(self.window[:, :, : end - first], conv.weight, conv.bias, conv.op.stride, self._padding)
 
 
 class Shortcut:
-    """A 1×1 convolution of a residual, added to what another one made.
+    """A 1×1 convolution of a residual.
 
     Args:
         weight: (O, I, 1, 1), of the dtype to compute in.
@@ -115,25 +124,12 @@ class Shortcut:
         self._compiled = compiled if compiled and compiled.multiplies(self.dtype, *kernel.shape) else None
         self._kernel = self._compiled.pack(kernel[None], self.dtype) if self._compiled else kernel
 
-    def add(self, made: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
-        """``out = made + kernel · rows``, all (1, C, n, W), without memory of its own; ``out`` may be ``made``."""
-        are_laid_out = all(x.is_contiguous(memory_format=torch.channels_last) for x in (made, rows, out))
-        if are_laid_out and self._compiled:
-            self._compiled.multiply(
-                positions(rows)[None], self._kernel, positions(out)[None], positions(made)[None]
-            )
-        elif are_laid_out:
-            torch.addmm(positions(made), positions(rows), self._kernel, out=positions(out))
-        else:  # tiles that were cut off at the right
-            product = torch.empty_like(made, memory_format=torch.channels_last)
-            self._multiply(positions(rows), positions(product))
-            torch.add(made, product, out=out)
-
-    def _multiply(self, rows: torch.Tensor, out: torch.Tensor) -> None:
+    def multiply(self, rows: torch.Tensor, out: torch.Tensor) -> None:
+        """(1, I, n, W) → ``out``, (1, O, n, W), without memory of its own; both channels-last."""
         if self._compiled:
-            self._compiled.multiply(rows.contiguous()[None], self._kernel, out[None])
+            self._compiled.multiply(positions(rows)[None], self._kernel, positions(out)[None])
         else:
-            torch.mm(rows, self._kernel, out=out)
+            torch.mm(positions(rows), self._kernel, out=positions(out))
 
 
 def positions(rows: torch.Tensor) -> torch.Tensor:
@@ -156,7 +152,7 @@ class _FourPhasesRoom(Room):
         super().__init__(conv.op, conv.way, scratch, rows, width)
         self._conv, self._width = conv, width
 
-    def convolve(self, rows: int, out: torch.Tensor | None) -> torch.Tensor:
+    def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
         conv, channels = self._conv, self._conv.op.weights.out_channels
         made = self._result(out, channels, rows, 2 * self._width)
         high = rows // 2
@@ -205,19 +201,20 @@ class _TransformedRoom(Room):
     def __init__(self, conv: Transformed, scratch: Scratch, rows: int, width: int) -> None:
         super().__init__(conv.op, conv.way, scratch, rows, width)
         self._conv, self._width = conv, width
+        self.adds = conv.compiled is not None
         high, self._wide = conv.way.tiles(conv.op, rows, width)
         halves = conv.way.halves(conv.op, high, self._wide)
         self._memory = scratch.take(sum(halves))
         self._first, self._second = self._memory[: halves[0]], self._memory[halves[0] :]
         self._views: dict[int, _TileViews] = {}
 
-    def convolve(self, rows: int, out: torch.Tensor | None) -> torch.Tensor:
+    def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
         conv = self._conv
         high = conv.along_rows.tiles(rows)
         first, end = conv.op.rows_read(0, rows)
         self.window[:, :, end - first : conv.along_rows.inputs(high)].zero_()
         if conv.compiled:
-            return self._convolve_compiled(conv.compiled, high, rows, out)
+            return self._convolve_compiled(conv.compiled, high, rows, out, added)
         if high not in self._views:
             self._views[high] = self._look(high)
         views = self._views[high]
@@ -235,22 +232,24 @@ class _TransformedRoom(Room):
         return made if made is out else made[:, :, :rows, : conv.op.output_size(rows, self._width)[1]]
 
     def _convolve_compiled(
-        self, compiled: Compiled, high: int, rows: int, out: torch.Tensor | None
+        self, compiled: Compiled, high: int, rows: int, out: torch.Tensor | None, added: torch.Tensor | None
     ) -> torch.Tensor:
         conv, wide = self._conv, self._wide
         weights = conv.op.weights
         tile = conv.along_rows.step, conv.along_columns.step
-        place = out if out is not None and out.stride(1) == 1 else None  # a whole program's output is not
-        made = self._result(place, weights.out_channels, rows, conv.op.output_size(rows, self._width)[1])
-        if compiled.convolve(self.window, conv.weight, conv.bias, made, self._memory, high, wide, tile):
-            return made
+        columns = conv.op.output_size(rows, self._width)[1]
+        if out is None or not takes_picture(out):  # a whole program's output is not
+            out = self._result(None, weights.out_channels, rows, columns)
+        ends = conv.bias, added, out
+        if compiled.convolve(self.window, conv.weight, *ends, self._memory, high, wide, tile):
+            return out
         shape = (len(conv.weight), high * wide)
         operands = _view(self._second.view(conv.dtype), *shape, weights.in_channels)
         products = _view(self._first, *shape, weights.out_channels)
         compiled.to_spectrum(self.window, operands, high, wide, tile)
         compiled.multiply(operands, conv.weight, products)
-        compiled.to_picture(products, conv.bias, made, high, wide, tile)
-        return made
+        compiled.to_picture(products, *ends, high, wide, tile)
+        return out
 
     def _look(self, high: int) -> _TileViews:
         """At so many rows of tiles: every strip but the last has the same, and slicing takes as long as adding."""

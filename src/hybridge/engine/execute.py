@@ -193,13 +193,14 @@ class _Item:
             return target[:, :, first:end]
 
         for strip in self._strips_of(index, None if sent else into):
+            kept = strip.made.to(target.dtype) if sent else into(strip.first, strip.end)
             if sent:
-                sent.send(strip.first, strip.end, strip.made)
-            elif strip.made.data_ptr() != (place := into(strip.first, strip.end)).data_ptr():
-                place.copy_(strip.made)
-            if gather:
-                gather.add(strip.made)
-            del strip  # before the next one is made
+                sent.send(strip.first, strip.end, kept)
+            elif strip.made.data_ptr() != kept.data_ptr():
+                kept.copy_(strip.made)
+            if gather:  # of what the norm will read, rounded as it is kept
+                gather.add(kept)
+            del strip, kept  # before the next one is made
             self._buffers.end_strip()
             yield
 

@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .compiled import compiled_for
+from .compiled import compiled_for, takes_picture
 from .ops import Norm
 from .ways import Arithmetic
+
+_FLOAT32 = torch.empty(0)
 
 
 class Moments:
@@ -24,11 +26,19 @@ class Moments:
 
     def add(self, rows: torch.Tensor) -> None:
         """Takes in rows (1, C, n, W), channels-last, that no other call takes in."""
-        count, width = rows.shape[2:]
-        for part in torch.split(rows, self._arithmetic.rows_measured(count, width), dim=2):
+        channels, count, width = rows.shape[1:]
+        at_once = self._arithmetic.rows_measured(count, width)
+        is_copied = self._arithmetic.computed_bytes < _FLOAT32.itemsize  # which plans count
+        compiled = compiled_for(_FLOAT32, channels) if takes_picture(rows) and not is_copied else None
+        if compiled:
+            parts = zip(*compiled.measure(rows, at_once), strict=True)
+            for first, part in zip(range(0, count, at_once), parts, strict=True):
+                self._strips.append((min(at_once, count - first) * width, *part))
+            return
+        for some in torch.split(rows, at_once, dim=2):
             if self._arithmetic.measured_positions is not None:
-                part = part.to(torch.promote_types(part.dtype, torch.float32))
-            self._strips.append((part.shape[2] * width, *_measured(part)))
+                some = some.to(torch.promote_types(some.dtype, torch.float32))
+            self._strips.append((some.shape[2] * width, *_measured(some)))
 
     def of_groups(self, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and biased variance of every channel's group, (C,) each.

@@ -17,6 +17,7 @@ from torch import nn
 
 from .arena import Scratch
 from .attending import begin
+from .compiled import takes_picture
 from .convolving import Convolution, Room, Shortcut, prepare
 from .ops import Attend, Convolve, Norm
 from .statistics import GroupNorm, Moments
@@ -176,7 +177,9 @@ class ConvolutionStrips:
         source, height = reading.source, reading.height
         enter = self._enter(reading.moments)
         room = self._convolution.begin(scratch, reading.rows, source.width)
-        residual = reading.residual
+        residual, carried = reading.residual, None
+        if residual is not None and self._shortcut:
+            carried = scratch.picture(self._op.weights.out_channels, reading.rows, residual.width)
         if residual is not None and reading.converted:
             channels = self._op.shortcut.in_channels if self._op.shortcut else self._op.weights.out_channels
             numbers = scratch.take(reading.converted * residual.width * channels)
@@ -197,34 +200,33 @@ class ConvolutionStrips:
             begun, ended = start, stop
 
             place = None if into is None else into(first, end)
-            if residual is None:
-                made = room.convolve(end - first, place)
+            if self._leaving and place is not None and place.dtype != room.window.dtype:
+                place = None  # or it would be rounded before
+            added = None
+            if residual is not None and carried is not None:
+                added = carried[:, :, : end - first]
+                self._carry(residual.pieces(first, end, after), first, added)
+            elif isinstance(reading.residual, Stored):
+                added = reading.residual.tensor[:, :, first:end]
+            if residual is None or (room.adds and added is not None and takes_picture(added)):
+                made = room.convolve(end - first, place, added)
             else:
-                added = residual.pieces(first, end, after)
-                made = self._add(room.convolve(end - first, None), added, first, place)
+                pieces = residual.pieces(first, end, after)
+                if carried is not None and added is not None:
+                    pieces = iter([(first, added)])
+                made = _add(room.convolve(end - first, None), pieces, first, place)
             if self._leaving:
                 self._leaving(made)
             yield Strip(first, end, made)
             del made  # before the next one is made
 
-    def _add(
-        self,
-        made: torch.Tensor,
-        residual: Iterator[tuple[int, torch.Tensor]],
-        first: int,
-        place: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """The sum of both, in its place already if that holds numbers as wide."""
-        alike = place is not None and (place.dtype, place.device) == (made.dtype, made.device)
-        total = place if place is not None and alike else made
+    def _carry(self, residual: Iterator[tuple[int, torch.Tensor]], first: int, out: torch.Tensor) -> None:
+        """What the shortcut makes of the residual, from row ``first`` on."""
+        if self._shortcut is None:
+            raise TypeError(f"{self._op.name} has no shortcut")
         for row, piece in residual:
-            rows = slice(row - first, row - first + piece.shape[2])
-            if self._shortcut is None:
-                torch.add(made[:, :, rows], piece, out=total[:, :, rows])
-            else:
-                self._shortcut.add(made[:, :, rows], piece, total[:, :, rows])
+            self._shortcut.multiply(piece, out[:, :, row - first : row - first + piece.shape[2]])
             del piece  # before a stream makes the next one
-        return total
 
     def _enter(self, moments: Moments | None) -> Enter:
         if self._norm is None or moments is None:
@@ -241,6 +243,19 @@ class ConvolutionStrips:
                 entering(out)
 
         return enter
+
+
+def _add(
+    made: torch.Tensor, added: Iterator[tuple[int, torch.Tensor]], first: int, place: torch.Tensor | None
+) -> torch.Tensor:
+    """The sum of both, in its place already if that holds numbers as wide."""
+    alike = place is not None and (place.dtype, place.device) == (made.dtype, made.device)
+    total = place if place is not None and alike else made
+    for row, piece in added:
+        rows = slice(row - first, row - first + piece.shape[2])
+        torch.add(made[:, :, rows], piece, out=total[:, :, rows])
+        del piece  # before a stream makes the next one
+    return total
 
 
 def _fill(room: Room, source: Rows, start: int, fresh: int, stop: int, following: int, enter: Enter) -> None:
