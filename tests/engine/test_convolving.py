@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,10 @@ FOUR, NINE = Way("four-phases", 2, 2), Way("nine-products", 2, 2)
 
 def convolution(*, doubled: bool = False, into: int = 6, out: int = 10) -> Convolve:
     return Convolve(0, 1, Weights("conv", into, out, 3), padding=Padding(1, 1, 1, 1), doubled=doubled)
+
+
+def halving(top: int, bottom: int, left: int, right: int) -> Convolve:
+    return Convolve(0, 1, Weights("conv", 6, 10, 3), stride=2, padding=Padding(top, bottom, left, right))
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -45,6 +51,40 @@ def test_it_is_the_convolution(way, width, rows, has_bias) -> None:
         room.window[:, :, rows + 1] = 0
         room.inside[:, :, 1 : rows + 1] = source
         torch.testing.assert_close(room.convolve(wanted, out), expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("way", [Way("halved", 2, 2), Way("gathered"), Way("direct")], ids=str)
+@pytest.mark.parametrize("padding", [(0, 1, 0, 1), (1, 1, 1, 1), (0, 0, 0, 0)])
+@pytest.mark.parametrize("width", [3, 8, 9, 10, 11])
+@pytest.mark.parametrize("rows", [3, 8, 9, 10, 11])
+def test_it_is_the_convolution_with_stride_two(way, padding, width, rows) -> None:
+    op = halving(*padding)
+    weight, bias = noise(10, 6, 3, 3), noise(10)
+    source = noise(1, 6, rows, width)
+    top, bottom, left, right = padding
+    expected = F.conv2d(F.pad(source, (left, right, top, bottom)), weight, bias, stride=2)
+    wanted = expected.shape[2]
+    room = prepare(op, way, weight, bias).begin(Scratch(source), wanted + way.rows, width)
+    for out in (None, allocate_picture(expected, *expected.shape[1:])):
+        start, stop = op.rows_read(0, wanted)
+        room.window[:, :, : stop - start] = 0
+        room.window[:, :, stop - start :] = 1e9  # of an earlier strip
+        inside = source[:, :, max(start, 0) : stop]
+        room.inside[:, :, -min(start, 0) : -min(start, 0) + inside.shape[2]] = inside
+        torch.testing.assert_close(room.convolve(wanted, out), expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("out", [27, 64])
+def test_what_is_gathered(out) -> None:
+    """Three channels, at stride 1, as at the beginning of an encoder."""
+    op = convolution(into=3, out=out)
+    weight, source = noise(out, 3, 3, 3), noise(1, 3, 6, 9)
+    room = prepare(op, Way("gathered"), weight, None).begin(Scratch(source), 6, 9)
+    room.window.zero_()
+    room.inside[:, :, 1:7] = source
+    expected = F.conv2d(source, weight, padding=1)
+    torch.testing.assert_close(room.convolve(6, None), expected, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(room.convolve(5, None), expected[:, :, :5], rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize(("way", "channels"), [(TALL, 128), (TALL, 512), (SQUARE, 32), (SQUARE, 64)])
@@ -98,10 +138,16 @@ class TestTheWayThatIsTaken:
     def test_nor_is_anything_where_it_is_no_faster(self) -> None:
         assert way_of(convolution(into=512, out=512), Arithmetic(2, 2)) == Way("direct")
 
-    def test_other_kernels_strides_and_paddings_are_direct(self) -> None:
-        for op in (
-            Convolve(0, 1, Weights("conv", 64, 64, 1)),
-            Convolve(0, 1, Weights("conv", 64, 64, 3), stride=2, padding=Padding(bottom=1, right=1)),
-            Convolve(0, 1, Weights("conv", 64, 64, 3)),
-        ):
+    def test_stride_two_has_a_transform(self) -> None:
+        op = Convolve(0, 1, Weights("conv", 64, 64, 3), stride=2, padding=Padding(bottom=1, right=1))
+        assert way_of(op, self.transforming) == Way("halved", 2, 2)
+        assert way_of(replace(op, weights=Weights("conv", 16, 16, 3)), self.transforming) == Way("direct")
+
+    def test_few_channels_that_become_many_are_gathered(self) -> None:
+        assert way_of(convolution(into=3, out=27), self.transforming) == Way("gathered")
+        assert way_of(convolution(into=3, out=26), self.transforming) == Way("direct")
+        assert way_of(convolution(into=3, out=27), Arithmetic(2, 2)) == Way("direct")
+
+    def test_other_kernels_and_paddings_are_direct(self) -> None:
+        for op in (Convolve(0, 1, Weights("conv", 64, 64, 1)), Convolve(0, 1, Weights("conv", 64, 64, 3))):
             assert way_of(op, self.transforming) == Way("direct")

@@ -1,15 +1,16 @@
 /* Loops over pictures for which torch takes several passes or more time; compiled.py says what goes in and out.
 
-   Along one side a tile has a STEP: with 4 or 2 it is Winograd's, and makes so many outputs; with 1 it is nearest ×2
-   and a convolution, and makes two.  The sums are the matrices of winograd.py, written out.
+   Along one side a tile reads 6 or 4 numbers and makes 4 or 2, which is Winograd's, or reads 3 and makes 2, which is
+   nearest ×2 and a convolution, or reads 5 and makes 2, which is one with stride 2.  Its side is called by what it
+   reads.  The sums are the matrices of winograd.py, written out.
 
    Pictures lie channels-last, so the innermost loop runs over channels, eight at a time.  Nothing is allocated. */
 
 #include <stddef.h>
 #include <stdint.h>
 
-#define READS(step) ((step) + 2)
-#define MAKES(step) ((step) == 1 ? 2 : (step))
+#define MAKES(reads) ((reads) == 6 ? 4 : 2)
+#define STEP(reads) ((reads) == 5 ? 4 : (reads) - 2) /* numbers from one tile to the next */
 
 enum { LANES = 8, TILES_AT_ONCE = 16, MOST_READS = 6, MOST_MADE = 4, LANES_AT_ONCE = 64 };
 
@@ -112,15 +113,15 @@ typedef struct {
     ptrdiff_t product;       /* numbers from one product to the next */
     ptrdiff_t rows, columns; /* of the picture that is made */
     ptrdiff_t channels;
-    int tall, broad;         /* steps */
+    int tall, broad;         /* what a tile reads */
     int is_bfloat16, added_is_bfloat16; /* what is made */
     ptrdiff_t next;          /* piece that no thread has taken */
 } tiles;
 
 /* --- along one side ------------------------------------------------------------------------------------------- */
 
-INLINE void into(int step, const lanes *x, lanes *t) {
-    if (step == 4) { /* points 0, 1, -1, 1/2, -2, infinity */
+INLINE void into(int reads, const lanes *x, lanes *t) {
+    if (reads == 6) { /* points 0, 1, -1, 1/2, -2, infinity */
         lanes odd = x[3] - x[1], even = x[4] - x[2];
         t[0] = x[0] - 2 * x[2] + x[4] + 1.5f * odd;
         t[1] = x[4] - x[1] + 0.5f * x[2] + 2.5f * x[3];
@@ -128,11 +129,17 @@ INLINE void into(int step, const lanes *x, lanes *t) {
         t[3] = even + 2 * odd;
         t[4] = even - 0.5f * odd;
         t[5] = x[5] + x[1] - 2 * x[3] + 1.5f * even;
-    } else if (step == 2) { /* points 0, 1, -1, infinity */
+    } else if (reads == 4) { /* points 0, 1, -1, infinity */
         t[0] = x[2] - x[0];
         t[1] = x[1] + x[2];
         t[2] = x[2] - x[1];
         t[3] = x[3] - x[1];
+    } else if (reads == 5) {
+        t[0] = x[0] - x[2];
+        t[1] = x[2];
+        t[2] = x[4] - x[2];
+        t[3] = x[1];
+        t[4] = x[3];
     } else {
         t[0] = x[1];
         t[1] = x[0] - x[1];
@@ -140,16 +147,19 @@ INLINE void into(int step, const lanes *x, lanes *t) {
     }
 }
 
-INLINE void out_of(int step, const lanes *p, lanes *y) {
-    if (step == 4) {
+INLINE void out_of(int reads, const lanes *p, lanes *y) {
+    if (reads == 6) {
         lanes sum = p[1] + p[2], difference = p[1] - p[2];
         y[0] = p[0] + sum + p[3] + p[4];
         y[1] = difference + 0.5f * p[3] - 2 * p[4];
         y[2] = sum + 0.25f * p[3] + 4 * p[4];
         y[3] = difference + 0.125f * p[3] - 8 * p[4] + p[5];
-    } else if (step == 2) {
+    } else if (reads == 4) {
         y[0] = p[0] + p[1] + p[2];
         y[1] = p[1] - p[2] + p[3];
+    } else if (reads == 5) {
+        y[0] = p[0] + p[1] + p[3];
+        y[1] = p[1] + p[2] + p[4];
     } else {
         y[0] = p[0] + p[1];
         y[1] = p[0] + p[2];
@@ -169,23 +179,23 @@ INLINE void spectra_of(const tiles *w, const float *tile, ptrdiff_t to, ptrdiff_
         const ptrdiff_t left = (channels - first) / LANES, deep = left < LANES_AT_ONCE ? left : LANES_AT_ONCE;
         lanes lines[MOST_READS][MOST_READS][LANES_AT_ONCE] __attribute__((aligned(64)));
         for (ptrdiff_t n = 0; n < count; n++)
-            for (int j = 0; j < READS(broad); j++) {
-                const float *from = tile + (n * broad + j) * channels + first;
+            for (int j = 0; j < broad; j++) {
+                const float *from = tile + (n * STEP(broad) + j) * channels + first;
                 for (ptrdiff_t k = 0; k < deep; k++) {
                     lanes x[MOST_READS], t[MOST_READS];
-                    UNROLLED for (int i = 0; i < READS(tall); i++)
+                    UNROLLED for (int i = 0; i < tall; i++)
                         x[i] = *(const lanes *)(from + i * row + k * LANES);
                     into(tall, x, t);
-                    UNROLLED for (int i = 0; i < READS(tall); i++) lines[i][j][n * deep + k] = t[i];
+                    UNROLLED for (int i = 0; i < tall; i++) lines[i][j][n * deep + k] = t[i];
                 }
             }
-        for (int i = 0; i < READS(tall); i++) {
-            const ptrdiff_t line = to + i * READS(broad) * product + first;
+        for (int i = 0; i < tall; i++) {
+            const ptrdiff_t line = to + i * broad * product + first;
             for (ptrdiff_t k = 0; k < count * deep; k++) {
                 lanes x[MOST_READS], t[MOST_READS];
-                UNROLLED for (int j = 0; j < READS(broad); j++) x[j] = lines[i][j][k];
+                UNROLLED for (int j = 0; j < broad; j++) x[j] = lines[i][j][k];
                 into(broad, x, t);
-                UNROLLED for (int j = 0; j < READS(broad); j++)
+                UNROLLED for (int j = 0; j < broad; j++)
                     write_at(w->to, line + j * product + k * LANES, t[j], is_bfloat16);
             }
         }
@@ -201,11 +211,11 @@ INLINE void pictures_of(const tiles *w, const float *from, ptrdiff_t row, ptrdif
     for (ptrdiff_t first = 0; first < channels; first += LANES * LANES_AT_ONCE) {
         const ptrdiff_t left = (channels - first) / LANES, deep = left < LANES_AT_ONCE ? left : LANES_AT_ONCE;
         lanes lines[MOST_MADE][MOST_READS][LANES_AT_ONCE] __attribute__((aligned(64)));
-        for (int i = 0; i < READS(tall); i++) {
-            const float *line = from + i * READS(broad) * product + first;
+        for (int i = 0; i < tall; i++) {
+            const float *line = from + i * broad * product + first;
             for (ptrdiff_t k = 0; k < count * deep; k++) {
                 lanes p[MOST_READS], y[MOST_MADE];
-                UNROLLED for (int j = 0; j < READS(broad); j++)
+                UNROLLED for (int j = 0; j < broad; j++)
                     p[j] = *(const lanes *)(line + j * product + k * LANES);
                 out_of(broad, p, y);
                 for (int j = 0; j < MAKES(broad); j++) lines[j][i][k] = y[j];
@@ -217,7 +227,7 @@ INLINE void pictures_of(const tiles *w, const float *from, ptrdiff_t row, ptrdif
             for (ptrdiff_t k = 0; k < deep; k++) {
                 lanes p[MOST_READS], y[MOST_MADE], bias = {0};
                 if (biases) bias = *(const lanes *)(biases + first + k * LANES);
-                UNROLLED for (int i = 0; i < READS(tall); i++) p[i] = lines[j][i][n * deep + k];
+                UNROLLED for (int i = 0; i < tall; i++) p[i] = lines[j][i][n * deep + k];
                 out_of(tall, p, y);
                 for (int i = 0; i < MAKES(tall); i++) {
                     const ptrdiff_t below = row + i, at = aside + k * LANES;
@@ -243,17 +253,19 @@ INLINE int take(tiles *w, ptrdiff_t *high, ptrdiff_t *first, ptrdiff_t *end) {
     return *high < w->high;
 }
 
-/* With the steps as constants, so that the loops above unroll. */
-#define FOR_ITS_STEPS(w, TILE)                 \
+/* With its sides as constants, so that the loops above unroll. */
+#define FOR_ITS_SIDES(w, TILE)                 \
     {                                          \
-        if ((w)->tall == 4 && (w)->broad == 4) \
-            TILE(4, 4);                        \
+        if ((w)->tall == 6 && (w)->broad == 6) \
+            TILE(6, 6);                        \
+        else if ((w)->tall == 6)               \
+            TILE(6, 4);                        \
+        else if ((w)->tall == 5)               \
+            TILE(5, 5);                        \
         else if ((w)->tall == 4)               \
-            TILE(4, 2);                        \
-        else if ((w)->tall == 2)               \
-            TILE(2, 2);                        \
+            TILE(4, 4);                        \
         else                                   \
-            TILE(1, 1);                        \
+            TILE(3, 3);                        \
     }
 
 /* Tiles that are taken together: their channels are one piece of every product. */
@@ -265,14 +277,14 @@ INLINE ptrdiff_t together(const tiles *w, ptrdiff_t left) {
 /* Of tiles [n, end) of a row of tiles, whose first is TO. */
 INLINE void spectra_between(const tiles *w, ptrdiff_t h, ptrdiff_t n, ptrdiff_t end, ptrdiff_t to) {
     for (ptrdiff_t count; n < end; n += count, to += count * w->channels) {
-        const float *tile = w->from + h * w->tall * w->row + n * w->broad * w->channels;
+        const float *tile = w->from + h * STEP(w->tall) * w->row + n * STEP(w->broad) * w->channels;
         count = together(w, end - n);
 #define TILE(tall, broad) spectra_of(w, tile, to, count, tall, broad, 0)
 #define NARROW(tall, broad) spectra_of(w, tile, to, count, tall, broad, 1)
         if (w->is_bfloat16)
-            FOR_ITS_STEPS(w, NARROW)
+            FOR_ITS_SIDES(w, NARROW)
         else
-            FOR_ITS_STEPS(w, TILE)
+            FOR_ITS_SIDES(w, TILE)
 #undef TILE
 #undef NARROW
     }
@@ -284,7 +296,7 @@ INLINE void pictures_between(const tiles *w, ptrdiff_t h, ptrdiff_t n, ptrdiff_t
         const ptrdiff_t row = h * MAKES(w->tall), column = n * MAKES(w->broad);
         count = together(w, end - n);
 #define TILE(tall, broad) pictures_of(w, from, row, column, count, tall, broad)
-        FOR_ITS_STEPS(w, TILE)
+        FOR_ITS_SIDES(w, TILE)
 #undef TILE
     }
 }

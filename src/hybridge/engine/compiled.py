@@ -81,7 +81,8 @@ class Compiled:
             spectrum: Is written, float32 or bfloat16.
             high: Tiles from the top to the bottom.
             wide: Tiles from left to right.
-            tile: Source rows and columns from one tile to the next: (4, 4), (4, 2), (2, 2), or (1, 1) for ×2.
+            tile: Rows and columns that one reads: (6, 6), (6, 4) or (4, 4) for 3×3, (3, 3) after ×2, (5, 5) with
+                stride 2.
         """
         self._library.to_spectrum(
             window.data_ptr(), spectrum.data_ptr(), window.stride(2), high, wide, window.shape[1],

@@ -82,6 +82,8 @@ def prepare(op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | N
         "four-phases": FourPhases,
         "winograd": Transformed,
         "nine-products": Transformed,
+        "halved": Transformed,
+        "gathered": Gathered,
     }
     return kinds[way.kind](op, way, weight, bias)
 
@@ -104,6 +106,38 @@ class _DirectRoom(Room):
         conv = self._conv
         first, end = conv.op.rows_read(0, rows)
         return F.conv2d(self.window[:, :, : end - first], conv.weight, conv.bias, conv.op.stride, self._padding)
+
+
+class Gathered(Convolution):
+    """What every output reads is put side by side, and multiplied."""
+
+    def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__(op, way, weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous(), bias)  # (k·k·I, O)
+
+    def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
+        return _GatheredRoom(self, scratch, rows, width)
+
+
+class _GatheredRoom(Room):
+    def __init__(self, conv: Gathered, scratch: Scratch, rows: int, width: int) -> None:
+        super().__init__(conv.op, conv.way, scratch, rows, width)
+        self._conv, weights = conv, conv.op.weights
+        self._columns = conv.op.output_size(rows, width)[1]
+        of_a_tap_row = weights.kernel * weights.in_channels  # which lie side by side in the window, too
+        self._gathered = scratch.take(rows, self._columns, weights.kernel, of_a_tap_row)
+
+    def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
+        conv, gathered = self._conv, self._gathered[:rows]
+        row, column, stride = self.window.stride(2), self.window.stride(3), conv.op.stride
+        gathered.copy_(self.window.as_strided(gathered.shape, (stride * row, stride * column, row, 1)))
+        place = out if out is not None and out.stride(1) == 1 else None  # a whole program's output is not
+        made = self._result(place, conv.op.weights.out_channels, rows, self._columns)
+        operands = gathered.view(rows * self._columns, -1)
+        if conv.bias is None:
+            torch.mm(operands, conv.weight, out=positions(made))
+        else:
+            torch.addmm(conv.bias, operands, conv.weight, out=positions(made))
+        return made
 
 
 class Shortcut:
@@ -167,7 +201,7 @@ class _FourPhasesRoom(Room):
 
 
 class Transformed(Convolution):
-    """3×3 with padding 1, perhaps after nearest ×2: tiles are transformed, multiplied, and transformed back."""
+    """3×3, perhaps after nearest ×2 or with stride 2: tiles are transformed, multiplied, and transformed back."""
 
     def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__(op, way, weight, bias)
@@ -236,7 +270,7 @@ class _TransformedRoom(Room):
     ) -> torch.Tensor:
         conv, wide = self._conv, self._wide
         weights = conv.op.weights
-        tile = conv.along_rows.step, conv.along_columns.step
+        tile = conv.along_rows.reads, conv.along_columns.reads
         columns = conv.op.output_size(rows, self._width)[1]
         if out is None or not takes_picture(out):  # a whole program's output is not
             out = self._result(None, weights.out_channels, rows, columns)
@@ -255,7 +289,7 @@ class _TransformedRoom(Room):
         """At so many rows of tiles: every strip but the last has the same, and slicing takes as long as adding."""
         along_rows, along_columns, wide = self._conv.along_rows, self._conv.along_columns, self._wide
         into, out = self._conv.op.weights.in_channels, self._conv.op.weights.out_channels
-        source = self.window[0].permute(1, 2, 0)  # rows, columns, channels
+        source = self.window[0, :, :, : along_columns.inputs(wide)].permute(1, 2, 0)  # rows, columns, channels
         tall, broad = along_rows.reads, along_columns.reads
         rowwise = _view(self._first, tall, high, along_columns.inputs(wide), into)
         spectrum = _view(self._second, tall, broad, high, wide, into)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .ops import Attend, Convolve, Padding, Weights
-from .winograd import DOUBLED, Transform, transform
+from .winograd import DOUBLED, HALVED, Transform, transform
 
 #: From this many input channels, tiles of 4×2 are no further from float64 than a direct float32 convolution is,
 #: below it only tiles of 2×2 are.  Measured, see benchmarks/LOG.md.
@@ -108,7 +108,9 @@ class Way:
     + 2) inputs with as many products instead of nine for each output (Lavin and Gray, "Fast algorithms for
     convolutional neural networks", 2016).  ``four-phases`` runs a 3×3 convolution after nearest ×2 as four 2×2
     convolutions before it.  ``nine-products`` does that with nine products for every four outputs; see
-    :data:`.winograd.DOUBLED`.
+    :data:`.winograd.DOUBLED`.  ``halved`` is for stride 2, with 25 products for four outputs; see
+    :data:`.winograd.HALVED`.  ``gathered`` writes what an output reads side by side, and multiplies that: for so
+    few channels that it is no more than what is made.
 
     Attributes:
         kind: What is multiplied.
@@ -117,7 +119,7 @@ class Way:
         in_bfloat16: Whether a transform is rounded to bfloat16, and so multiplied, whatever else is computed in.
     """
 
-    kind: Literal["direct", "winograd", "four-phases", "nine-products"]
+    kind: Literal["direct", "winograd", "four-phases", "nine-products", "halved", "gathered"]
     rows: int = 1
     columns: int = 1
     in_bfloat16: bool = False
@@ -131,7 +133,8 @@ class Way:
         """Along rows and along columns; None for a way that takes numbers as they are."""
         if self.kind == "winograd":
             return transform(self.rows), transform(self.columns)
-        return (DOUBLED, DOUBLED) if self.kind == "nine-products" else None
+        one = {"nine-products": DOUBLED, "halved": HALVED}.get(self.kind)
+        return None if one is None else (one, one)
 
     def tiles(self, op: Convolve, rows: int, width: int) -> tuple[int, int]:
         """Of a transform, those that cover ``rows`` target rows, down and across; ``width`` is the source's."""
@@ -140,11 +143,11 @@ class Way:
 
     def window(self, op: Convolve, rows: int, width: int) -> tuple[int, int]:
         """(rows, columns) of padded source that ``rows`` target rows are made from; ``width`` is the source's."""
+        left, right = self.side_columns(op.padding)
         if self.transforms:
             high, wide = self.tiles(op, rows, width)
-            return self.transforms[0].inputs(high), self.transforms[1].inputs(wide)
+            return self.transforms[0].inputs(high), max(self.transforms[1].inputs(wide), left + width)
         first, end = op.rows_read(0, rows)
-        left, right = self.side_columns(op.padding)
         return end - first, width + left + right
 
     def saving(self, op: Convolve) -> float:
@@ -165,9 +168,8 @@ class Way:
 
     def side_columns(self, padding: Padding) -> tuple[int, int]:
         """Zero columns in the window, left and right; what padding is left is the convolution's."""
-        if self.transforms:
-            return 1, 1
-        return (0, 0) if padding.left == padding.right else (padding.left, padding.right)
+        is_torchs = self.kind in ("direct", "four-phases") and padding.left == padding.right
+        return (0, 0) if is_torchs else (padding.left, padding.right)
 
     def workspace(self, op: Convolve, rows: int, width: int) -> int:
         """Numbers that making ``rows`` target rows takes at a time, the result included, the window not."""
@@ -178,6 +180,8 @@ class Way:
             return sum(self.halves(op, high, wide)) + made
         if self.kind == "four-phases":
             return 4 * (rows // 2 + 1) * (width + 1) * out
+        if self.kind == "gathered":
+            return rows * op.output_size(rows, width)[1] * (op.weights.kernel**2 * op.weights.in_channels + out)
         return rows * op.output_size(rows, width)[1] * out
 
     def halves(self, op: Convolve, high: int, wide: int) -> tuple[int, int]:
@@ -212,4 +216,8 @@ def way_of(op: Convolve, arithmetic: Arithmetic) -> Way:
         if not is_square and arithmetic.rounds(weights):
             return Way("winograd", 2, 2, in_bfloat16=True)
         return Way("winograd", 4, 4 if is_square else 2)
+    if transforms and weights.kernel == 3 and op.stride == 2:
+        return Way("halved", 2, 2, arithmetic.rounds(weights))
+    if least is not None and weights.kernel > 1 and weights.kernel**2 * weights.in_channels <= weights.out_channels:
+        return Way("gathered")
     return Way("direct")

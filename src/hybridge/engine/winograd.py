@@ -1,4 +1,4 @@
-"""The matrices of fast convolutions: Winograd's, by the construction of Toom and Cook, and one for nearest ×2.
+"""The matrices of fast convolutions: Winograd's, by Toom's and Cook's construction; for nearest ×2; for stride 2.
 
 A filter of three taps makes m outputs from m + 2 inputs: as polynomials, inputs and filter are evaluated at m + 1
 points and at infinity, multiplied point by point, and interpolated.  Written for correlation, as networks have it,
@@ -70,6 +70,17 @@ DOUBLED = Transform(
     of_products=((1, 1, 0), (1, 0, 1)),
     step=1,
     common=0,
+)
+
+#: Of five inputs x₀ … x₄ and a filter a, b, c the two outputs a·x₀ + b·x₁ + c·x₂ and a·x₂ + b·x₃ + c·x₄, which is
+#: what the filter makes with stride 2.  The product (a + c)·x₂ is common to both; the rest is a·(x₀ - x₂),
+#: c·(x₄ - x₂), and b with what lies between.
+HALVED = Transform(
+    of_input=((1, 0, -1, 0, 0), (0, 0, 1, 0, 0), (0, 0, -1, 0, 1), (0, 1, 0, 0, 0), (0, 0, 0, 1, 0)),
+    of_filter=((1, 0, 0), (1, 0, 1), (0, 0, 1), (0, 1, 0), (0, 1, 0)),
+    of_products=((1, 1, 0, 1, 0), (0, 1, 1, 0, 1)),
+    step=4,
+    common=1,
 )
 
 
