@@ -19,7 +19,7 @@ def begin(op: Attend, arithmetic: Arithmetic, scratch: Scratch, positions: int) 
     dtype = torch.bfloat16 if arithmetic.attended_bytes(op) < scratch.like.itemsize else scratch.like.dtype
     compiled = compiled_for(scratch.like, channels)
     if compiled and op.heads == 1 and compiled.multiplies(dtype, channels):
-        return _CompiledAttention(compiled, channels, dtype, scratch, positions)
+        return _CompiledAttention(compiled, channels, dtype, scratch, positions, arithmetic.added_at_once)
     return _TorchAttention(op, scratch, positions)
 
 
@@ -68,9 +68,15 @@ class _CompiledAttention(Attention):
     """Of one head."""
 
     def __init__(
-        self, compiled: Compiled, channels: int, dtype: torch.dtype, scratch: Scratch, positions: int
+        self,
+        compiled: Compiled,
+        channels: int,
+        dtype: torch.dtype,
+        scratch: Scratch,
+        positions: int,
+        added_at_once: int,
     ) -> None:
-        self._compiled = compiled
+        self._compiled, self._added_at_once = compiled, added_at_once
         block = compiled.values_in_a_block(dtype)
         blocks = -(-positions // block)
         narrower = scratch.like.itemsize // dtype.itemsize
@@ -82,4 +88,4 @@ class _CompiledAttention(Attention):
         self._compiled.put_values(values, first, self._values)
 
     def attend(self, queries: torch.Tensor, out: torch.Tensor, spare: tuple[torch.Tensor, torch.Tensor]) -> None:
-        self._compiled.attend(queries, self.keys, self._values, out, spare)
+        self._compiled.attend(queries, self.keys, self._values, out, spare, added_at_once=self._added_at_once)

@@ -343,9 +343,9 @@ void to_picture(const float *products, const float *bias, const void *added, voi
 
    Filters come in panels of PANEL output channels.  The sums of a block, a few positions by a panel or by half of one,
    stay in registers on the way along the channels.  What is read there has four bytes: a float, or, for processors that
-   multiply these at once, a pair of bfloat16.  Sums of ADDED_AT_ONCE are rounded less than those of all would be. */
+   multiply these at once, a pair of bfloat16. */
 
-enum { PANEL = 32, PANELS_AT_ONCE = 4, POSITIONS_AT_ONCE = 192, ADDED_AT_ONCE = 128 };
+enum { PANEL = 32, PANELS_AT_ONCE = 4, POSITIONS_AT_ONCE = 192, MOST_SUMS = 24 };
 
 /* Of rows so short, what is read next can come into a cache beside what is read. */
 enum { SHORT = 256, LINE = 16 };
@@ -355,7 +355,8 @@ typedef struct {
     const float *added;
     float *to;
     ptrdiff_t count, positions, depth, out;
-    ptrdiff_t next; /* piece that no thread has taken */
+    ptrdiff_t at_once; /* products that are added one after another */
+    ptrdiff_t next;    /* piece that no thread has taken */
 } products;
 
 /* A convolution of a few tiles at a time, in a thread's own memory. */
@@ -382,7 +383,8 @@ typedef struct {
     float *mixed, *to;             /* the same, and (count, channels) */
     float scale;
     ptrdiff_t count, positions, channels;
-    ptrdiff_t next; /* panel that no thread has taken */
+    ptrdiff_t at_once; /* products that are added one after another */
+    ptrdiff_t next;    /* panel that no thread has taken */
 } attention;
 
 /* Of a panel's queries, so far: the largest score, and the sum of e^(score - largest). */
@@ -558,9 +560,9 @@ static int has_pairs(void) { return 0; }
 int multiplies(int is_bfloat16) { return is_bfloat16 ? has_pairs() : has_floats(); }
 
 void multiply(const void *from, const void *filters, const float *added, float *to, ptrdiff_t count,
-              ptrdiff_t positions, ptrdiff_t in_channels, ptrdiff_t out_channels, int is_bfloat16, parallel run,
-              unsigned threads) {
-    products w = {.from = from, .filters = filters, .added = added, .to = to, .count = count, .positions = positions,
+              ptrdiff_t positions, ptrdiff_t in_channels, ptrdiff_t out_channels, ptrdiff_t at_once, int is_bfloat16,
+              parallel run, unsigned threads) {
+    products w = {.at_once = at_once, .from = from, .filters = filters, .added = added, .to = to, .count = count, .positions = positions,
                   .depth = is_bfloat16 ? in_channels / 2 : in_channels, .out = out_channels};
     in_all_threads(is_bfloat16 ? products_pairs : products_16, &w, run, threads);
 }
@@ -569,8 +571,8 @@ void multiply(const void *from, const void *filters, const float *added, float *
 void convolve(const float *window, const void *filters, const float *bias, const void *added, void *picture,
               void *memory, ptrdiff_t nbytes, ptrdiff_t window_row, ptrdiff_t row, ptrdiff_t added_row, ptrdiff_t high,
               ptrdiff_t wide, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t in_channels, ptrdiff_t out_channels,
-              ptrdiff_t count, ptrdiff_t at_once, int tall, int broad, int in_pairs, int is_bfloat16,
-              int added_is_bfloat16, parallel run, unsigned threads) {
+              ptrdiff_t count, ptrdiff_t at_once, ptrdiff_t added_at_once, int tall, int broad, int in_pairs,
+              int is_bfloat16, int added_is_bfloat16, parallel run, unsigned threads) {
     convolution w = {
         .source = {.from = window, .row = window_row, .high = high, .wide = wide, .channels = in_channels,
                    .at_once = at_once, .tall = tall, .broad = broad, .is_bfloat16 = in_pairs},
@@ -578,7 +580,7 @@ void convolve(const float *window, const void *filters, const float *bias, const
                    .wide = wide, .rows = rows, .columns = columns, .channels = out_channels, .tall = tall,
                    .broad = broad, .is_bfloat16 = is_bfloat16, .added_is_bfloat16 = added_is_bfloat16},
         .products = {.filters = filters, .count = count, .depth = in_pairs ? in_channels / 2 : in_channels,
-                     .out = out_channels},
+                     .out = out_channels, .at_once = added_at_once},
         .memory = memory, .nbytes = nbytes};
     in_all_threads(in_pairs ? tiles_pairs : tiles_16, &w, run, threads);
 }
@@ -591,9 +593,9 @@ void put_values(const float *from, void *to, ptrdiff_t first, ptrdiff_t count, p
 }
 
 void attend(const float *queries, const void *keys, const void *values, float *to, void *panels, float *mixed,
-            ptrdiff_t count, ptrdiff_t positions, ptrdiff_t channels, float scale, int is_bfloat16, parallel run,
-            unsigned threads) {
-    attention w = {.queries = queries, .keys = keys, .values = values, .panels = panels, .mixed = mixed, .to = to,
+            ptrdiff_t count, ptrdiff_t positions, ptrdiff_t channels, ptrdiff_t at_once, float scale, int is_bfloat16,
+            parallel run, unsigned threads) {
+    attention w = {.at_once = at_once, .queries = queries, .keys = keys, .values = values, .panels = panels, .mixed = mixed, .to = to,
                    .scale = scale, .count = count, .positions = positions, .channels = channels};
     in_all_threads(is_bfloat16 ? attended_pairs : attended_16, &w, run, threads);
 }

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from .processors import shared_cache_bytes
-from .ways import CHANNELS_TOGETHER
+from .ways import ADDED_AT_ONCE, CHANNELS_TOGETHER
 
 _log = logging.getLogger(__name__)
 
@@ -63,10 +63,10 @@ class Compiled:
         library.to_picture.argtypes = 4 * pointer + 7 * size + 4 * number + threads
         library.to_window.argtypes = 4 * pointer + 5 * size + number + threads
         library.measure.argtypes = 3 * pointer + 5 * size + number + threads
-        library.multiply.argtypes = 4 * pointer + 4 * size + number + threads
-        library.convolve.argtypes = 6 * pointer + 12 * size + 5 * number + threads
+        library.multiply.argtypes = 4 * pointer + 5 * size + number + threads
+        library.convolve.argtypes = 6 * pointer + 13 * size + 5 * number + threads
         library.put_values.argtypes = 2 * pointer + 4 * size + number + threads
-        library.attend.argtypes = 6 * pointer + 3 * size + (ctypes.c_float, *number) + threads
+        library.attend.argtypes = 6 * pointer + 4 * size + (ctypes.c_float, *number) + threads
         library.multiply_with_blas.argtypes = 3 * pointer + size + 3 * number + pointer + threads
         for name in _WITHOUT_RESULT:
             getattr(library, name).restype = None
@@ -118,6 +118,8 @@ class Compiled:
         filters: torch.Tensor,
         products: torch.Tensor,
         added: torch.Tensor | None = None,
+        *,
+        added_at_once: int = ADDED_AT_ONCE,
     ) -> None:
         """``products = spectrum · filters + added``: (n, positions, C) · (n, C, O) → (n, positions, O).
 
@@ -130,6 +132,8 @@ class Compiled:
             filters: Of the same dtype, from :meth:`pack`.
             products: float32; is written.
             added: (n, positions, O), float32; may be ``products``.
+            added_at_once: Products of so many channels, or pairs of them, are added one after another, and sums of
+                them two by two: fewer take longer and are rounded less.  BLAS has its own way.
         """
         threads = torch.get_num_threads()
         if filters.ndim == 3:
@@ -145,7 +149,7 @@ class Compiled:
             return
         self._library.multiply(
             spectrum.data_ptr(), filters.data_ptr(), _pointer(added), products.data_ptr(), *spectrum.shape,
-            products.shape[2], spectrum.dtype == torch.bfloat16, self._parallel, threads,
+            products.shape[2], added_at_once, spectrum.dtype == torch.bfloat16, self._parallel, threads,
         )  # fmt: skip
 
     def convolve(
@@ -159,6 +163,8 @@ class Compiled:
         high: int,
         wide: int,
         tile: tuple[int, int],
+        *,
+        added_at_once: int = ADDED_AT_ONCE,
     ) -> bool:
         """:meth:`to_spectrum`, :meth:`multiply` and :meth:`to_picture` for a few tiles at a time.
 
@@ -175,6 +181,7 @@ class Compiled:
             high: Tiles from the top to the bottom.
             wide: Tiles from left to right.
             tile: As for :meth:`to_spectrum`.
+            added_at_once: As for :meth:`multiply`.
 
         Returns:
             Whether it was done.  Filters or threads that are too many for caches and memory are left to the three.
@@ -188,7 +195,7 @@ class Compiled:
         self._library.convolve(
             window.data_ptr(), filters.data_ptr(), _pointer(bias), _pointer(added), picture.data_ptr(),
             memory.data_ptr(), numbers * memory.itemsize, window.stride(2), picture.stride(2), _row(added),
-            high, wide, *picture.shape[2:], into, out, len(filters), _TILES, *tile,
+            high, wide, *picture.shape[2:], into, out, len(filters), _TILES, added_at_once, *tile,
             filters.dtype == torch.bfloat16, picture.dtype == torch.bfloat16, _is_bfloat16(added),
             self._parallel, threads,
         )  # fmt: skip
@@ -263,6 +270,8 @@ class Compiled:
         values: torch.Tensor,
         out: torch.Tensor,
         memory: tuple[torch.Tensor, torch.Tensor],
+        *,
+        added_at_once: int = ADDED_AT_ONCE,
     ) -> None:
         """``out = softmax(queries · keysᵀ / √C) · values``, of numbers that :meth:`multiplies` knows.
 
@@ -272,13 +281,14 @@ class Compiled:
             values: From :meth:`put_values`, of the same dtype; zeros where there is no position.
             out: (n, C), float32; is written.
             memory: Twice for as many float32 numbers, n rounded up to :data:`.ways.CHANNELS_TOGETHER`; is written.
+            added_at_once: As for :meth:`multiply`.
         """
         count, channels = queries.shape
         panels, mixed = memory
         self._library.attend(
             queries.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), panels.data_ptr(),
-            mixed.data_ptr(), count, len(keys), channels, channels**-0.5, keys.dtype == torch.bfloat16,
-            self._parallel, torch.get_num_threads(),
+            mixed.data_ptr(), count, len(keys), channels, added_at_once, channels**-0.5,
+            keys.dtype == torch.bfloat16, self._parallel, torch.get_num_threads(),
         )  # fmt: skip
 
     def measure(self, rows: torch.Tensor, at_once: int) -> tuple[torch.Tensor, torch.Tensor]:

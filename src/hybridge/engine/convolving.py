@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from .arena import Scratch
 from .compiled import Compiled, compiled_for, takes_picture
 from .ops import Convolve
-from .ways import Way
+from .ways import ADDED_AT_ONCE, Way
 from .winograd import Matrix
 
 
@@ -67,6 +67,9 @@ class Room(ABC):
 class Convolution(ABC):
     """A convolution's weights, prepared: ``weight`` is of the form that the way works with."""
 
+    #: See :meth:`.Compiled.multiply`.
+    added_at_once = ADDED_AT_ONCE
+
     def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.op, self.way, self.weight, self.bias = op, way, weight, bias
 
@@ -75,8 +78,22 @@ class Convolution(ABC):
         """Room for up to ``rows`` target rows; ``width`` is the source's."""
 
 
-def prepare(op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> Convolution:
-    """The convolution of an op whose weight (O, I, k, k) and bias (O,) are of the dtype to compute in."""
+def prepare(
+    op: Convolve,
+    way: Way,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    added_at_once: int = ADDED_AT_ONCE,
+) -> Convolution:
+    """The convolution of an op whose weight (O, I, k, k) and bias (O,) are of the dtype to compute in.
+
+    Args:
+        op: Which one.
+        way: How it is computed.
+        weight: Its own.
+        bias: The same.
+        added_at_once: See :meth:`.Compiled.multiply`.
+    """
     kinds: dict[str, type[Convolution]] = {
         "direct": Direct,
         "four-phases": FourPhases,
@@ -85,7 +102,9 @@ def prepare(op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | N
         "halved": Transformed,
         "gathered": Gathered,
     }
-    return kinds[way.kind](op, way, weight, bias)
+    made = kinds[way.kind](op, way, weight, bias)
+    made.added_at_once = added_at_once
+    return made
 
 
 class Direct(Convolution):
@@ -146,12 +165,16 @@ class Shortcut:
     Args:
         weight: (O, I, 1, 1), of the dtype to compute in.
         in_bfloat16: Whether it is multiplied with rows in bfloat16.
+        added_at_once: See :meth:`.Compiled.multiply`.
 
     Attributes:
         dtype: Of the rows that it takes.
     """
 
-    def __init__(self, weight: torch.Tensor, *, in_bfloat16: bool = False) -> None:
+    def __init__(
+        self, weight: torch.Tensor, *, in_bfloat16: bool = False, added_at_once: int = ADDED_AT_ONCE
+    ) -> None:
+        self._added_at_once = added_at_once
         kernel = weight.flatten(1).T.contiguous()
         self.dtype = torch.bfloat16 if in_bfloat16 else weight.dtype
         compiled = compiled_for(kernel, *kernel.shape)
@@ -161,7 +184,9 @@ class Shortcut:
     def multiply(self, rows: torch.Tensor, out: torch.Tensor) -> None:
         """(1, I, n, W) → ``out``, (1, O, n, W), without memory of its own; both channels-last."""
         if self._compiled:
-            self._compiled.multiply(positions(rows)[None], self._kernel, positions(out)[None])
+            self._compiled.multiply(
+                positions(rows)[None], self._kernel, positions(out)[None], added_at_once=self._added_at_once
+            )
         else:
             torch.mm(positions(rows), self._kernel, out=positions(out))
 
@@ -275,13 +300,16 @@ class _TransformedRoom(Room):
         if out is None or not takes_picture(out):  # a whole program's output is not
             out = self._result(None, weights.out_channels, rows, columns)
         ends = conv.bias, added, out
-        if compiled.convolve(self.window, conv.weight, *ends, self._memory, high, wide, tile):
+        at_once = conv.added_at_once
+        if compiled.convolve(
+            self.window, conv.weight, *ends, self._memory, high, wide, tile, added_at_once=at_once
+        ):
             return out
         shape = (len(conv.weight), high * wide)
         operands = _view(self._second.view(conv.dtype), *shape, weights.in_channels)
         products = _view(self._first, *shape, weights.out_channels)
         compiled.to_spectrum(self.window, operands, high, wide, tile)
-        compiled.multiply(operands, conv.weight, products)
+        compiled.multiply(operands, conv.weight, products, added_at_once=at_once)
         compiled.to_picture(products, *ends, high, wide, tile)
         return out
 

@@ -9,17 +9,19 @@
    TOGETHER      numbers in four bytes
    MOST          positions of a block, whose sums, two vectors each, fit into the registers. */
 
-/* The products of COUNT positions, a constant, with two vectors of output channels. */
+/* The products of COUNT positions, a constant, with two vectors of output channels.  Sums of AT_ONCE are added up two
+   by two, and those two by two again. */
 __attribute__((target(TARGET), always_inline)) static inline void NAME(block)(
-    const uint32_t *from, ptrdiff_t depth, const uint32_t *panel, const float *added, float *to, ptrdiff_t out,
-    const int count) {
+    const uint32_t *from, ptrdiff_t depth, ptrdiff_t at_once, const uint32_t *panel, const float *added, float *to,
+    ptrdiff_t out, const int count) {
     enum { WIDTH = sizeof(SUMS) / sizeof(float) };
-    SUMS sums[MOST][2];
+    SUMS sums[MOST][2], waiting[MOST_SUMS][MOST][2];
     UNROLLED for (int i = 0; i < count; i++) for (int j = 0; j < 2; j++)
         __builtin_prefetch(to + i * out + j * WIDTH, 1);
-    for (ptrdiff_t k = 0; k < depth; added = to) {
+    ptrdiff_t k = 0, done = 0;
+    do {
         UNROLLED for (int i = 0; i < count; i++) sums[i][0] = sums[i][1] = (SUMS){0};
-        for (const ptrdiff_t end = least(k + ADDED_AT_ONCE, depth); k < end; k++) {
+        for (const ptrdiff_t end = least(k + at_once, depth); k < end; k++) {
             if (depth <= SHORT && k % LINE == 0) UNROLLED for (int i = 0; i < count; i++)
                 __builtin_prefetch(from + (i + count) * depth + k);
             const FACTORS *y = (const FACTORS *)(panel + k * PANEL);
@@ -30,25 +32,32 @@ __attribute__((target(TARGET), always_inline)) static inline void NAME(block)(
                 sums[i][1] = AND(sums[i][1], x, second);
             }
         }
-        UNROLLED for (int i = 0; i < count; i++) for (int j = 0; j < 2; j++) {
-            const ptrdiff_t at = i * out + j * WIDTH;
-            *(SUMS *)(to + at) = (added ? *(const SUMS *)(added + at) : (SUMS){0}) + sums[i][j];
-        }
+        int level = 0; /* as many of AT_ONCE wait there as this power of two */
+        for (; done >> level & 1 || (k == depth && done >> level); level++)
+            if (done >> level & 1) UNROLLED for (int i = 0; i < count; i++) for (int j = 0; j < 2; j++)
+                sums[i][j] += waiting[level][i][j];
+        if (k < depth) UNROLLED for (int i = 0; i < count; i++) for (int j = 0; j < 2; j++)
+            waiting[level][i][j] = sums[i][j];
+        done++;
+    } while (k < depth);
+    UNROLLED for (int i = 0; i < count; i++) for (int j = 0; j < 2; j++) {
+        const ptrdiff_t at = i * out + j * WIDTH;
+        *(SUMS *)(to + at) = (added ? *(const SUMS *)(added + at) : (SUMS){0}) + sums[i][j];
     }
 }
 
 /* Of COUNT positions, in blocks: of MOST, then of four, then of one. */
 __attribute__((target(TARGET), always_inline)) static inline void NAME(rows)(
-    const uint32_t *from, ptrdiff_t depth, const uint32_t *panel, const float *added, float *to, ptrdiff_t out,
-    ptrdiff_t count) {
+    const uint32_t *from, ptrdiff_t depth, ptrdiff_t at_once, const uint32_t *panel, const float *added, float *to,
+    ptrdiff_t out, ptrdiff_t count) {
     for (ptrdiff_t step; count > 0; count -= step, from += step * depth, to += step * out) {
         step = count >= MOST ? MOST : count >= 4 ? 4 : 1;
         if (step == MOST)
-            NAME(block)(from, depth, panel, added, to, out, MOST);
+            NAME(block)(from, depth, at_once, panel, added, to, out, MOST);
         else if (step == 4)
-            NAME(block)(from, depth, panel, added, to, out, 4);
+            NAME(block)(from, depth, at_once, panel, added, to, out, 4);
         else
-            NAME(block)(from, depth, panel, added, to, out, 1);
+            NAME(block)(from, depth, at_once, panel, added, to, out, 1);
         if (added) added += step * out;
     }
 }
@@ -58,7 +67,7 @@ __attribute__((target(TARGET), always_inline)) static inline void NAME(blocks)(c
     const ptrdiff_t depth = w->depth, out = w->out, first = p.n * w->positions + p.row;
     for (ptrdiff_t column = p.column; column < p.last_column; column += 2 * sizeof(SUMS) / sizeof(float)) {
         const ptrdiff_t panel = p.n * out + column / PANEL * PANEL, at = first * out + column;
-        NAME(rows)(w->from + first * depth, depth, w->filters + panel * depth + column % PANEL,
+        NAME(rows)(w->from + first * depth, depth, w->at_once, w->filters + panel * depth + column % PANEL,
                    w->added ? w->added + at : 0, w->to + at, out, p.last_row - p.row);
     }
 }

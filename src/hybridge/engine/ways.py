@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .ops import Attend, Convolve, Padding, Weights
+from .program import Task
 from .winograd import DOUBLED, HALVED, Transform, transform
 
 #: From this many input channels, tiles of 4×2 are no further from float64 than a direct float32 convolution is,
@@ -41,6 +42,11 @@ CHANNELS_TOGETHER = 32
 _QUERIES_TOGETHER, _VALUES_TOGETHER = 32, 256
 
 
+#: Products that are added one after another where nothing is gained by fewer, and where it is.  Measured, see
+#: benchmarks/LOG.md.
+ADDED_AT_ONCE, _FINELY_ADDED_AT_ONCE = 128, 16
+
+
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
     """How a device keeps numbers and multiplies them.
@@ -57,6 +63,8 @@ class Arithmetic:
         attended_positions: Those that attend to all others in one strip, at most: each takes the longer the larger
             the picture is, and short jobs wait for a strip's end.  None for no bound.
         multiplies_bfloat16: Whether it multiplies bfloat16, added up in float32, in half of float32's time.
+        is_fine: Whether torch's own convolutions round so little that only small tiles and short sums round as
+            little.
     """
 
     stored_bytes: int
@@ -66,6 +74,12 @@ class Arithmetic:
     measured_positions: int | None = _POSITIONS_AT_ONCE
     attended_positions: int | None = None
     multiplies_bfloat16: bool = False
+    is_fine: bool = False
+
+    @property
+    def added_at_once(self) -> int:
+        """Products that are added one after another, before their sums are."""
+        return _FINELY_ADDED_AT_ONCE if self.is_fine else ADDED_AT_ONCE
 
     @property
     def is_widened(self) -> bool:
@@ -201,8 +215,8 @@ class Way:
         return self.transforms
 
 
-def way_of(op: Convolve, arithmetic: Arithmetic) -> Way:
-    """The way that an op is computed."""
+def way_of(op: Convolve, arithmetic: Arithmetic, task: Task = "decode") -> Way:
+    """The way that an op is computed; an encoder's first convolutions weigh more in what is rounded."""
     weights, least = op.weights, arithmetic.transform_from
     transforms = least is not None and min(weights.in_channels, weights.out_channels) >= least
     if op.doubled:
@@ -210,14 +224,23 @@ def way_of(op: Convolve, arithmetic: Arithmetic) -> Way:
         in_bfloat16 = transforms and arithmetic.rounds(weights)
         return Way("nine-products" if transforms else "four-phases", 2, 2, in_bfloat16)
     if transforms and weights.kernel == 3 and op.stride == 1 and op.padding == Padding(1, 1, 1, 1):
-        if weights.in_channels < _CHANNELS_FOR_TALL_TILES:
-            return Way("winograd", 2, 2)
-        is_square = max(weights.in_channels, weights.out_channels) <= _CHANNELS_FOR_SQUARE_TILES
-        if not is_square and arithmetic.rounds(weights):
-            return Way("winograd", 2, 2, in_bfloat16=True)
-        return Way("winograd", 4, 4 if is_square else 2)
+        return _tiles_of(weights, arithmetic, task)
     if transforms and weights.kernel == 3 and op.stride == 2:
         return Way("halved", 2, 2, arithmetic.rounds(weights))
     if least is not None and weights.kernel > 1 and weights.kernel**2 * weights.in_channels <= weights.out_channels:
         return Way("gathered")
     return Way("direct")
+
+
+def _tiles_of(weights: Weights, arithmetic: Arithmetic, task: Task) -> Way:
+    """Of a 3×3 convolution that is transformed; what rounds how much is measured in benchmarks/LOG.md."""
+    widest = max(weights.in_channels, weights.out_channels)
+    if weights.in_channels < _CHANNELS_FOR_TALL_TILES:
+        return Way("winograd", 2, 2)
+    if widest > _CHANNELS_FOR_SQUARE_TILES and arithmetic.rounds(weights):
+        return Way("winograd", 2, 2, in_bfloat16=True)
+    if arithmetic.is_fine:
+        if task == "encode" or widest > _CHANNELS_FOR_SQUARE_TILES:
+            return Way("winograd", 2, 2)
+        return Way("winograd", 4, 4 if widest <= _CHANNELS_FOR_TALL_TILES else 2)
+    return Way("winograd", 4, 4 if widest <= _CHANNELS_FOR_SQUARE_TILES else 2)
