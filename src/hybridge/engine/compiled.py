@@ -280,7 +280,7 @@ class Compiled:
             keys: (positions, C), float32 or bfloat16.
             values: From :meth:`put_values`, of the same dtype; zeros where there is no position.
             out: (n, C), float32; is written.
-            memory: Twice for as many float32 numbers, n rounded up to :data:`.ways.CHANNELS_TOGETHER`; is written.
+            memory: Twice for as many float32 numbers, n rounded up by :func:`.ways.queries_padded`; is written.
             added_at_once: As for :meth:`multiply`.
         """
         count, channels = queries.shape
