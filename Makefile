@@ -45,7 +45,7 @@ lab: $(VENV)/dev $(VENV)/quantisers ## Every technique on a tiny SDXL, and a pag
 clean: ## Remove the virtual environment
 	rm -rf $(VENV)
 
-$(VENV)/server $(VENV)/dev: $(VENV)/%: pyproject.toml constraints.txt hatch_build.py $(wildcard src/hybridge/engine/*.[ch])
+$(VENV)/server $(VENV)/dev: $(VENV)/%: pyproject.toml constraints.txt hatch_build.py $(wildcard src/hybridge/engine/loops/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable '.[$*]'
 	@touch $@

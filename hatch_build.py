@@ -23,13 +23,12 @@ class LoopsHook(BuildHookInterface):
         """Adds the library to what is installed, and the platform to the wheel's name."""
         if self.target_name != "wheel" or sys.platform != "linux":
             return
-        engine = Path(self.root, _ENGINE)
-        source, made = engine / "compiled.c", engine / "_compiled.so"
+        loops, made = Path(self.root, _ENGINE, "loops"), Path(self.root, _ENGINE, "_compiled.so")
         compiler = shlex.split(os.environ.get("CC", "cc"))
-        # compiled.py asks for the same sum, of all that is included.
-        sources = b"".join(path.read_bytes() for path in sorted(engine.glob("*.[ch]")))
-        made_from = f"-DMADE_FROM={zlib.crc32(sources)}u"
-        command = [*compiler, "-std=gnu11", "-O3", "-fPIC", "-shared", made_from, "-o", str(made), str(source)]
+        # compiled.py asks for the same sum.
+        sources = b"".join(path.read_bytes() for path in sorted(loops.glob("*.[ch]")))
+        options = ["-std=gnu11", "-O3", "-fPIC", "-shared", f"-DMADE_FROM={zlib.crc32(sources)}u", "-o", str(made)]
+        command = [*compiler, *options, *map(str, sorted(loops.glob("*.c")))]
         made.unlink(missing_ok=True)
         try:
             subprocess.run(command, check=True)  # noqa: S603 - the compiler of whoever builds

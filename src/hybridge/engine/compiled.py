@@ -1,8 +1,8 @@
 """Loops for which torch has no operator of its own, compiled when hybridge was installed.
 
-``compiled.c`` has them, and the headers that it includes: a convolution's tiles are transformed, multiplied and
-transformed back, queries attend, and a strip is normalised and activated, in one pass each.  Without a C compiler
-there is no library, and torch's operators do the same in several.
+The folder ``loops`` has them, in C: a convolution's tiles are transformed, multiplied and transformed back, queries
+attend, and a strip is normalised and activated, in one pass each.  Without a C compiler there is no library, and
+torch's operators do the same in several.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from .ways import ADDED_AT_ONCE, CHANNELS_TOGETHER
 
 _log = logging.getLogger(__name__)
 
-#: Beside this file; hatch_build.py makes the one from the other.
+#: Beside this file; hatch_build.py makes the one from the others.
 _LIBRARY = Path(__file__).with_name("_compiled.so")
-_SOURCES = sorted(Path(__file__).parent.glob("*.[ch]"))
+_SOURCES = sorted(Path(__file__).with_name("loops").glob("*.[ch]"))
 
-#: Channels that the loops take at a time; see LANES in compiled.c.
+#: Channels that the loops take at a time; see LANES in loops/numbers.h.
 _LANES = 8
 
 #: Tiles that a thread takes through a whole convolution at a time.  Measured, see benchmarks/LOG.md.
 _TILES = 12
 
-#: Values that attention keeps side by side, as bytes of a channel; see DEEP in compiled.c.
+#: Values that attention keeps side by side, as bytes of a channel; see DEEP in loops/softmax.h.
 _BLOCK_BYTES = 512
 
 #: Of the cache that cores share, what they read again and again may take this part, to be still there.
@@ -47,7 +47,7 @@ class Compiled:
     """The library's functions.
 
     Args:
-        library: compiled.c, compiled.
+        library: The loops, compiled.
         parallel: ``GOMP_parallel`` of the OpenMP that torch runs on.  With another one there would be two teams of
             threads on the same processors, and each would wait for the other.
         sgemm: BLAS's, of the library that torch multiplies with; None where it shows none.
@@ -63,7 +63,7 @@ class Compiled:
         library.to_picture.argtypes = 4 * pointer + 7 * size + 4 * number + threads
         library.to_window.argtypes = 4 * pointer + 5 * size + number + threads
         library.measure.argtypes = 3 * pointer + 5 * size + number + threads
-        library.multiply.argtypes = 4 * pointer + 5 * size + number + threads
+        library.multiply.argtypes = 3 * pointer + 5 * size + number + threads
         library.convolve.argtypes = 6 * pointer + 13 * size + 5 * number + threads
         library.put_values.argtypes = 2 * pointer + 4 * size + number + threads
         library.attend.argtypes = 6 * pointer + 4 * size + (ctypes.c_float, *number) + threads
@@ -117,11 +117,10 @@ class Compiled:
         spectrum: torch.Tensor,
         filters: torch.Tensor,
         products: torch.Tensor,
-        added: torch.Tensor | None = None,
         *,
         added_at_once: int = ADDED_AT_ONCE,
     ) -> None:
-        """``products = spectrum · filters + added``: (n, positions, C) · (n, C, O) → (n, positions, O).
+        """``products = spectrum · filters``: (n, positions, C) · (n, C, O) → (n, positions, O).
 
         All are contiguous.  Each thread takes some positions and channels, or a product where BLAS makes it, and
         whoever is done takes the next.  torch's ``bmm`` deals products out beforehand, and waits for the thread
@@ -131,15 +130,12 @@ class Compiled:
             spectrum: float32 or bfloat16.
             filters: Of the same dtype, from :meth:`pack`.
             products: float32; is written.
-            added: (n, positions, O), float32; may be ``products``.
             added_at_once: Products of so many channels, or pairs of them, are added one after another, and sums of
                 them two by two: fewer take longer and are rounded less.  BLAS has its own way.
         """
         threads = torch.get_num_threads()
         if filters.ndim == 3:
-            if added is not None:
-                torch.baddbmm(added, spectrum, filters, out=products)
-            elif self._sgemm is None:
+            if self._sgemm is None:
                 torch.bmm(spectrum, filters, out=products)
             else:
                 self._library.multiply_with_blas(
@@ -148,7 +144,7 @@ class Compiled:
                 )  # fmt: skip
             return
         self._library.multiply(
-            spectrum.data_ptr(), filters.data_ptr(), _pointer(added), products.data_ptr(), *spectrum.shape,
+            spectrum.data_ptr(), filters.data_ptr(), products.data_ptr(), *spectrum.shape,
             products.shape[2], added_at_once, spectrum.dtype == torch.bfloat16, self._parallel, threads,
         )  # fmt: skip
 

@@ -35,7 +35,7 @@ _WIDENED_BYTES = 2**20
 
 _BFLOAT16_BYTES = 2
 
-#: Products of our own are made for multiples of so many channels, as real models have them; PANEL in compiled.c.
+#: Products of our own are made for multiples of so many channels, as real models have them; PANEL in numbers.h.
 CHANNELS_TOGETHER = 32
 
 #: So are those of attention for so many queries, PANEL, and blocks of so many values, twice DEEP.

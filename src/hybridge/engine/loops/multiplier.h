@@ -1,4 +1,4 @@
-/* Products on one kind of processor: compiled.c includes this once for each, and defines before
+/* Products on one kind of processor: products.c includes this once for each, and defines before
 
    NAME(what)    what is made here
    TARGET        the processor's instructions
@@ -68,7 +68,7 @@ __attribute__((target(TARGET), always_inline)) static inline void NAME(blocks)(c
     for (ptrdiff_t column = p.column; column < p.last_column; column += 2 * sizeof(SUMS) / sizeof(float)) {
         const ptrdiff_t panel = p.n * out + column / PANEL * PANEL, at = first * out + column;
         NAME(rows)(w->from + first * depth, depth, w->at_once, w->filters + panel * depth + column % PANEL,
-                   w->added ? w->added + at : 0, w->to + at, out, p.last_row - p.row);
+                   0, w->to + at, out, p.last_row - p.row);
     }
 }
 
