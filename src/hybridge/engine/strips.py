@@ -100,6 +100,21 @@ class Converted(Rows):
             del some, piece  # before a stream makes the next one
 
 
+class Carried(Rows):
+    """What a shortcut makes of the same, in one piece: made in ``place``, (1, O, n, W), for n rows at most."""
+
+    def __init__(self, rows: Rows, shortcut: Shortcut, place: torch.Tensor) -> None:
+        self._rows, self._shortcut, self._place = rows, shortcut, place
+        self.height, self.width = rows.height, rows.width
+
+    def pieces(self, start: int, stop: int, following: int) -> Iterator[tuple[int, torch.Tensor]]:
+        for row, piece in self._rows.pieces(start, stop, following):
+            self._shortcut.multiply(piece, self._place[:, :, row - start : row - start + piece.shape[2]])
+            del piece  # before a stream makes the next one
+        if start < stop:
+            yield start, self._place[:, :, : stop - start]
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What an op reads in one run.
@@ -179,16 +194,7 @@ class ConvolutionStrips:
         source, height = reading.source, reading.height
         enter = self._enter(reading.moments)
         room = self._convolution.begin(scratch, reading.rows, source.width)
-        residual, carried = reading.residual, None
-        if residual is not None and self._shortcut:
-            carried = scratch.picture(self._op.weights.out_channels, reading.rows, residual.width)
-        if residual is not None and reading.converted:
-            channels = self._op.shortcut.in_channels if self._op.shortcut else self._op.weights.out_channels
-            numbers = scratch.take(reading.converted * residual.width * channels)
-            if self._shortcut:
-                numbers = numbers.view(self._shortcut.dtype)  # bfloat16, perhaps, of which there is room for more
-            numbers = numbers.view(1, -1, residual.width, channels)
-            residual = Converted(residual, numbers.permute(0, 3, 1, 2))
+        residual, is_added_within = self._residual(reading, room, scratch)
         begun = ended = 0
         for first in range(0, height, reading.rows):
             end = min(first + reading.rows, height)
@@ -204,31 +210,37 @@ class ConvolutionStrips:
             place = None if into is None else into(first, end)
             if self._leaving and place is not None and place.dtype != room.window.dtype:
                 place = None  # or it would be rounded before
-            added = None
-            if residual is not None and carried is not None:
-                added = carried[:, :, : end - first]
-                self._carry(residual.pieces(first, end, after), first, added)
-            elif isinstance(reading.residual, Stored):
-                added = reading.residual.tensor[:, :, first:end]
-            if residual is None or (room.adds and added is not None and takes_picture(added)):
+            if residual is None:
+                made = room.convolve(end - first, place)
+            elif is_added_within:
+                [(_, added)] = residual.pieces(first, end, after)
                 made = room.convolve(end - first, place, added)
             else:
                 pieces = residual.pieces(first, end, after)
-                if carried is not None and added is not None:
-                    pieces = iter([(first, added)])
                 made = _add(room.convolve(end - first, None), pieces, first, place)
             if self._leaving:
                 self._leaving(made)
             yield Strip(first, end, made)
             del made  # before the next one is made
 
-    def _carry(self, residual: Iterator[tuple[int, torch.Tensor]], first: int, out: torch.Tensor) -> None:
-        """What the shortcut makes of the residual, from row ``first`` on."""
-        if self._shortcut is None:
-            raise TypeError(f"{self._op.name} has no shortcut")
-        for row, piece in residual:
-            self._shortcut.multiply(piece, out[:, :, row - first : row - first + piece.shape[2]])
-            del piece  # before a stream makes the next one
+    def _residual(self, reading: Reading, room: Room, scratch: Scratch) -> tuple[Rows | None, bool]:
+        """What is added to what the convolution gives, and whether that is within it, of a strip's rows at once."""
+        residual, shortcut = reading.residual, self._shortcut
+        if residual is None:
+            return None, False
+        if room.adds and not shortcut and isinstance(residual, Stored) and takes_picture(residual.tensor):
+            return residual, True
+        if reading.converted:
+            channels = self._op.shortcut.in_channels if self._op.shortcut else self._op.weights.out_channels
+            numbers = scratch.take(reading.converted * residual.width * channels)
+            if shortcut:
+                numbers = numbers.view(shortcut.dtype)  # bfloat16, perhaps, of which there is room for more
+            place = numbers.view(1, -1, residual.width, channels).permute(0, 3, 1, 2)
+            residual = Converted(residual, place)
+        if shortcut is None:
+            return residual, False
+        place = scratch.picture(self._op.weights.out_channels, reading.rows, residual.width)
+        return Carried(residual, shortcut, place), room.adds
 
     def _enter(self, moments: Moments | None) -> Enter:
         if self._norm is None or moments is None:
