@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from .processors import shared_cache_bytes
 from .ways import ADDED_AT_ONCE, CHANNELS_TOGETHER
@@ -38,8 +39,8 @@ _KEPT_PART = 0.3
 
 
 _WITHOUT_RESULT = (
-    "to_spectrum", "multiply", "multiply_with_blas", "to_picture", "convolve", "put_values", "attend", "to_window",
-    "measure",
+    "to_spectrum", "multiply", "multiply_with_blas", "to_picture", "convolve", "convolve_taps", "convolve_dots",
+    "put_values", "attend", "to_window", "measure",
 )  # fmt: skip
 
 
@@ -61,10 +62,12 @@ class Compiled:
         self._library, self._parallel, self._sgemm = library, parallel, sgemm
         library.to_spectrum.argtypes = 2 * pointer + 4 * size + 3 * number + threads
         library.to_picture.argtypes = 4 * pointer + 7 * size + 4 * number + threads
-        library.to_window.argtypes = 4 * pointer + 5 * size + number + threads
+        library.to_window.argtypes = 4 * pointer + 5 * size + 2 * number + threads
         library.measure.argtypes = 3 * pointer + 5 * size + number + threads
         library.multiply.argtypes = 3 * pointer + 5 * size + number + threads
         library.convolve.argtypes = 6 * pointer + 13 * size + 5 * number + threads
+        library.convolve_taps.argtypes = 5 * pointer + 9 * size + 3 * number + threads
+        library.convolve_dots.argtypes = 4 * pointer + 10 * size + threads
         library.put_values.argtypes = 2 * pointer + 4 * size + number + threads
         library.attend.argtypes = 6 * pointer + 4 * size + (ctypes.c_float, *number) + threads
         library.multiply_with_blas.argtypes = 3 * pointer + size + 3 * number + pointer + threads
@@ -105,12 +108,19 @@ class Compiled:
             filters: Of any dtype.
             dtype: To keep them in, float32 or bfloat16.
         """
-        count, into, out = filters.shape
+        _, into, out = filters.shape
         if not self.multiplies(dtype, into, out):
             return filters.to(dtype).contiguous()
-        side_by_side = 2 if dtype == torch.bfloat16 else 1
-        panels = filters.to(dtype).view(count, into // side_by_side, side_by_side, -1, CHANNELS_TOGETHER)
-        return panels.permute(0, 3, 1, 4, 2).contiguous()
+        return _panels(filters.to(dtype)).contiguous()
+
+    def pack_taps(self, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """A convolution's weight (O, I, k, k), in the order in which :meth:`convolve_taps` reads it.
+
+        That is (panels, k, k · I, channels of a panel), the last panel filled up with zeros, and in bfloat16 with
+        two numbers of k · I side by side.
+        """
+        lines = weight.to(dtype).permute(2, 3, 1, 0).flatten(1, 2)
+        return _panels(F.pad(lines, (0, -len(weight) % CHANNELS_TOGETHER))).transpose(0, 1).contiguous()
 
     def multiply(
         self,
@@ -197,6 +207,57 @@ class Compiled:
         )  # fmt: skip
         return True
 
+    def convolve_taps(
+        self,
+        window: torch.Tensor,
+        filters: torch.Tensor,
+        bias: torch.Tensor | None,
+        added: torch.Tensor | None,
+        picture: torch.Tensor,
+        stride: int,
+    ) -> None:
+        """A convolution in one step, where :meth:`multiplies` knows the numbers; its channels are multiples of 8.
+
+        Args:
+            window: (1, C, rows, columns), channels-last, float32 or bfloat16.
+            filters: From :meth:`pack_taps`, of the same dtype.
+            bias: As for :meth:`to_picture`.
+            added: The same.
+            picture: The same.
+            stride: From what one output reads to what the next does.
+        """
+        self._library.convolve_taps(
+            window.data_ptr(), filters.data_ptr(), _pointer(bias), _pointer(added), picture.data_ptr(),
+            window.stride(2), picture.stride(2), _row(added), *picture.shape[2:], window.shape[1], picture.shape[1],
+            filters.shape[1], stride, window.dtype == torch.bfloat16, picture.dtype == torch.bfloat16,
+            _is_bfloat16(added), self._parallel, torch.get_num_threads(),
+        )  # fmt: skip
+
+    def convolve_dots(
+        self,
+        window: torch.Tensor,
+        filters: torch.Tensor,
+        bias: torch.Tensor | None,
+        picture: torch.Tensor,
+        stride: int,
+    ) -> None:
+        """A convolution in one step, with four outputs at most; what it reads are multiples of 8 channels.
+
+        Args:
+            window: (1, C, rows, columns), channels-last, float32.
+            filters: (k, O, k · C), float32, contiguous.
+            bias: As for :meth:`to_picture`.
+            picture: (1, O, rows, columns), laid out in whatever way, float32; is written.
+            stride: From what one output reads to what the next does.
+        """
+        kernel, out, _ = filters.shape
+        _, to_next, to_row, to_column = picture.stride()
+        self._library.convolve_dots(
+            window.data_ptr(), filters.data_ptr(), _pointer(bias), picture.data_ptr(), window.stride(2),
+            window.shape[1], to_row, to_column, to_next, *picture.shape[2:], out, kernel, stride,
+            self._parallel, torch.get_num_threads(),
+        )  # fmt: skip
+
     def to_picture(
         self,
         products: torch.Tensor,
@@ -233,13 +294,13 @@ class Compiled:
             rows: float32 or bfloat16.
             scale: (C,), float32.
             shift: The same.
-            window: float32; is written.
+            window: float32 or bfloat16; is written.
         """
         _, channels, count, width = rows.shape
         self._library.to_window(
             rows.data_ptr(), scale.data_ptr(), shift.data_ptr(), window.data_ptr(), rows.stride(2),
             window.stride(2), count, width, channels, rows.dtype == torch.bfloat16,
-            self._parallel, torch.get_num_threads(),
+            window.dtype == torch.bfloat16, self._parallel, torch.get_num_threads(),
         )  # fmt: skip
 
     def values_in_a_block(self, dtype: torch.dtype) -> int:
@@ -307,6 +368,14 @@ def takes_picture(picture: torch.Tensor) -> bool:
     """Whether compiled loops can read and write it."""
     is_laid_out = picture.stride(1) == 1 and picture.stride(3) == picture.shape[1]
     return is_laid_out and picture.device.type == "cpu" and picture.dtype in (torch.float32, torch.bfloat16)
+
+
+def _panels(filters: torch.Tensor) -> torch.Tensor:
+    """(n, C, O) → (n, panels, C, channels of a panel); bfloat16 with two of C side by side, behind those."""
+    count, into, _ = filters.shape
+    side_by_side = 2 if filters.dtype == torch.bfloat16 else 1
+    panels = filters.reshape(count, into // side_by_side, side_by_side, -1, CHANNELS_TOGETHER)
+    return panels.permute(0, 3, 1, 4, 2)
 
 
 def _pointer(numbers: torch.Tensor | None) -> int | None:

@@ -21,6 +21,8 @@ from .ops import Convolve
 from .ways import ADDED_AT_ONCE, Way
 from .winograd import Matrix
 
+_BFLOAT16 = torch.bfloat16
+
 
 class Room(ABC):
     """One run of a convolution.
@@ -35,7 +37,9 @@ class Room(ABC):
     def __init__(self, op: Convolve, way: Way, scratch: Scratch, rows: int, width: int) -> None:
         high, wide = way.window(op, rows, width)
         left, _ = way.side_columns(op.padding)
-        self.window = scratch.picture(op.weights.in_channels, high, wide)
+        channels = op.weights.in_channels // way.narrower
+        memory = scratch.take(1, high, wide, channels).view(_BFLOAT16 if way.narrower > 1 else scratch.like.dtype)
+        self.window = memory.permute(0, 3, 1, 2)
         self.window[..., :left].zero_()
         self.window[..., left + width :].zero_()
         #: The part of the window that is the source's.
@@ -46,7 +50,7 @@ class Room(ABC):
     def _result(self, out: torch.Tensor | None, channels: int, rows: int, width: int) -> torch.Tensor:
         """``out`` if it can be written to, else memory of the room's own, taken when it is first needed."""
         shape = (1, channels, rows, width)
-        alike = out is not None and (out.dtype, out.device) == (self.window.dtype, self.window.device)
+        alike = out is not None and (out.dtype, out.device) == (self._scratch.like.dtype, self.window.device)
         if out is not None and alike and out.shape == shape:
             return out
         if self._made is None:  # the first strip is the largest
@@ -101,8 +105,9 @@ def prepare(
         "nine-products": Transformed,
         "halved": Transformed,
         "gathered": Gathered,
+        "dots": Dots,
     }
-    made = kinds[way.kind](op, way, weight, bias)
+    made = Taps(op, way, weight, bias) if way.narrower > 1 else kinds[way.kind](op, way, weight, bias)
     made.added_at_once = added_at_once
     return made
 
@@ -125,6 +130,63 @@ class _DirectRoom(Room):
         conv = self._conv
         first, end = conv.op.rows_read(0, rows)
         return F.conv2d(self.window[:, :, : end - first], conv.weight, conv.bias, conv.op.stride, self._padding)
+
+
+class Taps(Convolution):
+    """The same in bfloat16, added up in float32, where there are loops for it."""
+
+    def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        compiled = compiled_for(weight, op.weights.in_channels, op.weights.out_channels)
+        if compiled is None:
+            raise TypeError(f"{way} is for compiled loops")
+        self.compiled = compiled
+        super().__init__(op, way, compiled.pack_taps(weight, _BFLOAT16), bias)
+
+    def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
+        return _TapsRoom(self, scratch, rows, width)
+
+
+class _TapsRoom(Room):
+    adds = True
+
+    def __init__(self, conv: Taps, scratch: Scratch, rows: int, width: int) -> None:
+        super().__init__(conv.op, conv.way, scratch, rows, width)
+        self._conv, self._columns = conv, conv.op.output_size(rows, width)[1]
+
+    def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
+        conv = self._conv
+        if out is None or not takes_picture(out):  # a whole program's output is not
+            out = self._result(None, conv.op.weights.out_channels, rows, self._columns)
+        conv.compiled.convolve_taps(self.window, conv.weight, conv.bias, added, out, conv.op.stride)
+        return out
+
+
+class Dots(Convolution):
+    """A dot product for each of few outputs."""
+
+    def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self.compiled = compiled_for(weight, op.weights.in_channels)
+        if self.compiled:
+            weight = weight.permute(2, 0, 3, 1).flatten(2).contiguous()  # (k, O, k·I)
+        super().__init__(op, way, weight, bias)
+
+    def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
+        return _DotsRoom(self, scratch, rows, width)
+
+
+class _DotsRoom(Room):
+    def __init__(self, conv: Dots, scratch: Scratch, rows: int, width: int) -> None:
+        super().__init__(conv.op, conv.way, scratch, rows, width)
+        self._conv, self._columns = conv, conv.op.output_size(rows, width)[1]
+
+    def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
+        conv, op = self._conv, self._conv.op
+        if conv.compiled is None:
+            first, end = op.rows_read(0, rows)
+            return F.conv2d(self.window[:, :, : end - first], conv.weight, conv.bias, op.stride)
+        made = self._result(out, op.weights.out_channels, rows, self._columns)
+        conv.compiled.convolve_dots(self.window, conv.weight, conv.bias, made, op.stride)
+        return made
 
 
 class Gathered(Convolution):

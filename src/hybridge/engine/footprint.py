@@ -287,7 +287,8 @@ class Footprint:
     def _scratch(self, index: int, strip_bytes: int) -> int:
         op = self.shape.program.ops[index]
         streams = [value for value in (op.source, op.residual) if value in self.streamed]
-        own = max(self.shape.scratch(index, strip_bytes), self._merging(op, strip_bytes))
+        made = self.shape.scratch(index, strip_bytes, op.target in self.streamed)
+        own = max(made, self._merging(op, strip_bytes))
         own += self._fetched(index, strip_bytes)
         return own + sum(self._scratch(value - 1, strip_bytes) for value in streams if value is not None)
 

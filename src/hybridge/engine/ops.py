@@ -18,6 +18,9 @@ from dataclasses import dataclass
 #: and 3·tanh(x / 3).
 POINTWISE = ("silu", "relu", "gelu", "mish", "from_signed", "to_signed", "soft_clamp")
 
+#: Those, and none, that give the same for what was rounded before as rounded after.
+OF_ROUNDED = (None, "relu")
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from .ops import Attend, Convolve
+from .ops import OF_ROUNDED, Attend, Convolve
 from .program import Program
 from .ways import Arithmetic, Way, queries_padded, way_of
 
@@ -85,14 +85,17 @@ class Shape:
             affordable = min(affordable, max(1, self.arithmetic.attended_positions // self.sizes[op.source][1]))
         return min(self.sizes[op.target][0], step * affordable)
 
-    def _scratch(self, index: int, strip_bytes: int) -> int:
-        """Bytes that an op takes while it runs, streams left aside."""
+    def _scratch(self, index: int, strip_bytes: int, is_streamed: bool) -> int:
+        """Bytes that an op takes while it runs, what it reads as a stream left aside."""
         op, way, rows = self.program.ops[index], self.ways[index], self.rows(index, strip_bytes)
         strip, computed = self._strip(op, way, rows), self.arithmetic.computed_bytes
         if isinstance(op, Attend):  # keys and values of all positions
             height, width = self.sizes[op.source]
             return strip + self.arithmetic.attention_bytes(op, height * width)
         positions = rows * self.sizes[op.target][1]
+        if way and way.narrower > 1:
+            is_written = not is_streamed and op.leaving in OF_ROUNDED and index < len(self.ways) - 1
+            strip += 0 if is_written else positions * op.weights.out_channels * computed
         carried = positions * op.weights.out_channels * computed if op.shortcut else 0
         if op.residual is not None:
             channels, width = self.program.channels[op.residual], self.sizes[op.residual][1]
@@ -112,7 +115,7 @@ class Shape:
             raise TypeError(f"{op.name} has no way")
         else:
             high, wide = way.window(op, rows, width)
-            numbers = high * wide * op.weights.in_channels + way.workspace(op, rows, width)
+            numbers = high * wide * op.weights.in_channels // way.narrower + way.workspace(op, rows, width)
         return numbers * self.arithmetic.computed_bytes
 
     def _plain_temporaries(self, op: Convolve | Attend, *, gone_after: bool) -> int:

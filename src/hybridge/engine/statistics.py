@@ -109,7 +109,7 @@ class Normalise:
             self._compiled
             and is_laid_out
             and rows.dtype in (torch.float32, torch.bfloat16)
-            and out.dtype == torch.float32
+            and out.dtype in (torch.float32, torch.bfloat16)
         ):
             self._compiled.to_window(rows, self._scale, self._shift, out)
             return

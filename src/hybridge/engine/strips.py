@@ -19,7 +19,7 @@ from .arena import Scratch
 from .attending import begin
 from .compiled import takes_picture
 from .convolving import Convolution, Room, Shortcut, prepare
-from .ops import Attend, Convolve, Norm
+from .ops import OF_ROUNDED, Attend, Convolve, Norm
 from .statistics import GroupNorm, Moments
 from .ways import Arithmetic, Way, queries_padded
 
@@ -208,7 +208,7 @@ class ConvolutionStrips:
             begun, ended = start, stop
 
             place = None if into is None else into(first, end)
-            if self._leaving and place is not None and place.dtype != room.window.dtype:
+            if place is not None and place.dtype != scratch.like.dtype and self._op.leaving not in OF_ROUNDED:
                 place = None  # or it would be rounded before
             if residual is None:
                 made = room.convolve(end - first, place)
@@ -228,9 +228,8 @@ class ConvolutionStrips:
         residual, shortcut = reading.residual, self._shortcut
         if residual is None:
             return None, False
-        if room.adds and not shortcut and isinstance(residual, Stored) and takes_picture(residual.tensor):
-            return residual, True
-        if reading.converted:
+        as_it_is = residual
+        if reading.converted:  # a plan counts that, for it does not know whether there are loops that need none
             channels = self._op.shortcut.in_channels if self._op.shortcut else self._op.weights.out_channels
             numbers = scratch.take(reading.converted * residual.width * channels)
             if shortcut:
@@ -238,7 +237,8 @@ class ConvolutionStrips:
             place = numbers.view(1, -1, residual.width, channels).permute(0, 3, 1, 2)
             residual = Converted(residual, place)
         if shortcut is None:
-            return residual, False
+            is_read = isinstance(as_it_is, Stored) and takes_picture(as_it_is.tensor)
+            return (as_it_is, True) if room.adds and is_read else (residual, False)
         place = scratch.picture(self._op.weights.out_channels, reading.rows, residual.width)
         return Carried(residual, shortcut, place), room.adds
 

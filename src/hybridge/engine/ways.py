@@ -38,6 +38,12 @@ _BFLOAT16_BYTES = 2
 #: Products of our own are made for multiples of so many channels, as real models have them; PANEL in numbers.h.
 CHANNELS_TOGETHER = 32
 
+#: Up to so many outputs are made as dot products; MOST_OUT in dots.c.
+_MOST_DOTS = 4
+
+#: Sums of theirs in bfloat16 are made for multiples of so many channels; LANES in numbers.h.
+_CHANNELS_WRITTEN = 8
+
 #: So are those of attention for so many queries, PANEL, and blocks of so many values, twice DEEP.
 _QUERIES_TOGETHER, _VALUES_TOGETHER = 32, 256
 
@@ -91,6 +97,13 @@ class Arithmetic:
         channels = weights.in_channels, weights.out_channels
         return self.multiplies_bfloat16 and not any(count % CHANNELS_TOGETHER for count in channels)
 
+    def rounds_taps(self, weights: Weights) -> bool:
+        """The same for a convolution as it is, with too few channels for much else."""
+        channels = weights.in_channels, weights.out_channels
+        are_few = weights.in_channels < _CHANNELS_FOR_TALL_TILES
+        is_written = not any(count % _CHANNELS_WRITTEN for count in channels)
+        return self.multiplies_bfloat16 and weights.kernel > 1 and are_few and is_written
+
     def attended_bytes(self, op: Attend) -> int:
         """Of one number of the keys and values that it keeps."""
         return _BFLOAT16_BYTES if op.heads == 1 and self.rounds(op.query) else self.computed_bytes
@@ -124,7 +137,8 @@ class Way:
     convolutions before it.  ``nine-products`` does that with nine products for every four outputs; see
     :data:`.winograd.DOUBLED`.  ``halved`` is for stride 2, with 25 products for four outputs; see
     :data:`.winograd.HALVED`.  ``gathered`` writes what an output reads side by side, and multiplies that: for so
-    few channels that it is no more than what is made.
+    few channels that it is no more than what is made.  ``dots`` makes a dot product of every output, of which there
+    are few.
 
     Attributes:
         kind: What is multiplied.
@@ -133,7 +147,7 @@ class Way:
         in_bfloat16: Whether a transform is rounded to bfloat16, and so multiplied, whatever else is computed in.
     """
 
-    kind: Literal["direct", "winograd", "four-phases", "nine-products", "halved", "gathered"]
+    kind: Literal["direct", "winograd", "four-phases", "nine-products", "halved", "gathered", "dots"]
     rows: int = 1
     columns: int = 1
     in_bfloat16: bool = False
@@ -141,6 +155,11 @@ class Way:
     def __str__(self) -> str:
         name = f"{self.kind} {self.rows}×{self.columns}" if self.kind == "winograd" else self.kind
         return f"{name} in bfloat16" if self.in_bfloat16 else name
+
+    @property
+    def narrower(self) -> int:
+        """Numbers of the window that take the place of one: two where it is rounded to bfloat16 as it is."""
+        return 2 if self.in_bfloat16 and self.kind == "direct" else 1
 
     @property
     def transforms(self) -> tuple[Transform, Transform] | None:
@@ -175,6 +194,9 @@ class Way:
     def weight_bytes(self, op: Convolve, computed_bytes: int) -> int:
         """Of the prepared weights."""
         pairs = op.weights.in_channels * op.weights.out_channels
+        if self.narrower > 1:
+            whole = -(-op.weights.out_channels // CHANNELS_TOGETHER) * CHANNELS_TOGETHER
+            return op.weights.in_channels * whole * op.weights.kernel**2 * _BFLOAT16_BYTES
         if self.transforms:
             products = self.transforms[0].reads * self.transforms[1].reads
             return pairs * products * (_BFLOAT16_BYTES if self.in_bfloat16 else computed_bytes)
@@ -182,12 +204,17 @@ class Way:
 
     def side_columns(self, padding: Padding) -> tuple[int, int]:
         """Zero columns in the window, left and right; what padding is left is the convolution's."""
-        is_torchs = self.kind in ("direct", "four-phases") and padding.left == padding.right
+        is_torchs = self.kind in ("direct", "four-phases") and self.narrower == 1 and padding.left == padding.right
         return (0, 0) if is_torchs else (padding.left, padding.right)
 
     def workspace(self, op: Convolve, rows: int, width: int) -> int:
-        """Numbers that making ``rows`` target rows takes at a time, the result included, the window not."""
+        """Numbers that making ``rows`` target rows takes at a time, the window not.
+
+        The result is among them, but that of a narrow window, which is rounded where it belongs.
+        """
         out = op.weights.out_channels
+        if self.narrower > 1:
+            return 0
         if self.transforms:
             high, wide = self.tiles(op, rows, width)
             made = high * self.transforms[0].outputs * wide * self.transforms[1].outputs * out
@@ -221,14 +248,18 @@ def way_of(op: Convolve, arithmetic: Arithmetic, task: Task = "decode") -> Way:
     transforms = least is not None and min(weights.in_channels, weights.out_channels) >= least
     if op.doubled:
         # Its sums and differences are of neighbours, so that rounding them costs little; see benchmarks/LOG.md.
-        in_bfloat16 = transforms and arithmetic.rounds(weights)
-        return Way("nine-products" if transforms else "four-phases", 2, 2, in_bfloat16)
+        in_bfloat16 = arithmetic.rounds(weights)
+        return Way("nine-products" if transforms or in_bfloat16 else "four-phases", 2, 2, in_bfloat16)
+    if arithmetic.rounds_taps(weights):
+        return Way("direct", in_bfloat16=True)
     if transforms and weights.kernel == 3 and op.stride == 1 and op.padding == Padding(1, 1, 1, 1):
         return _tiles_of(weights, arithmetic, task)
     if transforms and weights.kernel == 3 and op.stride == 2:
         return Way("halved", 2, 2, arithmetic.rounds(weights))
     if least is not None and weights.kernel > 1 and weights.kernel**2 * weights.in_channels <= weights.out_channels:
         return Way("gathered")
+    if least is not None and weights.out_channels <= _MOST_DOTS and not weights.in_channels % _CHANNELS_WRITTEN:
+        return Way("dots")
     return Way("direct")
 
 

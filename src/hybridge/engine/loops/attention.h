@@ -17,9 +17,10 @@ __attribute__((target(TARGET))) static void NAME(attended)(void *what) {
             for (ptrdiff_t n = first; n < last; n++) {
                 const ptrdiff_t keys = least(KEYS, w->positions - key);
                 float *mixed = w->mixed + n * channels * PANEL;
-                NAME(rows)(w->keys + key * depth, depth, w->at_once, w->panels + n * depth * PANEL, 0, scores, PANEL, keys);
+                NAME(rows)(w->keys + key * depth, depth, depth, w->at_once, w->panels + n * depth * PANEL, 0, scores,
+                           PANEL, keys);
                 weights_of(scores, keys, KEYS, &states[n - first], mixed, key ? channels : 0, TOGETHER);
-                NAME(rows)(w->values + key / KEYS * channels * DEEP, DEEP, w->at_once, (const uint32_t *)scores,
+                NAME(rows)(w->values + key / KEYS * channels * DEEP, DEEP, DEEP, w->at_once, (const uint32_t *)scores,
                            key ? mixed : 0, mixed, PANEL, channels);
             }
         for (ptrdiff_t n = first; n < last; n++) mixed_of(w, n, &states[n - first]);

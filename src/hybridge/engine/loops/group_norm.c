@@ -7,9 +7,9 @@
 typedef struct {
     const void *from;
     const float *scale, *shift;
-    float *to;
+    void *to;
     ptrdiff_t from_row, to_row, rows, columns, channels;
-    int is_bfloat16;
+    int is_bfloat16, to_is_bfloat16;
     ptrdiff_t next;
 } strip;
 
@@ -29,22 +29,23 @@ FOR_THIS_CPU static void windows(void *what) {
     while ((row = __atomic_fetch_add(&s->next, 1, __ATOMIC_RELAXED)) < s->rows)
         for (ptrdiff_t column = 0; column < s->columns; column++) {
             const ptrdiff_t from = row * s->from_row + column * s->channels;
-            float *to = s->to + row * s->to_row + column * s->channels;
+            const ptrdiff_t to = row * s->to_row + column * s->channels;
             for (ptrdiff_t c = 0; c < s->channels; c += LANES) {
                 lanes x;
                 read_at(&x, s->from, from + c, s->is_bfloat16);
                 x = x * *(const lanes *)(s->scale + c) + *(const lanes *)(s->shift + c);
                 silu(&x);
-                *(lanes *)(to + c) = x;
+                write_at(s->to, to + c, x, s->to_is_bfloat16);
             }
         }
 }
 
-void to_window(const void *rows, const float *scale, const float *shift, float *window, ptrdiff_t from_row,
+void to_window(const void *rows, const float *scale, const float *shift, void *window, ptrdiff_t from_row,
                ptrdiff_t to_row, ptrdiff_t count, ptrdiff_t columns, ptrdiff_t channels, int is_bfloat16,
-               parallel run, unsigned threads) {
+               int to_is_bfloat16, parallel run, unsigned threads) {
     strip s = {.from = rows, .scale = scale, .shift = shift, .to = window, .from_row = from_row, .to_row = to_row,
-               .rows = count, .columns = columns, .channels = channels, .is_bfloat16 = is_bfloat16};
+               .rows = count, .columns = columns, .channels = channels, .is_bfloat16 = is_bfloat16,
+               .to_is_bfloat16 = to_is_bfloat16};
     in_all_threads(windows, &s, run, threads);
 }
 

@@ -9,10 +9,10 @@
    TOGETHER      numbers in four bytes
    MOST          positions of a block, whose sums, two vectors each, fit into the registers. */
 
-/* The products of COUNT positions, a constant, with two vectors of output channels.  Sums of AT_ONCE are added up two
-   by two, and those two by two again. */
+/* The products of COUNT positions, a constant, STEP from one to the next, with two vectors of output channels.  Sums of
+   AT_ONCE are added up two by two, and those two by two again. */
 __attribute__((target(TARGET), always_inline)) static inline void NAME(block)(
-    const uint32_t *from, ptrdiff_t depth, ptrdiff_t at_once, const uint32_t *panel, const float *added, float *to,
+    const uint32_t *from, ptrdiff_t step, ptrdiff_t depth, ptrdiff_t at_once, const uint32_t *panel, const float *added, float *to,
     ptrdiff_t out, const int count) {
     enum { WIDTH = sizeof(SUMS) / sizeof(float) };
     SUMS sums[MOST][2], waiting[MOST_SUMS][MOST][2];
@@ -23,11 +23,11 @@ __attribute__((target(TARGET), always_inline)) static inline void NAME(block)(
         UNROLLED for (int i = 0; i < count; i++) sums[i][0] = sums[i][1] = (SUMS){0};
         for (const ptrdiff_t end = least(k + at_once, depth); k < end; k++) {
             if (depth <= SHORT && k % LINE == 0) UNROLLED for (int i = 0; i < count; i++)
-                __builtin_prefetch(from + (i + count) * depth + k);
+                __builtin_prefetch(from + (i + count) * step + k);
             const FACTORS *y = (const FACTORS *)(panel + k * PANEL);
             const FACTORS first = y[0], second = y[1];
             UNROLLED for (int i = 0; i < count; i++) {
-                const FACTORS x = READ(from + i * depth + k) + (FACTORS){0};
+                const FACTORS x = READ(from + i * step + k) + (FACTORS){0};
                 sums[i][0] = AND(sums[i][0], x, first);
                 sums[i][1] = AND(sums[i][1], x, second);
             }
@@ -48,17 +48,17 @@ __attribute__((target(TARGET), always_inline)) static inline void NAME(block)(
 
 /* Of COUNT positions, in blocks: of MOST, then of four, then of one. */
 __attribute__((target(TARGET), always_inline)) static inline void NAME(rows)(
-    const uint32_t *from, ptrdiff_t depth, ptrdiff_t at_once, const uint32_t *panel, const float *added, float *to,
-    ptrdiff_t out, ptrdiff_t count) {
-    for (ptrdiff_t step; count > 0; count -= step, from += step * depth, to += step * out) {
-        step = count >= MOST ? MOST : count >= 4 ? 4 : 1;
-        if (step == MOST)
-            NAME(block)(from, depth, at_once, panel, added, to, out, MOST);
-        else if (step == 4)
-            NAME(block)(from, depth, at_once, panel, added, to, out, 4);
+    const uint32_t *from, ptrdiff_t step, ptrdiff_t depth, ptrdiff_t at_once, const uint32_t *panel,
+    const float *added, float *to, ptrdiff_t out, ptrdiff_t count) {
+    for (ptrdiff_t some; count > 0; count -= some, from += some * step, to += some * out) {
+        some = count >= MOST ? MOST : count >= 4 ? 4 : 1;
+        if (some == MOST)
+            NAME(block)(from, step, depth, at_once, panel, added, to, out, MOST);
+        else if (some == 4)
+            NAME(block)(from, step, depth, at_once, panel, added, to, out, 4);
         else
-            NAME(block)(from, depth, at_once, panel, added, to, out, 1);
-        if (added) added += step * out;
+            NAME(block)(from, step, depth, at_once, panel, added, to, out, 1);
+        if (added) added += some * out;
     }
 }
 
@@ -67,8 +67,8 @@ __attribute__((target(TARGET), always_inline)) static inline void NAME(blocks)(c
     const ptrdiff_t depth = w->depth, out = w->out, first = p.n * w->positions + p.row;
     for (ptrdiff_t column = p.column; column < p.last_column; column += 2 * sizeof(SUMS) / sizeof(float)) {
         const ptrdiff_t panel = p.n * out + column / PANEL * PANEL, at = first * out + column;
-        NAME(rows)(w->from + first * depth, depth, w->at_once, w->filters + panel * depth + column % PANEL,
-                   0, w->to + at, out, p.last_row - p.row);
+        NAME(rows)(w->from + first * depth, depth, depth, w->at_once, w->filters + panel * depth + column % PANEL, 0,
+                   w->to + at, out, p.last_row - p.row);
     }
 }
 
@@ -95,6 +95,21 @@ __attribute__((target(TARGET))) static void NAME(tiles)(void *what) {
         for (ptrdiff_t p = 0; p < some.count; p++)
             NAME(blocks)(&some, (piece){.n = p, .last_row = end - n, .last_column = some.out});
         pictures_between(&target, h, n, end, some.to);
+    }
+}
+
+__attribute__((target(TARGET))) static void NAME(taps)(void *what) {
+    taps *w = what;
+    float sums[TAPS_AT_ONCE * PANEL] __attribute__((aligned(64)));
+    ptrdiff_t h, n, end;
+    while (take(&w->target, &h, &n, &end)) {
+        const uint32_t *from = w->from + h * w->stride * w->row + n * w->stride * w->column, *filters = w->filters;
+        for (ptrdiff_t first = 0; first < w->target.channels; first += PANEL) {
+            for (ptrdiff_t i = 0; i < w->kernel; i++, filters += w->depth * PANEL)
+                NAME(rows)(from + i * w->row, w->stride * w->column, w->depth, w->depth, filters, i ? sums : 0, sums,
+                           PANEL, end - n);
+            picture_of(&w->target, sums, h, n, end, first);
+        }
     }
 }
 

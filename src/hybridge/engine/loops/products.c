@@ -1,4 +1,4 @@
-/* Products: by themselves, of a few tiles on their way through a convolution, and of attention.
+/* Products: by themselves, of a few tiles or positions on their way through a convolution, and of attention.
 
    Filters come in panels of PANEL output channels.  The sums of a block, a few positions by a panel or by half of one,
    stay in registers on the way along the channels.  What is read there has four bytes: a float, or, for processors that
@@ -28,6 +28,30 @@ typedef struct {
     ptrdiff_t nbytes;  /* of it, for a thread */
     ptrdiff_t threads; /* that have theirs */
 } convolution;
+
+/* A convolution without tiles.  What a row of a kernel reads lies side by side, so it is one product. */
+enum { TAPS_AT_ONCE = 48 };
+
+typedef struct {
+    tiles target;                   /* a position each */
+    const uint32_t *from, *filters; /* (panels, rows of a kernel, DEPTH, PANEL) */
+    ptrdiff_t row, column;          /* from one to the next of the window */
+    ptrdiff_t stride, kernel, depth;
+} taps;
+
+/* Sums (positions, PANEL) of channels from FIRST on. */
+INLINE void picture_of(const tiles *w, const float *sums, ptrdiff_t row, ptrdiff_t column, ptrdiff_t end,
+                       ptrdiff_t first) {
+    const ptrdiff_t channels = least(PANEL, w->channels - first);
+    for (; column < end; column++, sums += PANEL)
+        for (ptrdiff_t c = 0; c < channels; c += LANES) {
+            const ptrdiff_t at = column * w->channels + first + c;
+            lanes x = *(const lanes *)(sums + c), added = {0};
+            if (w->bias) x += *(const lanes *)(w->bias + first + c);
+            if (w->added) read_at(&added, w->added, row * w->added_row + at, w->added_is_bfloat16);
+            write_at(w->to, row * w->row + at, x + added, w->is_bfloat16);
+        }
+}
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 11
 #include <immintrin.h>
@@ -84,6 +108,8 @@ static void nothing(void *what) { (void)what; }
 #define products_pairs nothing
 #define tiles_16 nothing
 #define tiles_pairs nothing
+#define taps_16 nothing
+#define taps_pairs nothing
 #define attended_16 nothing
 #define attended_pairs nothing
 static int has_floats(void) { return 0; }
@@ -117,6 +143,19 @@ void convolve(const float *window, const void *filters, const float *bias, const
                      .out = out_channels, .at_once = added_at_once},
         .memory = memory, .nbytes = nbytes};
     in_all_threads(in_pairs ? tiles_pairs : tiles_16, &w, run, threads);
+}
+
+void convolve_taps(const void *window, const void *filters, const float *bias, const void *added, void *picture,
+                   ptrdiff_t window_row, ptrdiff_t row, ptrdiff_t added_row, ptrdiff_t rows, ptrdiff_t columns,
+                   ptrdiff_t in_channels, ptrdiff_t out_channels, ptrdiff_t kernel, ptrdiff_t stride, int in_pairs,
+                   int is_bfloat16, int added_is_bfloat16, parallel run, unsigned threads) {
+    const ptrdiff_t together = in_pairs ? 2 : 1;
+    taps w = {.target = {.bias = bias, .added = added, .to = picture, .row = row, .added_row = added_row, .high = rows,
+                         .wide = columns, .channels = out_channels, .at_once = TAPS_AT_ONCE,
+                         .is_bfloat16 = is_bfloat16, .added_is_bfloat16 = added_is_bfloat16},
+              .from = window, .filters = filters, .row = window_row / together, .column = in_channels / together,
+              .stride = stride, .kernel = kernel, .depth = kernel * in_channels / together};
+    in_all_threads(in_pairs ? taps_pairs : taps_16, &w, run, threads);
 }
 
 void attend(const float *queries, const void *keys, const void *values, float *to, void *panels, float *mixed,

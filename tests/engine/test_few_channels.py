@@ -1,0 +1,168 @@
+"""Convolutions with too few channels for a transform: in bfloat16 as they are, and as dot products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hybridge.engine import convolving
+from hybridge.engine.arena import Scratch
+from hybridge.engine.compiled import multiplies_bfloat16
+from hybridge.engine.convolving import Room, prepare
+from hybridge.engine.memory import allocate_picture
+from hybridge.engine.ops import Convolve, Padding, Weights
+from hybridge.engine.ways import Arithmetic, Way, way_of
+
+DOTS, TAPS = Way("dots"), Way("direct", in_bfloat16=True)
+
+needs_bfloat16 = pytest.mark.skipif(
+    not multiplies_bfloat16(), reason="this processor has no products of bfloat16 (AVX512_BF16)"
+)
+
+
+@contextmanager
+def in_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def convolution(into: int, out: int, stride: int = 1, kernel: int = 3) -> Convolve:
+    padding = Padding(1, 1, 1, 1) if stride == 1 else Padding(bottom=1, right=1)
+    return Convolve(0, 1, Weights("conv", into, out, kernel), stride=stride, padding=padding)
+
+
+class Case:
+    """Random parameters and a source that bfloat16 holds, and what a convolution makes of them in float64."""
+
+    def __init__(self, op: Convolve, rows: int, width: int, *, has_bias: bool = True) -> None:
+        noise = torch.Generator().manual_seed(0)
+        into, out, kernel = op.weights.in_channels, op.weights.out_channels, op.weights.kernel
+        self.op = op
+        self.weight = (
+            torch.randn(out, into, kernel, kernel, generator=noise) / (into * kernel**2) ** 0.5
+        ).bfloat16()
+        self.bias = torch.randn(out, generator=noise) if has_bias else None
+        self.source = torch.randn(1, into, rows, width, generator=noise).bfloat16()
+        padding = op.padding
+        padded = F.pad(self.source, (padding.left, padding.right, padding.top, padding.bottom)).double()
+        bias = None if self.bias is None else self.bias.double()
+        self.expected = F.conv2d(padded, self.weight.double(), bias, stride=op.stride)
+        self.rows = self.expected.shape[2]
+
+    def begin(self, way: Way) -> Room:
+        """A room with the source in its window, whatever was there before."""
+        convolution = prepare(self.op, way, self.weight.float(), self.bias)
+        room = convolution.begin(Scratch(torch.empty(0)), self.rows, self.source.shape[3])
+        start, stop = self.op.rows_read(0, self.rows)
+        room.window[:, :, : stop - start] = 0
+        inside = self.source[:, :, max(start, 0) : stop]
+        room.inside[:, :, -min(start, 0) : -min(start, 0) + inside.shape[2]] = inside
+        return room
+
+    def check(self, made: torch.Tensor, within: float = 1e-5) -> None:
+        assert made.shape == self.expected.shape
+        torch.testing.assert_close(made.double(), self.expected, rtol=within, atol=within)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("rows", "width"), [(8, 8), (5, 49), (2, 3), (6, 131)])
+@pytest.mark.parametrize("channels", [(8, 8), (16, 40), (64, 64), (96, 32), (264, 16)])
+def test_taps_are_the_convolution_added_up_in_float32(channels, rows, width, stride, threads) -> None:
+    case = Case(convolution(*channels, stride), rows, width, has_bias=threads > 1)
+    room = case.begin(TAPS)
+    assert room.window.dtype == torch.bfloat16
+    place = allocate_picture(torch.empty(0), *case.expected.shape[1:]).fill_(torch.nan)
+    with in_threads(threads):
+        case.check(room.convolve(case.rows, None))
+        assert room.convolve(case.rows, place) is place
+        case.check(place)
+        case.check(room.convolve(case.rows, case.expected.float()))  # laid out otherwise
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("added_dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_taps_are_added_and_rounded_on_their_way(dtype, added_dtype) -> None:
+    case = Case(convolution(24, 40), 6, 53)
+    room = case.begin(TAPS)
+    plain = room.convolve(case.rows, None).clone()
+    added = torch.empty_like(plain, dtype=added_dtype, memory_format=torch.channels_last)
+    added.copy_(torch.randn(plain.shape, generator=torch.Generator().manual_seed(1)))
+    place = torch.full_like(plain, torch.nan, dtype=dtype, memory_format=torch.channels_last)
+    assert room.adds
+    room.convolve(case.rows, place, added)
+    assert torch.equal(place, (plain + added.float()).to(dtype))
+    if dtype == added_dtype:
+        room.convolve(case.rows, added, added)
+        assert torch.equal(added, place)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("out", [1, 2, 3, 4])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize(("rows", "width"), [(8, 8), (5, 7), (3, 3), (6, 131)])
+@pytest.mark.parametrize("into", [8, 24, 128])
+@pytest.mark.parametrize("is_compiled", [True, False], ids=["compiled", "torch's"])
+def test_dots_are_the_convolution(into, rows, width, kernel, out, threads, is_compiled, monkeypatch) -> None:
+    if not is_compiled:
+        monkeypatch.setattr(convolving, "compiled_for", lambda *_: None)
+    case = Case(convolution(into, out, kernel=kernel), rows, width, has_bias=threads > 1)
+    room = case.begin(DOTS)
+    with in_threads(threads):
+        case.check(room.convolve(case.rows, None))
+        for place in (
+            torch.full_like(case.expected, torch.nan, dtype=torch.float32),  # a whole program's output
+            allocate_picture(torch.empty(0), *case.expected.shape[1:]),
+        ):
+            case.check(room.convolve(case.rows, place))
+
+
+def test_dots_with_stride_two() -> None:
+    case = Case(convolution(16, 3, 2), 9, 14)
+    case.check(case.begin(DOTS).convolve(case.rows, None))
+
+
+def test_nothing_is_read_or_written_beyond_its_rows() -> None:
+    case = Case(convolution(8, 3), 6, 10)
+    room = case.begin(DOTS)
+    room.window[:, :, 4 + 2 :] = torch.nan  # of what five rows and more would read
+    place = torch.full((1, 3, 6, 10), 7.0)
+    room.convolve(4, place[:, :, :4])
+    torch.testing.assert_close(place[:, :, :4].double(), case.expected[:, :, :4], rtol=1e-5, atol=1e-5)
+    assert (place[:, :, 4:] == 7).all()
+
+
+class TestTheWayThatIsTaken:
+    of_float32 = Arithmetic(4, 4, 2**20, 64)
+    of_bfloat16 = replace(of_float32, stored_bytes=2, multiplies_bfloat16=True)
+
+    def test_a_picture_is_made_of_dots(self) -> None:
+        for arithmetic in (self.of_float32, self.of_bfloat16):
+            assert way_of(convolution(128, 3), arithmetic) == DOTS
+            assert way_of(convolution(12, 3), arithmetic) == Way("direct")
+        assert way_of(convolution(128, 3), Arithmetic(2, 2)) == Way("direct")
+
+    def test_few_channels_are_rounded_as_they_are(self) -> None:
+        for channels in ((16, 16), (64, 64), (96, 32), (96, 128)):
+            assert way_of(convolution(*channels), self.of_bfloat16) == TAPS
+            assert way_of(convolution(*channels), self.of_float32) != TAPS
+        assert way_of(convolution(64, 64, stride=2), self.of_bfloat16, "encode") == TAPS
+        assert way_of(convolution(128, 16), self.of_bfloat16) == Way("direct")
+        assert way_of(convolution(12, 16), self.of_bfloat16) == Way("direct")
+
+    def test_what_a_row_takes(self) -> None:
+        op = convolution(24, 40)
+        assert (TAPS.narrower, TAPS.workspace(op, 3, 10)) == (2, 0)
+        assert TAPS.weight_bytes(op, 4) == 2 * 9 * 24 * 64  # two panels of 32
+        assert DOTS.weight_bytes(convolution(24, 3), 4) == 4 * 9 * 24 * 3
