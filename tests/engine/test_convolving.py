@@ -132,7 +132,7 @@ class TestTheWayThatIsTaken:
         assert way_of(convolution(doubled=True, into=64, out=64), self.transforming) == NINE
 
     def test_few_channels_are_not(self) -> None:
-        assert way_of(convolution(into=128, out=5), self.transforming) == Way("direct")
+        assert way_of(convolution(into=128, out=20), self.transforming) == Way("direct")
         assert way_of(convolution(doubled=True, into=16, out=16), self.transforming) == FOUR
 
     def test_nor_is_anything_where_it_is_no_faster(self) -> None:

@@ -109,7 +109,7 @@ def test_taps_are_added_and_rounded_on_their_way(dtype, added_dtype) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("out", [1, 2, 3, 4])
+@pytest.mark.parametrize("out", [1, 2, 3, 4, 8, 15])
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize(("rows", "width"), [(8, 8), (5, 7), (3, 3), (6, 131)])
 @pytest.mark.parametrize("into", [8, 24, 128])
@@ -147,18 +147,20 @@ class TestTheWayThatIsTaken:
     of_float32 = Arithmetic(4, 4, 2**20, 64)
     of_bfloat16 = replace(of_float32, stored_bytes=2, multiplies_bfloat16=True)
 
-    def test_a_picture_is_made_of_dots(self) -> None:
+    def test_pictures_and_moments_are_made_of_dots(self) -> None:
         for arithmetic in (self.of_float32, self.of_bfloat16):
             assert way_of(convolution(128, 3), arithmetic) == DOTS
+            assert way_of(convolution(512, 8), arithmetic) == DOTS
             assert way_of(convolution(12, 3), arithmetic) == Way("direct")
+            assert way_of(convolution(128, 24), arithmetic) == Way("direct")
         assert way_of(convolution(128, 3), Arithmetic(2, 2)) == Way("direct")
 
     def test_few_channels_are_rounded_as_they_are(self) -> None:
         for channels in ((16, 16), (64, 64), (96, 32), (96, 128)):
             assert way_of(convolution(*channels), self.of_bfloat16) == TAPS
             assert way_of(convolution(*channels), self.of_float32) != TAPS
-        assert way_of(convolution(64, 64, stride=2), self.of_bfloat16, "encode") == TAPS
-        assert way_of(convolution(128, 16), self.of_bfloat16) == Way("direct")
+        assert way_of(convolution(64, 64, stride=2), self.of_bfloat16) == TAPS
+        assert way_of(convolution(128, 40), self.of_bfloat16) == Way("direct")
         assert way_of(convolution(12, 16), self.of_bfloat16) == Way("direct")
 
     def test_what_a_row_takes(self) -> None:

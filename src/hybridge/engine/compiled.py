@@ -241,7 +241,7 @@ class Compiled:
         picture: torch.Tensor,
         stride: int,
     ) -> None:
-        """A convolution in one step, with four outputs at most; what it reads are multiples of 8 channels.
+        """A convolution in one step, for few outputs; what it reads are multiples of 8 channels.
 
         Args:
             window: (1, C, rows, columns), channels-last, float32.

@@ -7,7 +7,7 @@ the first time and stay, so whoever gives memory away must count them from the b
 from __future__ import annotations
 
 from .ops import Attend, Convolve, Weights
-from .program import Program, Task
+from .program import Program
 from .ways import Arithmetic, way_of
 
 #: Norms are computed in float32 at least.
@@ -20,13 +20,13 @@ def prepared_bytes(program: Program, arithmetic: Arithmetic) -> int:
     Exact but for biases, which every layer is taken to have.
     """
     return sum(
-        _of_attention(op, arithmetic) if isinstance(op, Attend) else _of_convolution(op, arithmetic, program.task)
+        _of_attention(op, arithmetic) if isinstance(op, Attend) else _of_convolution(op, arithmetic)
         for op in program.ops
     )
 
 
-def _of_convolution(op: Convolve, arithmetic: Arithmetic, task: Task) -> int:
-    way, width = way_of(op, arithmetic, task), arithmetic.computed_bytes
+def _of_convolution(op: Convolve, arithmetic: Arithmetic) -> int:
+    way, width = way_of(op, arithmetic), arithmetic.computed_bytes
     biases = {"four-phases": 4 * op.weights.out_channels}.get(way.kind, op.weights.out_channels)
     nbytes = 0
     if arithmetic.is_widened or way.kind != "direct":  # else torch's convolution takes the module's own

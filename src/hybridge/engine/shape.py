@@ -40,7 +40,7 @@ class Shape:
         self.nbytes = [c * h * w * stored for c, (h, w) in zip(program.channels, self.sizes, strict=True)]
         self.flops = program.flops(height, width)
         self.ends_bytes = batch * (self.nbytes[0] + self.nbytes[-1])
-        self.ways = [None if isinstance(op, Attend) else way_of(op, arithmetic, program.task) for op in program.ops]
+        self.ways = [None if isinstance(op, Attend) else way_of(op, arithmetic) for op in program.ops]
         self.work = [
             flops * (way.saving(op) if way and isinstance(op, Convolve) else 1)
             for op, way, flops in zip(program.ops, self.ways, self.flops, strict=True)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .ops import Attend, Convolve, Padding, Weights
-from .program import Task
 from .winograd import DOUBLED, HALVED, Transform, transform
 
 #: From this many input channels, tiles of 4×2 are no further from float64 than a direct float32 convolution is,
@@ -38,8 +37,8 @@ _BFLOAT16_BYTES = 2
 #: Products of our own are made for multiples of so many channels, as real models have them; PANEL in numbers.h.
 CHANNELS_TOGETHER = 32
 
-#: Up to so many outputs are made as dot products; MOST_OUT in dots.c.
-_MOST_DOTS = 4
+#: Up to so many outputs are made as dot products, and up to this part of the channels that are read.
+_FEW_OUTPUTS, _FEW_OF_CHANNELS = 4, 8
 
 #: Sums of theirs in bfloat16 are made for multiples of so many channels; LANES in numbers.h.
 _CHANNELS_WRITTEN = 8
@@ -50,7 +49,7 @@ _QUERIES_TOGETHER, _VALUES_TOGETHER = 32, 256
 
 #: Products that are added one after another where nothing is gained by fewer, and where it is.  Measured, see
 #: benchmarks/LOG.md.
-ADDED_AT_ONCE, _FINELY_ADDED_AT_ONCE = 128, 16
+ADDED_AT_ONCE, _FINELY_ADDED_AT_ONCE = 128, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +241,8 @@ class Way:
         return self.transforms
 
 
-def way_of(op: Convolve, arithmetic: Arithmetic, task: Task = "decode") -> Way:
-    """The way that an op is computed; an encoder's first convolutions weigh more in what is rounded."""
+def way_of(op: Convolve, arithmetic: Arithmetic) -> Way:
+    """The way that an op is computed."""
     weights, least = op.weights, arithmetic.transform_from
     transforms = least is not None and min(weights.in_channels, weights.out_channels) >= least
     if op.doubled:
@@ -253,25 +252,23 @@ def way_of(op: Convolve, arithmetic: Arithmetic, task: Task = "decode") -> Way:
     if arithmetic.rounds_taps(weights):
         return Way("direct", in_bfloat16=True)
     if transforms and weights.kernel == 3 and op.stride == 1 and op.padding == Padding(1, 1, 1, 1):
-        return _tiles_of(weights, arithmetic, task)
+        return _tiles_of(weights, arithmetic)
     if transforms and weights.kernel == 3 and op.stride == 2:
         return Way("halved", 2, 2, arithmetic.rounds(weights))
     if least is not None and weights.kernel > 1 and weights.kernel**2 * weights.in_channels <= weights.out_channels:
         return Way("gathered")
-    if least is not None and weights.out_channels <= _MOST_DOTS and not weights.in_channels % _CHANNELS_WRITTEN:
+    are_few = weights.out_channels <= max(_FEW_OUTPUTS, weights.in_channels // _FEW_OF_CHANNELS)
+    if least is not None and are_few and not weights.in_channels % _CHANNELS_WRITTEN:
         return Way("dots")
     return Way("direct")
 
 
-def _tiles_of(weights: Weights, arithmetic: Arithmetic, task: Task) -> Way:
+def _tiles_of(weights: Weights, arithmetic: Arithmetic) -> Way:
     """Of a 3×3 convolution that is transformed; what rounds how much is measured in benchmarks/LOG.md."""
     widest = max(weights.in_channels, weights.out_channels)
-    if weights.in_channels < _CHANNELS_FOR_TALL_TILES:
+    if weights.in_channels < _CHANNELS_FOR_TALL_TILES or arithmetic.is_fine:
         return Way("winograd", 2, 2)
-    if widest > _CHANNELS_FOR_SQUARE_TILES and arithmetic.rounds(weights):
+    is_square = widest <= _CHANNELS_FOR_SQUARE_TILES
+    if arithmetic.rounds(weights) and not is_square:
         return Way("winograd", 2, 2, in_bfloat16=True)
-    if arithmetic.is_fine:
-        if task == "encode" or widest > _CHANNELS_FOR_SQUARE_TILES:
-            return Way("winograd", 2, 2)
-        return Way("winograd", 4, 4 if widest <= _CHANNELS_FOR_TALL_TILES else 2)
-    return Way("winograd", 4, 4 if widest <= _CHANNELS_FOR_SQUARE_TILES else 2)
+    return Way("winograd", 4, 4 if is_square else 2)
