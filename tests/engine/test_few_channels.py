@@ -12,16 +12,20 @@ import torch.nn.functional as F
 
 from hybridge.engine import convolving
 from hybridge.engine.arena import Scratch
-from hybridge.engine.compiled import multiplies_bfloat16
+from hybridge.engine.compiled import multiplies_bfloat16, multiplies_float32
 from hybridge.engine.convolving import Room, prepare
 from hybridge.engine.memory import allocate_picture
 from hybridge.engine.ops import Convolve, Padding, Weights
 from hybridge.engine.ways import Arithmetic, Way, way_of
 
-DOTS, TAPS = Way("dots"), Way("direct", in_bfloat16=True)
+DOTS, TAPS, TAPS_IN_BFLOAT16 = Way("dots"), Way("taps"), Way("taps", in_bfloat16=True)
 
+needs_float32 = pytest.mark.skipif(not multiplies_float32(), reason="there are no loops for it without AVX-512")
 needs_bfloat16 = pytest.mark.skipif(
     not multiplies_bfloat16(), reason="this processor has no products of bfloat16 (AVX512_BF16)"
+)
+both = pytest.mark.parametrize(
+    "way", [pytest.param(TAPS, marks=needs_float32), pytest.param(TAPS_IN_BFLOAT16, marks=needs_bfloat16)], ids=str
 )
 
 
@@ -73,15 +77,15 @@ class Case:
         torch.testing.assert_close(made.double(), self.expected, rtol=within, atol=within)
 
 
-@needs_bfloat16
+@both
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("rows", "width"), [(8, 8), (5, 49), (2, 3), (6, 131)])
 @pytest.mark.parametrize("channels", [(8, 8), (16, 40), (64, 64), (96, 32), (264, 16)])
-def test_taps_are_the_convolution_added_up_in_float32(channels, rows, width, stride, threads) -> None:
+def test_taps_are_the_convolution_added_up_in_float32(way, channels, rows, width, stride, threads) -> None:
     case = Case(convolution(*channels, stride), rows, width, has_bias=threads > 1)
-    room = case.begin(TAPS)
-    assert room.window.dtype == torch.bfloat16
+    room = case.begin(way)
+    assert room.window.dtype == (torch.bfloat16 if way.in_bfloat16 else torch.float32)
     place = allocate_picture(torch.empty(0), *case.expected.shape[1:]).fill_(torch.nan)
     with in_threads(threads):
         case.check(room.convolve(case.rows, None))
@@ -90,12 +94,12 @@ def test_taps_are_the_convolution_added_up_in_float32(channels, rows, width, str
         case.check(room.convolve(case.rows, case.expected.float()))  # laid out otherwise
 
 
-@needs_bfloat16
+@both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("added_dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_taps_are_added_and_rounded_on_their_way(dtype, added_dtype) -> None:
+def test_taps_are_added_and_rounded_on_their_way(way, dtype, added_dtype) -> None:
     case = Case(convolution(24, 40), 6, 53)
-    room = case.begin(TAPS)
+    room = case.begin(way)
     plain = room.convolve(case.rows, None).clone()
     added = torch.empty_like(plain, dtype=added_dtype, memory_format=torch.channels_last)
     added.copy_(torch.randn(plain.shape, generator=torch.Generator().manual_seed(1)))
@@ -145,26 +149,41 @@ def test_nothing_is_read_or_written_beyond_its_rows() -> None:
 
 class TestTheWayThatIsTaken:
     of_float32 = Arithmetic(4, 4, 2**20, 64)
+    of_panels = replace(of_float32, multiplies_float32=True)
     of_bfloat16 = replace(of_float32, stored_bytes=2, multiplies_bfloat16=True)
 
     def test_pictures_and_moments_are_made_of_dots(self) -> None:
-        for arithmetic in (self.of_float32, self.of_bfloat16):
+        for arithmetic in (self.of_float32, self.of_panels, self.of_bfloat16):
             assert way_of(convolution(128, 3), arithmetic) == DOTS
             assert way_of(convolution(512, 8), arithmetic) == DOTS
             assert way_of(convolution(12, 3), arithmetic) == Way("direct")
-            assert way_of(convolution(128, 24), arithmetic) == Way("direct")
+            assert way_of(convolution(128, 20), arithmetic) == Way("direct")
         assert way_of(convolution(128, 3), Arithmetic(2, 2)) == Way("direct")
 
     def test_few_channels_are_rounded_as_they_are(self) -> None:
         for channels in ((16, 16), (64, 64), (96, 32), (96, 128)):
-            assert way_of(convolution(*channels), self.of_bfloat16) == TAPS
-            assert way_of(convolution(*channels), self.of_float32) != TAPS
-        assert way_of(convolution(64, 64, stride=2), self.of_bfloat16) == TAPS
+            assert way_of(convolution(*channels), self.of_bfloat16) == TAPS_IN_BFLOAT16
+        assert way_of(convolution(64, 64, stride=2), self.of_bfloat16) == TAPS_IN_BFLOAT16
         assert way_of(convolution(128, 40), self.of_bfloat16) == Way("direct")
         assert way_of(convolution(12, 16), self.of_bfloat16) == Way("direct")
 
+    def test_float32_fills_whole_panels(self) -> None:
+        for channels in ((32, 32), (96, 32), (128, 32)):
+            assert way_of(convolution(*channels), self.of_panels) == TAPS
+            assert way_of(convolution(*channels), self.of_float32) == Way("direct")
+        assert way_of(convolution(32, 16), self.of_panels) == Way("direct")
+        assert way_of(convolution(64, 64), self.of_panels).kind == "winograd"
+
+    def test_so_does_times_two(self) -> None:
+        doubled = replace(convolution(32, 32), doubled=True)
+        assert way_of(doubled, self.of_float32).kind == "four-phases"
+        assert way_of(doubled, self.of_panels) == Way("nine-products", 2, 2)
+        assert way_of(doubled, self.of_bfloat16) == Way("nine-products", 2, 2, in_bfloat16=True)
+
     def test_what_a_row_takes(self) -> None:
         op = convolution(24, 40)
-        assert (TAPS.narrower, TAPS.workspace(op, 3, 10)) == (2, 0)
-        assert TAPS.weight_bytes(op, 4) == 2 * 9 * 24 * 64  # two panels of 32
+        assert (TAPS_IN_BFLOAT16.narrower, TAPS.narrower) == (2, 1)
+        assert (TAPS_IN_BFLOAT16.workspace(op, 3, 10), TAPS.workspace(op, 3, 10)) == (0, 0)
+        assert TAPS_IN_BFLOAT16.weight_bytes(op, 4) == 2 * 9 * 24 * 64  # two panels of 32
+        assert TAPS.weight_bytes(op, 4) == 4 * 9 * 24 * 64
         assert DOTS.weight_bytes(convolution(24, 3), 4) == 4 * 9 * 24 * 3

@@ -66,7 +66,7 @@ class Compiled:
         library.measure.argtypes = 3 * pointer + 5 * size + number + threads
         library.multiply.argtypes = 3 * pointer + 5 * size + number + threads
         library.convolve.argtypes = 6 * pointer + 13 * size + 5 * number + threads
-        library.convolve_taps.argtypes = 5 * pointer + 9 * size + 3 * number + threads
+        library.convolve_taps.argtypes = 5 * pointer + 10 * size + 3 * number + threads
         library.convolve_dots.argtypes = 4 * pointer + 10 * size + threads
         library.put_values.argtypes = 2 * pointer + 4 * size + number + threads
         library.attend.argtypes = 6 * pointer + 4 * size + (ctypes.c_float, *number) + threads
@@ -215,6 +215,8 @@ class Compiled:
         added: torch.Tensor | None,
         picture: torch.Tensor,
         stride: int,
+        *,
+        added_at_once: int = ADDED_AT_ONCE,
     ) -> None:
         """A convolution in one step, where :meth:`multiplies` knows the numbers; its channels are multiples of 8.
 
@@ -225,12 +227,13 @@ class Compiled:
             added: The same.
             picture: The same.
             stride: From what one output reads to what the next does.
+            added_at_once: As for :meth:`multiply`.
         """
         self._library.convolve_taps(
             window.data_ptr(), filters.data_ptr(), _pointer(bias), _pointer(added), picture.data_ptr(),
             window.stride(2), picture.stride(2), _row(added), *picture.shape[2:], window.shape[1], picture.shape[1],
-            filters.shape[1], stride, window.dtype == torch.bfloat16, picture.dtype == torch.bfloat16,
-            _is_bfloat16(added), self._parallel, torch.get_num_threads(),
+            filters.shape[1], stride, added_at_once, window.dtype == torch.bfloat16,
+            picture.dtype == torch.bfloat16, _is_bfloat16(added), self._parallel, torch.get_num_threads(),
         )  # fmt: skip
 
     def convolve_dots(
@@ -388,6 +391,12 @@ def _row(added: torch.Tensor | None) -> int:
 
 def _is_bfloat16(added: torch.Tensor | None) -> bool:
     return added is not None and added.dtype == torch.bfloat16
+
+
+def multiplies_float32() -> bool:
+    """Whether there are loops that multiply float32 numbers on this processor."""
+    compiled = _load()
+    return compiled is not None and compiled.multiplies(torch.float32)
 
 
 def multiplies_bfloat16() -> bool:

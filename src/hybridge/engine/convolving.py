@@ -106,8 +106,9 @@ def prepare(
         "halved": Transformed,
         "gathered": Gathered,
         "dots": Dots,
+        "taps": Taps,
     }
-    made = Taps(op, way, weight, bias) if way.narrower > 1 else kinds[way.kind](op, way, weight, bias)
+    made = kinds[way.kind](op, way, weight, bias)
     made.added_at_once = added_at_once
     return made
 
@@ -133,14 +134,14 @@ class _DirectRoom(Room):
 
 
 class Taps(Convolution):
-    """The same in bfloat16, added up in float32, where there are loops for it."""
+    """The same in loops of our own, perhaps in bfloat16, added up in float32."""
 
     def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         compiled = compiled_for(weight, op.weights.in_channels, op.weights.out_channels)
         if compiled is None:
             raise TypeError(f"{way} is for compiled loops")
         self.compiled = compiled
-        super().__init__(op, way, compiled.pack_taps(weight, _BFLOAT16), bias)
+        super().__init__(op, way, compiled.pack_taps(weight, _BFLOAT16 if way.in_bfloat16 else weight.dtype), bias)
 
     def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
         return _TapsRoom(self, scratch, rows, width)
@@ -157,7 +158,8 @@ class _TapsRoom(Room):
         conv = self._conv
         if out is None or not takes_picture(out):  # a whole program's output is not
             out = self._result(None, conv.op.weights.out_channels, rows, self._columns)
-        conv.compiled.convolve_taps(self.window, conv.weight, conv.bias, added, out, conv.op.stride)
+        ends, at_once = (conv.bias, added, out), conv.added_at_once
+        conv.compiled.convolve_taps(self.window, conv.weight, *ends, conv.op.stride, added_at_once=at_once)
         return out
 
 

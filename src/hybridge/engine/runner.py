@@ -17,7 +17,7 @@ from torch import nn
 
 from ..errors import CannotLower, RequestError, TooLarge
 from . import reference
-from .compiled import multiplies_bfloat16
+from .compiled import multiplies_bfloat16, multiplies_float32
 from .execute import Executor, Progress, ShouldStop
 from .lowering import lower
 from .memory import free_bytes
@@ -70,6 +70,7 @@ def arithmetic_for(device_type: str, dtype: torch.dtype) -> Arithmetic:
         CPU_STRIP_BYTES,
         TRANSFORM_FROM_CHANNELS,
         attended_positions=attended,
+        multiplies_float32=dtype == torch.float32 and multiplies_float32(),
         multiplies_bfloat16=dtype == torch.bfloat16 and multiplies_bfloat16(),
         is_fine=dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() == "AVX512",
     )

@@ -93,8 +93,9 @@ class Shape:
             height, width = self.sizes[op.source]
             return strip + self.arithmetic.attention_bytes(op, height * width)
         positions = rows * self.sizes[op.target][1]
-        if way and way.narrower > 1:
-            is_written = not is_streamed and op.leaving in OF_ROUNDED and index < len(self.ways) - 1
+        if way and way.kind == "taps":
+            is_alike = op.leaving in OF_ROUNDED or not self.arithmetic.is_widened
+            is_written = is_alike and not is_streamed and index < len(self.ways) - 1
             strip += 0 if is_written else positions * op.weights.out_channels * computed
         carried = positions * op.weights.out_channels * computed if op.shortcut else 0
         if op.residual is not None:

@@ -67,6 +67,7 @@ class Arithmetic:
             adds up in a tree, and wider numbers than it is given, so that it takes a whole strip as it is.
         attended_positions: Those that attend to all others in one strip, at most: each takes the longer the larger
             the picture is, and short jobs wait for a strip's end.  None for no bound.
+        multiplies_float32: Whether there are loops for products of float32, for processors with AVX-512.
         multiplies_bfloat16: Whether it multiplies bfloat16, added up in float32, in half of float32's time.
         is_fine: Whether torch's own convolutions round so little that only small tiles and short sums round as
             little.
@@ -78,6 +79,7 @@ class Arithmetic:
     transform_from: int | None = None
     measured_positions: int | None = _POSITIONS_AT_ONCE
     attended_positions: int | None = None
+    multiplies_float32: bool = False
     multiplies_bfloat16: bool = False
     is_fine: bool = False
 
@@ -93,15 +95,22 @@ class Arithmetic:
 
     def rounds(self, weights: Weights) -> bool:
         """Whether what these weights are multiplied with may be rounded to bfloat16, and is the faster for it."""
-        channels = weights.in_channels, weights.out_channels
-        return self.multiplies_bfloat16 and not any(count % CHANNELS_TOGETHER for count in channels)
+        return self.multiplies_bfloat16 and self.fills_panels(weights)
 
-    def rounds_taps(self, weights: Weights) -> bool:
-        """The same for a convolution as it is, with too few channels for much else."""
+    def fills_panels(self, weights: Weights) -> bool:
+        """Whether there are loops for products of so many channels, and none of what they do is wasted."""
         channels = weights.in_channels, weights.out_channels
-        are_few = weights.in_channels < _CHANNELS_FOR_TALL_TILES
-        is_written = not any(count % _CHANNELS_WRITTEN for count in channels)
-        return self.multiplies_bfloat16 and weights.kernel > 1 and are_few and is_written
+        has_loops = self.multiplies_float32 or self.multiplies_bfloat16
+        return has_loops and not any(count % CHANNELS_TOGETHER for count in channels)
+
+    def takes_taps(self, weights: Weights) -> bool:
+        """Whether a convolution is multiplied as it is, in bfloat16 if that is; a transform would be no better."""
+        channels = weights.in_channels, weights.out_channels
+        if weights.kernel == 1 or any(count % _CHANNELS_WRITTEN for count in channels):
+            return False
+        if self.multiplies_bfloat16:
+            return weights.in_channels < _CHANNELS_FOR_TALL_TILES
+        return self.fills_panels(weights) and min(channels) < (self.transform_from or 0)
 
     def attended_bytes(self, op: Attend) -> int:
         """Of one number of the keys and values that it keeps."""
@@ -137,7 +146,7 @@ class Way:
     :data:`.winograd.DOUBLED`.  ``halved`` is for stride 2, with 25 products for four outputs; see
     :data:`.winograd.HALVED`.  ``gathered`` writes what an output reads side by side, and multiplies that: for so
     few channels that it is no more than what is made.  ``dots`` makes a dot product of every output, of which there
-    are few.
+    are few.  ``taps`` multiplies every tap as well, in loops of our own, which round less than torch's.
 
     Attributes:
         kind: What is multiplied.
@@ -146,7 +155,7 @@ class Way:
         in_bfloat16: Whether a transform is rounded to bfloat16, and so multiplied, whatever else is computed in.
     """
 
-    kind: Literal["direct", "winograd", "four-phases", "nine-products", "halved", "gathered", "dots"]
+    kind: Literal["direct", "winograd", "four-phases", "nine-products", "halved", "gathered", "dots", "taps"]
     rows: int = 1
     columns: int = 1
     in_bfloat16: bool = False
@@ -158,7 +167,7 @@ class Way:
     @property
     def narrower(self) -> int:
         """Numbers of the window that take the place of one: two where it is rounded to bfloat16 as it is."""
-        return 2 if self.in_bfloat16 and self.kind == "direct" else 1
+        return 2 if self.in_bfloat16 and self.kind == "taps" else 1
 
     @property
     def transforms(self) -> tuple[Transform, Transform] | None:
@@ -193,9 +202,9 @@ class Way:
     def weight_bytes(self, op: Convolve, computed_bytes: int) -> int:
         """Of the prepared weights."""
         pairs = op.weights.in_channels * op.weights.out_channels
-        if self.narrower > 1:
+        if self.kind == "taps":
             whole = -(-op.weights.out_channels // CHANNELS_TOGETHER) * CHANNELS_TOGETHER
-            return op.weights.in_channels * whole * op.weights.kernel**2 * _BFLOAT16_BYTES
+            return op.weights.in_channels * whole * op.weights.kernel**2 * computed_bytes // self.narrower
         if self.transforms:
             products = self.transforms[0].reads * self.transforms[1].reads
             return pairs * products * (_BFLOAT16_BYTES if self.in_bfloat16 else computed_bytes)
@@ -203,16 +212,16 @@ class Way:
 
     def side_columns(self, padding: Padding) -> tuple[int, int]:
         """Zero columns in the window, left and right; what padding is left is the convolution's."""
-        is_torchs = self.kind in ("direct", "four-phases") and self.narrower == 1 and padding.left == padding.right
+        is_torchs = self.kind in ("direct", "four-phases") and padding.left == padding.right
         return (0, 0) if is_torchs else (padding.left, padding.right)
 
     def workspace(self, op: Convolve, rows: int, width: int) -> int:
         """Numbers that making ``rows`` target rows takes at a time, the window not.
 
-        The result is among them, but that of a narrow window, which is rounded where it belongs.
+        The result is among them, but that of ``taps``, which is written where it belongs.
         """
         out = op.weights.out_channels
-        if self.narrower > 1:
+        if self.kind == "taps":
             return 0
         if self.transforms:
             high, wide = self.tiles(op, rows, width)
@@ -247,19 +256,19 @@ def way_of(op: Convolve, arithmetic: Arithmetic) -> Way:
     transforms = least is not None and min(weights.in_channels, weights.out_channels) >= least
     if op.doubled:
         # Its sums and differences are of neighbours, so that rounding them costs little; see benchmarks/LOG.md.
-        in_bfloat16 = arithmetic.rounds(weights)
-        return Way("nine-products" if transforms or in_bfloat16 else "four-phases", 2, 2, in_bfloat16)
-    if arithmetic.rounds_taps(weights):
-        return Way("direct", in_bfloat16=True)
+        takes_nine = transforms or arithmetic.fills_panels(weights)
+        return Way("nine-products" if takes_nine else "four-phases", 2, 2, arithmetic.rounds(weights))
+    are_few = weights.out_channels <= max(_FEW_OUTPUTS, weights.in_channels // _FEW_OF_CHANNELS)
+    if least is not None and not transforms and are_few and not weights.in_channels % _CHANNELS_WRITTEN:
+        return Way("dots")
+    if arithmetic.takes_taps(weights):
+        return Way("taps", in_bfloat16=arithmetic.multiplies_bfloat16)
     if transforms and weights.kernel == 3 and op.stride == 1 and op.padding == Padding(1, 1, 1, 1):
         return _tiles_of(weights, arithmetic)
     if transforms and weights.kernel == 3 and op.stride == 2:
         return Way("halved", 2, 2, arithmetic.rounds(weights))
     if least is not None and weights.kernel > 1 and weights.kernel**2 * weights.in_channels <= weights.out_channels:
         return Way("gathered")
-    are_few = weights.out_channels <= max(_FEW_OUTPUTS, weights.in_channels // _FEW_OF_CHANNELS)
-    if least is not None and are_few and not weights.in_channels % _CHANNELS_WRITTEN:
-        return Way("dots")
     return Way("direct")
 
 

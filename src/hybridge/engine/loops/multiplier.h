@@ -106,7 +106,7 @@ __attribute__((target(TARGET))) static void NAME(taps)(void *what) {
         const uint32_t *from = w->from + h * w->stride * w->row + n * w->stride * w->column, *filters = w->filters;
         for (ptrdiff_t first = 0; first < w->target.channels; first += PANEL) {
             for (ptrdiff_t i = 0; i < w->kernel; i++, filters += w->depth * PANEL)
-                NAME(rows)(from + i * w->row, w->stride * w->column, w->depth, w->depth, filters, i ? sums : 0, sums,
+                NAME(rows)(from + i * w->row, w->stride * w->column, w->depth, w->at_once, filters, i ? sums : 0, sums,
                            PANEL, end - n);
             picture_of(&w->target, sums, h, n, end, first);
         }

@@ -37,6 +37,7 @@ typedef struct {
     const uint32_t *from, *filters; /* (panels, rows of a kernel, DEPTH, PANEL) */
     ptrdiff_t row, column;          /* from one to the next of the window */
     ptrdiff_t stride, kernel, depth;
+    ptrdiff_t at_once; /* products that are added one after another */
 } taps;
 
 /* Sums (positions, PANEL) of channels from FIRST on. */
@@ -147,14 +148,15 @@ void convolve(const float *window, const void *filters, const float *bias, const
 
 void convolve_taps(const void *window, const void *filters, const float *bias, const void *added, void *picture,
                    ptrdiff_t window_row, ptrdiff_t row, ptrdiff_t added_row, ptrdiff_t rows, ptrdiff_t columns,
-                   ptrdiff_t in_channels, ptrdiff_t out_channels, ptrdiff_t kernel, ptrdiff_t stride, int in_pairs,
-                   int is_bfloat16, int added_is_bfloat16, parallel run, unsigned threads) {
+                   ptrdiff_t in_channels, ptrdiff_t out_channels, ptrdiff_t kernel, ptrdiff_t stride,
+                   ptrdiff_t added_at_once, int in_pairs, int is_bfloat16, int added_is_bfloat16, parallel run,
+                   unsigned threads) {
     const ptrdiff_t together = in_pairs ? 2 : 1;
     taps w = {.target = {.bias = bias, .added = added, .to = picture, .row = row, .added_row = added_row, .high = rows,
                          .wide = columns, .channels = out_channels, .at_once = TAPS_AT_ONCE,
                          .is_bfloat16 = is_bfloat16, .added_is_bfloat16 = added_is_bfloat16},
               .from = window, .filters = filters, .row = window_row / together, .column = in_channels / together,
-              .stride = stride, .kernel = kernel, .depth = kernel * in_channels / together};
+              .stride = stride, .kernel = kernel, .depth = kernel * in_channels / together, .at_once = added_at_once};
     in_all_threads(in_pairs ? taps_pairs : taps_16, &w, run, threads);
 }
 
