@@ -37,15 +37,14 @@ _BFLOAT16_BYTES = 2
 #: Products of our own are made for multiples of so many channels, as real models have them; PANEL in numbers.h.
 CHANNELS_TOGETHER = 32
 
-#: Up to so many outputs are made as dot products, and up to this part of the channels that are read.
-_FEW_OUTPUTS, _FEW_OF_CHANNELS = 4, 8
-
-#: Sums of theirs in bfloat16 are made for multiples of so many channels; LANES in numbers.h.
-_CHANNELS_WRITTEN = 8
-
 #: So are those of attention for so many queries, PANEL, and blocks of so many values, twice DEEP.
 _QUERIES_TOGETHER, _VALUES_TOGETHER = 32, 256
 
+#: All loops take so many channels at a time; LANES in numbers.h.
+_CHANNELS_AT_A_TIME = 8
+
+#: Up to so many outputs are made as dot products, and up to this part of the channels that are read.
+_FEW_OUTPUTS, _FEW_OF_CHANNELS = 4, 8
 
 #: Products that are added one after another where nothing is gained by fewer, and where it is.  Measured, see
 #: benchmarks/LOG.md.
@@ -106,7 +105,7 @@ class Arithmetic:
     def takes_taps(self, weights: Weights) -> bool:
         """Whether a convolution is multiplied as it is, in bfloat16 if that is; a transform would be no better."""
         channels = weights.in_channels, weights.out_channels
-        if weights.kernel == 1 or any(count % _CHANNELS_WRITTEN for count in channels):
+        if weights.kernel == 1 or any(count % _CHANNELS_AT_A_TIME for count in channels):
             return False
         if self.multiplies_bfloat16:
             return weights.in_channels < _CHANNELS_FOR_TALL_TILES
@@ -152,7 +151,8 @@ class Way:
         kind: What is multiplied.
         rows: Of a tile of outputs.
         columns: Of the same.
-        in_bfloat16: Whether a transform is rounded to bfloat16, and so multiplied, whatever else is computed in.
+        in_bfloat16: Whether a transform, or for ``taps`` the window, is rounded to bfloat16, and so multiplied,
+            whatever else is computed in.
     """
 
     kind: Literal["direct", "winograd", "four-phases", "nine-products", "halved", "gathered", "dots", "taps"]
@@ -259,7 +259,7 @@ def way_of(op: Convolve, arithmetic: Arithmetic) -> Way:
         takes_nine = transforms or arithmetic.fills_panels(weights)
         return Way("nine-products" if takes_nine else "four-phases", 2, 2, arithmetic.rounds(weights))
     are_few = weights.out_channels <= max(_FEW_OUTPUTS, weights.in_channels // _FEW_OF_CHANNELS)
-    if least is not None and not transforms and are_few and not weights.in_channels % _CHANNELS_WRITTEN:
+    if least is not None and not transforms and are_few and not weights.in_channels % _CHANNELS_AT_A_TIME:
         return Way("dots")
     if arithmetic.takes_taps(weights):
         return Way("taps", in_bfloat16=arithmetic.multiplies_bfloat16)
