@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import ClientError, RequestError
-from ..models import ModelSpec, latents_layout, spec_from_config
+from ..models import ModelSpec, Normalisation, latent_space, latents_layout, spec_from_config
 from ..protocol import (
     Answer,
     DecodeRequest,
@@ -76,8 +76,11 @@ class LocalVae:
 
         if request.output == "video":
             raise RequestError("the fallback makes no videos", saw="output='video'", expected="a server")
-        latents = _unpacked(to_torch(request.latents), request, self._spec).to(self._vae.device, self._vae.dtype)
-        signed = self._vae.decode(_unscaled(latents, request.scaling, self._spec), return_dict=False)[0]
+        layout = latents_layout(request.latents.shape, self._spec, request.height, request.width)
+        sent = _normalisation(request.scaling, self._spec)
+        latents = latent_space.unpack(to_torch(request.latents), layout).to(self._vae.device, self._vae.dtype)
+        z = latent_space.to_module(latents, self._spec, sent)
+        signed = self._vae.decode(z, return_dict=False)[0]
         if request.output == "signed":
             return TensorAnswer(from_torch(signed))
         unit = (signed.float() / 2 + 0.5).clamp(0, 1)
@@ -107,41 +110,12 @@ class LocalVae:
             z = encoded.latent_dist.sample(generator)
         else:
             z = encoded.latent_dist.mode()
-        return TensorAnswer(from_torch(_scaled(z, request.scaling, self._spec)))
+        wanted = _normalisation(request.scaling, self._spec)
+        return TensorAnswer(from_torch(latent_space.from_module(z, self._spec, wanted)))
 
 
-def _unpacked(latents: Any, request: DecodeRequest, spec: ModelSpec) -> Any:
-    """(B, C, h, w), of the layouts that :func:`latents_layout` knows."""
-    layout = latents_layout(request.latents.shape, spec, request.height, request.width)
-    shape = (layout.batch, layout.channels, layout.height, layout.width)
-    if not layout.is_packed:
-        return latents.reshape(shape)
-    tokens = latents.reshape(layout.batch, layout.height // 2, layout.width // 2, layout.channels, 2, 2)
-    return tokens.permute(0, 3, 1, 4, 2, 5).reshape(shape)
-
-
-def _factors(scaling: Scaling, spec: ModelSpec) -> tuple[float, float] | None:
-    """(scale, shift) that a request means; None for the VAE's own space."""
-    if scaling.by == "none":
-        return None
-    own = spec.normalisation
-    if scaling.by == "given":
-        return scaling.scaling_factor or 1.0, scaling.shift_factor or 0.0
-    return own.scaling_factor, own.shift_factor if scaling.shift_factor is None else scaling.shift_factor
-
-
-def _unscaled(latents: Any, scaling: Scaling, spec: ModelSpec) -> Any:
-    factors = _factors(scaling, spec)
-    if factors is None or spec.kind == "tiny":  # a tiny autoencoder eats a pipeline's latents as they are
-        return latents
-    return latents / factors[0] + factors[1]
-
-
-def _scaled(latents: Any, scaling: Scaling, spec: ModelSpec) -> Any:
-    factors = _factors(scaling, spec)
-    if factors is None or spec.kind == "tiny":
-        return latents
-    return (latents - factors[1]) * factors[0]
+def _normalisation(scaling: Scaling, spec: ModelSpec) -> Normalisation | None:
+    return latent_space.normalisation_of(spec, scaling.by, scaling.scaling_factor, scaling.shift_factor)
 
 
 def _signed(request: EncodeRequest, spec: ModelSpec) -> Any:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from ..errors import CannotLower, EngineFailure, RequestError
-from ..models import ModelSpec, Normalisation, latents_layout
-from . import latents as latent_space
+from ..models import ModelSpec, Normalisation, latent_space, latents_layout
 from . import loading, pixels
 from .execute import Progress, ShouldStop
+from .latents import check_finite, to_module
 from .lowering import lower
 from .memory import failures_named, give_back
 from .options import Choice, EngineOptions, choose_device, choose_dtype
@@ -154,11 +154,11 @@ class Engine:
             EngineFailure: when the forward fails or overflows.
         """
         layout = latents_layout(latents.shape, self.spec, height, width)
-        latent_space.check_finite(latents, "latents")
+        check_finite(latents, "latents")
         with failures_named(f"decoding {layout.batch} × {layout.picture}", self.device.value):
             z = latent_space.unpack(latents.to(self.device.value), layout)
-            z = latent_space.to_module(z, self.spec, sent, self.dtype.value)
-            latent_space.check_finite(z, "latents, once scaled,")
+            z = to_module(z, self.spec, sent, self.dtype.value)
+            check_finite(z, "latents, once scaled,")
             sample = self._run("decode", z, budget_bytes, progress, should_stop)
             self._check_finite(sample)
         return sample
@@ -204,9 +204,9 @@ class Engine:
             if self.spec.kind != "tiny":  # a tiny autoencoder has no posterior
                 posterior = DiagonalGaussianDistribution(z)
                 z = posterior.sample(generator) if sample else posterior.mode()
-            z = latent_space.from_module(z, self.spec, wanted)
-        latent_space.check_finite(z, "latents, once scaled,")
-        return z
+            scaled: torch.Tensor = latent_space.from_module(z, self.spec, wanted)
+        check_finite(scaled, "latents, once scaled,")
+        return scaled
 
     @torch.inference_mode()
     def moments(

@@ -3,6 +3,7 @@
 Knows no tensor, no device and no network; loading is the engine's.
 """
 
+from . import latent_space
 from .catalogue import CATALOGUE, look_up, parent_of_tiny
 from .families import model_of_pipeline
 from .latent_rgb import LATENT_RGB, LatentRgb
@@ -18,6 +19,7 @@ __all__ = [
     "ModelSpec",
     "Normalisation",
     "image_layout",
+    "latent_space",
     "latents_layout",
     "look_up",
     "model_of_pipeline",

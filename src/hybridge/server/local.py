@@ -13,7 +13,7 @@ from ..engine import Engine, EngineOptions, failures_named, to_pixels, to_unit
 from ..engine.loading import config_before_loading
 from ..engine.options import choose_device, choose_dtype
 from ..errors import CannotLower, EngineFailure, HybridgeError, OutOfMemory, TooLarge
-from ..models import ModelSpec, Normalisation
+from ..models import ModelSpec, Normalisation, latent_space
 from ..protocol import DecodeRequest, Scaling, WireTensor
 from ..protocol.torch import from_torch, to_torch
 from .alike import likeness, size_of, together
@@ -305,10 +305,4 @@ def _source(spec: ModelSpec, options: EngineOptions) -> Source[Engine]:
 
 def _normalisation(scaling: Scaling, spec: ModelSpec) -> Normalisation | None:
     """The wire's word for it → the engine's: None is VAE space."""
-    if scaling.by == "none":
-        return None
-    own = spec.normalisation
-    if scaling.by == "model":
-        shift = own.shift_factor if scaling.shift_factor is None else scaling.shift_factor
-        return Normalisation(own.scaling_factor, shift)
-    return Normalisation(scaling.scaling_factor or 1.0, scaling.shift_factor or 0.0)
+    return latent_space.normalisation_of(spec, scaling.by, scaling.scaling_factor, scaling.shift_factor)

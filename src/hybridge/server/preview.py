@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 
 from .. import protocol
 from ..errors import HybridgeError, NoPreview, RequestError
-from ..models import LATENT_RGB, LatentRgb, Layout, ModelSpec, latents_layout
+from ..models import LATENT_RGB, LatentRgb, ModelSpec, latent_space, latents_layout
 from ..protocol import DecodeRequest, HttpResponse, WireTensor
 from ..protocol.media import write_picture
 from .about import UNBUFFERED, about_job, about_run
@@ -56,38 +56,16 @@ def approximate(request: DecodeRequest, spec: ModelSpec, rgb: LatentRgb) -> Wire
     import numpy as np
 
     layout = latents_layout(request.latents.shape, spec, request.height, request.width)
-    latents = _unpacked(request.latents.to_numpy().astype(np.float32), layout)
-    normalised = _normalised(latents, request, spec)
+    scaling = request.scaling
+    sent = latent_space.normalisation_of(spec, scaling.by, scaling.scaling_factor, scaling.shift_factor)
+    (latents,) = latent_space.unpack(request.latents.to_numpy().astype(np.float32), layout)
+    normalised = latent_space.to_pipeline(latents, spec, sent)
     colours = np.einsum("chw,cd->hwd", normalised, np.asarray(rgb.factors, np.float32)) + np.asarray(
         rgb.bias, np.float32
     )
     # What is wrong with the latents is for the full decode to say.
     unit = np.nan_to_num(colours / 2 + 0.5).clip(0, 1)
     return WireTensor.from_numpy((unit * 255).round().astype(np.uint8)[None])
-
-
-def _unpacked(latents: Any, layout: Layout) -> Any:
-    """(C, h, w) of one picture, of any layout that :func:`latents_layout` knows."""
-    if layout.is_packed:
-        tokens = latents.reshape(layout.height // 2, layout.width // 2, layout.channels, 2, 2)
-        latents = tokens.transpose(2, 0, 3, 1, 4)
-    return latents.reshape(layout.channels, layout.height, layout.width)
-
-
-def _normalised(latents: Any, request: DecodeRequest, spec: ModelSpec) -> Any:
-    """Latents as the model's own pipelines have them, from whatever space they were sent in."""
-    import numpy as np
-
-    scaling, own = request.scaling, spec.normalisation
-    if scaling.by == "model" and scaling.shift_factor is None:
-        return latents
-    if scaling.by != "none":
-        scale = scaling.scaling_factor or own.scaling_factor
-        latents = latents / scale + (scaling.shift_factor or 0.0)
-    if own.mean and own.std:
-        mean, std = (np.asarray(numbers, np.float32).reshape(-1, 1, 1) for numbers in (own.mean, own.std))
-        return (latents - mean) * own.scaling_factor / std
-    return (latents - own.shift_factor) * own.scaling_factor
 
 
 async def answer_with_preview(
