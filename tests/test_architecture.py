@@ -124,3 +124,27 @@ def test_importing_the_package_loads_no_http_library() -> None:
     code = "import sys, hybridge; print(' '.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "httpx" not in loaded
+
+
+#: Functions of torch that make a tensor of its default dtype, or on its default device, unless told another.
+FACTORIES = {
+    *("arange", "as_tensor", "asarray", "bartlett_window", "blackman_window", "empty", "empty_permuted"),
+    *("empty_strided", "eye", "from_file", "full", "hamming_window", "hann_window", "kaiser_window", "linspace"),
+    *("logspace", "normal", "ones", "rand", "randint", "randn", "randperm", "range", "scalar_tensor", "tensor"),
+    *("tril_indices", "triu_indices", "zeros"),
+}
+
+
+@pytest.mark.parametrize("path", [p for p in files() if p.parts[0] == "engine"], ids=str)
+def test_the_engine_names_dtype_and_device_of_every_tensor_that_it_makes(path: Path) -> None:
+    """Both defaults can be set by other code, while loops in C write to the tensor by its address."""
+    for node in ast.walk(ast.parse((SOURCE / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "torch":
+            assert not {alias.name for alias in node.names} & FACTORIES, f"{path}:{node.lineno}: call it as torch's"
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        called = ast.unparse(node.func)
+        assert called != "torch.Tensor", f"{path}:{node.lineno}: torch.Tensor(…) has no dtype to name"
+        if called in {f"torch.{name}" for name in FACTORIES}:
+            named = {keyword.arg for keyword in node.keywords}
+            assert {"dtype", "device"} <= named, f"{path}:{node.lineno}: {called} without dtype or device"

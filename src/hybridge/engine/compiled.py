@@ -21,6 +21,9 @@ from .ways import ADDED_AT_ONCE, CHANNELS_TOGETHER
 
 _log = logging.getLogger(__name__)
 
+#: What C writes to must not depend on torch's default dtype and device, which others may set at any time.
+_CPU = torch.device("cpu")
+
 #: Beside this file; hatch_build.py makes the one from the others.
 _LIBRARY = Path(__file__).with_name("_compiled.so")
 _SOURCES = sorted(Path(__file__).with_name("loops").glob("*.[ch]"))
@@ -359,7 +362,8 @@ class Compiled:
             at_once: Fewer in the last part.
         """
         _, channels, count, width = rows.shape
-        means, variances = (torch.empty(-(-count // at_once), channels) for _ in range(2))
+        shape = -(-count // at_once), channels
+        means, variances = (torch.empty(shape, dtype=torch.float32, device=_CPU) for _ in range(2))
         self._library.measure(
             rows.data_ptr(), means.data_ptr(), variances.data_ptr(), rows.stride(2), count, width, channels,
             at_once, rows.dtype == torch.bfloat16, self._parallel, torch.get_num_threads(),

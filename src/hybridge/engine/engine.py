@@ -198,7 +198,7 @@ class Engine:
         # Here, because it takes seconds, and whoever made an engine has it loaded by now.
         from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
         with failures_named(f"encoding {list(image.shape)}", self.device.value):
             z = self._encoded(image, value_range, budget_bytes, progress, should_stop)
             if self.spec.kind != "tiny":  # a tiny autoencoder has no posterior

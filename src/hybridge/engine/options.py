@@ -62,7 +62,7 @@ def choose_device(asked: str) -> Choice[torch.device]:
         return Choice(torch.device("cpu"), "no GPU found")
     try:
         device = torch.device(asked)
-        torch.empty(1, device=device)
+        torch.empty(1, dtype=torch.float32, device=device)
     except (RuntimeError, AssertionError) as error:
         raise EngineFailure(
             f"device {asked!r} cannot be used", saw=str(error).splitlines()[0], hint="--device auto, or cpu"

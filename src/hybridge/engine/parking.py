@@ -48,7 +48,7 @@ class Parked:
             self._mapped = _mapped_file(math.prod(shape) * like.itemsize, folder)
             tensor = torch.frombuffer(self._mapped, dtype=like.dtype).view(shape)
         else:
-            tensor = torch.empty(shape, dtype=like.dtype, pin_memory=like.device.type == "cuda")
+            tensor = torch.empty(shape, dtype=like.dtype, device="cpu", pin_memory=like.device.type == "cuda")
         self.tensor = tensor.permute(0, 3, 1, 2)
 
     def release(self) -> None:

@@ -10,7 +10,7 @@ from .compiled import compiled_for, takes_picture
 from .ops import Norm
 from .ways import Arithmetic
 
-_FLOAT32 = torch.empty(0)
+_FLOAT32 = torch.empty(0, dtype=torch.float32, device="cpu")
 
 
 class Moments:
