@@ -152,6 +152,16 @@ def test_encode(server, body, status, word) -> None:
     assert_refused(httpx.post(f"{server}/v1/sd-v1/encode", content=body), status, word)
 
 
+def test_a_picture_that_was_resized_is_told_of(server) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (61, 67)).save(file, "JPEG")
+    response = httpx.post(f"{server}/v1/sd-v1/encode", content=file.getvalue())
+    assert response.headers["shape"] == "[1, 4, 8, 7]"
+    assert "61x67 pixels was resized to 56x64" in response.headers["hybridge-warning"]
+    response = httpx.post(f"{server}/v1/sd-v1/encode", content=whole_png())
+    assert "hybridge-warning" not in response.headers
+
+
 @pytest.mark.parametrize(
     ("body", "word"),
     [

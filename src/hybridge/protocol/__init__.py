@@ -24,7 +24,8 @@ from .messages import (
     ValueRange,
 )
 from .parts import PARTED, PartsReader, end_parts, write_part
-from .requests import is_raw_tensor, read_request, sniff_picture, write_request
+from .picture_files import sniff_picture
+from .requests import is_raw_tensor, read_request, write_request
 from .tensor import ITEM_BYTES, WireTensor
 
 __all__ = [

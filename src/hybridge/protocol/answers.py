@@ -8,7 +8,8 @@ import json
 
 from ..errors import BadAnswer, RequestError
 from .messages import Answer, FileAnswer, HttpResponse, TensorAnswer
-from .requests import BASE64, BINARY, sniff_picture
+from .picture_files import sniff_picture
+from .requests import BASE64, BINARY
 from .tensor import WireTensor
 
 #: A browser hides response headers from a page unless they are named; these are part of the answer.

@@ -9,11 +9,13 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from ..errors import RequestError, TooLarge
 from .messages import DEFAULT_QUALITY, FileAnswer, PictureFormat
+from .picture_files import BarePicture, strip_picture, unreadable
 from .tensor import WireTensor
 
 if TYPE_CHECKING:
@@ -27,42 +29,43 @@ LONGEST_SIDE = {"jpeg": 65_500, "webp": 16_383, "video": 16_384}
 VIDEO_FPS = 15
 
 
-def read_picture(data: bytes, *, max_pixels: int, multiple: int = 8) -> WireTensor:
+def read_picture(
+    data: bytes, *, max_pixels: int, multiple: int = 8, note: Callable[[str], object] = lambda _: None
+) -> WireTensor:
     """The pixels of a PNG, JPEG or WebP file, of any mode, as uint8 (1, H, W, 3).
 
     As diffusers' ``load_image`` and ``VaeImageProcessor`` do: turned upright by EXIF, converted to RGB (alpha is
     dropped, not blended), and resized with Lanczos to the next lower multiple of ``multiple`` where a side is not
-    one.  16-bit grey is scaled to 8 bits, not clipped.
+    one.  16-bit grey is scaled to 8 bits, not clipped.  Of an animation the first frame is read.  Colour profiles
+    are ignored.
 
     Args:
         data: The file.
         max_pixels: Width × height that is still decoded; the header is checked before memory is taken.
         multiple: The VAE's spatial factor.
+        note: Called with a sentence for each thing that the sender may not expect: a picture that was resized, an
+            animation of which one frame was read.
 
     Raises:
-        TooLarge: above ``max_pixels``.
+        TooLarge: above ``max_pixels``, or for a file with far more parts than any program writes.
         RequestError: for a file that is broken, or smaller than ``multiple`` on a side.
     """
     from PIL import Image
 
+    bare = strip_picture(data, max_pixels=max_pixels)
     try:
-        file = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
-        _check_pixels(file, max_pixels)
+        file = Image.open(io.BytesIO(bare.data), formats=("PNG", "JPEG", "WEBP"))
+        _check_size(file, bare)
         file.load()
-        picture = _to_rgb(_upright(file))
-    except TooLarge:
-        raise
+        picture = _to_rgb(_upright(file, bare.orientation))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise TooLarge(
             "the picture is too large", saw="a decompression bomb", expected=f"at most {max_pixels} pixels"
         ) from None
     except Exception as error:  # Pillow raises a dozen kinds on broken files, struct.error among them
-        raise RequestError(
-            "the picture file cannot be read",
-            saw=f"{len(data)} bytes, {type(error).__name__}: {error}",
-            expected="a whole PNG, JPEG or WebP file",
-            hint="open and save it again; it may have been cut short",
-        ) from None
+        raise unreadable(data, f"{type(error).__name__}: {error}") from None
+    if bare.is_animated:
+        note("of the animation the first frame was read")
     width, height = (side - side % multiple for side in picture.size)
     if not width or not height:
         raise RequestError(
@@ -71,29 +74,34 @@ def read_picture(data: bytes, *, max_pixels: int, multiple: int = 8) -> WireTens
             expected=f"at least {multiple}×{multiple}",
         )
     if (width, height) != picture.size:
+        note(
+            f"the picture of {picture.width}x{picture.height} pixels was resized to {width}x{height},"
+            f" because sides must be multiples of {multiple}"
+        )
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     return WireTensor("uint8", (1, height, width, 3), picture.tobytes())
 
 
-def _upright(picture: Image) -> Image:
-    """The picture as its EXIF orientation means it; as it is, if that cannot be read."""
-    from PIL import ImageOps
-
-    try:
-        return ImageOps.exif_transpose(picture)
-    except Exception:  # broken metadata is no reason to refuse a whole picture, and breaks in many ways
-        return picture
+def _check_size(file: Image, bare: BarePicture) -> None:
+    """What was checked must be what is decoded."""
+    if file.size != (bare.width, bare.height):
+        raise ValueError(f"two sizes, {bare.width}×{bare.height} and {file.width}×{file.height}")
 
 
-def _check_pixels(picture: Image, max_pixels: int) -> None:
-    pixels = picture.width * picture.height
-    if pixels > max_pixels:
-        raise TooLarge(
-            "the picture is too large",
-            saw=f"{picture.width}×{picture.height} = {pixels} pixels",
-            expected=f"at most {max_pixels} pixels",
-            hint="a smaller picture, or a server with a higher --max-pixels",
-        )
+def _upright(picture: Image, orientation: int) -> Image:
+    """The picture as its EXIF orientation means it."""
+    from PIL.Image import Transpose
+
+    turn = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }.get(orientation)
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _to_rgb(picture: Image) -> Image:

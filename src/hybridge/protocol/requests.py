@@ -29,15 +29,13 @@ from .messages import (
     Task,
     ValueRange,
 )
+from .picture_files import sniff_picture
 from .query import Parameters, format_query
 from .tensor import WireTensor
 
 BINARY = "tensor/binary"
 BASE64 = "tensor/base64"
 JSON = "application/json"
-
-#: First bytes of the picture files that are read.  WebP's are "RIFF", four bytes of length, "WEBP".
-_MAGIC = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
 
 _PICTURE_FORMATS: dict[str, PictureFormat] = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp"}
 _PICTURE_TYPES: dict[str, PictureFormat] = {
@@ -150,14 +148,6 @@ class _Content:
             parameters=tuple(parameters.items()),
             scales_by_default=media_type == JSON,
         )
-
-
-def sniff_picture(data: bytes) -> str | None:
-    """The media type of a PNG, JPEG or WebP file by its first bytes, else None."""
-    for media_type, magic in _MAGIC.items():
-        if data.startswith(magic):
-            return media_type
-    return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
 
 
 def _query_pairs(query: str) -> list[tuple[str, Any]]:

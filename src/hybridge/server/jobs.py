@@ -113,22 +113,28 @@ def admit(request: Request, spec: ModelSpec, limits: Limits) -> Job:
         RequestError: when it cannot be answered.
         TooLarge: when it would pass a limit.
     """
-    warning = _warn(request, spec)
+    notes = _notes(request, spec)
     if isinstance(request, DecodeRequest):
-        return Job(spec, request, limits.check_decode(request, spec).pixels, warning)
-    if isinstance(request.image, WireTensor):
-        return Job(spec, request, limits.check_encode(request.image, spec), warning)
-    image = read_picture(request.image.data, max_pixels=limits.max_pixels, multiple=spec.spatial_factor)
-    return Job(spec, replace(request, image=image), limits.check_encode(image, spec), warning)
+        pixels = limits.check_decode(request, spec).pixels
+    elif isinstance(request.image, WireTensor):
+        pixels = limits.check_encode(request.image, spec)
+    else:
+        image = read_picture(
+            request.image.data, max_pixels=limits.max_pixels, multiple=spec.spatial_factor, note=notes.append
+        )
+        request = replace(request, image=image)
+        pixels = limits.check_encode(image, spec)
+    return Job(spec, request, pixels, "; ".join(notes) or None)
 
 
-def _warn(request: Request, spec: ModelSpec) -> str | None:
+def _notes(request: Request, spec: ModelSpec) -> list[str]:
+    """What the sender should hear of, before the content is looked at."""
     if spec.kind == "tiny" and spec.parent is None and request.scaling.by == "none":
-        return (
+        return [
             f"{spec.name} is a tiny autoencoder of an unknown parent; it needs a pipeline's latents."
             " Send scaling_factor, or name its folder after the one it is (taesd, taesdxl, taesd3, taef1)"
-        )
-    return None
+        ]
+    return []
 
 
 def finish(job: Job, result: Result) -> Answer:
