@@ -3,6 +3,9 @@
 uvicorn bounds neither a head nor the time that it may take, keeps connections that never say anything, and reads
 for ever what is sent after a refusal.  Whoever is silent longest makes room for newcomers, so that any number of
 idle connections leaves the server open to others.
+
+httptools ends a message at the head when the head asks for an upgrade, whatever its Content-Length says, and would
+read the body as the next request.  Here the upgrade is ignored: the head is parsed once more without it.
 """
 
 from __future__ import annotations
@@ -12,10 +15,13 @@ import logging
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from .. import protocol
+from .framing import find_fault, head_without_upgrade
 
 #: Seconds in which a client may go on sending after it was refused, or stop reading what it asked for.
 _LINGER_S = 30
@@ -75,6 +81,8 @@ class Connection(HttpToolsProtocol):
         self._is_in_message = self._is_in_head = self._has_progressed = False
         self._framing_bytes = self._head_bytes = self._header_count = 0
         self._refusal: tuple[int, str] | None = None
+        self._last_words: tuple[int, str] | None = None
+        self._answering: RequestResponseCycle | None = None
         self._be_idle()
         if self.server_state.make_room(self):
             self._arm(self._limits.head_timeout_s)
@@ -84,6 +92,11 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         self.server_state.idle.pop(self, None)
+        # uvicorn tells the request that was read last, but nobody waits for those that came before it.
+        for cycle in (self._answering, *(queued for queued, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
         super().connection_lost(exc)
 
     def _be_idle(self) -> None:
@@ -93,11 +106,15 @@ class Connection(HttpToolsProtocol):
     # ------------------------------------------------------------------------------------------- parsing
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._is_past_the_last():
             return
         self._has_progressed = False
-        super().data_received(data)
-        if self.transport.is_closing():
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response("this is no HTTP request. Expected: HTTP/1.1 with CRLF at the end of each line")
+        if self.transport.is_closing() or self._last_words is not None:
             return
         # The parser keeps an unfinished header, and skips a chunk's extensions, without telling anybody.
         if self._is_in_message and not self._has_progressed:
@@ -106,6 +123,28 @@ class Connection(HttpToolsProtocol):
                 self._refuse(431, self._too_large())
         if not self._has_request() and not self.transport.is_closing():
             self._arm(self._limits.head_timeout_s)
+
+    def _is_past_the_last(self) -> bool:
+        """Whether what comes now follows a broken request or one that said close, and is not answered."""
+        if self._last_words is not None:
+            return True
+        return self._has_request() and not self.cycle.keep_alive and not self._is_in_message
+
+    def _parse(self, data: bytes) -> None:
+        left = memoryview(data)
+        while True:
+            try:
+                self.parser.feed_data(left)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                left = left[upgrade.args[0] :]
+            # A parser that has seen an upgrade no longer knows of a body.
+            head = head_without_upgrade(
+                self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers
+            )
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self.parser.feed_data(head)
 
     def on_message_begin(self) -> None:
         # A head that begins behind another request's body shares its first piece with that body.
@@ -121,7 +160,9 @@ class Connection(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_count += 1
         self._count(len(name) + len(value) + len(": \r\n"))
-        super().on_header(name, value)
+        # Those behind a body in chunks may not pass for those in front of it, which a proxy may have vouched for.
+        if self._is_in_head:
+            super().on_header(name, value)
 
     def _count(self, more_bytes: int) -> None:
         self._head_bytes += more_bytes
@@ -136,6 +177,14 @@ class Connection(HttpToolsProtocol):
         )
 
     def on_headers_complete(self) -> None:
+        version = self.parser.get_http_version()
+        self._refusal = find_fault(self.parser.get_method(), version, self.headers)
+        if self._refusal is not None:
+            raise ValueError("no such framing")
+        if self.parser.should_upgrade():
+            return  # it is parsed once more
+        if version == "1.0":
+            self.expect_100_continue = False  # which HTTP/1.0 does not know
         self._is_in_head, self._has_progressed = False, True
         self._disarm()
         self.server_state.idle.pop(self, None)
@@ -146,6 +195,8 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._is_in_message, self._has_progressed = False, True
         super().on_message_complete()
         if not self._has_request():  # answered before the body had ended
@@ -157,8 +208,24 @@ class Connection(HttpToolsProtocol):
 
     # ------------------------------------------------------------------------------------------ answering
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        self._answering = cycle
+
+        async def closing(scope: Scope, receive: Receive, send: Send) -> None:
+            async def sending(message: Message) -> None:
+                if cycle.waiting_for_100_continue:
+                    # Whether the body comes after an answer in place of 100 is the client's choice.
+                    cycle.keep_alive = False
+                await send(message)
+
+            await app(scope, receive, sending)
+
+        super()._start_asgi_task(cycle, closing if cycle.waiting_for_100_continue else app)  # type: ignore[arg-type]
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self._last_words is not None and not self.transport.is_closing() and not self._has_request():
+            self._refuse(*self._last_words)
         waiting = self.transport.get_write_buffer_size()
         if waiting:
             self.loop.call_later(_LINGER_S, self._check_reader, waiting)
@@ -182,7 +249,15 @@ class Connection(HttpToolsProtocol):
         self._refuse(status, message)
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answers and hangs up, unless an answer is on its way already."""
+        """Answers and hangs up, after the answers to earlier requests; says nothing if an answer is on its way."""
+        first = self._answering
+        if first is not None and self._has_request() and (self._is_in_head or self.cycle is not first):
+            self._last_words = status, message
+            if not self._is_in_head:  # the broken one waits behind others
+                self.pipeline.popleft()
+                self.cycle = self.pipeline[0][0] if self.pipeline else first
+            self._is_in_message = self._is_in_head = False
+            return
         if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
             response = protocol.write_status(status, message)
             headers = {**response.headers, "content-length": len(response.body), "connection": "close"}

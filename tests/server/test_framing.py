@@ -1,0 +1,331 @@
+"""Where one request ends and the next begins, on raw sockets: what a proxy's clients share with each other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from hybridge.server.running import running
+
+BODY = b"x" * 300
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n"
+
+UPGRADES = {
+    "h2c of curl": b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n",
+    "websocket": b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: eA==\r\n",
+    "nonsense": b"upgrade: x\r\nconnection: keep-alive\r\nconnection: a,UPGRADE ,b\r\n",
+    "to several": b"connection: upgrade\r\nupgrade: h2c\r\nupgrade: websocket, TLS/1.3\r\n",
+    "proxy-connection": b"proxy-connection: upgrade\r\nupgrade: h2c\r\n",
+    "without connection": b"upgrade: h2c\r\n",
+    "without upgrade": b"connection: upgrade\r\n",
+}
+
+
+class Echo:
+    """Answers with what it was asked: method, path, headers, and the body unless the path is /early.
+
+    Attributes:
+        gate: Lets /slow answer.
+    """
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] != "http":
+            return
+        told = [name.decode() + ": " + value.decode("latin-1") for name, value in scope["headers"]]
+        body = b""
+        if scope["path"] == "/slow":
+            await asyncio.to_thread(self.gate.wait, 20)
+        while scope["path"] != "/early":
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            body += message["body"]
+            if not message["more_body"]:
+                break
+        answer = {"method": scope["method"], "path": scope["path"], "headers": told, "body": body.decode("latin-1")}
+        content = json.dumps(answer).encode()
+        length = str(len(content)).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+        await send({"type": "http.response.body", "body": content})
+
+
+@pytest.fixture(scope="module")
+def echo() -> Echo:
+    return Echo()
+
+
+@pytest.fixture(scope="module")
+def server(echo) -> Iterator[str]:
+    with running(echo) as address:
+        yield address
+
+
+class Peer:
+    """A raw connection, and the answers on it one after the other."""
+
+    def __init__(self, server: str) -> None:
+        url = urlsplit(server)
+        self.socket = socket.create_connection((url.hostname, url.port), timeout=20)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.file = self.socket.makefile("rb")
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def answer(self) -> tuple[int, dict]:
+        """The next final answer; (0, {}) where the server hung up."""
+        while True:
+            line = self.file.readline()
+            if not line:
+                return 0, {}
+            status, length = int(line.split()[1]), 0
+            while (header := self.file.readline().strip()) != b"":
+                if header.lower().startswith(b"content-length:"):
+                    length = int(header.split(b":")[1])
+            body = self.file.read(length)
+            if status >= 200:
+                return status, json.loads(body)
+
+    def hung_up(self) -> bool:
+        try:
+            return self.file.read(1) == b""
+        except ConnectionResetError:
+            return True
+
+
+def post(path: bytes = b"/first", *, headers: bytes = b"", length: int | None = len(BODY)) -> bytes:
+    framing = b"content-length: %d" % length if length is not None else b"transfer-encoding: chunked"
+    return b"POST " + path + b" HTTP/1.1\r\nhost: x\r\n" + headers + framing + b"\r\n\r\n"
+
+
+def assert_the_next_is_my_own(peer: Peer) -> None:
+    peer.send(b"GET /next HTTP/1.1\r\nhost: x\r\n\r\n")
+    status, said = peer.answer()
+    assert (status, said["path"], said["body"]) == (200, "/next", "")
+
+
+class TestUpgrades:
+    @pytest.mark.parametrize("headers", UPGRADES.values(), ids=UPGRADES)
+    @pytest.mark.parametrize("pieces", ["together", "after the head", "in bytes"])
+    @pytest.mark.parametrize("framing", ["length", "chunks"])
+    def test_the_body_stays_a_body(self, server, headers, pieces, framing) -> None:
+        """Before, it was read as the next request, which behind a proxy was somebody else's."""
+        body = SMUGGLED + BODY
+        head = post(headers=headers, length=len(body) if framing == "length" else None)
+        if framing == "chunks":
+            body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        sent = {"together": [head + body], "after the head": [head, body]}.get(pieces)
+        with Peer(server) as peer:
+            for piece in sent or [(head + body)[at : at + 1] for at in range(len(head + body))]:
+                peer.send(piece)
+            status, said = peer.answer()
+            assert (status, said["method"], said["path"]) == (200, "POST", "/first")
+            assert said["body"] == (SMUGGLED + BODY).decode()
+            assert "host: x" in said["headers"]
+            assert_the_next_is_my_own(peer)
+
+    @pytest.mark.parametrize("headers", UPGRADES.values(), ids=UPGRADES)
+    def test_without_a_body(self, server, headers) -> None:
+        with Peer(server) as peer:
+            peer.send(b"GET /first HTTP/1.1\r\nhost: x\r\n" + headers + b"\r\n")
+            assert peer.answer()[1]["path"] == "/first"
+            assert_the_next_is_my_own(peer)
+
+    def test_pipelined(self, server) -> None:
+        """All in one packet, upgrades between others."""
+        upgrade = UPGRADES["h2c of curl"]
+        with Peer(server) as peer:
+            peer.send(b"".join(post(b"/%d" % n, headers=upgrade if n % 2 else b"") + BODY for n in range(20)))
+            assert [peer.answer()[1]["path"] for _ in range(20)] == [f"/{n}" for n in range(20)]
+            assert_the_next_is_my_own(peer)
+
+    def test_a_websocket_gets_an_ordinary_answer(self, server) -> None:
+        with Peer(server) as peer:
+            peer.send(b"GET /first HTTP/1.1\r\nhost: x\r\n" + UPGRADES["websocket"] + b"\r\n")
+            assert peer.answer()[0] == 200
+
+    def test_what_is_ambiguous_stays_refused(self, server) -> None:
+        for second in (b"transfer-encoding: chunked", b"content-length: 4"):
+            with Peer(server) as peer:
+                peer.send(b"POST / HTTP/1.1\r\n" + UPGRADES["websocket"] + b"content-length: 4\r\n" + second)
+                peer.send(b"\r\n\r\nabcd" + SMUGGLED)
+                assert peer.answer()[0] == 400
+                assert peer.hung_up()
+
+    def test_connect(self, server) -> None:
+        with Peer(server) as peer:
+            peer.send(b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\ncontent-length: 40\r\n\r\n" + SMUGGLED)
+            status, said = peer.answer()
+            assert status == 405
+            assert "CONNECT" in said["error"]
+            assert peer.hung_up()
+
+
+#: Requests whose end two readers could see in different places: headers.
+AMBIGUOUS = {
+    "both lengths": b"content-length: 4\r\ntransfer-encoding: chunked",
+    "both lengths, turned": b"transfer-encoding: chunked\r\ncontent-length: 4",
+    "two lengths": b"content-length: 4\r\ncontent-length: 5",
+    "twice the same": b"content-length: 4\r\ncontent-length: 4",
+    "a list of lengths": b"content-length: 4, 4",
+    "a sign": b"content-length: +4",
+    "hexadecimal": b"content-length: 0x4",
+    "no number": b"content-length:",
+    "too large a number": b"content-length: 99999999999999999999",
+    "identity": b"transfer-encoding: identity",
+    "identity and a length": b"transfer-encoding: identity\r\ncontent-length: 4",
+    "chunked twice": b"transfer-encoding: chunked, chunked",
+    "chunked and identity": b"transfer-encoding: chunked\r\ntransfer-encoding: identity",
+    "compressed": b"transfer-encoding: gzip, chunked",
+    "identity, chunked": b"transfer-encoding: identity, chunked",
+    "identity and chunked": b"transfer-encoding: identity\r\ntransfer-encoding: chunked",
+    "a tab behind": b"transfer-encoding: chunked\t",
+    "a vertical tab": b"transfer-encoding: \x0bchunked",
+    "a space before the colon": b"transfer-encoding : chunked",
+    "quoted": b'transfer-encoding: "chunked"',
+    "with a parameter": b"transfer-encoding: chunked;q=1",
+    "folded": b"transfer-encoding:\r\n chunked",
+    "a fold elsewhere": b"x: a\r\n b\r\ncontent-length: 4",
+    "a bare line feed": b"x: a\ncontent-length: 4",
+    "a bare return": b"x: a\rcontent-length: 4",
+    "NUL in a value": b"x: a\x00b\r\ncontent-length: 4",
+    "NUL in a name": b"x\x00: a\r\ncontent-length: 4",
+    "two hosts": b"host: y\r\ncontent-length: 4",
+}
+
+CHUNKS = {
+    "a bare line feed": b"5\nhello\n0\n\n",
+    "a line feed behind an extension": b"5;a\nhello\r\n0\r\n\r\n",
+    "hexadecimal with 0x": b"0x5\r\nhello\r\n0\r\n\r\n",
+    "a sign": b"+5\r\nhello\r\n0\r\n\r\n",
+    "a space": b"5 \r\nhello\r\n0\r\n\r\n",
+    "overflow": b"10000000000000005\r\nhello\r\n0\r\n\r\n",
+    "more than was said": b"5\r\nhello!\r\n0\r\n\r\n",
+    "a length behind": b"0\r\ncontent-length: 5\r\n\r\n",
+    "a coding behind": b"0\r\ntransfer-encoding: chunked\r\n\r\n",
+}
+
+
+class TestAmbiguous:
+    @pytest.mark.parametrize("name", AMBIGUOUS)
+    def test_heads(self, server, name) -> None:
+        with Peer(server) as peer:
+            peer.send(
+                b"POST /early HTTP/1.1\r\nhost: x\r\n" + AMBIGUOUS[name] + b"\r\n\r\n" + b"0\r\n\r\n" + SMUGGLED
+            )
+            status, said = peer.answer()
+            assert status == 400
+            assert "error" in said
+            assert peer.hung_up()
+
+    @pytest.mark.parametrize("name", CHUNKS)
+    def test_chunks(self, server, name) -> None:
+        with Peer(server) as peer:
+            peer.send(post(length=None) + CHUNKS[name] + SMUGGLED)
+            status, said = peer.answer()
+            assert status == 400
+            assert "error" in said
+            assert peer.hung_up()
+
+    def test_other_versions(self, server) -> None:
+        for version in (b"HTTP/2.0", b"HTTP/0.9", b"HTTP/1.2"):
+            with Peer(server) as peer:
+                peer.send(post().replace(b"HTTP/1.1", version) + BODY + SMUGGLED)
+                assert peer.answer()[0] == 400
+                assert peer.hung_up()
+        with Peer(server) as peer:
+            peer.send(post(length=None).replace(b"HTTP/1.1", b"HTTP/1.0") + b"0\r\n\r\n" + SMUGGLED)
+            assert peer.answer()[0] == 400
+            assert peer.hung_up()
+
+    def test_extensions_of_chunks_are_skipped(self, server) -> None:
+        with Peer(server) as peer:
+            peer.send(post(length=None) + b'5;a="b";c\r\nhello\r\n0;d\r\n\r\n')
+            assert peer.answer()[1]["body"] == "hello"
+            assert_the_next_is_my_own(peer)
+
+    def test_headers_behind_the_body_do_not_pass_for_those_in_front(self, server) -> None:
+        """A proxy that passes them on has checked, and overwritten, the others alone."""
+        with Peer(server) as peer:
+            trailers = b"x-forwarded-for: 6.6.6.6\r\nauthorization: Bearer x\r\nhost: y\r\nconnection: upgrade\r\n"
+            peer.send(post(length=None) + b"5\r\nhello\r\n0\r\n" + trailers + b"upgrade: h2c\r\n\r\n")
+            _, said = peer.answer()
+            assert said["headers"] == ["host: x", "transfer-encoding: chunked"]
+            assert_the_next_is_my_own(peer)
+
+
+class TestWhatFollows:
+    @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"DELETE", b"OPTIONS", b"PUT"])
+    def test_bodies_of_any_method(self, server, method) -> None:
+        with Peer(server) as peer:
+            peer.send(post().replace(b"POST", method))
+            peer.send(SMUGGLED + BODY[len(SMUGGLED) :])
+            if method == b"HEAD":
+                assert peer.file.readline().startswith(b"HTTP/1.1 200")
+                while peer.file.readline().strip():
+                    pass
+            else:
+                assert peer.answer()[1]["path"] == "/first"
+            assert_the_next_is_my_own(peer)
+
+    def test_an_early_answer(self, server) -> None:
+        """What still comes of the body is skipped, not read as a request."""
+        with Peer(server) as peer:
+            peer.send(post(b"/early"))
+            assert peer.answer()[1]["path"] == "/early"
+            peer.send(SMUGGLED + BODY[len(SMUGGLED) :])
+            assert_the_next_is_my_own(peer)
+
+    def test_an_answer_in_place_of_100(self, server) -> None:
+        """Whether the body comes then is the client's choice, so nothing more is read."""
+        with Peer(server) as peer:
+            peer.send(post(b"/early", headers=b"expect: 100-continue\r\n", length=len(SMUGGLED)))
+            assert peer.answer()[1]["path"] == "/early"
+            peer.send(2 * SMUGGLED)
+            assert peer.hung_up()
+
+    def test_100_goes_to_nobody_who_does_not_know_it(self, server) -> None:
+        head = post(headers=b"expect: 100-continue\r\n").replace(b"HTTP/1.1", b"HTTP/1.0")
+        with Peer(server) as peer:
+            peer.send(head + BODY)
+            assert peer.file.readline().startswith(b"HTTP/1.1 200")
+
+    @pytest.mark.parametrize("how", ["close", "1.0", "1.0 keep-alive"])
+    def test_nothing_is_answered_after_the_last(self, server, how) -> None:
+        head = post(headers={"close": b"connection: close\r\n"}.get(how, b"connection: keep-alive\r\n"))
+        if how != "close":
+            head = head.replace(b"HTTP/1.1", b"HTTP/1.0")
+        with Peer(server) as peer:
+            peer.send(head + BODY + SMUGGLED + b"nonsense\r\n\r\n")
+            assert peer.answer()[1]["path"] == "/first"
+            assert peer.hung_up()
+
+    def test_a_broken_request_behind_others_waits_for_their_answers(self, server, echo) -> None:
+        """Before, its refusal went out in place of the first answer."""
+        for broken in (b"nonsense\r\n\r\n", post(length=None) + b"zz\r\n", b"GET / HTTP/1.1\r\nx: \0"):
+            echo.gate.clear()
+            with Peer(server) as peer:
+                peer.send(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n" + post() + BODY + broken)
+                peer.send(SMUGGLED)
+                assert httpx.get(f"{server}/other").status_code == 200  # so the server has read what is above
+                echo.gate.set()
+                assert [peer.answer()[1].get("path") for _ in range(2)] == ["/slow", "/first"]
+                assert peer.answer()[0] == 400
+                assert peer.hung_up()
