@@ -24,6 +24,7 @@ from .about import UNBUFFERED, about_job, about_run
 from .backend import Backend
 from .jobs import Job, Result, finish
 from .record import HUNG_UP, RequestRecord
+from .refusal import log_failure
 
 log = logging.getLogger("hybridge.preview")
 
@@ -144,7 +145,7 @@ async def _finished(
         computed = time.perf_counter()
         response: HttpResponse = await in_worker(_write, job, result)
     except HybridgeError as error:
-        log.info("after the preview: %s", error.what)
+        log_failure(error)
         return protocol.write_failure(error)
     except Exception as error:
         log.exception("after the preview")

@@ -15,11 +15,17 @@ log = logging.getLogger("hybridge.server")
 
 
 def log_failure(error: HybridgeError) -> None:
-    """Writes down an error that somebody is answered with."""
-    if protocol.write_failure(error).status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error("failed: %s", error, exc_info=error)
-    else:
+    """Writes one line about an error that a client is answered with.
+
+    An error of ours explains itself, so there is no traceback, unless it was made from an unexpected one.
+    """
+    status = protocol.write_failure(error).status
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
         log.info("refused: %s", error.what)  # not the details, which may quote the sender
+    elif status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("failed: %s", error, exc_info=error if error.__cause__ is not None else None)
+    else:  # what a server comes to by load, memory or time, and says so
+        log.warning("failed: %s", error)
 
 
 def failure_response(error: HybridgeError, headers: dict[str, str] | None = None) -> Response:
