@@ -11,9 +11,10 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "hybridge"
 
-#: What each room may import from hybridge, besides itself and ``errors``.
+#: What each room may import from hybridge, besides itself, ``errors`` and ``units``.
 ALLOWED = {
     "errors": set(),
+    "units": {"errors"},
     "protocol": set(),
     "models": set(),
     "engine": {"models"},
@@ -87,7 +88,9 @@ def test_rooms_import_only_what_stands_on_their_right(path: Path) -> None:
     room = path.parts[0].removesuffix(".py")
     if room == "__init__":
         return
-    allowed = ALLOWED[room] | {room, "errors", "__version__"}
+    allowed = ALLOWED[room] | {room, "__version__"}
+    if room not in ("errors", "units"):
+        allowed |= {"errors", "units"}
     if path in SERVER_TO_ENGINE:
         allowed.add("engine")
     reached = {room_of(module) for module in imports(path)} - {None}
@@ -112,7 +115,11 @@ def test_the_allowed_list_names_every_room() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["hybridge", "hybridge.errors", "hybridge.protocol", "hybridge.models", "hybridge.client"]
+    "module",
+    [
+        "hybridge",
+        *("hybridge.errors", "hybridge.units", "hybridge.protocol", "hybridge.models", "hybridge.client"),
+    ],
 )
 def test_the_client_side_loads_no_heavy_library(module: str) -> None:
     code = f"import sys, {module}; print(' '.join(sys.modules))"

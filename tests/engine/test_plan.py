@@ -14,7 +14,7 @@ from hybridge.engine.compiled import multiplies_bfloat16
 from hybridge.engine.execute import Executor
 from hybridge.engine.lowering import lower, skeleton
 from hybridge.engine.ops import Attend
-from hybridge.engine.plan import IN_MEMORY, WITHIN_ROUNDING, Plan, plan, show_bytes
+from hybridge.engine.plan import IN_MEMORY, WITHIN_ROUNDING, Plan, plan
 from hybridge.engine.ways import Arithmetic
 from hybridge.errors import RequestError, TooLarge
 from hybridge.lab.storages import PeakBytes
@@ -234,7 +234,3 @@ def test_nothing_to_run_is_refused(shape) -> None:
 def test_a_picture_too_small_for_the_encoder_is_refused() -> None:
     with pytest.raises(RequestError, match="too small"):
         planned(small_kl(4), "encode", (1, 3, 3, 64))
-
-
-def test_bytes_are_shown_rounded_up() -> None:
-    assert [show_bytes(n) for n in (5, 2**20, 2**30 + 1)] == ["5 B", "1 MiB", "1.01 GiB"]

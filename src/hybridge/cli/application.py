@@ -42,4 +42,3 @@ for verb in (demo, serve, models, encode, decode, plan):
 application.add_typer(bench, name="bench")
 application.add_typer(lab, name="lab")
 application.add_typer(keys, name="keys")
-application.add_typer(lab, name="lab")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..units import parse_bytes
+
 if TYPE_CHECKING:
     from ..lab.record import Record
     from ..lab.vae.case import Arguments
@@ -35,7 +37,6 @@ def vae(
     from rich.console import Console
 
     from ..engine import resolve
-    from ..engine.exact import parse_bytes
     from ..lab.vae.case import Arguments
     from ..lab.vae.rivals import RIVALS
 
@@ -47,7 +48,7 @@ def vae(
         dtypes=tuple(dtype),
         device=device,
         repeats=repeats,
-        budget_bytes=parse_bytes(budget),
+        budget_bytes=None if budget is None else parse_bytes(budget),
         tile_pixels=tile,
         rivals=tuple(rivals.split(",")) if rivals else tuple(RIVALS),
         weights=weights,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ..units import parse_bytes
 from .options import KEY
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def advise(
     pipeline: str = typer.Option("sdxl", help="sd15, sdxl, sd3, flux-dev or flux-schnell."),
-    vram: str = typer.Option(help="Memory of the card that torch may have, such as 6GB."),
+    vram: str = typer.Option(help="Memory of the card that torch may have, such as 6GB; 6 alone means the same."),
     server: str = typer.Option(None, help="A hybridge server that could decode; the way there is measured."),
     key: str = KEY,
     quality: str = typer.Option("good", help="best, good or fast."),
@@ -31,7 +32,6 @@ def advise(
     code: bool = typer.Option(False, "--code", help="Print the lines of Python, and nothing else."),
 ) -> None:
     """Say what to switch on for a card: local, exact, tiled, tiny or remote decode; why, and how."""
-    from ..engine.exact import parse_bytes
     from ..lab.advice.adviser import advise as make_advice
     from ..lab.advice.link import measure
     from ..lab.estimate.correction import read_correction
@@ -43,7 +43,7 @@ def advise(
     height, width = sides(size) if size else (0, 0)
     made = make_advice(
         Setup(pipeline, height=height, width=width, batch=batch, steps=steps),
-        parse_bytes(vram) or 0,
+        parse_bytes(vram, small_unit="GB"),
         quality=quality,  # type: ignore[arg-type] # checked there
         correction=read_correction(record, pipeline) if record else None,
         link=measure(server, shape, api_key=key) if server else None,

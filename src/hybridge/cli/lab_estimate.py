@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..units import format_bytes, parse_bytes
+
 if TYPE_CHECKING:
     from ..lab.estimate.nouns import Estimate
+
+#: Cards are sold in powers of 1000.
+_size = partial(format_bytes, decimal=True)
 
 
 def estimate(
@@ -50,7 +56,7 @@ def estimate(
         batch=batch,
         steps=steps,
         refiner=refiner,
-        decode_budget_bytes=_bytes(budget),
+        decode_budget_bytes=None if budget is None else parse_bytes(budget),
     )
     made = make_estimate(setup, correction=read_correction(record, pipeline) if record else None)
     if as_json:
@@ -59,15 +65,6 @@ def estimate(
         typer.echo(json.dumps({"peak_bytes": made.peak_bytes, "flops": made.flops} | document, indent=2))
         return
     _show(made)
-
-
-def _bytes(budget: str | None) -> int | None:
-    # The engine loads torch, which an estimate has no use for otherwise.
-    if budget is None:
-        return None
-    from ..engine.exact import parse_bytes
-
-    return parse_bytes(budget)
 
 
 def _show(made: Estimate) -> None:
@@ -86,10 +83,10 @@ def _show(made: Estimate) -> None:
         table.add_row(name, *(f"{nbytes / 1e9:.2f}" for nbytes in row), f"{phase.flops / 1e12:.1f}")
     console.print(table)
     console.print(f"[bold]peak[/] {peak_of(made)}", soft_wrap=True)
-    files = ", ".join(f"{title} {nbytes / 1e9:.3f}" for title, nbytes in made.files)
-    console.print(f"files {sum(nbytes for _, nbytes in made.files) / 1e9:.2f} GB: {files}", soft_wrap=True)
+    files = ", ".join(f"{title} {_size(nbytes)}" for title, nbytes in made.files)
+    console.print(f"files {_size(sum(nbytes for _, nbytes in made.files))}: {files}", soft_wrap=True)
     if made.moved_bytes:
-        console.print(f"moved {made.moved_bytes / 1e9:.1f} GB of weights to the device for every call")
+        console.print(f"moved {_size(made.moved_bytes)} of weights to the device for every call")
     if made.plan is not None:
         console.print(f"decoder {made.plan.mode}, because {made.plan.reason}", soft_wrap=True)
     _show_measured(made, console)
@@ -107,16 +104,17 @@ def _show_measured(made: Estimate, console: Any) -> None:
     )
     same = correction.of(made.setup.stack)
     if same and same.peak_bytes:
-        console.print(f"measured there, with this stack: {same.peak_bytes / 1e9:.2f} GB")
+        console.print(f"measured there, with this stack: {_size(same.peak_bytes)}")
 
 
 def peak_of(made: Estimate) -> str:
-    """``7.24 GB, to denoise (7.18 counted, 0.14 allowed)``"""
+    """``7.24 GB, to denoise (7.18 GB counted and 140 MB allowed for libraries)``"""
     largest = made.largest
     least = "at least " if made.is_lower_bound else ""
     return (
-        f"{least}{made.peak_bytes / 1e9:.2f} GB, to {largest.name} ({largest.counted_bytes / 1e9:.2f} counted and"
-        f" {largest.workspace_bytes / 1e9:.2f} allowed for libraries)"
+        f"{least}{_size(made.peak_bytes)}, to {largest.name}"
+        f" ({_size(largest.counted_bytes)} counted and"
+        f" {_size(largest.workspace_bytes)} allowed for libraries)"
     )
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import typer
 
 from ..models import ModelSpec
+from ..units import format_bytes, parse_bytes
+
+#: Rounded up, so that it can be taken for a budget.
+_size = partial(format_bytes, up=True)
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -33,7 +38,6 @@ def plan(
     import torch
 
     from ..engine import resolve
-    from ..engine.exact import parse_bytes
     from ..engine.lowering import lower, skeleton
     from ..engine.plan import plan as make_plan
     from ..engine.prepared import prepared_bytes
@@ -55,7 +59,7 @@ def plan(
         height=height // factor,
         width=width // factor,
         arithmetic=arithmetic,
-        budget_bytes=parse_bytes(budget),
+        budget_bytes=None if budget is None else parse_bytes(budget),
     )
     kept_bytes = 0 if made.mode == "whole" else prepared_bytes(program, arithmetic)
     if as_json:
@@ -89,14 +93,12 @@ def _show(title: str, program: Any, made: Any, kept_bytes: int, with_ops: bool) 
     from rich.console import Console
     from rich.table import Table
 
-    from ..engine.plan import show_bytes
-
     console = Console()
     console.print(f"[bold]{title}[/]")
     console.print(f"mode   {made.mode}, because {made.reason}", soft_wrap=True)
-    console.print(f"peak   {show_bytes(made.peak_bytes)} on top of the weights, input and output included")
+    console.print(f"peak   {_size(made.peak_bytes)} on top of the weights, input and output included")
     if kept_bytes:
-        console.print(f"kept   {show_bytes(kept_bytes)} of other forms of the weights, made by the first run")
+        console.print(f"kept   {_size(kept_bytes)} of other forms of the weights, made by the first run")
     console.print(f"work   {made.flops / 1e12:.3f} TFLOP in {made.strips} strips")
     if not with_ops or not made.steps:
         return
@@ -112,7 +114,7 @@ def _show(title: str, program: Any, made: Any, kept_bytes: int, with_ops: bool) 
             str(step.rows),
             str(step.strips),
             "streamed" if step.is_streamed else "output" if step.buffer is None else str(step.buffer),
-            show_bytes(step.scratch_bytes),
+            _size(step.scratch_bytes),
             f"{step.flops / 1e9:.1f}",
         )
     console.print(table)

@@ -149,9 +149,12 @@ def serve(
     except ValidationError as error:
         first = error.errors()[0]
         named = ".".join(map(str, first["loc"]))
+        why = first["msg"].removeprefix("Value error, ")
         if not named:
-            raise HybridgeError("these settings do not go together", saw=first["msg"]) from None
-        raise HybridgeError(f"setting {named} is wrong", saw=first.get("input"), expected=first["msg"]) from None
+            raise HybridgeError("these settings do not go together", saw=why) from None
+        saw = str(first.get("input"))
+        saw = saw if len(saw) <= 80 else f"{saw[:79]}…"
+        raise HybridgeError(f"setting {named} is wrong", saw=saw, expected=why) from None
 
     from ..server.logs import configure_logging
     from ..server.opening import check_opening

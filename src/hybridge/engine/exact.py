@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,18 +24,13 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from ..errors import RequestError
+from ..units import parse_bytes
 from .execute import Progress, ShouldStop
 from .plan import IN_MEMORY, WITHIN_ROUNDING, Mode, Plan
 from .program import Task
 from .runner import Runner
 
 _log = logging.getLogger(__name__)
-
-_UNITS = {"": 1, "B": 1} | {
-    f"{prefix}{suffix}": base**power
-    for suffix, base in (("B", 1000), ("iB", 1024))
-    for power, prefix in enumerate("KMGT", start=1)
-}
 
 
 def exact(
@@ -67,7 +61,7 @@ def exact(
         raise RequestError("not a VAE", saw=type(vae).__name__, expected="a module of diffusers", hint=hint)
     folder = None if isinstance(spill, bool) else check_folder(spill)
     modes = WITHIN_ROUNDING if spill is not False else IN_MEMORY
-    return ExactVAE(vae, parse_bytes(budget), modes, folder)
+    return ExactVAE(vae, None if budget is None else parse_bytes(budget), modes, folder)
 
 
 def check_folder(path: str | os.PathLike[str]) -> Path:
@@ -83,21 +77,6 @@ def check_folder(path: str | os.PathLike[str]) -> Path:
         saw = f"{folder}: {error.strerror}"
         raise RequestError("cannot spill there", saw=saw, expected="a folder that can be written to") from None
     return folder
-
-
-def parse_bytes(text: int | str | None) -> int | None:
-    """Bytes from a number or from text such as ``2GiB``, ``800 MiB`` or ``1.5GB``.
-
-    Raises:
-        RequestError: for other text, zero and less.
-    """
-    if text is None:
-        return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
-    count = int(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else 0
-    if count <= 0:
-        raise RequestError("not an amount of memory", saw=repr(text), expected="such as 2GiB, 800MiB or 1500000000")
-    return count
 
 
 class ExactVAE(nn.Module):

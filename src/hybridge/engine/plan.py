@@ -22,13 +22,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from ..errors import RequestError, TooLarge
+from ..units import format_bytes
 from .footprint import Buffer, Footprint, Step
 from .program import Program
 from .shape import Shape
 from .ways import Arithmetic
+
+#: Rounded up, so that a budget which is read off a message is never too small.
+_size = partial(format_bytes, up=True)
 
 Mode = Literal["whole", "strips", "lean", "recompute", "spill", "tiles"]
 
@@ -138,8 +143,8 @@ def plan(
     _check(program, batch, height, width, budget_bytes)
     shape = Shape(program, batch, height, width, arithmetic)
     whole_peak = shape.whole_peak()
-    budget = "no budget was set" if budget_bytes is None else f"the budget is {show_bytes(budget_bytes)}"
-    plainly = f"the plain forward takes about {show_bytes(whole_peak)} and {budget}"
+    budget = "no budget was set" if budget_bytes is None else f"the budget is {_size(budget_bytes)}"
+    plainly = f"the plain forward takes about {_size(whole_peak)} and {budget}"
 
     def made(
         mode: Mode, peak_bytes: int, reason: str, chosen: Footprint | None = None, strip_bytes: int = 0
@@ -173,11 +178,11 @@ def plan(
             again = chosen.work / sum(shape.work) - 1
             more = f" and {again:.0%} more multiplications" if chosen.streamed else ""
             if chosen.parked:
-                more += f", with {show_bytes(chosen.parked_bytes)} of activations parked elsewhere"
+                more += f", with {_size(chosen.parked_bytes)} of activations parked elsewhere"
             return made(
                 mode,
                 peak,
-                f"{plainly}; strips of {show_bytes(strip_bytes)} take {show_bytes(peak)}{more}",
+                f"{plainly}; strips of {_size(strip_bytes)} take {_size(peak)}{more}",
                 chosen,
                 strip_bytes,
             )
@@ -189,19 +194,11 @@ def plan(
     unit = "latents" if program.task == "decode" else "pixels"
     raise TooLarge(
         f"{program.task} of {batch} × {height}×{width} {unit} does not fit the budget",
-        saw=show_bytes(budget_bytes or 0),
-        expected=f"at least {show_bytes(least or whole_peak)}",
+        saw=_size(budget_bytes or 0),
+        expected=f"at least {_size(least or whole_peak)}",
         hint="that budget, a smaller picture, fewer at a time, or half precision",
         least_bytes=least or whole_peak,
     )
-
-
-def show_bytes(count: int) -> str:
-    """A number of bytes for people, rounded up, so that a budget read off a message is never short."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{-(-count * 100 // size) / 100:g} {unit}"
-    return f"{count} B"
 
 
 def _check(program: Program, batch: int, height: int, width: int, budget_bytes: int | None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
-import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +12,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from ..errors import HybridgeError
+from ..errors import HybridgeError, RequestError
+from ..units import parse_bytes
 from .connection import ConnectionLimits
 from .ledger import LedgerLimits
 from .limits import MIB, Limits
@@ -32,7 +32,7 @@ _MOST_PIXELS = 2 * 89_478_485
 class Settings(BaseSettings):
     """Frozen; what is not given comes from the environment, then from the defaults here."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
 
     models: Annotated[tuple[str, ...], NoDecode] = Field(default=("starter",), min_length=1)
     default_model: str | None = None
@@ -97,13 +97,13 @@ class Settings(BaseSettings):
     @field_validator("memory", mode="before")
     @classmethod
     def _read_bytes(cls, value: object) -> object:
-        """Bytes, or a number with KiB, MiB or GiB behind it."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG])iB", value) if isinstance(value, str) else None
-        if match:
-            return int(float(match[1]) * 1024 ** (1 + "KMG".index(match[2])))
-        if isinstance(value, str) and not value.isdecimal():
-            raise ValueError("a number of bytes, such as 8GiB")
-        return value
+        """Bytes, or text such as 6GB."""
+        if value is None:
+            return None
+        try:
+            return parse_bytes(value)  # type: ignore[arg-type] # whatever is neither number nor text is refused there
+        except RequestError as error:
+            raise ValueError(error.expected) from None
 
     @field_validator("spill")
     @classmethod

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 from ...errors import RequestError, TooLarge
+from ...units import format_bytes
 from ..estimate.correction import Correction
 from ..estimate.nouns import Setup
 from ..estimate.shapes import PipelineShape, shape_named
@@ -27,6 +29,9 @@ _AS_FAST = 1.02
 
 #: Steps that ``fast`` makes, where a pipeline makes more.
 _FEW_STEPS = 30
+
+#: Cards are sold in powers of 1000.
+_size = partial(format_bytes, decimal=True)
 
 #: A server whose numbers are nobody's: for saying what one would make possible.
 _ANY_LINK = Link("a server", "", 0.0, 1e9, 0.0, 2, own_weights=True)
@@ -156,7 +161,7 @@ def _nothing_fits(
     setup: Setup, vram_bytes: int, every: Sequence[Option], link: Link | None, correction: Correction | None
 ) -> TooLarge:
     least = min(option.needs_bytes for option in every)
-    hint = f"--vram {_gb(least, up=True).replace(' ', '')}, a smaller picture, or fewer at a time"
+    hint = f"--vram {_size(least, up=True).replace(' ', '')}, a smaller picture, or fewer at a time"
     if link is None:
         remote = min(
             option.needs_bytes
@@ -164,13 +169,13 @@ def _nothing_fits(
             if option.decoder == "remote"
         )
         if remote < least:
-            hint += f"; with a server that decodes (--server), {_gb(remote, up=True)} would do"
+            hint += f"; with a server that decodes (--server), {_size(remote, up=True)} would do"
         else:
             hint += "; a server that decodes would not help: denoising alone takes as much"
     return TooLarge(
         f"nothing fits {setup.pipeline} into this memory",
-        saw=_gb(vram_bytes),
-        expected=f"at least {_gb(least, up=True)}",
+        saw=_size(vram_bytes),
+        expected=f"at least {_size(least, up=True)}",
         hint=hint,
         least_bytes=least,
     )
@@ -197,7 +202,7 @@ def _script(choice: Option, link: Link | None, path: str | None, vae_path: str |
 def _reason(
     choice: Option, runner_up: Option | None, vram_bytes: int, shape: PipelineShape, link: Link | None
 ) -> str:
-    said = [f"{title(choice)} takes {_taken(choice)}, of {_gb(vram_bytes)}, and {_spent(choice, shape, link)}."]
+    said = [f"{title(choice)} takes {_taken(choice)}, of {_size(vram_bytes)}, and {_spent(choice, shape, link)}."]
     if choice.estimate.plan is not None:
         said.append(f"The decoder: {choice.estimate.plan.reason}.")
     if runner_up is not None:
@@ -234,7 +239,7 @@ def title(option: Option) -> str:
     if "vae-fp16-fix" in stack:
         said += " with the weights that survive float16"
     if budget is not None:
-        said += f" within {budget // 2**20} MiB"
+        said += f" within {format_bytes(budget)}"
     if "fp8-storage" in stack:
         said += ", the denoiser in 8 bits"
     if "model-offload" in stack:
@@ -244,12 +249,13 @@ def title(option: Option) -> str:
 
 def _taken(option: Option) -> str:
     if option.measured:
-        return f"{_gb(option.needs_bytes)}, measured"
+        return f"{_size(option.needs_bytes)}, measured"
     largest = max(option.estimate.phases, key=lambda phase: phase.peak_bytes)
     above = largest.activations_bytes + largest.workspace_bytes
     return (
-        f"{_gb(option.needs_bytes)} at most, to {largest.name}"
-        f" (weights {largest.weights_bytes / 1e9:.2f}, {MARGIN:g} × {above / 1e9:.2f} on top)"
+        f"{_size(option.needs_bytes)} at most, to {largest.name}"
+        f" (weights {_size(largest.weights_bytes)},"
+        f" {MARGIN:g} × {_size(above)} on top)"
     )
 
 
@@ -257,18 +263,18 @@ def _spent(option: Option, shape: PipelineShape, link: Link | None) -> str:
     made = option.estimate
     parts = [f"{made.flops / 1e12:.0f} TFLOP"]
     if made.moved_bytes:
-        parts.append(f"{made.moved_bytes / 1e9:.1f} GB of weights moved")
+        parts.append(f"{_size(made.moved_bytes)} of weights moved")
     if option.decoder == "remote" and link is not None:
         pixels = made.setup.height * made.setup.width
         moved = made.setup.batch * link.bytes_moved(shape, pixels)
         remote_s = made.setup.batch * link.seconds(shape, pixels)
-        parts.append(f"{remote_s:.2f} s for {moved / 1e6:.1f} MB to the server and back at {_speed(link)}")
+        parts.append(f"{remote_s:.2f} s for {_size(moved)} to the server and back at {_speed(link)}")
     about = "" if option.measured else "about "
     return f"{about}{option.seconds:.1f} s a picture ({', '.join(parts)})"
 
 
 def _speed(link: Link) -> str:
-    return f"{link.bytes_per_s / 1e6:.1f} MB/s and {link.latency_s * 1e3:.0f} ms"
+    return f"{_size(link.bytes_per_s)}/s and {link.latency_s * 1e3:.0f} ms"
 
 
 def _assumed(link: Link | None, correction: Correction | None) -> list[str]:
@@ -277,14 +283,9 @@ def _assumed(link: Link | None, correction: Correction | None) -> list[str]:
         said.append(
             f"{GUIDE_FLOPS_PER_S / 1e12:.0f} TFLOP/s, the guide's RTX 3090; a study's --record says what yours does"
         )
-    said.append(f"weights reach the card at {PCIE_BYTES_PER_S / 1e9:.0f} GB/s (PCIe 3.0 ×16)")
+    said.append(f"weights reach the card at {_size(PCIE_BYTES_PER_S)}/s (PCIe 3.0 ×16)")
     if link is not None:
         said.append(
             f"{link.server} was measured: {_speed(link)}, {link.decode_s_per_pixel * 1e6:.2f} s a megapixel"
         )
     return said
-
-
-def _gb(count: int, *, up: bool = False) -> str:
-    hundredths = -(-count // 10**7) if up else round(count / 1e7)
-    return f"{hundredths / 100:g} GB"

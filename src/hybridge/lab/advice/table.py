@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...units import format_bytes
 from ..estimate.nouns import Setup
 from .adviser import advise, picture, title
 from .link import Link
@@ -26,7 +27,7 @@ def markdown() -> str:
             made = advise(Setup("sdxl"), card * 10**9, link=link)
             choice, second = made.choice, made.runner_up
             rows.append(
-                f"| {card} GB | {name} | {title(choice)} | {choice.needs_bytes / 1e9:.2f} GB |"
+                f"| {card} GB | {name} | {title(choice)} | {format_bytes(choice.needs_bytes, decimal=True)} |"
                 f" {choice.seconds:.1f} s | {picture(choice)} |"
                 f" {f'{title(second)}, {second.seconds:.1f} s' if second else 'nothing'} |"
             )

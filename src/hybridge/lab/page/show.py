@@ -6,25 +6,17 @@ import itertools
 import math
 from collections.abc import Sequence
 
+from ...units import format_bytes, format_seconds
+
 NONE = "–"
 
 
 def seconds(value: float | None) -> str:
-    if value is None:
-        return NONE
-    if value >= 100:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3g}"
+    return NONE if value is None else format_seconds(value)
 
 
 def size(count: float | None) -> str:
-    if count is None:
-        return NONE
-    unit, name = next(
-        ((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if count >= unit), (1, "B")
-    )
-    value = count / unit
-    return f"{value:.0f} {name}" if value >= 100 or unit == 1 else f"{value:.3g} {name}"
+    return NONE if count is None else format_bytes(count, decimal=True)
 
 
 def ratio(value: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from ...engine.plan import show_bytes
+from ...units import format_bytes, format_seconds
 from ..record import Record
 from ..tables import Table
 
@@ -38,7 +38,7 @@ def _row(entry: dict[str, Any], baseline: float | None) -> tuple[str, ...]:
     numbers = (_NONE,) * 4
     if taken is not None:
         numbers = (
-            f"{taken:.3g}",
+            format_seconds(taken),
             f"{taken / baseline:.2f}" if baseline else _NONE,
             _peak(entry["peak"]),
             _psnr(entry["difference"]),
@@ -55,7 +55,7 @@ def _seconds(entry: dict[str, Any]) -> float | None:
 def _peak(peak: dict[str, int | None]) -> str:
     """What a device handed out; on a CPU what the process took, or else the tensors alone."""
     found = next((peak[name] for name in ("allocated_bytes", "resident_bytes", "exact_bytes") if peak[name]), None)
-    return _NONE if found is None else show_bytes(found)
+    return _NONE if found is None else format_bytes(found, up=True)
 
 
 def _psnr(difference: dict[str, Any] | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from ...units import format_bytes
 from ..environment import version
 from .rig import Rig
 from .technique import Missing
@@ -37,5 +38,5 @@ def no_room(folder: Path, needed_bytes: int) -> Missing | None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes >= needed_bytes:
         return None
-    gigabytes = f"{needed_bytes / 1e9:.2f} GB would go to {folder}, where {free_bytes / 1e9:.2f} GB are free"
-    return Missing("unavailable", gigabytes)
+    needed, free = format_bytes(needed_bytes, decimal=True, up=True), format_bytes(free_bytes, decimal=True)
+    return Missing("unavailable", f"{needed} would go to {folder}, where {free} are free")

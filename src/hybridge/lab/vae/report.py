@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...engine.plan import show_bytes
+from ...units import format_bytes, format_seconds
 from ..record import Record
 from ..stats import Roof, Summary, roof_of, summary
 from ..tables import Table, page
@@ -95,7 +95,7 @@ def _roofs(record: Record) -> Table:
             continue
         matmul = f"{found.matmul_flops_per_s / 1e9:.0f}" if found.matmul_flops_per_s else _NONE
         speeds = (f"{found.convolution_flops_per_s / 1e9:.0f}", matmul)
-        rows.append((title(case), f"{found.flops / 1e12:.3g}", *speeds, _seconds(found.seconds)))
+        rows.append((title(case), f"{found.flops / 1e12:.3g}", *speeds, format_seconds(found.seconds)))
     return Table("The roof", columns, tuple(rows))
 
 
@@ -138,12 +138,12 @@ def _rivals(record: Record, case: dict[str, Any]) -> Table:
         rows.append(
             (
                 RIVALS[name].title,
-                _seconds(median),
-                f"{_seconds(one.time.lowest_s)} … {_seconds(one.time.highest_s)}",
+                format_seconds(median),
+                f"{format_seconds(one.time.lowest_s)} … {format_seconds(one.time.highest_s)}",
                 f"{median / found.seconds:.2f}" if found else _NONE,
                 f"{median / exact.median_s:.2f}" if exact else _NONE,
                 _bytes(one.judged),
-                show_bytes(plan["peak_bytes"]) if "peak_bytes" in plan else _NONE,
+                format_bytes(plan["peak_bytes"], up=True) if "peak_bytes" in plan else _NONE,
                 _error(one),
                 _psnr(one.judged),
                 _remark(one),
@@ -162,16 +162,12 @@ def _remark(one: Result) -> str:
 
 
 def _median(one: Result) -> str:
-    return _seconds(one.time.median_s) if one.time else _NONE
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.2f}" if seconds >= 10 else f"{seconds:.3g}" if seconds >= 1 else f"{seconds:.4f}"
+    return format_seconds(one.time.median_s) if one.time else _NONE
 
 
 def _bytes(judged: dict[str, Any]) -> str:
     peak = judged.get("peak_bytes")
-    return _NONE if peak is None else show_bytes(peak)
+    return _NONE if peak is None else format_bytes(peak, up=True)
 
 
 def _error(one: Result) -> str:
