@@ -25,7 +25,7 @@ class LoopsHook(BuildHookInterface):
             return
         loops, made = Path(self.root, _ENGINE, "loops"), Path(self.root, _ENGINE, "_compiled.so")
         compiler = shlex.split(os.environ.get("CC", "cc"))
-        # compiled.py asks for the same sum.
+        # library.py asks for the same sum.
         sources = b"".join(path.read_bytes() for path in sorted(loops.glob("*.[ch]")))
         options = ["-std=gnu11", "-O3", "-fPIC", "-shared", f"-DMADE_FROM={zlib.crc32(sources)}u", "-o", str(made)]
         command = [*compiler, *options, *map(str, sorted(loops.glob("*.c")))]

@@ -155,3 +155,14 @@ def test_the_engine_names_dtype_and_device_of_every_tensor_that_it_makes(path: P
         if called in {f"torch.{name}" for name in FACTORIES}:
             named = {keyword.arg for keyword in node.keywords}
             assert {"dtype", "device"} <= named, f"{path}:{node.lineno}: {called} without dtype or device"
+
+
+def test_one_file_gives_addresses_to_loops_in_c() -> None:
+    """It checks what lies there first; the other one compares addresses, to see whether weights were replaced."""
+    users = {
+        path.name
+        for path in files()
+        for node in ast.walk(ast.parse((SOURCE / path).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "data_ptr" and path.parts[0] == "engine"
+    }
+    assert users == {"addresses.py", "execute.py"}

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hybridge.engine import compiled, convolving
+from hybridge.engine import compiled, convolving, library
 from hybridge.engine.arena import Scratch
 from hybridge.engine.compiled import multiplies_bfloat16
 from hybridge.engine.convolving import prepare
@@ -286,7 +286,7 @@ def uncached() -> Iterator[None]:
 
 
 def test_without_a_library_torch_does_it_and_the_log_says_so(uncached, tmp_path, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(compiled, "_LIBRARY", tmp_path / "none.so")
+    monkeypatch.setattr(library, "_LIBRARY", tmp_path / "none.so")
     with caplog.at_level("INFO"):
         assert made(WAYS[0], 9, 8, (8, 8), True, "in place").isfinite().all()
     assert "there are no compiled loops" in caplog.text
@@ -295,8 +295,8 @@ def test_without_a_library_torch_does_it_and_the_log_says_so(uncached, tmp_path,
 @needs_them
 def test_loops_made_from_another_source_are_not_run(uncached, tmp_path, monkeypatch, caplog) -> None:
     changed = tmp_path / "loops.c"
-    changed.write_bytes(compiled._SOURCES[0].read_bytes() + b"\n")
-    monkeypatch.setattr(compiled, "_SOURCES", [changed, *compiled._SOURCES[1:]])
+    changed.write_bytes(library._SOURCES[0].read_bytes() + b"\n")
+    monkeypatch.setattr(library, "_SOURCES", [changed, *library._SOURCES[1:]])
     with caplog.at_level("INFO"):
         assert compiled.compiled_for(torch.empty(0), 64, 64) is None
     assert "made from another source: install hybridge again" in caplog.text

@@ -7,75 +7,29 @@ torch's operators do the same in several.
 
 from __future__ import annotations
 
-import ctypes
-import logging
-import zlib
 from functools import cache
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+from . import addresses, library
+from .addresses import EITHER, FLOAT32, LANES
+from .attention_loops import AttentionLoops
 from .processors import shared_cache_bytes
 from .ways import ADDED_AT_ONCE, CHANNELS_TOGETHER
-
-_log = logging.getLogger(__name__)
 
 #: What C writes to must not depend on torch's default dtype and device, which others may set at any time.
 _CPU = torch.device("cpu")
 
-#: Beside this file; hatch_build.py makes the one from the others.
-_LIBRARY = Path(__file__).with_name("_compiled.so")
-_SOURCES = sorted(Path(__file__).with_name("loops").glob("*.[ch]"))
-
-#: Channels that the loops take at a time; see LANES in loops/numbers.h.
-_LANES = 8
-
 #: Tiles that a thread takes through a whole convolution at a time.  Measured, see benchmarks/LOG.md.
 _TILES = 12
-
-#: Values that attention keeps side by side, as bytes of a channel; see DEEP in loops/softmax.h.
-_BLOCK_BYTES = 512
 
 #: Of the cache that cores share, what they read again and again may take this part, to be still there.
 _KEPT_PART = 0.3
 
 
-_WITHOUT_RESULT = (
-    "to_spectrum", "multiply", "multiply_with_blas", "to_picture", "convolve", "convolve_taps", "convolve_dots",
-    "put_values", "attend", "to_window", "measure",
-)  # fmt: skip
-
-
-class Compiled:
-    """The library's functions.
-
-    Args:
-        library: The loops, compiled.
-        parallel: ``GOMP_parallel`` of the OpenMP that torch runs on.  With another one there would be two teams of
-            threads on the same processors, and each would wait for the other.
-        sgemm: BLAS's, of the library that torch multiplies with; None where it shows none.
-    """
-
-    def __init__(
-        self, library: ctypes.CDLL, parallel: ctypes.c_void_p, sgemm: ctypes.c_void_p | None = None
-    ) -> None:
-        pointer, size, number = (ctypes.c_void_p,), (ctypes.c_ssize_t,), (ctypes.c_int,)
-        threads = (ctypes.c_void_p, ctypes.c_uint)
-        self._library, self._parallel, self._sgemm = library, parallel, sgemm
-        library.to_spectrum.argtypes = 2 * pointer + 4 * size + 3 * number + threads
-        library.to_picture.argtypes = 4 * pointer + 7 * size + 4 * number + threads
-        library.to_window.argtypes = 4 * pointer + 5 * size + 2 * number + threads
-        library.measure.argtypes = 3 * pointer + 5 * size + number + threads
-        library.multiply.argtypes = 3 * pointer + 5 * size + number + threads
-        library.convolve.argtypes = 6 * pointer + 13 * size + 5 * number + threads
-        library.convolve_taps.argtypes = 5 * pointer + 10 * size + 3 * number + threads
-        library.convolve_dots.argtypes = 4 * pointer + 10 * size + threads
-        library.put_values.argtypes = 2 * pointer + 4 * size + number + threads
-        library.attend.argtypes = 6 * pointer + 4 * size + (ctypes.c_float, *number) + threads
-        library.multiply_with_blas.argtypes = 3 * pointer + size + 3 * number + pointer + threads
-        for name in _WITHOUT_RESULT:
-            getattr(library, name).restype = None
+class Compiled(AttentionLoops):
+    """The library's functions, for tensors, which are checked before a loop hears where they lie."""
 
     def to_spectrum(
         self, window: torch.Tensor, spectrum: torch.Tensor, high: int, wide: int, tile: tuple[int, int]
@@ -90,16 +44,14 @@ class Compiled:
             tile: Rows and columns that one reads: (6, 6), (6, 4) or (4, 4) for 3×3, (3, 3) after ×2, (5, 5) with
                 stride 2.
         """
+        channels = window.shape[1]
+        shape = tile[0] * tile[1], high * wide, channels
         self._library.to_spectrum(
-            window.data_ptr(), spectrum.data_ptr(), window.stride(2), high, wide, window.shape[1],
-            *tile, spectrum.dtype == torch.bfloat16, self._parallel, torch.get_num_threads(),
+            addresses.of_window(window, high, wide, tile),
+            addresses.of_numbers("the spectrum", spectrum, EITHER, *shape),
+            window.stride(2), high, wide, channels, *tile, spectrum.dtype == torch.bfloat16,
+            self._parallel, torch.get_num_threads(),
         )  # fmt: skip
-
-    def multiplies(self, dtype: torch.dtype, *channels: int) -> bool:
-        """Whether :meth:`multiply` has loops of its own for this processor, such numbers and so many channels."""
-        is_known = dtype in (torch.float32, torch.bfloat16)
-        fits = is_known and not any(count % CHANNELS_TOGETHER for count in channels)
-        return fits and bool(self._library.multiplies(dtype == torch.bfloat16))
 
     def pack(self, filters: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Filters (n, C, O), in the order in which :meth:`multiply` reads them.
@@ -147,18 +99,25 @@ class Compiled:
                 them two by two: fewer take longer and are rounded less.  BLAS has its own way.
         """
         threads = torch.get_num_threads()
-        if filters.ndim == 3:
-            if self._sgemm is None:
-                torch.bmm(spectrum, filters, out=products)
-            else:
-                self._library.multiply_with_blas(
-                    spectrum.data_ptr(), filters.data_ptr(), products.data_ptr(), *spectrum.shape, filters.shape[2],
-                    self._sgemm, self._parallel, threads,
-                )  # fmt: skip
+        count, positions, into = spectrum.shape
+        out = products.shape[2]
+        if filters.ndim == 3 and self._sgemm is None:
+            torch.bmm(spectrum, filters, out=products)
             return
+        made = addresses.of_numbers("the products", products, FLOAT32, count, positions, out)
+        if filters.ndim == 3:
+            addresses.check_ints(positions, into, out)
+            self._library.multiply_with_blas(
+                addresses.of_numbers("the spectrum", spectrum, FLOAT32, count, positions, into),
+                addresses.of_numbers("the filters", filters, FLOAT32, count, into, out),
+                made, count, positions, into, out, self._sgemm, self._parallel, threads,
+            )  # fmt: skip
+            return
+        addresses.check_sums(into, added_at_once)
         self._library.multiply(
-            spectrum.data_ptr(), filters.data_ptr(), products.data_ptr(), *spectrum.shape,
-            products.shape[2], added_at_once, spectrum.dtype == torch.bfloat16, self._parallel, threads,
+            addresses.of_numbers("the spectrum", spectrum, (filters.dtype,), count, positions, into, in_words=True),
+            self._panels("the filters", filters, count, into, out), made, count, positions, into, out,
+            added_at_once, filters.dtype == torch.bfloat16, self._parallel, threads,
         )  # fmt: skip
 
     def convolve(
@@ -201,9 +160,14 @@ class Compiled:
         are_few = filters.nbytes <= _KEPT_PART * shared_cache_bytes()
         if filters.ndim == 3 or not are_few or threads * numbers > memory.numel():
             return False
+        addresses.check_made(high, wide, tile, picture)
+        addresses.check_sums(into, added_at_once)
         self._library.convolve(
-            window.data_ptr(), filters.data_ptr(), _pointer(bias), _pointer(added), picture.data_ptr(),
-            memory.data_ptr(), numbers * memory.itemsize, window.stride(2), picture.stride(2), _row(added),
+            addresses.of_window(window, high, wide, tile),
+            self._panels("the filters", filters, tile[0] * tile[1], into, out),
+            *addresses.of_ends(bias, added, picture),
+            addresses.of_numbers("the memory", memory, FLOAT32, *memory.shape),
+            numbers * memory.itemsize, window.stride(2), picture.stride(2), _row(added),
             high, wide, *picture.shape[2:], into, out, len(filters), _TILES, added_at_once, *tile,
             filters.dtype == torch.bfloat16, picture.dtype == torch.bfloat16, _is_bfloat16(added),
             self._parallel, threads,
@@ -232,10 +196,20 @@ class Compiled:
             stride: From what one output reads to what the next does.
             added_at_once: As for :meth:`multiply`.
         """
+        into, out = window.shape[1], picture.shape[1]
+        rows, columns = picture.shape[2:]
+        kernel, panels = filters.shape[1], -(-out // CHANNELS_TOGETHER)
+        read = (rows - 1) * stride + kernel, (columns - 1) * stride + kernel
+        addresses.check_positive(stride=stride)
+        addresses.check_sums(kernel * into, added_at_once)
         self._library.convolve_taps(
-            window.data_ptr(), filters.data_ptr(), _pointer(bias), _pointer(added), picture.data_ptr(),
-            window.stride(2), picture.stride(2), _row(added), *picture.shape[2:], window.shape[1], picture.shape[1],
-            filters.shape[1], stride, added_at_once, window.dtype == torch.bfloat16,
+            addresses.of_picture(
+                "the window", window, (filters.dtype,), into, *read, in_words=True
+            ),
+            self._panels("the filters", filters, panels, kernel * into, CHANNELS_TOGETHER, kernel),
+            *addresses.of_ends(bias, added, picture),
+            window.stride(2), picture.stride(2), _row(added), rows, columns, into, out,
+            kernel, stride, added_at_once, window.dtype == torch.bfloat16,
             picture.dtype == torch.bfloat16, _is_bfloat16(added), self._parallel, torch.get_num_threads(),
         )  # fmt: skip
 
@@ -256,11 +230,16 @@ class Compiled:
             picture: (1, O, rows, columns), laid out in whatever way, float32; is written.
             stride: From what one output reads to what the next does.
         """
-        kernel, out, _ = filters.shape
+        kernel, into = filters.shape[0], window.shape[1]
+        batch, out, rows, columns = picture.shape
         _, to_next, to_row, to_column = picture.stride()
+        read = (rows - 1) * stride + kernel, (columns - 1) * stride + kernel
+        addresses.check_positive(stride=stride, batch=batch)
         self._library.convolve_dots(
-            window.data_ptr(), filters.data_ptr(), _pointer(bias), picture.data_ptr(), window.stride(2),
-            window.shape[1], to_row, to_column, to_next, *picture.shape[2:], out, kernel, stride,
+            addresses.of_picture("the window", window, FLOAT32, into, *read),
+            addresses.of_numbers("the filters", filters, FLOAT32, kernel, out, kernel * into),
+            addresses.of_optional("the bias", bias, out), addresses.of_strided("the picture", picture, FLOAT32),
+            window.stride(2), into, to_row, to_column, to_next, rows, columns, out, kernel, stride,
             self._parallel, torch.get_num_threads(),
         )  # fmt: skip
 
@@ -287,9 +266,13 @@ class Compiled:
             wide: The same.
             tile: The same.
         """
+        addresses.check_made(high, wide, tile, picture)
+        shape = tile[0] * tile[1], high * wide, picture.shape[1]
         self._library.to_picture(
-            products.data_ptr(), _pointer(bias), _pointer(added), picture.data_ptr(), picture.stride(2),
-            _row(added), high, wide, *picture.shape[2:], picture.shape[1], *tile, picture.dtype == torch.bfloat16,
+            addresses.of_numbers("the products", products, FLOAT32, *shape),
+            *addresses.of_ends(bias, added, picture),
+            picture.stride(2), _row(added), high, wide, *picture.shape[2:], picture.shape[1], *tile,
+            picture.dtype == torch.bfloat16,
             _is_bfloat16(added), self._parallel, torch.get_num_threads(),
         )  # fmt: skip
 
@@ -303,55 +286,16 @@ class Compiled:
             window: float32 or bfloat16; is written.
         """
         _, channels, count, width = rows.shape
+        alike = channels, count, width
+        if window.shape != rows.shape:
+            raise ValueError(f"the window is {list(window.shape)}, and what it takes {list(rows.shape)}")
         self._library.to_window(
-            rows.data_ptr(), scale.data_ptr(), shift.data_ptr(), window.data_ptr(), rows.stride(2),
-            window.stride(2), count, width, channels, rows.dtype == torch.bfloat16,
+            addresses.of_picture("the rows", rows, EITHER, *alike),
+            addresses.of_numbers("the scale", scale, FLOAT32, channels),
+            addresses.of_numbers("the shift", shift, FLOAT32, channels),
+            addresses.of_picture("the window", window, EITHER, *alike, is_written=True),
+            rows.stride(2), window.stride(2), count, width, channels, rows.dtype == torch.bfloat16,
             window.dtype == torch.bfloat16, self._parallel, torch.get_num_threads(),
-        )  # fmt: skip
-
-    def values_in_a_block(self, dtype: torch.dtype) -> int:
-        """Positions whose values :meth:`attend` reads side by side."""
-        return _BLOCK_BYTES // dtype.itemsize
-
-    def put_values(self, rows: torch.Tensor, first: int, values: torch.Tensor) -> None:
-        """Rows (n, C), float32, of positions from ``first`` on, to their places in ``values``.
-
-        Args:
-            rows: Contiguous.
-            first: Position of the first row.
-            values: (blocks, C, :meth:`values_in_a_block`), float32 or bfloat16; is written.
-        """
-        self._library.put_values(
-            rows.data_ptr(), values.data_ptr(), first, *rows.shape, values.shape[2],
-            values.dtype == torch.bfloat16, self._parallel, torch.get_num_threads(),
-        )  # fmt: skip
-
-    def attend(
-        self,
-        queries: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        out: torch.Tensor,
-        memory: tuple[torch.Tensor, torch.Tensor],
-        *,
-        added_at_once: int = ADDED_AT_ONCE,
-    ) -> None:
-        """``out = softmax(queries · keysᵀ / √C) · values``, of numbers that :meth:`multiplies` knows.
-
-        Args:
-            queries: (n, C), float32.
-            keys: (positions, C), float32 or bfloat16.
-            values: From :meth:`put_values`, of the same dtype; zeros where there is no position.
-            out: (n, C), float32; is written.
-            memory: Twice for as many float32 numbers, n rounded up by :func:`.ways.queries_padded`; is written.
-            added_at_once: As for :meth:`multiply`.
-        """
-        count, channels = queries.shape
-        panels, mixed = memory
-        self._library.attend(
-            queries.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), panels.data_ptr(),
-            mixed.data_ptr(), count, len(keys), channels, added_at_once, channels**-0.5,
-            keys.dtype == torch.bfloat16, self._parallel, torch.get_num_threads(),
         )  # fmt: skip
 
     def measure(self, rows: torch.Tensor, at_once: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -362,31 +306,46 @@ class Compiled:
             at_once: Fewer in the last part.
         """
         _, channels, count, width = rows.shape
+        addresses.check_positive(at_once=at_once)
         shape = -(-count // at_once), channels
         means, variances = (torch.empty(shape, dtype=torch.float32, device=_CPU) for _ in range(2))
         self._library.measure(
-            rows.data_ptr(), means.data_ptr(), variances.data_ptr(), rows.stride(2), count, width, channels,
-            at_once, rows.dtype == torch.bfloat16, self._parallel, torch.get_num_threads(),
+            addresses.of_picture("the rows", rows, EITHER, channels, count, width),
+            addresses.of_numbers("the means", means, FLOAT32, *shape),
+            addresses.of_numbers("the variances", variances, FLOAT32, *shape),
+            rows.stride(2), count, width, channels, at_once, rows.dtype == torch.bfloat16,
+            self._parallel, torch.get_num_threads(),
         )  # fmt: skip
         return means, variances
+
+    def _panels(self, name: str, filters: torch.Tensor, count: int, into: int, out: int, *rest: int) -> int:
+        """Address of filters that :meth:`pack` or, with the rows of a kernel, :meth:`pack_taps` has made."""
+        dtype = filters.dtype
+        if not self.multiplies(dtype, out):
+            raise TypeError(f"{name}: no loops here for {dtype} and {out} channels")
+        panels = () if rest else (out // CHANNELS_TOGETHER,)
+        together = _side_by_side(dtype)
+        shape = count, *rest, *panels, into // together, CHANNELS_TOGETHER, together
+        return addresses.of_numbers(name, filters, (dtype,), *shape, in_words=True)
 
 
 def takes_picture(picture: torch.Tensor) -> bool:
     """Whether compiled loops can read and write it."""
-    is_laid_out = picture.stride(1) == 1 and picture.stride(3) == picture.shape[1]
-    return is_laid_out and picture.device.type == "cpu" and picture.dtype in (torch.float32, torch.bfloat16)
+    _, to_channel, _, to_column = picture.stride()
+    is_laid_out = to_channel == 1 and to_column == picture.shape[1]
+    return is_laid_out and picture.is_cpu and picture.dtype in EITHER and not picture.is_neg()
 
 
 def _panels(filters: torch.Tensor) -> torch.Tensor:
-    """(n, C, O) → (n, panels, C, channels of a panel); bfloat16 with two of C side by side, behind those."""
+    """(n, C, O) → (n, panels, C, channels of a panel, 1); bfloat16 has two of C side by side, last."""
     count, into, _ = filters.shape
-    side_by_side = 2 if filters.dtype == torch.bfloat16 else 1
-    panels = filters.reshape(count, into // side_by_side, side_by_side, -1, CHANNELS_TOGETHER)
+    together = _side_by_side(filters.dtype)
+    panels = filters.reshape(count, into // together, together, -1, CHANNELS_TOGETHER)
     return panels.permute(0, 3, 1, 4, 2)
 
 
-def _pointer(numbers: torch.Tensor | None) -> int | None:
-    return None if numbers is None else numbers.data_ptr()
+def _side_by_side(dtype: torch.dtype) -> int:
+    return 2 if dtype == torch.bfloat16 else 1
 
 
 def _row(added: torch.Tensor | None) -> int:
@@ -411,30 +370,11 @@ def multiplies_bfloat16() -> bool:
 
 def compiled_for(like: torch.Tensor, *channels: int) -> Compiled | None:
     """The compiled loops, if they are there and work on numbers like these and so many channels."""
-    fits = like.device.type == "cpu" and like.dtype == torch.float32
-    return _load() if fits and not any(count % _LANES for count in channels) else None
+    fits = like.is_cpu and like.dtype == torch.float32
+    return _load() if fits and not any(count % LANES for count in channels) else None
 
 
 @cache
 def _load() -> Compiled | None:
-    try:
-        library = ctypes.CDLL(str(_LIBRARY))
-        # Else they might read other arguments than they are given.
-        sources = b"".join(source.read_bytes() for source in _SOURCES)
-        if ctypes.c_uint32.in_dll(library, "made_from").value != zlib.crc32(sources):
-            raise OSError("they were made from another source: install hybridge again")
-        # Looked up among torch's own libraries, so it is the OpenMP that they run on, and their BLAS.
-        torchs = ctypes.CDLL(torch._C.__file__)
-        parallel = ctypes.cast(torchs.GOMP_parallel, ctypes.c_void_p)
-        return Compiled(library, parallel, _sgemm(torchs))
-    except (OSError, AttributeError, ValueError) as error:  # no library, an older one, another OpenMP
-        _log.info("there are no compiled loops; torch's operators take their place, and more time: %s", error)
-        return None
-
-
-def _sgemm(torchs: ctypes.CDLL) -> ctypes.c_void_p | None:
-    """MKL's, which within a parallel region runs in the thread that calls it; of others nobody knows."""
-    has_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call] # torch's
-    if not has_mkl or not hasattr(torchs, "sgemm_"):
-        return None
-    return ctypes.cast(torchs.sgemm_, ctypes.c_void_p)
+    found = library.load()
+    return None if found is None else Compiled(found)

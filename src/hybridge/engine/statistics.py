@@ -104,13 +104,7 @@ class Normalise:
 
     def with_silu(self, rows: torch.Tensor, out: torch.Tensor) -> None:
         """The same and SiLU behind it, at once where that was compiled."""
-        is_laid_out = rows.stride(1) == 1 and rows.stride(3) == rows.shape[1]
-        if (
-            self._compiled
-            and is_laid_out
-            and rows.dtype in (torch.float32, torch.bfloat16)
-            and out.dtype in (torch.float32, torch.bfloat16)
-        ):
+        if self._compiled and takes_picture(rows) and takes_picture(out):
             self._compiled.to_window(rows, self._scale, self._shift, out)
             return
         self(rows, out)

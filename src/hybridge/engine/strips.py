@@ -152,7 +152,8 @@ class Parameters:
     def of(self, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight and bias of a layer."""
         part: Any = self._parts[name]
-        return part.weight.detach().to(self.dtype), None if part.bias is None else part.bias.detach().to(self.dtype)
+        bias = None if part.bias is None else part.bias.detach().to(self.dtype).contiguous()
+        return part.weight.detach().to(self.dtype), bias
 
     def norm(self, norm: Norm) -> GroupNorm:
         """A group norm's, in float32 at least."""
