@@ -43,7 +43,7 @@ listener = bind("127.0.0.1", 0)
 print(address_of(listener), flush=True)
 listener.listen()
 drain = Drain()
-run(create_app(LocalBackend({"sd-v1": engine}), drain=drain), listener, Listening(), drain, log_level="warning")
+run(create_app(LocalBackend({"sd-v1": engine}), drain=drain), [listener], Listening(), drain, log_level="warning")
 """
 
 

@@ -334,6 +334,40 @@ class TestSettings:
         with pytest.raises(HybridgeError, match="Try: HYBRIDGE_PORT"):
             refuse_unknown_variables()
 
+    def test_what_kubernetes_makes_for_a_service_of_our_name(self, monkeypatch) -> None:
+        theirs = {
+            "HYBRIDGE_SERVICE_HOST": "10.96.0.12",
+            "HYBRIDGE_SERVICE_PORT": "8000",
+            "HYBRIDGE_SERVICE_PORT_HTTP": "8000",
+            "HYBRIDGE_PORT": "tcp://10.96.0.12:8000",
+            "HYBRIDGE_PORT_8000_TCP": "tcp://[fd00::12]:8000",
+            "HYBRIDGE_PORT_8000_TCP_PROTO": "tcp",
+            "HYBRIDGE_PORT_8000_TCP_PORT": "8000",
+            "HYBRIDGE_PORT_8000_TCP_ADDR": "fd00::12",
+            "HYBRIDGE_GPU_SERVICE_HOST": "10.96.0.13",
+            "HYBRIDGE_GPU_PORT": "tcp://10.96.0.13:8000",
+        }
+        for name, value in theirs.items():
+            monkeypatch.setenv(name, value)
+        refuse_unknown_variables()
+        assert Settings().port == 8000
+        assert Settings(port=9001).port == 9001
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("HYBRIDGE_SERVICE", "x"), ("HYBRIDGE_PORTS", "tcp://10.0.0.1:80"), ("HYBRIDGE_TLS_PORT", "8443")],
+    )
+    def test_what_kubernetes_does_not_make(self, name, value, monkeypatch) -> None:
+        monkeypatch.setenv(name, value)
+        with pytest.raises(HybridgeError, match=f"unknown variable {name}"):
+            refuse_unknown_variables()
+
+    @pytest.mark.parametrize("value", ["tcp://10.0.0.1", "http://10.0.0.1:80", "port"])
+    def test_a_port_that_is_none(self, value, monkeypatch) -> None:
+        monkeypatch.setenv("HYBRIDGE_PORT", value)
+        with pytest.raises(ValueError, match="valid integer"):
+            Settings()
+
     def test_frozen(self) -> None:
         with pytest.raises(ValueError, match="frozen"):
             Settings().port = 1  # type: ignore[misc]

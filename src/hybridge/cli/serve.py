@@ -166,18 +166,11 @@ def serve(
     from ..server.app import create_app
     from ..server.drain import Drain
     from ..server.local import LocalBackend
-    from ..server.running import BACKLOG, address_of, bind, run
+    from ..server.running import BACKLOG, address_of, run
+    from ..server.sockets import addresses_elsewhere, opened, refusal
 
     console = Console()
-    try:
-        listener = bind(settings.address, settings.port)
-    except OSError as error:
-        raise HybridgeError(
-            f"cannot listen on {settings.address}:{settings.port}",
-            saw=error.strerror,
-            hint="--port 0 for a free one",
-        ) from None
-    with listener:
+    with opened(settings.address, settings.port) as listeners:
         keep_pieces()  # before there are threads
         fit_threads()
         traces = _traces(settings.otlp_endpoint)
@@ -195,12 +188,18 @@ def serve(
             chosen = f"{info.dtype} on {info.device} ({info.device_reason}; {info.dtype_reason})"
             console.print(f"[bold]{info.spec.name}[/] {chosen}")
         scheme = "https" if settings.tls_cert else "http"
-        listener.listen(BACKLOG)  # so that whoever reads the next line can connect
-        console.print(f"serving on [bold]{address_of(listener, scheme=scheme)}[/]  (Ctrl-C ends it)")
+        try:
+            for listener in listeners:
+                listener.listen(BACKLOG)  # so that whoever reads the next line can connect
+        except OSError as error:
+            raise refusal(settings.address, settings.port, error) from None
+        console.print(f"serving on [bold]{address_of(listeners[0], scheme=scheme)}[/]  (Ctrl-C ends it)")
+        for address in addresses_elsewhere(listeners, scheme=scheme):
+            console.print(f"from other machines: [bold]{address}[/]", soft_wrap=True)
         drain = Drain()
         try:
             app = create_app(backend, settings, keys=ring, drain=drain, observers=[t.observe for t in traces])
-            run(app, listener, _fitted(settings.listening), drain, log_level=settings.log_level)
+            run(app, listeners, _fitted(settings.listening), drain, log_level=settings.log_level)
         finally:
             backend.close()
             for tracing in traces:

@@ -89,6 +89,9 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        # Systems differ in whether IPv4 comes in at :: as well.
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
     try:
         listener.bind((host, port))
     except OSError:
@@ -168,18 +171,18 @@ class Server(uvicorn.Server):
 
 
 def run(
-    app: ASGIApp, listener: socket.socket, listening: Listening, drain: Drain, *, log_level: str = "info"
+    app: ASGIApp, listeners: list[socket.socket], listening: Listening, drain: Drain, *, log_level: str = "info"
 ) -> None:
     """Serves until SIGINT or SIGTERM.
 
     Args:
         app: What answers.
-        listener: From :func:`bind`.
+        listeners: From :func:`bind`.
         listening: How.
         drain: The application's own.
         log_level: For uvicorn's messages.
     """
-    Server(configure(app, listening, log_level=log_level), listening, drain).run(sockets=[listener])
+    Server(configure(app, listening, log_level=log_level), listening, drain).run(sockets=listeners)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,6 +25,17 @@ _PREFIX = "HYBRIDGE_"
 
 #: Read by other verbs than serve.
 _OTHER_VARIABLES = frozenset({"HYBRIDGE_KEY"})
+
+#: What Kubernetes writes for each port of a service, as Docker's links did: tcp://10.0.0.1:8000, or with [::1].
+_KUBERNETES_PORT = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
+
+#: The names of its variables, and what each holds.
+_KUBERNETES = (
+    (re.compile(r"\w+_SERVICE_HOST|\w+_PORT_\d+_(?:TCP|UDP|SCTP)_ADDR"), re.compile(r"[\w.:]+")),
+    (re.compile(r"\w+_SERVICE_PORT(?:_\w+)?|\w+_PORT_\d+_(?:TCP|UDP|SCTP)_PORT"), re.compile(r"\d+")),
+    (re.compile(r"\w+_PORT_\d+_(?:TCP|UDP|SCTP)_PROTO"), re.compile(r"tcp|udp|sctp")),
+    (re.compile(r"\w+_PORT(?:_\d+_(?:TCP|UDP|SCTP))?"), _KUBERNETES_PORT),
+)
 
 #: Pillow refuses larger pictures as decompression bombs.
 _MOST_PIXELS = 2 * 89_478_485
@@ -93,6 +105,13 @@ class Settings(BaseSettings):
                 raise ValueError("a proxy that may be anybody lets everybody choose an address of their own")
             networks.append(str(network))
         return tuple(networks)
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _ignore_kubernetes(cls, value: object) -> object:
+        """HYBRIDGE_PORT is Kubernetes' where a service is called hybridge."""
+        is_theirs = isinstance(value, str) and _KUBERNETES_PORT.fullmatch(value)
+        return cls.model_fields["port"].default if is_theirs else value
 
     @field_validator("memory", mode="before")
     @classmethod
@@ -182,11 +201,18 @@ class Settings(BaseSettings):
 
 
 def refuse_unknown_variables() -> None:
-    """Raises for a ``HYBRIDGE_…`` variable that no setting reads, and names the nearest that one does."""
+    """Raises for a ``HYBRIDGE_…`` variable that no setting reads, and names the nearest that one does.
+
+    Variables that Kubernetes makes for services called ``hybridge`` and ``hybridge-…`` are left alone.
+    """
     known = {_PREFIX + name.upper() for name in Settings.model_fields} | _OTHER_VARIABLES
     for name in sorted(os.environ):
-        if name.startswith(_PREFIX) and name not in known:
+        if name.startswith(_PREFIX) and name not in known and not _is_kubernetes(name, os.environ[name]):
             near = difflib.get_close_matches(name, known, n=1)
             raise HybridgeError(
                 f"unknown variable {name}", expected=", ".join(sorted(known)), hint=near[0] if near else None
             )
+
+
+def _is_kubernetes(name: str, value: str) -> bool:
+    return any(names.fullmatch(name) and values.fullmatch(value) for names, values in _KUBERNETES)
