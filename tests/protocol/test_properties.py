@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hybridge.errors import BadAnswer, HybridgeError, Overloaded, RequestError, ServerRefused
+from hybridge.errors import BadAnswer, HybridgeError, Overloaded, RequestError, ServerRefused, TooLarge
 from hybridge.protocol import (
     DecodeRequest,
     EncodeRequest,
@@ -36,6 +36,7 @@ from hybridge.protocol import (
     write_request,
     write_status,
 )
+from hybridge.protocol import json_bodies as bodies_in_json
 from hybridge.protocol.media import read_picture
 from hybridge.protocol.requests import DECODE_PARAMETERS, ENCODE_PARAMETERS
 
@@ -212,6 +213,36 @@ def test_a_valid_request_with_one_thing_wrong(
         at = data.draw(st.integers(0, len(body) - 1))
         body = body[:at] + bytes([body[at] ^ data.draw(st.integers(1, 255))]) + body[at + 1 :]
     is_read_or_refused("&".join(pairs), headers, body, data.draw(TASKS))
+
+
+@examples(300)
+@given(
+    st.binary(max_size=60),
+    st.dictionaries(TEXT, JSON_VALUES, max_size=3),
+    st.integers(8, 40),
+    st.sampled_from([(2, 4096), (10, 16), (4096, 16)]),
+    st.booleans(),
+)
+def test_json_bodies_hold_what_json_says(
+    data: bytes, parameters: dict[str, Any], width: int, sizes: tuple[int, int], is_ascii: bool
+) -> None:
+    """With pieces and texts so small that every way of cutting a body up is taken."""
+    inputs = base64.b64encode(data).decode()
+    inputs = "\n".join(inputs[at : at + width] for at in range(0, len(inputs), width))
+    try:
+        parameters = json.loads(json.dumps(parameters, allow_nan=False), parse_int=lambda digits: int(digits[:19]))
+    except ValueError:
+        parameters = {}
+    document = json.dumps({"parameters": parameters, "inputs": inputs}, ensure_ascii=is_ascii)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bodies_in_json, "_PIECE", 4 * sizes[0])
+        patch.setattr(bodies_in_json, "_MAX_TEXT", sizes[1])
+        try:
+            read = bodies_in_json.read_json_body(document.encode("utf-8", "replace"))
+        except TooLarge:
+            assert sizes[1] < 4096
+        else:
+            assert read == (data, json.loads(document.encode("utf-8", "replace"))["parameters"])
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])

@@ -7,14 +7,13 @@ are in the JSON too, and where a missing ``do_scaling`` means "scale".  *Picture
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
 from ..errors import RequestError, UnsupportedMedia
+from .json_bodies import read_json_body
 from .messages import (
     DEFAULT_QUALITY,
     DecodeRequest,
@@ -46,6 +45,10 @@ _PICTURE_TYPES: dict[str, PictureFormat] = {
 }
 _OUTPUT_TYPES = {name: name for name in ("pil", "pt", "mp4")}
 _VALUE_RANGES: dict[str, ValueRange] = {"auto": "auto", "unit": "unit", "signed": "signed"}
+
+#: Entries of an Accept header that are read, and options of each; browsers send about eight, with one or two.
+_MAX_ACCEPTED = 64
+_MAX_OPTIONS = 8
 
 _TENSOR_PARAMETERS = ("shape", "dtype", "channels_last", "do_scaling", "scaling_factor", "shift_factor")
 DECODE_PARAMETERS = (
@@ -122,26 +125,7 @@ class _Content:
 
     @classmethod
     def _from_json(cls, body: bytes, media_type: str, *, has_shape: bool) -> _Content:
-        try:
-            document = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise RequestError(
-                "the body is not JSON", saw=f"{type(error).__name__} in {len(body)} bytes", expected=media_type
-            ) from None
-        inputs = document.get("inputs") if isinstance(document, dict) else None
-        parameters = (document.get("parameters") or {}) if isinstance(document, dict) else None
-        if not isinstance(inputs, str) or not isinstance(parameters, dict):
-            raise RequestError(
-                "the JSON body has another form",
-                saw=f"an object with the keys {list(document)[:8]}" if isinstance(document, dict) else "no object",
-                expected='{"inputs": "<base64>", "parameters": {…}}',
-            )
-        try:
-            data = base64.b64decode(inputs, validate=True)
-        except ValueError as error:  # binascii.Error is one
-            raise RequestError(
-                "`inputs` is not base64", saw=str(error), expected="the tensor's bytes in base64"
-            ) from None
+        data, parameters = read_json_body(body)
         return cls(
             data,
             is_picture=sniff_picture(data) is not None and not has_shape and "shape" not in parameters,
@@ -234,8 +218,8 @@ def _read_scaling(parameters: Parameters, *, scales_by_default: bool) -> Scaling
 def _media_types(accept: str) -> list[str]:
     """The media types of an Accept header, most wanted first, without wildcards."""
     weighted: list[tuple[float, str]] = []
-    for part in accept.split(","):
-        media_type, *options = (piece.strip().lower() for piece in part.split(";"))
+    for part in accept.split(",", _MAX_ACCEPTED)[:_MAX_ACCEPTED]:
+        media_type, *options = (piece.strip().lower() for piece in part.split(";", _MAX_OPTIONS)[:_MAX_OPTIONS])
         weight = 1.0
         for option in options:
             if option.startswith("q="):
