@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +93,72 @@ class TestFile:
     def test_names_are_plain(self, tmp_path, name) -> None:
         with pytest.raises(HybridgeError, match="not a key's name"):
             add_key(tmp_path / "keys", name)
+
+    def test_many_at_once_are_all_kept(self, tmp_path) -> None:
+        """In processes of their own: what keeps them apart is a lock between processes."""
+        file = tmp_path / "keys"
+        code = (
+            "import sys, pathlib; from hybridge.server.auth import add_key; sys.stdin.read(1)\n"
+            "for n in range(4): print(add_key(pathlib.Path(sys.argv[1]), f'{sys.argv[2]}-{n}'))"
+        )
+        adding = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, file, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            for number in range(6)
+        ]
+        for one in adding:  # all of them are imported, or nearly so, before any begins
+            assert one.stdin is not None
+            one.stdin.write(b".")
+            one.stdin.flush()
+        seen = set()
+        while any(one.poll() is None for one in adding):
+            if file.exists():  # a reader never sees half of it
+                seen.add(len(KeyRing.read(file).hashes))
+        keys = [key for one in adding for key in one.communicate()[0].decode().split()]
+        ring = KeyRing.read(file)
+        assert len(ring.hashes) == len(keys) == 24
+        assert all(ring.name_of(key) for key in keys)
+        assert [path.name for path in tmp_path.iterdir()] == ["keys"]
+
+    def test_mode_owner_links_and_comments_stay(self, tmp_path) -> None:
+        real, link = tmp_path / "real", tmp_path / "link"
+        link.symlink_to("real")
+        add_key(link, "one")  # which makes what the link names
+        assert stat.S_IMODE(real.stat().st_mode) == 0o600
+        real.chmod(0o640)
+        if os.geteuid() == 0:
+            os.chown(real, 1, 2)
+        before = real.stat()
+        real.write_bytes(b"\xef\xbb\xbf# who\r\n\r\n" + real.read_bytes().rstrip())
+        add_key(link, "two")
+        remove_key(link, "one")
+        assert link.is_symlink()
+        after = real.stat()
+        assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+        comment, empty, two = real.read_bytes().splitlines()
+        assert (comment, empty, two[:11]) == (b"# who", b"", b"two sha256:")
+
+    @pytest.mark.parametrize("edit", [KeyRing.read, lambda path: remove_key(path, "x")])
+    def test_what_cannot_be_read_is_one_sentence_and_makes_nothing(self, tmp_path, edit) -> None:
+        (tmp_path / "huge").touch()
+        os.truncate(tmp_path / "huge", 2**40)
+        (tmp_path / "dangling").symlink_to("nothing")
+        for name, saw in (
+            (".", "Is a directory"),
+            ("none", "No such file"),
+            ("dangling", "No such file"),
+            ("huge", "more than 16 MiB"),
+        ):
+            with pytest.raises(HybridgeError, match=saw):
+                edit(tmp_path / name)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "huge"]
+
+    @pytest.mark.parametrize("place", [".", "none/keys", "file/keys"])
+    def test_where_no_file_can_be_made(self, tmp_path, place) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(HybridgeError, match="the key file cannot be written"):
+            add_key(tmp_path / place, "one")
 
     def test_one_key_for_each_name(self, file, key) -> None:
         with pytest.raises(HybridgeError, match="has a key named bob"):

@@ -15,8 +15,10 @@ import ipaddress
 import os
 import re
 import secrets
+import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes
@@ -32,6 +34,9 @@ _KEY_BYTES = 32
 
 #: Longer ones are not ours, and are not worth a hash.
 _LONGEST_KEY = 256
+
+#: Of a file of keys; more is another file that was named by mistake.
+_MOST_BYTES = 16 * 2**20
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _HASHED = re.compile(r"sha256:[0-9a-f]{64}")
@@ -64,25 +69,9 @@ class KeyRing:
         """Reads lines of ``name sha256:…``; empty lines and those that begin with ``#`` say nothing.
 
         Raises:
-            HybridgeError: when a line is none of these, or a name stands twice.
-            OSError: when the file cannot be read.
+            HybridgeError: when the file cannot be read, a line is none of these, or a name stands twice.
         """
-        hashes: dict[str, str] = {}
-        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            if not line.strip() or line.lstrip().startswith("#"):
-                continue
-            name, *rest = line.split()
-            if len(rest) != 1 or not _NAME.fullmatch(name) or not _HASHED.fullmatch(rest[0]):
-                # Not shown: it may be a key that somebody wrote there.
-                raise HybridgeError(
-                    f"line {number} of {path} is no key",
-                    expected="a name and sha256:… with 64 digits",
-                    hint=f"hybridge keys add {path} NAME",
-                )
-            if name in hashes:
-                raise HybridgeError(f"two keys of one name in {path}", saw=name)
-            hashes[name] = rest[0]
-        return cls(hashes)
+        return cls(_parse(_read(path), path))
 
     def name_of(self, key: str) -> str | None:
         """The name of a key, or None for one that is not here.
@@ -97,48 +86,124 @@ class KeyRing:
                 found = name
         return found
 
-    def write(self, path: Path) -> None:
-        """Replaces the file as a whole, readable by its owner alone.
-
-        Raises:
-            OSError: when it cannot be written.
-        """
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # which opens it as 0600
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.writelines(f"{name} {hashed}\n" for name, hashed in self.hashes.items())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-
 
 def add_key(path: Path, name: str) -> str:
     """Adds a new key to a file, which is made if need be, and returns the key: it is not kept.
 
     Raises:
-        HybridgeError: when the name cannot be used.
+        HybridgeError: when the name or the file cannot be used.
     """
     if not _NAME.fullmatch(name):
         raise HybridgeError("not a key's name", saw=repr(name[:80]), expected="1 to 64 of A-Z a-z 0-9 . _ @ -")
-    ring = KeyRing.read(path) if path.exists() else KeyRing({})
-    if name in ring.hashes:
-        raise HybridgeError(f"{path} has a key named {name}", hint=f"hybridge keys remove {path} {name}")
     key = secrets.token_urlsafe(_KEY_BYTES)
-    KeyRing({**ring.hashes, name: hash_key(key)}).write(path)
+    with _editing(path) as file:
+        text = _read(file)
+        if name in _parse(text, path):
+            raise HybridgeError(f"{path} has a key named {name}", hint=f"hybridge keys remove {path} {name}")
+        end = "" if not text or text.endswith("\n") else "\n"
+        _replace(file, f"{text}{end}{name} {hash_key(key)}\n")
     return key
 
 
 def remove_key(path: Path, name: str) -> None:
-    """Takes a key out of a file.
+    """Takes a key out of a file, and leaves its other lines as they are.
 
     Raises:
-        HybridgeError: when no key has this name.
+        HybridgeError: when no key has this name, or the file cannot be used.
     """
-    ring = KeyRing.read(path)
-    if name not in ring.hashes:
-        raise HybridgeError(f"{path} has no key named {name}", expected=", ".join(ring.hashes) or None)
-    KeyRing({known: hashed for known, hashed in ring.hashes.items() if known != name}).write(path)
+    text = _read(path)  # whose absence is an error, before anything is made
+    with _editing(path) as file:
+        text = _read(file)
+        names = _parse(text, path)
+        if name not in names:
+            raise HybridgeError(f"{path} has no key named {name}", expected=", ".join(names) or None)
+        _replace(file, "".join(line for line in text.splitlines(keepends=True) if line.split()[:1] != [name]))
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise HybridgeError(
+            "the key file cannot be read",
+            saw=f"{path}: {error.strerror}",
+            expected="a file with a line for each key",
+            hint=f"hybridge keys add {path} NAME",
+        ) from None
+    if len(content) > _MOST_BYTES:
+        raise HybridgeError(f"{path} is no key file", saw="more than 16 MiB", expected="a line for each key")
+    return content.decode("utf-8-sig", "replace")  # editors on Windows begin with a byte order mark
+
+
+def _parse(text: str, path: Path) -> dict[str, str]:
+    hashes: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, *rest = line.split()
+        if len(rest) != 1 or not _NAME.fullmatch(name) or not _HASHED.fullmatch(rest[0]):
+            # Not shown: it may be a key that somebody wrote there.
+            raise HybridgeError(
+                f"line {number} of {path} is no key",
+                expected="a name and sha256:… with 64 digits",
+                hint=f"hybridge keys add {path} NAME",
+            )
+        if name in hashes:
+            raise HybridgeError(f"two keys of one name in {path}", saw=name)
+        hashes[name] = rest[0]
+    return hashes
+
+
+@contextmanager
+def _editing(path: Path) -> Iterator[Path]:
+    """The file itself, behind links, while no other process edits it; made if it is not there.
+
+    Raises:
+        HybridgeError: when it cannot be opened to be written, or :func:`_replace` fails within the block.
+    """
+    file = Path(os.path.realpath(path))
+    try:
+        with _locked(file):
+            yield file
+    except OSError as error:
+        raise HybridgeError("the key file cannot be written", saw=f"{path}: {error.strerror}") from None
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows, where a file that is open cannot be replaced either
+        yield
+        return
+    while True:
+        with os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Whoever had the lock before has put another file in this one's place.
+            if not file.exists() or not os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+                continue
+            yield
+            return
+
+
+def _replace(file: Path, text: str) -> None:
+    """Writes a file beside it and renames it, so that whoever reads meanwhile sees one of the two as a whole."""
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)  # which opens it as 0600
+    try:
+        with os.fdopen(descriptor, "wb") as written:
+            written.write(text.encode())
+            written.flush()
+            if os.name == "posix" and file.exists():
+                before, now = file.stat(), os.fstat(descriptor)
+                if (before.st_uid, before.st_gid) != (now.st_uid, now.st_gid):
+                    os.fchown(descriptor, before.st_uid, before.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
+            os.fsync(descriptor)
+        Path(temporary).replace(file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 class Gate:

@@ -34,14 +34,7 @@ def check_opening(settings: Settings) -> KeyRing | None:
                 "anybody who can reach %s may use this server; --public --keys FILE asks for keys", settings.address
             )
         return None
-    try:
-        ring = KeyRing.read(settings.keys)
-    except OSError as error:
-        raise HybridgeError(
-            "the key file cannot be read",
-            saw=f"{settings.keys}: {error.strerror}",
-            hint=f"hybridge keys add {settings.keys} NAME",
-        ) from None
+    ring = KeyRing.read(settings.keys)
     if not ring.hashes:
         raise HybridgeError(
             f"{settings.keys} holds no key, so nobody could come in",
