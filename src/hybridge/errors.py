@@ -18,6 +18,8 @@
     ├── Overloaded                the waiting line is full; knows when to come back
     ├── ShuttingDown              the server no longer takes work
     ├── DeadlinePassed            the time that the sender gave it is over
+    ├── StorageFailure            the disk that keeps long work cannot be written
+    │   └── StorageFull           it has no room
     ├── EngineFailure             the forward itself failed
     │   ├── OutOfMemory           the device had no room
     │   ├── CannotLower           the exact engine does not know what this module is made of
@@ -152,6 +154,14 @@ class ShuttingDown(HybridgeError):
 
 class DeadlinePassed(HybridgeError):
     """The job was not done within the time that its sender gave it, and was dropped."""
+
+
+class StorageFailure(HybridgeError):
+    """The disk that keeps long work cannot be written."""
+
+
+class StorageFull(StorageFailure):
+    """The disk that keeps long work has no room."""
 
 
 class EngineFailure(HybridgeError):

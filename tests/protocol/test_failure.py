@@ -30,6 +30,8 @@ STATUS = {
     "DeadlinePassed": 504,
     "EngineFailure": 500,
     "OutOfMemory": 507,
+    "StorageFailure": 503,
+    "StorageFull": 507,
     "CannotLower": 500,
     "Stopped": 500,
     "ClientError": 500,

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,20 @@ import httpx
 import pytest
 import torch
 from conftest import in_strips
+from ledgers import Scene, play
 
 from hybridge.engine import Engine, EngineOptions
 from hybridge.errors import HybridgeError, NotDone, Overloaded, UnknownJob
 from hybridge.models import ModelSpec
-from hybridge.protocol import HttpResponse
 from hybridge.server.app import create_app
 from hybridge.server.auth import KeyRing, add_key
-from hybridge.server.jobs import Progress
-from hybridge.server.ledger import Ledger, LedgerLimits
 from hybridge.server.local import LocalBackend
 from hybridge.server.logs import JsonFormatter
 from hybridge.server.record import RequestRecord
 from hybridge.server.running import running
 from hybridge.server.settings import Settings
-from hybridge.server.spool import Memory, Spool
+from hybridge.server.spool import Spool
+from hybridge.server.store import Memory
 
 WAIT_S = 30
 SIDE = 8
@@ -207,56 +206,6 @@ def test_behind_keys_a_job_is_only_for_the_key_that_made_it(engines, tmp_path: P
         ]
 
 
-class Scene:
-    """A ledger whose answers a test gives, one by one."""
-
-    def __init__(self, store: Any = None, **limits: float) -> None:
-        self.ended: list[tuple[str, int]] = []
-        tell = [lambda record: self.ended.append((record.request_id, record.status))]
-        self.ledger = Ledger(store or Memory(), LedgerLimits(**limits), tell)  # type: ignore[arg-type]
-        self.asked: list[str] = []
-        self.gates: dict[str, asyncio.Event] = {}
-        self.begun = asyncio.Event()
-
-    async def answer(self, asked: Any, body: bytes, hear: Callable[[Progress], None], _: Any) -> HttpResponse:
-        self.asked.append(asked.query)
-        hear(Progress("running", done=0.5))
-        self.begun.set()
-        await self.gates.setdefault(asked.query, asyncio.Event()).wait()
-        return HttpResponse(200, {"content-type": "text/plain"}, body.upper())
-
-    async def accept(self, query: str = "q", client: str = "address:1", body: bytes = b"body") -> str:
-        return await self.ledger.accept(
-            client=client,
-            query=query,
-            headers={},
-            body=body,
-            task=None,
-            model=None,
-            result_bytes=len(body),
-            record=RequestRecord(query),
-        )
-
-    def let_go(self, query: str = "q") -> None:
-        self.gates.setdefault(query, asyncio.Event()).set()
-
-    async def over(self, job: str, client: str = "address:1") -> str:
-        state = ""
-        async for status in self.ledger.events(job, client):
-            state = state if status is None else status["state"]
-        return state
-
-
-def play(act: Callable[[Scene], Awaitable[None]], **about: Any) -> None:
-    async def whole() -> None:
-        scene = Scene(**about)
-        await scene.ledger.open(scene.answer)
-        await act(scene)
-        await scene.ledger.close()
-
-    asyncio.run(whole())
-
-
 class TestLedger:
     def test_only_whoever_made_a_job_sees_it_where_there_are_keys(self) -> None:
         async def act(scene: Scene) -> None:
@@ -322,8 +271,8 @@ class TestLedger:
             job = await scene.accept()
             scene.let_go()
             assert await scene.over(job) == "done"
-            (response, forgotten) = (await scene.ledger.result(job, "address:1"), asyncio.Event())
-            assert response.body == b"BODY"
+            (fetched, forgotten) = (await scene.fetch(job), asyncio.Event())
+            assert fetched == (200, b"BODY")
             asyncio.get_running_loop().call_later(0.3, forgotten.set)
             await forgotten.wait()
             with pytest.raises(UnknownJob, match=r"0\.2 seconds"):
@@ -358,8 +307,8 @@ class TestLedger:
             assert await watching[0] == "cancelled"
             await scene.ledger.close()
             assert await watching[1] == "failed"
-            told = await scene.ledger.result(second, "address:1")
-            assert (told.status, json.loads(told.body)["code"]) == (503, "ShuttingDown")
+            status, body = await scene.fetch(second)
+            assert (status, json.loads(body)["code"]) == (503, "ShuttingDown")
 
         play(act)
 
@@ -400,11 +349,11 @@ class TestLedger:
                 scene.let_go(query)
                 assert await scene.over(job) == "done"
             assert scene.ledger.status(jobs[0], "address:1")["expires_at"] == ends_at
-            assert (await scene.ledger.result(jobs[0], "address:1")).body == b"BODY"
+            assert await scene.fetch(jobs[0]) == (200, b"BODY")
             await scene.ledger.cancel(jobs[1], "address:1")
             await asyncio.sleep(0)
             assert not finished.done()
-            await scene.ledger.result(jobs[2], "address:1")
+            await scene.fetch(jobs[2])
             await finished  # what was done before had its time
 
         play(act)
@@ -437,7 +386,7 @@ class TestLedger:
             assert scene.ended == [("a", 200), ("b", 499), ("c", 499)]
             await scene.ledger.close()
             assert scene.ended[3:] == [("d", 503)]
-            assert (await scene.ledger.result(late, "address:1")).status == 503
+            assert (await scene.fetch(late))[0] == 503
             await scene.ledger.close()
             assert len(scene.ended) == 4
 
@@ -491,7 +440,7 @@ class TestSpool:
 
         async def after(scene: Scene) -> None:
             assert scene.ledger.status(jobs[0], "address:1")["state"] == "done"
-            assert (await scene.ledger.result(jobs[0], "address:1")).body == b"BODY"
+            assert await scene.fetch(jobs[0]) == (200, b"BODY")
             for number in (1, 2):
                 scene.let_go(f"q{number}")
                 assert await scene.over(jobs[number]) == "done"
@@ -503,7 +452,7 @@ class TestSpool:
 
         play(before, store=Spool(tmp_path))
         (tmp_path / "half.request.new").write_bytes(b"{")
-        (tmp_path / "orphan.result").write_bytes(b"{}\n")
+        (tmp_path / "orphan.result").write_bytes(b'{"status": 200, "headers": {}}\n')
         play(after, store=Spool(tmp_path))
         assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
@@ -553,7 +502,7 @@ def test_no_job_s_id_is_logged(
             assert broken.json()["error"] == "the spool cannot be read: saw No such file or directory"
         tmp_path.rename(tmp_path.with_name("gone"))
         refused = post(address)
-        assert (refused.status_code, refused.json()["code"]) == (429, "Overloaded")
+        assert (refused.status_code, refused.json()["code"]) == (503, "StorageFailure")
         for job in jobs:
             httpx.delete(f"{address}{job}")
     mine = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
@@ -571,9 +520,9 @@ def test_a_result_that_cannot_be_kept(tmp_path: Path, caplog: pytest.LogCaptureF
         (tmp_path / f"{job}.result.new").mkdir()  # where the result is to be written
         scene.let_go("a")
         assert await scene.over(job) == "failed"
-        assert scene.ended == [("a", 500)]
-        told = await scene.ledger.result(job, "address:1")
-        assert (told.status, json.loads(told.body)["saw"]) == (500, "Is a directory")
+        assert scene.ended == [("a", 503)]
+        status, body = await scene.fetch(job)
+        assert (status, json.loads(body)["saw"]) == (503, "Is a directory")
         assert job not in caplog.text
         (tmp_path / f"{job}.result.new").rmdir()
 

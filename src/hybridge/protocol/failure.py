@@ -31,6 +31,8 @@ STATUS: dict[type[HybridgeError], int] = {
     errors.Overloaded: 429,
     errors.ShuttingDown: 503,
     errors.DeadlinePassed: 504,
+    errors.StorageFailure: 503,
+    errors.StorageFull: 507,
     errors.OutOfMemory: 507,
     errors.Mismatch: 500,
     HybridgeError: 500,

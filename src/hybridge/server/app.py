@@ -32,7 +32,8 @@ from .openapi import describe
 from .record import Observer, Recorder
 from .refusal import failure_response, log_failure
 from .settings import Settings
-from .spool import Memory, Spool
+from .spool import Spool
+from .store import Memory
 
 
 def create_app(

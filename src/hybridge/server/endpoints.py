@@ -32,7 +32,7 @@ from .metrics import CONTENT_TYPE, Metrics
 from .preferences import client_of, prefers_async, result_bytes, timeout_of
 from .preview import answer_with_preview
 from .record import RequestRecord, record_of
-from .spool import Asked
+from .store import Asked
 
 Answered = TypeVar("Answered")
 

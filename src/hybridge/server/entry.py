@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ..protocol import HttpResponse
 from .jobs import Progress
 from .record import RequestRecord
-from .spool import Asked
+from .store import Asked
 
 
 @dataclass(slots=True, eq=False)

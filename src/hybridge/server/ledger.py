@@ -23,7 +23,7 @@ from .entry import Entry
 from .jobs import Hear, Progress
 from .record import HUNG_UP, Observer, RequestRecord
 from .refusal import log_failure
-from .spool import Asked, Store
+from .store import Asked, KeptResult, ResultLost, Store, kept_result
 
 log = logging.getLogger("hybridge.jobs")
 
@@ -87,7 +87,9 @@ class Ledger:
             if found.done_at is None:
                 self._backlog.add(entry)
             else:
-                entry.state, entry.done_at = ("done" if found.status == 200 else "failed"), found.done_at
+                # A clock that went back would keep the result for longer than was promised.
+                entry.done_at = min(found.done_at, time.time())
+                entry.state = "done" if found.status == 200 else "failed"
                 self._expire_later(entry)
 
     def begin_to_end(self, ends_at: float) -> None:
@@ -167,6 +169,7 @@ class Ledger:
 
         Raises:
             Overloaded: when too much is kept already.
+            StorageFailure: when the request cannot be kept.
             ShuttingDown: when the server is about to end.
         """
         if self._answer is None:
@@ -177,18 +180,14 @@ class Ledger:
         entry = Entry(asked, len(body), result_bytes, about)
         self._check_room(client, entry.nbytes)
         self._entries[entry.asked.id] = entry
+        keeping = asyncio.ensure_future(asyncio.to_thread(self._store.keep, entry.asked, body))
         try:
-            await asyncio.to_thread(self._store.keep, entry.asked, body)
-        except BaseException as error:
+            await asyncio.shield(keeping)
+        except BaseException:
             del self._entries[entry.asked.id]
             entry.state = "cancelled"
             entry.tell()
-            with suppress(HybridgeError):  # what could not be kept need not be there to be removed
-                await asyncio.shield(asyncio.to_thread(self._store.remove, entry.asked))
-            if isinstance(error, OSError):
-                raise Overloaded(
-                    "the spool cannot be written", retry_after_s=self._limits.ttl_s, hint=error.strerror
-                ) from error
+            await asyncio.shield(self._unkeep(entry, keeping))
             raise
         self._backlog.add(entry)
         return entry.asked.id
@@ -210,24 +209,38 @@ class Ledger:
         """
         return self._status(self._find(job_id, client))
 
-    async def result(self, job_id: str, client: str) -> HttpResponse:
+    async def result(self, job_id: str, client: str) -> KeptResult:
         """A job's result: the response that the request would have had at once, be it a failure.
+
+        It must be closed.  A result that was damaged on disk is made again from its request.
 
         Raises:
             UnknownJob: when there is no such job, or it is somebody else's.
-            NotDone: when it is still waiting or running.
+            NotDone: when it is still waiting or running, or is done again.
+            Overloaded: when too many results are being fetched.
         """
         entry = self._find(job_id, client)
         if not entry.is_over:
             raise NotDone(
                 "the job is not done yet", saw=entry.state, hint=f"again later, or /v1/jobs/{job_id}/events"
             )
-        response = entry.unkept
-        if response is None:
-            response = await asyncio.to_thread(self._store.response, entry.asked)
+        try:
+            kept = (
+                await asyncio.to_thread(self._store.result, entry.asked)
+                if entry.unkept is None
+                else kept_result(entry.unkept)
+            )
+        except ResultLost as lost:
+            if self._find(job_id, client).is_over:
+                self._do_again(entry, lost)
+            raise NotDone(
+                "the job is done again, because its result was damaged on disk",
+                saw=lost.saw,
+                hint=f"again later, or /v1/jobs/{job_id}/events",
+            ) from None
         entry.is_due = False
         entry.tell()
-        return response
+        return kept
 
     async def events(self, job_id: str, client: str) -> AsyncIterator[dict[str, Any] | None]:
         """A job's status now and whenever it changes, until it is over or the server; None is a sign of life.
@@ -277,7 +290,7 @@ class Ledger:
         is_here = any(entry.asked.client == client for entry in entries)
         share = 1 - _NEWCOMERS_SHARE if is_here else 1.0
         if len(entries) < self._limits.jobs * share and (
-            sum(entry.nbytes for entry in entries) + nbytes <= self._limits.nbytes * share
+            sum(entry.nbytes for entry in entries) + self._store.stray_bytes + nbytes <= self._limits.nbytes * share
         ):
             return
         ends = [entry.done_at + self._limits.ttl_s for entry in entries if entry.done_at is not None]
@@ -286,6 +299,19 @@ class Ledger:
             retry_after_s=min(ends) - time.time() if ends else self._limits.ttl_s,
             hint="DELETE jobs whose results you have",
         )
+
+    async def _unkeep(self, entry: Entry, keeping: asyncio.Future[None]) -> None:
+        """Removes a request that nobody was told of, once its thread no longer writes."""
+        await asyncio.wait([keeping])
+        with suppress(HybridgeError):  # what could not be kept need not be there to be removed
+            await asyncio.to_thread(self._store.remove, entry.asked)
+
+    def _do_again(self, entry: Entry, lost: ResultLost) -> None:
+        log.warning("the result of a job was lost, and the job is done again: %s", lost)
+        if entry.expiry is not None:
+            entry.expiry.cancel()
+        entry.state, entry.progress, entry.done_at = "waiting", Progress("waiting"), None
+        self._backlog.add(entry)
 
     def _begin(self, entry: Entry) -> None:
         assert self._answer is not None  # noqa: S101 - the backlog is held before there is none any more
@@ -337,11 +363,17 @@ class Ledger:
         loop = asyncio.get_running_loop()
 
         def expire() -> None:
-            forgetting = loop.create_task(self._forget(entry))
+            forgetting = loop.create_task(self._forget_quietly(entry))
             self._forgetting.add(forgetting)  # the loop alone would not keep it alive
             forgetting.add_done_callback(self._forgetting.discard)
 
         entry.expiry = loop.call_later(left_s, expire)
+
+    async def _forget_quietly(self, entry: Entry) -> None:
+        try:
+            await self._forget(entry)
+        except HybridgeError as error:  # nobody asked, and the next process with this spool tries again
+            log_failure(error)
 
     async def _forget(self, entry: Entry) -> None:
         if self._entries.pop(entry.asked.id, None) is None:

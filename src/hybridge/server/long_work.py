@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from ..errors import RequestError
 from .about import UNBUFFERED
@@ -17,7 +19,10 @@ from .endpoints import accepted
 from .ledger import Ledger
 from .preferences import client_of
 from .record import RequestRecord, record_of
-from .spool import Asked
+from .store import Asked, KeptResult
+
+#: Of a result, at a time.
+_PIECE_BYTES = 128 * 1024
 
 #: Checks a request that will be done later: (request, body, record to fill) → bytes that its result takes at most.
 Check = Callable[[Asked, bytes, RequestRecord], Awaitable[int]]
@@ -51,8 +56,7 @@ class LongWork:
 
     async def result(self, request: Request) -> Response:
         """GET /v1/jobs/{job}/result"""
-        response = await self._ledger.result(*_who(request))
-        return Response(response.body, response.status, response.headers)
+        return _Fetched(await self._ledger.result(*_who(request)))
 
     async def cancel(self, request: Request) -> Response:
         """DELETE /v1/jobs/{job}"""
@@ -91,6 +95,25 @@ class LongWork:
             record=record,
         )
         return accepted(self._ledger.status(made, client))
+
+
+class _Fetched(StreamingResponse):
+    """A result in pieces, each read when the one before it has left, so that a slow client holds one in memory."""
+
+    def __init__(self, kept: KeptResult) -> None:
+        headers = {**kept.headers, "content-length": str(kept.nbytes)}
+        super().__init__(self._pieces(), kept.status, headers)
+        self._kept = kept
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        while piece := await run_in_threadpool(self._kept.stream.read, _PIECE_BYTES):
+            yield piece
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._kept.close()
 
 
 def _who(request: Request) -> tuple[str, str]:

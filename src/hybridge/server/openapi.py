@@ -101,9 +101,10 @@ _ERRORS = {
     "429": "The waiting line is full, or too many bytes are coming in; Retry-After says when to come back.",
     "431": "The address and the headers are too large.",
     "500": "The engine failed.",
-    "503": "The server is shutting down or has too many connections, or a model's weights cannot be had.",
+    "503": "The server is shutting down or has too many connections, or a model's weights cannot be had,"
+    " or the disk that keeps long work cannot be written.",
     "504": "The request was not done within its Request-Timeout, or the server's own.",
-    "507": "The device has no room for this request.",
+    "507": "The device has no room for this request, or the disk that keeps long work is full.",
 }
 #: What any address may answer: bytes that are no HTTP, no key, headers too slow or too large, too many connections.
 _ANYWHERE = ("400", "401", "408", "431", "503")

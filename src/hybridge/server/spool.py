@@ -1,136 +1,50 @@
-"""Where accepted requests and their results are kept: in memory, or on disk, where they survive the process.
+"""Accepted requests and their results on disk, where they survive the process.
 
-On disk a job is two files, ``ID.request`` and ``ID.result``, each one line of JSON and then the body as it was
-sent; nothing is pickled, and no key is ever among it.  A file is written under another name, synced and renamed,
-and the folder synced: it is there as a whole or not at all, whenever the power fails.
+A job is two files, ``ID.request`` and ``ID.result``, each one line of JSON and then the body as it was sent.
+Nothing is pickled, and no key is ever among it.  A file is written under another name, synced and renamed, and the
+folder synced: it is there as a whole or not at all, whenever the power fails.
+
+What cannot be read when the server starts (cut short, of another kind, a link) is moved to the folder ``set-aside``
+and never deleted, so that one bad file does not hold up the other jobs.  Fields that this version does not know are
+ignored and stay in the file.
 """
 
 from __future__ import annotations
 
-import json
+import errno
+import logging
+import math
 import os
-import time
-from collections.abc import Iterator, Mapping
+import re
+import stat
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, get_args
 
-from ..errors import HybridgeError
+from ..errors import HybridgeError, Overloaded, StorageFailure, StorageFull
 from ..protocol import HttpResponse, Task
+from .spool_file import Damaged, check_body, open_file, read_body, read_head, write
+from .store import Asked, Found, KeptResult, ResultLost
 
+log = logging.getLogger("hybridge.jobs")
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request that was accepted for later, without its body.
+_SET_ASIDE = "set-aside"
 
-    Attributes:
-        id: Of the job; 128 random bits.
-        client: Who sent it.
-        query: The raw query string.
-        headers: Those that decide what is meant: ``content-type`` and ``accept``.
-        task: What the address says; None where it says nothing.
-        model: The same.
-        made_at: In seconds since 1970.
-        request_id: Of the request, under which its logs have it; unlike ``id`` it opens nothing.
-    """
+#: Names of files that are the spool's.  Whatever else lies in the folder is left alone.
+_OURS = re.compile(r"(?P<id>.*)\.(?P<kind>request|result)(?P<half>\.new)?", re.DOTALL)
 
-    id: str
-    client: str
-    query: str
-    headers: dict[str, str]
-    task: Task | None
-    model: str | None
-    made_at: float = field(default_factory=time.time)
-    request_id: str = ""
+#: What a job's id is made of; the server's own have 22.
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_OWN_ID_LENGTH = 22
 
+#: Results that may be open at one time: each takes an open file until it is sent.
+_MOST_OPEN = 128
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A job that was kept from before, and when its result was written, if it was."""
-
-    asked: Asked
-    body_bytes: int
-    result_bytes: int = 0
-    done_at: float | None = None
-    status: int | None = None
-
-
-class Store(Protocol):
-    """Keeps bodies and results.  Its calls may take as long as a disk does, except :meth:`recover` once.
-
-    All but :meth:`keep` raise HybridgeError where the disk fails, which says nothing of the job: its id opens it.
-
-    Attributes:
-        is_durable: What it keeps survives the process.
-    """
-
-    is_durable: bool
-
-    def keep(self, asked: Asked, body: bytes) -> None:
-        """Takes a request; it is safe once this returns.
-
-        Raises:
-            OSError: when it cannot be kept.
-        """
-        ...
-
-    def body(self, asked: Asked) -> bytes:
-        """The body of a request."""
-        ...
-
-    def finish(self, asked: Asked, response: HttpResponse) -> None:
-        """Takes a result."""
-        ...
-
-    def response(self, asked: Asked) -> HttpResponse:
-        """A result."""
-        ...
-
-    def remove(self, asked: Asked) -> None:
-        """Forgets a request and its result."""
-        ...
-
-    def recover(self) -> list[Found]:
-        """What was kept before this process began, the oldest first."""
-        ...
-
-    def close(self) -> None:
-        """Lets others have it."""
-        ...
-
-
-class Memory:
-    """A store that lasts as long as the process, and touches no disk."""
-
-    is_durable = False
-
-    def __init__(self) -> None:
-        self._bodies: dict[str, bytes] = {}
-        self._responses: dict[str, HttpResponse] = {}
-
-    def keep(self, asked: Asked, body: bytes) -> None:
-        self._bodies[asked.id] = body
-
-    def body(self, asked: Asked) -> bytes:
-        return self._bodies[asked.id]
-
-    def finish(self, asked: Asked, response: HttpResponse) -> None:
-        if asked.id in self._bodies:  # else it was removed meanwhile
-            self._responses[asked.id] = response
-
-    def response(self, asked: Asked) -> HttpResponse:
-        return self._responses[asked.id]
-
-    def remove(self, asked: Asked) -> None:
-        self._bodies.pop(asked.id, None)
-        self._responses.pop(asked.id, None)
-
-    def recover(self) -> list[Found]:
-        return []
-
-    def close(self) -> None:
-        pass
+#: The disk is full, the user's share of it is, or a file may not grow further.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Spool:
@@ -140,13 +54,16 @@ class Spool:
         folder: Made if it is not there; readable by its owner alone.
 
     Raises:
-        HybridgeError: when it cannot be used.
+        HybridgeError: when it cannot be used, or others may write there.
     """
 
     is_durable = True
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._changing = threading.Lock()  # around what must not happen between two steps of another thread
+        self._stray: dict[Path, int] = {}
+        self._open = 0
         try:
             import fcntl
         except ModuleNotFoundError:  # Windows, which cannot sync a folder either
@@ -156,99 +73,285 @@ class Spool:
                 hint="without --spool, or the server in WSL or in a container",
             ) from None
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = (folder / "lock").open("w")
+            _make(folder)
+            _check_owner(folder)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            self._lock: int | None = os.open(folder / "lock", flags, 0o600)
+        except OSError as error:
+            is_link = error.errno == errno.ELOOP
+            why = "its lock is a symbolic link" if is_link else error.strerror
+            raise HybridgeError("the spool cannot be used", saw=f"{why}: {folder}") from None
+        try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
+        except OSError as error:
+            self.close()
+            if not isinstance(error, BlockingIOError):
+                raise HybridgeError("the spool cannot be locked", saw=f"{error.strerror}: {folder}") from None
             raise HybridgeError(
                 "another server uses this spool", saw=str(folder), hint="a folder of its own for each server"
             ) from None
-        except OSError as error:
-            raise HybridgeError("the spool cannot be used", saw=f"{error.strerror}: {folder}") from None
+
+    @property
+    def stray_bytes(self) -> int:
+        return sum(self._stray.values())
 
     def keep(self, asked: Asked, body: bytes) -> None:
-        self._write(self._path(asked.id, "request"), asdict(asked), body)
+        path = self._path(asked.id, "request")
+        with _failing_as("the spool cannot be written", StorageFailure):
+            self._write_half(path, asdict(asked), body)
+            _half(path).replace(path)
+            _sync(self._folder)
 
     def body(self, asked: Asked) -> bytes:
         with _failing_as("the spool cannot be read"):
-            return _read(self._path(asked.id, "request"))[1]
+            return read_body(self._path(asked.id, "request"))
 
     def finish(self, asked: Asked, response: HttpResponse) -> None:
-        with _failing_as("the spool cannot be written"):
-            if self._path(asked.id, "request").exists():  # else it was removed meanwhile
-                about = {"status": response.status, "headers": response.headers}
-                self._write(self._path(asked.id, "result"), about, response.body)
+        path, request = self._path(asked.id, "result"), self._path(asked.id, "request")
+        with _failing_as("the spool cannot be written", StorageFailure):
+            if not request.exists():  # it was removed meanwhile
+                return
+            self._write_half(path, {"status": response.status, "headers": response.headers}, response.body)
+            with self._changing:
+                if not request.exists():
+                    self._drop(_half(path))
+                    return
+                _half(path).replace(path)
+            _sync(self._folder)
 
-    def response(self, asked: Asked) -> HttpResponse:
-        with _failing_as("the spool cannot be read"):
-            about, body = _read(self._path(asked.id, "result"))
-        return HttpResponse(about["status"], about["headers"], body)
+    def result(self, asked: Asked) -> KeptResult:
+        with self._changing:
+            if self._open >= _MOST_OPEN:
+                raise Overloaded(f"{self._open} results are being fetched already", retry_after_s=1)
+            self._open += 1
+        try:
+            return self._result(asked)
+        except BaseException:
+            self._close_one()
+            raise
 
     def remove(self, asked: Asked) -> None:
-        with _failing_as("the spool cannot be written"):
+        with _failing_as("the spool cannot be written", StorageFailure), self._changing:
             for kind in ("request", "result"):  # in this order: a result without a request is dropped by recover()
-                self._path(asked.id, kind).unlink(missing_ok=True)
-            self._sync_folder()
+                if not self._drop(self._path(asked.id, kind)):
+                    raise StorageFailure("a job's files cannot be deleted", hint="whoever runs the server")
+            _sync(self._folder)
 
     def recover(self) -> list[Found]:
-        for half_written in self._folder.glob("*.new"):
-            half_written.unlink()
-        found = []
-        for path in self._folder.glob("*.request"):
-            one = Found(Asked(**_read_head(path)), path.stat().st_size)
-            result = path.with_suffix(".result")
-            if result.exists():
-                about = result.stat()
-                one = replace(
-                    one, result_bytes=about.st_size, done_at=about.st_mtime, status=_read_head(result)["status"]
-                )
-            found.append(one)
-        kept = {one.asked.id for one in found}
-        for result in self._folder.glob("*.result"):
-            if result.stem not in kept:
-                result.unlink()
-        return sorted(found, key=lambda one: one.asked.made_at)
+        with _failing_as("the spool cannot be read"):
+            ours = [match for name in sorted(os.listdir(self._folder)) if (match := _OURS.fullmatch(name))]
+            found: dict[str, Found] = {}
+            aside: set[str] = set()
+            for match in ours:
+                if match["half"]:
+                    self._drop_half(match[0])
+                elif match["kind"] == "request":
+                    try:
+                        found[match["id"]] = _found(match["id"], self._folder / match[0])
+                    except Damaged as why:
+                        aside.add(match["id"])
+                        self._set_aside(match[0], str(why))
+                    except FileNotFoundError:  # somebody tidies up the folder
+                        continue
+            for match in ours:
+                if match["kind"] != "result" or match["half"]:
+                    continue
+                try:
+                    one = _with_result(found.get(match["id"]), self._folder / match[0])
+                    if match["id"] in aside:
+                        raise Damaged("the result of a request that was set aside")
+                except Damaged as why:
+                    self._set_aside(match[0], str(why))
+                    continue
+                except FileNotFoundError:
+                    continue
+                if one is None:
+                    self._drop(self._folder / match[0])
+                else:
+                    found[match["id"]] = one
+        return sorted(found.values(), key=lambda one: one.asked.made_at)
 
     def close(self) -> None:
-        self._lock.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # ------------------------------------------------------------------------------------------ inside
 
     def _path(self, job_id: str, kind: str) -> Path:
         return self._folder / f"{job_id}.{kind}"
 
-    def _write(self, path: Path, about: Mapping[str, Any], body: bytes) -> None:
-        half_written = path.with_suffix(f"{path.suffix}.new")
-        with os.fdopen(os.open(half_written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(json.dumps(about).encode() + b"\n")
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        half_written.replace(path)
-        self._sync_folder()
-
-    def _sync_folder(self) -> None:
-        descriptor = os.open(self._folder, os.O_RDONLY)
+    def _write_half(self, path: Path, about: dict[str, Any], body: bytes) -> None:
+        for stray in list(self._stray):
+            self._drop(stray)
+        half_written = _half(path)
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            write(half_written, about, body)
+        except BaseException:
+            self._drop(half_written)
+            raise
+
+    def _result(self, asked: Asked) -> KeptResult:
+        request = self._path(asked.id, "request")
+        with _failing_as("the spool cannot be read"):
+            try:
+                head, body_bytes, file = open_file(self._path(asked.id, "result"))
+                try:
+                    check_body(head, file)
+                    status, headers = _status(head), _headers(head)
+                except BaseException:
+                    file.close()
+                    raise
+            except (Damaged, FileNotFoundError) as error:
+                if not request.exists():
+                    raise
+                why = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
+                raise ResultLost("a result cannot be read", saw=why) from None
+        return KeptResult(status, headers, body_bytes, file, self._close_one)
+
+    def _close_one(self) -> None:
+        with self._changing:
+            self._open -= 1
+
+    def _drop(self, path: Path) -> bool:
+        """Deletes a file; what cannot be deleted is counted, and tried again with the next write."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            try:
+                self._stray[path] = path.lstat().st_size
+            except OSError:  # not even that is known, so the disk is gone
+                self._stray.pop(path, None)
+            return False
+        self._stray.pop(path, None)
+        return True
+
+    def _drop_half(self, name: str) -> None:
+        """Deletes what a process that was killed had half written; what it cannot have written is set aside."""
+        path = self._folder / name
+        if _ID.fullmatch(name.split(".", 1)[0]) and stat.S_ISREG(path.lstat().st_mode):
+            self._drop(path)
+        else:
+            self._set_aside(name, "not a regular file")
+
+    def _set_aside(self, name: str, why: str) -> None:
+        folder = self._folder / _SET_ASIDE
+        stem = name.split(".", 1)[0]
+        # Of a job's id only the beginning is logged: whoever knows all of it may fetch the result.
+        shown = f"{stem[:4]}…{name[len(stem) :]}" if len(stem) == _OWN_ID_LENGTH else ascii(name[:80])
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if not stat.S_ISDIR(folder.lstat().st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            aim, number = folder / name, 0
+            while os.path.lexists(aim):
+                number += 1
+                aim = folder / f"{name}.{number}"
+            (self._folder / name).rename(aim)
+        except OSError as error:
+            log.warning("%s in the spool is no job (%s), and cannot be set aside: %s", shown, why, error.strerror)
+        else:
+            log.warning("%s in the spool is no job (%s), and was moved to %s", shown, why, folder)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    folder.chmod(0o700)  # whatever the umask is
+    _sync(folder.parent)
+
+
+def _check_owner(folder: Path) -> None:
+    """Refuses a folder in which others could put requests, or swap files while the server runs."""
+    about = folder.stat()
+    mode = stat.S_IMODE(about.st_mode)
+    if about.st_uid not in (os.geteuid(), 0) or mode & 0o022:
+        raise HybridgeError(
+            "others may write in the spool's folder",
+            saw=f"{folder}, mode {mode:04o}, owned by user {about.st_uid}",
+            expected=f"mode 0700, owned by user {os.geteuid()}",
+            hint=f"chmod 700 {folder}, or a new folder inside it, which the server makes",
+        )
+    if mode & 0o055:
+        log.warning(
+            "others may list the spool's folder, and so learn ids of jobs, which open them where there are no keys."
+            " Try: chmod 700 %s",
+            folder,
+        )
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _half(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")
 
 
 @contextmanager
-def _failing_as(what: str) -> Iterator[None]:
+def _failing_as(what: str, kind: type[HybridgeError] = HybridgeError) -> Iterator[None]:
     """Turns an error of the disk into one of ours, without the file's name: the job's id is part of it."""
     try:
         yield
+    except Damaged as error:
+        raise HybridgeError(what, saw=str(error)) from None
     except OSError as error:
-        raise HybridgeError(what, saw=error.strerror) from None
+        if kind is StorageFailure and error.errno in _NO_ROOM:
+            raise StorageFull(
+                what, saw=error.strerror, hint="again later, or without Prefer: respond-async"
+            ) from None
+        raise kind(what, saw=error.strerror) from None
 
 
-def _read(path: Path) -> tuple[dict[str, Any], bytes]:
-    with path.open("rb") as file:
-        return json.loads(file.readline()), file.read()
+def _found(name: str, path: Path) -> Found:
+    """The job of a request's file; fields that this version does not know are not read."""
+    head, about = read_head(path)
+    known = {field.name: head[field.name] for field in fields(Asked) if field.name in head}
+    made_at, headers, task = head.get("made_at"), head.get("headers"), head.get("task")
+    texts = [head.get(field) for field in ("id", "client", "query")]
+    texts += [head.get("request_id", ""), "" if head.get("model") is None else head["model"]]
+    if (
+        not _ID.fullmatch(name)
+        or head.get("id") != name
+        or not all(isinstance(text, str) for text in texts)
+        or not isinstance(made_at, int | float)
+        or not math.isfinite(made_at)
+        or not _are_headers(headers)
+        or task not in (None, *get_args(Task))
+    ):
+        raise Damaged("no request of this server")
+    return Found(Asked(**{"model": None, "task": None, **known}), about.st_size)
 
 
-def _read_head(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        head: dict[str, Any] = json.loads(file.readline())
-    return head
+def _with_result(found: Found | None, path: Path) -> Found | None:
+    head, about = read_head(path)
+    status = _status(head)
+    _headers(head)
+    if found is None:
+        return None
+    return replace(found, result_bytes=about.st_size, done_at=about.st_mtime, status=status)
+
+
+def _status(head: dict[str, Any]) -> int:
+    status = head.get("status")
+    if not isinstance(status, int) or not 100 <= status <= 599:
+        raise Damaged("no result of this server")
+    return status
+
+
+def _headers(head: dict[str, Any]) -> dict[str, str]:
+    headers: dict[str, str] = head.get("headers", {})
+    if not _are_headers(headers):
+        raise Damaged("no result of this server")
+    return headers
+
+
+def _are_headers(headers: object) -> bool:
+    return isinstance(headers, dict) and all(isinstance(value, str) for pair in headers.items() for value in pair)

@@ -1,0 +1,68 @@
+"""A ledger without a server, for tests that decide when a job ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from typing import Any
+
+from hybridge.protocol import HttpResponse
+from hybridge.server.jobs import Progress
+from hybridge.server.ledger import Ledger, LedgerLimits
+from hybridge.server.record import RequestRecord
+from hybridge.server.store import Memory
+
+
+class Scene:
+    """A ledger whose answers a test gives, one by one."""
+
+    def __init__(self, store: Any = None, **limits: float) -> None:
+        self.ended: list[tuple[str, int]] = []
+        tell = [lambda record: self.ended.append((record.request_id, record.status))]
+        self.ledger = Ledger(store or Memory(), LedgerLimits(**limits), tell)  # type: ignore[arg-type]
+        self.asked: list[str] = []
+        self.gates: dict[str, asyncio.Event] = {}
+        self.begun = asyncio.Event()
+
+    async def answer(self, asked: Any, body: bytes, hear: Callable[[Progress], None], _: Any) -> HttpResponse:
+        self.asked.append(asked.query)
+        hear(Progress("running", done=0.5))
+        self.begun.set()
+        await self.gates.setdefault(asked.query, asyncio.Event()).wait()
+        return HttpResponse(200, {"content-type": "text/plain"}, body.upper())
+
+    async def accept(self, query: str = "q", client: str = "address:1", body: bytes = b"body") -> str:
+        return await self.ledger.accept(
+            client=client,
+            query=query,
+            headers={},
+            body=body,
+            task=None,
+            model=None,
+            result_bytes=len(body),
+            record=RequestRecord(query),
+        )
+
+    def let_go(self, query: str = "q") -> None:
+        self.gates.setdefault(query, asyncio.Event()).set()
+
+    async def fetch(self, job: str, client: str = "address:1") -> tuple[int, bytes]:
+        with closing(await self.ledger.result(job, client)) as kept:
+            return kept.status, kept.stream.read()
+
+    async def over(self, job: str, client: str = "address:1") -> str:
+        state = ""
+        async for status in self.ledger.events(job, client):
+            state = state if status is None else status["state"]
+        return state
+
+
+def play(act: Callable[[Scene], Awaitable[None]], **about: Any) -> None:
+    async def whole() -> None:
+        scene = Scene(**about)
+        await scene.ledger.open(scene.answer)
+        await act(scene)
+        await scene.ledger.close()
+
+    asyncio.run(whole())
