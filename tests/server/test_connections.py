@@ -18,7 +18,7 @@ import pytest
 
 from hybridge.errors import HybridgeError
 from hybridge.server.app import create_app
-from hybridge.server.connection import ConnectionLimits
+from hybridge.server.crowd import ConnectionLimits
 from hybridge.server.local import LocalBackend
 from hybridge.server.opening import check_opening
 from hybridge.server.record import RequestRecord
@@ -223,9 +223,24 @@ class TestTooMany:
                 connection.sendall(POST.replace(b"host: x", b"expect: 100-continue"))
                 assert connection.recv(65536).startswith(b"HTTP/1.1 100")  # so the server waits for its body
             with connect(server) as newcomer:
-                status, body = answer_of(newcomer)
-            assert status == 503
-            assert "2 connections are busy" in json.loads(body)["error"]
+                newcomer.sendall(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n")
+                assert_refused(newcomer, 503, "2 connections are busy")
+            for path in ("/health", "/ready", "/metrics"):
+                assert httpx.get(f"{server}{path}").status_code == 200
+            for connection in busy:
+                connection.sendall(bytes(1024))
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+    def test_probes_are_let_in_beside_strangers_who_never_ask(self, engines) -> None:
+        """However many come while every connection has a request."""
+        with serving(engines, Listening(ConnectionLimits(max_connections=2))) as server, ExitStack() as stack:
+            busy = [stack.enter_context(connect(server)) for _ in range(2)]
+            for connection in busy:
+                connection.sendall(POST.replace(b"host: x", b"expect: 100-continue"))
+                assert connection.recv(65536).startswith(b"HTTP/1.1 100")
+            for _ in range(100):
+                stack.enter_context(connect(server))
+            assert httpx.get(f"{server}/health").status_code == 200
             for connection in busy:
                 connection.sendall(bytes(1024))
                 assert connection.recv(65536).startswith(b"HTTP/1.1 200")

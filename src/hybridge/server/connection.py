@@ -1,8 +1,7 @@
 """One connection: uvicorn's HTTP parser with limits on what comes before a body, and JSON for every refusal.
 
-uvicorn bounds neither a head nor the time that it may take, keeps connections that never say anything, and reads
-for ever what is sent after a refusal.  Whoever is silent longest makes room for newcomers, so that any number of
-idle connections leaves the server open to others.
+uvicorn bounds neither a head nor the time that it may take, keeps connections that never say anything, reads
+for ever what is sent after a refusal, and waits for ever for somebody to read an answer.
 
 httptools ends a message at the head when the head asks for an upgrade, whatever its Content-Length says, and would
 read the body as the next request.  Here the upgrade is ignored: the head is parsed once more without it.
@@ -12,57 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from http import HTTPStatus
 
 import httptools
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.server import ServerState
 
 from .. import protocol
+from .crowd import Connections, is_probe
 from .framing import find_fault, head_without_upgrade
 
-#: Seconds in which a client may go on sending after it was refused, or stop reading what it asked for.
-_LINGER_S = 30
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """What a peer may do before there is a request to judge.
-
-    Attributes:
-        max_connections: At one time.
-        max_head_bytes: Of the request line and the headers, and of whatever frames a body in chunks.
-        max_headers: Their number; diffusers' client sends six.
-        head_timeout_s: Seconds from the connection, or the first byte of a later request, to the headers' end.
-    """
-
-    max_connections: int = 4096
-    max_head_bytes: int = 32 * 1024
-    max_headers: int = 100
-    head_timeout_s: float = 10
-
-
-class Connections(ServerState):
-    """uvicorn's state that all connections share, and which of them are without a request, the oldest first."""
-
-    def __init__(self, limits: ConnectionLimits) -> None:
-        super().__init__()
-        self.limits = limits
-        self.idle: dict[Connection, None] = {}
-
-    def make_room(self, newcomer: Connection) -> bool:
-        """Closes the connection that has been idle longest if there are too many; False if none is idle."""
-        if len(self.connections) <= self.limits.max_connections:
-            return True
-        oldest = next((connection for connection in self.idle if connection is not newcomer), None)
-        if oldest is None:
-            return False
-        self.idle.pop(oldest)
-        self.connections.discard(oldest)  # now, because its own farewell comes a turn of the loop later
-        oldest.transport.close()
-        return True
+#: Bytes a second below which a client does not read, or send, but holds a connection: slower than any line on which
+#: somebody would wait for a picture.
+SLOWEST_BYTES_PER_S = 4096
 
 
 class Connection(HttpToolsProtocol):
@@ -83,15 +43,18 @@ class Connection(HttpToolsProtocol):
         self._refusal: tuple[int, str] | None = None
         self._last_words: tuple[int, str] | None = None
         self._answering: RequestResponseCycle | None = None
-        self._be_idle()
+        self._reading: asyncio.TimerHandle | None = None
+        self.server_state.be_idle(self)
         if self.server_state.make_room(self):
             self._arm(self._limits.head_timeout_s)
         else:
-            self._refuse(503, f"{self._limits.max_connections} connections are busy already. Try: again later")
+            self._refuse(503, self._too_many())
+        self._is_beyond_limit = self.server_state.is_over_limit
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
-        self.server_state.idle.pop(self, None)
+        self._stop_watching()
+        self.server_state.forget(self)
         # uvicorn tells the request that was read last, but nobody waits for those that came before it.
         for cycle in (self._answering, *(queued for queued, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
@@ -99,9 +62,8 @@ class Connection(HttpToolsProtocol):
                 cycle.message_event.set()
         super().connection_lost(exc)
 
-    def _be_idle(self) -> None:
-        self.server_state.idle.pop(self, None)
-        self.server_state.idle[self] = None
+    def _too_many(self) -> str:
+        return f"{self._limits.max_connections} connections are busy already. Try: again later"
 
     # ------------------------------------------------------------------------------------------- parsing
 
@@ -185,10 +147,21 @@ class Connection(HttpToolsProtocol):
             return  # it is parsed once more
         if version == "1.0":
             self.expect_100_continue = False  # which HTTP/1.0 does not know
+        self._is_beyond_limit = self._is_beyond_limit and self.server_state.is_over_limit
+        if self._is_beyond_limit and not is_probe(self.url):
+            self._refusal = 503, self._too_many()
+            raise ValueError("too many connections")
+        super().on_headers_complete()
+        if not self.transport.get_write_buffer_size():
+            self._stop_watching()
         self._is_in_head, self._has_progressed = False, True
         self._disarm()
         self.server_state.idle.pop(self, None)
-        super().on_headers_complete()
+        if self._answering is None or self._answering.response_complete:
+            self._answering = self.cycle
+        # Whether the body comes after an answer in place of 100 is the client's choice.
+        if self.expect_100_continue or self._is_beyond_limit:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._has_progressed = True
@@ -201,48 +174,65 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
         if not self._has_request():  # answered before the body had ended
             self._disarm()
-            self._be_idle()
+            self.server_state.be_idle(self)
 
     def _has_request(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
     # ------------------------------------------------------------------------------------------ answering
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
-        self._answering = cycle
-
-        async def closing(scope: Scope, receive: Receive, send: Send) -> None:
-            async def sending(message: Message) -> None:
-                if cycle.waiting_for_100_continue:
-                    # Whether the body comes after an answer in place of 100 is the client's choice.
-                    cycle.keep_alive = False
-                await send(message)
-
-            await app(scope, receive, sending)
-
-        super()._start_asgi_task(cycle, closing if cycle.waiting_for_100_continue else app)  # type: ignore[arg-type]
-
     def on_response_complete(self) -> None:
+        following = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
+        if following is not None:
+            self._answering = following
         if self._last_words is not None and not self.transport.is_closing() and not self._has_request():
             self._refuse(*self._last_words)
-        waiting = self.transport.get_write_buffer_size()
-        if waiting:
-            self.loop.call_later(_LINGER_S, self._check_reader, waiting)
+        self._watch_reader()
         if self.transport.is_closing() or self._has_request():
             return
         if self._is_in_message:
-            self._arm(_LINGER_S)
-        else:
-            self._be_idle()
+            self._arm(self._limits.body_pause_s)
+        self.server_state.be_idle(self)
 
-    def _check_reader(self, before: int) -> None:
-        """Gives up on a client that has not read a byte of its answer since it was looked at last."""
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        # What is left of a complete answer is still watched.
+        if self._has_request():
+            self._stop_watching()
+
+    def _watch_reader(self) -> None:
+        """From now on the client reads what waits for it, or is given up."""
+        self._stop_watching()
+        if self.transport.get_write_buffer_size():
+            self._check_later()
+            self.server_state.be_unread(self)
+
+    def _stop_watching(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+        self.server_state.unread.pop(self, None)
+
+    def _check_later(self) -> None:
+        pause_s = self._limits.body_pause_s
+        left = self.transport.get_write_buffer_size() - int(pause_s * SLOWEST_BYTES_PER_S)
+        self._reading = self.loop.call_later(pause_s, self._check_reader, max(0, left))
+
+    def _check_reader(self, expected: int) -> None:
+        """Gives up on a client that has left more than ``expected`` bytes of its answer unread."""
+        self._reading = None
         waiting = self.transport.get_write_buffer_size()
-        if waiting and waiting == before:
+        if waiting > expected:
             self.transport.abort()
         elif waiting:
-            self.loop.call_later(_LINGER_S, self._check_reader, waiting)
+            self._check_later()
+        else:
+            self._stop_watching()
 
     def send_400_response(self, msg: str) -> None:
         status, message = self._refusal or (400, msg)

@@ -17,7 +17,8 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.server import HANDLED_SIGNALS
 
-from .connection import Connection, ConnectionLimits, Connections
+from .connection import Connection
+from .crowd import ConnectionLimits, Connections
 from .drain import Drain
 
 #: Clients keep connections open between pictures, which take seconds to make.

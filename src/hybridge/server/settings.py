@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ..errors import HybridgeError, RequestError
 from ..units import parse_bytes
-from .connection import ConnectionLimits
+from .crowd import ConnectionLimits
 from .ledger import LedgerLimits
 from .limits import MIB, Limits
 from .queue import LineLimits
@@ -181,6 +181,8 @@ class Settings(BaseSettings):
                 max_connections=self.max_connections,
                 max_head_bytes=self.max_head_kib * 1024,
                 head_timeout_s=self.head_timeout_s,
+                body_pause_s=self.body_pause_s,
+                max_unread_bytes=self.max_inflight_mib * MIB,
             ),
             grace_s=self.grace_s,
             tls_cert=self.tls_cert,
