@@ -71,7 +71,7 @@ class Ticket:
         self._set(
             DeadlinePassed(
                 "the job was not done in time",
-                saw=f"{self.job.timeout_s:g} s since it was sent",
+                saw=f"{self.job.timeout_s:.3g} s since it was read",
                 hint="a longer Request-Timeout, or Prefer: respond-async",
             )
         )

@@ -24,6 +24,7 @@ from ..models import CATALOGUE, ModelSpec
 from ..protocol import DecodeRequest
 from .about import about_job, about_run
 from .backend import Backend, ModelInfo
+from .deadline import Deadline
 from .intake import Intake
 from .jobs import Hear, Job, Result, admit, finish, infer_model
 from .ledger import Ledger
@@ -88,8 +89,8 @@ class Endpoints:
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="hybridge-media")
 
     def close(self) -> None:
-        """Ends the worker threads."""
-        self._workers.shutdown(wait=True)
+        """Ends the worker threads once each has done the file that it is at, which is a matter of seconds."""
+        self._workers.shutdown(wait=True, cancel_futures=True)
 
     # ------------------------------------------------------------------------------------------- work
 
@@ -111,17 +112,18 @@ class Endpoints:
         spec = self._find(named) if named else None
         record = record_of(request.scope)
         record.model, record.task = spec.name if spec else "", task or ""
-        timeout_s = timeout_of(request, self._deadline_s)
-        read = await self._receive(request, task, spec)
+        deadline = Deadline(timeout_of(request, self._deadline_s))
+        with deadline.bound():
+            read = await self._receive(request, task, spec)
         if isinstance(read, Response):
             return read
         job, inferred = read
-        job = replace(job, client=client_of(request), timeout_s=timeout_s)
+        job = replace(job, client=client_of(request), timeout_s=deadline.left_s())
         if isinstance(job.request, DecodeRequest) and job.request.preview:
             loaded = {info.spec.name: info.spec for info in self._backend.info() if info.state == "loaded"}
             record.milliseconds["read"] = 1e3 * (time.perf_counter() - arrived)
             return await answer_with_preview(self._backend, job, loaded, self._in_worker, inferred, record)
-        response = await _while_connected(request, self._respond(job, inferred, arrived, record))
+        response = await _while_connected(request, self._respond(job, inferred, arrived, record, deadline))
         return Response(response.body, response.status, response.headers)
 
     async def _receive(
@@ -134,7 +136,9 @@ class Endpoints:
         record = record_of(request.scope)
         headers = {name: ", ".join(request.headers.getlist(name)) for name in ("content-type", "accept")}
         async with self._intake.body(request) as body:
-            job, inferred = await self._read(_Sent(request.url.query, headers, body, task, spec))
+            sent = _Sent(request.url.query, headers, body, task, spec)
+            reading = self._read(sent)
+            job, inferred = await (reading if _is_quick(sent) else _while_connected(request, reading))
             _note(record, job)
             if not prefers_async(request):
                 return job, inferred
@@ -166,7 +170,7 @@ class Endpoints:
         job, inferred = await self._read(_Sent(asked.query, asked.headers, body, asked.task, spec))
         job = replace(job, client=asked.client, is_patient=True)
         _note(record, job)
-        return await self._respond(job, inferred, arrived, record, hear)
+        return await self._respond(job, inferred, arrived, record, Deadline(None), hear)
 
     async def result_bytes(self, asked: Asked, body: bytes, record: RequestRecord) -> int:
         """What the result of a request that is accepted for later takes at most; its record learns what it is.
@@ -180,12 +184,19 @@ class Endpoints:
         return result_bytes(job)
 
     async def _respond(
-        self, job: Job, inferred: str | None, arrived: float, record: RequestRecord, hear: Hear | None = None
+        self,
+        job: Job,
+        inferred: str | None,
+        arrived: float,
+        record: RequestRecord,
+        deadline: Deadline,
+        hear: Hear | None = None,
     ) -> protocol.HttpResponse:
         read = time.perf_counter()
         result = await self._backend.run(job, hear)
         computed = time.perf_counter()
-        response = await self._write(job, result)
+        with deadline.bound():
+            response = await self._write(job, result)
         stages = {
             "read": 1e3 * (read - arrived),
             **result.milliseconds,
@@ -198,7 +209,7 @@ class Endpoints:
 
     async def _read(self, sent: _Sent) -> tuple[Job, str | None]:
         """The job, and how its model was found if it was not named."""
-        if len(sent.query) <= _SHORT_QUERY and protocol.is_raw_tensor(sent.headers.get("content-type", "")):
+        if _is_quick(sent):
             return self._read_here(sent)
         read: tuple[Job, str | None] = await self._in_worker(self._read_here, sent)
         return read
@@ -270,6 +281,11 @@ class Endpoints:
             expected="one of " + ", ".join(self._served),
             hint=near[0] if near else f"`hybridge serve {name}`" if name in CATALOGUE else None,
         )
+
+
+def _is_quick(sent: _Sent) -> bool:
+    """Whether it is read where it is, on the event loop."""
+    return len(sent.query) <= _SHORT_QUERY and protocol.is_raw_tensor(sent.headers.get("content-type", ""))
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, Answered]) -> Answered:
