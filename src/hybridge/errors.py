@@ -37,6 +37,8 @@ every room may use it; which HTTP status an error becomes is a matter of :mod:`h
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class HybridgeError(Exception):
     """The root.  ``str(error)`` is one paragraph for people; the parts stay available to programs.
@@ -54,6 +56,14 @@ class HybridgeError(Exception):
         self.expected = None if expected is None else str(expected)
         self.hint = hint
         super().__init__(self._sentence())
+
+    def reword(self, change: Callable[[str], str]) -> None:
+        """Passes every part of the text through ``change``."""
+        self.what = change(self.what)
+        self.saw = None if self.saw is None else change(self.saw)
+        self.expected = None if self.expected is None else change(self.expected)
+        self.hint = None if self.hint is None else change(self.hint)
+        self.args = (self._sentence(),)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Errors cross process borders; subclasses need keyword arguments that the default would not pass.

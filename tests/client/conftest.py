@@ -35,7 +35,8 @@ from hybridge.protocol.media import read_picture, write_picture
 #: What one latent pixel becomes on each side.
 FACTOR = 8
 
-MP4 = b"\x00\x00\x00\x18ftypmp42 stands for a video"
+#: Stands for a video: boxes of ISO 14496-12 without frames.
+MP4 = b"\0\0\0\x10ftypmp42\0\0\0\0" + b"\0\0\0\x08moov" + b"\0\0\0\x08mdat"
 
 
 @dataclass

@@ -113,8 +113,8 @@ def test_torch_in_any_layout_and_dtype(client: Client, stub: Any) -> None:
 def test_numpy_of_any_layout_and_bfloat16_answers(client: Client, stub: Any) -> None:
     client.decode(np.asfortranarray(LATENTS).astype(np.float64), output="signed")
     assert stub.seen[-1].request.latents.to_numpy().tolist() == LATENTS.tolist()
-    stub.first.append(write_answer(TensorAnswer(WireTensor("bfloat16", (1, 1), b"\x80\x3f"))))
-    assert client.decode(LATENTS, output="signed").tolist() == [[1.0]]
+    stub.first.append(write_answer(TensorAnswer(WireTensor("bfloat16", (1, 3, 4, 6), b"\x80\x3f" * 72))))
+    assert client.decode(LATENTS, output="signed").tolist() == np.ones((1, 3, 4, 6)).tolist()
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_a_reply_says_how_the_answer_came(stub: Any) -> None:
 
 def test_a_file_is_no_tensor_and_a_broken_one_no_picture(client: Client, stub: Any) -> None:
     stub.first.append(HttpResponse(200, {"content-type": "image/png"}, as_file("PNG")))
-    with pytest.raises(BadAnswer, match="http://h/prefix sent a file"):
+    with pytest.raises(BadAnswer, match="http://h/prefix: the server sent a file"):
         client.decode(LATENTS, output="signed")
     stub.first.append(HttpResponse(200, {"content-type": "image/png"}, as_file("PNG")[:-40]))
     with pytest.raises(BadAnswer, match="cannot be read"):
@@ -349,7 +349,7 @@ def test_an_endpoint_is_used_as_it_is(client: Client, stub: Any) -> None:
 def test_timeouts() -> None:
     def of(**arguments: Any) -> httpx.Timeout:
         with Client("http://h", **arguments) as client:
-            return client._http.timeout
+            return client._timeout
 
     assert of() == httpx.Timeout(300, connect=10, pool=None)
     assert of(timeout=2) == httpx.Timeout(2, connect=2, pool=None)
@@ -361,7 +361,7 @@ def test_the_certificate_store_is_read_only_where_it_is_needed(monkeypatch: pyte
     reads: list[object] = []
     create = ssl.create_default_context
     monkeypatch.setattr("ssl.create_default_context", lambda **options: reads.append(options) or create(**options))
-    monkeypatch.setattr("hybridge.client.transport.getproxies", dict)
+    monkeypatch.setattr("hybridge.client.proxies.getproxies", dict)
     for url, expected in (("http://h", 0), ("https://h", 1)):
         Client(url).close()
         assert len(reads) == expected
@@ -446,11 +446,13 @@ import sys, httpx
 from hybridge.client import Client
 from hybridge.protocol import TensorAnswer, WireTensor, write_answer
 tensor = WireTensor("uint8", (1, 1, 1, 3), b"rgb")
+latents = WireTensor("float32", (1, 1, 1, 1), bytes(4))
 reply = write_answer(TensorAnswer(tensor))
 handle = lambda request: httpx.Response(200, headers=reply.headers, content=reply.body)
 client = Client("http://h", transport=httpx.MockTransport(handle))
-assert client.decode(tensor, output="pixels") == tensor
-assert client.encode(b"\\xff\\xd8\\xff a jpeg", kind="wire") == tensor
+assert client.decode(latents, output="pixels") == tensor
+reply = write_answer(TensorAnswer(latents))
+assert client.encode(b"\\xff\\xd8\\xff a jpeg", kind="wire") == latents
 print(sorted({"torch", "numpy", "PIL", "diffusers"} & set(sys.modules)))
 """
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hybridge.client import AsyncClient, Client, remote_decode
+from hybridge.client import AsyncClient, Client, ServerWarning, remote_decode
 from hybridge.errors import ServerRefused
 from hybridge.protocol import DecodeRequest, WireTensor
 
@@ -29,8 +29,10 @@ def test_a_photograph_there_and_back(server: str, photograph: Path, tmp_path: Pa
         part = whole.crop((0, 0, 100, 64))
     part.save(path)
     with Client(server) as client:
-        latents = client.encode(path, model="sd-v1")
-        assert torch.equal(client.encode(part, model="sd-v1"), latents)
+        with pytest.warns(ServerWarning, match="resized to 96x64"):
+            latents = client.encode(path, model="sd-v1")
+        with pytest.warns(ServerWarning, match="resized to 96x64"):
+            assert torch.equal(client.encode(part, model="sd-v1"), latents)
         assert client.decode(latents, model="sd-v1").size == (96, 64)
 
 

@@ -252,7 +252,7 @@ SMALL = write_picture(WireTensor("uint8", (1, 2, 2, 3), bytes(12)), "png")
 FIRST = write_part(
     "preview", HttpResponse(200, {"content-type": SMALL.media_type, "hybridge-preview": "tiny"}, SMALL.data)
 )
-PIXELS = write_answer(TensorAnswer(WireTensor("uint8", (1, 2, 2, 3), bytes(range(12)))))
+PIXELS = write_answer(TensorAnswer(WireTensor("uint8", (1, 6, 8, 3), bytes(range(144)))))
 
 
 def answering(*responses: HttpResponse) -> httpx.MockTransport:
@@ -277,7 +277,7 @@ def ask(*responses: HttpResponse) -> list[Any]:
 def test_a_picture_that_is_lost_after_the_preview_is_asked_for_again_alone() -> None:
     preview, picture = ask(parted(FIRST), PIXELS)
     assert isinstance(preview, Preview)
-    assert picture.value.flatten().tolist() == list(range(12))
+    assert picture.value.flatten().tolist() == list(range(144))
 
 
 def test_a_connection_that_breaks_after_the_preview(serve: Serve) -> None:

@@ -108,6 +108,6 @@ def test_an_answer_of_another_size(server: str) -> None:
         model = read_models(real.models(), server)[0]
     with (
         Client("http://box", transport=transport) as client,
-        pytest.raises(BadAnswer, match="http://box answered with another tensor"),
+        pytest.raises(BadAnswer, match="http://box: the server answered with another tensor"),
     ):
         hybridge.RemoteVAE(client, model).decode(torch.zeros(1, 4, 2, 2))

@@ -24,7 +24,7 @@ from hybridge.protocol import DecodeRequest, EncodeRequest, HttpResponse, Tensor
 from hybridge.protocol.torch import from_torch, to_torch
 
 LATENTS = np.ones((1, 4, 4, 6), np.float32)
-PIXELS = write_answer(TensorAnswer(WireTensor("uint8", (1, 8, 8, 3), bytes(192))))
+PIXELS = write_answer(TensorAnswer(WireTensor("uint8", (1, 32, 48, 3), bytes(32 * 48 * 3))))
 NEVER = Retry(attempts=1)
 
 Handler = http.server.BaseHTTPRequestHandler
@@ -133,7 +133,7 @@ CUT_SHORT = HttpResponse(200, PIXELS.headers, PIXELS.body[:-1])
 def test_another_server_does_what_one_cannot(broken: Any) -> None:
     with fleet({"a": broken, "b": says(PIXELS)}) as client:
         for _ in range(6):
-            assert client.decode(LATENTS, output="pixels").shape == (1, 8, 8, 3)
+            assert client.decode(LATENTS, output="pixels").shape == (1, 32, 48, 3)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 413, 415])

@@ -153,7 +153,10 @@ def test_an_error_without_an_explanation(body: bytes) -> None:
         ("nan", None),
         ("soon", None),
         ("", None),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("1e12", 86_400.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Wed, 21 Oct 9015 07:28:00 GMT", 86_400.0),
+        ("Sun, 99 Nov 99999 99:99:99 GMT", None),
     ],
 )
 def test_reading_retry_after(header: str, seconds: float | None) -> None:

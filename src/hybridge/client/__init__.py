@@ -13,6 +13,10 @@ theirs comes or goes, keeps no state outside its objects, and never puts a crede
 * ``calls``: arguments, documented and checked once
 * ``steps``: what such a conversation asks of its driver
 * ``flow``, ``preview``: every conversation as a generator that does no I/O
+* ``expected``: how large an answer to a request may be, and what is checked of it
+* ``redact``: texts of servers without credentials
+* ``proxies``, ``trust``: through which proxy, and with which certificates
+* ``network``, ``async_network``: connections that end when the call has to
 * ``transport``, ``client``, ``async_client``: the two drivers, blocking and async
 * ``queue``: calls that overlap with making the next input
 * ``fallback``: a VAE of the caller's own, where no server can

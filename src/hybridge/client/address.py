@@ -73,6 +73,17 @@ class Address:
         """The headers that every call to this address has."""
         return {"authorization": self.authorization} if self.authorization else {}
 
+    def secrets(self) -> list[str]:
+        """What of this address must not be shown, in each form in which it is sent."""
+        found = [value for _, value in self.url.params.multi_items()]
+        if self.authorization is not None:
+            scheme, _, credential = self.authorization.partition(" ")
+            found.append(credential)
+            if scheme == "Basic":
+                user, _, password = base64.b64decode(credential).decode().partition(":")
+                found.append(password or user)
+        return found
+
     def __str__(self) -> str:
         return str(self.url.copy_with(query=None, fragment=None))
 

@@ -10,17 +10,22 @@ import anyio
 import anyio.to_thread
 import httpx
 
+from ..errors import BadAnswer
 from ..protocol import Request
+from .async_network import AsyncNetwork
 from .calls import Calls, decode_request
 from .fallback import Fallback
 from .fleet import Breaker
 from .flow import flows_to
+from .network import network_to
 from .preview import Picture, Preview, preview_flow
+from .proxies import ProxyChoice
 from .queue import AsyncCallQueue, Finished, Order, Recipe
 from .reply import Reply
 from .retry import DEFAULT_RETRY, Retry
 from .steps import Call, Compute, Emit, Flow, More, Opened, Outcome, Progress, Step
-from .transport import ANSWER_TIMEOUT_S, LIMITS, Exchange, is_parted, timeout_of, trust
+from .transport import ANSWER_TIMEOUT_S, Exchange, is_parted, timeout_of
+from .trust import Verify
 
 T = TypeVar("T")
 
@@ -45,18 +50,17 @@ class AsyncClient(Calls):
         retries: Retry = DEFAULT_RETRY,
         breaker: Breaker | None = None,
         fallback: Fallback | None = None,
+        proxy: ProxyChoice = None,
+        verify: Verify = None,
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
-        self._flows = flows_to(base_url, api_key, retries, breaker, timeout_of(timeout).read, fallback)
+        self._flows = flows_to(base_url, api_key, headers, retries, breaker, timeout_of(timeout).read, fallback)
         self._deadline_s = deadline_s
-        self._http = httpx.AsyncClient(
-            headers=headers,
-            timeout=timeout_of(timeout),
-            limits=LIMITS,
-            transport=transport,
-            verify=trust(server.address for server in self._flows.fleet.servers),
-        )
+        self._timeout = timeout_of(timeout)
+        self._headers = dict(headers or {})
+        urls = [server.address.url for server in self._flows.fleet.servers]
+        self._transport = transport or network_to(urls, AsyncNetwork, proxy, verify)
         self._sleep = sleep
 
     async def send(
@@ -136,15 +140,15 @@ class AsyncClient(Calls):
 
     async def models(self) -> list[dict[str, Any]]:
         """As :meth:`Client.models`."""
-        return await self._run(self._flows.models())
+        return await self._run(self._flows.models(self._terms(None, None)))
 
     async def health(self) -> Any:
         """As :meth:`Client.health`."""
-        return await self._run(self._flows.health())
+        return await self._run(self._flows.health(self._terms(None, None)))
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self._http.aclose()
+        await self._transport.aclose()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -195,24 +199,25 @@ class AsyncClient(Calls):
     async def _open(self, call: Call, opened: contextlib.AsyncExitStack) -> tuple[Outcome, AsyncIterator[bytes]]:
         if call.wait_s:
             await self._sleep(call.wait_s)
-        exchange = Exchange(call, self._http.timeout)
+        exchange = Exchange(call, self._timeout, self._headers)
         try:
-            response = await opened.enter_async_context(
-                self._http.stream(
-                    call.method,
-                    call.url,
-                    headers=exchange.headers,
-                    content=exchange.async_body(),
-                    timeout=exchange.timeout,
-                )
-            )
+            response = await self._transport.handle_async_request(exchange.request(is_async=True))
+            opened.push_async_callback(response.aclose)
+            exchange.begin(response)
             if call.is_parted and is_parted(response):
-                return Opened(dict(response.headers)), response.aiter_bytes()
-            async for part in response.aiter_bytes():
-                exchange.take(response, part)
-        except httpx.RequestError as error:
+                return Opened(dict(response.headers)), _in_time(response, exchange)
+            async for part in cast(httpx.AsyncByteStream, response.stream):
+                if not exchange.take(part):
+                    break
+        except (httpx.RequestError, BadAnswer) as error:
             return error, _nothing()
-        return exchange.arrived(response), _nothing()
+        return exchange.arrived(), _nothing()
+
+
+async def _in_time(response: httpx.Response, exchange: Exchange) -> AsyncIterator[bytes]:
+    async for part in cast(httpx.AsyncByteStream, response.stream):
+        yield part
+        exchange.check_time()
 
 
 async def _nothing() -> AsyncIterator[bytes]:

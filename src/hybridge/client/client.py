@@ -9,17 +9,21 @@ from typing import Any, TypeVar, cast
 
 import httpx
 
+from ..errors import BadAnswer
 from ..protocol import Request
 from .calls import Calls, decode_request
 from .fallback import Fallback
 from .fleet import Breaker
 from .flow import flows_to
+from .network import Network, network_to
 from .preview import Picture, Preview, preview_flow
+from .proxies import ProxyChoice
 from .queue import CallQueue, Finished, Order, Recipe
 from .reply import Reply
 from .retry import DEFAULT_RETRY, Retry
 from .steps import Call, Compute, Emit, Flow, More, Opened, Outcome, Progress, Step
-from .transport import ANSWER_TIMEOUT_S, LIMITS, Exchange, is_parted, timeout_of, trust
+from .transport import ANSWER_TIMEOUT_S, Exchange, is_parted, timeout_of
+from .trust import Verify
 
 T = TypeVar("T")
 
@@ -34,8 +38,8 @@ class Client(Calls):
 
     Args:
         base_url: ``http://user:token@host:port/prefix?key=…``; what there is of user, prefix and query goes with
-            every call.  No error shows them, but httpx logs a query (at level INFO).  A list of them is a fleet:
-            calls go to each in proportion to how fast it answers, and to another where one fails.
+            every call.  No error and no log shows them.  A list of them is a fleet: calls go to each in proportion
+            to how fast it answers, and to another where one fails.
         api_key: Sent as ``Authorization: Bearer``, to all of them.
         headers: More headers for every call.
         timeout: Seconds to wait for an answer (connecting never takes more than 10), None to wait for ever, or
@@ -45,6 +49,10 @@ class Client(Calls):
         breaker: When a server of several is left alone.
         fallback: A diffusers VAE, or a function from Request to Answer, that works where no server can; without
             one the error is raised.
+        proxy: None: the environment's, for public addresses.  True: for those of the local network, too.  False:
+            none.  A URL: this one.  This machine is never called through a proxy.
+        verify: A file or folder of certificates that are trusted instead of the public ones, an ssl.SSLContext, or
+            False to trust whoever answers.  None: the environment's HYBRIDGE_CA, SSL_CERT_FILE or SSL_CERT_DIR.
         transport: Takes the place of the network, for tests.
         sleep: Waits between attempts.
 
@@ -63,18 +71,17 @@ class Client(Calls):
         retries: Retry = DEFAULT_RETRY,
         breaker: Breaker | None = None,
         fallback: Fallback | None = None,
+        proxy: ProxyChoice = None,
+        verify: Verify = None,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._flows = flows_to(base_url, api_key, retries, breaker, timeout_of(timeout).read, fallback)
+        self._flows = flows_to(base_url, api_key, headers, retries, breaker, timeout_of(timeout).read, fallback)
         self._deadline_s = deadline_s
-        self._http = httpx.Client(
-            headers=headers,
-            timeout=timeout_of(timeout),
-            limits=LIMITS,
-            transport=transport,
-            verify=trust(server.address for server in self._flows.fleet.servers),
-        )
+        self._timeout = timeout_of(timeout)
+        self._headers = dict(headers or {})
+        urls = [server.address.url for server in self._flows.fleet.servers]
+        self._transport = transport or network_to(urls, Network, proxy, verify)
         self._sleep = sleep
 
     def send(
@@ -179,15 +186,15 @@ class Client(Calls):
 
     def models(self) -> list[dict[str, Any]]:
         """What the server serves; of several, one that answers."""
-        return self._run(self._flows.models())
+        return self._run(self._flows.models(self._terms(None, None)))
 
     def health(self) -> Any:
         """What the server says of its health, as JSON or text; raises where it cannot be asked."""
-        return self._run(self._flows.health())
+        return self._run(self._flows.health(self._terms(None, None)))
 
     def close(self) -> None:
         """Closes the connections."""
-        self._http.close()
+        self._transport.close()
 
     def __enter__(self) -> Client:
         return self
@@ -239,21 +246,22 @@ class Client(Calls):
         """What came of a call, and what is still to come; ``opened`` closes the response."""
         if call.wait_s:
             self._sleep(call.wait_s)
-        exchange = Exchange(call, self._http.timeout)
+        exchange = Exchange(call, self._timeout, self._headers)
         try:
-            response = opened.enter_context(
-                self._http.stream(
-                    call.method,
-                    call.url,
-                    headers=exchange.headers,
-                    content=exchange.body(),
-                    timeout=exchange.timeout,
-                )
-            )
+            response = self._transport.handle_request(exchange.request())
+            opened.callback(response.close)
+            exchange.begin(response)
             if call.is_parted and is_parted(response):
-                return Opened(dict(response.headers)), response.iter_bytes()
-            for part in response.iter_bytes():
-                exchange.take(response, part)
-        except httpx.RequestError as error:
+                return Opened(dict(response.headers)), _in_time(response, exchange)
+            for part in cast(httpx.SyncByteStream, response.stream):
+                if not exchange.take(part):
+                    break
+        except (httpx.RequestError, BadAnswer) as error:
             return error, iter(())
-        return exchange.arrived(response), iter(())
+        return exchange.arrived(), iter(())
+
+
+def _in_time(response: httpx.Response, exchange: Exchange) -> Iterator[bytes]:
+    for part in cast(httpx.SyncByteStream, response.stream):
+        yield part
+        exchange.check_time()

@@ -17,6 +17,9 @@ from .address import Address
 #: How much the latest answer counts in the running mean of a server's speed.
 _SMOOTHING = 0.3
 
+#: No server is left alone for longer, whatever it asked for: nobody would find out that it is well again.
+_LONGEST_REST_S = 600.0
+
 #: No answer is faster, so that a weight stays a number.
 _SHORTEST_S = 1e-3
 
@@ -126,7 +129,7 @@ class Fleet:
                     rest_s = max(rest_s, self._breaker.pause_s)
             else:
                 server.failures = 0
-            server.rests_until = self.clock() + rest_s if rest_s else 0.0
+            server.rests_until = self.clock() + min(rest_s, _LONGEST_REST_S) if rest_s else 0.0
 
     def released(self, server: Server) -> None:
         """The call was given up; nothing was learnt."""

@@ -11,25 +11,30 @@ import dataclasses
 import json
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
 
-from ..errors import BadAnswer, ClientError, RequestError, ServerTimeout
+from ..errors import BadAnswer, ClientError, RequestError, ServerRefused, ServerTimeout
 from ..protocol import DecodeRequest, EncodeRequest, HttpResponse, Request, read_answer, write_request
 from . import blame
 from .address import Address
+from .expected import MOST_DOCUMENT_BYTES, check, most_bytes
 from .fallback import Fallback, local_of
 from .fleet import Breaker, Fleet, Server
+from .redact import Redactor
 from .reply import Reply, ServerWarning, timings_ms
 from .retry import Retry, another_may
 from .steps import Arrived, Build, Call, Compute, Flow, Local, Opened, Outcome, Terms, Until
 from .values import Kind, from_wire, pictures_of
 
 T = TypeVar("T")
+
+#: Headers of a caller's that hold no credential.
+_OPEN_HEADERS = frozenset({"accept", "accept-language", "content-type", "user-agent"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +46,14 @@ class Flows:
         retries: When to try again.
         patience_s: How long the driver waits for an answer, which servers are told; None for ever.
         fallback: Decodes and encodes where no server can.
+        redact: Takes out of texts what must not be shown.
     """
 
     fleet: Fleet
     retries: Retry
     patience_s: float | None = None
     fallback: Local | None = None
+    redact: Redactor = field(default_factory=lambda: Redactor(()))
 
     @property
     def address(self) -> Address:
@@ -54,24 +61,22 @@ class Flows:
         return self.fleet.servers[0].address
 
     def decode(self, request: DecodeRequest, model: str | None, kind: Kind, terms: Terms) -> Flow[Any]:
-        until = self.begin(terms)
-        if request.output == "picture":
-            # A picture answer holds one picture.  Several small files are sent faster than one large tensor.
-            pictures = []
-            for part in pictures_of(request):
-                reply = yield from self.answer(dataclasses.replace(request, latents=part), model, until)
-                pictures.append(reply.picture())
-            return pictures if len(pictures) > 1 else pictures[0]
-        reply = yield from self.answer(request, model, until)
-        return reply.file() if request.output == "video" else from_wire(reply.tensor(), kind)
+        until, convert = self.begin(terms), converter(request, kind)
+        if request.output != "picture":
+            return (yield from self.answer(request, model, until, convert))
+        # A picture answer holds one picture.  Several small files are sent faster than one large tensor.
+        pictures = []
+        for part in pictures_of(request):
+            single = dataclasses.replace(request, latents=part)
+            pictures.append((yield from self.answer(single, model, until, convert)))
+        return pictures if len(pictures) > 1 else pictures[0]
 
     def encode(self, request: EncodeRequest, model: str | None, kind: Kind, terms: Terms) -> Flow[Any]:
-        reply = yield from self.answer(request, model, self.begin(terms))
-        return from_wire(reply.tensor(), kind)
+        return (yield from self.answer(request, model, self.begin(terms), converter(request, kind)))
 
     def send(self, request: Request, model: str | None, endpoint: str | None, terms: Terms) -> Flow[Reply]:
         if endpoint is None:
-            return (yield from self.answer(request, model, self.begin(terms)))
+            return (yield from self.answer(request, model, self.begin(terms), _itself))
         if model is not None:
             raise RequestError("two destinations", saw="model and endpoint", expected="one of them")
         target = self._at(endpoint)
@@ -82,9 +87,9 @@ class Flows:
 
         # The server's own retries, but nobody else's help: the caller named this endpoint.
         only = dataclasses.replace(self, fleet=Fleet([target], clock=self.fleet.clock), fallback=None)
-        return _with_remark((yield from only.exchange(there, _reader(request), self.begin(terms))))
+        return self._noted((yield from only.exchange(there, _reader(request, _itself), self.begin(terms))))
 
-    def models(self) -> Flow[list[dict[str, Any]]]:
+    def models(self, terms: Terms) -> Flow[list[dict[str, Any]]]:
         def read(arrived: Arrived, address: Address) -> list[dict[str, Any]]:
             document = _read_document(arrived, address)
             models = document.get("models") if isinstance(document, dict) else None
@@ -94,10 +99,10 @@ class Flows:
                 raise BadAnswer("this did not list its models", saw=saw, expected="them under `models`")
             return models
 
-        return (yield from self.exchange(_getter("/v1/models"), read, self.begin(Terms())))
+        return (yield from self.exchange(_getter("/v1/models"), read, self.begin(terms)))
 
-    def health(self) -> Flow[Any]:
-        return (yield from self.exchange(_getter("/health"), _read_document, self.begin(Terms())))
+    def health(self, terms: Terms) -> Flow[Any]:
+        return (yield from self.exchange(_getter("/health"), _read_document, self.begin(terms)))
 
     # ------------------------------------------------------------------------------------------- parts
 
@@ -105,19 +110,23 @@ class Flows:
         """Starts the clock of a call."""
         return Until(terms, None if terms.deadline_s is None else self.fleet.clock() + terms.deadline_s)
 
-    def answer(self, request: Request, model: str | None, until: Until) -> Flow[Reply]:
-        """One request, answered by a server or, where none can, by the fallback."""
+    def answer(self, request: Request, model: str | None, until: Until, convert: Callable[[Reply], T]) -> Flow[T]:
+        """One request, answered by a server or, where none can, by the fallback.
+
+        What ``convert`` cannot read is the server's failure, after which another one is asked.
+        """
         fallback = self.fallback
         if fallback is not None and not self.fleet.has_hope():
-            return (yield from self._compute(fallback, request, "no server has answered for a while"))
+            reason = "no server has answered for a while"
+            return convert((yield from self._compute(fallback, request, reason)))
         post = self.post(request, path_of(request, model), until.terms)
         try:
-            return _with_remark((yield from self.exchange(post, _reader(request), until)))
+            return self._noted((yield from self.exchange(post, _reader(request, convert), until)))
         except ClientError as error:
             if fallback is None or not another_may(error, getattr(error, "status", None)):
                 raise
             reason = str(error)
-        return (yield from self._compute(fallback, request, reason))
+        return convert((yield from self._compute(fallback, request, reason)))
 
     def exchange(self, build: Build, read: Callable[[Arrived, Address], T], until: Until) -> Flow[T]:
         """What ``read`` makes of the first good response, of as many attempts as the policy allows.
@@ -134,16 +143,21 @@ class Flows:
             outcome = yield from self._attempt(server, build, until, wait_s)
             if isinstance(outcome, httpx.RequestError):
                 error = blame.loss(outcome, server.address)
+            elif isinstance(outcome, BadAnswer):
+                error = blame.named(outcome, server.address)
             else:
                 status = outcome.status
                 try:
                     value = _accepted(outcome, read, server.address)
                 except ClientError as refused:
                     error = refused
+                except BaseException:  # no fault of the server's: torch is not installed
+                    self.fleet.released(server)
+                    raise
                 else:
                     self.fleet.answered(server, outcome.seconds, _queue_s(outcome))
                     return value
-            self.fleet.failed(server, error)
+            self.fleet.failed(server, self.blamed(error))
             failed.append(server)
             wait_s = 0.0
             if another_may(error, status) and self.fleet.can_spare(failed) and self._has_time(until, 0.0):
@@ -157,7 +171,7 @@ class Flows:
 
     def _attempt(
         self, server: Server, build: Build, until: Until, wait_s: float
-    ) -> Flow[Arrived | httpx.RequestError]:
+    ) -> Flow[Arrived | httpx.RequestError | BadAnswer]:
         """One call to a server, which gets its place back if nobody waits for what comes of it."""
         try:
             left_s = None if until.ends_at is None else until.ends_at - self.fleet.clock() - wait_s
@@ -171,7 +185,7 @@ class Flows:
 
     def post(self, request: Request, path: str, terms: Terms, *, is_parted: bool = False) -> Build:
         """The call that sends a request to whichever server it will be."""
-        message = write_request(request)
+        message, most = write_request(request), most_bytes(request)
 
         def build(address: Address, left_s: float | None) -> Call:
             headers = {**message.headers, **address.headers()}
@@ -187,9 +201,24 @@ class Flows:
                 timeout_s=left_s,
                 progress=terms.progress,
                 is_parted=is_parted,
+                most_bytes=most,
             )
 
         return build
+
+    def _noted(self, read: tuple[T, Reply]) -> T:
+        """What was read of a reply, once the server's remark has been passed on."""
+        value, reply = read
+        if reply.warning is not None:
+            warn_caller(f"{reply.server}: {self.redact(reply.warning)}")
+        return value
+
+    def blamed(self, error: ClientError) -> ClientError:
+        """The error with texts that may be shown."""
+        error.reword(self.redact)
+        if isinstance(error, ServerRefused) and error.code is not None:
+            error.code = self.redact(error.code)
+        return error
 
     def _at(self, endpoint: str) -> Address:
         """The endpoint's address, with the credentials of the server that it is on."""
@@ -209,6 +238,7 @@ class Flows:
 def flows_to(
     servers: str | Sequence[str],
     api_key: str | None,
+    headers: Mapping[str, str] | None,
     retries: Retry,
     breaker: Breaker | None,
     patience_s: float | None,
@@ -222,7 +252,28 @@ def flows_to(
     # An empty list is refused as an empty address is.
     urls = [servers] if isinstance(servers, str) else list(servers) or [""]
     fleet = Fleet([Address.parse(url, api_key) for url in urls], breaker=breaker)
-    return Flows(fleet, retries, patience_s, None if fallback is None else local_of(fallback))
+    secrets = [secret for server in fleet.servers for secret in server.address.secrets()]
+    secrets += [secret for name, value in (headers or {}).items() for secret in _secrets_of(name, value)]
+    local = None if fallback is None else local_of(fallback)
+    return Flows(fleet, retries, patience_s, local, Redactor(secrets))
+
+
+def _secrets_of(name: str, value: str) -> list[str]:
+    """What of a header of the caller's own may be a credential: all of it, and what follows ``Bearer``."""
+    return [] if str(name).lower() in _OPEN_HEADERS else [str(value), *str(value).split()[1:]]
+
+
+def converter(request: Request, kind: Kind) -> Callable[[Reply], Any]:
+    """What a call gives for a reply: a picture, the bytes of a video, or a tensor of ``kind``."""
+    if isinstance(request, DecodeRequest) and request.output == "picture":
+        return Reply.picture
+    if isinstance(request, DecodeRequest) and request.output == "video":
+        return Reply.file
+    return lambda reply: from_wire(reply.tensor(), kind)
+
+
+def _itself(reply: Reply) -> Reply:
+    return reply
 
 
 def path_of(request: Request, model: str | None) -> str:
@@ -246,33 +297,30 @@ def _accepted(arrived: Arrived, read: Callable[[Arrived, Address], T], address: 
         raise blame.named(error, address) from None
 
 
-def _reader(request: Request) -> Callable[[Arrived, Address], Reply]:
+def _reader(request: Request, convert: Callable[[Reply], T]) -> Callable[[Arrived, Address], tuple[T, Reply]]:
     data = request.latents.data if isinstance(request, DecodeRequest) else request.image.data
     bytes_up = memoryview(data).nbytes
 
-    def read(arrived: Arrived, address: Address) -> Reply:
-        return Reply(
-            read_answer(_plain(arrived)),
+    def read(arrived: Arrived, address: Address) -> tuple[T, Reply]:
+        answer = read_answer(_plain(arrived))
+        check(request, answer)
+        reply = Reply(
+            answer,
             headers=arrived.headers,
             server=str(address),
             bytes_up=bytes_up,
             bytes_down=len(arrived.body),
             seconds=arrived.seconds or 0.0,
         )
+        return convert(reply), reply
 
     return read
 
 
-def _with_remark(reply: Reply) -> Reply:
-    """The reply, once the server's remark has been passed on."""
-    if reply.warning is not None:
-        warn_caller(f"{reply.server}: {reply.warning}")
-    return reply
-
-
 def _getter(path: str) -> Build:
-    def build(address: Address, _: float | None) -> Call:
-        return Call("GET", address.resolve(path), {"accept": "application/json", **address.headers()})
+    def build(address: Address, left_s: float | None) -> Call:
+        headers = {"accept": "application/json", **address.headers()}
+        return Call("GET", address.resolve(path), headers, timeout_s=left_s, most_bytes=MOST_DOCUMENT_BYTES)
 
     return build
 

@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from ..errors import BadAnswer
+from ..errors import BadAnswer, ClientError
 from ..protocol import DecodeRequest, HttpResponse, PartsReader, read_answer
 from . import blame
 from .address import Address
-from .flow import Flows, path_of
+from .expected import check, most_bytes
+from .flow import Flows, converter, path_of
 from .reply import Reply
 from .steps import Arrived, Emit, Flow, More, Terms
-from .values import Kind, from_wire
+from .values import Kind
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+#: Far more than any server sends of one picture.
+_MOST_PARTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ def preview_flow(flows: Flows, request: DecodeRequest, model: str | None, kind: 
 
     Where the connection is lost after the preview, the picture is asked for again, alone.
     """
-    until = flows.begin(terms)
+    until, convert = flows.begin(terms), converter(request, kind)
     source: list[Address] = []
 
     def opened(arrived: Arrived, address: Address) -> None:
@@ -59,38 +63,36 @@ def preview_flow(flows: Flows, request: DecodeRequest, model: str | None, kind: 
             )
 
     yield from flows.exchange(flows.post(request, path_of(request, model), terms, is_parted=True), opened, until)
-    address, reader, has_picture = source[-1], PartsReader(), False
+    address, reader, has_picture = source[-1], PartsReader(most_bytes(request)), False
+    count = 0
     while True:  # to the end of the response, so that its connection can be used again
         data = yield More()
+        if isinstance(data, httpx.TimeoutException):
+            raise flows.blamed(blame.loss(data, address))
         if isinstance(data, httpx.RequestError) or not data:
             break
         try:
-            parts = reader.feed(data)
+            for part in reader.feed(data):
+                count += 1
+                if count > _MOST_PARTS:
+                    raise BadAnswer("the answer has no end", saw=f"{count} parts", expected="a preview, a picture")
+                reply = _reply(part, address)
+                if part.headers.get("hybridge-part") == "preview":
+                    yield Emit(Preview(reply.picture(), flows.redact(part.headers.get("hybridge-preview", ""))))
+                else:
+                    check(request, reply.answer)
+                    yield Emit(Picture(convert(reply)))
+                    has_picture = True
         except BadAnswer as error:
-            raise blame.named(error, address) from None
-        for part in parts:
-            reply = _reply(part, address)
-            if part.headers.get("hybridge-part") == "preview":
-                yield Emit(Preview(reply.picture(), part.headers.get("hybridge-preview", "")))
-            else:
-                yield Emit(Picture(_value(reply, request, kind)))
-                has_picture = True
+            raise flows.blamed(blame.named(error, address)) from None
+        except ClientError as error:
+            raise flows.blamed(error) from None
     if not has_picture:
-        reply = yield from flows.answer(dataclasses.replace(request, preview=False), model, until)
-        yield Emit(Picture(_value(reply, request, kind)))
+        alone = dataclasses.replace(request, preview=False)
+        yield Emit(Picture((yield from flows.answer(alone, model, until, convert))))
 
 
 def _reply(part: HttpResponse, address: Address) -> Reply:
     if part.status != httpx.codes.OK:
         raise blame.refusal(part, None, address)
-    try:
-        answer = read_answer(part)
-    except BadAnswer as error:
-        raise blame.named(error, address) from None
-    return Reply(answer, part.headers, str(address), 0, len(part.body), 0.0)
-
-
-def _value(reply: Reply, request: DecodeRequest, kind: Kind) -> Any:
-    if request.output == "picture":
-        return reply.picture()
-    return reply.file() if request.output == "video" else from_wire(reply.tensor(), kind)
+    return Reply(read_answer(part), part.headers, str(address), 0, len(part.body), 0.0)

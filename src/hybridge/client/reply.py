@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import BadAnswer
 from ..protocol import Answer, FileAnswer, WireTensor
+
+#: Milliseconds as servers write them; nobody waits for a thousand million.
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?")
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -90,7 +94,16 @@ class Reply:
         try:
             picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
             picture.load()
-        except (OSError, SyntaxError, ValueError) as error:
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise BadAnswer(
+                f"{self.server} sent a picture that Pillow takes for a decompression bomb",
+                saw=f"{len(data)} bytes",
+                expected=f"at most {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels",
+                hint='output="pixels", which no library limits',
+            ) from None
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow raises a dozen kinds on broken files, struct.error among them
             raise BadAnswer(
                 f"{self.server} sent a picture that cannot be read",
                 saw=f"{len(data)} bytes, {type(error).__name__}: {error}",
@@ -106,6 +119,6 @@ def timings_ms(headers: Mapping[str, str]) -> dict[str, float]:
         name, *details = (part.strip() for part in entry.split(";"))
         for detail in details:
             key, _, value = detail.partition("=")
-            if key == "dur" and value.replace(".", "", 1).isdecimal():
+            if key == "dur" and _NUMBER.fullmatch(value):
                 timings[name] = float(value)
     return timings

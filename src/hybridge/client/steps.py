@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import httpx
 
+from ..errors import BadAnswer
 from ..protocol import Answer, Request
 from .address import Address
 
@@ -26,8 +27,8 @@ class Call:
     """One HTTP exchange to make, after waiting ``wait_s`` seconds.
 
     With ``timeout_s`` the whole response has to be there within so many seconds; without, the driver's own timeout
-    holds.  With ``is_parted`` a multipart response is not read: the flow is sent :class:`Opened` and asks for
-    :class:`More`.
+    holds.  A response that is larger than ``most_bytes`` is not read.  With ``is_parted`` a multipart response is
+    not read either: the flow is sent :class:`Opened` and asks for :class:`More`.
     """
 
     method: str
@@ -38,6 +39,7 @@ class Call:
     timeout_s: float | None = None
     progress: Progress | None = field(default=None, repr=False)
     is_parted: bool = False
+    most_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,8 @@ class Compute:
 
 Step = Call | Compute | More | Emit
 
-#: What came of a call: a response, its beginning, or why there is none.
-Outcome = Arrived | Opened | httpx.RequestError
+#: What came of a call: a response, its beginning, why there is none, or why it was not read.
+Outcome = Arrived | Opened | httpx.RequestError | BadAnswer
 
 Flow = Generator[Step, Any, T]
 

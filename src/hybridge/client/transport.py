@@ -1,15 +1,14 @@
-"""What the blocking and the async driver share of HTTP: timeouts, trust, and bodies that report their progress."""
+"""What the blocking and the async driver share of HTTP: timeouts, and bodies that are bounded and reported."""
 
 from __future__ import annotations
 
-import ssl
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
-from urllib.request import getproxies
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 import httpx
 
-from .address import Address
+from .. import __version__
+from ..errors import BadAnswer, ClientError
 from .steps import Arrived, Call
 
 #: Long enough for a large video on a slow machine; SD.Next waits as long.
@@ -18,11 +17,14 @@ ANSWER_TIMEOUT_S = 300.0
 #: A machine that is up says so within seconds, however busy it is.
 CONNECT_TIMEOUT_S = 10.0
 
-#: httpx drops an idle connection after 5 s, less than it takes to make the next latents.
-LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=60.0)
+#: Of an error's body; ours take a few hundred bytes, and of a web page nobody reads more.
+_MOST_ERROR_BYTES = 1 << 16
 
 #: Between two reports of an upload: a hundredth of a large tensor, and more than a packet.
 _REPORT_BYTES = 1 << 18
+
+#: What goes with every call.  Compression would let a few bytes become gigabytes, and saves nothing on noise.
+_HEADERS = {"accept": "*/*", "accept-encoding": "identity", "user-agent": f"hybridge/{__version__}"}
 
 
 def timeout_of(timeout: float | httpx.Timeout | None) -> httpx.Timeout:
@@ -34,69 +36,110 @@ def timeout_of(timeout: float | httpx.Timeout | None) -> httpx.Timeout:
     return httpx.Timeout(timeout, connect=connect_s, pool=None)
 
 
-def trust(addresses: Iterable[Address]) -> ssl.SSLContext | bool:
-    """What to verify certificates with."""
-    # Reading the certificate store takes 35 ms, a tenth of a decode, and remote_decode would do it for every call.
-    # Plain HTTP without a proxy has no use for it; a context without roots trusts nobody, should one arise.
-    needs_store = any(address.url.scheme == "https" for address in addresses) or bool(getproxies())
-    return True if needs_store else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
 class Exchange:
-    """One call on its way: what goes up, what has come down, and whether there is time left.
+    """One call on its way: what goes up, what has come down, and whether there is time and room left.
 
     Args:
         call: The call.
         timeout: The driver's own, which ``call.timeout_s`` shortens.
+        headers: The caller's own, for every call.
     """
 
-    def __init__(self, call: Call, timeout: httpx.Timeout) -> None:
+    def __init__(self, call: Call, timeout: httpx.Timeout, headers: Mapping[str, str]) -> None:
         self._call = call
+        self._own_headers = headers
         self._started = time.perf_counter()
         self._parts: list[bytes] = []
         self._received = 0
-        self.timeout = timeout
+        self._response = httpx.Response(500)
+        self.ends_at = None if call.timeout_s is None else time.monotonic() + call.timeout_s
+        self._timeout = timeout
         if call.timeout_s is not None:
-            self.timeout = httpx.Timeout(
+            self._timeout = httpx.Timeout(
                 **{name: _least(own, call.timeout_s) for name, own in timeout.as_dict().items()}
             )
-        self.headers = {**call.headers}
-        if call.body:
-            self.headers["content-length"] = str(len(call.body))
 
-    def body(self) -> bytes | Iterator[bytes]:
-        """The body for a blocking call."""
-        return self._call.body if self._call.progress is None else self._reported()
-
-    def async_body(self) -> bytes | AsyncIterator[bytes]:
-        """The body for an async call."""
-        return self._call.body if self._call.progress is None else _awaited(self._reported())
-
-    def take(self, response: httpx.Response, part: bytes) -> None:
-        """Keeps a part of the response's body.
+    def request(self, *, is_async: bool = False) -> httpx.Request:
+        """What is sent.
 
         Raises:
-            httpx.ReadTimeout: when the call has taken too long; httpx itself only looks at single reads.
+            ClientError: for headers that cannot be.
         """
-        self._parts.append(part)
-        self._received += len(part)
-        if self._call.progress is not None:
-            declared = response.headers.get("content-length", "")
-            is_plain = declared.isdecimal() and "content-encoding" not in response.headers
-            self._call.progress("down", self._received, int(declared) if is_plain else None)
-        if self._call.timeout_s is not None and time.perf_counter() - self._started > self._call.timeout_s:
-            raise httpx.ReadTimeout(f"more than {self._call.timeout_s:.3g} s", request=response.request)
-
-    def arrived(self, response: httpx.Response) -> Arrived:
-        """The whole response, once every part was taken."""
-        moved = response.next_request
-        return Arrived(
-            response.status_code,
-            dict(response.headers),
-            b"".join(self._parts),
-            time.perf_counter() - self._started,
-            None if moved is None else str(moved.url.copy_with(userinfo=b"", query=None, fragment=None)),
+        headers = httpx.Headers(_HEADERS)
+        try:
+            headers.update(self._own_headers)
+            headers.update(self._call.headers)
+        except (UnicodeError, TypeError, AttributeError):
+            # Not quoted: the value may be a credential.
+            raise ClientError("`headers` cannot be sent", expected="names and values of ASCII characters") from None
+        content: bytes | Iterator[bytes] | AsyncIterator[bytes] = self._call.body
+        if self._call.body:
+            headers["content-length"] = str(len(self._call.body))
+            if self._call.progress is not None:
+                content = _awaited(self._reported()) if is_async else self._reported()
+        extensions = {"timeout": self._timeout.as_dict(), "ends_at": self.ends_at}
+        return httpx.Request(
+            self._call.method, self._call.url, headers=headers, content=content, extensions=extensions
         )
+
+    def begin(self, response: httpx.Response) -> None:
+        """Looks at a response's head before its body is read.
+
+        Raises:
+            BadAnswer: for a body that is compressed, or declared to be larger than what was asked for.
+        """
+        self._response = response
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            raise BadAnswer(
+                "the answer came with compression that was not asked for",
+                saw=f"Content-Encoding: {encoding[:60]}",
+                expected="none, as Accept-Encoding: identity asks for",
+                hint="a look at the proxy before the server, if there is one",
+            )
+        declared = _declared_bytes(response)
+        if response.is_success and not self._call.is_parted and declared is not None:
+            self._check_room(declared)
+
+    def take(self, part: bytes) -> bool:
+        """Keeps a part of the response's body; whether more of it is of use.
+
+        Raises:
+            BadAnswer: when it is larger than what was asked for.
+            httpx.ReadTimeout: when the call has taken too long.
+        """
+        self._received += len(part)
+        if self._response.is_success:
+            self._check_room(self._received)
+        self._parts.append(part)
+        if self._call.progress is not None:
+            self._call.progress("down", self._received, _declared_bytes(self._response))
+        self.check_time()
+        return self._response.is_success or self._received < _MOST_ERROR_BYTES
+
+    def check_time(self) -> None:
+        """Raises httpx.ReadTimeout when the call has taken too long, whoever did not look at the time."""
+        if self.ends_at is not None and time.monotonic() > self.ends_at:
+            raise httpx.ReadTimeout(f"more than {self._call.timeout_s:.3g} s")
+
+    def arrived(self) -> Arrived:
+        """The whole response, or of an error the beginning, once every part was taken."""
+        body = b"".join(self._parts)
+        return Arrived(
+            self._response.status_code,
+            dict(self._response.headers),
+            body if self._response.is_success else body[:_MOST_ERROR_BYTES],
+            time.perf_counter() - self._started,
+            _moved_to(self._response, self._call.url),
+        )
+
+    def _check_room(self, count: int) -> None:
+        if self._call.most_bytes is not None and count > self._call.most_bytes:
+            raise BadAnswer(
+                "the answer is larger than what was asked for can be",
+                saw=f"{count} bytes or more",
+                expected=f"at most {self._call.most_bytes} bytes",
+            )
 
     def _reported(self) -> Iterator[bytes]:
         body, progress = memoryview(self._call.body), self._call.progress
@@ -116,6 +159,22 @@ def is_parted(response: httpx.Response) -> bool:
     """Whether a response comes in parts."""
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     return response.is_success and media_type == "multipart/mixed"
+
+
+def _declared_bytes(response: httpx.Response) -> int | None:
+    declared = response.headers.get("content-length", "")
+    return int(declared[:20]) if declared.isdecimal() else None
+
+
+def _moved_to(response: httpx.Response, asked: httpx.URL) -> str | None:
+    """Where a redirect leads, without secrets; None where it is no redirect."""
+    if not response.has_redirect_location:
+        return None
+    try:
+        url = asked.join(response.headers["location"])
+        return str(url.copy_with(userinfo=b"", query=None, fragment=None))
+    except (httpx.InvalidURL, ValueError, TypeError):
+        return "an address that cannot be one"
 
 
 def _least(own: float | None, limit: float) -> float:

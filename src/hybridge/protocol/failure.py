@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from email.utils import parsedate_to_datetime
 
 from .. import errors
 from ..errors import BadAnswer, HybridgeError, KeyNeeded, Overloaded, ServerRefused
@@ -73,7 +75,8 @@ def read_failure(response: HttpResponse) -> ServerRefused | BadAnswer:
     """The exception for a response whose status is not 2xx."""
     try:
         document = json.loads(response.body)
-        message = document["error"]
+        message = str(document["error"])
+        code = str(document["code"]) if "code" in document else None
     except (ValueError, KeyError, TypeError, RecursionError):
         media_type = response.headers.get("content-type", "no Content-Type")
         return BadAnswer(
@@ -83,17 +86,21 @@ def read_failure(response: HttpResponse) -> ServerRefused | BadAnswer:
             hint="check the address: a web page or a proxy may be answering",
         )
     return ServerRefused(
-        str(message),
+        message,
         status=response.status,
-        code=str(document["code"]) if "code" in document else None,
+        code=code,
         retry_after_s=_seconds(response.headers.get("retry-after")),
     )
 
 
 def _seconds(text: str | None) -> float | None:
-    """``Retry-After`` in seconds; its other form, a date, is not worth a parser here."""
+    """``Retry-After`` in seconds, at most a day; its other form, a date, counts from now.  Else None."""
     try:
         seconds = float(text or "")
     except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+        try:
+            seconds = parsedate_to_datetime(text or "").timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+        seconds = max(0.0, seconds)
+    return min(seconds, MAX_RETRY_AFTER_S) if math.isfinite(seconds) and seconds >= 0 else None

@@ -41,9 +41,14 @@ def end_parts() -> bytes:
 
 
 class PartsReader:
-    """Takes bytes as they come, gives parts as they are complete."""
+    """Takes bytes as they come, gives parts as they are complete.
 
-    def __init__(self) -> None:
+    Args:
+        most_bytes: The longest part that is waited for; None for no bound.
+    """
+
+    def __init__(self, most_bytes: int | None = None) -> None:
+        self._most_bytes = most_bytes
         self._buffer = bytearray()
         self._is_at_end = False
 
@@ -86,6 +91,12 @@ class PartsReader:
             raise self._unreadable() from None
         if length < 0:
             raise self._unreadable()
+        if self._most_bytes is not None and length > self._most_bytes:
+            raise BadAnswer(
+                "a part is larger than what was asked for can be",
+                saw=f"{length} bytes",
+                expected=f"at most {self._most_bytes} bytes",
+            )
         begin = end_of_head + 4
         if len(self._buffer) < begin + length + 2:
             return None

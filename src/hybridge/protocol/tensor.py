@@ -73,7 +73,7 @@ class WireTensor:
                 expected="one of " + ", ".join(ITEM_BYTES),
                 hint="convert the tensor to float32 before sending",
             )
-        if not 1 <= len(shape) <= MAX_AXES or any(not isinstance(side, int) or side < 1 for side in shape):
+        if not 1 <= len(shape) <= MAX_AXES or any(type(side) is not int or side < 1 for side in shape):
             raise RequestError(
                 "impossible shape",
                 saw=f"{len(shape)} axes" if len(shape) > MAX_AXES else list(shape),

@@ -1,0 +1,318 @@
+"""HTTP over sockets: httpcore's connections, each read and write of which ends when the call has to end.
+
+httpx's own transports cannot do that: their timeouts hold for single reads, so that a server which sends a byte now
+and then is waited for without end.  Redirects are not followed, compression is not unpacked, cookies are not kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import httpcore
+import httpx
+
+from ..errors import ClientError
+from .proxies import Proxies, Proxy, ProxyChoice
+from .trust import Verify, trust
+
+#: httpx drops an idle connection after 5 s, less than it takes to make the next latents.
+LIMITS: dict[str, Any] = {"max_connections": 100, "max_keepalive_connections": 20, "keepalive_expiry": 60.0}
+
+#: A large body is written in pieces, so that time is looked at between them.
+_WRITE_BYTES = 1 << 18
+
+#: How httpcore's names of two events end.
+HEAD_BEGINS = "receive_response_headers.started"
+HEAD_ENDS = "receive_response_headers.complete"
+
+
+class TimeLimit(threading.local):
+    """Until when this thread may wait.  The call's end holds for all, the head's while a response's head comes."""
+
+    def __init__(self) -> None:
+        self.ends_at: float | None = None
+        self.head_ends_at: float | None = None
+
+    @contextlib.contextmanager
+    def until(self, ends_at: float | None) -> Iterator[None]:
+        """Sets the call's end, in seconds of time.monotonic()."""
+        before, self.ends_at = self.ends_at, ends_at
+        try:
+            yield
+        finally:
+            self.ends_at, self.head_ends_at = before, None
+
+    def trace(self, timeout: float | None) -> Callable[..., None]:
+        """What httpcore tells about its progress: the whole head may take as long as one read.
+
+        Else a server could send ``100 Continue`` for ever to somebody without a deadline.
+        """
+
+        def trace(event: str, info: object) -> None:
+            if timeout is not None and event.endswith(HEAD_BEGINS):
+                self.head_ends_at = time.monotonic() + timeout
+            elif event.endswith(HEAD_ENDS):
+                self.head_ends_at = None
+
+        return trace
+
+    def left(self, timeout: float | None, expired: type[Exception]) -> float | None:
+        """The shorter of ``timeout`` and the time that is left.
+
+        Raises:
+            expired: when none is left.
+        """
+        ends = [end for end in (self.ends_at, self.head_ends_at) if end is not None]
+        if not ends:
+            return timeout
+        left_s = min(ends) - time.monotonic()
+        if left_s <= 0:
+            raise expired("the time for this call is over")
+        return left_s if timeout is None else min(timeout, left_s)
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection that keeps to the limit."""
+
+    def __init__(self, stream: httpcore.NetworkStream, limit: TimeLimit) -> None:
+        self._stream = stream
+        self._limit = limit
+        self._owner = os.getpid()
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, self._limit.left(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        view = memoryview(buffer)
+        for start in range(0, len(view), _WRITE_BYTES):
+            left_s = self._limit.left(timeout, httpcore.WriteTimeout)
+            self._stream.write(bytes(view[start : start + _WRITE_BYTES]), left_s)
+
+    def close(self) -> None:
+        # A thread that waits for this socket would not notice that it is closed, but it does notice a shutdown.
+        # Not in a process that was forked: the connection is its parent's.
+        with contextlib.suppress(OSError):
+            if self._owner == os.getpid():
+                # The plain socket's: that of TLS would drop its cipher under the waiting thread.
+                socket.socket.shutdown(self._stream.get_extra_info("socket"), socket.SHUT_RDWR)
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        left_s = self._limit.left(timeout, httpcore.ConnectTimeout)
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, left_s), self._limit)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class _Backend(httpcore.NetworkBackend):
+    """Connects within the limit, all addresses of a name together."""
+
+    def __init__(self, limit: TimeLimit) -> None:
+        self._limit = limit
+        self._sockets = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        timeout = self._limit.left(timeout, httpcore.ConnectTimeout)
+        started, failure = time.monotonic(), None
+        for address in _addresses(host, port, timeout):
+            left_s = None if timeout is None else timeout - (time.monotonic() - started)
+            if left_s is not None and left_s <= 0:
+                raise httpcore.ConnectTimeout("timed out")
+            try:
+                stream = self._sockets.connect_tcp(address, port, left_s, local_address, socket_options or ())
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+            else:
+                return _Stream(stream, self._limit)
+        raise failure or httpcore.ConnectError("the name has no address")
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def _addresses(host: str, port: int, timeout: float | None) -> list[str]:
+    """The addresses of a host.  The system's resolver takes no timeout, so a thread waits for it.
+
+    Raises:
+        httpcore.ConnectError, httpcore.ConnectTimeout: as a connection has them.
+    """
+    with contextlib.suppress(ValueError):
+        return [str(ipaddress.ip_address(host))]
+    found: list[str] = []
+    failure: list[Exception] = []
+
+    def look_up() -> None:
+        try:
+            found.extend(str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=look_up, name="hybridge-resolver", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if thread.is_alive():
+        raise httpcore.ConnectTimeout("the name could not be looked up in time")
+    if failure:
+        raise httpcore.ConnectError(str(failure[0]))
+    return list(dict.fromkeys(found))
+
+
+class Network(httpx.BaseTransport):
+    """The blocking transport.  Safe to share between threads, and with processes that are forked.
+
+    A request's extension ``ends_at`` says when its call has to be over, on time.monotonic()'s clock.
+
+    Args:
+        proxies: Says which proxy to take.
+        context: Verifies certificates.
+    """
+
+    def __init__(self, proxies: Proxies, context: ssl.SSLContext) -> None:
+        self._proxies = proxies
+        self._context = context
+        self._limit = TimeLimit()
+        self._lock = threading.Lock()
+        self._pools: dict[Proxy | None, httpcore.ConnectionPool] = {}
+        self._inherited: list[Any] = []
+        self._owner = os.getpid()
+        self._is_closed = False
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """The response, whose body is still to come."""
+        pool = self._pool(request.url)
+        trace = self._limit.trace(read_timeout(request))
+        ends_at = request.extensions.get("ends_at")
+        with translated(), self._limit.until(ends_at):
+            response = pool.handle_request(core_request(request, trace))
+        return httpx.Response(
+            response.status, headers=response.headers, stream=_Body(response, self._limit, ends_at)
+        )
+
+    def close(self) -> None:
+        """Closes every connection; calls that are under way fail."""
+        with self._lock:
+            pools, self._pools = list(self._pools.values()), {}
+            self._is_closed = True
+        for pool in pools:
+            pool.close()
+
+    def _pool(self, url: httpx.URL) -> httpcore.ConnectionPool:
+        proxy = self._proxies.of(url)
+        if self._owner != os.getpid():
+            # The parent's connections cannot be used by two, and closing them is the parent's business.
+            self._inherited.append(self._pools)
+            self._lock, self._pools, self._owner = threading.Lock(), {}, os.getpid()
+        with self._lock:
+            if self._is_closed:
+                raise closed()
+            if proxy not in self._pools:
+                self._pools[proxy] = self._new_pool(proxy)
+            return self._pools[proxy]
+
+    def _new_pool(self, proxy: Proxy | None) -> httpcore.ConnectionPool:
+        options: dict[str, Any] = {
+            **LIMITS,
+            "ssl_context": self._context,
+            "network_backend": _Backend(self._limit),
+        }
+        if proxy is None:
+            return httpcore.ConnectionPool(**options)
+        if proxy.is_socks:
+            return httpcore.SOCKSProxy(str(proxy.url), proxy.auth, **options)
+        if proxy.url.scheme == "https":
+            options["proxy_ssl_context"] = httpx.create_ssl_context()
+        return httpcore.HTTPProxy(str(proxy.url), proxy.auth, **options)
+
+
+N = TypeVar("N")
+
+
+def network_to(
+    urls: Sequence[httpx.URL], kind: Callable[[Proxies, ssl.SSLContext], N], proxy: ProxyChoice, verify: Verify
+) -> N:
+    """The transport to some servers.
+
+    Raises:
+        ClientError: for a proxy and for certificates that cannot be used, where one of the servers needs them.
+    """
+    proxies = Proxies(proxy)
+    taken = [proxies.of(url) for url in urls]
+    is_needed = any(url.scheme == "https" for url in urls) or any(p and p.url.scheme == "https" for p in taken)
+    return kind(proxies, trust(verify, is_needed=is_needed))
+
+
+def closed() -> ClientError:
+    """The error for a call of a client that was closed."""
+    return ClientError("this client is closed", hint="a new one, or calls inside of its `with` block")
+
+
+class _Body(httpx.SyncByteStream):
+    def __init__(self, response: httpcore.Response, limit: TimeLimit, ends_at: float | None) -> None:
+        self._response = response
+        self._limit = limit
+        self._ends_at = ends_at
+
+    def __iter__(self) -> Iterator[bytes]:
+        parts = self._response.iter_stream()
+        while True:
+            # Not around the yield: what this thread does in between is not this call.
+            with translated(), self._limit.until(self._ends_at):
+                part = next(parts, None)
+            if part is None:
+                return
+            yield part
+
+    def close(self) -> None:
+        self._response.close()
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """httpcore's errors as httpx's, which have the same names."""
+    try:
+        yield
+    except (
+        httpcore.TimeoutException,
+        httpcore.NetworkError,
+        httpcore.ProtocolError,
+        httpcore.ProxyError,
+        httpcore.UnsupportedProtocol,
+    ) as error:
+        kind = getattr(httpx, type(error).__name__, httpx.NetworkError)
+        raise kind(str(error)) from None
+
+
+def core_request(request: httpx.Request, trace: Callable[..., Any]) -> httpcore.Request:
+    """A request of httpx's as httpcore has it."""
+    url = request.url
+    return httpcore.Request(
+        method=request.method,
+        url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+        headers=request.headers.raw,
+        content=request.stream,
+        extensions={**request.extensions, "trace": trace},
+    )
+
+
+def read_timeout(request: httpx.Request) -> float | None:
+    """Seconds for a single read, and for a response's whole head."""
+    timeout: float | None = request.extensions.get("timeout", {}).get("read")
+    return timeout
