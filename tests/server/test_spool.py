@@ -9,8 +9,9 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -347,6 +348,32 @@ class TestResults:
             fetched = httpx.get(f"{address}{job}/result")
             assert int(fetched.headers["content-length"]) == len(fetched.content) == 12 * 2**20
             assert fetched.content == bytes(range(256)) * (12 * 2**12)
+
+    def test_a_client_that_stops_reading_leaves_no_file_open(self, engines, tmp_path, caplog) -> None:
+        settings = Settings(spool=tmp_path, body_pause_s=0.2)
+        app = create_app(Large({"sd-v1": engines["sd-v1"]}), settings)
+        with running(app, listening=settings.listening) as address, socket.socket() as connection:
+            job = post(address, accept="tensor/binary").headers["location"]
+            assert end_of(address, job) == "done"
+            host, port = address.removeprefix("http://").split(":")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect((host, int(port)))
+            connection.sendall(f"GET {job}/result HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            assert connection.recv(1)
+            given_up = time.monotonic() + WAIT_S
+            while open_results() and time.monotonic() < given_up:
+                time.sleep(0.05)
+            assert not open_results()
+        assert not [record for record in caplog.records if record.exc_info]
+
+
+def open_results() -> list[str]:
+    """Files of results that this process has open."""
+    names = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            names.append(os.readlink(link))
+    return [name for name in names if name.endswith(".result")]
 
 
 def resident_bytes() -> int:
