@@ -12,10 +12,12 @@ def main() -> None:
     """The command ``hybridge``."""
     try:
         from .application import application
+        from .screen import speak
     except ModuleNotFoundError as error:
         sys.exit(f"the command line needs {error.name}: pip install 'hybridge[cli]'")
     from ..errors import HybridgeError
 
+    speak(sys.stdout, sys.stderr)
     try:
         application()
     except HybridgeError as error:

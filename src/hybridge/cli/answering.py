@@ -13,9 +13,10 @@ def answer(
     Raises:
         HybridgeError: whatever goes wrong.
     """
-    from rich.console import Console
 
-    console = Console(stderr=True)
+    from .screen import screen
+
+    console = screen(stderr=True)
     if server:
         from ..client import Client
 

@@ -42,12 +42,12 @@ def serve_bench(
     resume: Path = typer.Option(None, help="Go on with this record of a run that was ended."),
 ) -> None:
     """Throughput, latency and errors under load, beside the engine alone, LitServe and Ray Serve."""
-    from rich.console import Console
 
     from ..lab.load.case import ServeArguments, loads_of
     from ..lab.load.serving import SERVERS
+    from .screen import screen
 
-    console = Console()
+    console = screen()
     asked = rivals.split(",") if rivals else ["hybridge"] if url else SERVERS
     arguments = ServeArguments(
         url=url,
@@ -77,10 +77,11 @@ def _run(arguments: ServeArguments, path: Path, resume: bool, console: Any) -> R
 
 def _show(record: Record, path: Path, console: Any) -> None:
     from ..lab.load.report import markdown, tables
-    from .tables import drawn
+    from .tables import draw
 
     for table in tables(record):
-        console.print(drawn(table), "")
+        draw(table, console)
+        console.print()
     page = path.with_suffix(".md")
     page.write_text(markdown(record), encoding="utf-8")
-    console.print(f"written: {path}, {page}", soft_wrap=True)
+    console.print(f"written: {path}, {page}")

@@ -34,13 +34,13 @@ def vae(
     resume: Path = typer.Option(None, help="Go on with this record of a run that was ended."),
 ) -> None:
     """Time, memory and error of the exact engine beside diffusers, torch.compile and OpenVINO."""
-    from rich.console import Console
 
     from ..engine import resolve
     from ..lab.vae.case import Arguments
     from ..lab.vae.rivals import RIVALS
+    from .screen import screen
 
-    console = Console()
+    console = screen()
     arguments = Arguments(
         model=model,
         sizes=tuple(size),
@@ -70,10 +70,11 @@ def _run(arguments: Arguments, path: Path, resume: bool, console: Any) -> Record
 def _show(record: Record, path: Path, console: Any) -> None:
     from ..lab.vae.plot import plot
     from ..lab.vae.report import markdown, tables
-    from .tables import drawn
+    from .tables import draw
 
     for table in tables(record):
-        console.print(drawn(table), "")
+        draw(table, console)
+        console.print()
     page, picture = path.with_suffix(".md"), path.with_suffix(".png")
     page.write_text(markdown(record), encoding="utf-8")
     written = [path, page]
@@ -82,4 +83,4 @@ def _show(record: Record, path: Path, console: Any) -> None:
         written.append(picture)
     except ModuleNotFoundError as missing:
         console.print(f"no plot: {missing.name} is not installed. Try: pip install 'hybridge[lab]'")
-    console.print("written: " + ", ".join(map(str, written)), soft_wrap=True)
+    console.print("written: " + ", ".join(map(str, written)))

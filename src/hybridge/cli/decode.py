@@ -30,12 +30,12 @@ def decode(
     dtype: str = DTYPE,
 ) -> None:
     """Turn latents into a picture."""
-    from rich.console import Console
 
     from ..errors import RequestError
     from ..protocol import DecodeRequest, FileAnswer, PictureFormat, Scaling
     from .answering import answer
     from .latents_file import read_latents
+    from .screen import screen
 
     formats: dict[str, PictureFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
     target = output or latents.with_suffix(".png")
@@ -54,4 +54,4 @@ def decode(
     decoded = answer(request, model=name, server=server, key=key, device=device, dtype=dtype)
     assert isinstance(decoded, FileAnswer)  # noqa: S101 - what picture requests are answered with
     target.write_bytes(decoded.data)
-    Console().print(f"{target}: {len(decoded.data)} bytes")
+    screen().print(f"{target}: {len(decoded.data)} bytes")

@@ -25,15 +25,15 @@ def demo(
     keep: bool = typer.Option(False, "--keep", help="Leave the server up, and show how to call it."),
 ) -> None:
     """Send a photograph to a real server and back, with our client and with diffusers' own."""
-    from rich.console import Console
 
     from ..engine import Engine, EngineOptions
     from ..models import look_up
     from ..server.app import create_app
     from ..server.local import LocalBackend
     from ..server.running import running
+    from .screen import screen, show_table
 
-    console = Console()
+    console = screen()
     output.mkdir(parents=True, exist_ok=True)
     with console.status(f"loading {_MODEL}"):
         engine = Engine.load(look_up(_MODEL), EngineOptions())
@@ -43,7 +43,8 @@ def demo(
         picture = _open(photograph or _shipped_photograph())
         picture.save(output / "photograph.png")
         rows = _round_trip(picture, address, engine, meter, output)
-        console.print(_table(rows))
+        numbers = ("bytes up", "bytes down", "ms")
+        show_table(console, ("step", "client", *numbers, "result"), map(_cells, rows), numbers=numbers)
         console.print(f"pictures: [bold]{output.resolve()}[/]  (look at side-by-side.png first)")
         if keep:
             console.print(
@@ -196,22 +197,15 @@ def _side_by_side(left: Image, right: Image) -> Image:
     return both
 
 
-def _table(rows: list[_Row]) -> Any:
-    from rich.table import Table
-
-    table = Table("step", "client", "bytes up", "bytes down", "ms", "result")
-    for column in (2, 3, 4):
-        table.columns[column].justify = "right"
-    for row in rows:
-        table.add_row(
-            row.step,
-            row.caller,
-            f"{row.bytes_up:,}" if row.bytes_up else "–",
-            f"{row.bytes_down:,}" if row.bytes_down else "–",
-            f"{row.milliseconds:.0f}",
-            row.result,
-        )
-    return table
+def _cells(row: _Row) -> tuple[str, ...]:
+    return (
+        row.step,
+        row.caller,
+        f"{row.bytes_up:,}" if row.bytes_up else "–",
+        f"{row.bytes_down:,}" if row.bytes_down else "–",
+        f"{row.milliseconds:.0f}",
+        row.result,
+    )
 
 
 def _how_to_call(address: str, output: Path, picture: Image, dtype: str) -> str:

@@ -20,15 +20,15 @@ def encode(
     dtype: str = DTYPE,
 ) -> None:
     """Turn a picture into latents, in a safetensors file."""
-    from rich.console import Console
 
     from ..protocol import EncodeRequest, PictureFile, Scaling, TensorAnswer
     from .answering import answer
     from .latents_file import write_latents
+    from .screen import screen
 
     request = EncodeRequest(PictureFile(picture.read_bytes()), Scaling("model") if scaled else Scaling())
     encoded = answer(request, model=model, server=server, key=key, device=device, dtype=dtype)
     assert isinstance(encoded, TensorAnswer)  # noqa: S101 - what encode requests are answered with
     target = output or picture.with_suffix(".safetensors")
     write_latents(target, encoded.tensor, model=model, is_scaled=scaled)
-    Console().print(f"{target}: {encoded.tensor.dtype} {list(encoded.tensor.shape)}")
+    screen().print(f"{target}: {encoded.tensor.dtype} {list(encoded.tensor.shape)}")

@@ -58,27 +58,28 @@ def advise(
 
 
 def _show(made: Advice) -> None:
-    from rich.console import Console
     from rich.syntax import Syntax
-    from rich.table import Table
 
     from ..lab.advice.adviser import picture, title
+    from .screen import screen, show_table
 
-    console = Console()
-    console.print(f"[bold]{title(made.choice)}[/]", soft_wrap=True)
-    console.print(made.reason, "", soft_wrap=True)
-    table = Table(title="the best of each way to decode", title_justify="left")
-    for column in ("", "needs GB", "s a picture", "picture", "fits"):
-        table.add_column(column, justify="right" if column in ("needs GB", "s a picture") else "left")
-    for option in made.weighed:
-        table.add_row(
+    console = screen()
+    console.print(f"[bold]{title(made.choice)}[/]")
+    console.print(made.reason, "")
+    rows = [
+        (
             title(option),
             f"{option.needs_bytes / 1e9:.2f}",
             f"{option.seconds:.1f}",
             picture(option),
             "yes" if option.needs_bytes <= made.vram_bytes else "no",
         )
-    console.print(table)
-    console.print("assumed: " + "; ".join(made.assumed), soft_wrap=True)
-    console.print("not in it: " + "; ".join(made.choice.estimate.left_out), "", soft_wrap=True)
-    console.print(Syntax(made.code, "python", background_color="default", word_wrap=True))
+        for option in made.weighed
+    ]
+    numbers = ("needs GB", "s a picture")
+    columns = ("", *numbers, "picture", "fits")
+    show_table(console, columns, rows, title="the best of each way to decode", numbers=numbers)
+    console.print("assumed: " + "; ".join(made.assumed))
+    console.print("not in it: " + "; ".join(made.choice.estimate.left_out), "")
+    # As text, whose lines are not broken: they are there to be pasted.
+    console.print(Syntax(made.code, "python", background_color="default").highlight(made.code))

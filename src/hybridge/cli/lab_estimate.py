@@ -68,29 +68,27 @@ def estimate(
 
 
 def _show(made: Estimate) -> None:
-    from rich.console import Console
-    from rich.table import Table
 
-    setup, console = made.setup, Console()
+    from .screen import screen, show_table
+
+    setup, console = made.setup, screen()
     title = f"{setup.pipeline}, {'+'.join(setup.stack) or 'float32'}, {setup.batch} × {setup.height}×{setup.width}"
-    table = Table(title=f"{title}, {setup.steps} steps", title_justify="left")
-    table.add_column("phase")
-    for column in ("weights GB", "activations GB", "workspace GB", "peak GB", "TFLOP"):
-        table.add_column(column, justify="right")
+    numbers = ("weights GB", "activations GB", "workspace GB", "peak GB", "TFLOP")
+    rows = []
     for phase in made.phases:
-        row = (phase.weights_bytes, phase.activations_bytes, phase.workspace_bytes, phase.peak_bytes)
+        sizes = (phase.weights_bytes, phase.activations_bytes, phase.workspace_bytes, phase.peak_bytes)
         name = f"[bold]{phase.name}[/]" if phase is made.largest else phase.name
-        table.add_row(name, *(f"{nbytes / 1e9:.2f}" for nbytes in row), f"{phase.flops / 1e12:.1f}")
-    console.print(table)
-    console.print(f"[bold]peak[/] {peak_of(made)}", soft_wrap=True)
+        rows.append((name, *(f"{nbytes / 1e9:.2f}" for nbytes in sizes), f"{phase.flops / 1e12:.1f}"))
+    show_table(console, ("phase", *numbers), rows, title=f"{title}, {setup.steps} steps", numbers=numbers)
+    console.print(f"[bold]peak[/] {peak_of(made)}")
     files = ", ".join(f"{title} {_size(nbytes)}" for title, nbytes in made.files)
-    console.print(f"files {_size(sum(nbytes for _, nbytes in made.files))}: {files}", soft_wrap=True)
+    console.print(f"files {_size(sum(nbytes for _, nbytes in made.files))}: {files}")
     if made.moved_bytes:
         console.print(f"moved {_size(made.moved_bytes)} of weights to the device for every call")
     if made.plan is not None:
-        console.print(f"decoder {made.plan.mode}, because {made.plan.reason}", soft_wrap=True)
+        console.print(f"decoder {made.plan.mode}, because {made.plan.reason}")
     _show_measured(made, console)
-    console.print("not in it: " + "; ".join(made.left_out), soft_wrap=True)
+    console.print("not in it: " + "; ".join(made.left_out))
 
 
 def _show_measured(made: Estimate, console: Any) -> None:
@@ -119,17 +117,15 @@ def peak_of(made: Estimate) -> str:
 
 
 def _show_guide() -> None:
-    from rich.console import Console
-    from rich.table import Table
 
     from ..lab.estimate.guide import compared
+    from .screen import screen, show_table
 
-    table = Table(title="SDXL, FP16, 1024×1024, GB", title_justify="left")
-    for column in ("stack", "counted", "with workspace", "the guide", "off", ""):
-        table.add_column(column, justify="left" if column in ("stack", "") else "right")
+    numbers = ("counted", "with workspace", "the guide", "off")
+    rows = []
     for one in compared():
         made = one.estimate
-        table.add_row(
+        cells = (
             one.figure.title,
             f"{made.counted_bytes / 1e9:.2f}",
             f"{'≥ ' if made.is_lower_bound else ''}{made.peak_bytes / 1e9:.2f}",
@@ -137,4 +133,5 @@ def _show_guide() -> None:
             f"{one.off:+.1%}",
             one.figure.note,
         )
-    Console().print(table)
+        rows.append(cells)
+    show_table(screen(), ("stack", *numbers, ""), rows, title="SDXL, FP16, 1024×1024, GB", numbers=numbers)

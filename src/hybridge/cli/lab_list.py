@@ -14,23 +14,19 @@ def list_(
     """The catalogue of techniques, and which of them can run on a pipeline here."""
     import json
 
-    from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     from ..lab.study.listing import listed
+    from .screen import screen, show_table
 
-    console = Console()
+    console = screen()
     with console.status(f"looking at {pipeline}"):
         rows = listed(pipeline, device=device, server=server)
     if as_json:
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("name", "title", "picture", "here")
-    table.columns[0].no_wrap = True
-    for row in rows:
-        table.add_row(row["name"], row["title"], row["exactness"], row["outcome"] or "yes")
-    console.print(table)
+    shown = [(row["name"], row["title"], row["exactness"], row["outcome"] or "yes") for row in rows]
+    show_table(console, ("name", "title", "picture", "here"), shown)
     for row in rows:
         if row["outcome"] is not None:
             instead = f" Instead: {row['instead']}" if row["instead"] else ""

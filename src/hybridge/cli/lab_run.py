@@ -39,12 +39,12 @@ def run(
     resume: Path = typer.Option(None, help="Go on with this record; what was asked is in it."),
 ) -> None:
     """Time, memory and pictures of techniques, alone or stacked, each in a fresh process, with proof of effect."""
-    from rich.console import Console
 
     from ..lab.study import arguments as study
     from ..lab.study.runner import RECORD, arguments_of
+    from .screen import screen
 
-    console = Console()
+    console = screen()
     if resume is not None:
         _refuse_others(context)
         path = resume / RECORD if resume.is_dir() else resume
@@ -96,14 +96,14 @@ def _refuse_others(context: typer.Context) -> None:
 def _measure(arguments: Arguments, path: Path, resume: bool, console: Any) -> None:
     from ..lab.study.runner import run as measure
     from ..lab.study.table import table
-    from .tables import drawn, measuring
+    from .tables import draw, measuring
 
     try:
         with measuring(console) as progress:
             record = measure(arguments, path, resume=resume, progress=progress)
     except KeyboardInterrupt:
         if path.exists():
-            console.print(f"ended; go on with: hybridge lab run --resume {path}", soft_wrap=True)
+            console.print(f"ended; go on with: hybridge lab run --resume {path}")
         raise
-    console.print(drawn(table(record)))
-    console.print(f"written: {path}, and pictures beside it", soft_wrap=True)
+    draw(table(record), console)
+    console.print(f"written: {path}, and pictures beside it")

@@ -16,10 +16,9 @@ def models(
     """List the models that hybridge knows by name, or those of a server."""
     import json
 
-    from rich.console import Console
-    from rich.table import Table
+    from .screen import screen, show_table
 
-    console = Console()
+    console = screen()
     if download:
         from ..engine import locate, resolve
 
@@ -32,18 +31,15 @@ def models(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("name", "what", "latents", "scaling", "source" if not server else "runs in")
-    table.columns[0].no_wrap = True
-    table.columns[-1].overflow = "fold"  # a repository's name is there to be copied
+    shown = []
     for row in rows:
         shift = f" shift {row['shift_factor']:g}" if row["shift_factor"] else ""
         where = (
             f"{row['dtype']} on {row['device']}" if server else f"{row['source']}{' ✓' if row['is_here'] else ''}"
         )
-        table.add_row(
-            row["name"], row["title"], f"{row['latent_channels']} ch", f"{row['scaling_factor']:g}{shift}", where
-        )
-    console.print(table)
+        scaling = f"{row['scaling_factor']:g}{shift}"
+        shown.append((row["name"], row["title"], f"{row['latent_channels']} ch", scaling, where))
+    show_table(console, ("name", "what", "latents", "scaling", "runs in" if server else "source"), shown)
     if not server:
         console.print("✓ is on this machine; the others are fetched from the hub when they are first used.")
 

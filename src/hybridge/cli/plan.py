@@ -90,26 +90,27 @@ def _config(spec: ModelSpec) -> Mapping[str, Any]:
 
 
 def _show(title: str, program: Any, made: Any, kept_bytes: int, with_ops: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
 
-    console = Console()
+    from .screen import screen, show_table
+
+    console = screen()
     console.print(f"[bold]{title}[/]")
-    console.print(f"mode   {made.mode}, because {made.reason}", soft_wrap=True)
+    console.print(f"mode   {made.mode}, because {made.reason}")
     console.print(f"peak   {_size(made.peak_bytes)} on top of the weights, input and output included")
     if kept_bytes:
         console.print(f"kept   {_size(kept_bytes)} of other forms of the weights, made by the first run")
     console.print(f"work   {made.flops / 1e12:.3f} TFLOP in {made.strips} strips")
     if not with_ops or not made.steps:
         return
-    table = Table("op", "what", "makes", "way", "rows", "strips", "buffer", "scratch", "GFLOP")
+    columns = ("op", "what", "makes", "way", "rows", "strips", "buffer", "scratch", "GFLOP")
+    shown = []
     sizes = program.sizes(made.height, made.width)
     for index, (op, step) in enumerate(zip(program.ops, made.steps, strict=True)):
-        rows, columns = sizes[op.target]
-        table.add_row(
+        rows, width = sizes[op.target]
+        cells = (
             str(index),
             op.name,
-            f"{program.channels[op.target]}×{rows}×{columns}",
+            f"{program.channels[op.target]}×{rows}×{width}",
             str(step.way or "attention"),
             str(step.rows),
             str(step.strips),
@@ -117,4 +118,5 @@ def _show(title: str, program: Any, made: Any, kept_bytes: int, with_ops: bool) 
             _size(step.scratch_bytes),
             f"{step.flops / 1e9:.1f}",
         )
-    console.print(table)
+        shown.append(cells)
+    show_table(console, columns, shown, numbers=("rows", "strips", "scratch", "GFLOP"))

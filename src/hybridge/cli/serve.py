@@ -138,7 +138,6 @@ def serve(
     given = {name: value for name, value in locals().items() if value not in (None, [])}
 
     from pydantic import ValidationError
-    from rich.console import Console
 
     from ..errors import HybridgeError
     from ..server.settings import Settings, refuse_unknown_variables
@@ -168,8 +167,9 @@ def serve(
     from ..server.local import LocalBackend
     from ..server.running import BACKLOG, address_of, run
     from ..server.sockets import addresses_elsewhere, opened, refusal
+    from .screen import screen
 
-    console = Console()
+    console = screen()
     with opened(settings.address, settings.port) as listeners:
         keep_pieces()  # before there are threads
         fit_threads()
@@ -195,7 +195,7 @@ def serve(
             raise refusal(settings.address, settings.port, error) from None
         console.print(f"serving on [bold]{address_of(listeners[0], scheme=scheme)}[/]  (Ctrl-C ends it)")
         for address in addresses_elsewhere(listeners, scheme=scheme):
-            console.print(f"from other machines: [bold]{address}[/]", soft_wrap=True)
+            console.print(f"from other machines: [bold]{address}[/]")
         drain = Drain()
         try:
             app = create_app(backend, settings, keys=ring, drain=drain, observers=[t.observe for t in traces])

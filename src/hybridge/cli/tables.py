@@ -25,16 +25,13 @@ def measuring(console: Any) -> Iterator[Callable[[int, int, str], None]]:
         yield progress
 
 
-def drawn(table: Table) -> Any:
-    """A table of the workbench, for rich."""
-    from rich.table import Table as Drawn
-
+def draw(table: Table, console: Any) -> None:
+    """Prints a table of the workbench."""
     from ..lab.tables import columns_are_numbers
+    from .screen import show_table
 
-    whole = Drawn(title=table.title, title_justify="left")
-    for column, is_number in zip(table.columns, columns_are_numbers(table.columns), strict=True):
-        is_name = column == "configuration"  # which people copy
-        whole.add_column(column, justify="right" if is_number else "left", overflow="fold", no_wrap=is_name)
-    for row in table.rows:
-        whole.add_row(*row)
-    return whole
+    numbers = [
+        name for name, is_number in zip(table.columns, columns_are_numbers(table.columns), strict=True) if is_number
+    ]
+    # Names of configurations are copied.
+    show_table(console, table.columns, table.rows, title=table.title, numbers=numbers, whole=("configuration",))

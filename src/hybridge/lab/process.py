@@ -35,6 +35,9 @@ _FIRST_TO_GO = "1000"
 #: Given to a worker that is to be a :class:`Nursery`'s.
 _NURSERY = "--nursery"
 
+#: What processes say is read as UTF-8, whatever the terminal of this one shows.
+_UTF8 = {"PYTHONIOENCODING": "utf-8"}
+
 #: prctl(2): the signal that this process gets when the one that started it is gone.
 _PR_SET_PDEATHSIG = 1
 
@@ -55,8 +58,9 @@ def ask(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **(variables or {})},
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, **_UTF8, **(variables or {})},
         start_new_session=True,  # so that the processes that torch.compile starts end with it
     )
     try:
@@ -135,7 +139,7 @@ class Nursery:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **self._variables},
+            env={**os.environ, **_UTF8, **self._variables},
             start_new_session=True,
         )
 
