@@ -9,9 +9,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from hub import serving_hub
+from safetensors.torch import load_file, save_file
 
 from hybridge.engine import Engine, EngineOptions, is_cached, loading, resolve
 from hybridge.engine.options import choose_device, choose_dtype
@@ -66,6 +68,72 @@ class TestLoad:
         assert {p.dtype for p in module.parameters()} == {dtype}
         assert not module.training
         assert not any(p.requires_grad for p in module.parameters())
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    def test_it_is_what_diffusers_loads(self, specs, tmp_path, dtype) -> None:
+        for name, folder in {name: Path(specs[name].source) for name in ("sdxl", "taesd")}.items():
+            vae_class = getattr(diffusers, specs[name].class_name)
+            vae_class.from_pretrained(folder).save_pretrained(tmp_path / name, max_shard_size="50KB")
+            assert len(list((tmp_path / name).glob("*.safetensors"))) > 1
+            theirs = vae_class.from_pretrained(folder, torch_dtype=dtype)
+            for source in (folder, tmp_path / name):
+                module = loading.load(replace(specs[name], source=str(source)), dtype, CPU)
+                assert type(module) is vae_class
+                ours, expected = module.state_dict(), theirs.state_dict()
+                assert ours.keys() == expected.keys()
+                assert all(torch.equal(ours[key], expected[key]) for key in ours)
+                assert all(ours[key].dtype == expected[key].dtype for key in ours)
+
+    def test_names_of_old_weights(self, specs, tmp_path) -> None:
+        shutil.copytree(specs["sdxl"].source, tmp_path, dirs_exist_ok=True)
+        file = tmp_path / "diffusion_pytorch_model.safetensors"
+        old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+        weights = load_file(file)
+        expected = {name: part.clone() for name, part in weights.items()}
+        for new, before in old.items():
+            weights = {name.replace(f".{new}.", f".{before}."): part.clone() for name, part in weights.items()}
+        assert any("query" in name for name in weights)
+        save_file(weights, file)
+        module = loading.load(replace(specs["sdxl"], source=str(tmp_path)), torch.float32, CPU)
+        assert all(torch.equal(part, expected[name]) for name, part in module.state_dict().items())
+
+    def test_weights_that_are_missing(self, specs, tmp_path) -> None:
+        shutil.copytree(specs["sdxl"].source, tmp_path, dirs_exist_ok=True)
+        file = tmp_path / "diffusion_pytorch_model.safetensors"
+        weights = {name: part.clone() for name, part in load_file(file).items() if name != "decoder.conv_out.bias"}
+        save_file(weights, file)
+        with pytest.raises(ModelUnavailable, match=r"cannot be read.*has no decoder\.conv_out\.bias"):
+            loading.load(replace(specs["sdxl"], source=str(tmp_path)), torch.float32, CPU)
+
+    def test_other_threads_see_nothing_of_it(self, specs, monkeypatch) -> None:
+        """diffusers sets the default dtype and replaces functions of torch.nn while it builds."""
+
+        def refuse(*_: object) -> None:
+            raise AssertionError("process-wide state was touched")
+
+        watched = torch.nn.Module.register_parameter, torch.nn.init.kaiming_uniform_, torch.nn.init.uniform_
+        seen = []
+        from_config = diffusers.AutoencoderKL.from_config.__func__
+
+        def watch(cls, *args, **named):
+            now = torch.nn.Module.register_parameter, torch.nn.init.kaiming_uniform_, torch.nn.init.uniform_
+            seen.append(now == watched)
+            return from_config(cls, *args, **named)
+
+        monkeypatch.setattr(torch, "set_default_dtype", refuse)
+        monkeypatch.setattr(diffusers.AutoencoderKL, "from_config", classmethod(watch))
+        loading.load(specs["sdxl"], torch.bfloat16, CPU)
+        assert seen == [True]
+
+    def test_others_default_dtype_rounds_no_weight(self, specs) -> None:
+        expected = loading.load(specs["sdxl"], torch.float32, CPU).state_dict()
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float16)
+        try:
+            found = loading.load(specs["sdxl"], torch.float32, CPU).state_dict()
+        finally:
+            torch.set_default_dtype(before)
+        assert all(torch.equal(part, expected[name]) for name, part in found.items())
 
     def test_pickled_weights_are_refused(self, specs, tmp_path) -> None:
         shutil.copy(Path(specs["sdxl"].source) / "config.json", tmp_path)

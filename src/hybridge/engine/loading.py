@@ -6,6 +6,7 @@ The hub's own settings hold: ``HF_HOME``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, ``HF
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -19,6 +20,8 @@ import torch
 from ..errors import ModelUnavailable, RequestError
 from ..models import CATALOGUE, ModelSpec, look_up, parent_of_tiny, spec_from_config
 from .lowering import skeleton
+
+_log = logging.getLogger(__name__)
 
 #: Names stand in URLs.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -135,8 +138,6 @@ def load(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> Any:
     Raises:
         ModelUnavailable: when the weights cannot be had, or are not what the catalogue says they are.
     """
-    import diffusers
-
     folder = locate(spec)
     config = _read_config(spec.name, folder)
     found = spec_from_config(spec.name, spec.source, spec.subfolder, config)
@@ -147,9 +148,7 @@ def load(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> Any:
             expected=f"{spec.class_name} with {spec.latent_channels}",
         )
     try:
-        module = getattr(diffusers, spec.class_name).from_pretrained(
-            folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
-        )
+        module = _with_weights(skeleton(spec.class_name, config), folder, dtype)
     except Exception as error:  # diffusers and safetensors raise many kinds on damaged files
         raise ModelUnavailable(
             f"the weights of {spec.name} cannot be read",
@@ -157,6 +156,37 @@ def load(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> Any:
             hint="delete that folder and download again, if the download was cut short",
         ) from error
     return module.eval().requires_grad_(False).to(device)
+
+
+def _with_weights(module: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A module of the ``meta`` device with the weights of a folder in place of its own.
+
+    ``from_pretrained`` of diffusers gives the same, but while it builds a module it sets torch's default dtype and
+    replaces functions of ``torch.nn`` for the whole process, in which another thread may be computing.
+
+    Raises:
+        ValueError: when weights are missing.
+    """
+    from safetensors.torch import load_file
+
+    weights = {name: numbers for path in _weight_files(folder) for name, numbers in load_file(path).items()}
+    module._fix_state_dict_keys_on_load(weights)  # diffusers' own, for names of before its version 0.18
+    weights = {name: part.to(dtype) if part.is_floating_point() else part for name, part in weights.items()}
+    unlike = module.load_state_dict(weights, strict=False, assign=True)
+    if unlike.missing_keys:
+        raise ValueError(f"it has no {', '.join(unlike.missing_keys[:3])}")
+    if unlike.unexpected_keys:
+        _log.warning("%s has weights that nobody asks for: %s", folder, ", ".join(unlike.unexpected_keys[:3]))
+    return module
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """One file, or those that an index names."""
+    index = folder / f"{_WEIGHTS}.safetensors.index.json"
+    if not index.is_file():
+        return [folder / f"{_WEIGHTS}.safetensors"]
+    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return [folder / Path(name).name for name in sorted(names)]  # beside the index, whatever it says
 
 
 def _locate(name: str, source: str, subfolder: str | None, patterns: list[str]) -> Path:
