@@ -140,6 +140,10 @@ class TestShelf:
         assert "broken" in (shelf.standing("a").failure or "")
         shelf.unwant("a")
         shop.broken.clear()
+        with pytest.raises(ModelUnavailable, match="broken"):
+            shelf.want("a")  # so soon it is not tried again
+        assert shop.loads == ["a"]
+        shelf._slots["a"].retry_at = 0.0
         shop.use(shelf, "a")
         assert shelf.standing("a").failure is None
         shop.broken.add("b")
@@ -246,6 +250,8 @@ class TestColdModels:
             assert (shown["state"], "no folder" in shown["failure"]) == ("cold", True)
             assert decode(address, "taesd").status_code == 200
             folder.symlink_to(specs["sd-v1"].source)
+            assert decode(address, "sd-v1").status_code == 503  # so soon it is not tried again
+            backend._shelf._slots["sd-v1"].retry_at = 0.0
             assert decode(address, "sd-v1").status_code == 200
 
     def test_a_load_does_not_hold_up_other_models(self, specs, monkeypatch) -> None:

@@ -204,6 +204,24 @@ def serve(
             backend.close()
             for tracing in traces:
                 tracing.close()
+    if backend.is_busy:
+        _leave()
+
+
+def _leave() -> None:
+    """Ends the process beside a thread that cannot be stopped, such as a load from a network that hangs.
+
+    Everything that was accepted is answered or in the spool by now; Python's own end would trip over the thread.
+    """
+    import logging
+    import os
+    import sys
+
+    logging.getLogger("hybridge.server").warning("a load or a run that does not end is cut off")
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _traces(endpoint: str | None) -> list[Traces]:

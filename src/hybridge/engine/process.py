@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 Given = TypeVar("Given")
@@ -16,6 +17,18 @@ def apart(call: Callable[[], Given]) -> Given:
     larger than the processor, GNU's OpenMP lets their members sleep at once instead of waiting a moment for more
     work, and whoever computes next pays for waking them, operator by operator.  So whoever computes once, and then
     leaves the device to another thread, does it here.
+
+    The thread is a daemon: the process can end while ``call`` hangs, in a read from a network say.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="hybridge-apart") as thread:
-        return thread.submit(call).result()
+    given: Future[Given] = Future()
+
+    def run() -> None:
+        try:
+            given.set_result(call())
+        except BaseException as error:
+            given.set_exception(error)
+
+    thread = threading.Thread(target=run, name="hybridge-apart", daemon=True)
+    thread.start()
+    thread.join()
+    return given.result()

@@ -22,7 +22,7 @@ class ModelInfo:
         dtype_reason: Why in this one.
         weights_bytes: What it takes; None while it is not loaded.
         state: ``cold`` models are loaded when they are asked for.
-        failure: Why the last attempt to load it failed, if it did; the next request tries again.
+        failure: Why the last attempt to load it failed, if it did; a request tries again after a pause.
         config: What its module is made with, in JSON's types; clients put a module of their own in its place.
     """
 

@@ -6,6 +6,7 @@ What running means is given to it (see :data:`Perform`); this file is about orde
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import threading
 import time
@@ -36,10 +37,13 @@ class Ticket:
         flops: Its arithmetic.
         like: Jobs of equal ones may share a run; None for a job that runs alone.
         hear: Told of its progress.
+        is_guess: ``flops`` come from no plan.
     """
 
-    def __init__(self, job: Job, flops: float, like: object | None, hear: Hear | None) -> None:
-        self.job, self.flops, self.like = job, flops, like
+    def __init__(
+        self, job: Job, flops: float, like: object | None, hear: Hear | None, *, is_guess: bool = False
+    ) -> None:
+        self.job, self.flops, self.like, self.is_guess = job, flops, like, is_guess
         self.is_heard = hear is not None
         self.is_wanted = True
         self.needs_all_memory = False
@@ -53,6 +57,10 @@ class Ticket:
     def kind(self) -> str:
         """What sort of work it is, for the pace."""
         return f"{self.job.spec.name} {self.job.task}"
+
+    def plan(self, flops: float) -> None:
+        """From any thread: its arithmetic is known by now."""
+        self.flops, self.is_guess = flops, False
 
     def resolve(self, outcome: Result | HybridgeError) -> None:
         """From any thread."""
@@ -116,7 +124,7 @@ class Device:
     def __init__(
         self, shelf: Shelf[Any], perform: Perform, limits: LineLimits, batch_limit: Callable[[Any], int]
     ) -> None:
-        self.line: WaitingLine[Ticket] = WaitingLine(limits)
+        self.line: WaitingLine[Ticket] = WaitingLine(limits, shelf.is_ready)
         self.pace = Pace()
         self._shelf, self._perform, self._batch_limit = shelf, perform, batch_limit
         self._listeners = 0
@@ -131,14 +139,21 @@ class Device:
     async def run(self, ticket: Ticket) -> Result:
         """Lines up, waits for the result, and leaves the line or stops the run when cancelled."""
         job = ticket.job
+        cost_s, is_guess = self._cost_of(ticket)
         place = self.line.put(
             ticket,
             client=job.client,
-            cost_s=self.pace.seconds(ticket.kind, ticket.flops),
+            cost_s=cost_s,
             nbytes=job.tensor.nbytes,
             is_patient=job.is_patient,
+            group=job.spec.name,
+            is_guess=is_guess,
         )
-        self._shelf.want(job.spec.name)
+        try:
+            self._shelf.want(job.spec.name)
+        except HybridgeError:
+            self.line.leave(place)
+            raise
         loop = asyncio.get_running_loop()
         timer = None if job.timeout_s is None else loop.call_later(job.timeout_s, ticket.expire)
         self._listeners += ticket.is_heard
@@ -154,6 +169,16 @@ class Device:
                 self.tell_positions()
             self._shelf.unwant(job.spec.name)
 
+    def plan(self, ticket: Ticket, flops: float) -> None:
+        """Takes in a job's arithmetic, which was guessed when it lined up; from any thread."""
+        ticket.plan(flops)
+        self.line.plan(self._cost_of)
+
+    def _cost_of(self, ticket: Ticket) -> tuple[float, bool]:
+        """Seconds, and whether they are a guess."""
+        is_guess = ticket.is_guess or not self.pace.knows(ticket.kind)
+        return self.pace.seconds(ticket.kind, ticket.flops), is_guess
+
     def tell_positions(self) -> None:
         """Tells everybody who wants to hear it how many are before them; from any thread."""
         if not self._listeners:
@@ -168,13 +193,17 @@ class Device:
         """Tells everybody who waits for a model that it cannot be had."""
         for place in self.line.waiting():
             if place.item.job.spec.name == model and self.line.leave(place):
-                place.item.resolve(error)
+                place.item.resolve(copy.copy(error))  # each is raised by itself, and gets a traceback of its own
 
-    def close(self) -> None:
-        """Finishes the running job, tells the waiting ones, and returns when the device is free."""
+    def close(self, patience_s: float | None = None) -> None:
+        """Finishes the running job, tells the waiting ones, and returns when the device is free.
+
+        Args:
+            patience_s: Seconds after which it returns anyway; :attr:`is_alive` tells.  None to wait for ever.
+        """
         for ticket in self.line.close():
             ticket.resolve(_too_late())
-        self._thread.join()
+        self._thread.join(patience_s)
 
     def _serve(self) -> None:
         while (place := self.line.take(lambda ticket: self._shelf.is_ready(ticket.job.spec.name))) is not None:
@@ -201,11 +230,19 @@ class Device:
                 self._return(place)
                 continue
             if isinstance(outcome, Result):
-                self.pace.learn(place.item.kind, place.item.flops, clock.seconds / len(places))
+                self._learn(place.item, outcome, clock.seconds / len(places))
                 queued_s = max(0.0, begun - place.item.since - load_s)
                 outcome.milliseconds.update(queue=1e3 * queued_s, load=1e3 * load_s, device=1e3 * clock.seconds)
             self.line.end(place, clock.seconds / len(places))
             place.item.resolve(outcome)
+
+    def _learn(self, ticket: Ticket, result: Result, seconds: float) -> None:
+        if ticket.is_guess and result.ran is not None and result.ran.flops is not None:
+            ticket.plan(result.ran.flops / result.shared_by)
+        is_first = not self.pace.knows(ticket.kind)
+        self.pace.learn(ticket.kind, ticket.flops, seconds)
+        if is_first:
+            self.line.count(self._cost_of)
 
     def _outcomes(
         self, model: Any, places: list[Place[Ticket]], clock: _Clock, *, is_nested: bool

@@ -122,7 +122,8 @@ class Endpoints:
         if isinstance(job.request, DecodeRequest) and job.request.preview:
             loaded = {info.spec.name: info.spec for info in self._backend.info() if info.state == "loaded"}
             record.milliseconds["read"] = 1e3 * (time.perf_counter() - arrived)
-            return await answer_with_preview(self._backend, job, loaded, self._in_worker, inferred, record)
+            previewed = answer_with_preview(self._backend, job, loaded, self._in_worker, inferred, record)
+            return await _while_connected(request, previewed)
         response = await _while_connected(request, self._respond(job, inferred, arrived, record, deadline))
         return Response(response.body, response.status, response.headers)
 

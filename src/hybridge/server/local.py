@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..engine import Engine, EngineOptions, failures_named, to_pixels, to_unit
 from ..engine.loading import config_before_loading
 from ..engine.options import choose_device, choose_dtype
 from ..errors import CannotLower, EngineFailure, HybridgeError, OutOfMemory, TooLarge
 from ..models import ModelSpec, Normalisation, latent_space
-from ..protocol import DecodeRequest, Scaling, WireTensor
+from ..protocol import DecodeRequest, Scaling, Task, WireTensor
 from ..protocol.torch import from_torch, to_torch
 from .alike import likeness, size_of, together
 from .backend import BackendLoad, ModelInfo
 from .device import Device, Ticket
+from .estimates import Estimates
 from .jobs import Hear, Job, Ran, Result
 from .queue import LineLimits
 from .shelf import Shelf, Source
@@ -26,8 +27,8 @@ from .shelf import Shelf, Source
 #: What Stable Diffusion's decoder needs for a pixel.  The cost of models that are not loaded yet, or not plannable.
 _FLOPS_PER_PIXEL = 9.5e6
 
-#: Sizes whose arithmetic is remembered.
-_MOST_SIZES = 4096
+#: Seconds for which the end waits for a run or a load that cannot be stopped.
+_PATIENCE_S = 10.0
 
 #: Pictures of different requests in one run, on devices where that is faster.
 _BATCH = 8
@@ -60,8 +61,9 @@ class LocalBackend:
         options = options or EngineOptions()
         self._infos = {name: _info_of(engine) for name, engine in engines.items()}
         self._infos |= {spec.name: _info_before_loading(spec, options) for spec in cold}
-        self._flops: dict[tuple[object, ...], float] = {}
+        self._flops: Estimates[_Size] = Estimates(self._planned)
         self._batch_limit = batch_limit
+        self._patience_s = _PATIENCE_S
         self._shelf: Shelf[Engine] = Shelf(
             engines,
             {spec.name: _source(spec, options) for spec in cold},
@@ -75,10 +77,19 @@ class LocalBackend:
         return [self._info(name) for name in self._infos]
 
     def cost(self, job: Job) -> float:
-        return self._device.pace.seconds(f"{job.spec.name} {job.task}", self._arithmetic(job))
+        flops = self._flops.now(_size(job))
+        return self._device.pace.seconds(f"{job.spec.name} {job.task}", _guessed(job) if flops is None else flops)
 
     async def run(self, job: Job, hear: Hear | None = None) -> Result:
-        return await self._device.run(Ticket(job, self._arithmetic(job), likeness(job), hear))
+        size = _size(job)
+        flops = self._flops.known(size)
+        if flops is not None:
+            return await self._device.run(Ticket(job, flops, likeness(job), hear))
+        ticket = Ticket(job, _guessed(job), likeness(job), hear, is_guess=True)
+        if self._shelf.is_ready(job.spec.name):
+            # Planning takes long.  Meanwhile the job has its place in the line, with a guess.
+            self._flops.find(size, lambda flops: self._device.plan(ticket, flops))
+        return await self._device.run(ticket)
 
     def load(self) -> BackendLoad:
         waiting = self._device.line.waiting()
@@ -106,8 +117,17 @@ class LocalBackend:
         return None if self._device.is_alive else "the device thread has ended"
 
     def close(self) -> None:
-        self._device.close()
-        self._shelf.close()
+        """Takes no more jobs, and finishes the running one and the load that is going on, if they end soon."""
+        patience_s, self._patience_s = self._patience_s, 0.0
+        self._flops.close()
+        self._shelf.close(0.0)  # the device may wait for a load
+        self._device.close(patience_s)
+        self._shelf.close(min(patience_s, 1.0))  # nobody waits for a load any more
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a thread still runs or loads; after :meth:`close`, one that cannot be stopped."""
+        return self._device.is_alive or self._shelf.is_loading
 
     def _info(self, name: str) -> ModelInfo:
         before, engine, standing = self._infos[name], self._shelf.peek(name), self._shelf.standing(name)
@@ -134,23 +154,15 @@ class LocalBackend:
             return self._batch_limit
         return 1 if engine.device.value.type == "cpu" or engine.modes == ("whole",) else _BATCH
 
-    def _arithmetic(self, job: Job) -> float:
-        """The FLOPs of a job: the plan's, or an estimate while there is nothing to plan with."""
-        engine = self._shelf.peek(job.spec.name)
-        size = size_of(job)
-        key = (job.spec.name, job.task, *size)
-        if key in self._flops:
-            return self._flops[key]
+    def _planned(self, size: _Size) -> float | None:
+        """The FLOPs of a size's plan; None while there is nothing to plan with."""
+        engine = self._shelf.peek(size.model)
         if engine is None:
-            return job.pixels * _FLOPS_PER_PIXEL
+            return None
         try:
-            flops = float(engine.plan(job.task, *size).flops)
+            return float(engine.plan(size.task, size.batch, size.height, size.width).flops)
         except HybridgeError:  # not plannable, or the engine will say what is wrong with it
-            flops = job.pixels * _FLOPS_PER_PIXEL
-        if len(self._flops) >= _MOST_SIZES:
-            self._flops.clear()
-        self._flops[key] = flops
-        return flops
+            return size.pixels * _FLOPS_PER_PIXEL
 
     def _perform(
         self,
@@ -195,6 +207,25 @@ class LocalBackend:
             failures_named(f"a {engine.spec.name} job", engine.device.value),
         ):
             return [Result(tensor, ran=ran, shared_by=len(run.jobs)) for tensor in run.tensors(budget_bytes)]
+
+
+class _Size(NamedTuple):
+    """What the arithmetic of a job follows from."""
+
+    model: str
+    task: Task
+    batch: int
+    height: int
+    width: int
+    pixels: int
+
+
+def _size(job: Job) -> _Size:
+    return _Size(job.spec.name, job.task, *size_of(job), job.pixels)
+
+
+def _guessed(job: Job) -> float:
+    return job.pixels * _FLOPS_PER_PIXEL
 
 
 @dataclass(frozen=True, slots=True)

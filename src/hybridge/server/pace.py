@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-#: Multiplications and additions per second before anything was measured: a few cores of a CPU.  The first job
-#: corrects it.
+#: Multiplications and additions per second before anything was measured: a few cores of a CPU.
 _FIRST_GUESS = 1e11
 
-#: How much the latest job counts in the running mean.
-_SMOOTHING = 0.2
+#: How much of what was seen before still counts after another job.
+_MEMORY = 0.8
 
 
 class Pace:
@@ -15,8 +14,12 @@ class Pace:
     large one does.  Kinds that were not seen yet are taken to go as fast as the latest that was."""
 
     def __init__(self) -> None:
-        self._seconds_per_flop: dict[str, float] = {}
+        self._seen: dict[str, tuple[float, float]] = {}  # seconds, and the arithmetic that they were spent on
         self._latest = 1 / _FIRST_GUESS
+
+    def knows(self, kind: str) -> bool:
+        """Whether a job of this kind was measured; else :meth:`seconds` guesses."""
+        return kind in self._seen
 
     def seconds(self, kind: str, flops: float) -> float:
         """How long a job is expected to take.
@@ -25,12 +28,18 @@ class Pace:
             kind: Of the work, such as the model's name and the task.
             flops: Multiplications and additions.
         """
-        return flops * self._seconds_per_flop.get(kind, self._latest)
+        spent_s, done = self._seen.get(kind, (self._latest, 1.0))
+        return flops * spent_s / done
 
     def learn(self, kind: str, flops: float, seconds: float) -> None:
-        """Takes in how long a job took."""
+        """Takes in how long a job took.
+
+        A job counts by its arithmetic: a small one, which spends most of its time on other things, says little of
+        how long a large one takes.
+        """
         if flops <= 0:
             return
-        seen = seconds / flops
-        before = self._seconds_per_flop.get(kind, seen)
-        self._latest = self._seconds_per_flop[kind] = before + _SMOOTHING * (seen - before)
+        spent_s, done = self._seen.get(kind, (0.0, 0.0))
+        spent_s, done = _MEMORY * spent_s + seconds, _MEMORY * done + flops
+        self._seen[kind] = spent_s, done
+        self._latest = spent_s / done

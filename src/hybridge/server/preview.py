@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from .. import protocol
 from ..errors import HybridgeError, NoPreview, RequestError
@@ -105,7 +106,23 @@ async def answer_with_preview(
         full.cancel()
         raise
     headers = {"content-type": protocol.PARTED, **UNBUFFERED, **about_job(job, inferred)}
-    return StreamingResponse(_parts(first, full, job, in_worker, record), headers=headers)
+    return _Parted(_parts(first, full, job, in_worker, record), full, headers)
+
+
+class _Parted(StreamingResponse):
+    """Parts that are sent while a job runs, which ends with them: a client can leave before the first is sent."""
+
+    def __init__(
+        self, parts: AsyncIterator[bytes], job: asyncio.Future[Result], headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(parts, headers=headers)
+        self._job = job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._job.cancel()
 
 
 async def _preview(
@@ -127,14 +144,11 @@ async def _parts(
     first: HttpResponse, full: asyncio.Future[Result], job: Job, in_worker: InWorker, record: RequestRecord
 ) -> AsyncIterator[bytes]:
     record.status = HUNG_UP  # unless it is there to the end
-    try:
-        yield protocol.write_part("preview", first)
-        picture = await _finished(full, job, in_worker, record)
-        record.status = picture.status  # the response's own went out before
-        yield protocol.write_part("picture", picture)
-        yield protocol.end_parts()
-    finally:
-        full.cancel()  # the client hung up: the job gives up its place
+    yield protocol.write_part("preview", first)
+    picture = await _finished(full, job, in_worker, record)
+    record.status = picture.status  # the response's own went out before
+    yield protocol.write_part("picture", picture)
+    yield protocol.end_parts()
 
 
 async def _finished(

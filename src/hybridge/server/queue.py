@@ -8,8 +8,7 @@ queueing (Goyal, Vin and Cheng, 1996).
 *Gaps.*  A job that runs in strips pauses between two of them, and others may run in that gap.  Four rules say
 which, see :meth:`WaitingLine.interrupt`.
 
-*Bounds.*  On the number of jobs, on their work and on their bytes.  The last quarter of each is kept for clients
-that have nothing in the line, so that one busy client cannot make the server refuse all others.
+*Bounds* are those of :mod:`.bounds`.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from ..errors import Overloaded, ShuttingDown
+from ..errors import ShuttingDown
+from .bounds import LineLimits, Place, check_room
+
+__all__ = ["LineLimits", "Place", "WaitingLine"]
 
 Item = TypeVar("Item")
-
-#: Of a bound, the part that only clients with nothing in the line may take.
-_NEWCOMERS_SHARE = 1 / 4
 
 #: What runs in the gaps of a job costs at most this much of what the job still has to do.  Then gaps nest only as
 #: deep as costs shrink, and all that nest take a third of the outermost job's work, and so about of its memory.
@@ -35,56 +34,6 @@ _GAP_SHARE = 1 / 4
 
 #: Accounts of clients that are gone are thrown away beyond this number.
 _MOST_ACCOUNTS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class LineLimits:
-    """How much may wait; a job that comes to an empty line is always taken.
-
-    Attributes:
-        jobs: Their number.
-        work_s: Seconds that the device would need for all of them.
-        nbytes: Of their tensors.
-    """
-
-    jobs: int = 64
-    work_s: float = 300.0
-    nbytes: int = 1024 * 2**20
-
-
-@dataclass(slots=True, eq=False)
-class Place(Generic[Item]):
-    """An item in the line or on the device.
-
-    Attributes:
-        item: Whose place it is.
-        client: Who sent it.
-        cost_s: Seconds that the device is expected to need.
-        nbytes: Of its tensors.
-        is_patient: It was accepted elsewhere, and counts against no bound here.
-        number: Counts arrivals.
-        start: Its client's account when it was taken.
-        done: The share of its work that is done.
-    """
-
-    item: Item
-    client: str
-    cost_s: float
-    nbytes: int
-    is_patient: bool
-    number: int
-    start: float = 0.0
-    done: float = 0.0
-
-    @property
-    def left_s(self) -> float:
-        """Seconds that it is expected to need still."""
-        return self.cost_s * (1 - self.done)
-
-    @property
-    def reached(self) -> float:
-        """Its client's account, counting only what is done."""
-        return self.start + self.cost_s * self.done
 
 
 @dataclass(slots=True)
@@ -98,10 +47,14 @@ class WaitingLine(Generic[Item]):
 
     Args:
         limits: One job more is refused at once rather than kept for minutes.
+        is_ready: Whether items of a group may be begun; asked when somebody lines up.
     """
 
-    def __init__(self, limits: LineLimits | None = None) -> None:
+    def __init__(
+        self, limits: LineLimits | None = None, is_ready: Callable[[str], bool] = lambda group: True
+    ) -> None:
         self._limits = limits or LineLimits()
+        self._is_ready = is_ready
         self._accounts: dict[str, _Account[Item]] = {}
         self._serving: list[Place[Item]] = []
         self._now = 0.0  # the account that is being served
@@ -124,9 +77,17 @@ class WaitingLine(Generic[Item]):
         return self._arrivals
 
     def put(
-        self, item: Item, *, client: str = "", cost_s: float = 0.0, nbytes: int = 0, is_patient: bool = False
+        self,
+        item: Item,
+        *,
+        client: str = "",
+        cost_s: float = 0.0,
+        nbytes: int = 0,
+        is_patient: bool = False,
+        group: str = "",
+        is_guess: bool = False,
     ) -> Place[Item]:
-        """Lines up.
+        """Lines up.  The arguments are the attributes of :class:`Place`.
 
         Raises:
             Overloaded: when the line is full; says when there is likely to be room.
@@ -135,15 +96,15 @@ class WaitingLine(Generic[Item]):
         with self._changed:
             if self._is_closed:
                 raise ShuttingDown("the server is shutting down", hint="another server, or again in a while")
+            place = Place(item, client, cost_s, nbytes, is_patient, self._arrivals + 1, group, is_guess)
             if not is_patient:
-                self._check_room(client, cost_s, nbytes)
+                check_room(place, [one for _, one in self._places()], self._serving, self._limits, self._is_ready)
             if client not in self._accounts:
                 self._forget_the_gone()
             account = self._accounts.setdefault(client, _Account(self._now))
             if not account.waiting:
                 account.seconds = max(account.seconds, self._now)
             self._arrivals += 1
-            place = Place(item, client, cost_s, nbytes, is_patient, self._arrivals)
             account.waiting.append(place)
             self._least_s = min(self._least_s, cost_s)
             self._changed.notify()
@@ -157,6 +118,34 @@ class WaitingLine(Generic[Item]):
                 return False
             account.waiting.remove(place)
             return True
+
+    def plan(self, cost_of: Callable[[Item], tuple[float, bool]]) -> None:
+        """Puts better figures in place of guesses, for those who wait and for what the device is at work on.
+
+        Args:
+            cost_of: Gives seconds, and whether those are a guess still.
+        """
+        with self._changed:
+            for place in [*self._serving, *(place for _, place in self._places())]:
+                if place.is_guess:
+                    before = place.cost_s
+                    place.cost_s, place.is_guess = cost_of(place.item)
+                    place.counted_s = None if place.is_guess else place.cost_s
+                    if place in self._serving and place.client in self._accounts:
+                        self._accounts[place.client].seconds += place.cost_s - before
+                    self._least_s = min(self._least_s, place.cost_s)
+
+    def count(self, cost_of: Callable[[Item], tuple[float, bool]]) -> None:
+        """Lets the work of those who wait count against the bound, where it is no guess any more.
+
+        Order and gaps go by what they have cost so far: those are comparisons, also with what was begun meanwhile,
+        for which both sides have to be told from the same figures.
+        """
+        with self._changed:
+            for _, place in self._places():
+                if place.is_guess:
+                    cost_s, is_guess = cost_of(place.item)
+                    place.counted_s = None if is_guess else cost_s
 
     def take(self, is_ready: Callable[[Item], bool] = lambda _: True) -> Place[Item] | None:
         """The next place whose item is ready; waits for one.  None once the line is closed.
@@ -305,30 +294,6 @@ class WaitingLine(Generic[Item]):
             yield place
             if rest:
                 heapq.heappush(heads, (seconds + place.cost_s, rest[0].number, rest))
-
-    def _check_room(self, client: str, cost_s: float, nbytes: int) -> None:
-        held = [place for _, place in self._places() if not place.is_patient]
-        if not held:
-            return
-        share = 1 - _NEWCOMERS_SHARE if any(place.client == client for place in held) else 1.0
-        work_s = sum(place.cost_s for place in held)
-        limits = self._limits
-        if len(held) >= limits.jobs - int(limits.jobs * (1 - share)):
-            raise self._full(f"{len(held)} requests are waiting already", "--queue-limit")
-        if work_s + cost_s > limits.work_s * share:
-            raise self._full(f"requests for {work_s:.0f} seconds of work are waiting already", "--queue-work-s")
-        if sum(place.nbytes for place in held) + nbytes > limits.nbytes * share:
-            raise self._full("the requests that wait already take too much memory", "--queue-mib")
-
-    def _full(self, what: str, setting: str) -> Overloaded:
-        # Half of the line: whoever is refused now comes back together with the others who were, and all need room.
-        waiting_s = sum(place.cost_s for _, place in self._places())
-        ahead_s = sum(place.left_s for place in self._serving) + waiting_s / 2
-        return Overloaded(
-            what,
-            retry_after_s=ahead_s,
-            hint=f"again after the seconds in Retry-After, or a server with a higher {setting}",
-        )
 
     def _forget_the_gone(self) -> None:
         if len(self._accounts) >= _MOST_ACCOUNTS:

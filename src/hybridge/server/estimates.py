@@ -1,0 +1,93 @@
+"""Numbers that take long to compute, computed beside the event loop, once for each key."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+log = logging.getLogger("hybridge.estimates")
+
+Key = TypeVar("Key", bound=Hashable)
+
+#: Results that are remembered; those that were asked for least recently are forgotten.
+_MOST_KEPT = 4096
+
+#: Keys that may wait to be computed; of more nothing is found, so that strangers cannot pile up work.
+_MOST_WAITING = 64
+
+
+class Estimates(Generic[Key]):
+    """A cache with one thread behind it.  Any thread may call it.
+
+    Args:
+        compute: Gives the number, or None where there is none; runs in the thread behind, and in callers of
+            :meth:`now`.
+    """
+
+    def __init__(self, compute: Callable[[Key], float | None]) -> None:
+        self._compute = compute
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Key, float] = OrderedDict()
+        self._waiting: dict[Key, list[Callable[[float], None]]] = {}
+        self._asked: queue.SimpleQueue[Key | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def known(self, key: Key) -> float | None:
+        """The number, if it was computed before; takes no time."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def now(self, key: Key) -> float | None:
+        """The number, computed here if need be."""
+        found = self.known(key)
+        return self._keep(key, self._compute(key)) if found is None else found
+
+    def find(self, key: Key, tell: Callable[[float], None]) -> None:
+        """Has the number computed, once for all who ask meanwhile.
+
+        Args:
+            key: Of what.
+            tell: Called with it, in the thread behind; never, if there is none or too many keys wait.
+        """
+        with self._lock:
+            if key in self._waiting:
+                self._waiting[key].append(tell)
+                return
+            if len(self._waiting) >= _MOST_WAITING:
+                return
+            self._waiting[key] = [tell]
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="hybridge-estimates", daemon=True)
+                self._thread.start()
+        self._asked.put(key)
+
+    def close(self) -> None:
+        """Ends the thread, once it is done with what it computes."""
+        self._asked.put(None)
+
+    def _serve(self) -> None:
+        while (key := self._asked.get()) is not None:
+            found = None
+            try:
+                found = self._keep(key, self._compute(key))
+            except Exception:  # one key must not end the thread that all others need
+                log.exception("no estimate for %s", key)
+            with self._lock:
+                hearers = self._waiting.pop(key)
+            if found is not None:
+                for tell in hearers:
+                    tell(found)
+
+    def _keep(self, key: Key, found: float | None) -> float | None:
+        if found is not None:
+            with self._lock:
+                self._kept[key] = found
+                if len(self._kept) > _MOST_KEPT:
+                    self._kept.popitem(last=False)
+        return found
