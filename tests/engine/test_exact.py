@@ -82,6 +82,7 @@ class TestBudget:
         assert bound.peak_bytes < free.peak_bytes
         assert bound.mode != "whole"
 
+    @torch.no_grad()
     def test_what_does_not_fit_is_refused_before_it_runs(self) -> None:
         with pytest.raises(TooLarge, match="at least"):
             exact(small_kl(4), budget="10KiB").decode(noise(1, 4, 32, 32))
@@ -124,7 +125,11 @@ class TestThePlainModuleRuns:
         wrapped.decode(z).sample.sum().backward()
         assert z.grad is not None
         assert wrapped.why_plain("decode", z) == "gradients are wanted"
-        assert wrapped.why_plain("decode", z.detach()) is None
+        wrapped.decode(z.detach()).sample.sum().backward()
+        assert wrapped.vae.decoder.conv_in.weight.grad is not None
+        with torch.no_grad():
+            assert wrapped.why_plain("decode", z) is None
+        assert wrapped.requires_grad_(False).why_plain("decode", z.detach()) is None
 
 
 def test_tiling_stays_off_and_says_why(caplog) -> None:
@@ -193,12 +198,14 @@ def test_slicing_is_handed_on() -> None:
     assert not wrapped.vae.use_slicing
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("shape", [(4, 8, 8), (1, 3, 8, 8), (1, 4, 2, 8, 8)])
 def test_what_is_not_latents_is_refused(shape) -> None:
     with pytest.raises(RequestError, match=r"\[batch, 4, height, width\]"):
         exact(small_kl(4)).decode(noise(*shape))
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_latents_that_hold_no_numbers_are_refused(wrong) -> None:
     z = noise(1, 4, 8, 8)

@@ -49,7 +49,7 @@ class Engine:
     _runner: Runner = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        runner = Runner(self.module, self.spill)
+        runner = Runner(self.module, self.spill, reads_weights=False)  # nobody else has hands on them
         own = sum(tensor.nbytes for tensor in (*self.module.parameters(), *self.module.buffers()))
         kept_bytes = own + (0 if self.modes == ("whole",) else runner.prepared_bytes)
         object.__setattr__(self, "_runner", runner)  # the class is frozen to everyone else

@@ -10,10 +10,14 @@ module's own forward.  What cannot run in strips runs as the plain module; :meth
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import tempfile
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -25,6 +29,7 @@ from torch import nn
 
 from ..errors import RequestError
 from ..units import parse_bytes
+from .circumstances import is_recorded, why_not_now
 from .execute import Progress, ShouldStop
 from .plan import IN_MEMORY, WITHIN_ROUNDING, Mode, Plan
 from .program import Task
@@ -79,18 +84,42 @@ def check_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
+class _ItsForward:
+    """``forward`` of the wrapped module's class: its signature is read by pipelines, and accelerate replaces it."""
+
+    def __get__(self, wrapper: ExactVAE | None, owner: type | None = None) -> Any:
+        if wrapper is None:
+            return self
+        vae = wrapper.vae
+        if wrapper._has_strips and not _does_more_when_called(vae):
+            return MethodType(type(vae).forward, wrapper)  # asks for encode and decode, which are the wrapper's
+
+        @wraps(vae.forward)
+        def call(*given: Any, **named: Any) -> Any:
+            return vae(*given, **named)
+
+        return call
+
+
+def _does_more_when_called(module: nn.Module) -> bool:
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return "forward" in vars(module) or any(hooks)
+
+
 class ExactVAE(nn.Module):
     """A VAE that pipelines take for their own; made by :func:`exact`.
 
-    Whatever is not here is looked up in the wrapped module.
+    To ``isinstance`` it is of the wrapped module's class, too.  It has the wrapped module's parts and weights under
+    their own names, and whatever is not here is looked up, set and deleted in the wrapped module.
 
     Attributes:
         vae: The wrapped module; it owns the weights.
         budget_bytes: What one call may take on top of them, or None.
         modes: Ways of running that a call may take.
-        use_tiling: False, but for a wrapped module of which nothing runs in strips: its own.
-        use_slicing: Whether the plain forward takes one item at a time; strips always do.
     """
+
+    vae: nn.Module
+    forward = _ItsForward()
 
     def __init__(
         self,
@@ -100,23 +129,54 @@ class ExactVAE(nn.Module):
         spill_to: Path | None = None,
     ) -> None:
         super().__init__()
-        self.vae = vae
-        self.training = vae.training
+        self.__dict__["vae"] = vae  # not as a part of this: its parts are
+        for name in ("_modules", "_parameters", "_buffers"):
+            self.__dict__[name] = getattr(vae, name)
+        self.__dict__["__module__"] = type(vae).__module__  # with the name of its class, what pipelines write down
         self.budget_bytes = budget_bytes
         self.modes = modes
-        self.use_slicing = bool(getattr(vae, "use_slicing", False))
-        self.use_tiling = bool(getattr(vae, "use_tiling", False))
         self._runner = Runner(vae, spill_to)
-        if not self._has_strips:
-            self.forward = vae.forward  # type: ignore[method-assign] # pipelines read what it takes from its signature
-        elif self.use_tiling:
+        self._told: set[tuple[Task, str]] = set()
+        if self._has_strips and self.use_tiling:
             self.disable_tiling()
+
+    @property  # type: ignore[misc] # nobody may set it
+    def __class__(self) -> Any:
+        """The wrapped module's, for ``isinstance`` in pipelines; ``type`` tells the difference."""
+        vae = self.__dict__.get("vae")
+        return ExactVAE if vae is None else type(vae)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles must not look for the class among what ``isinstance`` says."""
+        return _blank, (), self.__dict__
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("vae"), name)
+            if "vae" not in self.__dict__:
+                raise
+            return getattr(self.vae, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._is_of_the_vae(name):
+            setattr(self.vae, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if self._is_of_the_vae(name):
+            delattr(self.vae, name)
+        else:
+            super().__delattr__(name)
+
+    def _is_of_the_vae(self, name: str) -> bool:
+        vae = self.__dict__.get("vae")
+        is_own = name in self.__dict__ or isinstance(getattr(ExactVAE, name, None), property)
+        return vae is not None and not is_own and name in vars(vae)
+
+    def _get_name(self) -> str:
+        return ExactVAE.__name__
 
     @property
     def config(self) -> Any:
@@ -124,14 +184,38 @@ class ExactVAE(nn.Module):
         return self.vae.config
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The wrapped module's."""
-        return self._runner.dtype
+    def dtype(self) -> Any:
+        """The wrapped module's: a torch.dtype."""
+        return self.vae.dtype
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> Any:
+        """The wrapped module's: a torch.device."""
+        return self.vae.device
+
+    @property
+    def training(self) -> bool:
         """The wrapped module's."""
-        return self._runner.device
+        return self.vae.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        if "vae" in self.__dict__:  # torch sets it before
+            self.vae.training = mode
+
+    @property
+    def use_tiling(self) -> bool:
+        """False, but for a wrapped module of which nothing runs in strips: its own."""
+        return bool(getattr(self.vae, "use_tiling", False))
+
+    @use_tiling.setter
+    def use_tiling(self, wanted: bool) -> None:
+        self.enable_tiling() if wanted else self.disable_tiling()
+
+    def to(self, *args: Any, **kwargs: Any) -> ExactVAE:
+        """Moves or converts the wrapped module, as its own ``to`` does it."""
+        self.vae.to(*args, **kwargs)
+        return self
 
     def why_plain(self, task: Task, source: torch.Tensor | None = None) -> str | None:
         """Why this task runs as the plain module, whatever the budget; None if it does not.
@@ -141,12 +225,9 @@ class ExactVAE(nn.Module):
             source: What would be decoded or encoded; without it, only the module is looked at.
         """
         reason = self._runner.why_plain(task)
-        if reason is not None:
+        if reason is not None or source is None:
             return reason
-        trains = self.training and any(parameter.requires_grad for parameter in self.vae.parameters())
-        if source is not None and torch.is_grad_enabled() and (source.requires_grad or trains):
-            return "gradients are wanted"
-        return None
+        return why_not_now(source, self._runner.parameters)
 
     def plan(self, task: Task, batch: int, height: int, width: int) -> Plan:
         """How an input (batch, C, height, width) would be run, and why.
@@ -166,76 +247,48 @@ class ExactVAE(nn.Module):
 
     @apply_forward_hook  # type: ignore[untyped-decorator] # lets accelerate bring the weights to the device
     def decode(
-        self,
-        z: torch.Tensor,
-        return_dict: bool = True,
-        generator: torch.Generator | None = None,
-        *,
-        progress: Progress | None = None,
-        should_stop: ShouldStop | None = None,
-        **others: Any,
+        self, *given: Any, progress: Progress | None = None, should_stop: ShouldStop | None = None, **named: Any
     ) -> Any:
         """Latents (B, C, h, w) in VAE space → a DecoderOutput with ``sample`` (B, 3, H, W), or a tuple of that.
 
+        Latents of any floating dtype are answered in the module's.  A wrapped module of another kind gives what its
+        own ``decode`` does.
+
         Args:
-            z: What the wrapped module's ``decode`` takes.
-            return_dict: False for the tuple.
-            generator: For a wrapped module that decodes with noise; strips need none.
+            given: What the wrapped module's ``decode`` takes, in its order.
             progress: Called with (strips done, strips in all) after every strip.
             should_stop: Asked after every strip; True ends the call.
-            others: What a wrapped module of another kind takes besides, such as ``num_frames``; it is run as it is.
+            named: What the wrapped module's ``decode`` takes, by name.
 
         Raises:
-            RequestError: when strips would run on latents of another shape, or with NaN or infinity.
+            RequestError: when strips would run on latents of another shape, on another device, of integers, or with
+                NaN or infinity.
             TooLarge: when the budget is too small; nothing was allocated.
             Stopped: when ``should_stop`` said so.
         """
-        if others or self.why_plain("decode", z):
-            if generator is not None:
-                others["generator"] = generator
-            return self.vae.decode(z, return_dict=return_dict, **others)  # type: ignore[operator] # diffusers' own
-        sample = self._run("decode", z, progress, should_stop)
+        answer = self._in_strips("decode", given, named, progress, should_stop)
+        if isinstance(answer, _Plain):
+            return self.vae.decode(*answer.given, **answer.named)  # type: ignore[operator] # diffusers' own
+        sample, return_dict = answer
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     @apply_forward_hook  # type: ignore[untyped-decorator]
     def encode(
-        self,
-        x: torch.Tensor,
-        return_dict: bool = True,
-        *,
-        progress: Progress | None = None,
-        should_stop: ShouldStop | None = None,
-        **others: Any,
+        self, *given: Any, progress: Progress | None = None, should_stop: ShouldStop | None = None, **named: Any
     ) -> Any:
         """A picture (B, 3, H, W) in [-1, 1] → what the wrapped module's ``encode`` gives.
 
         That is an AutoencoderKLOutput with a ``latent_dist``, or an AutoencoderTinyOutput with ``latents``, or the
         one or the other in a tuple.  Arguments and errors are those of :meth:`decode`.
         """
-        if others or self.why_plain("encode", x):
-            return self.vae.encode(x, return_dict=return_dict, **others)  # type: ignore[operator] # diffusers' own
-        encoded = self._run("encode", x, progress, should_stop)
+        answer = self._in_strips("encode", given, named, progress, should_stop)
+        if isinstance(answer, _Plain):
+            return self.vae.encode(*answer.given, **answer.named)  # type: ignore[operator] # diffusers' own
+        encoded, return_dict = answer
         if type(self.vae).__name__ == "AutoencoderTiny":
             return AutoencoderTinyOutput(latents=encoded) if return_dict else (encoded,)
         posterior = DiagonalGaussianDistribution(encoded)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
-
-    def forward(
-        self,
-        sample: torch.Tensor,
-        sample_posterior: bool = False,
-        return_dict: bool = True,
-        generator: torch.Generator | None = None,
-    ) -> Any:
-        """A picture → latents → a picture: by the posterior's mode, or by what ``generator`` draws from it."""
-        encoded = self.encode(sample)
-        if hasattr(encoded, "latents"):
-            latents = encoded.latents
-        elif sample_posterior:
-            latents = encoded.latent_dist.sample(generator=generator)
-        else:
-            latents = encoded.latent_dist.mode()
-        return self.decode(latents, return_dict=return_dict)
 
     @property
     def _has_strips(self) -> bool:
@@ -250,27 +303,40 @@ class ExactVAE(nn.Module):
             )
             return
         self.vae.enable_tiling(*sizes, **named)  # type: ignore[operator] # diffusers' own
-        self.use_tiling = True
 
     def disable_tiling(self) -> None:
         """The wrapped module takes pictures as a whole again."""
-        self.use_tiling = False
         self.vae.disable_tiling()  # type: ignore[operator] # diffusers' own
 
-    def enable_slicing(self) -> None:
-        """One item at a time where the plain forward runs; strips do so anyway."""
-        self.use_slicing = True
-        self.vae.enable_slicing()  # type: ignore[operator] # diffusers' own
-
-    def disable_slicing(self) -> None:
-        """The plain forward takes the whole batch at once again."""
-        self.use_slicing = False
-        self.vae.disable_slicing()  # type: ignore[operator] # diffusers' own
+    def _in_strips(
+        self,
+        task: Task,
+        given: tuple[Any, ...],
+        named: dict[str, Any],
+        progress: Progress | None,
+        should_stop: ShouldStop | None,
+    ) -> _Plain | tuple[torch.Tensor, bool]:
+        """What was made, and whether it is wanted with a name; or what to call the wrapped module with instead."""
+        if is_recorded() or not (given or named):
+            return _Plain(given, named)
+        reason = self._runner.why_plain(task)
+        if reason is None:
+            asked = inspect.signature(getattr(self.vae, task)).bind(*given, **named).arguments
+            source = next(iter(asked.values()))
+            reason = why_not_now(source, self._runner.parameters)
+            if reason is None:
+                return self._run(task, source, progress, should_stop), bool(asked.get("return_dict", True))
+            self._tell(task, reason)
+        if given:
+            return _Plain((self._converted(given[0]), *given[1:]), named)
+        first = next(iter(inspect.signature(getattr(self.vae, task)).parameters))
+        return _Plain((), {name: self._converted(one) if name == first else one for name, one in named.items()})
 
     @torch.no_grad()
     def _run(
         self, task: Task, source: torch.Tensor, progress: Progress | None, should_stop: ShouldStop | None
     ) -> torch.Tensor:
+        source = source.to(self.dtype) if source.is_floating_point() else source  # what is none, the runner refuses
         if not bool(torch.isfinite(source).all()):
             what = "latents" if task == "decode" else "pixels"
             hint = "a look at where they are made: float16 overflows, for one"
@@ -283,3 +349,29 @@ class ExactVAE(nn.Module):
             progress=progress,
             should_stop=should_stop,
         )
+
+    def _converted(self, source: Any) -> Any:
+        """Floating-point numbers in the module's dtype, where it has one and autocast is off."""
+        dtypes = {parameter.dtype for parameter in self._runner.parameters}
+        if len(dtypes) != 1 or not isinstance(source, torch.Tensor) or not source.is_floating_point():
+            return source
+        [dtype] = dtypes
+        is_left = torch.is_autocast_enabled(source.device.type) or not dtype.is_floating_point
+        return source if is_left or dtype.itemsize == 1 else source.to(dtype)
+
+    def _tell(self, task: Task, reason: str) -> None:
+        if (task, reason) not in self._told:
+            self._told.add((task, reason))
+            _log.warning("%s runs as the plain module: %s", task, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """A call for the wrapped module's own method."""
+
+    given: tuple[Any, ...]
+    named: dict[str, Any]
+
+
+def _blank() -> ExactVAE:
+    return ExactVAE.__new__(ExactVAE)

@@ -20,6 +20,7 @@ from torch import nn
 from ..errors import RequestError, Stopped
 from .arena import lend
 from .buffers import Buffers
+from .contents import checksums
 from .memory import trim
 from .ops import Attend
 from .parameters import ModuleParameters
@@ -42,18 +43,25 @@ _Bound = ConvolutionStrips | AttentionStrips
 class Executor:
     """A program bound to a module's weights.
 
-    What can be computed from the weights alone is computed once, and again when they are moved or replaced.
+    What can be computed from the weights alone is computed once, and again when they are moved, replaced or written
+    to.
 
     Args:
         program: What to run.
         module: The module that it was lowered from.
         spill_to: The folder in which activations are parked, if a plan parks any; None for the temporary one.
+        reads_weights: Whether every run begins with a look at all of the weights that it needs; without it, what is
+            written to them behind torch's back, as through ``parameter.data``, goes unnoticed.
     """
 
-    def __init__(self, program: Program, module: nn.Module, spill_to: Path | None = None) -> None:
+    def __init__(
+        self, program: Program, module: nn.Module, spill_to: Path | None = None, *, reads_weights: bool = True
+    ) -> None:
         self.program = program
         self._spill_to = spill_to
+        self._reads_weights = reads_weights
         self._parameters = ModuleParameters(module)
+        self._layers = program.layers()
         self._bound: dict[int, tuple[Way | None, _Bound]] = {}
         self._bound_to: list[object] = []
 
@@ -117,7 +125,10 @@ class Executor:
     def _bind(self, stored: torch.dtype, plan: Plan) -> list[_Bound]:
         """Every op with its weights, prepared for the way that it is planned to run."""
         computed = torch.float32 if plan.arithmetic.is_widened else stored
-        bound_to = [computed, *(_identity(parameter) for parameter in self._parameters.all())]
+        read = self._parameters.of(self._layers)
+        bound_to: list[object] = [computed, *(_identity(parameter) for parameter in read)]
+        if self._reads_weights:
+            bound_to.append(checksums(one for one in read if not one.is_meta))  # a shape holds nothing
         if bound_to != self._bound_to:
             self._bound.clear()
             self._bound_to = bound_to
@@ -235,4 +246,4 @@ class _Item:
 def _identity(parameter: torch.Tensor) -> tuple[object, ...]:
     """What changes when a parameter is moved, replaced or written to; inference mode does not count writes."""
     version = 0 if parameter.is_inference() else parameter._version
-    return parameter.data_ptr(), version, parameter.dtype, parameter.device
+    return parameter.data_ptr(), version, parameter.dtype, parameter.device, parameter.stride()

@@ -3,13 +3,15 @@
 Every block type has one function, registered under the name of its class; a new VAE is a few more of them.  A
 function refuses whatever it does not know for certain (an option that the VAEs here never set, a replaced attention
 processor, a layer that an adapter wrapped) by raising :class:`CannotLower`, and the module is then run as it is.
-Names are compared exactly, because a subclass may have another ``forward``.
+Names are compared exactly, and only for classes of torch and diffusers: a subclass may have another ``forward``,
+and adapters call their layers ``Conv2d``, too.
 
 Nothing here reads a weight, so modules on the ``meta`` device are lowered like any other.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch import nn
 from ..errors import CannotLower
 from .ops import Attend, Convolve, Norm, Op, Padding, Weights
 from .program import Program, Task
+from .untouched import kind, why_replaced, why_touched
 
 Lower = Callable[["_Builder", Any, int], int]
 
@@ -32,12 +35,20 @@ def lower(module: nn.Module, task: Task) -> Program:
     Raises:
         CannotLower: and says because of what.
     """
-    whole = _WHOLE.get((type(module).__name__, task))
+    whole = _WHOLE.get((kind(module), task))
     if whole is None:
         known = ", ".join(sorted({name for name, _ in _WHOLE}))
-        raise CannotLower("cannot lower", saw=type(module).__name__, expected=f"one of {known}")
+        raise CannotLower("cannot lower", saw=kind(module), expected=f"one of {known}")
+    reason = why_touched(module, task)
+    if reason is not None:
+        raise CannotLower(reason)
     builder = _Builder(module)
-    whole(builder, module)
+    try:
+        whole(builder, module)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # it may lack anything, or have too much
+        raise CannotLower(
+            "cannot lower", saw=str(error), expected=f"{kind(module)} as diffusers makes it"
+        ) from error
     return builder.program(task)
 
 
@@ -67,46 +78,75 @@ class _Builder:
 
     def convolve(self, source: int, conv: Any, **around: Any) -> int:
         weights = self.conv_weights(conv)
-        top_left = {"top": conv.padding[0], "bottom": conv.padding[0]}
-        padding = around.pop("padding", Padding(**top_left, left=conv.padding[1], right=conv.padding[1]))
-        op = Convolve(source, len(self._channels), weights, conv.stride[0], padding, **around)
+        side = (weights.kernel - 1) // 2
+        padding = around.pop("padding", None)
+        expected, given = (0, padding) if padding else (side, Padding(side, side, side, side))
+        check(
+            weights.name,
+            ("an odd kernel", weights.kernel % 2 == 1),
+            (f"padding of {expected}", set(conv.padding) == {expected}),
+            ("stride 1, or 2 with a 3×3 kernel", conv.stride[0] == 1 or (conv.stride[0], weights.kernel) == (2, 3)),
+            ("stride 1 where something is added", conv.stride[0] == 1 or "residual" not in around),
+        )
+        op = Convolve(source, len(self._channels), weights, conv.stride[0], given, **around)
         if weights.in_channels != self._channels[source]:
             raise CannotLower(
                 f"cannot lower {weights.name}",
                 saw=f"{self._channels[source]} channels",
                 expected=weights.in_channels,
             )
+        if op.residual is not None:
+            added = op.shortcut.out_channels if op.shortcut else self._channels[op.residual]
+            check(weights.name, ("as many channels as are added to it", added == weights.out_channels))
         return self._add(op, weights.out_channels)
 
     def attend(self, source: int, **layers: Any) -> int:
+        inside = {layers[name].in_channels for name in ("query", "key", "value")} | {layers["out"].out_channels}
+        check(layers["out"].name, ("as many channels as are attended to", inside == {self._channels[source]}))
         return self._add(Attend(source, len(self._channels), **layers), self._channels[source])
 
     def conv_weights(self, conv: Any) -> Weights:
         name = self.name(conv)
         check(
             name,
-            ("a Conv2d", type(conv).__name__ == "Conv2d"),
+            ("a Conv2d", kind(conv) == "Conv2d"),
             ("padding with zeros", conv.padding_mode == "zeros" and not isinstance(conv.padding, str)),
             ("one group, no dilation", conv.groups == 1 and set(conv.dilation) == {1}),
             ("a square kernel and stride", len(set(conv.kernel_size)) == 1 and len(set(conv.stride)) == 1),
+            ("weights of its shape", _has(conv, conv.out_channels, conv.in_channels, *conv.kernel_size)),
         )
         return Weights(name, conv.in_channels, conv.out_channels, conv.kernel_size[0])
 
+    def shortcut_weights(self, conv: Any) -> Weights:
+        weights = self.conv_weights(conv)
+        geometry = weights.kernel, set(conv.stride), set(conv.padding)
+        check(weights.name, ("a 1×1 shortcut without stride and padding", geometry == (1, {1}, {0})))
+        return weights
+
     def linear_weights(self, layer: Any) -> Weights:
         name = self.name(layer)
-        check(name, ("a Linear", type(layer).__name__ == "Linear"))
+        check(
+            name,
+            ("a Linear", kind(layer) == "Linear"),
+            ("weights of its shape", _has(layer, layer.out_features, layer.in_features)),
+        )
         return Weights(name, layer.in_features, layer.out_features)
 
-    def norm(self, norm: Any) -> Norm:
+    def norm(self, norm: Any, source: int) -> Norm:
         name = self.name(norm)
-        check(name, ("a GroupNorm with weight and bias", type(norm).__name__ == "GroupNorm" and norm.affine))
+        check(
+            name,
+            ("a GroupNorm with weight and bias", kind(norm) == "GroupNorm" and norm.affine),
+            ("weights of its shape", norm.bias is not None and _has(norm, self._channels[source])),
+            ("groups of the same size", self._channels[source] % norm.num_groups == 0),
+        )
         return Norm(name, norm.num_groups, norm.eps)
 
     def block(self, block: Any, source: int) -> int:
-        function = _BLOCKS.get(type(block).__name__)
+        function = _BLOCKS.get(kind(block))
         if function is None:
             raise CannotLower(
-                f"cannot lower {self.name(block)}", saw=type(block).__name__, expected=", ".join(sorted(_BLOCKS))
+                f"cannot lower {self.name(block)}", saw=kind(block), expected=", ".join(sorted(_BLOCKS))
             )
         self._open.append(source)
         target = function(self, block, source)
@@ -134,6 +174,11 @@ class _Builder:
         return op.target
 
 
+def _has(layer: Any, *shape: int) -> bool:
+    """Whether its weights are of this shape, and its bias, if it has one, is of as many numbers."""
+    return layer.weight.shape == shape and (layer.bias is None or layer.bias.shape == shape[:1])
+
+
 def check(name: str, *facts: tuple[str, bool]) -> None:
     """Raises :class:`CannotLower` for the first (expectation, whether it holds) that does not hold."""
     for expected, holds in facts:
@@ -146,7 +191,7 @@ def check(name: str, *facts: tuple[str, bool]) -> None:
 
 def _kl_decoder(builder: _Builder, vae: Any) -> None:
     decoder = vae.decoder
-    check("decoder", ("diffusers' Decoder", type(decoder).__name__ == "Decoder"))
+    check("decoder", ("diffusers' Decoder", kind(decoder) == "Decoder"))
     x = builder.input((decoder.conv_in if vae.post_quant_conv is None else vae.post_quant_conv).in_channels)
     if vae.post_quant_conv is not None:
         x = builder.convolve(x, vae.post_quant_conv)
@@ -158,7 +203,7 @@ def _kl_decoder(builder: _Builder, vae: Any) -> None:
 
 def _kl_encoder(builder: _Builder, vae: Any) -> None:
     encoder = vae.encoder
-    check("encoder", ("diffusers' Encoder", type(encoder).__name__ == "Encoder"))
+    check("encoder", ("diffusers' Encoder", kind(encoder) == "Encoder"))
     x = builder.convolve(builder.input(encoder.conv_in.in_channels), encoder.conv_in)
     for block in (*encoder.down_blocks, encoder.mid_block):
         x = builder.block(block, x)
@@ -168,7 +213,7 @@ def _kl_encoder(builder: _Builder, vae: Any) -> None:
 
 
 def _norm_act_conv(builder: _Builder, x: int, norm: Any, activation: Any, conv: Any, **around: Any) -> int:
-    return builder.convolve(x, conv, norm=builder.norm(norm), entering=_pointwise(activation), **around)
+    return builder.convolve(x, conv, norm=builder.norm(norm, x), entering=_pointwise(activation), **around)
 
 
 def _blocks_then_resamplers(builder: _Builder, block: Any, x: int) -> int:
@@ -192,12 +237,12 @@ def _resnet(builder: _Builder, block: Any, x: int) -> int:
         builder.name(block),
         ("no time embedding", block.time_emb_proj is None and block.time_embedding_norm != "scale_shift"),
         ("no resampling inside", block.upsample is None and block.downsample is None),
-        ("no dropout", block.dropout.p == 0),
+        ("no dropout", _drops_nothing(block.dropout)),
+        ("convolutions with stride 1", set(block.conv1.stride) == {1}),
         ("no scale on the sum", block.output_scale_factor == 1),
     )
     hidden = _norm_act_conv(builder, x, block.norm1, block.nonlinearity, block.conv1)
-    shortcut = None if block.conv_shortcut is None else builder.conv_weights(block.conv_shortcut)
-    check(builder.name(block), ("a 1×1 shortcut", shortcut is None or shortcut.kernel == 1))
+    shortcut = None if block.conv_shortcut is None else builder.shortcut_weights(block.conv_shortcut)
     return _norm_act_conv(
         builder, hidden, block.norm2, block.nonlinearity, block.conv2, residual=x, shortcut=shortcut
     )
@@ -209,7 +254,9 @@ def _upsample(builder: _Builder, block: Any, x: int) -> int:
         ("nearest ×2, then a convolution", block.use_conv and block.interpolate and not block.use_conv_transpose),
         ("no norm", block.norm is None),
     )
-    return _doubled(builder, x, block.conv if block.name == "conv" else block.Conv2d_0)
+    conv = block.conv if block.name == "conv" else block.Conv2d_0
+    check(builder.name(block), ("as many channels as it says", block.channels == conv.in_channels))
+    return _doubled(builder, x, conv)
 
 
 def _doubled(builder: _Builder, x: int, conv: Any) -> int:
@@ -224,7 +271,13 @@ def _doubled(builder: _Builder, x: int, conv: Any) -> int:
 
 
 def _downsample(builder: _Builder, block: Any, x: int) -> int:
-    check(builder.name(block), ("a convolution", block.use_conv), ("no norm", block.norm is None))
+    check(
+        builder.name(block),
+        ("a convolution", block.use_conv),
+        ("no norm", block.norm is None),
+        ("stride 2", set(block.conv.stride) == {2}),
+        ("as many channels as it says", block.channels == block.conv.in_channels),
+    )
     if block.padding == 0:  # diffusers then pads one row below and one column to the right
         return builder.convolve(x, block.conv, padding=Padding(bottom=1, right=1))
     return builder.convolve(x, block.conv)
@@ -234,26 +287,35 @@ def _downsample(builder: _Builder, block: Any, x: int) -> int:
 _PLAIN_PROCESSORS = {"AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor"}
 
 
+#: Those that take 1/√d, whatever the module's ``scale`` is.
+_SCALES_ITSELF = {"AttnProcessor2_0"}
+
+
 def _attention(builder: _Builder, block: Any, x: int) -> int:
-    processor = type(block.processor).__name__
+    processor = kind(block.processor)
+    layers = [builder.linear_weights(layer) for layer in (block.to_q, block.to_k, block.to_v, block.to_out[0])]
+    query, key, value, out = layers
+    inner = query.out_channels
     check(
         builder.name(block),
         (f"a plain attention processor, not {processor}", processor in _PLAIN_PROCESSORS),
+        ("a processor as its class is", why_replaced(block.processor) is None),
         ("a group norm and no other", block.group_norm is not None and block.spatial_norm is None),
         ("no norm on queries and keys", block.norm_q is None and block.norm_k is None),
         ("no cross attention", not block.is_cross_attention and block.added_kv_proj_dim is None),
         ("its input added, unscaled", block.residual_connection and block.rescale_output_factor == 1),
-        ("no dropout", block.to_out[1].p == 0),
+        ("an output and a dropout of none", len(block.to_out) == 2 and _drops_nothing(block.to_out[1])),
+        ("queries, keys and values alike", inner == key.out_channels == value.out_channels == out.in_channels),
+        ("heads of the same size", inner % block.heads == 0),
+        ("1/√d as scale", processor in _SCALES_ITSELF or math.isclose(block.scale, (inner // block.heads) ** -0.5)),
     )
     return builder.attend(
-        x,
-        norm=builder.norm(block.group_norm),
-        heads=block.heads,
-        query=builder.linear_weights(block.to_q),
-        key=builder.linear_weights(block.to_k),
-        value=builder.linear_weights(block.to_v),
-        out=builder.linear_weights(block.to_out[0]),
+        x, norm=builder.norm(block.group_norm, x), heads=block.heads, query=query, key=key, value=value, out=out
     )
+
+
+def _drops_nothing(dropout: Any) -> bool:
+    return kind(dropout) == "Dropout" and dropout.p == 0
 
 
 # --- AutoencoderTiny: a sequence of convolutions, activations, ×2 and small residual blocks -----------------------
@@ -261,7 +323,7 @@ def _attention(builder: _Builder, block: Any, x: int) -> int:
 
 def _tiny_decoder(builder: _Builder, vae: Any) -> None:
     decoder = vae.decoder
-    check("decoder", ("diffusers' DecoderTiny", type(decoder).__name__ == "DecoderTiny"))
+    check("decoder", ("diffusers' DecoderTiny", kind(decoder) == "DecoderTiny"))
     first, *rest = decoder.layers
     x = builder.convolve(builder.input(first.in_channels), first, entering="soft_clamp")
     builder.leave(_sequence(builder, rest, x), "to_signed")
@@ -269,7 +331,7 @@ def _tiny_decoder(builder: _Builder, vae: Any) -> None:
 
 def _tiny_encoder(builder: _Builder, vae: Any) -> None:
     encoder = vae.encoder
-    check("encoder", ("diffusers' EncoderTiny", type(encoder).__name__ == "EncoderTiny"))
+    check("encoder", ("diffusers' EncoderTiny", kind(encoder) == "EncoderTiny"))
     first, *rest = encoder.layers
     x = builder.convolve(builder.input(first.in_channels), first, entering="from_signed")
     _sequence(builder, rest, x)
@@ -278,24 +340,28 @@ def _tiny_encoder(builder: _Builder, vae: Any) -> None:
 def _sequence(builder: _Builder, layers: Iterable[Any], x: int) -> int:
     doubled = False
     for layer in layers:
-        kind = type(layer).__name__
-        if kind == "Upsample":
+        is_called = kind(layer)
+        if is_called == "Upsample":
             is_double = layer.mode == "nearest" and layer.size is None and layer.scale_factor == 2
-            check(builder.name(layer), ("nearest ×2", is_double))
+            check(builder.name(layer), ("nearest ×2, once", is_double and not doubled))
             doubled = True
-        elif kind == "Conv2d":
+        elif is_called == "Conv2d":
             x = _doubled(builder, x, layer) if doubled else builder.convolve(x, layer)
             doubled = False
-        elif kind in _ACTIVATIONS:
+        elif is_called in _ACTIVATIONS:
             builder.leave(x, _pointwise(layer))
         else:
             x = builder.block(layer, x)
-        check(builder.name(layer), ("a convolution after ×2", not doubled or kind == "Upsample"))
+        check(builder.name(layer), ("a convolution after ×2", not doubled or is_called == "Upsample"))
     return x
 
 
 def _tiny_block(builder: _Builder, block: Any, x: int) -> int:
-    shortcut = None if type(block.skip).__name__ == "Identity" else builder.conv_weights(block.skip)
+    shortcut = None if kind(block.skip) == "Identity" else builder.shortcut_weights(block.skip)
+    check(
+        builder.name(block),
+        ("convolutions with stride 1", all(set(conv.stride) == {1} for conv in block.conv[::2])),
+    )
     first, activation, second, activation_too, third = block.conv
     hidden = builder.convolve(x, first, leaving=_pointwise(activation))
     hidden = builder.convolve(hidden, second, leaving=_pointwise(activation_too))
@@ -306,10 +372,10 @@ _ACTIVATIONS = {"SiLU": "silu", "ReLU": "relu", "GELU": "gelu", "Mish": "mish"}
 
 
 def _pointwise(module: Any) -> str:
-    kind = type(module).__name__
-    known = kind in _ACTIVATIONS and not (kind == "GELU" and module.approximate != "none")
-    check(kind, (f"one of {', '.join(_ACTIVATIONS)}", known))
-    return _ACTIVATIONS[kind]
+    found = kind(module)
+    known = found in _ACTIVATIONS and not (found == "GELU" and module.approximate != "none")
+    check(found, (f"one of {', '.join(_ACTIVATIONS)}", known))
+    return _ACTIVATIONS[found]
 
 
 _WHOLE: dict[tuple[str, Task], Callable[[_Builder, Any], None]] = {

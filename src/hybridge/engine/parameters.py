@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import nn
 
 
@@ -16,8 +18,16 @@ class ModuleParameters:
 
     def __init__(self, module: nn.Module) -> None:
         self.parts = dict(module.named_modules())
-        self._owners = [part._parameters for part in self.parts.values() if part._parameters]
+        self._owners = [part for part in self.parts.values() if part._parameters]
 
     def all(self) -> list[nn.Parameter]:
         """All of them, some perhaps more than once."""
-        return [parameter for owner in self._owners for parameter in owner.values() if parameter is not None]
+        return _of(self._owners)
+
+    def of(self, names: Iterable[str]) -> list[nn.Parameter]:
+        """Those of the parts of these names."""
+        return _of(self.parts[name] for name in names)
+
+
+def _of(owners: Iterable[nn.Module]) -> list[nn.Parameter]:
+    return [one for owner in owners for one in owner._parameters.values() if one is not None]

@@ -54,6 +54,14 @@ class Program:
             index for index, op in enumerate(self.ops) for read in (op.source, op.residual) if read == value
         )
 
+    def layers(self) -> tuple[str, ...]:
+        """Names of the submodules whose parameters it reads, each once."""
+        names: dict[str, None] = {}
+        for op in self.ops:
+            own = (op.query, op.key, op.value, op.out) if isinstance(op, Attend) else (op.weights, op.shortcut)
+            names.update({layer.name: None for layer in (*own, op.norm) if layer is not None})
+        return tuple(names)
+
     def norm_of(self, value: int) -> Norm | None:
         """The norm that will be asked for this value's statistics, so that its maker gathers them."""
         return next((op.norm for op in self.ops if op.source == value and op.norm is not None), None)

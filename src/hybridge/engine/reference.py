@@ -28,3 +28,13 @@ def tiled(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
         return decode(module, source) if task == "decode" else moments(module, source)
     finally:
         module.use_tiling = was
+
+
+def untiled(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
+    """As :func:`decode` or :func:`moments`, as a whole even if the module's own tiling is on."""
+    was = module.use_tiling
+    module.use_tiling = False
+    try:
+        return decode(module, source) if task == "decode" else moments(module, source)
+    finally:
+        module.use_tiling = was

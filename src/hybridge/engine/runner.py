@@ -25,6 +25,7 @@ from .parameters import ModuleParameters
 from .plan import WITHIN_ROUNDING, Mode, Plan, plan
 from .prepared import prepared_bytes
 from .program import Task
+from .untouched import Structure
 from .ways import TRANSFORM_FROM_CHANNELS, Arithmetic
 
 _log = logging.getLogger(__name__)
@@ -83,26 +84,25 @@ def _has_matrix_instructions(dtype: torch.dtype) -> bool:
 
 
 class Runner:
-    """A diffusers VAE, lowered once where that is possible.
+    """A diffusers VAE, lowered where that is possible, and again when anything but its weights has changed.
 
     Args:
         module: It owns the weights.
         spill_to: The folder in which mode ``spill`` parks activations on a CPU; None for the temporary one.
+        reads_weights: As for :class:`.execute.Executor`.
     """
 
-    def __init__(self, module: nn.Module, spill_to: Path | None = None) -> None:
-        self._module, self._spill_to = module, spill_to
-        self._parameters = ModuleParameters(module)
+    def __init__(self, module: nn.Module, spill_to: Path | None = None, *, reads_weights: bool = True) -> None:
+        self._module, self._spill_to, self._reads_weights = module, spill_to, reads_weights
         self._overflows = False
         self._plans: dict[Task, Callable[..., Plan]] = {}
         self._executors: dict[Task, Executor] = {}
         self._not_lowered: dict[Task, str] = {}
-        self._lower("decode")
-        self._lower("encode")
+        self._look()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are made of the module; what follows from it is made again."""
-        return type(self), (self._module, self._spill_to)
+        return partial(type(self), reads_weights=self._reads_weights), (self._module, self._spill_to)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -114,13 +114,32 @@ class Runner:
         """Of the weights."""
         return self._parameters.all()[0].device
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The module's, as they are at the moment."""
+        return self._parameters.all()
+
     def why_plain(self, task: Task) -> str | None:
-        """Why this task runs as the plain module, whatever the budget; None if it does not."""
+        """Why this task runs as the plain module, whatever the budget; None if it does not.
+
+        The module is looked at anew, which takes a fifth of a millisecond.
+        """
+        if not self._structure.is_as_it_was():
+            self._look()
         if task in self._not_lowered:
             return self._not_lowered[task]
-        dtypes = {parameter.dtype for parameter in self._parameters.all()}
+        parameters = self._parameters.all()
+        dtypes = {parameter.dtype for parameter in parameters}
         if len(dtypes) > 1:
             return f"its weights are of several dtypes: {', '.join(sorted(str(dtype) for dtype in dtypes))}"
+        if not self.dtype.is_floating_point or self.dtype.itemsize == 1:
+            return f"its weights are {self.dtype}"
+        devices = {parameter.device for parameter in parameters}
+        if len(devices) > 1 or self.device.type == "meta":
+            return f"its weights are on {', '.join(sorted(str(device) for device in devices))}"
+        others = {type(parameter).__name__ for parameter in parameters} - {"Parameter", "Tensor"}
+        if others:
+            return f"its weights are kept as {', '.join(sorted(others))}"
         return None
 
     @property
@@ -194,7 +213,7 @@ class Runner:
 
         Args:
             task: ``decode`` or ``encode``.
-            source: On the weights' device and of their dtype.
+            source: On the weights' device, of any floating dtype; it is answered in the weights' dtype.
             budget_bytes: As for :meth:`plan`.
             modes: As for :meth:`plan`.
             progress: Called with (strips done, strips in all) after every strip.
@@ -211,6 +230,12 @@ class Runner:
             _log.debug("%s runs as the plain module: %s", task, reason)
             return self._plainly(task, source)
         executor = self._executors[task]
+        if not source.is_floating_point() or source.device != self.device:
+            raise RequestError(
+                f"nothing that can be {task}d",
+                saw=f"{source.dtype} on {source.device}",
+                expected=f"floating-point numbers on {self.device}",
+            )
         if source.ndim != 4 or source.shape[1] != executor.program.channels[0]:
             raise RequestError(
                 f"nothing that can be {task}d",
@@ -219,7 +244,9 @@ class Runner:
             )
         chosen = self.plan(task, source.shape[0], *source.shape[2:], budget_bytes=budget_bytes, modes=modes)
         _log.debug("%s in mode %s: %s", task, chosen.mode, chosen.reason)
-        made = self._as_planned(chosen, task, source, progress, should_stop)
+        source = source.to(self.dtype)
+        with torch.autocast(source.device.type, enabled=False):  # strips have a dtype of their own to compute in
+            made = self._as_planned(chosen, task, source, progress, should_stop)
         if source.dtype != torch.float16 or bool(torch.isfinite(made).all()):
             return made
         if self._overflows or modes == ("whole",):
@@ -251,7 +278,7 @@ class Runner:
         should_stop: ShouldStop | None,
     ) -> torch.Tensor:
         if chosen.mode == "whole":
-            return self._plainly(task, source)
+            return reference.untiled(self._module, task, source)
         if chosen.mode == "tiles":
             return reference.tiled(self._module, task, source)
         executor = self._executors[task]
@@ -267,12 +294,25 @@ class Runner:
     def _plainly(self, task: Task, source: torch.Tensor) -> torch.Tensor:
         return (reference.decode if task == "decode" else reference.moments)(self._module, source)
 
+    def _look(self) -> None:
+        """Takes the module for what it is now."""
+        self._structure = Structure(self._module)
+        self._parameters = ModuleParameters(self._module)
+        self._lower("decode")
+        self._lower("encode")
+
     def _lower(self, task: Task) -> None:
+        known = self._not_lowered.pop(task, None)
         try:
             program = lower(self._module, task)
         except CannotLower as reason:
+            self._executors.pop(task, None)
             self._not_lowered[task] = str(reason)
-            _log.warning("%s runs as the plain module: %s", task, reason)
+            if known != str(reason):
+                _log.warning("%s runs as the plain module: %s", task, reason)
         else:
-            self._executors[task] = Executor(program, self._module, self._spill_to)
-            self._plans[task] = lru_cache(_PLANS_KEPT)(partial(plan, program))
+            before = self._executors.get(task)
+            if before is None or before.program != program:
+                self._plans[task] = lru_cache(_PLANS_KEPT)(partial(plan, program))
+            make = partial(Executor, reads_weights=self._reads_weights)
+            self._executors[task] = make(program, self._module, self._spill_to)

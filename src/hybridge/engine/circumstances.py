@@ -1,0 +1,50 @@
+"""Whether this call may be answered in strips, whatever the module is: it may be differentiated, traced or mapped.
+
+Strips write into memory that they have taken before, some of them in C.  Whoever follows a tensor through torch's
+operators loses it there, so these calls belong to the module's own forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.nn.modules import module as modules
+from torch.utils._device import DeviceContext
+
+
+def is_recorded() -> bool:
+    """Whether somebody writes down what is computed: torch.compile, export, or a trace.
+
+    What is asked here, torch.compile can follow; so this is the first thing to ask.
+    """
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def why_not_now(source: torch.Tensor, parameters: Iterable[nn.Parameter]) -> str | None:
+    """Why the plain forward has to answer this call; None if it need not.
+
+    Args:
+        source: What would be decoded or encoded.
+        parameters: The module's.
+    """
+    if modules._has_any_global_hook():  # type: ignore[no-untyped-call]
+        return "there are hooks on all modules"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a transform of torch.func is running"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "forward-mode differentiation is on"
+    if type(source) not in (torch.Tensor, nn.Parameter):
+        return f"it is given a {type(source).__name__}"
+    if torch.is_grad_enabled() and (source.requires_grad or any(one.requires_grad for one in parameters)):
+        return "gradients are wanted"
+    keys = torch._C._TorchDispatchModeKey
+    if any(torch._C._get_dispatch_mode(key) is not None for key in (keys.PROXY, keys.FAKE)):
+        return "torch.fx traces it"
+    modes = torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    if any(not isinstance(mode, DeviceContext) for mode in modes):
+        return "a TorchFunctionMode is on"
+    if source.is_cuda and torch.cuda.is_current_stream_capturing():
+        return "a CUDA graph is being captured"
+    return None

@@ -1,0 +1,136 @@
+"""Whether a module still is what its classes say, and whether it is what it was a moment ago.
+
+A program that was lowered from a module knows what the code of torch and diffusers does.  Hooks, methods that were
+replaced, and settings that were changed are nobody's code that it knows: :func:`why_touched` names them, and
+:class:`Structure` notices that something has changed since a look before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from copy import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from .program import Task
+
+#: Submodules of the whole that a task does not run.
+_UNUSED: dict[Task, tuple[str, ...]] = {
+    "decode": ("encoder", "quant_conv"),
+    "encode": ("decoder", "post_quant_conv"),
+}
+
+#: What a module can be made to call besides its forward.
+_HOOKS = {
+    "_forward_pre_hooks": "a forward pre-hook",
+    "_forward_hooks": "a forward hook",
+    "_backward_pre_hooks": "a backward pre-hook",
+    "_backward_hooks": "a backward hook",
+}
+
+#: Methods by which a module computes.  Replaced in a class, they are replaced in all of its modules.
+_COMPUTING = ("__call__", "_call_impl", "forward", "_conv_forward", "decode", "_decode", "encode", "_encode")
+
+#: Attributes that hold tensors.
+_WEIGHTS = ("_parameters", "_buffers")
+
+_LIBRARIES = ("torch", "diffusers")
+
+
+def kind(thing: Any) -> str:
+    """The name of its class if that is torch's or diffusers' own, else the class's name with its module's.
+
+    Adapters and quantisers call their layers ``Conv2d`` and ``Linear``, too.
+    """
+    found = type(thing)
+    root = found.__module__.partition(".")[0]
+    is_known = getattr(nn, found.__name__, None) is found if root == "torch" else root == "diffusers"
+    return found.__name__ if is_known else f"{found.__module__}.{found.__qualname__}"
+
+
+def why_touched(module: nn.Module, task: Task) -> str | None:
+    """What makes this task of the module another than its classes' code; None if nothing does.
+
+    The module's own hooks and its own ``forward`` do not count: ``decode`` and ``encode`` do not run them.
+    """
+    for name, part in module.named_modules():
+        if name.partition(".")[0] not in _UNUSED[task]:
+            reason = why_replaced(part, () if name else ("forward",)) or (_hooks(part) if name else None)
+            if reason is not None:
+                return f"{name or type(part).__name__} has {reason}"
+    return None
+
+
+def why_replaced(thing: Any, besides: Container[str] = ()) -> str | None:
+    """Which of its methods is not that of its class, or not one that torch or diffusers wrote; None if all are.
+
+    Args:
+        thing: A module, or what a module calls.
+        besides: Methods that may be replaced.
+    """
+    owner = type(thing)
+    for name in vars(thing):
+        if name not in besides and callable(getattr(owner, name, None)):
+            return f"another {name} than its class"
+    for name in _COMPUTING:
+        if name in besides:
+            continue
+        function = getattr(owner, name, None)
+        while function is not None:
+            made_in = getattr(function, "__globals__", {}).get("__name__", "")
+            if made_in.partition(".")[0] not in _LIBRARIES:
+                return f"a {name} from {made_in or 'elsewhere'}"
+            function = getattr(function, "__wrapped__", None)
+    return None
+
+
+def _hooks(part: nn.Module) -> str | None:
+    return next((what for name, what in _HOOKS.items() if getattr(part, name)), None)
+
+
+class Structure:
+    """A module's parts with all that is set on them, as they were when this was made.
+
+    Weights are not among it, but their shapes are.  A look at a module of 250 parts takes a tenth of a millisecond.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._parts = [(part, _copied(part)) for part in module.modules()]
+        kinds = {kind for part, _ in self._parts for owner in _with_helpers(part) for kind in type(owner).__mro__}
+        self._kinds = [(kind, dict(vars(kind))) for kind in kinds if kind is not object]
+        self._owners = [part for part, _ in self._parts if part._parameters]
+        self._shapes = self._look_at_shapes()
+
+    def is_as_it_was(self) -> bool:
+        """Whether nothing was set, replaced, added or taken away since."""
+        try:
+            return (
+                all(vars(part) == before for part, before in self._parts)
+                and all(vars(kind) == before for kind, before in self._kinds)
+                and self._look_at_shapes() == self._shapes
+            )
+        except (RuntimeError, ValueError, TypeError):  # from comparing what was set with what was there before
+            return False
+
+    def _look_at_shapes(self) -> list[torch.Size | None]:
+        return [
+            None if parameter is None else parameter.shape
+            for part in self._owners
+            for parameter in part._parameters.values()
+        ]
+
+
+def _with_helpers(part: nn.Module) -> tuple[Any, ...]:
+    processor = getattr(part, "processor", None)
+    return (part,) if processor is None else (part, processor)
+
+
+def _copied(part: nn.Module) -> dict[str, Any]:
+    """What is set on a part, one level deep; of its weights no more than the dictionary, or it would keep them."""
+    return {
+        name: copy(value) if isinstance(value, dict | list | set) and name not in _WEIGHTS else value
+        for name, value in vars(part).items()
+    }
