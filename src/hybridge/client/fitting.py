@@ -14,7 +14,6 @@ from typing import Any
 
 from ..errors import BadAnswer, Mismatch, ModelUnavailable
 from ..models import CATALOGUE, CLASS_NAMES, ModelSpec, Normalisation, model_of_pipeline, spec_from_config
-from ..models.layout import PACK
 from ..models.spec import Kind
 
 #: Checkpoints write the same factor with more or fewer digits.
@@ -47,7 +46,8 @@ class Need:
         who: What the pipeline is called in messages.
         known_from: Where this knowledge comes from.
         kind: Whether it has a full or a tiny autoencoder.
-        latent_channels: One number, or several where only the denoiser's channels are known, which may be packed.
+        latent_channels: One number; or every one that is possible where only the denoiser's channels are known,
+            which may be packed or several latents side by side.
         normalisation: None where it is not known.
         spatial_factor: None where the pipeline can be made to fit any.
         family: The catalogue's name of the model, where the class tells.
@@ -63,13 +63,18 @@ class Need:
     family: str | None
     config: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
 
-    def differences(self, model: ServedModel | ModelSpec) -> list[str]:
-        """In what ``model`` is not what is needed; full or tiny makes no difference."""
+    def impossibilities(self, model: ServedModel | ModelSpec) -> list[str]:
+        """Why ``model`` cannot work at all, whoever asks for it."""
         found = []
         if model.latent_channels not in self.latent_channels:
             found.append(f"{model.latent_channels} latent channels where {self.latent_channels[0]} are needed")
         if self.spatial_factor is not None and model.spatial_factor != self.spatial_factor:
             found.append(f"{model.spatial_factor} pixels per latent where {self.spatial_factor} are needed")
+        return found
+
+    def differences(self, model: ServedModel | ModelSpec) -> list[str]:
+        """In what ``model`` is not what is needed; full or tiny makes no difference."""
+        found = self.impossibilities(model)
         if self.normalisation is not None and not _same(model.normalisation, self.normalisation):
             found.append(f"{_said(model.normalisation)} where {_said(self.normalisation)} is needed")
         return found
@@ -92,7 +97,7 @@ def read_models(documents: Sequence[Any], server: str) -> list[ServedModel]:
     return [
         _read_model(document, server)
         for document in documents
-        if not isinstance(document, dict) or document.get("class", "AutoencoderKL") in CLASS_NAMES
+        if not isinstance(document, dict) or str(document.get("class", "AutoencoderKL")) in CLASS_NAMES
     ]
 
 
@@ -112,7 +117,7 @@ def _read_model(document: Any, server: str) -> ServedModel:
             dtype=str(document["dtype"]),
             config=document["config"],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         name = document.get("name") if isinstance(document, dict) else document
         raise BadAnswer(
             f"{server} does not say of its models what a pipeline has to know",
@@ -140,20 +145,23 @@ def need_of(pipe: Any, *, is_chosen: bool) -> Need:
     if not all(hasattr(pipe, name) for name in ("vae", "_internal_dict")):
         raise Mismatch("this has no VAE to replace", saw=who, expected="a diffusers pipeline with `vae`")
     family = model_of_pipeline(base.__name__ for base in type(pipe).__mro__)
+    channels = _denoiser_channels(pipe)
     row = CATALOGUE.get(family or "")
+    is_playground = type(getattr(pipe, "scheduler", None)).__name__.startswith("EDM")  # v2.5, in SDXL's class
+    if row is not None and (is_playground or (channels and row.latent_channels not in channels)):
+        row = None
     if pipe.vae is not None:
         return _need_of_vae(pipe.vae, who, row, is_chosen=is_chosen)
     if row is not None:
         # Whoever chose a model may have one of another factor; without a choice the family's own is meant.
         factor = None if is_chosen else row.spatial_factor
         return Need(who, who, row.kind, (row.latent_channels,), row.normalisation, factor, row.name)
-    channels = _denoiser_channels(pipe)
     if is_chosen and channels:
         return Need(who, "its denoiser's channels", "kl", channels, None, None, None)
     raise Mismatch(
         f"nothing tells which VAE {who} needs",
         saw="vae=None" + ("" if channels else " and no unet or transformer"),
-        hint="loading it with its VAE; connect() takes the config from there",
+        hint="model= with the server's name of that VAE, or loading it with its VAE, whose config says it",
     )
 
 
@@ -190,8 +198,12 @@ def _need_of_vae(vae: Any, who: str, row: ModelSpec | None, *, is_chosen: bool) 
 
 def _denoiser_channels(pipe: Any) -> tuple[int, ...]:
     denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    channels = getattr(getattr(denoiser, "config", None), "in_channels", None)
-    return (channels, channels // PACK**2) if channels else ()
+    config = getattr(denoiser, "config", None)
+    # What a denoiser gives is latents alone; what it takes may be latents, masks and pictures side by side.
+    ends = [getattr(config, name, None) for name in ("out_channels", "in_channels")]
+    known = [end for end in ends if isinstance(end, int) and end > 0]
+    possible = [end // parts for end in known for parts in range(1, end + 1) if end % parts == 0]
+    return tuple(dict.fromkeys(possible))
 
 
 def choose(need: Need, models: Sequence[ServedModel], asked: str | None, server: str) -> tuple[ServedModel, str]:
@@ -200,16 +212,21 @@ def choose(need: Need, models: Sequence[ServedModel], asked: str | None, server:
     Args:
         need: What is needed.
         models: What there is.
-        asked: The name that somebody chose; it must fit all the same.
+        asked: The name that somebody chose, which is taken unless it cannot work at all.
         server: Its address, for messages.
 
     Raises:
         Mismatch: when nothing fits, or what was chosen is not there or does not.
     """
-    fitting = [model for model in models if not need.differences(model)]
     if asked is not None:
-        return _asked_for(asked, need, models, fitting, server), "asked for"
-    candidates = [model for model in fitting if model.kind == need.kind]
+        chosen = _asked_for(asked, need, models, server)
+        doubts = [] if _is_of_unknown_parent(chosen) else need.differences(chosen)
+        return chosen, f"asked for, although {', '.join(doubts)}, by {need.known_from}" if doubts else "asked for"
+    # Nothing tells whose latents a tiny autoencoder of somebody's own reads: it has to be asked for.
+    usable = [model for model in models if not _is_of_unknown_parent(model)]
+    fitting = [model for model in usable if not need.differences(model)]
+    fitting += [model for model in models if model not in usable and not need.impossibilities(model)]
+    candidates = [model for model in fitting if model.kind == need.kind and model in usable]
     if not candidates:
         raise Mismatch(
             f"{server} has no model for this {need.who}",
@@ -227,10 +244,14 @@ def choose(need: Need, models: Sequence[ServedModel], asked: str | None, server:
     return chosen, reason
 
 
-def _asked_for(
-    asked: str, need: Need, models: Sequence[ServedModel], fitting: Sequence[ServedModel], server: str
-) -> ServedModel:
+def _is_of_unknown_parent(model: ServedModel) -> bool:
+    """Whether it is a tiny autoencoder that the server knows no full one of; its factors say nothing then."""
+    return model.kind == "tiny" and _same(model.normalisation, Normalisation())
+
+
+def _asked_for(asked: str, need: Need, models: Sequence[ServedModel], server: str) -> ServedModel:
     by_name = {model.name: model for model in models}
+    fitting = [model for model in models if not need.differences(model)]
     near = difflib.get_close_matches(asked, [model.name for model in fitting], n=1) or [m.name for m in fitting]
     remedy = f'model="{near[0]}"' if near else f"{need.to_start()} on that machine"
     if asked not in by_name:
@@ -240,7 +261,7 @@ def _asked_for(
             expected=asked[:60],
             hint=remedy,
         )
-    wrong = need.differences(by_name[asked])
+    wrong = need.impossibilities(by_name[asked])
     if wrong:
         raise Mismatch(
             f"{asked} of {server} does not fit this {need.who}",
@@ -275,7 +296,7 @@ def _said(by: Normalisation) -> str:
 def _wanted(need: Need) -> str:
     normalisation = f", {_said(need.normalisation)}" if need.normalisation else ""
     tiny = ", tiny" if need.kind == "tiny" else ""
-    return f"{need.latent_channels[-1]} latent channels{normalisation}{tiny}"
+    return f"{need.latent_channels[0]} latent channels{normalisation}{tiny}"
 
 
 def _described(model: ServedModel, need: Need) -> str:

@@ -30,35 +30,38 @@ class Replacement:
 
 
 class _Changes:
-    """What was set on a pipeline, and what was there before.
+    """What was set on pipelines, and what was there before.
 
     Args:
-        pipe: The pipeline, changed when this returns.
-        values: The new values of its attributes.
+        values: The pipelines, changed when this returns, each with the new values of its attributes.
         owned: Closed when the changes are undone.
     """
 
-    def __init__(self, pipe: Any, values: Mapping[str, Any], owned: contextlib.ExitStack) -> None:
-        self._pipe = pipe
-        self._values = dict(values)
-        self._before = {name: getattr(pipe, name) for name in values}
-        self._record = pipe._internal_dict  # the pipeline's config, where setting a part leaves a trace
+    def __init__(self, values: Sequence[tuple[Any, Mapping[str, Any]]], owned: contextlib.ExitStack) -> None:
+        self._values = list(values)
+        # A pipeline's config is where setting a part leaves a trace.
+        self._before = [
+            (pipe, {name: getattr(pipe, name) for name in new}, pipe._internal_dict) for pipe, new in values
+        ]
         self._owned = owned
-        for name, value in self._values.items():
-            setattr(pipe, name, value)
+        for pipe, new in self._values:
+            for name, value in new.items():
+                setattr(pipe, name, value)
 
     def undo(self) -> None:
         if not self._values:
             return
-        for name, value in self._values.items():
-            if getattr(self._pipe, name) is not value:
-                raise ClientError(
-                    f"`{name}` of this {type(self._pipe).__name__} has been replaced again since",
-                    hint="undoing the later connection first",
-                )
-        for name, value in self._before.items():
-            setattr(self._pipe, name, value)
-        self._pipe._internal_dict = self._record
+        for pipe, new in self._values:
+            for name, value in new.items():
+                if getattr(pipe, name) is not value:
+                    raise ClientError(
+                        f"`{name}` of this {type(pipe).__name__} has been replaced again since",
+                        hint="undoing the later connection first",
+                    )
+        for pipe, old, record in self._before:
+            for name, value in old.items():
+                setattr(pipe, name, value)
+            pipe._internal_dict = record
         self._values.clear()
         self._owned.close()
 
@@ -142,9 +145,18 @@ def connect(
         _place_like_offloaded(vae, pipe)
         if chosen.dtype != (own := str(vae.dtype).removeprefix("torch.")):
             reason += f"; it computes in {chosen.dtype}, the pipeline's is {own}"
-        values = {"vae": vae} if pipe.vae is not None else {"vae": vae, **_corrected(pipe, chosen)}
-        changes = _Changes(pipe, values, owned.pop_all())
+        values = [
+            (part, {"vae": vae} if pipe.vae is not None else {"vae": vae, **_corrected(part, chosen)})
+            for part in (pipe, *_inner(pipe))
+        ]
+        changes = _Changes(values, owned.pop_all())
         return Connection(client.server, (Replacement("vae", chosen.name, reason),), changes)
+
+
+def _inner(pipe: Any) -> list[Any]:
+    """Pipelines that a pipeline is made of and shares its VAE with, as VisualCloze's two."""
+    pipelines = [value for value in vars(pipe).values() if hasattr(value, "components") and hasattr(value, "vae")]
+    return [inner for inner in pipelines if inner.vae is pipe.vae]
 
 
 def _check_parts(parts: str | Iterable[str]) -> None:

@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
-#: How class names begin, and the row of the catalogue that such pipelines were made for; the longest that fits
-#: counts.  None: their VAE is another one, and none of ours may be put in its place.
-_FAMILIES: dict[str, str | None] = {
+#: What a pipeline does with a model; such words change nothing about its VAE.
+_TASKS = (
+    "Adapter|AttendAndExcite|Control|ControlNet|ControlNetUnion|ControlNetXS|DiffEdit|Fill|GLIGEN|GLIGENTextImage|"
+    "ImageVariation|Img2Img|Inpaint|Inpainting|InstructPix2Pix|Kontext|ModelEditing|PAG|Panorama|Paradigms|"
+    "Pix2PixZero|Prior|SAG|SparseControlNet|VideoToVideo"
+)
+
+#: How class names begin, and the row of the catalogue whose VAE such pipelines were published with.  A name has to
+#: be made of one of these, tasks, and "Pipeline"; mixins and all other names say nothing.  What is not here has to
+#: be asked for: StableDiffusionUpscale and LDM3D, say, have VAEs of their own.
+_FAMILIES = {
     "StableDiffusion": "sd-v1",
-    "StableDiffusionUpscale": None,  # of factor 4, with a scaling of its own
+    "AltDiffusion": "sd-v1",
+    "AnimateDiff": "sd-v1",
+    "CycleDiffusion": "sd-v1",
+    "LatentConsistencyModel": "sd-v1",
+    "PixArtAlpha": "sd-v1",
+    "SemanticStableDiffusion": "sd-v1",
+    "TextToVideoZero": "sd-v1",
+    "AnimateDiffSDXL": "sdxl",
+    "AuraFlow": "sdxl",
+    "HunyuanDiT": "sdxl",
+    "Kolors": "sdxl",
+    "OmniGen": "sdxl",
+    "PixArtSigma": "sdxl",
     "StableDiffusionXL": "sdxl",
+    "TextToVideoZeroSDXL": "sdxl",
     "StableDiffusion3": "sd3",
+    "Chroma": "flux",
     "Flux": "flux",
-    "Flux2": None,
+    "HiDreamImage": "flux",
+    "Lumina2": "flux",
+    "VisualCloze": "flux",
+    "VisualClozeGeneration": "flux",
+    "ZImage": "flux",
 }
+
+_NAME = re.compile(rf"({'|'.join(sorted(_FAMILIES, key=len, reverse=True))})(?:{_TASKS})*Pipeline")
+
+#: The class that every pipeline has among its bases.
+_ROOT = "DiffusionPipeline"
 
 
 def model_of_pipeline(class_names: Iterable[str]) -> str | None:
@@ -23,7 +55,8 @@ def model_of_pipeline(class_names: Iterable[str]) -> str | None:
         class_names: Of the pipeline's class and then its bases, so that classes of people's own are known too.
     """
     for class_name in class_names:
-        beginnings = [beginning for beginning in _FAMILIES if class_name.startswith(beginning)]
-        if beginnings:
-            return _FAMILIES[max(beginnings, key=len)]
+        if class_name == _ROOT:
+            return None
+        if match := _NAME.fullmatch(class_name):
+            return _FAMILIES[match[1]]
     return None
