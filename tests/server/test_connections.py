@@ -279,6 +279,58 @@ class TestTls:
                 response = client.post(f"{server}/v1/sd-v1/decode", params=QUERY, content=BODY, headers=BINARY)
             assert response.status_code == 200
 
+    def test_a_handshake_that_never_comes_counts_and_ends(self, engines, files) -> None:
+        """Before, it counted nowhere and lasted a minute."""
+        cert, key = files
+        with serving(engines, tls_cert=cert, tls_key=key, head_timeout_s=0.5) as server:
+            hello = b"\x16\x03\x01\x02\x00\x01"
+            for said in (b"", hello, b"GET / HTTP/1.1\r\n\r\n"):
+                with connect(server) as connection:
+                    connection.sendall(said)
+                    with suppress(ConnectionResetError):
+                        while connection.recv(65536):
+                            pass
+            with connect(server) as connection, dripping(connection), suppress(ConnectionResetError):
+                while connection.recv(65536):
+                    pass
+
+    def test_handshakes_make_room_for_others(self, engines, files) -> None:
+        cert, key = files
+        with (
+            serving(engines, tls_cert=cert, tls_key=key, head_timeout_s=600, max_connections=20) as server,
+            ExitStack() as stack,
+        ):
+            silent = [stack.enter_context(connect(server)) for _ in range(60)]
+            trusting = ssl.create_default_context(cafile=cert)
+            assert httpx.get(f"{server}/health", verify=trusting).status_code == 200
+            assert answer_of(silent[0]) == (None, b"")
+
+    def test_requests_right_behind_the_handshake(self, engines, files) -> None:
+        cert, key = files
+        trusting = ssl.create_default_context(cafile=cert)
+        with serving(engines, tls_cert=cert, tls_key=key) as server:
+            for _ in range(20):
+                # Nothing between the end of the handshake and the request, in one packet with it.
+                into, out = ssl.MemoryBIO(), ssl.MemoryBIO()
+                tls = trusting.wrap_bio(into, out, server_hostname="127.0.0.1")
+                with connect(server) as connection:
+                    while True:
+                        try:
+                            tls.do_handshake()
+                            break
+                        except ssl.SSLWantReadError:
+                            connection.sendall(out.read())
+                            into.write(connection.recv(65536))
+                    tls.write(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                    connection.sendall(out.read())
+                    answer = b""
+                    while b"}" not in answer:
+                        into.write(connection.recv(65536))
+                        with suppress(ssl.SSLWantReadError):
+                            while data := tls.read(65536):
+                                answer += data
+                    assert answer.startswith(b"HTTP/1.1 200")
+
     def test_what_cannot_be_used_is_refused_at_the_start(self, files, tmp_path) -> None:
         cert, _ = files
         with pytest.raises(ValueError, match="go together"):

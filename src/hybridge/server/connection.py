@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from http import HTTPStatus
 
 import httptools
@@ -32,7 +33,15 @@ class Connection(HttpToolsProtocol):
 
     # ---------------------------------------------------------------------------------- coming and going
 
+    _leave_handshake: Callable[[], None] | None = None
+
+    def follows(self, leave_handshake: Callable[[], None]) -> None:
+        """Calls this as soon as the connection counts itself, so that nobody counts twice."""
+        self._leave_handshake = leave_handshake
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        if self._leave_handshake is not None:
+            self._leave_handshake()
         super().connection_made(transport)
         # uvicorn warns of every request that is none; a stranger could fill the log with that.
         self.logger = logging.getLogger("hybridge.connection")
@@ -61,6 +70,15 @@ class Connection(HttpToolsProtocol):
                 cycle.disconnected = True
                 cycle.message_event.set()
         super().connection_lost(exc)
+
+    @property
+    def unread_bytes(self) -> int:
+        """Of its answers, those that wait for it to read."""
+        return self.transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """Hangs up at once, whatever is left to be sent."""
+        self.transport.abort()
 
     def _too_many(self) -> str:
         return f"{self._limits.max_connections} connections are busy already. Try: again later"
@@ -152,7 +170,7 @@ class Connection(HttpToolsProtocol):
             self._refusal = 503, self._too_many()
             raise ValueError("too many connections")
         super().on_headers_complete()
-        if not self.transport.get_write_buffer_size():
+        if not self.unread_bytes:
             self._stop_watching()
         self._is_in_head, self._has_progressed = False, True
         self._disarm()
@@ -188,12 +206,11 @@ class Connection(HttpToolsProtocol):
             self._answering = following
         if self._last_words is not None and not self.transport.is_closing() and not self._has_request():
             self._refuse(*self._last_words)
-        self._watch_reader()
-        if self.transport.is_closing() or self._has_request():
+        if not self.transport.is_closing() and self._has_request():
             return
-        if self._is_in_message:
+        if self._is_in_message and not self.transport.is_closing():
             self._arm(self._limits.body_pause_s)
-        self.server_state.be_idle(self)
+        self._watch_reader()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -208,9 +225,11 @@ class Connection(HttpToolsProtocol):
     def _watch_reader(self) -> None:
         """From now on the client reads what waits for it, or is given up."""
         self._stop_watching()
-        if self.transport.get_write_buffer_size():
+        if self.unread_bytes:
             self._check_later()
             self.server_state.be_unread(self)
+        elif self.transport.is_closing() or not self._has_request():
+            self.server_state.be_idle(self)
 
     def _stop_watching(self) -> None:
         if self._reading is not None:
@@ -220,19 +239,19 @@ class Connection(HttpToolsProtocol):
 
     def _check_later(self) -> None:
         pause_s = self._limits.body_pause_s
-        left = self.transport.get_write_buffer_size() - int(pause_s * SLOWEST_BYTES_PER_S)
+        left = self.unread_bytes - int(pause_s * SLOWEST_BYTES_PER_S)
         self._reading = self.loop.call_later(pause_s, self._check_reader, max(0, left))
 
     def _check_reader(self, expected: int) -> None:
         """Gives up on a client that has left more than ``expected`` bytes of its answer unread."""
         self._reading = None
-        waiting = self.transport.get_write_buffer_size()
+        waiting = self.unread_bytes
         if waiting > expected:
-            self.transport.abort()
+            self.abort()
         elif waiting:
             self._check_later()
         else:
-            self._stop_watching()
+            self._watch_reader()
 
     def send_400_response(self, msg: str) -> None:
         status, message = self._refusal or (400, msg)
@@ -255,6 +274,7 @@ class Connection(HttpToolsProtocol):
             lines += [f"{name}: {value}" for name, value in headers.items()]
             self.transport.write("\r\n".join([*lines, "", ""]).encode("ascii") + response.body)
         self.transport.close()
+        self._watch_reader()
 
     # --------------------------------------------------------------------------------------------- waiting
 

@@ -53,7 +53,12 @@ class ConnectionLimits:
 class Peer(Protocol):
     """Whoever is connected."""
 
-    transport: asyncio.Transport
+    @property
+    def unread_bytes(self) -> int:
+        """Of its answers, those that wait for it to read."""
+
+    def abort(self) -> None:
+        """Hangs up at once, whatever is left to be sent."""
 
 
 class Connections(ServerState):
@@ -98,7 +103,7 @@ class Connections(ServerState):
     def be_unread(self, peer: Peer) -> None:
         """Counts an answer that waits to be read; of too many, the one that waited longest is given up."""
         self.unread.setdefault(peer, asyncio.get_running_loop().time())
-        while sum(each.transport.get_write_buffer_size() for each in self.unread) > self.limits.max_unread_bytes:
+        while sum(each.unread_bytes for each in self.unread) > self.limits.max_unread_bytes:
             oldest = self._longest_unread()
             if oldest is None:
                 return
@@ -113,7 +118,4 @@ class Connections(ServerState):
     def _send_away(self, peer: Peer) -> None:
         self.forget(peer)
         self.connections.discard(peer)  # now: its own farewell comes a turn later
-        if peer.transport.get_write_buffer_size():
-            peer.transport.abort()  # or what it does not read would stay
-        else:
-            peer.transport.close()
+        peer.abort()  # which waits for nobody to read, or to say farewell in TLS

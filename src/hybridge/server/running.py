@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from uvicorn.server import HANDLED_SIGNALS
 from .connection import Connection
 from .crowd import ConnectionLimits, Connections
 from .drain import Drain
+from .handshake import Handshake, accept
 
 #: Clients keep connections open between pictures, which take seconds to make.
 _KEEP_ALIVE_S = 75
@@ -66,8 +68,6 @@ def configure(app: ASGIApp, listening: Listening, *, log_level: str = "warning")
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_CLOSING_S,
         backlog=BACKLOG,
-        ssl_certfile=listening.tls_cert,
-        ssl_keyfile=listening.tls_key,
         proxy_headers=bool(listening.trusted_proxies),
         forwarded_allow_ips=[form for proxy in listening.trusted_proxies for form in _forms_of(proxy)],
     )
@@ -131,12 +131,19 @@ class Server(uvicorn.Server):
     uvicorn's own end begins when nothing is left that it could cut off.
     """
 
+    server_state: Connections
+
     def __init__(self, config: uvicorn.Config, listening: Listening, drain: Drain) -> None:
         super().__init__(config)
         self.server_state = Connections(listening.limits)
         self.has_started = threading.Event()
         self._grace_s = listening.grace_s
         self._drain = drain
+        self._context: ssl.SSLContext | None = None
+        if listening.tls_cert is not None:
+            self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self._context.load_cert_chain(listening.tls_cert, listening.tls_key)
+        self._accepting: list[asyncio.Task[None]] = []
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -145,12 +152,26 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
-            await super().startup(sockets)
+            if self._context is None:
+                await super().startup(sockets)
+            else:
+                await super().startup([])
+                for listener in sockets or []:
+                    listener.listen(BACKLOG)
+                    listener.setblocking(False)
+                    self._accepting.append(asyncio.create_task(accept(listener, self._shake_hands)))
             if threading.current_thread() is threading.main_thread():
                 for number in HANDLED_SIGNALS:
                     self._hear(number)
         finally:
             self.has_started.set()
+
+    def _shake_hands(self, peer: socket.socket) -> None:
+        def make_connection() -> Connection:
+            return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+        assert self._context is not None  # noqa: S101 - or nobody would call
+        Handshake(peer, self._context, self.server_state, make_connection)
 
     def _hear(self, number: int) -> None:
         try:
@@ -168,6 +189,9 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._drain.finish(self._grace_s)
+        for accepting in self._accepting:
+            accepting.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
         await super().shutdown(sockets)
 
 
