@@ -61,7 +61,20 @@ def test_dtypes(name: str) -> None:
     assert Parameters([("dtype", name)]).dtype() == name
 
 
-@pytest.mark.parametrize("name", ["float64", "torch.float16", "half", "float8_e4m3fn", 16])
+@pytest.mark.parametrize(
+    ("names", "dtype"),
+    [
+        (["float16", "fp16", "half", "torch.float16", "torch.half", "FP16"], "float16"),
+        (["bfloat16", "bf16", "torch.bfloat16"], "bfloat16"),
+        (["float32", "fp32", "float", "torch.float32", "torch.float"], "float32"),
+        (["uint8", "torch.uint8"], "uint8"),
+    ],
+)
+def test_dtypes_by_torchs_names(names: list[str], dtype: str) -> None:
+    assert {Parameters([("dtype", name)]).dtype() for name in names} == {dtype}
+
+
+@pytest.mark.parametrize("name", ["float64", "torch.float64", "double", "float8_e4m3fn", 16])
 def test_unknown_dtypes(name: object) -> None:
     with pytest.raises(RequestError, match="expected one of float16, float32, bfloat16, uint8"):
         Parameters([("dtype", name)]).dtype()

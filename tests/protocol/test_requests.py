@@ -596,3 +596,63 @@ def test_golden_requests_read_back(golden: Golden, case: str) -> None:
     request = read_request(*golden[case])
     written = write_request(request)
     assert read_request(written.query, written.headers, written.body) == request
+
+
+# ------------------------------------------------------------------------------ what people send by mistake
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (b"GIF89a", "GIF"),
+        (b"BM\0\0", "BMP"),
+        (b"II*\0", "TIFF"),
+        (b"\0\0\0\x1cftypavif", "AVIF"),
+        (b"\0\0\0\x1cftypheic", "HEIC"),
+        (b"\x93NUMPY\x01\0", "a NumPy file"),
+        (b"PK\x03\x04", "torch.save"),
+    ],
+)
+def test_other_files_are_named(body: bytes, name: str) -> None:
+    with pytest.raises(UnsupportedMedia, match=f"saw .*{name}.*PNG, JPEG or WebP"):
+        read_request("", {}, body, "encode")
+
+
+@pytest.mark.parametrize("query", ["", "shape=1&shape=4&shape=8&shape=8&dtype=float32"])
+def test_a_form_gets_a_hint(query: str) -> None:
+    form = b'--x\r\ncontent-disposition: form-data; name="image"\r\n\r\n\x89PNG\r\n--x--\r\n' * 5000
+    with pytest.raises(UnsupportedMedia, match="--data-binary"):
+        read_request(query, {"content-type": "multipart/form-data; boundary=x"}, form, "encode")
+
+
+def four_channels(dtype: str, least: float, most: float) -> tuple[str, bytes]:
+    values = np.linspace(least, most, 4 * 8 * 8, dtype=np.float32)
+    if dtype == "bfloat16":
+        return dtype, (values.view(np.uint32) >> 16).astype("<u2").tobytes()
+    return dtype, values.astype(dtype).tobytes()
+
+
+@pytest.mark.parametrize("shape", ["1,4,8,8", "4,8,8"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_pixels_with_alpha_are_not_taken_for_latents(dtype: str, shape: str) -> None:
+    query = f"shape={shape}&dtype={dtype}"
+    pixels = four_channels(dtype, 0, 1)[1]
+    with pytest.raises(RequestError, match=rf"picture with alpha.*{dtype}, all numbers within 0 to 1.*/decode"):
+        read_request(query, LATENTS, pixels)
+    # Who says that it is to be decoded is believed, and so are latents, blank ones among them.
+    assert isinstance(read_request(query, LATENTS, pixels, "decode"), DecodeRequest)
+    assert isinstance(read_request(f"{query}&output_type=pt", LATENTS, pixels), DecodeRequest)
+    for least, most in ((-0.5, 1), (0, 1.5), (-4, 4), (0, 0)):
+        assert isinstance(read_request(query, LATENTS, four_channels(dtype, least, most)[1]), DecodeRequest)
+
+
+def test_bytes_of_four_channels_are_no_latents() -> None:
+    with pytest.raises(RequestError, match="picture with alpha"):
+        read_request("shape=1,4,8,8&dtype=uint8", LATENTS, bytes(256))
+
+
+def test_a_long_accept_header_is_read_in_part() -> None:
+    accept = ",".join(["image/x"] * 100_000) + ",image/webp"
+    request = read_request("shape=1,4,8,8&dtype=float32", {**LATENTS, "accept": accept}, bytes(1024), "decode")
+    assert isinstance(request, DecodeRequest)
+    assert request.picture_format == "jpeg"

@@ -165,6 +165,7 @@ class TestOneJob:
         assert httpx.get(f"{address}{tensor}/result").headers["content-type"] == "tensor/binary"
         assert httpx.post(f"{address}{job}/again", content=b"x").status_code == 400
         assert httpx.post(f"{address}{job}/again", params={"qualty": 3}).status_code == 400
+        assert httpx.post(f"{address}{job}/again?{'quality=3&' * 70}").status_code == 400
 
     @pytest.mark.parametrize("way", ["", "/result", "/events"])
     def test_unknown_jobs(self, address, way) -> None:

@@ -25,6 +25,7 @@ from .messages import (
 )
 from .parts import PARTED, PartsReader, end_parts, write_part
 from .picture_files import sniff_picture
+from .query import read_query
 from .requests import is_raw_tensor, read_request, write_request
 from .tensor import ITEM_BYTES, WireTensor
 
@@ -52,6 +53,7 @@ __all__ = [
     "is_raw_tensor",
     "read_answer",
     "read_failure",
+    "read_query",
     "read_request",
     "sniff_picture",
     "write_answer",

@@ -74,6 +74,30 @@ def sniff_picture(data: bytes | memoryview) -> str | None:
     return "image/webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
 
 
+#: Other formats that people send, by the bytes that are theirs and where these stand.
+_OTHERS = (
+    ("GIF", 0, (b"GIF87a", b"GIF89a")),
+    ("BMP", 0, (b"BM",)),
+    ("TIFF", 0, (b"II*\0", b"MM\0*")),
+    ("AVIF", 4, (b"ftypavif", b"ftypavis")),
+    ("HEIC", 4, (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1", b"ftyphevc")),
+    ("JPEG XL", 0, (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
+    ("JPEG 2000", 0, (b"\0\0\0\x0cjP  ",)),
+    ("PSD", 0, (b"8BPS",)),
+    ("EXR", 0, (b"v/1\x01",)),
+    ("SVG", 0, (b"<svg", b"<?xml")),
+    ("PDF", 0, (b"%PDF-",)),
+    ("an MP4", 4, (b"ftyp",)),
+    ("a NumPy file", 0, (b"\x93NUMPY",)),
+    ("a ZIP archive, such as torch.save writes,", 0, (b"PK\x03\x04",)),
+)
+
+
+def name_format(data: bytes) -> str | None:
+    """What a file is that is not read here, by its first bytes; None where that is not known."""
+    return next((name for name, at, magics in _OTHERS if data.startswith(magics, at)), None)
+
+
 def strip_picture(data: bytes, *, max_pixels: int) -> BarePicture:
     """The file without metadata, and what matters of them.
 

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from ..errors import RequestError, UnknownParameter
 from .tensor import ITEM_BYTES, MAX_AXES
@@ -23,8 +23,17 @@ Choice = TypeVar("Choice", bound=str)
 #: ``key`` belongs to authentication.
 IGNORED = frozenset({"input_tensor_type", "output_tensor_type", "return_type", "key"})
 
+#: Fields of a query string; all parameters together are about 20, and ``shape`` is repeated.
+_MAX_FIELDS = 64
+
 #: Characters of a stranger's text that are looked at or repeated where it is wrong.
 _SHOWN = 60
+
+#: The wire's dtypes by their own names and torch's aliases; ``torch.`` may stand before each, as ``str()`` writes.
+_DTYPE_ALIASES = {
+    **{name: name for name in ITEM_BYTES},
+    **{"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"},
+}
 
 _ABSENT = frozenset({"", "none", "null"})
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -36,6 +45,20 @@ _MAX_INTEGER = 2**63 - 1
 def format_query(parameters: Mapping[str, object]) -> str:
     """A query string as diffusers writes it: lists repeat their name, ``True``/``False``, None is left out."""
     return urlencode({name: value for name, value in parameters.items() if value is not None}, doseq=True)
+
+
+def read_query(query: str) -> list[tuple[str, str]]:
+    """Names and values of a query string.
+
+    Raises:
+        RequestError: for more than any request needs.
+    """
+    try:
+        return parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+    except ValueError as error:
+        raise RequestError(
+            "the query string cannot be read", saw=str(error), expected=f"at most {_MAX_FIELDS} fields"
+        ) from None
 
 
 class Parameters:
@@ -83,8 +106,10 @@ class Parameters:
         return tuple(_integer("shape", value) for value in values) or None
 
     def dtype(self) -> str | None:
-        """``dtype``, one of the four that the wire has."""
-        return self.choice("dtype", {name: name for name in ITEM_BYTES})
+        """``dtype``, one of the four that the wire has, by its own name or one of torch's."""
+        value = self._one("dtype")
+        alias = _DTYPE_ALIASES.get(value.lower().removeprefix("torch.")) if isinstance(value, str) else None
+        return alias or self.choice("dtype", {name: name for name in ITEM_BYTES})
 
     def integer(self, name: str, *, least: int | None = None, most: int | None = None) -> int | None:
         """A whole number within [least, most]."""

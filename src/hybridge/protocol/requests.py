@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import parse_qsl
+from typing import Any, Literal
 
 from ..errors import RequestError, UnsupportedMedia
 from .json_bodies import read_json_body
@@ -28,8 +27,8 @@ from .messages import (
     Task,
     ValueRange,
 )
-from .picture_files import sniff_picture
-from .query import Parameters, format_query
+from .picture_files import name_format, sniff_picture
+from .query import Parameters, format_query, read_query
 from .tensor import WireTensor
 
 BINARY = "tensor/binary"
@@ -45,6 +44,19 @@ _PICTURE_TYPES: dict[str, PictureFormat] = {
 }
 _OUTPUT_TYPES = {name: name for name in ("pil", "pt", "mp4")}
 _VALUE_RANGES: dict[str, ValueRange] = {"auto": "auto", "unit": "unit", "signed": "signed"}
+
+#: Characters of a stranger's Content-Type that are repeated in an error.
+_SHOWN = 60
+
+#: Bytes that are looked at to tell pixels from latents: enough for latents to have a number below zero.
+_LOOKED_AT = 65_536
+
+#: How memoryview reads a float's bits, and those of 1.0.
+_BITS_OF_ONE: dict[str, tuple[Literal["I", "H"], int]] = {
+    "float32": ("I", 0x3F800000),
+    "float16": ("H", 0x3C00),
+    "bfloat16": ("H", 0x3F80),
+}
 
 #: Entries of an Accept header that are read, and options of each; browsers send about eight, with one or two.
 _MAX_ACCEPTED = 64
@@ -80,13 +92,15 @@ def read_request(query: str, headers: Mapping[str, str], body: bytes, task: Task
     Raises:
         RequestError: for whatever cannot be read; never another exception.
     """
-    pairs = _query_pairs(query)
+    pairs = read_query(query)
     content = _Content.read(headers.get("content-type", ""), body, has_shape=any(n == "shape" for n, _ in pairs))
     parameters = Parameters([*pairs, *content.parameters])
-    if task is None:
-        task = _infer_task(content, parameters)
-    read = _read_decode if task == "decode" else _read_encode
-    return read(content, parameters, headers.get("accept", ""))
+    inferred = task or _infer_task(content, parameters)
+    read = _read_decode if inferred == "decode" else _read_encode
+    request = read(content, parameters, headers.get("accept", ""))
+    if task is None and isinstance(request, DecodeRequest) and not _asks_for_decode(parameters):
+        _refuse_pixels(request.latents)
+    return request
 
 
 def is_raw_tensor(content_type: str) -> bool:
@@ -112,16 +126,26 @@ class _Content:
             return cls._from_json(body, media_type, has_shape=has_shape)
         # The type is missing, as in diffusers' remote_encode, or one that a tool sends by habit, as curl does its
         # form type: the content decides.  A shape means a tensor, even if its first bytes look like a picture's.
+        if media_type.startswith("multipart/"):
+            raise UnsupportedMedia(
+                "forms are not read",
+                saw=media_type[:_SHOWN],
+                expected="the file alone as the body",
+                hint="curl --data-binary @picture.png in place of -F; in Python's requests data=, not files=",
+            )
         if has_shape and not media_type.startswith("image/"):
             return cls(body)
-        if sniff_picture(body) is None:
-            raise UnsupportedMedia(
-                "the body is neither a picture nor a tensor",
-                saw=f"{media_type or 'no Content-Type'}, {len(body)} bytes beginning with {body[:12]!r}",
-                expected="a PNG, JPEG or WebP file, or a tensor with `shape` and `dtype` in the query"
-                f" and Content-Type {BINARY}",
-            )
-        return cls(body, is_picture=True)
+        if sniff_picture(body) is not None:
+            return cls(body, is_picture=True)
+        other = name_format(body)
+        raise UnsupportedMedia(
+            "the body is neither a picture nor a tensor that is read here",
+            saw=f"{f'{other}, ' if other else ''}{media_type[:_SHOWN] or 'no Content-Type'},"
+            f" {len(body)} bytes beginning with {body[:12]!r}",
+            expected="a PNG, JPEG or WebP file, or a tensor with `shape` and `dtype` in the query"
+            f" and Content-Type {BINARY}",
+            hint="saving it as PNG" if other else None,
+        )
 
     @classmethod
     def _from_json(cls, body: bytes, media_type: str, *, has_shape: bool) -> _Content:
@@ -134,28 +158,43 @@ class _Content:
         )
 
 
-def _query_pairs(query: str) -> list[tuple[str, Any]]:
-    try:
-        # Far above what a request needs; parse_qsl would otherwise read without end.
-        return list(parse_qsl(query, keep_blank_values=True, max_num_fields=64))
-    except ValueError as error:
-        raise RequestError(
-            "the query string cannot be read", saw=str(error), expected="at most 64 fields"
-        ) from None
-
-
 def _infer_task(content: _Content, parameters: Parameters) -> Task:
     """Pictures are encoded, latents are decoded.  Three channels are pixels: no latents here have as few.
 
     A parameter that only decoding has settles it first: three packed latents, (3, S, C), look like one picture.
     """
-    if not content.is_picture and any(name in parameters for name in _DECODE_ONLY):
+    if not content.is_picture and _asks_for_decode(parameters):
         return "decode"
     shape = parameters.shape() or ()
     has_three_channels = len(shape) in (3, 4) and (
         shape[-3] == 3 or (shape[-1] == 3 and parameters.dtype() == "uint8")
     )
     return "encode" if content.is_picture or has_three_channels else "decode"
+
+
+def _asks_for_decode(parameters: Parameters) -> bool:
+    return any(name in parameters for name in _DECODE_ONLY)
+
+
+def _refuse_pixels(tensor: WireTensor) -> None:
+    """Refuses what would be decoded only because it has four channels, and is a picture with alpha.
+
+    Latents lie around zero; pixels as floats lie in [0, 1].  A tensor of one value may be either, and is decoded.
+    """
+    if len(tensor.shape) not in (3, 4) or tensor.shape[-3] != 4:
+        return
+    one = _BITS_OF_ONE.get(tensor.dtype)
+    if one is not None:
+        # As whole numbers, the bits of floats above zero have their order, and those below zero come behind them.
+        bits = memoryview(tensor.data)[:_LOOKED_AT].cast(one[0])
+        if not min(bits) < max(bits) <= one[1]:
+            return
+    raise RequestError(
+        "this looks like a picture with alpha and not like latents",
+        saw=f"four channels of {tensor.dtype}" + ("" if one is None else ", all numbers within 0 to 1"),
+        expected="latents, which lie around 0, or pixels of three channels",
+        hint="the three colours without alpha, or POST /v1/{model}/decode if these are latents",
+    )
 
 
 def _read_decode(content: _Content, parameters: Parameters, accept: str) -> DecodeRequest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -14,6 +14,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ..errors import RequestError
+from ..protocol import read_query
 from .about import UNBUFFERED
 from .endpoints import accepted
 from .ledger import Ledger
@@ -77,9 +78,9 @@ class LongWork:
         if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
             raise RequestError("a job that is done again keeps its body", saw="another body", expected="none")
         before, body = await self._ledger.request(job_id, client)
-        given = parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=64)
+        given = read_query(request.url.query)
         names = {name for name, _ in given}
-        old = parse_qsl(before.query, keep_blank_values=True)
+        old = read_query(before.query)
         query = urlencode([pair for pair in old if pair[0] not in names] + given)
         wanted = request.headers.get("accept", "*/*")
         headers = before.headers if wanted == "*/*" else {**before.headers, "accept": wanted}
