@@ -121,7 +121,8 @@ def test_the_health_check_asks_a_real_server(server) -> None:
     program, *arguments = json.loads(command)
     assert program == "python"
     for port, status in ((urlsplit(server).port, 0), (1, 1)):
-        environment = {**os.environ, "HYBRIDGE_PORT": str(port)}
+        # A proxy that is not there: this machine is asked without it.
+        environment = {**os.environ, "HYBRIDGE_PORT": str(port), "http_proxy": "http://127.0.0.1:9"}
         done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, check=False)
         assert done.returncode == status
 

@@ -6,7 +6,14 @@ from ..protocol import Answer, Request
 
 
 def answer(
-    request: Request, *, model: str, server: str | None, key: str | None, device: str | None, dtype: str | None
+    request: Request,
+    *,
+    model: str,
+    server: str | None,
+    key: str | None,
+    ca: str | None,
+    device: str | None,
+    dtype: str | None,
 ) -> Answer:
     """What becomes of a request; shows on the terminal what is being done.
 
@@ -20,7 +27,7 @@ def answer(
     if server:
         from ..client import Client
 
-        with Client(server, api_key=key) as client, console.status(f"{model} on {server}"):
+        with Client(server, api_key=key, verify=ca) as client, console.status(f"{model} on {server}"):
             return client.send(request, model=model).answer
 
     import asyncio

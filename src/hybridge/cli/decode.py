@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from .options import DEVICE, DTYPE, KEY, SERVER
+from .options import CA, DEVICE, DTYPE, KEY, SERVER
 
 
 def decode(
@@ -26,6 +26,7 @@ def decode(
     width: int = typer.Option(None, help="Of the picture, for packed latents."),
     server: str = SERVER,
     key: str = KEY,
+    ca: str = CA,
     device: str = DEVICE,
     dtype: str = DTYPE,
 ) -> None:
@@ -51,7 +52,7 @@ def decode(
         width=width,
     )
     name = model or file.model or "starter"
-    decoded = answer(request, model=name, server=server, key=key, device=device, dtype=dtype)
+    decoded = answer(request, model=name, server=server, key=key, ca=ca, device=device, dtype=dtype)
     assert isinstance(decoded, FileAnswer)  # noqa: S101 - what picture requests are answered with
     target.write_bytes(decoded.data)
     screen().print(f"{target}: {len(decoded.data)} bytes")

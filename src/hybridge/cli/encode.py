@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from .options import DEVICE, DTYPE, KEY, MODEL, SERVER
+from .options import CA, DEVICE, DTYPE, KEY, MODEL, SERVER
 
 
 def encode(
@@ -16,6 +16,7 @@ def encode(
     scaled: bool = typer.Option(False, help="Latents as the model's pipelines use them, not in VAE space."),
     server: str = SERVER,
     key: str = KEY,
+    ca: str = CA,
     device: str = DEVICE,
     dtype: str = DTYPE,
 ) -> None:
@@ -27,7 +28,7 @@ def encode(
     from .screen import screen
 
     request = EncodeRequest(PictureFile(picture.read_bytes()), Scaling("model") if scaled else Scaling())
-    encoded = answer(request, model=model, server=server, key=key, device=device, dtype=dtype)
+    encoded = answer(request, model=model, server=server, key=key, ca=ca, device=device, dtype=dtype)
     assert isinstance(encoded, TensorAnswer)  # noqa: S101 - what encode requests are answered with
     target = output or picture.with_suffix(".safetensors")
     write_latents(target, encoded.tensor, model=model, is_scaled=scaled)

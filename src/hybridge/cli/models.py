@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from .options import KEY, SERVER
+from .options import CA, KEY, SERVER
 
 
 def models(
     download: list[str] = typer.Option(None, help="Fetch the weights of this model now; may be repeated."),
     server: str = SERVER,
     key: str = KEY,
+    ca: str = CA,
     as_json: bool = typer.Option(False, "--json", help="For programs."),
 ) -> None:
     """List the models that hybridge knows by name, or those of a server."""
@@ -27,7 +28,7 @@ def models(
             console.print(f"[bold]{spec.name}[/] {locate(spec)}")
         return
 
-    rows = _served(server, key) if server else _known()
+    rows = _served(server, key, ca) if server else _known()
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -62,8 +63,8 @@ def _known() -> list[dict]:  # type: ignore[type-arg]
     ]
 
 
-def _served(server: str, key: str | None) -> list[dict]:  # type: ignore[type-arg]
+def _served(server: str, key: str | None, ca: str | None) -> list[dict]:  # type: ignore[type-arg]
     from ..client import Client
 
-    with Client(server, api_key=key) as client:
+    with Client(server, api_key=key, verify=ca) as client:
         return client.models()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 
 from .. import __version__
@@ -14,6 +16,29 @@ _SKEW_CODES = frozenset({UnknownParameter.__name__, "http-404", "http-405"})
 
 #: Unauthorised, and forbidden: whoever says so, a server or a proxy, and in whatever form, the remedy is a key.
 _KEY_STATUSES = frozenset({401, 403})
+
+_ASYNC = ", or `Prefer: respond-async` and a job for work that takes longer (docs/protocol.md)"
+
+#: What something before the server means by its page.
+_PAGE_HINTS = {
+    413: "a larger limit in the proxy before the server (nginx: client_max_body_size), or less in one call",
+    502: "`hybridge serve` behind that proxy, and the address that the proxy has of it",
+    504: f"a longer time limit in the proxy before the server (nginx: proxy_read_timeout){_ASYNC}",
+    524: f"a shorter call: Cloudflare waits for 100 seconds{_ASYNC}",
+}
+
+#: How nginx, Apache and Go answer HTTP on a port for HTTPS.
+_TLS_PAGE = re.compile(rb"HTTPS port|HTTPS server|SSL-enabled server port")
+
+#: How OpenSSL says that what came is no TLS.
+_NO_TLS = re.compile(
+    r"WRONG_VERSION_NUMBER|PACKET_LENGTH_TOO_LONG|RECORD_LAYER_FAILURE|record layer|EOF occurred", re.I
+)
+
+#: How systems say that a name has no address.
+_NO_NAME = re.compile(
+    r"getaddrinfo|Name or service|name resolution|nodename nor servname|No address|looked up", re.I
+)
 
 _SKEW_HINT = f"a look at the server's version (GET / says it); this client is {__version__}"
 
@@ -44,6 +69,8 @@ def refusal(response: HttpResponse, moved_to: str | None, address: Address) -> C
             hint="the server's key as api_key, or user:password@ in the address",
         )
     if isinstance(error, BadAnswer):
+        hints = [hint for hint in (_hint_for_page(response, address), error.hint) if hint]
+        error.hint = "; else ".join(hints)
         return named(error, address)
     return ServerRefused(
         f"{address} answered {error.status}: {error.what}",
@@ -54,18 +81,50 @@ def refusal(response: HttpResponse, moved_to: str | None, address: Address) -> C
     )
 
 
+def _hint_for_page(response: HttpResponse, address: Address) -> str | None:
+    """What to try where not the server has refused but something before it."""
+    if response.status == 400 and address.url.scheme == "http" and _TLS_PAGE.search(response.body):
+        return "https:// in the address"
+    return _PAGE_HINTS.get(response.status)
+
+
 def loss(error: httpx.RequestError, address: Address) -> ClientError:
     """The error for a call without a response."""
     seen = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
-        hint = "`hybridge serve` on that machine, or another address"
-        return ServerUnreachable(f"{address} cannot be reached", saw=seen, hint=hint)
+    if isinstance(error, httpx.ProxyError):
+        hint = "user:password@ in the proxy's address, or NO_PROXY or proxy=False if none is wanted"
+        return ServerUnreachable(f"{address} cannot be reached through the proxy", saw=seen, hint=hint)
+    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+        return _unreachable(seen, address)
     if isinstance(error, httpx.TimeoutException):
-        hint = "a longer timeout; the first call for a model may have to load it"
+        hint = "a longer timeout or deadline_s; the first call for a model may have to load it"
         return ServerTimeout(f"{address} did not answer in time", saw=seen, hint=hint)
-    if isinstance(error, httpx.DecodingError):
-        return BadAnswer(f"{address}: the answer's compression is broken", saw=seen)
     if isinstance(error, (httpx.LocalProtocolError, httpx.UnsupportedProtocol)):
         # The text would quote the header that is wrong, and that may be a credential.
         return ClientError(f"the call to {address} is not valid HTTP", hint="look for line breaks in `headers`")
-    return ServerUnreachable(f"{address} broke off the connection", saw=seen, hint="a look at the server's log")
+    hint = "a look at the server's log"
+    if address.url.scheme == "http":
+        hint = f"https:// in the address, if the server has a certificate; else {hint}"
+    return ServerUnreachable(f"{address} broke off the connection", saw=seen, hint=hint)
+
+
+def _unreachable(seen: str, address: Address) -> ServerUnreachable:
+    if "CERTIFICATE_VERIFY_FAILED" in seen:
+        return ServerUnreachable(
+            f"the certificate of {address} is not trusted",
+            saw=seen,
+            hint='its authority\'s certificate, or its own if it is self-signed: Client(…, verify="ca.pem"), `--ca'
+            " ca.pem`, or HYBRIDGE_CA=ca.pem in the environment",
+        )
+    if address.url.scheme == "https" and _NO_TLS.search(seen):
+        hint = "http:// in the address, if the server has no certificate"
+        return ServerUnreachable(f"{address} does not speak TLS", saw=seen, hint=hint)
+    if _NO_NAME.search(seen):
+        hint = f"the spelling of {address.url.host}, its IP address, and the network's name server"
+        return ServerUnreachable(f"{address} cannot be reached: its name is not known", saw=seen, hint=hint)
+    return ServerUnreachable(
+        f"{address} cannot be reached",
+        saw=seen,
+        hint="`hybridge serve` on that machine, or another address or port; a server that should be reached from"
+        " other machines needs --public or --host, and a firewall that lets it through",
+    )
