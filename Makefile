@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Python compiles what it imports; compiling all that is installed would take a minute.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo serve test lint docs bench lab clean help
+.PHONY: demo serve test asan lint docs bench lab clean help
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,19 @@ serve: $(VENV)/server ## A server; ARGS="sdxl --host 0.0.0.0"
 test: $(VENV)/dev $(VENV)/quantisers ## All tests that need no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not quantisers" -n 2 $(ARGS)
 	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantisers -n 2 tests/lab
+
+# In a copy of the sources, for the library works only where the sanitizer was loaded before Python.  libstdc++ is loaded
+# with it, or the sanitizer ends the process at the first exception of torch; -s, or pytest keeps its report.
+ASAN := $(VENV)/asan
+ASAN_TESTS := $(addprefix tests/engine/test_,addresses.py attending.py compiled.py few_channels.py)
+asan: $(VENV)/dev ## Tests of the C loops under AddressSanitizer and UBSan, with gcc; minutes
+	rm -rf $(ASAN) && mkdir $(ASAN) && cp -r src tests pyproject.toml $(ASAN)
+	cd $(ASAN)/src/hybridge/engine && gcc -std=gnu11 -O1 -g -fPIC -shared -fsanitize=address,undefined \
+	  -DMADE_FROM=$$(LC_ALL=C sh -c 'cat loops/*.[ch]' | python3 -c "import sys, zlib; print(zlib.crc32(sys.stdin.buffer.read()))")u \
+	  -fno-sanitize-recover=undefined -o _compiled.so loops/*.c
+	cd $(ASAN) && PYTHONPATH=src OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
+	  $(abspath $(BIN))/python -m pytest -s -p no:cacheprovider $(or $(ARGS),$(ASAN_TESTS))
 
 lint: $(VENV)/dev ## ruff and mypy
 	$(BIN)/ruff check .

@@ -52,6 +52,7 @@ SETTINGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "inference mode": torch.inference_mode,
     "gradients": torch.enable_grad,
     "deterministic": deterministic,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
 }
 
 

@@ -11,7 +11,7 @@ piece of memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
 import torch
@@ -91,6 +91,12 @@ class Executor:
             OutOfMemory: when there is no room to park what the plan parks.
         """
         self._check(source, plan)
+        with _no_autocast(source.device.type):
+            return self._run(source.resolve_neg(), plan, progress, should_stop)
+
+    def _run(
+        self, source: torch.Tensor, plan: Plan, progress: Progress | None, should_stop: ShouldStop | None
+    ) -> torch.Tensor:
         bound = self._bind(source.dtype, plan)
         height, width = self.program.sizes(plan.height, plan.width)[-1]
         output = source.new_empty((plan.batch, self.program.channels[-1], height, width))
@@ -241,6 +247,13 @@ class _Item:
         if buffer is None:
             return Streamed(self._strips_of(value - 1), *self._sizes[value])
         return self._buffers.rows(buffer, most)
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager[object]:
+    """A plan says what is computed in which dtype; a caller's autocast would round within strips."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def _identity(parameter: torch.Tensor) -> tuple[object, ...]:
