@@ -308,6 +308,16 @@ def test_a_pipeline_takes_it_for_its_vae() -> None:
     assert isinstance(pipeline(exact(small_kl(4))).vae, ExactVAE)
 
 
+def test_a_pipeline_is_saved_with_it(tmp_path) -> None:
+    vae = small_kl(4)
+    pipe = pipeline(exact(vae))
+    assert pipe.components["vae"] is pipe.vae
+    pipe.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "model_index.json").read_text())["vae"] == ["diffusers", "AutoencoderKL"]
+    loaded = type(vae).from_pretrained(tmp_path / "vae")
+    assert torch.equal(loaded.decoder.conv_in.weight, vae.decoder.conv_in.weight)
+
+
 class TestTheVerb:
     """``hybridge plan``."""
 

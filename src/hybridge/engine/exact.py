@@ -336,7 +336,8 @@ class ExactVAE(nn.Module):
     def _run(
         self, task: Task, source: torch.Tensor, progress: Progress | None, should_stop: ShouldStop | None
     ) -> torch.Tensor:
-        source = source.to(self.dtype) if source.is_floating_point() else source  # what is none, the runner refuses
+        self._runner.check_numbers(task, source)
+        source = source.to(self._runner.dtype)
         if not bool(torch.isfinite(source).all()):
             what = "latents" if task == "decode" else "pixels"
             hint = "a look at where they are made: float16 overflows, for one"

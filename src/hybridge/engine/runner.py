@@ -230,12 +230,7 @@ class Runner:
             _log.debug("%s runs as the plain module: %s", task, reason)
             return self._plainly(task, source)
         executor = self._executors[task]
-        if not source.is_floating_point() or source.device != self.device:
-            raise RequestError(
-                f"nothing that can be {task}d",
-                saw=f"{source.dtype} on {source.device}",
-                expected=f"floating-point numbers on {self.device}",
-            )
+        self.check_numbers(task, source)
         if source.ndim != 4 or source.shape[1] != executor.program.channels[0]:
             raise RequestError(
                 f"nothing that can be {task}d",
@@ -257,6 +252,15 @@ class Runner:
         return self.run(
             task, source, budget_bytes=budget_bytes, modes=modes, progress=progress, should_stop=should_stop
         )
+
+    def check_numbers(self, task: Task, source: torch.Tensor) -> None:
+        """Raises a RequestError unless this holds floating-point numbers on the weights' device."""
+        if not source.is_floating_point() or source.device != self.device:
+            raise RequestError(
+                f"nothing that can be {task}d",
+                saw=f"{source.dtype} on {source.device}",
+                expected=f"floating-point numbers on {self.device}",
+            )
 
     @property
     def _stored(self) -> torch.dtype:
