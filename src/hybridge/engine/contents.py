@@ -63,7 +63,7 @@ def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
     if not tensor.is_contiguous():
         last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
         tensor = tensor.permute(0, 2, 3, 1) if last else tensor.contiguous()
-    if tensor.data_ptr() % _WORD_BYTES or tensor.storage_offset() * tensor.itemsize % _WORD_BYTES:
+    if tensor.storage_offset() * tensor.itemsize % _WORD_BYTES:
         tensor = tensor.clone()  # words can be read where they begin at multiples of their size
     return tensor.reshape(-1).view(torch.uint8)
 

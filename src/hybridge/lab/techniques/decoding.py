@@ -23,10 +23,12 @@ class DecodeLog:
         given: Shapes of what the decoder inside of the VAE was given; less or more often than asked, or never.
         dtypes: Of that.
         finite: Whether everything that came out of the decoder is a number.
+        strips: How many strips an exact VAE has made.  Its decoder gets no hook, with which it would run plain.
     """
 
     def __init__(self, vae: Any) -> None:
         self.vae = vae
+        self.strips = 0
         self.asked: list[tuple[int, ...]] = []
         self.given: list[tuple[int, ...]] = []
         self.dtypes: list[torch.dtype] = []
@@ -35,14 +37,14 @@ class DecodeLog:
 
     def __enter__(self) -> DecodeLog:
         self._former = vars(self.vae).get("decode")
-        decode = self.vae.decode
+        decode, is_exact = self.vae.decode, hasattr(self.vae, "why_plain")
 
         def noted(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             self.asked.append(tuple(z.shape))
-            return decode(z, *args, **kwargs)
+            return decode(z, *args, **kwargs, **({"progress": self._count} if is_exact else {}))
 
         self.vae.decode = noted
-        decoder = getattr(self.vae, "decoder", None)
+        decoder = None if is_exact else getattr(self.vae, "decoder", None)
         if isinstance(decoder, torch.nn.Module):
             self._hook = decoder.register_forward_hook(self._note)
         return self
@@ -54,6 +56,9 @@ class DecodeLog:
             self.vae.decode = self._former
         if self._hook is not None:
             self._hook.remove()
+
+    def _count(self, done: int, total: int) -> None:
+        self.strips += 1
 
     def _note(self, _module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
         self.given.append(tuple(args[0].shape))
