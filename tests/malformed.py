@@ -151,7 +151,7 @@ class Malformed:
         version = b"HTTP/1.1"
         if len(body) > 4096:
             body = body[: chance.randrange(4096)]
-        headers = [*headers, b"host: fuzz", b"content-length: %d" % len(body)]
+        headers = [*headers, b"host: localhost", b"content-length: %d" % len(body)]
         for _ in range(chance.randint(1, _SEVERAL)):
             match chance.randrange(10):
                 case 0:
@@ -173,7 +173,7 @@ class Malformed:
                     target = _spoilt(target, chance)
                 case 9:
                     body = _spoilt(body, chance)
-            headers = headers or [b"host: fuzz"]
+            headers = headers or [b"host: localhost"]
         raw = b" ".join((method, target, version)) + b"\r\n" + b"\r\n".join(headers) + b"\r\n\r\n" + body
         if chance.random() < 0.2:
             raw = _spoilt(raw, chance)

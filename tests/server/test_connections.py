@@ -29,7 +29,7 @@ QUERY = {"shape": [1, 4, 8, 8], "dtype": "float32"}
 BODY = bytes(1024)
 BINARY = {"content-type": "tensor/binary"}
 POST = (
-    b"POST /v1/sd-v1/decode?shape=1,4,8,8&dtype=float32 HTTP/1.1\r\nhost: x\r\n"
+    b"POST /v1/sd-v1/decode?shape=1,4,8,8&dtype=float32 HTTP/1.1\r\nhost: localhost\r\n"
     b"content-type: tensor/binary\r\ncontent-length: 1024\r\n\r\n"
 )
 
@@ -97,13 +97,13 @@ def dripping(connection: socket.socket) -> Iterator[None]:
 class TestSlowSenders:
     def test_headers_that_never_end(self, server) -> None:
         with connect(server) as connection:
-            connection.sendall(b"POST / HTTP/1.1\r\nhost: x\r\nx-slow: ")
+            connection.sendall(b"POST / HTTP/1.1\r\nhost: localhost\r\nx-slow: ")
             assert_refused(connection, 408, "did not end within 0.3 s")
 
     def test_headers_in_drops_get_no_more_time(self, server) -> None:
         """A byte now and then does not start the clock again."""
         with connect(server) as connection:
-            connection.sendall(b"POST / HTTP/1.1\r\nhost: x\r\nx-slow: ")
+            connection.sendall(b"POST / HTTP/1.1\r\nhost: localhost\r\nx-slow: ")
             with dripping(connection):
                 status, _ = answer_of(connection)
             assert status in (408, None)  # a drip that meets a closed door may cost the answer
@@ -116,20 +116,22 @@ class TestSlowSenders:
 
     def test_a_second_request_that_never_ends(self, server) -> None:
         with connect(server) as connection:
-            connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
             assert b"200 OK" in connection.recv(65536)
             connection.sendall(b"GET /health HT")
             assert_refused(connection, 408, "did not end")
 
     def test_a_body_that_stops(self, server) -> None:
         with connect(server) as connection:
-            connection.sendall(POST.replace(b"host: x", b"connection: close") + b"only this")
+            connection.sendall(POST.replace(b"host: localhost", b"connection: close") + b"only this")
             assert_refused(connection, 408, "the body stopped coming")
 
     def test_a_body_in_drops(self, server) -> None:
         """Less than 4 KiB a second is no better than nothing, however small the pauses are."""
         with connect(server) as connection:
-            connection.sendall(POST.replace(b"host: x", b"connection: close").replace(b": 1024", b": 100000"))
+            connection.sendall(
+                POST.replace(b"host: localhost", b"connection: close").replace(b": 1024", b": 100000")
+            )
             with dripping(connection):
                 status, _ = answer_of(connection)
             assert status in (408, None)  # a drip that meets a closed door may cost the answer
@@ -146,8 +148,8 @@ class TestTooMuch:
     @pytest.mark.parametrize(
         "head",
         [
-            b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
-            b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 40_000 + b"\r\n\r\n",
+            b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
+            b"GET / HTTP/1.1\r\nhost: localhost\r\nx: " + b"y" * 40_000 + b"\r\n\r\n",
             b"GET / HTTP/1.1\r\nx: " + b"y" * 400_000,
             b"GET / HTTP/1.1\r\n" + b"".join(b"h%d: x\r\n" % number for number in range(101)) + b"\r\n",
         ],
@@ -220,10 +222,10 @@ class TestTooMany:
         with serving(engines, listening) as server, ExitStack() as stack:
             busy = [stack.enter_context(connect(server)) for _ in range(2)]
             for connection in busy:
-                connection.sendall(POST.replace(b"host: x", b"expect: 100-continue"))
+                connection.sendall(POST.replace(b"host: localhost", b"expect: 100-continue"))
                 assert connection.recv(65536).startswith(b"HTTP/1.1 100")  # so the server waits for its body
             with connect(server) as newcomer:
-                newcomer.sendall(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n")
+                newcomer.sendall(b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n")
                 assert_refused(newcomer, 503, "2 connections are busy")
             for path in ("/health", "/ready", "/metrics"):
                 assert httpx.get(f"{server}{path}").status_code == 200
@@ -236,7 +238,7 @@ class TestTooMany:
         with serving(engines, Listening(ConnectionLimits(max_connections=2))) as server, ExitStack() as stack:
             busy = [stack.enter_context(connect(server)) for _ in range(2)]
             for connection in busy:
-                connection.sendall(POST.replace(b"host: x", b"expect: 100-continue"))
+                connection.sendall(POST.replace(b"host: localhost", b"expect: 100-continue"))
                 assert connection.recv(65536).startswith(b"HTTP/1.1 100")
             for _ in range(100):
                 stack.enter_context(connect(server))
@@ -321,7 +323,7 @@ class TestTls:
                         except ssl.SSLWantReadError:
                             connection.sendall(out.read())
                             into.write(connection.recv(65536))
-                    tls.write(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                    tls.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
                     connection.sendall(out.read())
                     answer = b""
                     while b"}" not in answer:

@@ -102,7 +102,7 @@ def test_a_deadline_holds_while_a_picture_waits_for_a_thread(server, busy) -> No
 
 def test_a_sender_who_leaves_while_a_picture_waits_frees_its_place(server, busy) -> None:
     url = urlsplit(server)
-    head = f"POST /v1/sd-v1/encode HTTP/1.1\r\nhost: x\r\ncontent-length: {len(PICTURE)}\r\n\r\n".encode()
+    head = f"POST /v1/sd-v1/encode HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(PICTURE)}\r\n\r\n".encode()
     with socket.create_connection((url.hostname, url.port), timeout=PATIENCE_S) as connection:
         connection.sendall(head + PICTURE)
         wait_for(lambda: inflight_bytes(server) == (THREADS + 1) * len(PICTURE))
@@ -114,7 +114,7 @@ def test_a_sender_who_leaves_while_a_picture_waits_frees_its_place(server, busy)
 
 def test_a_deadline_holds_while_the_body_comes(server) -> None:
     url = urlsplit(server)
-    headers = f"host: x\r\nrequest-timeout: 0.2\r\ncontent-length: {len(PICTURE)}\r\n"
+    headers = f"host: localhost\r\nrequest-timeout: 0.2\r\ncontent-length: {len(PICTURE)}\r\n"
     with socket.create_connection((url.hostname, url.port), timeout=PATIENCE_S) as connection:
         connection.sendall(f"POST /v1/sd-v1/encode HTTP/1.1\r\n{headers}\r\n".encode() + PICTURE[:-1])
         answer = connection.recv(65536)

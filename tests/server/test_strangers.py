@@ -98,7 +98,7 @@ def test_clients_that_hang_up_at_random(server, backend, request) -> None:
     url = urlsplit(server)
     head = (
         "POST /v1/sd-v1/decode?shape=1&shape=4&shape=8&shape=8&dtype=float32&output_type=pt HTTP/1.1\r\n"
-        f"host: x\r\ncontent-type: tensor/binary\r\ncontent-length: {len(BODY)}\r\n\r\n"
+        f"host: localhost\r\ncontent-type: tensor/binary\r\ncontent-length: {len(BODY)}\r\n\r\n"
     )
     raw = head.encode() + BODY
     process = psutil.Process()

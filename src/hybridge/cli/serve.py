@@ -40,6 +40,11 @@ def serve(
     max_pixels: int = typer.Option(None, help="Most pixels in one request.", show_default="4194304"),
     max_batch: int = typer.Option(None, help="Most pictures in one request.", show_default="32"),
     cors: list[str] = typer.Option(None, help="Web origin that may call from a browser; may be repeated."),
+    allowed_hosts: list[str] = typer.Option(
+        None,
+        "--allowed-host",
+        help="Name under which a server on loopback without keys is called, such as a proxy's; may be repeated.",
+    ),
     log_level: str = typer.Option(None, help="debug, info, warning or error.", show_default="info"),
     keys: str = typer.Option(None, help="File of API keys, from `hybridge keys add`; without it nobody needs one."),
     public: bool = typer.Option(None, "--public", help="Listen on every address; refused without --keys."),

@@ -29,6 +29,8 @@ from .logs import log_job, log_request
 from .long_work import LongWork
 from .metrics import Metrics
 from .openapi import describe
+from .opening import is_loopback
+from .pages import Pages
 from .record import Observer, Recorder
 from .refusal import failure_response, log_failure
 from .settings import Settings
@@ -105,6 +107,7 @@ def create_app(
         middleware=[
             Middleware(Recorder, observers=(log_request, metrics.observe, *observers)),
             *_cors(settings.cors),
+            *_pages(settings, keys),
             Middleware(Gate, keys=keys),
             Middleware(Draining, drain=drain),
         ],
@@ -131,6 +134,13 @@ def _cors(origins: tuple[str, ...]) -> list[Middleware]:
             expose_headers=[*protocol.EXPOSED_HEADERS, "x-request-id"],
         )
     ]
+
+
+def _pages(settings: Settings, keys: KeyRing | None) -> list[Middleware]:
+    if keys is not None:
+        return []  # which no page of another site has
+    names = settings.allowed_hosts if is_loopback(settings.address) else None
+    return [Middleware(Pages, origins=settings.cors, names=names)]
 
 
 class _JsonCors(CORSMiddleware):

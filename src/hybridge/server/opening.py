@@ -29,7 +29,7 @@ def check_opening(settings: Settings) -> KeyRing | None:
                 expected="a certificate and its own key in PEM, without a passphrase",
             ) from None
     if settings.keys is None:
-        if not _is_loopback(settings.address):
+        if not is_loopback(settings.address):
             log.warning(
                 "anybody who can reach %s may use this server; --public --keys FILE asks for keys", settings.address
             )
@@ -43,7 +43,8 @@ def check_opening(settings: Settings) -> KeyRing | None:
     return ring
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address to listen on."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

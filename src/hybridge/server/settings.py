@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     max_pixels: int = Field(default=2048 * 2048, ge=64, le=_MOST_PIXELS)
     max_batch: int = Field(default=32, ge=1)
     cors: Annotated[tuple[str, ...], NoDecode] = ()
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     keys: Path | None = None
     public: bool = False
@@ -85,7 +86,7 @@ class Settings(BaseSettings):
     jobs_mib: int = Field(default=1024, ge=1)
     job_ttl_s: float = Field(default=3600, gt=0)
 
-    @field_validator("models", "cors", "trusted_proxies", mode="before")
+    @field_validator("models", "cors", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """A variable holds several values with commas between them."""
