@@ -2,7 +2,7 @@
 
 C is told an address and some sizes, and believes them: a wrong dtype, device, layout or size would have it read and
 write other memory.  So no other file takes an address for C, and every address is asked for with the dtypes and the
-sizes that the loop works with.  A check takes less than a microsecond.
+sizes that the loop works with.  A check takes about a microsecond.
 
 Raises:
     TypeError: every function, for a dtype that the loop does not take.
