@@ -14,7 +14,7 @@ from hybridge.errors import RequestError
 from hybridge.lab.storages import storage_bytes
 from hybridge.lab.techniques.catalogue import TECHNIQUES
 from hybridge.lab.techniques.rig import Rig, plainly
-from hybridge.lab.techniques.weights import bring_back, outlines, send_away
+from hybridge.lab.techniques.weights import bring_back, send_away, weights
 
 pytestmark = pytest.mark.usefixtures("from_disk")
 
@@ -58,7 +58,7 @@ def test_other_techniques_survive_the_loading(rig: Rig) -> None:
         after = rig.picture("a cat", seed=0, **arguments)
     for name, proof in proofs.items():
         assert proof().took_effect, f"{name}: {proof().evidence}"
-    assert {outline.dtype for outline in outlines(rig.denoiser).values()} == {torch.bfloat16}
+    assert {tensor.dtype for _, tensor in weights(rig.denoiser)} == {torch.bfloat16}
     assert np.array_equal(after, before)
 
 
@@ -115,7 +115,7 @@ def test_weights_come_back_as_they_were() -> None:
 
 def test_weights_of_another_module_are_refused() -> None:
     module = torch.nn.Linear(3, 3)
-    before = outlines(module)
+    before = dict(weights(module))
     with pytest.raises(RequestError, match="not those of this module"):
         bring_back(module, torch.nn.Linear(3, 3, bias=False), torch.device("cpu"))
-    assert outlines(module).keys() == before.keys()
+    assert dict(weights(module)).keys() == before.keys()

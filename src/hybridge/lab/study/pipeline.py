@@ -104,6 +104,7 @@ def rig(settled: Arguments, source: str, folder: Path, *, is_placed: bool = True
         folder=folder,
         device=device,
         reload=reload,
+        is_kept=False,
         origin=source,
         server=settled.server,
     )

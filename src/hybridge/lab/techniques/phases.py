@@ -18,7 +18,7 @@ import torch
 from . import companions
 from .rig import Rig, plainly
 from .technique import GUIDE, Applied, Missing, Proof, Technique, Witness
-from .weights import are_plain, bring_back, check_alike, send_away
+from .weights import are_plain, bring_back, check_same, send_away
 
 _FOUR = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 
@@ -64,7 +64,7 @@ class _Phases:
     def check(self) -> None:
         """Raises :class:`RequestError` unless the disk has the weights of every part; asked one by one."""
         for name in self.names:
-            check_alike(getattr(self._rig.pipe, name), getattr(self._loaded([name]), name))
+            check_same(getattr(self._rig.pipe, name), getattr(self._loaded([name]), name))
 
     def bring_all(self) -> None:
         """All weights back."""

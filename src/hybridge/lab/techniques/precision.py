@@ -10,10 +10,11 @@ import torch
 
 from ...errors import RequestError
 from ..storages import storage_bytes
+from .aside import Aside, no_room_for
 from .evidence import CallLog
 from .rig import Rig
 from .technique import GUIDE, Applied, Missing, Proof, Technique, Witness
-from .weights import bring_back, outlines
+from .weights import restore, weights
 
 
 def _half(dtype: torch.dtype) -> Callable[[Rig], Applied]:
@@ -21,7 +22,7 @@ def _half(dtype: torch.dtype) -> Callable[[Rig], Applied]:
 
     def apply(rig: Rig) -> Applied:
         before, before_bytes = rig.denoiser.dtype, storage_bytes(rig.denoiser)
-        remembered = {part: outlines(module) for part, module in _modules(rig.pipe).items()}
+        way_back = _put_aside(rig, dtype)
         rig.pipe.to(dtype=dtype)
 
         @contextmanager
@@ -38,14 +39,7 @@ def _half(dtype: torch.dtype) -> Callable[[Rig], Applied]:
                 computed and before != dtype, f"{calls} of {len(log)} forwards of the denoiser in {name}; {kept}"
             )
 
-        def undo() -> None:
-            # Rounding has no way back but the disk.
-            fresh = _modules(rig.reload())
-            for part, module in _modules(rig.pipe).items():
-                if any(outline.dtype != now.dtype for outline, now in _pairs(remembered[part], module)):
-                    bring_back(module, fresh[part], rig.device, remembered[part])
-
-        return Applied(witness, undo)
+        return Applied(witness, way_back)
 
     return apply
 
@@ -54,11 +48,28 @@ def _modules(pipe: Any) -> dict[str, torch.nn.Module]:
     return {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
 
 
-def _pairs(
-    remembered: dict[str, torch.Tensor], module: torch.nn.Module
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    now = outlines(module)
-    return ((remembered[name], now[name]) for name in now)
+def _put_aside(rig: Rig, dtype: torch.dtype) -> Callable[[], None] | None:
+    """Keeps what is about to be rounded to ``dtype``; returns what puts it back, or None where nothing was kept."""
+    rounded = {
+        part: {name: tensor for name, tensor in weights(module) if _is_rounded(tensor, dtype)}
+        for part, module in _modules(rig.pipe).items()
+    }
+    if not rig.is_kept or no_room_for(rig.folder, (one for part in rounded.values() for one in part.values())):
+        return None
+    aside = Aside(rig.folder)
+    read = {id(tensor): aside.put(tensor) for part in rounded.values() for tensor in part.values()}
+    kept = {part: {name: read[id(tensor)] for name, tensor in tensors.items()} for part, tensors in rounded.items()}
+
+    def undo() -> None:
+        for part, module in _modules(rig.pipe).items():
+            restore(module, kept.get(part, {}), rig.device)
+        aside.clear()
+
+    return undo
+
+
+def _is_rounded(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
+    return tensor.is_floating_point() and tensor.dtype != dtype and tensor.device.type != "meta"
 
 
 def _tf32(rig: Rig) -> Applied:

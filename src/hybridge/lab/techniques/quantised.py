@@ -21,6 +21,7 @@ from .evidence import looked_at
 from .presence import not_installed
 from .rig import Rig
 from .technique import Applied, Missing, Proof, Technique
+from .weights import sum_of_bits
 
 #: What quantisers leave on a module to say that it was quantised; a second one would refuse it.
 _MARKS = ("quantization_config", "quantization_method")
@@ -78,7 +79,7 @@ class _Kept:
                 name: torch.empty_like(p, device="meta", requires_grad=p.requires_grad)
                 for name, p in parameters.items()
             },
-            {name: _sum_of_bits(p) for name, p in parameters.items()},
+            {name: sum_of_bits(p) for name, p in parameters.items()},
         )
 
     def restored(self, name: str, layer: nn.Module, device: torch.device) -> nn.Module:
@@ -87,7 +88,7 @@ class _Kept:
             value = layer.get_parameter(parameter).detach().to(device, like.dtype)
             if value.stride() != like.stride():
                 value = torch.empty_like(like, device=device).copy_(value)
-            if _sum_of_bits(value) != self.sums[parameter]:
+            if sum_of_bits(value) != self.sums[parameter]:
                 raise ModelUnavailable(
                     f"{name}.{parameter}, loaded anew, is not the weight that was quantised",
                     expected="weights as they came from the files",
@@ -101,12 +102,6 @@ def _layers(denoiser: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in denoiser.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             yield name, module
-
-
-def _sum_of_bits(tensor: torch.Tensor) -> int:
-    """The same in whichever order it is taken, so on every device and in every layout."""
-    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return int(tensor.detach().view(integers[tensor.element_size()]).sum(dtype=torch.int64))
 
 
 def _put_back(rig: Rig, layers: dict[str, _Kept]) -> None:

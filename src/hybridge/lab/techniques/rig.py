@@ -29,6 +29,8 @@ class Rig:
         device: Where the pipeline computes.
         reload: Loads the same pipeline anew, with these arguments of ``from_pretrained`` (``unet=None``), on the
             CPU; for techniques that load in another way.
+        is_kept: Whether techniques keep what their way back needs, where that takes time and room on the disk; not
+            where the process ends with the picture.
         origin: Where the pipeline was loaded from, a folder or a hub id; see :mod:`.companions`.
         server: Address of a hybridge server that may be used, or None.
         generate: How a picture is made; replaced by techniques that make it in another way.
@@ -45,6 +47,7 @@ class Rig:
     folder: Path
     device: torch.device
     reload: Callable[..., Any]
+    is_kept: bool = True
     origin: str = ""
     server: str | None = None
     generate: Generate = plainly

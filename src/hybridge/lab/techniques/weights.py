@@ -8,20 +8,29 @@ layout it is to come back.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 
 from ...errors import RequestError
 
-#: By the weight's name in its module.
-Outlines = Mapping[str, torch.Tensor]
+
+def weights(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Every parameter and buffer by its name, shared ones under each of their names."""
+    return [(name, tensor) for name, _, _, tensor in _all(module)]
 
 
-def outlines(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Shape, dtype and layout of every parameter and buffer; takes no memory."""
-    return {name: _outline(tensor) for name, _, _, tensor in _all(module)}
+def restore(
+    module: torch.nn.Module, kept: Mapping[str, Callable[[torch.device], torch.Tensor]], device: torch.device
+) -> None:
+    """Gives a module the weights that were put aside under these names; those of other names stay."""
+    replaced: dict[int, torch.Tensor] = {}  # what was shared is shared again
+    for name, table, key, tensor in list(_all(module)):
+        if name in kept:
+            if id(tensor) not in replaced:
+                replaced[id(tensor)] = _like(kept[name](device), tensor)
+            table[key] = replaced[id(tensor)]
 
 
 def are_plain(module: torch.nn.Module) -> bool:
@@ -51,27 +60,43 @@ def check_alike(module: torch.nn.Module, fresh: torch.nn.Module) -> None:
         )
 
 
-def bring_back(
-    module: torch.nn.Module, fresh: torch.nn.Module, device: torch.device, remembered: Outlines | None = None
-) -> None:
+def check_same(module: torch.nn.Module, fresh: torch.nn.Module) -> None:
+    """Raises :class:`RequestError` unless ``fresh`` has the weights of ``module``, once they are in its dtypes."""
+    check_alike(module, fresh)
+    sources = dict(weights(fresh))
+    for name, tensor in weights(module):
+        there = _as(tensor, sources[name], tensor.device)
+        if there.shape != tensor.shape or sum_of_bits(there) != sum_of_bits(tensor):
+            raise RequestError(
+                f"{name} on disk is not the weight that this pipeline has",
+                expected="weights as they came from the files",
+                hint="save_pretrained, then from_pretrained: a part was replaced, or a LoRA merged into one",
+            )
+
+
+def sum_of_bits(tensor: torch.Tensor) -> int:
+    """The same in whichever order it is taken, so on every device and in every layout."""
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return int(tensor.detach().view(integers[tensor.element_size()]).sum(dtype=torch.int64))
+
+
+def bring_back(module: torch.nn.Module, fresh: torch.nn.Module, device: torch.device) -> None:
     """Gives a module the weights of one that was loaded anew, in the dtype and layout that it had.
 
     Args:
-        module: Whose weights are away, or in another dtype than they should be.
+        module: Whose weights are away.
         fresh: Of the same architecture.  Its weights go over to ``module``.
         device: Where they are to be.
-        remembered: What :func:`outlines` said; without, what ``module`` holds now.
 
     Raises:
         RequestError: when the two modules' weights have other names; nothing has changed then.
     """
     check_alike(module, fresh)
-    sources = {name: tensor for name, _, _, tensor in _all(fresh)}
+    sources = dict(weights(fresh))
     replaced: dict[int, torch.Tensor] = {}
     for name, table, key, tensor in list(_all(module)):
-        outline = tensor if remembered is None else remembered[name]
         shared = replaced.get(id(tensor))
-        table[key] = _like(_as(outline, sources.pop(name), device), tensor) if shared is None else shared
+        table[key] = _like(_as(tensor, sources.pop(name), device), tensor) if shared is None else shared
         replaced[id(tensor)] = table[key]
 
 
