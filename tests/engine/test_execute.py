@@ -11,13 +11,12 @@ import torch
 from conftest import small_kl, small_tiny
 from diffusers import AutoencoderKL, AutoencoderKLFlux2
 
-from hybridge.engine.compiled import multiplies_bfloat16
 from hybridge.engine.execute import Executor
 from hybridge.engine.footprint import Footprint
 from hybridge.engine.lowering import lower
 from hybridge.engine.plan import Mode, Plan, plan
 from hybridge.engine.program import Program
-from hybridge.engine.runner import Runner
+from hybridge.engine.runner import Runner, arithmetic_for
 from hybridge.engine.shape import Shape
 from hybridge.engine.ways import Arithmetic
 from hybridge.errors import RequestError, Stopped
@@ -177,7 +176,10 @@ def test_half_precision_is_no_further_from_float64_than_the_plain_forward(make, 
     assert ours <= (1.1 if how.computed_bytes == 2 else 1.0) * plain
 
 
-@pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor has no products of bfloat16 (AVX512_BF16)")
+@pytest.mark.skipif(
+    not arithmetic_for("cpu", torch.bfloat16).multiplies_bfloat16,
+    reason="on this processor bfloat16 is not multiplied by our loops: it has no AVX512_BF16, or AMX besides",
+)
 @pytest.mark.parametrize("task", ["decode", "encode"])
 def test_products_of_bfloat16_are_no_further_from_float64_than_the_plain_forward(task) -> None:
     """Ops of more than 256 channels and those behind ×2, whose shortcuts are multiplied so, too."""
