@@ -62,7 +62,6 @@ OTHERS = (
     "MusicLDM",
     "StableDiffusionDepth2Img",
     "StableDiffusionLDM3D",
-    "StableDiffusionLatentUpscale",
     "StableDiffusionUpscale",
     "TextToVideoSD",
     "UniDiffuser",

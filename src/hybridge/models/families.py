@@ -23,6 +23,7 @@ _FAMILIES = {
     "LatentConsistencyModel": "sd-v1",
     "PixArtAlpha": "sd-v1",
     "SemanticStableDiffusion": "sd-v1",
+    "StableDiffusionLatentUpscale": "sd-v1",  # it takes SD v1's latents and gives larger ones
     "TextToVideoZero": "sd-v1",
     "AnimateDiffSDXL": "sdxl",
     "AuraFlow": "sdxl",
