@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -76,14 +77,14 @@ def serves(server: str) -> bool:
 
 
 @contextmanager
-def dripping(connection: socket.socket) -> Iterator[None]:
-    """Sends a byte twenty times a second, as long as it can."""
+def dripping(connection: socket.socket, drop: bytes = b"x") -> Iterator[None]:
+    """Sends a drop twenty times a second, as long as it can."""
     stop = threading.Event()
 
     def drip() -> None:
         with suppress(OSError):
             while not stop.wait(0.05):
-                connection.sendall(b"x")
+                connection.sendall(drop)
 
     thread = threading.Thread(target=drip)
     thread.start()
@@ -135,6 +136,22 @@ class TestSlowSenders:
             with dripping(connection):
                 status, _ = answer_of(connection)
             assert status in (408, None)  # a drip that meets a closed door may cost the answer
+
+    def test_a_body_in_drops_after_much_at_once(self, server) -> None:
+        """Before, what had come quickly was as good as seconds: two minutes here, and hours for a large body."""
+        with connect(server) as connection:
+            connection.sendall(POST.replace(b": 1024", b": 1000000") + bytes(500_000))
+            with dripping(connection):
+                status, _ = answer_of(connection)
+            assert status in (408, None)
+
+    def test_a_body_that_would_take_all_day(self, server) -> None:
+        """Never slow enough to be given up on for a pause."""
+        with connect(server) as connection:
+            connection.sendall(POST.replace(b": 1024", b": 10000000"))
+            with dripping(connection, bytes(512)):
+                status, _ = answer_of(connection)
+            assert status in (408, None)
 
     def test_hundreds_of_them_hold_nobody_up(self, server) -> None:
         with ExitStack() as stack:
@@ -202,6 +219,36 @@ class TestTooMuch:
             while "hybridge_inflight_bytes 0.0" not in httpx.get(metrics).text:
                 pass
             assert serves(server)
+
+    def test_who_holds_most_makes_room_for_others(self, engines) -> None:
+        """Before, two slow senders of much kept everybody out."""
+        limits = {"max_body_mib": 1, "max_inflight_mib": 1, "trusted_proxies": "127.0.0.1"}
+        with serving(engines, **limits) as server, ExitStack() as stack:
+            slow = [stack.enter_context(connect(server)) for _ in range(2)]
+            for number, connection in enumerate(slow):
+                head = b"connection: close\r\nx-forwarded-for: 192.0.2.%d" % number
+                connection.sendall(POST.replace(b"host: localhost", head).replace(b": 1024", b": 540000"))
+                connection.sendall(bytes(500_000))
+            end = time.monotonic() + 20
+            while "hybridge_inflight_bytes 1e+06" not in httpx.get(f"{server}/metrics").text:
+                assert time.monotonic() < end
+            for parts in (BODY, bytes(300_000), (bytes(100_000) for _ in range(2))):
+                honest = httpx.post(
+                    f"{server}/v1/sd-v1/decode",
+                    params=QUERY,
+                    content=parts,
+                    headers={**BINARY, "x-forwarded-for": "192.0.2.77"},
+                )
+                assert honest.status_code == (200 if parts is BODY else 400)
+            assert_refused(slow[0], 429, "--max-inflight-mib")
+            # Nobody else holds more than this one would.
+            greedy = httpx.post(
+                f"{server}/v1/sd-v1/decode",
+                params=QUERY,
+                content=bytes(600_000),
+                headers={"x-forwarded-for": "192.0.2.5"},
+            )
+            assert greedy.status_code == 429
 
 
 class TestTooMany:

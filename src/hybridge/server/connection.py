@@ -20,10 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from .. import protocol
 from .crowd import Connections, is_probe
 from .framing import find_fault, head_without_upgrade
-
-#: Bytes a second below which a client does not read, or send, but holds a connection: slower than any line on which
-#: somebody would wait for a picture.
-SLOWEST_BYTES_PER_S = 4096
+from .limits import SLOWEST_BYTES_PER_S
 
 
 class Connection(HttpToolsProtocol):

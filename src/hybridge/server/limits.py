@@ -11,6 +11,9 @@ from ..protocol.media import LONGEST_SIDE
 
 MIB = 1024**2
 
+#: Slower than any line on which somebody would wait for a picture: who sends or reads so slowly holds a connection.
+SLOWEST_BYTES_PER_S = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
