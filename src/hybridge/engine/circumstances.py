@@ -7,6 +7,7 @@ operators loses it there, so these calls belong to the module's own forward.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -48,3 +49,13 @@ def why_not_now(source: torch.Tensor, parameters: Iterable[nn.Parameter]) -> str
     if source.is_cuda and torch.cuda.is_current_stream_capturing():
         return "a CUDA graph is being captured"
     return None
+
+
+def autocasts(device_type: str) -> bool:
+    """Whether autocast is on for this type of device; ``meta``, for one, has none."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """A plan says what is computed in which dtype; a caller's autocast would round within strips."""
+    return torch.autocast(device_type, enabled=False) if autocasts(device_type) else nullcontext()

@@ -15,6 +15,8 @@ _ROW_BYTES = 4096
 
 _WORD_BYTES = 8
 
+_ROW_WORDS = _ROW_BYTES // _WORD_BYTES
+
 
 def checksums(tensors: Iterable[torch.Tensor]) -> list[int]:
     """A checksum of 64 bits for each tensor, over all of its bytes.
@@ -33,9 +35,9 @@ def checksums(tensors: Iterable[torch.Tensor]) -> list[int]:
     order: list[tuple[torch.device, int]] = []
     factors: dict[torch.device, torch.Tensor] = {}
     for tensor in tensors:
-        device = tensor.device
-        if device not in factors:
-            factors[device] = _odd(_ROW_BYTES // _WORD_BYTES, device)
+        device, rows = tensor.device, tensor.nbytes // _ROW_BYTES
+        if device not in factors or len(factors[device]) < rows:
+            factors[device] = _odd(max(rows, 8 * _ROW_WORDS), device)  # of which longer ones begin with the same
         known = sums.setdefault(device, [])
         order.append((device, len(known)))
         known.append(_checksum(tensor, factors[device]))
@@ -45,16 +47,21 @@ def checksums(tensors: Iterable[torch.Tensor]) -> list[int]:
 
 def _checksum(tensor: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     data = _bytes_of(tensor)
-    whole = data.numel() // _ROW_BYTES * _ROW_BYTES
-    rest = data[whole:]
-    total = (rest * factors.repeat(_ROW_BYTES // factors.numel())[: rest.numel()]).sum()
+    count = data.numel() // _WORD_BYTES
+    words, row = data[: count * _WORD_BYTES].view(torch.int64), factors[:_ROW_WORDS]
+    whole = count // _ROW_WORDS * _ROW_WORDS
+    parts = []
     if whole:
-        words = data[:whole].view(torch.int64).view(-1, factors.numel())
+        rows = words[:whole].view(-1, _ROW_WORDS)
         if data.device.type == "cpu":
-            total = total + _weighted(words @ factors)
+            parts.append(_product(rows @ row, factors))
         else:
-            total = total + _weighted(words.sum(1)) + 3 * (words.sum(0) * factors).sum()
-    return total
+            parts += [_product(rows.sum(1), factors), 3 * _product(rows.sum(0), row)]
+    if whole < count:
+        parts.append(_product(words[whole:], row))
+    if count * _WORD_BYTES < data.numel():
+        parts.append(_product(data[count * _WORD_BYTES :].long(), row))
+    return sum(parts[1:], start=parts[0]) if parts else torch.zeros((), dtype=torch.int64, device=data.device)
 
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -68,8 +75,10 @@ def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1).view(torch.uint8)
 
 
-def _weighted(sums: torch.Tensor) -> torch.Tensor:
-    return (sums * _odd(len(sums), sums.device)).sum()
+def _product(numbers: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Σ number · factor, modulo 2⁶⁴, with as many of the factors as there are numbers."""
+    factors = factors[: numbers.numel()]
+    return numbers @ factors if numbers.device.type == "cpu" else (numbers * factors).sum()
 
 
 def _odd(count: int, device: torch.device) -> torch.Tensor:

@@ -29,7 +29,7 @@ from torch import nn
 
 from ..errors import RequestError
 from ..units import parse_bytes
-from .circumstances import is_recorded, why_not_now
+from .circumstances import autocasts, is_recorded, why_not_now
 from .execute import Progress, ShouldStop
 from .plan import IN_MEMORY, WITHIN_ROUNDING, Mode, Plan
 from .program import Task
@@ -357,7 +357,7 @@ class ExactVAE(nn.Module):
         if len(dtypes) != 1 or not isinstance(source, torch.Tensor) or not source.is_floating_point():
             return source
         [dtype] = dtypes
-        is_left = torch.is_autocast_enabled(source.device.type) or not dtype.is_floating_point
+        is_left = autocasts(source.device.type) or not dtype.is_floating_point
         return source if is_left or dtype.itemsize == 1 else source.to(dtype)
 
     def _tell(self, task: Task, reason: str) -> None:

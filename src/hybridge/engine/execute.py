@@ -11,7 +11,7 @@ piece of memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from torch import nn
 from ..errors import RequestError, Stopped
 from .arena import lend
 from .buffers import Buffers
+from .circumstances import without_autocast
 from .contents import checksums
 from .memory import trim
 from .ops import Attend
@@ -91,7 +92,7 @@ class Executor:
             OutOfMemory: when there is no room to park what the plan parks.
         """
         self._check(source, plan)
-        with _no_autocast(source.device.type):
+        with without_autocast(source.device.type):
             return self._run(source.resolve_neg(), plan, progress, should_stop)
 
     def _run(
@@ -247,13 +248,6 @@ class _Item:
         if buffer is None:
             return Streamed(self._strips_of(value - 1), *self._sizes[value])
         return self._buffers.rows(buffer, most)
-
-
-def _no_autocast(device_type: str) -> AbstractContextManager[object]:
-    """A plan says what is computed in which dtype; a caller's autocast would round within strips."""
-    if torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
 
 
 def _identity(parameter: torch.Tensor) -> tuple[object, ...]:

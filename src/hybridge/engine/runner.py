@@ -17,6 +17,7 @@ from torch import nn
 
 from ..errors import CannotLower, RequestError, TooLarge
 from . import reference
+from .circumstances import without_autocast
 from .compiled import multiplies_bfloat16, multiplies_float32
 from .execute import Executor, Progress, ShouldStop
 from .lowering import lower
@@ -240,7 +241,7 @@ class Runner:
         chosen = self.plan(task, source.shape[0], *source.shape[2:], budget_bytes=budget_bytes, modes=modes)
         _log.debug("%s in mode %s: %s", task, chosen.mode, chosen.reason)
         source = source.to(self.dtype)
-        with torch.autocast(source.device.type, enabled=False):  # strips have a dtype of their own to compute in
+        with without_autocast(source.device.type):
             made = self._as_planned(chosen, task, source, progress, should_stop)
         if source.dtype != torch.float16 or bool(torch.isfinite(made).all()):
             return made
