@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -156,6 +157,24 @@ def test_scaled_latents_know_what_they_are(specs, picture, tmp_path) -> None:
     assert np.abs(pixels(plain.with_suffix(".png")).astype(int) - pixels(scaled.with_suffix(".png"))).max() <= 1
 
 
+def test_files_of_other_programs_and_batches(specs, tmp_path) -> None:
+    """The pictures are those of diffusers' own VAE; an old file of ComfyUI's has another scaling than the model."""
+    latents = torch.randn(2, 4, 4, 3, generator=torch.Generator().manual_seed(0))
+    vae = AutoencoderKL.from_pretrained(specs["sdxl"].source)
+    with torch.no_grad():
+        expected = to_pixels(vae.decode(latents).sample).numpy().astype(int)
+    marker = {"latent_format_version_0": torch.tensor([])}
+    save_file({"latent_tensor": latents, **marker}, tmp_path / "new.latent")
+    save_file({"latent_tensor": latents * 0.18215}, tmp_path / "old.latent")
+    torch.save({"latents": latents.double() * 0.13025}, tmp_path / "plain.pt")
+    for name, note in (("new.latent", ""), ("old.latent", "divided by 0.18215"), ("plain.pt", "taken for")):
+        done = hybridge("decode", tmp_path / name, "--model", f"mine={specs['sdxl'].source}")
+        assert note in done.stderr
+        for index in range(2):
+            found = pixels(tmp_path / f"{Path(name).stem}-{index}.png").astype(int)
+            assert np.abs(found - expected[index]).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -204,11 +223,21 @@ def test_a_misspelt_variable() -> None:
 class TestDecodeRefuses:
     def test_what_is_no_safetensors_file(self, picture) -> None:
         done = hybridge("decode", picture, check=False)
-        assert "not a safetensors file" in done.stderr
+        assert "cannot be read as tensors" in done.stderr
+        assert "expected safetensors" in done.stderr
 
     def test_several_tensors_without_latents(self, tmp_path) -> None:
         save_file({"a": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "two.safetensors")
         assert "no tensor `latents`" in hybridge("decode", tmp_path / "two.safetensors", check=False).stderr
+
+    def test_a_trainers_cache_that_may_be_scaled_or_not(self, tmp_path) -> None:
+        beside = {"crop_ltrb": np.zeros(4), "original_size": np.zeros(2)}
+        np.savez(tmp_path / "x.npz", latents=np.zeros((16, 2, 2), np.float32), **beside)
+        assert "--no-scaled for" in hybridge("decode", tmp_path / "x.npz", check=False).stderr
+
+    def test_latents_with_nan(self, tmp_path) -> None:
+        np.save(tmp_path / "x.npy", np.full((1, 4, 2, 2), np.nan, np.float32))
+        assert "nan" in hybridge("decode", tmp_path / "x.npy", check=False).stderr
 
     def test_an_unknown_picture_format(self, tmp_path) -> None:
         save_file({"latents": torch.zeros(1, 4, 2, 2)}, tmp_path / "x.safetensors")

@@ -106,8 +106,28 @@ def test_torch_in_any_layout_and_dtype(client: Client, stub: Any) -> None:
     answer = client.decode(brain, output="signed")
     assert answer.dtype == torch.bfloat16
     assert torch.equal(answer[:, :, ::8, ::8], brain[:, :3])
-    with pytest.raises(RequestError, match="float64"):
-        client.decode(latents.double())
+    assert torch.equal(client.decode(latents.double(), output="signed"), client.decode(latents, output="signed"))
+
+
+def test_a_file_of_latents(client: Client, stub: Any, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    path, marker = tmp_path / "x.latent", torch.tensor([])
+    save_file({"latent_tensor": torch.from_numpy(LATENTS), "latent_format_version_0": marker}, path)
+    assert torch.equal(
+        client.decode(path, output="signed"), client.decode(torch.from_numpy(LATENTS), output="signed")
+    )
+    assert stub.seen[-2].request.scaling == Scaling()
+    client.decode(str(path), output="signed", do_scaling=True)
+    assert stub.seen[-1].request.scaling == Scaling("model")
+    np.save(tmp_path / "x.npy", LATENTS)
+    with pytest.raises(RequestError, match=r"does not say in which space.*do_scaling=False for"):
+        client.decode(tmp_path / "x.npy")
+    client.decode(tmp_path / "x.npy", output="signed", do_scaling=False)
+    assert stub.seen[-1].request.latents.to_numpy().tolist() == LATENTS.tolist()
+    with pytest.raises(FileNotFoundError):
+        client.decode("nothing.latent")
 
 
 def test_numpy_of_any_layout_and_bfloat16_answers(client: Client, stub: Any) -> None:

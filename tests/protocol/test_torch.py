@@ -87,7 +87,11 @@ def test_bytes_do_not_change_with_the_tensor() -> None:
     assert wire.data == bytes(4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.bool, torch.float8_e4m3fn])
+def test_float64_is_rounded_to_float32() -> None:
+    assert from_torch(torch.tensor([0.1, 1.0], dtype=torch.float64)) == from_torch(torch.tensor([0.1, 1.0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float8_e4m3fn])
 def test_other_dtypes_are_refused(dtype: torch.dtype) -> None:
     with pytest.raises(RequestError, match=f"cannot be sent: saw {str(dtype)[6:]}, .*Try: tensor.to"):
         from_torch(torch.zeros(2, dtype=dtype))

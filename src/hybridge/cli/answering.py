@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from ..protocol import Answer, Request
 
 
@@ -20,6 +22,24 @@ def answer(
     Raises:
         HybridgeError: whatever goes wrong.
     """
+    return next(answers([request], model=model, server=server, key=key, ca=ca, device=device, dtype=dtype))
+
+
+def answers(
+    requests: Sequence[Request],
+    *,
+    model: str,
+    server: str | None,
+    key: str | None,
+    ca: str | None,
+    device: str | None,
+    dtype: str | None,
+) -> Iterator[Answer]:
+    """What becomes of each request, one after the other by one client or one loaded model.
+
+    Raises:
+        HybridgeError: whatever goes wrong.
+    """
 
     from .screen import screen
 
@@ -27,8 +47,12 @@ def answer(
     if server:
         from ..client import Client
 
-        with Client(server, api_key=key, verify=ca) as client, console.status(f"{model} on {server}"):
-            return client.send(request, model=model).answer
+        with Client(server, api_key=key, verify=ca) as client:
+            for request in requests:
+                with console.status(f"{model} on {server}"):
+                    answered = client.send(request, model=model).answer
+                yield answered
+        return
 
     import asyncio
 
@@ -43,8 +67,11 @@ def answer(
     backend = LocalBackend({spec.name: Engine.load(spec, options)})
     try:
         # One's own machine, one's own memory: no limit on size.
-        job = admit(request, spec, Limits(max_pixels=2**40, max_batch=2**20))
-        with console.status(f"{spec.name} on this machine, {job.pixels / 1e6:.1f} megapixels"):
-            return finish(job, asyncio.run(backend.run(job)))
+        limits = Limits(max_pixels=2**40, max_batch=2**20)
+        for request in requests:
+            job = admit(request, spec, limits)
+            with console.status(f"{spec.name} on this machine, {job.pixels / 1e6:.1f} megapixels"):
+                answered = finish(job, asyncio.run(backend.run(job)))
+            yield answered
     finally:
         backend.close()

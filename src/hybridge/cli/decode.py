@@ -6,16 +6,24 @@ from pathlib import Path
 
 import typer
 
+from ..protocol import LatentsFile, Scaling
 from .options import CA, DEVICE, DTYPE, KEY, SERVER
 
 
 def decode(
     latents: Path = typer.Argument(
-        help="A safetensors file, such as `encode` writes.", exists=True, dir_okay=False
+        help="What `encode` writes, ComfyUI's .latent, a trainer's .npz or .safetensors, .npy or .pt.",
+        exists=True,
+        dir_okay=False,
     ),
     output: Path = typer.Option(
-        None, "-o", "--output", help=".png, .jpg or .webp.", show_default="beside the latents, .png"
+        None,
+        "-o",
+        "--output",
+        help=".png, .jpg or .webp; for a batch -0, -1 … are added to the name.",
+        show_default="beside the latents, .png",
     ),
+    tensor: str = typer.Option(None, help="Which tensor of the file.", show_default="the latents"),
     model: str = typer.Option(None, show_default="what the file says, else starter"),
     scaled: bool = typer.Option(
         None,
@@ -32,27 +40,49 @@ def decode(
 ) -> None:
     """Turn latents into a picture."""
 
+    from dataclasses import replace
+
+    from ..client.values import pictures_of
     from ..errors import RequestError
-    from ..protocol import DecodeRequest, FileAnswer, PictureFormat, Scaling
-    from .answering import answer
-    from .latents_file import read_latents
+    from ..protocol import DecodeRequest, FileAnswer, PictureFormat, read_latents
+    from .answering import answers
     from .screen import screen
 
     formats: dict[str, PictureFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
     target = output or latents.with_suffix(".png")
     if target.suffix.lower() not in formats:
         raise RequestError("unknown picture format", saw=target.suffix, expected=", ".join(formats))
-    file = read_latents(latents)
-    is_scaled = scaled if scaled is not None else file.is_scaled is not False
-    request = DecodeRequest(
-        file.tensor,
-        Scaling("model") if is_scaled else Scaling(),
-        picture_format=formats[target.suffix.lower()],
-        height=height,
-        width=width,
+    file = read_latents(latents, tensor)
+    scaling, notes = _space(latents, file, scaled)
+    for note in notes:
+        screen(stderr=True).print(f"{latents}: {note}")
+    batch = DecodeRequest(
+        file.tensor, scaling, picture_format=formats[target.suffix.lower()], height=height, width=width
     )
+    requests = [replace(batch, latents=one) for one in pictures_of(batch)]
     name = model or file.model or "starter"
-    decoded = answer(request, model=name, server=server, key=key, ca=ca, device=device, dtype=dtype)
-    assert isinstance(decoded, FileAnswer)  # noqa: S101 - what picture requests are answered with
-    target.write_bytes(decoded.data)
-    screen().print(f"{target}: {len(decoded.data)} bytes")
+    decoded = answers(requests, model=name, server=server, key=key, ca=ca, device=device, dtype=dtype)
+    for index, picture in enumerate(decoded):
+        assert isinstance(picture, FileAnswer)  # noqa: S101 - what picture requests are answered with
+        path = target if len(requests) == 1 else target.with_stem(f"{target.stem}-{index}")
+        path.write_bytes(picture.data)
+        screen().print(f"{path}: {len(picture.data)} bytes")
+
+
+def _space(path: Path, file: LatentsFile, scaled: bool | None) -> tuple[Scaling, list[str]]:
+    """The space that latents are in, and what to tell people of it."""
+    from ..errors import RequestError
+
+    notes = list(file.notes)
+    if scaled is not None:
+        return Scaling("model") if scaled else Scaling(), notes
+    if file.scaling is not None:
+        return file.scaling, notes
+    if file.is_known:
+        raise RequestError(
+            f"{path} does not say whether its latents are scaled",
+            saw="a trainer's cache, which keeps them scaled for some models and not for others",
+            expected="--no-scaled for the VAE's own space, --scaled for latents as pipelines use them",
+        )
+    notes.append("taken for latents as pipelines use them; --no-scaled, if they are in the VAE's own space")
+    return Scaling("model"), notes

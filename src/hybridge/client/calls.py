@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from pathlib import Path
 from typing import Any, get_args
 
 from ..errors import RequestError
@@ -11,7 +12,7 @@ from ..protocol.messages import DEFAULT_QUALITY
 from .flow import Flows
 from .precision import Precision, lowered
 from .steps import Flow, Progress, Terms
-from .values import Kind, image_to_wire, picture_format_from, to_wire
+from .values import Kind, image_to_wire, latents_of_file, picture_format_from, to_wire
 
 
 class Calls(abc.ABC):
@@ -45,11 +46,13 @@ class Calls(abc.ABC):
 
         Args:
             latents: (B, C, H, W), (B, C, F, H, W) for video, or packed (B, S, C); a torch tensor, a NumPy array
-                or a WireTensor.
+                or a WireTensor, float64 rounded to float32; or the path of a file that
+                :func:`hybridge.protocol.read_latents` reads.
             model: An id from :meth:`models`; without one the server infers it, and refuses where it cannot.
             scaling_factor: With ``shift_factor``, as in the VAE's config: z / scaling_factor + shift_factor.
-                Without, the latents are in the VAE's own space already.
-            do_scaling: True scales as the model's own pipeline does; False never scales.
+                Without, the latents are in the VAE's own space already, or in the one that their file says.
+            do_scaling: True scales as the model's own pipeline does; False never scales.  One of the two is needed
+                for a file that does not say in which space its latents are.
             height, width: The picture's, in pixels; needed for packed latents and for nothing else.
             output: What comes back; see below.
             image_format: The file that a picture travels in: ``png`` or ``webp`` (lossless), or ``jpg``.
@@ -183,14 +186,26 @@ def decode_request(
     Raises:
         RequestError: for arguments that make no sense.
     """
-    tensor, kind = to_wire(latents)
+    scaling = Scaling.of(do_scaling, scaling_factor, shift_factor)
+    if isinstance(latents, (str, Path)):
+        tensor, kind, said = latents_of_file(latents)
+        if (do_scaling, scaling_factor, shift_factor) == (None, None, None):
+            if said is None:
+                raise RequestError(
+                    f"{latents} does not say in which space its latents are",
+                    saw="no do_scaling and no scaling_factor",
+                    expected="do_scaling=False for the VAE's own space, do_scaling=True for latents of pipelines",
+                )
+            scaling = said
+    else:
+        tensor, kind = to_wire(latents)
     if output not in get_args(Output):
         raise RequestError("unknown output", saw=repr(output), expected="one of " + ", ".join(get_args(Output)))
     if (height is None) != (width is None):
         raise RequestError("half a size", saw=f"height={height}, width={width}", expected="both, or neither")
     request = DecodeRequest(
         tensor if quantize is None else lowered(tensor, quantize),
-        scaling=Scaling.of(do_scaling, scaling_factor, shift_factor),
+        scaling=scaling,
         output=output,
         picture_format=picture_format_from(image_format),
         quality=DEFAULT_QUALITY if quality is None else quality,

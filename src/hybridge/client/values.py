@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..errors import BadAnswer, RequestError
-from ..protocol import DecodeRequest, PictureFile, PictureFormat, WireTensor, sniff_picture
+from ..protocol import (
+    DecodeRequest,
+    PictureFile,
+    PictureFormat,
+    Scaling,
+    WireTensor,
+    read_latents,
+    sniff_picture,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,8 +52,19 @@ def to_wire(value: Any) -> tuple[WireTensor, Kind]:
     raise RequestError(
         "this cannot be sent as a tensor",
         saw=type(value).__name__,
-        expected="a torch tensor, a NumPy array or a WireTensor",
+        expected="a torch tensor, a NumPy array, a WireTensor, or for latents the path of a file",
     )
+
+
+def latents_of_file(path: str | Path) -> tuple[WireTensor, Kind, Scaling | None]:
+    """The latents of a file, the best kind installed here, and the space that they are in where the file says so.
+
+    Raises:
+        RequestError: for a file that :func:`~hybridge.protocol.read_latents` refuses.
+        OSError: for a file that is not there.
+    """
+    file = read_latents(path)
+    return file.tensor, _best_kind(), file.scaling
 
 
 def from_wire(tensor: WireTensor, kind: Kind) -> Any:

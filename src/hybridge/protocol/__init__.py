@@ -7,6 +7,7 @@ is on the wire, client by client.
 
 from .answers import EXPOSED_HEADERS, read_answer, write_answer
 from .failure import read_failure, write_failure, write_status
+from .latents_file import LatentsFile, read_latents
 from .messages import (
     Answer,
     DecodeRequest,
@@ -39,6 +40,7 @@ __all__ = [
     "FileAnswer",
     "HttpRequest",
     "HttpResponse",
+    "LatentsFile",
     "Output",
     "PartsReader",
     "PictureFile",
@@ -53,6 +55,7 @@ __all__ = [
     "is_raw_tensor",
     "read_answer",
     "read_failure",
+    "read_latents",
     "read_query",
     "read_request",
     "sniff_picture",

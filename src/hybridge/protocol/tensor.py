@@ -109,7 +109,8 @@ class WireTensor:
         import numpy as np
 
         if array.dtype.name == "float64":  # whatever its byte order
-            array = array.astype(np.float32)
+            with np.errstate(over="ignore"):  # infinity is refused where finite numbers are needed
+                array = array.astype(np.float32)
         name = array.dtype.name
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
         return cls(name, array.shape, little.tobytes(order="C") if name in ITEM_BYTES else b"")

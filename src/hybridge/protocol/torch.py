@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import torch
 
 from ..errors import RequestError
@@ -18,11 +21,13 @@ def to_torch(tensor: WireTensor) -> torch.Tensor:
 def from_torch(tensor: torch.Tensor) -> WireTensor:
     """The elements of ``tensor``, from whatever device and in whatever memory layout, in C order.
 
-    Of the layout, ``channels_last`` is kept.
+    Of the layout, ``channels_last`` is kept.  float64 is rounded to float32.
 
     Raises:
-        RequestError: for a dtype that the wire does not have.
+        RequestError: for another dtype that the wire does not have.
     """
+    if tensor.dtype is torch.float64:
+        tensor = tensor.float()
     name = str(tensor.dtype).removeprefix("torch.")
     if name not in ITEM_BYTES:
         raise RequestError(
@@ -36,6 +41,43 @@ def from_torch(tensor: torch.Tensor) -> WireTensor:
     host = tensor.detach().cpu().contiguous()
     data = host.reshape(-1).view(torch.uint8).numpy().tobytes()
     return WireTensor(name, tuple(host.shape), data, channels_last=_is_channels_last(tensor))
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file that ``torch.save`` wrote, by their names; one tensor alone has the name "".
+
+    Nothing is executed (``weights_only``).  Dictionaries in dictionaries are followed, with dots between the names;
+    an outer ``state_dict`` is left out of the names.  What is neither a tensor nor a dictionary is left out.
+
+    Raises:
+        RequestError: when the file is damaged, or holds more than tensors and plain values.
+    """
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files raise many kinds
+        raise RequestError(
+            f"{path} cannot be read as tensors",
+            saw=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}",
+            expected="a file of tensors; pickled objects of other kinds are never loaded",
+        ) from None
+    found: dict[str, torch.Tensor] = {}
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    _collect("", loaded, found)
+    return found
+
+
+#: Dictionaries in dictionaries that are followed.
+_MOST_LEVELS = 4
+
+
+def _collect(name: str, value: object, found: dict[str, torch.Tensor], level: int = 0) -> None:
+    if isinstance(value, torch.Tensor):
+        if value.layout is torch.strided and value.device.type == "cpu":
+            found[name] = value.detach()
+    elif isinstance(value, Mapping) and level < _MOST_LEVELS:
+        for key, inner in value.items():
+            _collect(f"{name}.{key}" if name else str(key), inner, found, level + 1)
 
 
 def _is_channels_last(tensor: torch.Tensor) -> bool:
