@@ -166,3 +166,26 @@ def test_one_file_gives_addresses_to_loops_in_c() -> None:
         if isinstance(node, ast.Attribute) and node.attr == "data_ptr" and path.parts[0] == "engine"
     }
     assert users == {"addresses.py", "execute.py"}
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"), [("connect", "engine"), ("RemoteVAE", "engine"), ("exact", "engine"), ("optimize", "lab")]
+)
+def test_a_missing_extra_is_named_in_a_sentence(name: str, extra: str) -> None:
+    """In a process of its own, in which there is no torch."""
+    code = f"import sys; sys.modules['torch'] = None; import hybridge; hybridge.{name}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    expected = f"hybridge.{name} needs torch, which is not installed: pip install 'hybridge[{extra}]'"
+    assert done.stderr.splitlines()[-1] == f"ModuleNotFoundError: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("verb", "extra"), [("models", "cli,engine"), ("lab list", "lab"), ("bench vae", "lab"), ("demo", "server")]
+)
+def test_a_verb_without_its_extra_names_it(verb: str, extra: str) -> None:
+    code = "import sys; sys.modules['torch'] = None; from hybridge.cli import main; main()"
+    command = [sys.executable, "-c", code, *verb.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == (
+        f"hybridge: this needs torch, which is not installed. Try: pip install 'hybridge[{extra}]'\n"
+    )

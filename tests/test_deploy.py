@@ -45,7 +45,7 @@ def test_flags_exist() -> None:
 
 
 def test_every_setting_is_a_flag() -> None:
-    named = {"models": None, "trusted_proxies": "--trusted-proxy"}
+    named = {"models": None, "trusted_proxies": "--trusted-proxy", "allowed_hosts": "--allowed-host"}
     for name in Settings.model_fields:
         flag = named.get(name, f"--{name.replace('_', '-')}")
         assert flag is None or flag in flags_of_serve()
@@ -139,3 +139,43 @@ def test_the_compose_file() -> None:
     assert service["ports"] == [f"8000:{found['EXPOSE']}"]
     assert set(service["secrets"]) == set(compose["secrets"]) == {"keys"}
     assert service["command"] == ["serve", "--public", "--keys", "/run/secrets/keys"]
+
+
+def test_the_gpu_s_compose_file_adds_a_device_and_nothing_else() -> None:
+    plain, gpu = (
+        yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8")) for name in ("compose.yaml", "compose.gpu.yaml")
+    )
+    assert gpu["services"].keys() == plain["services"].keys()
+    service = gpu["services"]["hybridge"]
+    assert service.keys() == {"environment", "deploy"}
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+
+
+def test_what_the_image_installs_is_pinned() -> None:
+    commands = next(rest for word, rest in instructions() if word == "RUN" and "wheel/*" in rest)
+    assert commands.count("pip install") == commands.count("--constraint /constraints.txt") == 2
+
+
+def test_the_kubernetes_manifest(server) -> None:
+    import httpx
+
+    parts = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8"))
+    deployment, service = {part["kind"]: part for part in parts}.values()
+    pod, found = deployment["spec"]["template"]["spec"], dict(instructions())
+    (container,) = pod["containers"]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        asked = container[probe]["httpGet"]
+        assert asked["port"] == "http"
+        assert httpx.get(f"{server}{asked['path']}").status_code == 200
+    assert container["ports"] == [{"name": "http", "containerPort": int(found["EXPOSE"])}]
+    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
+    variables = {one["name"]: one["value"] for one in container["env"]}
+    assert pod["terminationGracePeriodSeconds"] > int(variables["HYBRIDGE_GRACE_S"])
+    mounted = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
+    assert mounted.keys() == {one["name"] for one in pod["volumes"]}
+    assert set(mounted.values()) >= set(json.loads(found["VOLUME"]))  # all else is read-only
+    assert container["args"][:2] == ["serve", "--public"]
+    assert Path(container["args"][3]).parent == Path(mounted["keys"])
+    assert set(container["args"]) & flags_of_serve() == {"--public", "--keys"}
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1

@@ -28,6 +28,9 @@ _HOME = {
     "remote_encode": "client",
 }
 
+#: What installs the libraries that a name needs.
+_EXTRAS = {"RemoteVAE": "engine", "connect": "engine", "exact": "engine", "optimize": "lab"}
+
 __all__ = [
     "AsyncClient",
     "Client",
@@ -44,7 +47,14 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    try:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    except ModuleNotFoundError as missing:
+        extra = _EXTRAS.get(name)
+        if extra is None or (missing.name or "").startswith(__name__):
+            raise
+        sentence = f"hybridge.{name} needs {missing.name}, which is not installed: pip install 'hybridge[{extra}]'"
+        raise ModuleNotFoundError(sentence, name=missing.name) from None
 
 
 def __dir__() -> list[str]:

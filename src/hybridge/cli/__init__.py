@@ -6,6 +6,7 @@ Verbs import the rooms inside their functions, so that ``hybridge --help`` loads
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 
 def main() -> None:
@@ -25,4 +26,13 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"hybridge: {error}")
     except ModuleNotFoundError as error:
-        sys.exit(f"hybridge: this needs {error.name}. Try: pip install 'hybridge[server]'")
+        extra = _extra(sys.argv[1:])
+        sys.exit(f"hybridge: this needs {error.name}, which is not installed. Try: pip install 'hybridge[{extra}]'")
+
+
+def _extra(arguments: Sequence[str]) -> str:
+    """What installs the libraries of a verb."""
+    verb, more = (*arguments, "", "")[:2]
+    if verb == "bench" and more == "serve":
+        return "lab,server"
+    return {"lab": "lab", "bench": "lab", "models": "cli,engine", "plan": "cli,engine"}.get(verb, "server")

@@ -96,6 +96,35 @@ def test_the_front_and_the_winners(tmp_path: Path) -> None:
     assert {point.row.name for point in plot(result, "resident", 800, 400).points} >= {"openvino"}
 
 
+def test_a_picture_that_shows_something_else_wins_nothing(tmp_path: Path) -> None:
+    def apart(psnr_db: float | None) -> dict[str, Any]:
+        return {"portrait": {"psnr_db": psnr_db, "ssim": 0.1, "largest": 1.0, "mean": 0.5}}
+
+    result = found(
+        tmp_path,
+        BASELINE,
+        measured("fp16", [0.1], exact=1, difference=apart(6.0)),  # black
+        measured("tome", [0.2], exact=1, difference=apart(None)),  # not a number
+        measured("deepcache", [2.0], exact=100 * MB, difference=apart(16.0)),  # other details
+    )
+    winners = (result.fastest(), result.smallest("counted"), result.trade_off("counted"))
+    assert [row.name for row in winners if row] == ["deepcache"] * 3
+    assert [row.name for row in result.front("counted")] == ["deepcache"]
+
+
+def test_what_had_no_effect_has_gained_nothing(tmp_path: Path) -> None:
+    result = found(
+        tmp_path,
+        BASELINE,
+        measured("tome", [0.5], exact=1, outcome="no effect"),
+        measured("deepcache", [0.5], exact=1),
+    )
+    cells = {line.row.name: dict(zip(columns(result), line.cells, strict=True)) for line in lines(result, {})}
+    for column in ("time_ratio", "memory_ratio"):
+        assert (cells["tome"][column].is_better, cells["tome"][column].is_faint) == (False, True)
+        assert (cells["deepcache"][column].is_better, cells["deepcache"][column].is_faint) == (True, False)
+
+
 def test_equal_pictures_are_equal_and_broken_ones_are_not(tmp_path: Path) -> None:
     equal = {"portrait": {"psnr_db": None, "ssim": 1.0, "largest": 0.0, "mean": 0.0}}
     black = {"portrait": {"psnr_db": None, "ssim": float("nan"), "largest": float("nan"), "mean": float("nan")}}

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from huggingface_hub import constants
 
 from hybridge.lab.techniques import companions
 from hybridge.lab.techniques.catalogue import TECHNIQUES
-from hybridge.lab.techniques.rig import Rig
+from hybridge.lab.techniques.rig import Rig, default_side
 
 
 def test_fp16_fix_keeps_a_float16_pipeline_from_widening(rig: Rig, trial: Callable[..., Any]) -> None:
@@ -116,6 +118,24 @@ def test_exact_decodes_in_strips(rig: Rig, trial: Callable[..., Any]) -> None:
         assert proof.took_effect, proof.evidence
         assert re.match(r"\d+ strips; ", proof.evidence)
         np.testing.assert_allclose(run.after, run.before, atol=1e-5)
+
+
+def test_exact_takes_pictures_larger_than_the_first(rig: Rig) -> None:
+    rig.picture("a cat", seed=0, num_inference_steps=1, height=64, width=64)
+    applied = TECHNIQUES["exact-vae"].apply(rig)
+    for side in (64, 2 * default_side(rig.pipe)):
+        with applied.witness() as proof:
+            rig.picture("a cat", seed=0, num_inference_steps=1, height=side, width=side)
+        assert proof().took_effect, proof().evidence
+
+
+def test_a_pipeline_that_says_its_size_in_the_unet_s_config(small_folders: dict[str, Path]) -> None:
+    pipe = DiffusionPipeline.from_pretrained(small_folders["sd-v1"])
+    assert not hasattr(pipe, "default_sample_size")
+    factor = pipe.vae_scale_factor
+    for size, side in ((32, 32), ([16, 24], 24), (None, 64)):
+        pipe.unet.register_to_config(sample_size=size)
+        assert default_side(pipe) == side * factor
 
 
 def test_exact_after_a_tiny_vae(rig: Rig) -> None:

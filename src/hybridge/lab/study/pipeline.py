@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 from ...engine.options import choose_device
 from ...errors import ModelUnavailable, RequestError
 from ..storages import storage_bytes
-from ..techniques.rig import Rig
+from ..techniques.rig import Rig, default_side
 from ..tiny import save_tiny
 from .arguments import TINY, Arguments
 
@@ -73,7 +73,7 @@ def settled(asked: Arguments, source: str) -> Arguments:
 
 def sized(asked: Arguments, pipe: Any) -> Arguments:
     """The same with the size that the pipeline is made for, unless one was asked for."""
-    return replace(asked, size=asked.size or int(pipe.default_sample_size) * int(pipe.vae_scale_factor))
+    return replace(asked, size=asked.size or default_side(pipe))
 
 
 def rig(settled: Arguments, source: str, folder: Path, *, is_placed: bool = True) -> Rig:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from . import companions
-from .rig import Rig, plainly
+from .rig import Rig, default_side, plainly
 from .technique import GUIDE, Applied, Missing, Proof, Technique, Witness
 from .weights import are_plain, bring_back, check_same, send_away
 
@@ -138,7 +138,7 @@ def _picture(pipe: Any, latents: torch.Tensor, arguments: dict[str, Any]) -> Any
     """What the pipeline itself does with its last latents."""
     vae, config = pipe.vae, pipe.vae.config
     if hasattr(pipe, "_unpack_latents"):
-        default = pipe.default_sample_size * pipe.vae_scale_factor
+        default = default_side(pipe)
         sides = (arguments.get("height") or default, arguments.get("width") or default)
         latents = pipe._unpack_latents(latents, *sides, pipe.vae_scale_factor)
     is_widened = companions.family(pipe) == "sdxl" and vae.dtype == torch.float16 and config.force_upcast

@@ -18,6 +18,20 @@ def plainly(rig: Rig, prompt: str, generator: torch.Generator, arguments: dict[s
     return rig.pipe(prompt, generator=generator, output_type="np", **arguments).images
 
 
+def default_side(pipe: Any) -> int:
+    """Side in pixels of the pictures that a pipeline makes unless told otherwise.
+
+    Pipelines of SD 1.5 say it in the UNet's config alone, as one number or as (height, width); without either it is
+    what diffusers' UNet is made for, 64 latents.
+    """
+    size = getattr(pipe, "default_sample_size", None)
+    if size is None:
+        denoiser = pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
+        size = denoiser.config.get("sample_size")
+    size = 64 if size is None else max(size) if isinstance(size, (list, tuple)) else size
+    return int(size) * int(pipe.vae_scale_factor)
+
+
 @dataclass(slots=True, eq=False)
 class Rig:
     """A pipeline on the bench.  Techniques change it, and put back what they changed.

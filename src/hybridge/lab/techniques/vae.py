@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -120,7 +120,15 @@ def _exact(rig: Rig) -> Applied:
     from ...engine.exact import exact
 
     pipe, former = rig.pipe, rig.pipe.vae
-    vae = exact(former, _budget(rig))
+    vae = exact(former)
+    plain = vae.decode
+
+    def decode(z: torch.Tensor, *more: Any, **named: Any) -> Any:
+        # For every size anew: a budget for one size would refuse a larger one, after all its denoising.
+        vae.budget_bytes = _budget(former, z.shape)
+        return plain(z, *more, **named)
+
+    vae.decode = decode
     pipe.vae = vae
 
     def judge(log: DecodeLog) -> Proof:
@@ -135,22 +143,15 @@ def _exact(rig: Rig) -> Applied:
     return Applied(decoded(rig, judge), undo)
 
 
-def _budget(rig: Rig) -> int:
-    """Twice the least that this rig's pictures can be decoded in: below the plain forward, not the slowest way."""
+def _budget(vae: Any, shape: Sequence[int]) -> int:
+    """Twice the least that these latents can be decoded in: below the plain forward, not the slowest way."""
     from ...engine.exact import exact
 
-    sides = [rig.arguments.get(name) or _default_side(rig.pipe) for name in ("height", "width")]
-    factor = rig.pipe.vae_scale_factor
-    batch = int(rig.arguments.get("num_images_per_prompt", 1))
     try:
-        least = exact(rig.pipe.vae, 1).plan("decode", batch, sides[0] // factor, sides[1] // factor).peak_bytes
+        least = exact(vae, 1).plan("decode", shape[0], shape[2], shape[3]).peak_bytes
     except TooLarge as error:  # which says what would have been enough
         least = error.least_bytes or 0
     return 2 * least
-
-
-def _default_side(pipe: Any) -> int:
-    return int(pipe.default_sample_size * pipe.vae_scale_factor)
 
 
 def _why_not_exact(rig: Rig) -> Missing | None:
