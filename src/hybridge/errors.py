@@ -143,7 +143,33 @@ class AmbiguousModel(RequestError):
 
 
 class ModelUnavailable(HybridgeError):
-    """The weights cannot be had (offline, gated, missing) or are not what they should be."""
+    """The weights cannot be had (offline, gated, missing) or are not what they should be.
+
+    Attributes:
+        where: The file or folder that it is about; part of ``str(error)``, and not for strangers.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        saw: object = None,
+        expected: object = None,
+        hint: str | None = None,
+        where: object = None,
+    ) -> None:
+        self.where = None if where is None else str(where)
+        super().__init__(what, saw=saw, expected=expected, hint=hint)
+
+    def _sentence(self) -> str:
+        text = super()._sentence()
+        return f"{text} (in {self.where})" if self.where else text
+
+    def for_strangers(self) -> ModelUnavailable:
+        """What whoever asks a server for the model may know: which model it is, and the kind of failure."""
+        if self.where is None:
+            return self
+        return ModelUnavailable(self.what, hint="another model; the server's log says more")
 
 
 class Overloaded(HybridgeError):

@@ -45,7 +45,7 @@ def test_a_config_without_factors_has_diffusers_defaults() -> None:
 
 
 def test_force_upcast_forbids_half_precision() -> None:
-    config = {"_class_name": "AutoencoderKL", "force_upcast": True, "block_out_channels": [8, 8]}
+    config = {"_class_name": "AutoencoderKL", "force_upcast": True, "block_out_channels": [32, 32]}
     spec = spec_from_config("mine", "x", None, config)
     assert spec.half is None
     assert spec.spatial_factor == 2

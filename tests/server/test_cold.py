@@ -158,7 +158,10 @@ class TestAdmission:
 
 
 class TestLoading:
-    def test_ten_who_wait_for_a_load_that_fails_all_hear_of_it_and_it_is_tried_once(self, specs, loads) -> None:
+    def test_ten_who_wait_for_a_load_that_fails_all_hear_of_it_and_it_is_tried_once(
+        self, specs, loads, monkeypatch
+    ) -> None:
+        monkeypatch.setattr(shelf_module, "_LEAST_PAUSE_S", 60.0)
         loads.hold("flux")
         loads.broken.add("flux")
         backend = LocalBackend({}, cold=[specs["flux"]], options=CPU)

@@ -18,6 +18,7 @@ from hybridge.engine import Engine, EngineOptions, execute
 from hybridge.errors import HybridgeError, ModelUnavailable, OutOfMemory, TooLarge
 from hybridge.models import ModelSpec
 from hybridge.protocol import DecodeRequest, WireTensor
+from hybridge.server import shelf as shelf_module
 from hybridge.server.app import create_app
 from hybridge.server.jobs import Job, Result
 from hybridge.server.local import LocalBackend
@@ -132,7 +133,8 @@ class TestShelf:
         assert len(shop.loads) == 2  # those that waited were all served before it left
         shelf.close()
 
-    def test_a_failed_load_is_told_and_tried_again(self, shop) -> None:
+    def test_a_failed_load_is_told_and_tried_again(self, shop, monkeypatch) -> None:
+        monkeypatch.setattr(shelf_module, "_LEAST_PAUSE_S", 60.0)
         shop.broken.add("a")
         shelf = shop.shelf(None, a=1)
         shelf.want("a")
@@ -237,7 +239,8 @@ class TestColdModels:
             gc.enable()
         backend.close()
 
-    def test_weights_that_cannot_be_had(self, specs, tmp_path) -> None:
+    def test_weights_that_cannot_be_had(self, specs, tmp_path, monkeypatch) -> None:
+        monkeypatch.setattr(shelf_module, "_LEAST_PAUSE_S", 60.0)
         from dataclasses import replace
 
         folder = tmp_path / "model"

@@ -166,12 +166,13 @@ def serve(
     configure_logging(settings.log_format, settings.log_level)
     ring = check_opening(settings)
 
-    from ..engine import EngineOptions, fit_threads, keep_pieces, resolve
+    from ..engine import EngineOptions, fit_threads, granted_memory, keep_pieces, resolve
     from ..server.app import create_app
     from ..server.drain import Drain
     from ..server.local import LocalBackend
     from ..server.running import BACKLOG, address_of, run
     from ..server.sockets import addresses_elsewhere, opened, refusal
+    from ..units import format_bytes
     from .screen import screen
 
     console = screen()
@@ -179,12 +180,17 @@ def serve(
         keep_pieces()  # before there are threads
         fit_threads()
         traces = _traces(settings.otlp_endpoint)
+        memory_bytes = settings.memory or granted_memory(settings.device)
+        if settings.memory is None and memory_bytes is not None:
+            console.print(
+                f"memory for weights and runs: {format_bytes(memory_bytes)}, which this process is granted"
+            )
         backend = LocalBackend(
             {},
             cold=[resolve(argument) for argument in settings.models],
             options=EngineOptions(settings.device, settings.dtype, settings.exactness, settings.spill),
             limits=settings.line_limits,
-            memory_bytes=settings.memory,
+            memory_bytes=memory_bytes,
         )
         for info in backend.info():
             if settings.preload:

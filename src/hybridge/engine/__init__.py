@@ -6,7 +6,7 @@ Knows models and torch; never the wire, the waiting line or HTTP.
 from .engine import Engine
 from .loading import is_cached, locate, resolve
 from .memory import failures_named, keep_pieces
-from .options import Choice, EngineOptions
+from .options import Choice, EngineOptions, granted_memory
 from .pixels import to_pixels, to_unit
 from .processors import fit_threads
 
@@ -16,6 +16,7 @@ __all__ = [
     "EngineOptions",
     "failures_named",
     "fit_threads",
+    "granted_memory",
     "is_cached",
     "keep_pieces",
     "locate",

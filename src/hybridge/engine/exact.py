@@ -49,9 +49,9 @@ def exact(
         vae: An AutoencoderKL, AutoencoderKLFlux2 or AutoencoderTiny; any other module is run as it is.  Of an
             ExactVAE the wrapped module is taken.
         budget: Bytes that one call may take on top of the weights, input and output included: a number, or a string
-            such as ``"2GiB"`` or ``"800MiB"``.  None for no bound on a CPU, and on a GPU for what is free when the
-            call comes.  Not counted are other forms of the weights, which the first call in strips makes and keeps;
-            ``hybridge plan`` says how many bytes.
+            such as ``"2GiB"`` or ``"800MiB"``.  None for what is free when the call comes: on a GPU, and on a CPU
+            where a container or ``ulimit`` bounds the process, else no bound.  Not counted are other forms of the
+            weights, which the first call in strips makes and keeps; ``hybridge plan`` says how many bytes.
         spill: Whether activations may be parked when nothing else fits the budget: on a CPU in a nameless file in
             this folder, or in the system's temporary one for True, on a GPU in the host's memory.  A temporary
             folder that lies in memory, as ``/tmp`` does on some systems, saves none.

@@ -6,27 +6,28 @@ The hub's own settings hold: ``HF_HOME``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, ``HF
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import re
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import ModelUnavailable, RequestError
+from ..errors import HybridgeError, ModelUnavailable, OutOfMemory, RequestError
 from ..models import CATALOGUE, ModelSpec, look_up, parent_of_tiny, spec_from_config
+from ..models.spec import check_config
+from .groups import available_bytes
 from .lowering import skeleton
-
-_log = logging.getLogger(__name__)
+from .memory import free_bytes, is_short_of_memory
+from .weights import STEM, check_fit, fill, find_weights, read_headers
 
 #: Names stand in URLs.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
-_WEIGHTS = "diffusion_pytorch_model"
+#: Those of VAEs have about 1 KiB.
+_MOST_CONFIG_BYTES = 2**20
 
 
 def resolve(argument: str) -> ModelSpec:
@@ -69,16 +70,9 @@ def locate(spec: ModelSpec) -> Path:
     Raises:
         ModelUnavailable: with what to do about it.
     """
-    patterns = ["config.json", f"{_WEIGHTS}.safetensors", f"{_WEIGHTS}-*.safetensors", f"{_WEIGHTS}*.index.json"]
+    patterns = ["config.json", f"{STEM}.safetensors", f"{STEM}-*.safetensors", f"{STEM}*.index.json"]
     folder = _locate(spec.name, spec.source, spec.subfolder, patterns)
-    if not any(folder.glob(f"{_WEIGHTS}*.safetensors")):
-        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.ckpt"))
-        raise ModelUnavailable(
-            f"no safetensors weights for {spec.name}",
-            saw=f"{folder} with {'pickled weights only' if pickled else 'no weights'}",
-            expected=f"{_WEIGHTS}.safetensors",
-            hint="convert them once with save_pretrained(); hybridge never unpickles" if pickled else None,
-        )
+    find_weights(spec.name, folder)
     return folder
 
 
@@ -88,14 +82,7 @@ def weights_bytes(spec: ModelSpec, dtype: torch.dtype) -> int:
     Raises:
         ModelUnavailable: when they cannot be had.
     """
-    numbers = 0
-    for path in locate(spec).glob(f"{_WEIGHTS}*.safetensors"):
-        with path.open("rb") as file:
-            # A safetensors file begins with the length of its JSON header.
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        numbers += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    return numbers * dtype.itemsize
+    return read_headers(spec.name, locate(spec)).numbers * dtype.itemsize
 
 
 def shape_before_loading(spec: ModelSpec) -> Any:
@@ -104,7 +91,8 @@ def shape_before_loading(spec: ModelSpec) -> Any:
     Raises:
         ModelUnavailable: when they cannot be had.
     """
-    return skeleton(spec.class_name, _read_config(spec.name, locate(spec)))
+    folder = locate(spec)
+    return _skeleton(spec, _read_config(spec.name, folder), folder)
 
 
 def config_before_loading(spec: ModelSpec) -> dict[str, Any]:
@@ -116,9 +104,11 @@ def config_before_loading(spec: ModelSpec) -> dict[str, Any]:
         ModelUnavailable: when the config cannot be had.
     """
     config: Mapping[str, Any] | None = spec.architecture
+    folder = None
     if config is None:
-        config = _read_config(spec.name, _locate(spec.name, spec.source, spec.subfolder, ["config.json"]))
-    made: Any = skeleton(spec.class_name, config).config
+        folder = _locate(spec.name, spec.source, spec.subfolder, ["config.json"])
+        config = _read_config(spec.name, folder)
+    made: Any = _skeleton(spec, config, folder).config
     return {name: value for name, value in made.items() if not name.startswith("_")}
 
 
@@ -129,7 +119,7 @@ def is_cached(spec: ModelSpec) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     prefix = f"{spec.subfolder}/" if spec.subfolder else ""
-    return isinstance(try_to_load_from_cache(spec.source, f"{prefix}{_WEIGHTS}.safetensors"), str)
+    return isinstance(try_to_load_from_cache(spec.source, f"{prefix}{STEM}.safetensors"), str)
 
 
 def load(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> Any:
@@ -144,63 +134,63 @@ def load(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> Any:
     if (found.kind, found.latent_channels) != (spec.kind, spec.latent_channels):
         raise ModelUnavailable(
             f"these weights are not {spec.name}",
-            saw=f"{found.class_name} with {found.latent_channels} latent channels in {folder}",
+            saw=f"{found.class_name} with {found.latent_channels} latent channels",
             expected=f"{spec.class_name} with {spec.latent_channels}",
+            where=folder,
         )
+    stored = read_headers(spec.name, folder)
+    module = _skeleton(spec, config, folder)
+    check_fit(spec.name, folder, stored, module)
     try:
-        module = _with_weights(skeleton(spec.class_name, config), folder, dtype)
+        module = fill(module, stored, dtype)
+        return module.eval().requires_grad_(False).to(device)
     except Exception as error:  # diffusers and safetensors raise many kinds on damaged files
+        if is_short_of_memory(error):
+            refusal = _no_room(spec, stored.numbers * dtype.itemsize, device)
+        else:
+            said = str(error).splitlines()[0] if str(error) else ""
+            refusal = ModelUnavailable(
+                f"the weights of {spec.name} cannot be read", saw=f"{type(error).__name__}: {said}", where=folder
+            )
+    raise refusal  # out here, because the traceback of the first would hold what was loaded so far
+
+
+def _no_room(spec: ModelSpec, needed_bytes: int, device: torch.device) -> HybridgeError:
+    free = available_bytes() if device.type == "cpu" else free_bytes(device)
+    return OutOfMemory(
+        f"there is no memory on {device} for the weights of {spec.name}",
+        saw=None if free is None else f"{free} bytes free",
+        expected=f"{needed_bytes} bytes",
+        hint="fewer models, --memory so that idle ones leave, or half precision",
+    )
+
+
+def _skeleton(spec: ModelSpec, config: Mapping[str, Any], where: object) -> Any:
+    try:
+        return skeleton(spec.class_name, config)
+    except Exception as error:  # diffusers raises many kinds: a block or an activation that it does not know
+        said = str(error).splitlines()[0] if str(error) else ""
         raise ModelUnavailable(
-            f"the weights of {spec.name} cannot be read",
-            saw=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} in {folder}",
-            hint="delete that folder and download again, if the download was cut short",
-        ) from error
-    return module.eval().requires_grad_(False).to(device)
-
-
-def _with_weights(module: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A module of the ``meta`` device with the weights of a folder in place of its own.
-
-    ``from_pretrained`` of diffusers gives the same, but while it builds a module it sets torch's default dtype and
-    replaces functions of ``torch.nn`` for the whole process, in which another thread may be computing.
-
-    Raises:
-        ValueError: when weights are missing.
-    """
-    from safetensors.torch import load_file
-
-    weights = {name: numbers for path in _weight_files(folder) for name, numbers in load_file(path).items()}
-    module._fix_state_dict_keys_on_load(weights)  # diffusers' own, for names of before its version 0.18
-    weights = {name: part.to(dtype) if part.is_floating_point() else part for name, part in weights.items()}
-    unlike = module.load_state_dict(weights, strict=False, assign=True)
-    if unlike.missing_keys:
-        raise ValueError(f"it has no {', '.join(unlike.missing_keys[:3])}")
-    if unlike.unexpected_keys:
-        _log.warning("%s has weights that nobody asks for: %s", folder, ", ".join(unlike.unexpected_keys[:3]))
-    return module
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """One file, or those that an index names."""
-    index = folder / f"{_WEIGHTS}.safetensors.index.json"
-    if not index.is_file():
-        return [folder / f"{_WEIGHTS}.safetensors"]
-    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return [folder / Path(name).name for name in sorted(names)]  # beside the index, whatever it says
+            f"no module can be made of the config.json of {spec.name}",
+            saw=f"{type(error).__name__}: {said[:200]}",
+            where=where,
+        ) from None
 
 
 def _locate(name: str, source: str, subfolder: str | None, patterns: list[str]) -> Path:
     local = Path(source)
     if not local.is_dir() and (local.is_absolute() or source.startswith((".", "~"))):
-        raise ModelUnavailable(f"no folder for {name}", saw=source, expected="a folder, or a repository of the hub")
+        raise ModelUnavailable(
+            f"no folder for {name}", expected="a folder, or a repository of the hub", where=source
+        )
     root = local if local.is_dir() else _download(name, source, subfolder, patterns)
     folder = root / subfolder if subfolder else root
     if not (folder / "config.json").is_file():
         has_vae = (folder / "vae" / "config.json").is_file() or (folder / "model_index.json").is_file()
         raise ModelUnavailable(
             f"no config.json for {name}",
-            saw=str(folder),
             hint=f"{name}={source}:vae, for this is a whole pipeline" if has_vae else None,
+            where=folder,
         )
     return folder
 
@@ -223,7 +213,7 @@ def _download(name: str, repository: str, subfolder: str | None, patterns: list[
             f"the hub has no {repository}", saw=name, hint="check the name, or set HF_TOKEN if it is private"
         ) from None
     except hub.HFValidationError as error:
-        raise ModelUnavailable(f"not a repository of the hub: {repository!r}", saw=str(error)) from None
+        raise ModelUnavailable(f"no folder and no repository for {name}", saw=error, where=repository) from None
     except (hub.LocalEntryNotFoundError, hub.HfHubHTTPError, OSError) as error:
         offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
         raise ModelUnavailable(
@@ -234,10 +224,36 @@ def _download(name: str, repository: str, subfolder: str | None, patterns: list[
 
 
 def _read_config(name: str, folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelUnavailable(f"the config.json of {name} is not JSON", saw=f"{error} in {folder}") from None
+        nbytes = path.stat().st_size
+        if nbytes > _MOST_CONFIG_BYTES:
+            raise ModelUnavailable(
+                f"the config.json of {name} cannot be right",
+                saw=f"{nbytes} bytes",
+                expected=f"at most {_MOST_CONFIG_BYTES}",
+                where=path,
+            )
+        text = path.read_text(encoding="utf-8-sig")
+        config = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
+    except OSError as error:
+        raise ModelUnavailable(
+            f"the config.json of {name} cannot be read", saw=error.strerror, where=path
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise ModelUnavailable(f"the config.json of {name} is not JSON", saw=error, where=path) from None
     if not isinstance(config, dict):
-        raise ModelUnavailable(f"the config.json of {name} holds no object", saw=str(folder))
+        raise ModelUnavailable(f"the config.json of {name} holds no object", saw=type(config).__name__, where=path)
+    check_config(name, config, path)
     return config
+
+
+def _refuse_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is beyond what a float holds")
+    return number

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 import torch
 
 from ..errors import EngineFailure, OutOfMemory
+from .groups import granted_bytes
 
 
 @contextmanager
@@ -21,10 +22,7 @@ def failures_named(what: str, device: torch.device) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # A CPU allocator raises a plain RuntimeError.
-        if not isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) and "allocate memory" not in str(
-            error
-        ):
+        if not is_short_of_memory(error):
             raise EngineFailure(f"{what} failed", saw=str(error).splitlines()[0]) from error
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -33,8 +31,20 @@ def failures_named(what: str, device: torch.device) -> Iterator[None]:
         ) from None
 
 
+def is_short_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch or Python says that there was no room."""
+    # A CPU allocator raises a plain RuntimeError, and mapping a file an OSError.
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
+
+
 def free_bytes(device: torch.device) -> int | None:
-    """What a GPU has left: what nobody has, and what torch keeps of what it was given; None for other devices."""
+    """What a device has left, None where nothing bounds it.
+
+    Of a GPU that is what nobody has, and what torch keeps of what it was given; of a CPU what control groups and
+    the process's own limits leave.
+    """
+    if device.type == "cpu":
+        return granted_bytes()
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)

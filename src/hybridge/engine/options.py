@@ -13,6 +13,7 @@ import torch
 
 from ..errors import EngineFailure
 from ..models import ModelSpec
+from .groups import granted_bytes
 
 Value = TypeVar("Value")
 
@@ -68,6 +69,25 @@ def choose_device(asked: str) -> Choice[torch.device]:
             f"device {asked!r} cannot be used", saw=str(error).splitlines()[0], hint="--device auto, or cpu"
         ) from None
     return Choice(device, "asked for")
+
+
+#: Of the memory that a process is granted; the rest is for bodies, answers and what libraries take.
+_GRANTED_PART = 3 / 4
+
+
+def granted_memory(device: str) -> int | None:
+    """What weights and runs may take on a CPU where a container, a service or ``ulimit`` bounds the process.
+
+    Args:
+        device: As asked for; a GPU has memory of its own.
+
+    Returns:
+        Bytes, at least 1; None for another device, and where nothing bounds the process.
+    """
+    if choose_device(device).value.type != "cpu":
+        return None
+    granted = granted_bytes()
+    return None if granted is None else max(1, int(granted * _GRANTED_PART))
 
 
 def choose_dtype(asked: DtypeName, spec: ModelSpec, device: torch.device) -> Choice[torch.dtype]:

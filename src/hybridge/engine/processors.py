@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-_ROOT = Path("/")
+from .groups import ROOT, own_groups
 
 
-def fit_threads(root: Path = _ROOT) -> None:
+def fit_threads(root: Path = ROOT) -> None:
     """Has torch take no more threads than there is time granted for.
 
     Whoever has set OpenMP's own variable is left alone.  This is for a process that is ours, before it computes.
@@ -28,7 +28,7 @@ def fit_threads(root: Path = _ROOT) -> None:
 
 
 @cache
-def shared_cache_bytes(root: Path = _ROOT) -> int:
+def shared_cache_bytes(root: Path = ROOT) -> int:
     """Of the cache that the first processor shares with others, by Linux's word; 0 where nobody says so."""
     try:
         size = (root / "sys/devices/system/cpu/cpu0/cache/index3/size").read_text(encoding="ascii").strip()
@@ -37,7 +37,7 @@ def shared_cache_bytes(root: Path = _ROOT) -> int:
     return int(size.removesuffix("K")) * 1024
 
 
-def granted_processors(root: Path = _ROOT) -> float | None:
+def granted_processors(root: Path = ROOT) -> float | None:
     """Seconds of processor time that a second may have, by Linux's control groups; None for no bound.
 
     Both versions of them are read, and the groups that this process's own lies in: the least holds.
@@ -45,22 +45,7 @@ def granted_processors(root: Path = _ROOT) -> float | None:
     Args:
         root: Where ``proc`` and ``sys`` are.
     """
-    try:
-        groups = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return None
-    granted = []
-    for line in groups:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
-        # In a container the path may be the host's, of which only the top is to be seen.
-        own = top / path.lstrip("/")
-        for folder in (own, *own.parents):
-            granted.append(_granted_by(folder))
-            if folder == top:
-                break
+    granted = (_granted_by(folder) for folder in own_groups("cpu", root))
     return min((amount for amount in granted if amount is not None), default=None)
 
 

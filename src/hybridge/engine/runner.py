@@ -7,6 +7,7 @@ callers want around that (diffusers' outputs, normalised latents) is theirs.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
@@ -96,6 +97,7 @@ class Runner:
     def __init__(self, module: nn.Module, spill_to: Path | None = None, *, reads_weights: bool = True) -> None:
         self._module, self._spill_to, self._reads_weights = module, spill_to, reads_weights
         self._overflows = False
+        self._looking = threading.Lock()
         self._plans: dict[Task, Callable[..., Plan]] = {}
         self._executors: dict[Task, Executor] = {}
         self._not_lowered: dict[Task, str] = {}
@@ -125,8 +127,9 @@ class Runner:
 
         The module is looked at anew, which takes a fifth of a millisecond.
         """
-        if not self._structure.is_as_it_was():
-            self._look()
+        with self._looking:  # a server plans in one thread while another runs
+            if not self._structure.is_as_it_was():
+                self._look()
         if task in self._not_lowered:
             return self._not_lowered[task]
         parameters = self._parameters.all()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import ModelUnavailable
+from .config_check import shown, wrong_value
 
 Kind = Literal["kl", "tiny"]
 
@@ -86,7 +87,17 @@ def spec_from_config(
     try:
         return _read_spec(name, source, subfolder, config, parent)
     except (TypeError, ValueError) as error:
-        raise ModelUnavailable(f"the config.json of {name} cannot be right", saw=f"{error} in {source}") from None
+        raise ModelUnavailable(f"the config.json of {name} cannot be right", saw=error, where=source) from None
+
+
+def check_config(name: str, config: Mapping[str, Any], where: object) -> None:
+    """Raises :class:`ModelUnavailable` for a ``config.json`` with a value that no VAE has."""
+    wrong = wrong_value(config)
+    if wrong is not None:
+        saw, expected = wrong
+        raise ModelUnavailable(
+            f"the config.json of {name} cannot be right", saw=saw, expected=expected, where=where
+        )
 
 
 def _read_spec(
@@ -97,18 +108,20 @@ def _read_spec(
     if kind is None:
         raise ModelUnavailable(
             f"{name} is not a VAE that hybridge runs",
-            saw=f"_class_name {class_name!r} in {source}",
+            saw=f"_class_name {shown(class_name)}",
             expected=" or ".join(CLASS_NAMES),
             hint=f"{name}={source}:vae, if this is a whole pipeline",
+            where=source,
         )
+    check_config(name, config, source)
     if kind == "tiny":
         return ModelSpec(
             name=name,
             source=source,
             subfolder=subfolder,
             kind=kind,
-            latent_channels=int(config.get("latent_channels", 4)),
-            spatial_factor=2 ** (len(config.get("decoder_block_out_channels", (64,) * 4)) - 1),
+            latent_channels=config.get("latent_channels") or 4,
+            spatial_factor=2 ** (len(config.get("decoder_block_out_channels") or (64,) * 4) - 1),
             normalisation=parent.normalisation if parent else Normalisation(),
             half="float16",
             half_reason="tiny autoencoders have no norms that overflow",
@@ -116,7 +129,7 @@ def _read_spec(
         )
     # What is missing has AutoencoderKL's default: SD v1's config.json has no scaling factor.  Except force_upcast,
     # whose default is True in the class and means nothing there: only what a config says aloud counts.
-    blocks = config.get("block_out_channels", (64,))
+    blocks = config.get("block_out_channels") or (64,)
     upcast = config.get("force_upcast") is True
     mean, std = (tuple(map(float, config.get(key) or ())) or None for key in ("latents_mean", "latents_std"))
     return ModelSpec(
@@ -124,7 +137,7 @@ def _read_spec(
         source=source,
         subfolder=subfolder,
         kind=kind,
-        latent_channels=int(config.get("latent_channels", 4)),
+        latent_channels=config.get("latent_channels") or 4,
         spatial_factor=2 ** (len(blocks) - 1),
         normalisation=Normalisation(
             float(config.get("scaling_factor") or 0.18215),

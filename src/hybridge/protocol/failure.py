@@ -46,6 +46,8 @@ MAX_RETRY_AFTER_S = 86_400
 
 def write_failure(error: HybridgeError) -> HttpResponse:
     """The response for an error: its paragraph under ``error``, its kind under ``code``, its parts beside them."""
+    if isinstance(error, errors.ModelUnavailable):
+        error = error.for_strangers()
     status = next(STATUS[ancestor] for ancestor in type(error).__mro__ if ancestor in STATUS)
     document = {
         "error": str(error),

@@ -173,7 +173,7 @@ class Shelf(Generic[Model]):
         """How this model stands."""
         with self._changed:
             slot = self._slots[name]
-            failure = None if slot.failure is None else str(slot.failure)
+            failure = None if slot.failure is None else _told(slot.failure)
             return Standing(slot.state, failure, slot.loads, slot.evictions)
 
     def peek(self, name: str) -> Model | None:
@@ -415,3 +415,8 @@ class Shelf(Generic[Model]):
                     self._evict(victim)
             slot.reserved_bytes = wanted_bytes
             return True
+
+
+def _told(failure: HybridgeError) -> str:
+    """As strangers are told, who can read how each model stands."""
+    return str(failure.for_strangers() if isinstance(failure, ModelUnavailable) else failure)

@@ -1,0 +1,222 @@
+"""Files of weights: which there are, whether they are whole and fit a module, told before a tensor is read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import ModelUnavailable
+from ..models.config_check import shown
+
+STEM = "diffusion_pytorch_model"
+
+_log = logging.getLogger(__name__)
+
+#: Of a safetensors header, and of an index; those of VAEs have about 30 KiB.
+_MOST_HEADER_BYTES = 16 * 2**20
+
+#: Bytes of a number, by safetensors' names; only these can be weights.
+_FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+
+_MOST_AXES = 8
+
+_AGAIN = "download them again"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What files of weights hold.
+
+    Attributes:
+        files: Their paths.
+        shapes: Of each tensor, by its name.
+    """
+
+    files: tuple[Path, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def numbers(self) -> int:
+        """How many weights there are."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+
+def find_weights(name: str, folder: Path) -> tuple[Path, ...]:
+    """The files that diffusers would load: those of an index, else the one of the plain name; variants are not.
+
+    Raises:
+        ModelUnavailable: when there are none, or one of them is missing.
+    """
+    index = folder / f"{STEM}.safetensors.index.json"
+    if index.is_file():
+        return tuple(folder / file for file in _files_of_index(name, index))
+    plain = folder / f"{STEM}.safetensors"
+    if plain.is_file():
+        return (plain,)
+    pickled = [path.name for pattern in ("*.bin", "*.pt", "*.ckpt") for path in folder.glob(pattern)]
+    variants = sorted(path.name for path in folder.glob("*.safetensors"))
+    saw, hint = "no weights", None
+    if variants:
+        saw, hint = f"only {', '.join(variants[:4])}", f"name one of them {plain.name}"
+    elif pickled:
+        saw, hint = "pickled weights only", "convert them once with save_pretrained(); hybridge never unpickles"
+    raise ModelUnavailable(
+        f"no safetensors weights for {name}", saw=saw, expected=plain.name, hint=hint, where=folder
+    )
+
+
+def read_headers(name: str, folder: Path) -> Stored:
+    """What the weights of a folder hold, by the headers of their files; no tensor is read.
+
+    Raises:
+        ModelUnavailable: when they are missing, cut short, or no weights at all.
+    """
+    files = find_weights(name, folder)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        shapes |= _checked_shapes_of(name, path)
+    return Stored(files, shapes)
+
+
+def check_fit(name: str, folder: Path, stored: Stored, module: Any) -> None:
+    """Whether files hold what a module needs; a module with some random weights would give wrong pictures.
+
+    Args:
+        name: Of the model.
+        folder: Where the files are.
+        stored: What they hold.
+        module: The module on the meta device.
+
+    Raises:
+        ModelUnavailable: when a tensor is missing or has another shape.
+    """
+    found: dict[str, Any] = dict(stored.shapes)
+    fix = getattr(module, "_fix_state_dict_keys_on_load", None)  # diffusers reads old names of attention's layers
+    if fix is not None:
+        fix(found)
+    needed = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    missing = [key for key in needed if key not in found]
+    if missing:
+        raise ModelUnavailable(
+            f"the weights of {name} are incomplete",
+            saw=f"no {missing[0]}, and {len(missing) - 1} more of {len(needed)} missing",
+            expected="all that its config.json describes",
+            hint=_AGAIN,
+            where=folder,
+        )
+    for key, shape in needed.items():
+        if tuple(found[key]) != shape:
+            raise ModelUnavailable(
+                f"the weights of {name} do not fit its config.json",
+                saw=f"{key} of shape {list(found[key])}",
+                expected=list(shape),
+                where=folder,
+            )
+
+
+def fill(module: Any, stored: Stored, dtype: torch.dtype) -> Any:
+    """A module of the ``meta`` device with stored weights, which fit it, in place of its own.
+
+    ``from_pretrained`` of diffusers gives the same, but while it builds a module it sets torch's default dtype and
+    replaces functions of ``torch.nn`` for the whole process, in which another thread may be computing.
+
+    Raises:
+        ValueError: when weights are missing.
+    """
+    from safetensors.torch import load_file
+
+    weights = {name: numbers for path in stored.files for name, numbers in load_file(path).items()}
+    module._fix_state_dict_keys_on_load(weights)  # diffusers' own, for names of before its version 0.18
+    weights = {name: part.to(dtype) for name, part in weights.items()}
+    unlike = module.load_state_dict(weights, strict=False, assign=True)
+    if unlike.missing_keys:
+        raise ValueError(f"it has no {', '.join(unlike.missing_keys[:3])}")
+    if unlike.unexpected_keys:
+        _log.warning("weights that nobody asks for: %s", ", ".join(unlike.unexpected_keys[:3]))
+    return module
+
+
+def _checked_shapes_of(name: str, path: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        return _shapes_of(path)
+    except _Damaged as damage:
+        raise ModelUnavailable(
+            f"the weights of {name} are damaged",
+            saw=str(damage),
+            expected="a safetensors file",
+            hint=_AGAIN,
+            where=path,
+        ) from None
+    except OSError as error:
+        raise ModelUnavailable(f"the weights of {name} cannot be read", saw=error.strerror, where=path) from None
+
+
+class _Damaged(Exception):
+    """Says what is wrong with a file."""
+
+
+def _shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
+    nbytes = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if start == b"version ":
+            raise _Damaged("a pointer of Git LFS instead of the weights; `git lfs pull` fetches them")
+        if len(start) < 8:
+            raise _Damaged(f"a file of {nbytes} bytes")
+        (length,) = struct.unpack("<Q", start)
+        if length > min(nbytes - 8, _MOST_HEADER_BYTES):
+            raise _Damaged(f"a header of {length} bytes in a file of {nbytes}")
+        try:
+            header = json.loads(file.read(length))
+        except (ValueError, RecursionError):
+            raise _Damaged("a header that is not JSON") from None
+    if not isinstance(header, dict):
+        raise _Damaged("a header that is no object")
+    shapes, ends = {}, [0]
+    for key, entry in header.items():
+        if key == "__metadata__":
+            continue
+        try:
+            dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+            is_right = len(shape) <= _MOST_AXES and all(isinstance(side, int) and side >= 0 for side in shape)
+            is_right = is_right and end - begin == _FLOATS[dtype] * math.prod(shape)
+        except (KeyError, TypeError, ValueError):
+            is_right = False
+        if not is_right or begin < 0:
+            raise _Damaged(f"{key[:80]} described as {shown(entry)}")
+        shapes[key] = shape
+        ends.append(end)
+    held = nbytes - 8 - length
+    if max(ends) != held:
+        raise _Damaged(f"{held} bytes of numbers, where its header describes {max(ends)}")
+    return shapes
+
+
+def _files_of_index(name: str, index: Path) -> list[str]:
+    try:
+        if index.stat().st_size > _MOST_HEADER_BYTES:
+            raise ValueError
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values()))
+        if not files or any(Path(file).name != file for file in files):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ModelUnavailable(
+            f"the index of {name}'s weights is damaged", expected="a weight_map of file names", where=index
+        ) from None
+    missing = [file for file in files if not (index.parent / file).is_file()]
+    if missing:
+        raise ModelUnavailable(
+            f"the weights of {name} are incomplete",
+            saw=f"no {missing[0]}, and {len(missing) - 1} more of {len(files)} files missing",
+            hint=_AGAIN,
+            where=index.parent,
+        )
+    return files
