@@ -268,6 +268,16 @@ def test_models_lists_the_catalogue() -> None:
     assert "sdxl-original" in hybridge("models").stdout
 
 
+def test_the_end_does_not_look_for_garbage() -> None:
+    """Behind torch that took seconds.  In a process of its own, because it is about how one ends."""
+    code = "import atexit, gc; atexit.register(lambda: print(len(gc.get_objects())))\nimport torch\n"
+    command = [sys.executable, "-c", code + "from hybridge.cli import main; main()", "--version"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={"PYTHONPATH": SOURCE}, timeout=240, check=True
+    )
+    assert int(done.stdout.split()[-1]) < 1000
+
+
 def test_version() -> None:
     assert hybridge("--version").stdout.strip() == f"hybridge {package.__version__}"
 

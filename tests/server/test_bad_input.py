@@ -16,10 +16,12 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from PIL import Image
+from starlette.requests import Request
 
 from hybridge.engine import Engine
 from hybridge.server.app import create_app
 from hybridge.server.local import LocalBackend
+from hybridge.server.preferences import query_of
 from hybridge.server.running import running
 from hybridge.server.settings import Settings
 
@@ -248,3 +250,10 @@ def test_the_server_goes_on(server) -> None:
     response = httpx.post(f"{server}/v1/sd-v1/decode", params=GOOD_SHAPE, content=GOOD_BODY, headers=BINARY)
     assert response.status_code == 200
     assert httpx.get(f"{server}/ready").status_code == 200
+
+
+@pytest.mark.parametrize("host", ["x", "x#", "x?dtype=float16", "x/y", "[", "[::1", ""])
+def test_a_host_does_not_change_the_query(host) -> None:
+    """Starlette 0.40 puts both into one URL, which has no query behind ``x#`` and cannot be read behind ``[``."""
+    scope = {"type": "http", "path": "/", "query_string": b"dtype=float32", "headers": [(b"host", host.encode())]}
+    assert query_of(Request(scope)) == "dtype=float32"

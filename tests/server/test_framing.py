@@ -123,6 +123,14 @@ class TestAmbiguous:
             assert peer.answer()[1]["body"] == "hello"
             assert_the_next_is_my_own(peer)
 
+    def test_white_space_around_a_value_is_no_part_of_it(self, server) -> None:
+        with Peer(server) as peer:
+            peer.send(b"POST /first HTTP/1.1\r\nhost: \tx \t \r\na:\r\nb: \t\r\nc: d e\t\r\n")
+            peer.send(b"content-length: 5 \r\n\r\nhello")
+            _, said = peer.answer()
+            assert said["headers"] == ["host: x", "a: ", "b: ", "c: d e", "content-length: 5"]
+            assert_the_next_is_my_own(peer)
+
     def test_headers_behind_the_body_do_not_pass_for_those_in_front(self, server) -> None:
         """A proxy that passes them on has checked, and overwritten, the others alone."""
         with Peer(server) as peer:

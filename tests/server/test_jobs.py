@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 import torch
 from conftest import in_strips
 from ledgers import Scene, play
+from starlette.requests import Request
 
 from hybridge.engine import Engine, EngineOptions
 from hybridge.errors import HybridgeError, NotDone, Overloaded, UnknownJob
@@ -26,6 +29,7 @@ from hybridge.server.app import create_app
 from hybridge.server.auth import KeyRing, add_key
 from hybridge.server.local import LocalBackend
 from hybridge.server.logs import JsonFormatter
+from hybridge.server.long_work import MOST_STREAMS, LongWork
 from hybridge.server.record import RequestRecord
 from hybridge.server.running import running
 from hybridge.server.settings import Settings
@@ -125,6 +129,23 @@ class TestOneJob:
         assert standings[-1]["position"] > 0
         held.go.set()
         assert [events(address, job)[-1]["state"] for job in jobs] == ["done"] * 5
+
+    def test_one_client_does_not_take_all_connections_to_watch(self, held, address) -> None:
+        """Before, streams of a job that waits could be as many as all connections that there may be."""
+        job = post(address).headers["location"]
+        assert held.begun.acquire(timeout=WAIT_S)
+        with ExitStack() as open_, httpx.Client(limits=httpx.Limits(), timeout=WAIT_S) as client:
+            streams = [
+                open_.enter_context(client.stream("GET", f"{address}{job}/events")) for _ in range(MOST_STREAMS)
+            ]
+            assert {stream.status_code for stream in streams} == {200}
+            refused = client.get(f"{address}{job}/events")
+            assert (refused.status_code, refused.json()["code"]) == (429, "Overloaded")
+            assert client.get(f"{address}{job}").json()["state"] == "running"
+            streams[0].close()
+            held.go.set()
+            assert "event: done" in streams[1].read().decode()
+        assert events(address, job)[-1]["state"] == "done"
 
     def test_what_cannot_be_done_is_refused_at_once(self, address) -> None:
         refused = post(address, shape=[1, 4, 9, 9])
@@ -295,6 +316,34 @@ class TestLedger:
             assert await scene.over(waiting[1]) == "done"
             assert len(store._bodies) == 2
             assert scene.asked == ["a", "b", "b"]
+
+        play(act, store=store)
+
+    @pytest.mark.parametrize("make", [lambda _: Memory(), Spool], ids=["memory", "spool"])
+    def test_a_job_that_goes_while_it_is_read_is_unknown(self, tmp_path: Path, make) -> None:
+        """Before, whoever fetched a result while it was deleted, or its time ended, heard of a KeyError."""
+        store = make(tmp_path / "spool")
+        read, deleted = {"result": store.result, "body": store.body}, threading.Event()
+
+        def late(kind: str, asked: Any) -> Any:
+            assert deleted.wait(WAIT_S)
+            return read[kind](asked)
+
+        async def act(scene: Scene) -> None:
+            job = await scene.accept(client="address:unknown")
+            scene.let_go()
+            assert await scene.over(job) == "done"
+            for kind in read:
+                setattr(store, kind, functools.partial(late, kind))
+            work = LongWork(scene.ledger, lambda *_: pytest.fail("nothing is left to be checked"))
+            asking = Request({"type": "http", "path_params": {"job": job}, "headers": []})
+            reading = [asyncio.create_task(way(asking)) for way in (work.result, work.again)]
+            await asyncio.sleep(0)
+            await scene.ledger.cancel(job, "address:unknown")
+            deleted.set()
+            for one in reading:
+                with pytest.raises(UnknownJob):
+                    await one
 
         play(act, store=store)
 

@@ -5,6 +5,8 @@ Verbs import the rooms inside their functions, so that ``hybridge --help`` loads
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +21,9 @@ def main() -> None:
     from ..errors import HybridgeError
 
     speak(sys.stdout, sys.stderr)
+    # At its end Python looks for garbage among all that torch has made, some hundred thousand objects.  That takes
+    # seconds, in which a server that has answered everybody could still be killed.
+    atexit.register(gc.freeze)
     try:
         application()
     except HybridgeError as error:

@@ -165,10 +165,8 @@ async def _ours(_: Request, error: Exception) -> Response:
 
 
 async def _https(request: Request, error: Exception) -> Response:
-    refusal = cast("HTTPException", error)
-    message = (
-        f"{refusal.detail}: {request.method} {request.url.path[:120]}. Try: GET /openapi.json for what there is"
-    )
+    refusal, path = cast("HTTPException", error), request.scope["path"]
+    message = f"{refusal.detail}: {request.method} {path[:120]}. Try: GET /openapi.json for what there is"
     response = protocol.write_status(refusal.status_code, message)
     return Response(response.body, response.status, {**response.headers, **(refusal.headers or {})})
 

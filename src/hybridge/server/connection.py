@@ -139,7 +139,8 @@ class Connection(HttpToolsProtocol):
         self._count(len(name) + len(value) + len(": \r\n"))
         # Those behind a body in chunks may not pass for those in front of it, which a proxy may have vouched for.
         if self._is_in_head:
-            super().on_header(name, value)
+            # Of the white space around a value (RFC 9112, section 5) the parser leaves what is behind it.
+            super().on_header(name, value.rstrip(b" \t"))
 
     def _count(self, more_bytes: int) -> None:
         self._head_bytes += more_bytes

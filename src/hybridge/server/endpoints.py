@@ -30,7 +30,7 @@ from .jobs import Hear, Job, Result, admit, finish, infer_model
 from .ledger import Ledger
 from .limits import Limits
 from .metrics import CONTENT_TYPE, Metrics
-from .preferences import client_of, prefers_async, result_bytes, timeout_of
+from .preferences import client_of, prefers_async, query_of, result_bytes, timeout_of
 from .preview import answer_with_preview
 from .record import RequestRecord, record_of
 from .store import Asked
@@ -137,7 +137,7 @@ class Endpoints:
         record = record_of(request.scope)
         headers = {name: ", ".join(request.headers.getlist(name)) for name in ("content-type", "accept")}
         async with self._intake.body(request) as body:
-            sent = _Sent(request.url.query, headers, body, task, spec)
+            sent = _Sent(query_of(request), headers, body, task, spec)
             reading = self._read(sent)
             job, inferred = await (reading if _is_quick(sent) else _while_connected(request, reading))
             _note(record, job)
@@ -146,7 +146,7 @@ class Endpoints:
             client = client_of(request)
             job_id = await self._ledger.accept(
                 client=client,
-                query=request.url.query,
+                query=query_of(request),
                 headers=headers,
                 body=body,
                 task=task,

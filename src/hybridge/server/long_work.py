@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from starlette.concurrency import run_in_threadpool
@@ -13,17 +14,22 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ..errors import RequestError
+from ..errors import HybridgeError, Overloaded, RequestError
 from ..protocol import read_query
 from .about import UNBUFFERED
 from .endpoints import accepted
 from .ledger import Ledger
-from .preferences import client_of
+from .preferences import client_of, query_of
 from .record import RequestRecord, record_of
 from .store import Asked, KeptResult
 
+Read = TypeVar("Read")
+
 #: Of a result, at a time.
 _PIECE_BYTES = 128 * 1024
+
+#: Streams of events that one client may keep open: each holds a connection for as long as its job takes.
+MOST_STREAMS = 128
 
 #: Checks a request that will be done later: (request, body, record to fill) → bytes that its result takes at most.
 Check = Callable[[Asked, bytes, RequestRecord], Awaitable[int]]
@@ -40,6 +46,7 @@ class LongWork:
     def __init__(self, ledger: Ledger, check: Check) -> None:
         self._ledger = ledger
         self._check = check
+        self._streams: Counter[str] = Counter()
 
     def routes(self) -> list[Route]:
         """Where the handlers belong."""
@@ -57,7 +64,7 @@ class LongWork:
 
     async def result(self, request: Request) -> Response:
         """GET /v1/jobs/{job}/result"""
-        return _Fetched(await self._ledger.result(*_who(request)))
+        return _Fetched(await self._unless_deleted(request, self._ledger.result(*_who(request))))
 
     async def cancel(self, request: Request) -> Response:
         """DELETE /v1/jobs/{job}"""
@@ -66,19 +73,23 @@ class LongWork:
 
     async def events(self, request: Request) -> Response:
         """GET /v1/jobs/{job}/events: server-sent events, each named after the job's state."""
-        self._ledger.status(*_who(request))  # so that an unknown job is a 404, not a stream that breaks off
-        told = self._ledger.events(*_who(request))
-        return StreamingResponse(
-            _as_events(told), media_type="text/event-stream", headers={"cache-control": "no-store", **UNBUFFERED}
-        )
+        job_id, client = _who(request)
+        self._ledger.status(job_id, client)  # so that an unknown job is a 404, not a stream that breaks off
+        if self._streams[client] >= MOST_STREAMS:
+            raise Overloaded(
+                f"{MOST_STREAMS} streams of events are open already for this client",
+                retry_after_s=1,
+                hint="one stream for each job, closed when nobody looks; or GET /v1/jobs/ID now and then",
+            )
+        return _Watched(_as_events(self._ledger.events(job_id, client)), client, self._streams)
 
     async def again(self, request: Request) -> Response:
         """POST /v1/jobs/{job}/again?…: the same body; parameters that are given replace those of before."""
         job_id, client = _who(request)
         if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
             raise RequestError("a job that is done again keeps its body", saw="another body", expected="none")
-        before, body = await self._ledger.request(job_id, client)
-        given = read_query(request.url.query)
+        before, body = await self._unless_deleted(request, self._ledger.request(job_id, client))
+        given = read_query(query_of(request))
         names = {name for name, _ in given}
         old = read_query(before.query)
         query = urlencode([pair for pair in old if pair[0] not in names] + given)
@@ -96,6 +107,32 @@ class LongWork:
             record=record,
         )
         return accepted(self._ledger.status(made, client))
+
+    async def _unless_deleted(self, request: Request, reading: Awaitable[Read]) -> Read:
+        """What is read of a job, which can be deleted meanwhile: then it is unknown, and no disk has failed."""
+        try:
+            return await reading
+        except HybridgeError:
+            self._ledger.status(*_who(request))
+            raise
+
+
+class _Watched(StreamingResponse):
+    """A stream of events, which counts among its client's until it ends."""
+
+    def __init__(self, told: AsyncIterator[str], client: str, streams: Counter[str]) -> None:
+        headers = {"cache-control": "no-store", **UNBUFFERED}
+        super().__init__(told, media_type="text/event-stream", headers=headers)
+        self._client, self._streams = client, streams
+        streams[client] += 1
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._streams[self._client] -= 1
+            if not self._streams[self._client]:
+                del self._streams[self._client]
 
 
 class _Fetched(StreamingResponse):

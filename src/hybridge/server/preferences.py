@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 from starlette.requests import Request
 
@@ -25,6 +26,15 @@ def client_of(request: Request) -> str:
     if known:
         return str(known)
     return f"address:{request.client.host}" if request.client else "address:unknown"
+
+
+def query_of(request: Request) -> str:
+    """The query string as it was sent, still percent-encoded.
+
+    Not that of ``request.url``, which is put together with the Host header: some versions of Starlette let a Host
+    such as ``x#`` swallow the query, and fail on ``[``.
+    """
+    return cast("bytes", request.scope["query_string"]).decode("latin-1")
 
 
 def prefers_async(request: Request) -> bool:

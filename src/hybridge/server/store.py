@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
-from ..errors import HybridgeError
+from ..errors import HybridgeError, UnknownJob
 from ..protocol import HttpResponse, Task
+
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +148,14 @@ class Memory:
         self._bodies[asked.id] = body
 
     def body(self, asked: Asked) -> bytes:
-        return self._bodies[asked.id]
+        return _there(self._bodies, asked)
 
     def finish(self, asked: Asked, response: HttpResponse) -> None:
         if asked.id in self._bodies:  # else it was removed meanwhile
             self._responses[asked.id] = response
 
     def result(self, asked: Asked) -> KeptResult:
-        return kept_result(self._responses[asked.id])
+        return kept_result(_there(self._responses, asked))
 
     def remove(self, asked: Asked) -> None:
         self._bodies.pop(asked.id, None)
@@ -164,3 +166,10 @@ class Memory:
 
     def close(self) -> None:
         pass
+
+
+def _there(kept: Mapping[str, Content], asked: Asked) -> Content:
+    try:
+        return kept[asked.id]
+    except KeyError:
+        raise UnknownJob("no such job here", saw="a job that was deleted meanwhile") from None
