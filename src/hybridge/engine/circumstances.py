@@ -8,11 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from types import BuiltinFunctionType
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.modules import module as modules
 from torch.utils._device import DeviceContext
+
+#: What the modules that strips stand for compute with.
+_FUNCTIONS = (
+    *("conv2d", "group_norm", "linear", "scaled_dot_product_attention", "interpolate", "pad"),
+    *("silu", "relu", "gelu", "mish"),
+)
 
 
 def is_recorded() -> bool:
@@ -32,6 +40,9 @@ def why_not_now(source: torch.Tensor, parameters: Iterable[nn.Parameter]) -> str
     """
     if modules._has_any_global_hook():  # type: ignore[no-untyped-call]
         return "there are hooks on all modules"
+    replaced = next((name for name in _FUNCTIONS if not _is_of_torch(getattr(functional, name))), None)
+    if replaced is not None:
+        return f"torch.nn.functional.{replaced} was replaced"
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "a transform of torch.func is running"
     if torch.autograd.forward_ad._current_level >= 0:
@@ -59,3 +70,8 @@ def autocasts(device_type: str) -> bool:
 def without_autocast(device_type: str) -> AbstractContextManager[object]:
     """A plan says what is computed in which dtype; a caller's autocast would round within strips."""
     return torch.autocast(device_type, enabled=False) if autocasts(device_type) else nullcontext()
+
+
+def _is_of_torch(function: object) -> bool:
+    made_in = getattr(function, "__globals__", {}).get("__name__", "")
+    return isinstance(function, BuiltinFunctionType) or made_in.partition(".")[0] == "torch"

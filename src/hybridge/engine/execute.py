@@ -10,6 +10,7 @@ piece of memory.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
@@ -65,6 +66,7 @@ class Executor:
         self._layers = program.layers()
         self._bound: dict[int, tuple[Way | None, _Bound]] = {}
         self._bound_to: list[object] = []
+        self._binding = threading.Lock()
 
     @torch.no_grad()
     def run(
@@ -130,7 +132,11 @@ class Executor:
             )
 
     def _bind(self, stored: torch.dtype, plan: Plan) -> list[_Bound]:
-        """Every op with its weights, prepared for the way that it is planned to run."""
+        """Every op with its weights, prepared for the way that it is planned to run; in one thread at a time."""
+        with self._binding:
+            return self._bind_alone(stored, plan)
+
+    def _bind_alone(self, stored: torch.dtype, plan: Plan) -> list[_Bound]:
         computed = torch.float32 if plan.arithmetic.is_widened else stored
         read = self._parameters.of(self._layers)
         bound_to: list[object] = [computed, *(_identity(parameter) for parameter in read)]

@@ -113,7 +113,7 @@ class _Builder:
             ("padding with zeros", conv.padding_mode == "zeros" and not isinstance(conv.padding, str)),
             ("one group, no dilation", conv.groups == 1 and set(conv.dilation) == {1}),
             ("a square kernel and stride", len(set(conv.kernel_size)) == 1 and len(set(conv.stride)) == 1),
-            ("weights of its shape", _has(conv, conv.out_channels, conv.in_channels, *conv.kernel_size)),
+            ("parameters of its shape", _has(conv, conv.out_channels, conv.in_channels, *conv.kernel_size)),
         )
         return Weights(name, conv.in_channels, conv.out_channels, conv.kernel_size[0])
 
@@ -128,7 +128,7 @@ class _Builder:
         check(
             name,
             ("a Linear", kind(layer) == "Linear"),
-            ("weights of its shape", _has(layer, layer.out_features, layer.in_features)),
+            ("parameters of its shape", _has(layer, layer.out_features, layer.in_features)),
         )
         return Weights(name, layer.in_features, layer.out_features)
 
@@ -137,7 +137,7 @@ class _Builder:
         check(
             name,
             ("a GroupNorm with weight and bias", kind(norm) == "GroupNorm" and norm.affine),
-            ("weights of its shape", norm.bias is not None and _has(norm, self._channels[source])),
+            ("parameters of its shape", norm.bias is not None and _has(norm, self._channels[source])),
             ("groups of the same size", self._channels[source] % norm.num_groups == 0),
         )
         return Norm(name, norm.num_groups, norm.eps)
@@ -175,8 +175,11 @@ class _Builder:
 
 
 def _has(layer: Any, *shape: int) -> bool:
-    """Whether its weights are of this shape, and its bias, if it has one, is of as many numbers."""
-    return layer.weight.shape == shape and (layer.bias is None or layer.bias.shape == shape[:1])
+    """Whether its weights are parameters of this shape, and its bias, if it has one, is one of as many numbers."""
+    weight, bias = (layer._parameters.get(name) for name in ("weight", "bias"))
+    if weight is not layer.weight or bias is not layer.bias:
+        return False  # buffers and attributes are not looked at when a call begins
+    return bool(weight.shape == shape and (bias is None or bias.shape == shape[:1]))
 
 
 def check(name: str, *facts: tuple[str, bool]) -> None:

@@ -31,7 +31,13 @@ _HOOKS = {
 }
 
 #: Methods by which a module computes.  Replaced in a class, they are replaced in all of its modules.
-_COMPUTING = ("__call__", "_call_impl", "forward", "_conv_forward", "decode", "_decode", "encode", "_encode")
+_COMPUTING = (
+    *("__call__", "_call_impl", "forward", "_conv_forward", "decode", "_decode", "encode", "_encode"),
+    *("get_attention_scores", "prepare_attention_mask", "head_to_batch_dim", "batch_to_head_dim"),
+)
+
+#: What torch gives a module that is not called, a list of others for one.
+_NO_FORWARD = "_forward_unimplemented"
 
 #: Attributes that hold tensors.
 _WEIGHTS = ("_parameters", "_buffers")
@@ -64,13 +70,14 @@ def why_touched(module: nn.Module, task: Task) -> str | None:
 
 
 def why_replaced(thing: Any, besides: Container[str] = ()) -> str | None:
-    """Which of its methods is not that of its class, or not one that torch or diffusers wrote; None if all are.
+    """Which method is not that of its class, or not what torch or diffusers wrote for it; None if there is none.
 
     Args:
         thing: A module, or what a module calls.
         besides: Methods that may be replaced.
     """
     owner = type(thing)
+    classes = {one.__qualname__ for one in owner.__mro__}
     for name in vars(thing):
         if name not in besides and callable(getattr(owner, name, None)):
             return f"another {name} than its class"
@@ -82,6 +89,10 @@ def why_replaced(thing: Any, besides: Container[str] = ()) -> str | None:
             made_in = getattr(function, "__globals__", {}).get("__name__", "")
             if made_in.partition(".")[0] not in _LIBRARIES:
                 return f"a {name} from {made_in or 'elsewhere'}"
+            written_as = function.__qualname__
+            is_inherited = written_as.rpartition(".")[0] in classes or written_as == _NO_FORWARD
+            if not is_inherited and "<locals>" not in written_as:
+                return f"{written_as} as its {name}"
             function = getattr(function, "__wrapped__", None)
     return None
 
@@ -98,17 +109,18 @@ class Structure:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._parts = [(part, _copied(part)) for part in module.modules()]
-        kinds = {kind for part, _ in self._parts for owner in _with_helpers(part) for kind in type(owner).__mro__}
+        owners = [owner for part in module.modules() for owner in _with_helpers(part)]
+        self._parts = [(owner, type(owner), _copied(owner)) for owner in owners]
+        kinds = {kind for _, owner_kind, _ in self._parts for kind in owner_kind.__mro__}
         self._kinds = [(kind, dict(vars(kind))) for kind in kinds if kind is not object]
-        self._owners = [part for part, _ in self._parts if part._parameters]
+        self._owners = [part for part in module.modules() if part._parameters]
         self._shapes = self._look_at_shapes()
 
     def is_as_it_was(self) -> bool:
         """Whether nothing was set, replaced, added or taken away since."""
         try:
             return (
-                all(vars(part) == before for part, before in self._parts)
+                all(type(part) is kind and vars(part) == before for part, kind, before in self._parts)
                 and all(vars(kind) == before for kind, before in self._kinds)
                 and self._look_at_shapes() == self._shapes
             )
@@ -124,11 +136,12 @@ class Structure:
 
 
 def _with_helpers(part: nn.Module) -> tuple[Any, ...]:
-    processor = getattr(part, "processor", None)
-    return (part,) if processor is None else (part, processor)
+    """A part and its attention processor, which is no part unless it is a module."""
+    processor = vars(part).get("processor")
+    return (part,) if not hasattr(processor, "__dict__") else (part, processor)
 
 
-def _copied(part: nn.Module) -> dict[str, Any]:
+def _copied(part: Any) -> dict[str, Any]:
     """What is set on a part, one level deep; of its weights no more than the dictionary, or it would keep them."""
     return {
         name: copy(value) if isinstance(value, dict | list | set) and name not in _WEIGHTS else value
