@@ -21,6 +21,30 @@ _NOTE = "<!-- Written by docs/generate.py; `make docs` writes it again. -->\n\n"
 _TERMINAL = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "FORCE_COLOR": None, "GITHUB_ACTIONS": None}
 
 
+_SINGLE_FILES = """## Files as people have them
+
+| what | how |
+|---|---|
+| a `.safetensors` in `models/VAE` of A1111 or ComfyUI, in latent diffusion's layout or diffusers' | \
+`mine=./vae.safetensors:sdxl` |
+| a whole checkpoint (SD v1, SDXL, SD3, FLUX.1); its VAE alone is read | `mine=./checkpoint.safetensors` |
+| weights beside their `config.json`; a folder; a folder with the `fp16` variant alone | `mine=./vae` |
+| a repository's folder in the hub's cache | `mine=~/.cache/huggingface/hub/models--owner--name` |
+| `.ckpt`, `.pt`, `.pth`, `.bin` | `hybridge convert model.ckpt model.safetensors`, once |
+
+Shapes do not tell SD v1's VAE from SDXL's, nor SD3's from FLUX.1's, but their scaling differs. `NAME=FILE:MODEL`
+names the row of the table below with the right scaling. Without it the checkpoint around the VAE decides, then a
+NAME that is in the table (`sdxl=./vae.safetensors`); else the file is refused. The title in `/v1/models` says which
+it was. Files of SDXL run in float32, because their weights may overflow float16 and no shape tells.
+
+What exists on disk, begins with `.`, `/` or `~`, or ends like a file of weights, is never looked for on the hub.
+`hybridge convert` reads tensors with `torch.load(weights_only=True)` in a process of its own, keeps their dtypes,
+follows `state_dict`, and refuses files with other objects.
+
+## The catalogue
+"""
+
+
 def _verbs(commands: Typer) -> list[str]:
     return [command.name or command.callback.__name__ for command in commands.registered_commands]  # type: ignore[union-attr]
 
@@ -45,6 +69,7 @@ def models() -> str:
         "# The models\n\nAny other AutoencoderKL or AutoencoderTiny is added with `NAME=PATH_OR_REPO[:subfolder]`,"
         " from a folder or from the hub: `hybridge serve mine=./my-vae`.\n",
         "Weights come from the hub when they are first used, as safetensors only; nothing is ever unpickled.\n",
+        _SINGLE_FILES,
         "| name | what | source | latents | scaling, shift | on a GPU | because |",
         "|---|---|---|---|---|---|---|",
     ]

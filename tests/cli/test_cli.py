@@ -278,6 +278,37 @@ def test_the_end_does_not_look_for_garbage() -> None:
     assert int(done.stdout.split()[-1]) < 1000
 
 
+class Evil:
+    def __reduce__(self):
+        return Path.touch, (Path("/tmp/never"),)  # noqa: S108 - it is never made
+
+
+class TestConvert:
+    """Starts the process that reads the pickle."""
+
+    def test_a_checkpoint_becomes_weights_that_are_served(self, tmp_path) -> None:
+        halves = {"first.weight": torch.randn(3, 2).half(), "second.weight": torch.randn(2).bfloat16()}
+        torch.save({"state_dict": halves | {"tied": halves["first.weight"]}, "epoch": 3}, tmp_path / "x.ckpt")
+        done = hybridge("convert", tmp_path / "x.ckpt", tmp_path / "x.safetensors")
+        assert "3 tensors" in done.stdout
+        found = load_file(tmp_path / "x.safetensors")
+        assert torch.equal(found.pop("tied"), halves["first.weight"])
+        assert {name: part.dtype for name, part in found.items()} == {k: v.dtype for k, v in halves.items()}
+        assert all(torch.equal(part, halves[name]) for name, part in found.items())
+        assert (
+            "is there already"
+            in hybridge("convert", tmp_path / "x.ckpt", tmp_path / "x.safetensors", check=False).stderr
+        )
+
+    def test_what_is_not_tensors(self, tmp_path) -> None:
+        torch.save({"state_dict": {"evil": Evil()}}, tmp_path / "x.ckpt")
+        done = hybridge("convert", tmp_path / "x.ckpt", tmp_path / "x.safetensors", check=False)
+        assert "never loaded" in done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["x.ckpt"]
+        done = hybridge("convert", tmp_path / "x.ckpt", tmp_path / "x.ckpt2", check=False)
+        assert "expected FILE.safetensors" in done.stderr
+
+
 def test_version() -> None:
     assert hybridge("--version").stdout.strip() == f"hybridge {package.__version__}"
 

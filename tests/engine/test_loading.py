@@ -22,6 +22,9 @@ from hybridge.models import look_up
 
 CPU = torch.device("cpu")
 
+#: Of this tree, whatever is installed.
+SOURCE = str(Path(__file__).parents[2] / "src")
+
 
 class TestResolve:
     def test_a_name_of_the_catalogue(self) -> None:
@@ -177,7 +180,7 @@ def load_in_a_process_of_its_own(*arguments: str, **variables: str) -> tuple[dic
     """What became of each model, and what the terminal showed; the hub's client reads its settings only once."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
-        env={"PATH": "", "PYTHONWARNINGS": "ignore", **variables},
+        env={"PATH": "", "PYTHONPATH": SOURCE, "PYTHONWARNINGS": "ignore", **variables},
         capture_output=True,
         text=True,
         check=False,
@@ -194,20 +197,26 @@ def test_from_the_hub_then_from_its_cache(specs, tmp_path) -> None:
     (flux / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"gigabytes that nobody asked for")
     (flux / "vae" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"the same weights once more")
     (flux / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    variant = tmp_path / "variant"
+    shutil.copytree(specs["taesd"].source, variant)
+    plain = variant / "diffusion_pytorch_model.safetensors"
+    plain.rename(variant / "diffusion_pytorch_model.fp16.safetensors")
     repositories = {
         "black-forest-labs/FLUX.1-schnell": flux,
         "madebyollin/sdxl-vae-fp16-fix": Path(specs["sdxl"].source),
         "stabilityai/stable-diffusion-3.5-medium": flux,
         "stabilityai/sdxl-vae": tmp_path,
+        "madebyollin/taesd": variant,
     }
     gated = frozenset({"stabilityai/stable-diffusion-3.5-medium"})
     home = {"HF_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
     with serving_hub(repositories, gated) as (address, fetched):
         found, shown = load_in_a_process_of_its_own(
-            "flux", "sdxl", "sd3", "sd-v1", "sdxl-original", HF_ENDPOINT=address, **home
+            "flux", "sdxl", "sd3", "sd-v1", "sdxl-original", "taesd", HF_ENDPOINT=address, **home
         )
     assert found["flux"] == Engine.load(specs["flux"], EngineOptions(device="cpu", dtype="float32")).weights_bytes
     assert isinstance(found["sdxl"], int)
+    assert isinstance(found["taesd"], int)  # the repository has the fp16 variant alone
     assert "sd3 is gated" in str(found["sd3"])
     assert "accept its licence at huggingface.co/stabilityai/stable-diffusion-3.5-medium" in str(found["sd3"])
     assert "the hub has no stabilityai/sd-vae-ft-mse" in str(found["sd-v1"])
@@ -215,16 +224,20 @@ def test_from_the_hub_then_from_its_cache(specs, tmp_path) -> None:
     # Nothing but what is needed was fetched, with a progress bar.
     assert sorted(fetched) == [
         "config.json",
+        "config.json",
+        "diffusion_pytorch_model.fp16.safetensors",
         "diffusion_pytorch_model.safetensors",
         "vae/config.json",
         "vae/diffusion_pytorch_model.safetensors",
     ]
     assert "100%" in shown
 
-    offline, _ = load_in_a_process_of_its_own("flux", "sdxl", "taesd", HF_HUB_OFFLINE="1", **home)
-    assert (offline["flux"], offline["sdxl"]) == (found["flux"], found["sdxl"])
-    assert "HF_HUB_OFFLINE is set" in str(offline["taesd"])
-    assert "hybridge models --download taesd" in str(offline["taesd"])
+    offline, _ = load_in_a_process_of_its_own("flux", "sdxl", "taesd", "taef1", HF_HUB_OFFLINE="1", **home)
+    assert [offline[name] for name in ("flux", "sdxl", "taesd")] == [
+        found[name] for name in ("flux", "sdxl", "taesd")
+    ]
+    assert "HF_HUB_OFFLINE is set" in str(offline["taef1"])
+    assert "hybridge models --download taef1" in str(offline["taef1"])
 
 
 def test_a_folder_counts_as_cached(specs) -> None:

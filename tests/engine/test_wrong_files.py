@@ -162,8 +162,11 @@ def test_variants_beside_the_plain_file_are_not_counted(specs, folder: Path) -> 
     shutil.copy(folder / FILE, folder / "diffusion_pytorch_model.fp16.safetensors")
     assert Engine.expected_bytes(spec) == before
     (folder / FILE).unlink()
-    assert "only diffusion_pytorch_model.fp16.safetensors" in refused(folder)
-    (folder / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    assert Engine.expected_bytes(spec) == before  # the variant alone is taken
+    other = folder / "diffusion_pytorch_model.non_ema.safetensors"
+    (folder / "diffusion_pytorch_model.fp16.safetensors").rename(other)
+    assert f"only {other.name}" in refused(folder)
+    other.unlink()
     assert "saw no weights" in refused(folder)
 
 

@@ -6,6 +6,7 @@ import typer
 
 from .. import __version__
 from .bench import bench
+from .convert import convert
 from .decode import decode
 from .demo import demo
 from .encode import encode
@@ -37,7 +38,7 @@ def _root(
     pass
 
 
-for verb in (demo, serve, models, encode, decode, plan):
+for verb in (demo, serve, models, encode, decode, plan, convert):
     application.command()(verb)
 application.add_typer(bench, name="bench")
 application.add_typer(lab, name="lab")

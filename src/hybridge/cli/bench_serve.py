@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 def serve_bench(
     url: str = typer.Option(None, help="A hybridge server that runs already.", show_default="one is started"),
-    model: str = typer.Option("starter", help="A name from `hybridge models`, or NAME=PATH_OR_REPO[:subfolder]."),
+    model: str = typer.Option(
+        "starter", help="A name from `hybridge models`, NAME=PATH_OR_REPO[:subfolder], NAME=FILE[:MODEL]."
+    ),
     size: list[int] = typer.Option([256], help="Side of the picture in pixels; may be repeated."),
     mix: str = typer.Option(
         None, help="Instead of --size, one load of [MODEL@]SIZE:WEIGHT with commas between: 256:16,2048:1."

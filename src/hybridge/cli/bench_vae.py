@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def vae(
-    model: str = typer.Argument("sd-v1", help="A name from `hybridge models`, or NAME=PATH_OR_REPO[:subfolder]."),
+    model: str = typer.Argument(
+        "sd-v1", help="A name from `hybridge models`, NAME=PATH_OR_REPO[:subfolder], NAME=FILE[:MODEL]."
+    ),
     size: list[int] = typer.Option([512, 1024], help="Side of the picture in pixels; may be repeated."),
     task: str = typer.Option("decode", help="decode or encode."),
     dtype: list[str] = typer.Option(["float32"], help="float32, bfloat16 or float16; may be repeated."),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import typer
 
-from ..models import ModelSpec
 from ..units import format_bytes, parse_bytes
 
 #: Rounded up, so that it can be taken for a budget.
@@ -19,7 +17,9 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 
 def plan(
-    model: str = typer.Argument(help="A name from `hybridge models`, or NAME=PATH_OR_REPO[:subfolder]."),
+    model: str = typer.Argument(
+        help="A name from `hybridge models`, NAME=PATH_OR_REPO[:subfolder], NAME=FILE[:MODEL]."
+    ),
     size: str = typer.Option("1024", help="Of the picture in pixels: one side, or HEIGHTxWIDTH."),
     budget: str = typer.Option(
         None, help="What one call may take on top of the weights, such as 2GiB.", show_default="no bound"
@@ -38,6 +38,7 @@ def plan(
     import torch
 
     from ..engine import resolve
+    from ..engine.loading import config_before_loading
     from ..engine.lowering import lower, skeleton
     from ..engine.plan import plan as make_plan
     from ..engine.prepared import prepared_bytes
@@ -51,7 +52,9 @@ def plan(
     spec = resolve(model)
     height, width = sides(size)
     factor = spec.spatial_factor if task == "decode" else 1
-    program = lower(skeleton(spec.class_name, _config(spec)), "decode" if task == "decode" else "encode")
+    program = lower(
+        skeleton(spec.class_name, config_before_loading(spec)), "decode" if task == "decode" else "encode"
+    )
     arithmetic = arithmetic_for(device, getattr(torch, dtype))
     made = make_plan(
         program,
@@ -78,15 +81,6 @@ def sides(size: str) -> tuple[int, int]:
     if not match:
         raise RequestError("not a size", saw=repr(size), expected="such as 1024 or 768x1024")
     return int(match[1]), int(match[2] or match[1])
-
-
-def _config(spec: ModelSpec) -> Mapping[str, Any]:
-    if spec.architecture is not None:
-        return spec.architecture
-    import diffusers
-
-    config: dict[str, Any] = getattr(diffusers, spec.class_name).load_config(spec.source, subfolder=spec.subfolder)
-    return config
 
 
 def _show(title: str, program: Any, made: Any, kept_bytes: int, with_ops: bool) -> None:

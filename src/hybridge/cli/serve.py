@@ -19,8 +19,8 @@ _LOAD = "Waiting line, memory, long work"
 def serve(
     models: list[str] = typer.Argument(
         None,
-        help="Names from `hybridge models`, or NAME=PATH_OR_REPO[:subfolder] for a VAE of your own."
-        " The starter model, if none is given.",
+        help="Names from `hybridge models`, NAME=PATH_OR_REPO[:subfolder] or NAME=FILE[:MODEL] for a VAE of your"
+        " own. The starter model, if none is given.",
         show_default=False,
     ),
     host: str = typer.Option(

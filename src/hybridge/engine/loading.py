@@ -1,4 +1,4 @@
-"""Weights: from the hub or a folder, safetensors only.
+"""Weights: from the hub, a folder or a single file, safetensors only.
 
 The hub's own settings hold: ``HF_HOME``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, ``HF_HUB_DISABLE_PROGRESS_BARS``.
 """
@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import torch
 
 from ..errors import HybridgeError, ModelUnavailable, OutOfMemory, RequestError
 from ..models import CATALOGUE, ModelSpec, look_up, parent_of_tiny, spec_from_config
+from ..models.single_file import spec_from_file
 from ..models.spec import check_config
 from .groups import available_bytes
 from .lowering import skeleton
 from .memory import free_bytes, is_short_of_memory
-from .weights import STEM, check_fit, fill, find_weights, read_headers
+from .weights import FP16, PICKLED, STEM, check_fit, fill, find_weights, read_headers
 
 #: Names stand in URLs.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -33,7 +35,8 @@ _MOST_CONFIG_BYTES = 2**20
 def resolve(argument: str) -> ModelSpec:
     """A name of the catalogue, or ``NAME=PATH_OR_REPO[:subfolder]`` for any AutoencoderKL or AutoencoderTiny.
 
-    The second form reads the model's ``config.json``, from the hub if it has to.
+    The second form reads the model's ``config.json``, from the hub if it has to.  A single file of weights is
+    ``NAME=FILE[:MODEL]``; MODEL is the row of the catalogue that has the same scaling.
 
     Raises:
         UnknownModel: for a name that the catalogue does not have.
@@ -47,6 +50,8 @@ def resolve(argument: str) -> ModelSpec:
             "not a model", saw=repr(argument), expected="NAME=PATH_OR_REPO[:subfolder], NAME in lower case"
         )
     source, subfolder = _split_subfolder(rest)
+    if Path(source).is_file():
+        return _resolve_file(name, source, subfolder)
     config = _read_config(name, _locate(name, source, subfolder, ["config.json"]))
     parent = parent_of_tiny(source)
     if parent is None and name in CATALOGUE and CATALOGUE[name].parent:
@@ -54,24 +59,57 @@ def resolve(argument: str) -> ModelSpec:
     return spec_from_config(name, source, subfolder, config, parent=parent)
 
 
+def _resolve_file(name: str, source: str, asked: str | None) -> ModelSpec:
+    if asked is not None:
+        look_up(asked)
+    beside = Path(source).with_name("config.json")
+    found = read_headers(name, Path(source)).single
+    assert found is not None  # noqa: S101 - it is a file
+    if asked is None and found.layout == "diffusers" and not found.prefix and beside.is_file():
+        config = _read_config(name, beside.parent)
+        return replace(spec_from_config(name, source, None, config), architecture=config)
+    return spec_from_file(name, source, asked, found)
+
+
 def _split_subfolder(source: str) -> tuple[str, str | None]:
-    if Path(source).expanduser().exists():
-        return str(Path(source).expanduser()), None
+    whole = _expanded(source)
+    if whole.exists():
+        return str(whole), None
     head, separator, tail = source.rpartition(":")
     # A colon before a slash is part of a path (a drive letter), not of a subfolder.
     if not separator or tail.startswith(("/", "\\")):
         return source, None
-    return str(Path(head).expanduser()) if Path(head).expanduser().exists() else head, tail
+    return str(_expanded(head)) if _expanded(head).exists() else head, tail
+
+
+def _expanded(path: str) -> Path:
+    """With a home folder in place of ``~``, where there is one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def _is_path(source: str) -> bool:
+    """Whether this means a place on the disk, there or not, so that no hub is asked for it."""
+    ends = (".safetensors", *PICKLED)
+    is_written_so = source.startswith((".", "~")) or "\\" in source or source.lower().endswith(ends)
+    return is_written_so or Path(source).is_absolute() or Path(source).exists()
 
 
 def locate(spec: ModelSpec) -> Path:
-    """The folder that holds this model's config and weights, downloaded with a progress bar if need be.
+    """The folder or the single file that holds this model, downloaded with a progress bar if need be.
 
     Raises:
         ModelUnavailable: with what to do about it.
     """
     patterns = ["config.json", f"{STEM}.safetensors", f"{STEM}-*.safetensors", f"{STEM}*.index.json"]
+    if Path(spec.source).is_file():
+        return Path(spec.source)
     folder = _locate(spec.name, spec.source, spec.subfolder, patterns)
+    if not any(folder.glob(f"{STEM}*.safetensors*")) and not _is_path(spec.source):
+        # A repository may have the variant alone; it is not fetched beside the plain file.
+        folder = _locate(spec.name, spec.source, spec.subfolder, ["config.json", FP16])
     find_weights(spec.name, folder)
     return folder
 
@@ -92,7 +130,7 @@ def shape_before_loading(spec: ModelSpec) -> Any:
         ModelUnavailable: when they cannot be had.
     """
     folder = locate(spec)
-    return _skeleton(spec, _read_config(spec.name, folder), folder)
+    return _skeleton(spec, _config_of(spec, folder), folder)
 
 
 def config_before_loading(spec: ModelSpec) -> dict[str, Any]:
@@ -114,12 +152,13 @@ def config_before_loading(spec: ModelSpec) -> dict[str, Any]:
 
 def is_cached(spec: ModelSpec) -> bool:
     """Whether the weights lie on this machine, so that loading needs no network."""
-    if Path(spec.source).is_dir():
+    if Path(spec.source).exists():
         return True
     from huggingface_hub import try_to_load_from_cache
 
     prefix = f"{spec.subfolder}/" if spec.subfolder else ""
-    return isinstance(try_to_load_from_cache(spec.source, f"{prefix}{STEM}.safetensors"), str)
+    names = (f"{STEM}.safetensors", FP16)
+    return any(isinstance(try_to_load_from_cache(spec.source, prefix + name), str) for name in names)
 
 
 def load(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> Any:
@@ -129,7 +168,7 @@ def load(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> Any:
         ModelUnavailable: when the weights cannot be had, or are not what the catalogue says they are.
     """
     folder = locate(spec)
-    config = _read_config(spec.name, folder)
+    config = _config_of(spec, folder)
     found = spec_from_config(spec.name, spec.source, spec.subfolder, config)
     if (found.kind, found.latent_channels) != (spec.kind, spec.latent_channels):
         raise ModelUnavailable(
@@ -177,13 +216,22 @@ def _skeleton(spec: ModelSpec, config: Mapping[str, Any], where: object) -> Any:
         ) from None
 
 
+def _config_of(spec: ModelSpec, where: Path) -> Mapping[str, Any]:
+    """The ``config.json`` of a folder; what was read from a single file itself when it was resolved."""
+    if where.is_file():
+        return spec.architecture or {}
+    return _read_config(spec.name, where)
+
+
 def _locate(name: str, source: str, subfolder: str | None, patterns: list[str]) -> Path:
     local = Path(source)
-    if not local.is_dir() and (local.is_absolute() or source.startswith((".", "~"))):
+    if not local.is_dir() and _is_path(source):
         raise ModelUnavailable(
-            f"no folder for {name}", expected="a folder, or a repository of the hub", where=source
+            f"no folder for {name}",
+            expected="a folder, a safetensors file, or a repository of the hub",
+            where=source,
         )
-    root = local if local.is_dir() else _download(name, source, subfolder, patterns)
+    root = _snapshot(local) if local.is_dir() else _download(name, source, subfolder, patterns)
     folder = root / subfolder if subfolder else root
     if not (folder / "config.json").is_file():
         has_vae = (folder / "vae" / "config.json").is_file() or (folder / "model_index.json").is_file()
@@ -193,6 +241,21 @@ def _locate(name: str, source: str, subfolder: str | None, patterns: list[str]) 
             where=folder,
         )
     return folder
+
+
+def _snapshot(folder: Path) -> Path:
+    """Of a hub cache's ``models--owner--name`` its main branch, else its newest; other folders as they are."""
+    snapshots = folder / "snapshots"
+    if not snapshots.is_dir() or (folder / "config.json").exists():
+        return folder
+    main = folder / "refs" / "main"
+    if main.is_file() and (commit := snapshots / main.read_text(encoding="utf-8")[:200].strip()).is_dir():
+        return commit
+    return max(
+        (path for path in snapshots.iterdir() if path.is_dir()),
+        key=lambda path: path.stat().st_mtime,
+        default=folder,
+    )
 
 
 def _download(name: str, repository: str, subfolder: str | None, patterns: list[str]) -> Path:

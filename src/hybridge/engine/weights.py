@@ -14,9 +14,16 @@ from typing import Any
 import torch
 
 from ..errors import ModelUnavailable
+from ..models import SingleFile, single_file
 from ..models.config_check import shown
 
 STEM = "diffusion_pytorch_model"
+
+#: The variant that is taken where the plain file is missing.
+FP16 = f"{STEM}.fp16.safetensors"
+
+#: How the names of pickled weights end.
+PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +45,12 @@ class Stored:
     Attributes:
         files: Their paths.
         shapes: Of each tensor, by its name.
+        single: What is known of a single file, whose names and shapes are given as diffusers has them.
     """
 
     files: tuple[Path, ...]
     shapes: Mapping[str, tuple[int, ...]]
+    single: SingleFile | None = None
 
     @property
     def numbers(self) -> int:
@@ -50,7 +59,7 @@ class Stored:
 
 
 def find_weights(name: str, folder: Path) -> tuple[Path, ...]:
-    """The files that diffusers would load: those of an index, else the one of the plain name; variants are not.
+    """The files to load: those of an index, else the one of the plain name, else the fp16 variant.
 
     Raises:
         ModelUnavailable: when there are none, or one of them is missing.
@@ -61,29 +70,81 @@ def find_weights(name: str, folder: Path) -> tuple[Path, ...]:
     plain = folder / f"{STEM}.safetensors"
     if plain.is_file():
         return (plain,)
-    pickled = [path.name for pattern in ("*.bin", "*.pt", "*.ckpt") for path in folder.glob(pattern)]
+    if (variant := folder / FP16).is_file():
+        return (variant,)
+    pickled = sorted(path.name for path in folder.glob("*") if path.suffix.lower() in PICKLED)
     variants = sorted(path.name for path in folder.glob("*.safetensors"))
     saw, hint = "no weights", None
     if variants:
         saw, hint = f"only {', '.join(variants[:4])}", f"name one of them {plain.name}"
     elif pickled:
-        saw, hint = "pickled weights only", "convert them once with save_pretrained(); hybridge never unpickles"
+        saw, hint = "pickled weights only", how_to_convert(folder / pickled[0], folder / plain.name)
     raise ModelUnavailable(
         f"no safetensors weights for {name}", saw=saw, expected=plain.name, hint=hint, where=folder
     )
 
 
+def how_to_convert(path: Path, target: Path) -> str:
+    """What to try with pickled weights."""
+    return f"`hybridge convert {path} {target}`; hybridge never unpickles weights that it serves"
+
+
 def read_headers(name: str, folder: Path) -> Stored:
-    """What the weights of a folder hold, by the headers of their files; no tensor is read.
+    """What the weights of a folder or of a single file hold, by the headers of their files; no tensor is read.
 
     Raises:
         ModelUnavailable: when they are missing, cut short, or no weights at all.
     """
+    if folder.is_file():
+        return _read_single(name, folder)
     files = find_weights(name, folder)
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         shapes |= _checked_shapes_of(name, path)
     return Stored(files, shapes)
+
+
+def _read_single(name: str, path: Path) -> Stored:
+    if path.suffix.lower() in PICKLED:
+        raise ModelUnavailable(
+            f"the weights of {name} are pickled",
+            expected="a safetensors file",
+            hint=how_to_convert(path, path.with_suffix(".safetensors")),
+            where=path,
+        )
+    others: set[str] = set()
+    held = _checked_shapes_of(name, path, others)
+    single = single_file.describe(name, path, held)
+    odd = [key for key in sorted(others) if single.own_name(key) is not None]
+    if odd:
+        raise ModelUnavailable(f"the weights of {name} are no floats", saw=", ".join(odd[:3]), where=path)
+    own = {own: shape for key, shape in held.items() if (own := single.own_name(key)) is not None}
+    if single.layout == "latent diffusion":
+        # On the meta device, so that diffusers' own conversion can be asked about shapes.
+        blank = {key: torch.empty(shape, dtype=torch.float32, device="meta") for key, shape in own.items()}
+        own = {key: tuple(tensor.shape) for key, tensor in _as_diffusers(single, blank).items()}
+    return Stored((path,), own, single)
+
+
+def _as_diffusers(single: SingleFile, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    if single.layout == "diffusers":
+        return tensors
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    converted: dict[str, torch.Tensor] = convert_ldm_vae_checkpoint(tensors, dict(single.config))
+    return converted
+
+
+def _load(stored: Stored) -> dict[str, torch.Tensor]:
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    if stored.single is None:
+        return {name: numbers for path in stored.files for name, numbers in load_file(path).items()}
+    with safe_open(stored.files[0], framework="pt") as file:  # of a whole checkpoint the VAE alone is read
+        names = {key: stored.single.own_name(key) for key in file.keys()}  # noqa: SIM118 - it is no dictionary
+        own = {name: file.get_tensor(key) for key, name in names.items() if name is not None}
+    return _as_diffusers(stored.single, own)
 
 
 def check_fit(name: str, folder: Path, stored: Stored, module: Any) -> None:
@@ -131,9 +192,7 @@ def fill(module: Any, stored: Stored, dtype: torch.dtype) -> Any:
     Raises:
         ValueError: when weights are missing.
     """
-    from safetensors.torch import load_file
-
-    weights = {name: numbers for path in stored.files for name, numbers in load_file(path).items()}
+    weights = _load(stored)
     module._fix_state_dict_keys_on_load(weights)  # diffusers' own, for names of before its version 0.18
     weights = {name: part.to(dtype) for name, part in weights.items()}
     unlike = module.load_state_dict(weights, strict=False, assign=True)
@@ -144,9 +203,9 @@ def fill(module: Any, stored: Stored, dtype: torch.dtype) -> Any:
     return module
 
 
-def _checked_shapes_of(name: str, path: Path) -> dict[str, tuple[int, ...]]:
+def _checked_shapes_of(name: str, path: Path, others: set[str] | None = None) -> dict[str, tuple[int, ...]]:
     try:
-        return _shapes_of(path)
+        return _shapes_of(path, others)
     except _Damaged as damage:
         raise ModelUnavailable(
             f"the weights of {name} are damaged",
@@ -163,7 +222,8 @@ class _Damaged(Exception):
     """Says what is wrong with a file."""
 
 
-def _shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
+def _shapes_of(path: Path, others: set[str] | None) -> dict[str, tuple[int, ...]]:
+    """Of each tensor its shape.  Names of those that are no floats go to ``others``; without it they are damage."""
     nbytes = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -187,12 +247,15 @@ def _shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
         try:
             dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
             is_right = len(shape) <= _MOST_AXES and all(isinstance(side, int) and side >= 0 for side in shape)
-            is_right = is_right and end - begin == _FLOATS[dtype] * math.prod(shape)
+            is_float = others is None or dtype in _FLOATS
+            is_right = is_right and (not is_float or end - begin == _FLOATS[dtype] * math.prod(shape))
         except (KeyError, TypeError, ValueError):
             is_right = False
         if not is_right or begin < 0:
             raise _Damaged(f"{key[:80]} described as {shown(entry)}")
         shapes[key] = shape
+        if not is_float and others is not None:
+            others.add(key)
         ends.append(end)
     held = nbytes - 8 - length
     if max(ends) != held:

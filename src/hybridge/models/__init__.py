@@ -3,11 +3,12 @@
 Knows no tensor, no device and no network; loading is the engine's.
 """
 
-from . import latent_space
+from . import latent_space, single_file
 from .catalogue import CATALOGUE, look_up, parent_of_tiny
 from .families import model_of_pipeline
 from .latent_rgb import LATENT_RGB, LatentRgb
 from .layout import Layout, image_layout, latents_layout
+from .single_file import SingleFile
 from .spec import CLASS_NAMES, ModelSpec, Normalisation, spec_from_config
 
 __all__ = [
@@ -18,11 +19,13 @@ __all__ = [
     "Layout",
     "ModelSpec",
     "Normalisation",
+    "SingleFile",
     "image_layout",
     "latent_space",
     "latents_layout",
     "look_up",
     "model_of_pipeline",
     "parent_of_tiny",
+    "single_file",
     "spec_from_config",
 ]

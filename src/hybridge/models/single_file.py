@@ -1,0 +1,187 @@
+"""What a single file of weights holds, told by the names and shapes of its tensors: no config.json comes with it.
+
+Two layouts are known: that of latent diffusion, which A1111 and ComfyUI keep in ``models/VAE`` and in whole
+checkpoints, and diffusers' own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from ..errors import ModelUnavailable
+from .catalogue import CATALOGUE
+from .spec import ModelSpec, spec_from_config
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+#: What stands before the VAE's names in whole checkpoints.
+_PREFIXES = ("first_stage_model.", "vae.", "")
+
+_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+
+#: GroupNorm's groups leave no trace in the weights.  Every VAE of latent diffusion has 32.
+_NORM_GROUPS = 32
+
+#: Names that only whole checkpoints of a family have, besides its VAE.
+_FAMILIES = {
+    "conditioner.embedders.": "sdxl",
+    "cond_stage_model.": "sd-v1",
+    "model.diffusion_model.joint_blocks.": "sd3",
+    "model.diffusion_model.double_blocks.": "flux",
+}
+
+_BLOCKS = {
+    "latent diffusion": re.compile(r"encoder\.down\.(\d+)\.block\.(\d+)\.conv1\.weight"),
+    "diffusers": re.compile(r"encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.conv1\.weight"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SingleFile:
+    """A VAE in a file.
+
+    Attributes:
+        prefix: What stands before the names of its tensors.
+        layout: Whose names they are.
+        config: What its ``config.json`` would say of the module, without scaling.
+        family: The row of the catalogue that the rest of the checkpoint tells, or None.
+    """
+
+    prefix: str
+    layout: Literal["latent diffusion", "diffusers"]
+    config: Mapping[str, Any]
+    family: str | None
+
+    def own_name(self, key: str) -> str | None:
+        """The name of a tensor without the prefix, or None for what is not the VAE's."""
+        name = key.removeprefix(self.prefix)
+        return name if key.startswith(self.prefix) and name.startswith(_PARTS) else None
+
+
+def describe(name: str, where: object, shapes: Shapes) -> SingleFile:
+    """What a file holds.
+
+    Args:
+        name: What to call the model.
+        where: The file.
+        shapes: Of all its tensors, by their names.
+
+    Raises:
+        ModelUnavailable: when no VAE is in it.
+    """
+    for prefix in _PREFIXES:
+        own = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+        if "decoder.conv_in.weight" in own and "encoder.conv_in.weight" in own:
+            break
+        if "decoder.layers.0.weight" in own and "encoder.layers.0.weight" in own:
+            family = _family(shapes) if prefix else None
+            return SingleFile(prefix, "diffusers", _tiny(own), family)
+    else:
+        raise ModelUnavailable(
+            f"no VAE for {name}",
+            saw=f"{len(shapes)} tensors, among them {', '.join(sorted(shapes)[:3])}"[:300],
+            expected="an encoder and a decoder, named as in latent diffusion or diffusers",
+            where=where,
+        )
+    config, layout = _full(own)
+    return SingleFile(prefix, layout, config, _family(shapes) if prefix else None)
+
+
+def spec_from_file(name: str, source: str, asked: str | None, found: SingleFile) -> ModelSpec:
+    """The facts of a VAE in a single file.
+
+    Its scaling is the one of a row of the catalogue: the row that is asked for, else the one that the checkpoint
+    around it tells, else the one that has its name.  ``title`` says which, and why.
+
+    Raises:
+        ModelUnavailable: when the row is of another kind, when several would fit and none is named, and for
+            channels that 32 groups of GroupNorm do not divide.
+    """
+    if "block_out_channels" in found.config and not found.config["norm_num_groups"]:
+        raise ModelUnavailable(
+            f"{name} is not a VAE whose shapes say all of it",
+            saw=f"blocks of {', '.join(map(str, found.config['block_out_channels'])) or 'no'} channels",
+            expected=f"multiples of {_NORM_GROUPS}, as in latent diffusion's VAEs",
+            hint="a folder with its config.json",
+            where=source,
+        )
+    fitting = [row for row in CATALOGUE.values() if _fits(row, found)]
+    reasons = {asked: "as asked for", found.family: "told by its checkpoint", name: "told by its name"}
+    row_name = asked or found.family or (name if name in {row.name for row in fitting} else None)
+    row = next((row for row in fitting if row.name == row_name), None)
+    if row is None:
+        channels = found.config["latent_channels"]
+        raise ModelUnavailable(
+            f"the scaling of {name} is not known" if row_name is None else f"this VAE is not {row_name}'s",
+            saw=f"a single file with {channels} latent channels, which are the same for several models",
+            expected="one of " + (", ".join(row.name for row in fitting) or "no model that is known"),
+            hint=f"{name}={source}:{fitting[0].name}, or :{fitting[-1].name}" if fitting else None,
+            where=source,
+        )
+    title = f"Single file with the scaling of {row.name}, {reasons[row_name]}"
+    normalisation = row.normalisation
+    config = {
+        **found.config,
+        "scaling_factor": normalisation.scaling_factor,
+        "shift_factor": normalisation.shift_factor or None,
+        # SDXL's original weights overflow float16, and no shape tells them from those that do not.
+        "force_upcast": normalisation == CATALOGUE["sdxl"].normalisation,
+    }
+    if row.kind == "tiny":
+        config = dict(found.config)
+    parent = CATALOGUE[row.parent] if row.parent else None
+    spec = spec_from_config(name, source, None, config, parent=parent)
+    reason = "weights of SDXL may overflow float16" if config.get("force_upcast") else spec.half_reason
+    return replace(spec, title=title, architecture=config, half_reason=reason)
+
+
+def _fits(row: ModelSpec, found: SingleFile) -> bool:
+    is_same_kind = row.class_name == found.config["_class_name"]
+    return is_same_kind and row.name != "starter" and row.latent_channels == found.config["latent_channels"]
+
+
+def _family(shapes: Shapes) -> str | None:
+    families = {family for start, family in _FAMILIES.items() if any(key.startswith(start) for key in shapes)}
+    return families.pop() if len(families) == 1 else None
+
+
+def _side(own: Shapes, name: str, axis: int) -> int:
+    """A side of a convolution's weights, or 0 where they are none."""
+    shape = own.get(name, ())
+    return shape[axis] if len(shape) == 4 else 0
+
+
+def _tiny(own: Shapes) -> dict[str, Any]:
+    return {"_class_name": "AutoencoderTiny", "latent_channels": _side(own, "decoder.layers.0.weight", 1)}
+
+
+def _full(own: Shapes) -> tuple[dict[str, Any], Literal["latent diffusion", "diffusers"]]:
+    layout: Literal["latent diffusion", "diffusers"] = (
+        "diffusers" if any(_BLOCKS["diffusers"].fullmatch(key) for key in own) else "latent diffusion"
+    )
+    channels: dict[int, int] = {}
+    layers = 0
+    for key, shape in own.items():
+        if match := _BLOCKS[layout].fullmatch(key):
+            channels[int(match[1])] = shape[0] if shape else 0
+            layers = max(layers, int(match[2]) + 1)
+    blocks = [channels.get(block, 0) for block in range(len(channels))]
+    attention = "mid.attn_1." if layout == "latent diffusion" else "mid_block.attentions."
+    config = {
+        "_class_name": "AutoencoderKL",
+        "in_channels": _side(own, "encoder.conv_in.weight", 1),
+        "out_channels": _side(own, "decoder.conv_out.weight", 0),
+        "down_block_types": ("DownEncoderBlock2D",) * len(blocks),
+        "up_block_types": ("UpDecoderBlock2D",) * len(blocks),
+        "block_out_channels": tuple(blocks),
+        "layers_per_block": layers,
+        "latent_channels": _side(own, "decoder.conv_in.weight", 1),
+        "norm_num_groups": _NORM_GROUPS if all(side and side % _NORM_GROUPS == 0 for side in blocks) else None,
+        "use_quant_conv": "quant_conv.weight" in own,
+        "use_post_quant_conv": "post_quant_conv.weight" in own,
+        "mid_block_add_attention": any(attention in key for key in own),
+    }
+    return config, layout

@@ -1,0 +1,205 @@
+"""VAEs as people have them: single files, whole checkpoints, variants, a hub cache's folders, pickles."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import small_tiny
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+
+from hybridge.engine import Engine, EngineOptions, loading, resolve
+from hybridge.errors import ModelUnavailable, RequestError, UnknownModel
+
+CPU = EngineOptions(device="cpu", dtype="float32")
+Tensors = dict[str, torch.Tensor]
+
+
+def full(latent_channels: int = 4, *, quant_conv: bool = True) -> AutoencoderKL:
+    """As in latent diffusion, 32 groups and all, with 32 and 64 channels."""
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        block_out_channels=(32, 32, 64, 64),
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        use_quant_conv=quant_conv,
+        use_post_quant_conv=quant_conv,
+    ).eval()
+
+
+#: From diffusers' names to those of latent diffusion.
+RENAMED = (
+    (r"encoder\.down_blocks\.(\d)\.resnets\.(\d)", r"encoder.down.\1.block.\2"),
+    (r"encoder\.down_blocks\.(\d)\.downsamplers\.0", r"encoder.down.\1.downsample"),
+    (r"mid_block\.resnets\.0", "mid.block_1"),
+    (r"mid_block\.resnets\.1", "mid.block_2"),
+    (r"mid_block\.attentions\.0\.group_norm", "mid.attn_1.norm"),
+    (r"mid_block\.attentions\.0\.to_out\.0", "mid.attn_1.proj_out"),
+    (r"mid_block\.attentions\.0\.to_([qkv])", r"mid.attn_1.\1"),
+    (r"conv_norm_out", "norm_out"),
+    (r"conv_shortcut", "nin_shortcut"),
+)
+
+
+def in_latent_diffusions_layout(tensors: Tensors, prefix: str = "") -> Tensors:
+    found = {}
+    for name, tensor in tensors.items():
+        for pattern, new in RENAMED:
+            name = re.sub(pattern, new, name)
+        up = re.compile(r"decoder\.up_blocks\.(\d)\.(resnets|upsamplers)\.(\d)")
+        if match := up.match(name):  # counted from the other end
+            kind = f"block.{match[3]}" if match[2] == "resnets" else "upsample"
+            name = f"decoder.up.{3 - int(match[1])}.{kind}{name[match.end() :]}"
+        if re.search(r"attn_1\.(q|k|v|proj_out)\.weight", name):
+            tensor = tensor[:, :, None, None]
+        found[prefix + name] = tensor.contiguous()
+    return found
+
+
+def same_pictures(spec_argument: str, module: torch.nn.Module) -> None:
+    engine = Engine.load(resolve(spec_argument), CPU)
+    latents = torch.randn(1, engine.spec.latent_channels, 4, 4, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(engine.decode(latents), module.decode(latents).sample, atol=1e-4)
+
+
+@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae."])
+def test_a_file_of_latent_diffusion(prefix: str, tmp_path: Path) -> None:
+    vae, path = full(), tmp_path / "x.safetensors"
+    save_file(in_latent_diffusions_layout(vae.state_dict(), prefix) | {"loss.logvar": torch.zeros(1)}, path)
+    same_pictures(f"mine={path}:sd-v1", vae)
+    module = loading.load(resolve(f"mine={path}:sd-v1"), torch.float32, torch.device("cpu"))
+    expected = vae.state_dict()
+    assert all(torch.equal(part, expected[name]) for name, part in module.state_dict().items())
+
+
+def test_a_file_of_diffusers(tmp_path: Path) -> None:
+    vae, path = full(16, quant_conv=False), tmp_path / "x.safetensors"
+    save_file(vae.state_dict(), path)
+    same_pictures(f"mine={path}:flux", vae)
+    assert resolve(f"mine={path}:flux").normalisation.shift_factor == 0.1159
+
+
+def test_weights_beside_their_config(specs, tmp_path: Path) -> None:
+    spec = resolve(f"mine={specs['sdxl'].source}/diffusion_pytorch_model.safetensors")
+    assert spec.normalisation.scaling_factor == 0.13025
+    same_pictures(f"mine={spec.source}", AutoencoderKL.from_pretrained(specs["sdxl"].source))
+
+
+@pytest.mark.parametrize(
+    ("others", "channels", "prefix", "factor", "half"),
+    [
+        ("cond_stage_model.x", 4, "first_stage_model.", 0.18215, "bfloat16"),
+        ("conditioner.embedders.0.x", 4, "first_stage_model.", 0.13025, None),
+        ("model.diffusion_model.joint_blocks.0.x", 16, "first_stage_model.", 1.5305, "bfloat16"),
+        ("model.diffusion_model.double_blocks.0.x", 16, "vae.", 0.3611, "bfloat16"),
+    ],
+)
+def test_a_whole_checkpoint(others, channels, prefix, factor, half, tmp_path: Path) -> None:
+    """Its other tensors may be of any dtype and are not read: nothing but their header is right."""
+    vae, path = full(channels, quant_conv=channels == 4), tmp_path / "x.safetensors"
+    tensors = in_latent_diffusions_layout(vae.state_dict(), prefix)
+    save_file(tensors | {others: torch.zeros(3, dtype=torch.int64)}, path)
+    spec = resolve(f"mine={path}")
+    assert (spec.normalisation.scaling_factor, spec.half) == (factor, half)
+    assert "told by its checkpoint" in spec.title
+    same_pictures(f"mine={path}", vae)
+
+
+def test_a_tiny_autoencoder(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file(small_tiny(4).state_dict(), path)
+    with pytest.raises(ModelUnavailable, match=r":taesd, or :taesdxl"):
+        resolve(f"mine={path}")
+    spec = resolve(f"mine={path}:taesdxl")
+    assert (spec.kind, spec.parent, spec.normalisation.scaling_factor) == ("tiny", "sdxl", 0.13025)
+
+
+def test_a_scaling_that_shapes_do_not_tell(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file(in_latent_diffusions_layout(full().state_dict()), path)
+    with pytest.raises(ModelUnavailable, match=r"one of sd-v1, sdxl, sdxl-original.*mine=.*:sd-v1"):
+        resolve(f"mine={path}")
+    with pytest.raises(ModelUnavailable, match="is not flux's"):
+        resolve(f"mine={path}:flux")
+    with pytest.raises(UnknownModel):
+        resolve(f"mine={path}:vae")
+    assert "told by its name" in resolve(f"sdxl={path}").title
+
+
+def test_channels_whose_norms_shapes_do_not_tell(specs, tmp_path: Path) -> None:
+    shutil.copy(Path(specs["sdxl"].source) / "diffusion_pytorch_model.safetensors", tmp_path / "x.safetensors")
+    with pytest.raises(ModelUnavailable, match=r"saw blocks of 8, 8, 16, 16 channels"):
+        resolve(f"mine={tmp_path}/x.safetensors:sdxl")
+
+
+def test_weights_of_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"lora_up.weight": torch.zeros(2)}, path)
+    with pytest.raises(ModelUnavailable, match="no VAE for mine: saw 1 tensors, among them lora_up"):
+        resolve(f"mine={path}")
+    tensors = in_latent_diffusions_layout(full().state_dict())
+    del tensors["decoder.norm_out.bias"]
+    save_file(tensors, path)
+    with pytest.raises(ModelUnavailable, match=r"no decoder\.conv_norm_out\.bias"):
+        Engine.load(resolve(f"mine={path}:sdxl"), CPU)
+    save_file(tensors | {"decoder.norm_out.bias": torch.zeros(32, dtype=torch.int8)}, path)
+    with pytest.raises(ModelUnavailable, match=r"are no floats: saw decoder\.norm_out\.bias"):
+        resolve(f"mine={path}:sdxl")
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ModelUnavailable, match="git lfs pull"):
+        resolve(f"mine={path}:sdxl")
+
+
+@pytest.mark.parametrize("ending", ["ckpt", "pt", "pth", "bin"])
+def test_pickled_files_say_how_to_convert_them(ending: str, tmp_path: Path) -> None:
+    (tmp_path / f"x.{ending}").write_bytes(b"\x80\x02")
+    with pytest.raises(ModelUnavailable, match=rf"hybridge convert .*x\.{ending} .*x\.safetensors"):
+        resolve(f"mine={tmp_path}/x.{ending}")
+
+
+def test_a_folder_with_the_fp16_variant_alone(specs, tmp_path: Path) -> None:
+    shutil.copy(Path(specs["sdxl"].source) / "config.json", tmp_path)
+    weights = load_file(Path(specs["sdxl"].source) / "diffusion_pytorch_model.safetensors")
+    halves = {name: part.half() for name, part in weights.items()}
+    save_file(halves, tmp_path / "diffusion_pytorch_model.fp16.safetensors")
+    module = loading.load(resolve(f"mine={tmp_path}"), torch.float16, torch.device("cpu"))
+    assert all(torch.equal(part, halves[name]) for name, part in module.state_dict().items())
+
+
+def test_the_folder_of_a_repository_in_the_hubs_cache(specs, tmp_path: Path) -> None:
+    root = tmp_path / "models--someone--vae"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text("abc")
+    (root / "snapshots" / "later").mkdir(parents=True)
+    shutil.copytree(specs["sdxl"].source, root / "snapshots" / "abc")
+    same_pictures(f"mine={root}", AutoencoderKL.from_pretrained(specs["sdxl"].source))
+
+
+def test_home_folders(specs, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(specs["sdxl"].source, tmp_path / "vae")
+    assert resolve("mine=~/vae").source == str(tmp_path / "vae")
+    with pytest.raises(ModelUnavailable, match="no folder for mine"):
+        resolve("mine=~/nothing")
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["./x", "../x/y", "/x", "x.safetensors", "a/b.ckpt", "~nobody/x", "a\\b", "x.safetensors:sdxl", "here"],
+)
+def test_the_hub_is_not_asked_for_paths(source: str, tmp_path: Path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(loading, "_download", refuse)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises((ModelUnavailable, RequestError)):
+        resolve(f"mine={source}")
