@@ -65,6 +65,8 @@ def test_the_document_tells_the_truth(server, statuses, tmp_path) -> None:
     jobs = json.dumps(accept_jobs(address, key))
     (tmp_path / "schemathesis.toml").write_text(
         f'[dictionaries.jobs]\nvalues = {jobs}\n[parameters."path.job"]\ndictionary = "jobs"\nprobability = 0.5\n'
+        # A Request-Timeout of 5e-324 s is over before anything can be done.
+        '[checks.not_a_server_error]\nexpected-statuses = ["1xx", "2xx", "3xx", "4xx", "504"]\n'
     )
     statuses.clear()
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{address}/openapi.json"]
