@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from hybridge.cli.application import application
 from hybridge.lab.advice.presets import PRESETS
-from hybridge.lab.advice.table import markdown
+from hybridge.lab.advice.table import large_markdown, markdown
 from hybridge.lab.techniques.catalogue import TECHNIQUES
 from hybridge.lab.techniques.clashes import CLASHES, ONE_OF
 from hybridge.models import CATALOGUE
@@ -143,11 +143,22 @@ def advice() -> str:
     return markdown().rstrip()
 
 
+def large_advice() -> str:
+    """What it says for a pipeline that is larger than usual cards."""
+    return large_markdown().rstrip()
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-_TABLES = {"catalogue": techniques, "presets": presets, "clashes": clashes, "advice": advice}
+_TABLES = {
+    "catalogue": techniques,
+    "presets": presets,
+    "clashes": clashes,
+    "advice": advice,
+    "advice-large": large_advice,
+}
 
 DOCUMENTS = {"cli.md": cli, "models.md": models, "workbench.md": workbench}
 

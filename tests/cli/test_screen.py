@@ -48,7 +48,7 @@ VERBS = [
     ("plan", "starter", "--size", "512", "--ops"),
     ("lab", "estimate", "--pipeline", "sd15"),
     ("lab", "estimate", "--guide"),
-    ("lab", "advise", "--pipeline", "sd15", "--vram", "8"),
+    ("lab", "advise", "--pipeline", "sd15", "--vram", "8", "--ram", "16"),
     ("--help",),
     ("--version",),
     *(

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 def advise(
     pipeline: str = typer.Option("sdxl", help="sd15, sdxl, sd3, flux-dev or flux-schnell."),
     vram: str = typer.Option(help="Memory of the card that torch may have, such as 6GB; 6 alone means the same."),
+    ram: str = typer.Option(
+        None,
+        help="Memory of the host that weights may have, such as 16GB.",
+        show_default="what this machine has available",
+    ),
     server: str = typer.Option(None, help="A hybridge server that could decode; the way there is measured."),
     key: str = KEY,
     quality: str = typer.Option("good", help="best, good or fast."),
@@ -28,10 +33,11 @@ def advise(
     record: Path = typer.Option(None, help="study.json of this pipeline on this card; corrects what is estimated."),
     path: str = typer.Option(None, help="Of the pipeline, for the code.", show_default="the one on the hub"),
     vae_path: str = typer.Option(None, help="Of another VAE, for the code.", show_default="the one on the hub"),
-    device: str = typer.Option("cuda", help="For the code."),
+    device: str = typer.Option("cuda", help="For the code; on CUDA alone bitsandbytes is offered."),
     code: bool = typer.Option(False, "--code", help="Print the lines of Python, and nothing else."),
 ) -> None:
-    """Say what to switch on for a card: local, exact, tiled, tiny or remote decode; why, and how."""
+    """Say what to switch on for a card: bits of weights, offloads, and the way to decode; why, and how."""
+    from ..engine.groups import available_bytes
     from ..lab.advice.adviser import advise as make_advice
     from ..lab.advice.link import measure
     from ..lab.estimate.correction import read_correction
@@ -44,6 +50,7 @@ def advise(
     made = make_advice(
         Setup(pipeline, height=height, width=width, batch=batch, steps=steps),
         parse_bytes(vram, small_unit="GB"),
+        ram_bytes=parse_bytes(ram, small_unit="GB") if ram else available_bytes(),
         quality=quality,  # type: ignore[arg-type] # checked there
         correction=read_correction(record, pipeline) if record else None,
         link=measure(server, shape, api_key=key) if server else None,
@@ -70,13 +77,14 @@ def _show(made: Advice) -> None:
         (
             title(option),
             f"{option.needs_bytes / 1e9:.2f}",
+            f"{option.estimate.host_bytes / 1e9:.2f}",
             f"{option.seconds:.1f}",
             picture(option),
-            "yes" if option.needs_bytes <= made.vram_bytes else "no",
+            "yes" if made.fits(option) else "no",
         )
         for option in made.weighed
     ]
-    numbers = ("needs GB", "s a picture")
+    numbers = ("needs GB", "host GB", "s a picture")
     columns = ("", *numbers, "picture", "fits")
     show_table(console, columns, rows, title="the best of each way to decode", numbers=numbers)
     console.print("assumed: " + "; ".join(made.assumed))

@@ -85,6 +85,7 @@ def _show(made: Estimate) -> None:
     console.print(f"files {_size(sum(nbytes for _, nbytes in made.files))}: {files}")
     if made.moved_bytes:
         console.print(f"moved {_size(made.moved_bytes)} of weights to the device for every call")
+    console.print(f"host {_size(made.host_bytes)} for weights that pass through its memory or wait there")
     if made.plan is not None:
         console.print(f"decoder {made.plan.mode}, because {made.plan.reason}")
     _show_measured(made, console)

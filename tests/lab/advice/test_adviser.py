@@ -219,7 +219,7 @@ def invoke(*arguments: str) -> str:
 def test_advise_says_and_the_code_runs(
     tiny_server: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = ("advise", "--vram", "1GB", "--server", tiny_server, "--steps", "1")
+    asked = ("advise", "--vram", "1GB", "--ram", "64GB", "--server", tiny_server, "--steps", "1")
     place = ("--path", str(tiny_folder / "base"), "--vae-path", str(tiny_folder / "taesd"), "--device", "cpu")
     said = invoke(*asked, *place)
     assert "assumed:" in said

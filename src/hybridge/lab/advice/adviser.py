@@ -9,11 +9,12 @@ from typing import Literal, get_args
 
 from ...errors import RequestError, TooLarge
 from ...units import format_bytes
+from ..environment import version
 from ..estimate.correction import Correction
 from ..estimate.nouns import Setup
 from ..estimate.shapes import PipelineShape, shape_named
 from .link import Link
-from .options import CLOSENESS, GUIDE_FLOPS_PER_S, MARGIN, PCIE_BYTES_PER_S, Option, options
+from .options import BITSANDBYTES, CLOSENESS, GUIDE_FLOPS_PER_S, MARGIN, PCIE_BYTES_PER_S, Option, options
 from .paste import Script, lines
 
 #: ``best``: the nearest to the pipeline's own picture that fits, whatever it takes.  ``good``: the fastest, but
@@ -46,6 +47,7 @@ class Advice:
         runner_up: What else decodes in another way, or None.
         weighed: The best option of every decoder, those that do not fit among them.
         vram_bytes: What there is.
+        ram_bytes: What there is of the host's memory, or None where nothing bounds it.
         reason: Why, in sentences with numbers.
         assumed: What was not measured.
         code: The lines to paste.
@@ -55,15 +57,21 @@ class Advice:
     runner_up: Option | None
     weighed: tuple[Option, ...]
     vram_bytes: int
+    ram_bytes: int | None
     reason: str
     assumed: tuple[str, ...]
     code: str
+
+    def fits(self, option: Option) -> bool:
+        """Whether an option fits the card and the host."""
+        return option.needs_bytes <= self.vram_bytes and _fits_host(option, self.ram_bytes)
 
 
 def advise(
     setup: Setup,
     vram_bytes: int,
     *,
+    ram_bytes: int | None = None,
     quality: Quality = "good",
     link: Link | None = None,
     correction: Correction | None = None,
@@ -76,26 +84,32 @@ def advise(
     Args:
         setup: Pipeline, size, batch and steps; its stack is left alone and added to.
         vram_bytes: What torch may have.
+        ram_bytes: What weights may have of the host's memory; None for no bound.
         quality: See :data:`Quality`.
         link: To a server, measured; see :func:`.link.measure`.
         correction: From a study of this pipeline.
         path: Of the pipeline, for the code.
         vae_path: Of another VAE, for the code.
-        device: For the code.
+        device: For the code; what needs CUDA is not offered elsewhere.
 
     Raises:
         RequestError: for names that are none.
-        TooLarge: when nothing fits; names the smallest that would, and what a server would make possible.
+        TooLarge: when nothing fits the card or the host; names the smallest that would, and what a server would
+            make possible.
     """
     shape = shape_named(setup.pipeline)
     if quality not in get_args(Quality):
         raise RequestError("unknown quality", saw=repr(quality), expected=", ".join(get_args(Quality)))
     if quality == "fast" and setup.steps is None and shape.steps > _FEW_STEPS:
         setup = replace(setup, stack=(*setup.stack, "steps-30"))
-    every = list(options(setup, vram_bytes, link=link, correction=correction))
-    fitting = [option for option in every if option.needs_bytes <= vram_bytes]
-    if not fitting:
-        raise _nothing_fits(setup, vram_bytes, every, link, correction)
+    every = list(options(setup, vram_bytes, link=link, correction=correction, device=device))
+    on_card = [option for option in every if option.needs_bytes <= vram_bytes]
+    if not on_card:
+        in_host = [option for option in every if _fits_host(option, ram_bytes)]
+        raise _nothing_fits(setup, vram_bytes, in_host or every, link, correction, device)
+    fitting = [option for option in on_card if _fits_host(option, ram_bytes)]
+    if not fitting and ram_bytes is not None:
+        raise _host_too_small(setup, ram_bytes, on_card)
     ranked = _ranked(fitting, quality)
     choice = ranked[0]
     runner_up = next((option for option in ranked if option.decoder != choice.decoder), None)
@@ -104,8 +118,15 @@ def advise(
         runner_up=runner_up,
         weighed=_one_each(ranked, every),
         vram_bytes=vram_bytes,
-        reason=_reason(choice, runner_up, vram_bytes, shape, link),
-        assumed=tuple(_assumed(link, correction)),
+        ram_bytes=ram_bytes,
+        reason=" ".join(
+            [
+                _reason(choice, runner_up, vram_bytes, shape, link),
+                *_left_out(_best(on_card, quality), ram_bytes),
+                *_missing(choice),
+            ]
+        ),
+        assumed=tuple(_assumed(link, correction, ram_bytes)),
         code=lines(shape, choice.stack, _script(choice, link, path, vae_path, device)),
     )
 
@@ -144,7 +165,11 @@ def _best(among: Sequence[Option], quality: Quality) -> Option:
     )
 
 
-def _distance(option: Option) -> tuple[bool, int]:
+def _fits_host(option: Option, ram_bytes: int | None) -> bool:
+    return ram_bytes is None or option.estimate.host_bytes <= ram_bytes
+
+
+def _distance(option: Option) -> tuple[int, int]:
     """From the pipeline's own picture; what is the same up to rounding is the same to whoever looks at it."""
     return option.narrowed, max(CLOSENESS.index("rounding"), CLOSENESS.index(option.closeness))
 
@@ -158,14 +183,19 @@ def _one_each(ranked: Sequence[Option], every: Sequence[Option]) -> tuple[Option
 
 
 def _nothing_fits(
-    setup: Setup, vram_bytes: int, every: Sequence[Option], link: Link | None, correction: Correction | None
+    setup: Setup,
+    vram_bytes: int,
+    every: Sequence[Option],
+    link: Link | None,
+    correction: Correction | None,
+    device: str,
 ) -> TooLarge:
     least = min(option.needs_bytes for option in every)
     hint = f"--vram {_size(least, up=True).replace(' ', '')}, a smaller picture, or fewer at a time"
     if link is None:
         remote = min(
             option.needs_bytes
-            for option in options(setup, vram_bytes, link=_ANY_LINK, correction=correction)
+            for option in options(setup, vram_bytes, link=_ANY_LINK, correction=correction, device=device)
             if option.decoder == "remote"
         )
         if remote < least:
@@ -178,6 +208,16 @@ def _nothing_fits(
         expected=f"at least {_size(least, up=True)}",
         hint=hint,
         least_bytes=least,
+    )
+
+
+def _host_too_small(setup: Setup, ram_bytes: int, on_card: Sequence[Option]) -> TooLarge:
+    least = min(option.estimate.host_bytes for option in on_card)
+    return TooLarge(
+        f"what fits {setup.pipeline} into the card does not fit the host's memory",
+        saw=f"{_size(ram_bytes)} of the host's memory",
+        expected=f"at least {_size(least, up=True)}, for weights that pass through it or wait there",
+        hint="a card with more memory (--vram), or --ram if more is free than was seen",
     )
 
 
@@ -203,6 +243,7 @@ def _reason(
     choice: Option, runner_up: Option | None, vram_bytes: int, shape: PipelineShape, link: Link | None
 ) -> str:
     said = [f"{title(choice)} takes {_taken(choice)}, of {_size(vram_bytes)}, and {_spent(choice, shape, link)}."]
+    said.append(f"Weights take {_size(choice.estimate.host_bytes)} of the host's memory.")
     if choice.estimate.plan is not None:
         said.append(f"The decoder: {choice.estimate.plan.reason}.")
     if runner_up is not None:
@@ -223,12 +264,37 @@ _PICTURES = {
     "approximate": "another one",
 }
 
+
+def _left_out(best_on_card: Option, ram_bytes: int | None) -> list[str]:
+    """What would be better if the host had more memory."""
+    if _fits_host(best_on_card, ram_bytes):
+        return []
+    takes = f"{_size(best_on_card.estimate.host_bytes)} of the host's memory, of {_size(ram_bytes or 0)}"
+    return [f"Left out: {title(best_on_card)}, which takes {takes}."]
+
+
+def _missing(choice: Option) -> list[str]:
+    """What must be installed for an option, as far as that can be seen here."""
+    if BITSANDBYTES.isdisjoint(choice.stack) or version("bitsandbytes") is not None:
+        return []
+    return ["bitsandbytes is not installed here: pip install bitsandbytes."]
+
+
 _DECODERS = {
     "local": "the VAE as it is",
     "exact": "the exact decoder",
     "tiled": "the VAE's own tiles",
     "tiny": "the tiny VAE",
     "remote": "a remote VAE",
+}
+
+
+_TITLES = {
+    "fp8-storage": ", the denoiser in 8 bits",
+    "bitsandbytes-nf4": ", the denoiser in 4 bits (NF4)",
+    "prompts-first": ", prompts encoded first",
+    "text-int8": " with T5 in 8 bits",
+    "text-nf4": " with T5 in 4 bits (NF4)",
 }
 
 
@@ -240,8 +306,7 @@ def title(option: Option) -> str:
         said += " with the weights that survive float16"
     if budget is not None:
         said += f" within {format_bytes(budget)}"
-    if "fp8-storage" in stack:
-        said += ", the denoiser in 8 bits"
+    said += "".join(words for name, words in _TITLES.items() if name in stack)
     if "model-offload" in stack:
         return said + ", one part on the card at a time"
     return said + (", layer by layer" if "group-offload" in stack else ", everything on the card")
@@ -277,13 +342,15 @@ def _speed(link: Link) -> str:
     return f"{_size(link.bytes_per_s)}/s and {link.latency_s * 1e3:.0f} ms"
 
 
-def _assumed(link: Link | None, correction: Correction | None) -> list[str]:
+def _assumed(link: Link | None, correction: Correction | None, ram_bytes: int | None) -> list[str]:
     said = [f"on top of the weights {MARGIN:g} times what is estimated must fit"]
     if correction is None or correction.flops_per_s is None:
         said.append(
             f"{GUIDE_FLOPS_PER_S / 1e12:.0f} TFLOP/s, the guide's RTX 3090; a study's --record says what yours does"
         )
     said.append(f"weights reach the card at {_size(PCIE_BYTES_PER_S)}/s (PCIe 3.0 ×16)")
+    if ram_bytes is not None:
+        said.append(f"weights may take {_size(ram_bytes)} of the host's memory")
     if link is not None:
         said.append(
             f"{link.server} was measured: {_speed(link)}, {link.decode_s_per_pixel * 1e6:.2f} s a megapixel"

@@ -1,7 +1,8 @@
 """What can be switched on, and what each option would take: the adviser's candidates.
 
-An option is a way to keep the weights (all on the device, one part at a time, layer by layer, narrowed) and a way
-to decode (the pipeline's own VAE, the exact engine within a budget, the VAE's own tiles, a tiny VAE, a server).
+An option is a way to keep the weights (all on the device, one part at a time, layer by layer, narrowed), a way to
+encode prompts (with all else, or first, with T5 narrowed) and a way to decode (the pipeline's own VAE, the exact
+engine within a budget, the VAE's own tiles, a tiny VAE, a server).
 """
 
 from __future__ import annotations
@@ -46,6 +47,19 @@ _BUDGET_STEP = 32 * 2**20
 
 _PLACES = ((), ("model-offload",), ("group-offload",))
 _WIDTHS = ((), ("fp8-storage",))
+_NF4 = "bitsandbytes-nf4"
+
+#: Ways to encode prompts.  Encoders that are freed must be loaded again for the next prompt, so the first way is
+#: the pipeline's own; the others are for pipelines with a T5, which is as large as many denoisers.
+_TEXTS = ((), ("prompts-first",))
+_NARROW_TEXTS = (("prompts-first", "text-int8"), ("prompts-first", "text-nf4"))
+
+#: What bitsandbytes narrows: on CUDA, and never layer by layer, because its weights have a state beside them that
+#: diffusers' group offload does not move.
+BITSANDBYTES = frozenset({_NF4, "text-int8", "text-nf4"})
+
+#: How coarsely techniques round weights: eight bits, four bits.
+_COARSENESS = {"fp8-storage": 1, "text-int8": 1, _NF4: 2, "text-nf4": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +72,8 @@ class Option:
         needs_bytes: The largest phase with its margin, which must fit.
         seconds: Of a picture; see :func:`seconds_of`.
         closeness: Of the decoded picture to the pipeline's own.
-        narrowed: Whether the denoiser's weights are rounded, which makes another picture before it is decoded.
+        narrowed: How coarsely weights are rounded, which makes another picture before it is decoded: 0 where they
+            are not, 1 for eight bits, 2 for four, the denoiser's and T5's added.
         measured: Whether seconds and memory are those of a record.
     """
 
@@ -67,7 +82,7 @@ class Option:
     needs_bytes: int
     seconds: float
     closeness: Closeness
-    narrowed: bool = False
+    narrowed: int = 0
     measured: bool = False
 
     @property
@@ -78,7 +93,7 @@ class Option:
     @property
     def departures(self) -> int:
         """How many of its techniques make another picture."""
-        return self.narrowed + (self.closeness == "approximate")
+        return bool(self.narrowed) + (self.closeness == "approximate")
 
     @property
     def later_bytes(self) -> int:
@@ -92,20 +107,31 @@ def needed(phase: Phase) -> int:
 
 
 def options(
-    setup: Setup, vram_bytes: int, *, link: Link | None = None, correction: Correction | None = None
+    setup: Setup,
+    vram_bytes: int,
+    *,
+    link: Link | None = None,
+    correction: Correction | None = None,
+    device: str = "cuda",
 ) -> Iterator[Option]:
     """Every option, those that do not fit among them.
 
     Args:
         setup: Pipeline, size, steps; its stack is what all options have in common.
-        vram_bytes: What torch may have, for the exact decoder's budget.
+        vram_bytes: What torch may have, for the exact decoder's budget, and to see whether four bits are needed.
         link: To a server; without one there is no remote option.
         correction: Of the estimates and of the speed.
+        device: Where the pipeline computes.
     """
     shape = shape_named(setup.pipeline)
     half = "bf16" if shape.half == "bfloat16" else "fp16"
-    for width, place, (decoder, vae) in itertools.product(_WIDTHS, _PLACES, _decoders(shape, setup, link)):
-        stack = (half, *vae, *width, *place, *setup.stack)
+    is_cuda = device.split(":")[0] == "cuda"
+    widths, texts = _widths(setup, half, vram_bytes, correction, is_cuda=is_cuda), _texts(shape, is_cuda=is_cuda)
+    ways = itertools.product(texts, widths, _PLACES, _decoders(shape, setup, link))
+    for text, width, place, (decoder, vae) in ways:
+        if _NF4 in width and "group-offload" in place:
+            continue
+        stack = (half, *vae, *width, *text, *place, *setup.stack)
         one = replace(setup, stack=stack)
         if decoder == "exact":
             budget = _budget(one, vram_bytes, correction)
@@ -126,6 +152,21 @@ def seconds_of(made: Estimate, shape: PipelineShape, link: Link | None, flops_pe
         pixels = made.setup.height * made.setup.width
         seconds += made.setup.batch * link.seconds(shape, pixels)
     return seconds
+
+
+def _widths(
+    setup: Setup, half: str, vram_bytes: int, correction: Correction | None, *, is_cuda: bool
+) -> tuple[tuple[str, ...], ...]:
+    """Four bits only where the denoiser, alone on the device, does not fit as it is."""
+    alone = estimate(replace(setup, stack=(half, "model-offload", *setup.stack)), correction=correction)
+    is_too_large = any(needed(phase) > vram_bytes for phase in alone.phases if phase.name in ("denoise", "refine"))
+    return (*_WIDTHS, (_NF4,)) if is_cuda and is_too_large else _WIDTHS
+
+
+def _texts(shape: PipelineShape, *, is_cuda: bool) -> tuple[tuple[str, ...], ...]:
+    if not any(part.call == "t5" for part in shape.texts):
+        return _TEXTS[:1]
+    return (*_TEXTS, *_NARROW_TEXTS) if is_cuda else _TEXTS
 
 
 def _decoders(shape: PipelineShape, setup: Setup, link: Link | None) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -170,7 +211,7 @@ def _option(
         needs_bytes=needs,
         seconds=seconds,
         closeness=_closeness(made.setup.stack, link),
-        narrowed="fp8-storage" in made.setup.stack,
+        narrowed=sum(_COARSENESS.get(name, 0) for name in made.setup.stack),
         measured=same is not None,
     )
 

@@ -10,6 +10,9 @@ from .link import Link
 #: Cards, in GB that torch may have.
 CARDS_GB = (4, 6, 8, 12, 24)
 
+#: (card, host) in GB, for a pipeline that is larger than both.
+MACHINES_GB = ((16, 64), (12, 64), (12, 16), (8, 16), (6, 64), (6, 32))
+
 #: A server on the same gigabit network, as fast as the card at decoding, with the pipeline's own weights.
 NEAR = Link("http://gpu-box:8000", "sdxl-original", 0.002, 117e6, 0.21 / 2**20, 2, own_weights=True)
 
@@ -31,4 +34,16 @@ def markdown() -> str:
                 f" {choice.seconds:.1f} s | {picture(choice)} |"
                 f" {f'{title(second)}, {second.seconds:.1f} s' if second else 'nothing'} |"
             )
+    return "\n".join(rows) + "\n"
+
+
+def large_markdown() -> str:
+    """The same of FLUX.1 dev without a server, for cards and hosts."""
+    rows = ["| card | host | choice | needs | of the host | a picture |", "|---|---|---|---|---|---|"]
+    for card, host in MACHINES_GB:
+        choice = advise(Setup("flux-dev"), card * 10**9, ram_bytes=host * 10**9).choice
+        rows.append(
+            f"| {card} GB | {host} GB | {title(choice)} | {format_bytes(choice.needs_bytes, decimal=True)} |"
+            f" {format_bytes(choice.estimate.host_bytes, decimal=True)} | {choice.seconds:.1f} s |"
+        )
     return "\n".join(rows) + "\n"

@@ -29,6 +29,11 @@ class Effect:
         half: Dtype of weights and activations; float32 without.
         linear_bytes: Of a number in the weights of the denoiser's linear layers.
         convolution_bytes: The same of its convolutions.
+        text_linear_bytes: The same of T5's linear layers, but for those that transformers never narrows.
+        loads_narrow: Whether the denoiser is narrowed while it is loaded, on the device, so that the host never
+            holds it as it was.  T5 always is.
+        prompts_first: Whether prompts are encoded and the encoders freed before anything else is loaded.
+        pins: Whether weights that wait in the host's memory are pinned there.
         attention: How the denoiser attends.
         fuses: Whether the projections of attention exist twice.
         resident: See :data:`Resident`.
@@ -48,6 +53,10 @@ class Effect:
     half: Literal["float16", "bfloat16"] | None = None
     linear_bytes: float | None = None
     convolution_bytes: float | None = None
+    text_linear_bytes: float | None = None
+    loads_narrow: bool | None = None
+    prompts_first: bool | None = None
+    pins: bool | None = None
     attention: Way | None = None
     fuses: bool | None = None
     resident: Resident | None = None
@@ -113,6 +122,10 @@ _COMPILED = _unknown("a compiler plans its own buffers; they are taken to be eag
 _ELSEWHERE = _unknown("it runs elsewhere; nothing is known of its memory")
 _CACHE = _unknown("what it keeps between steps is not counted, nor is the work that it saves")
 
+#: Blocks of 64 numbers in four bits, with a float32 maximum each.
+_NF4_BYTES = 0.5 + 4 / 64
+_WIDENED = "a layer is widened while it runs, which takes up to 0.1 GB and time that are not counted"
+
 EFFECTS: dict[str, Effect] = {
     "fp16": Effect(half="float16"),
     "bf16": Effect(half="bfloat16"),
@@ -174,15 +187,18 @@ EFFECTS: dict[str, Effect] = {
     # groups of 128 with a scale and a zero of two bytes each
     "torchao-int4": Effect(linear_bytes=0.5 + 4 / 128),
     "bitsandbytes-int8": Effect(linear_bytes=1),
-    # blocks of 64 with a float32 maximum each
-    "bitsandbytes-nf4": Effect(linear_bytes=0.5 + 4 / 64),
+    "bitsandbytes-nf4": _unknown(_WIDENED, linear_bytes=_NF4_BYTES, loads_narrow=True),
+    # What the adviser's code does and no study measures: of text encoders.
+    "prompts-first": Effect(prompts_first=True),
+    "text-int8": Effect(text_linear_bytes=1),
+    "text-nf4": _unknown(_WIDENED, text_linear_bytes=_NF4_BYTES),
     "quanto-int8": Effect(linear_bytes=1, convolution_bytes=1),
     "sdnq-int8": _unknown("it leaves small layers as they are, which are counted as narrow", linear_bytes=1),
     "torch-ao-dynamic": Effect(linear_bytes=1),
     "model-offload": Effect(resident="one"),
     "sequential-offload": Effect(resident="layers"),
     "disk-offload": Effect(resident="layers"),
-    "group-offload": Effect(resident="layers"),
+    "group-offload": Effect(resident="layers", pins=True),
     "group-offload-disk": Effect(resident="layers"),
     "openvino": _COMPILED,
     "onnxruntime": _COMPILED,

@@ -123,6 +123,7 @@ class Estimate:
         phases: In order.
         files: (part, bytes) to fetch and keep on a disk.
         moved_bytes: Weights that go to the device for every picture.
+        host_bytes: Of the host's memory that weights take, while they are loaded or while they wait there.
         is_lower_bound: Whether weights come layer by layer, so that only activations are counted.
         left_out: What is not in the numbers, sentence by sentence.
         correction: What was measured and put in, or None.
@@ -133,6 +134,7 @@ class Estimate:
     phases: tuple[Phase, ...]
     files: tuple[tuple[str, int], ...]
     moved_bytes: int
+    host_bytes: int
     is_lower_bound: bool
     left_out: tuple[str, ...]
     correction: Correction | None = None

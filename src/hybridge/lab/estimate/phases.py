@@ -48,6 +48,9 @@ _MULTIPLE = 2 * LATENT_PIXELS
 #: More than anybody decodes at once; the meta device would take minutes for what is absurd.
 _MOST_PIXELS, _MOST_ITEMS = 8192**2, 64
 
+#: Pinned memory is handed out in powers of two: up to twice what a tensor takes.
+_PINNED = 2
+
 _ITEMSIZES = {None: 4, "float16": 2, "bfloat16": 2}
 
 
@@ -105,6 +108,7 @@ class _Arithmetic:
         self._itemsize = _ITEMSIZES[effect.half]
         self._resident = effect.resident or "all"
         self._decoder = effect.decoder or "full"
+        self._narrow_text = effect.text_linear_bytes is not None
         upcasts = shape.upcasts and effect.half == "float16" and not effect.fixes_vae
         self._decoding_itemsize = 4 if upcasts and self._decoder != "tiny" else self._itemsize
         self._plan = None
@@ -121,6 +125,7 @@ class _Arithmetic:
             phases=tuple(phases),
             files=tuple((part.title, self._stored(part)) for part in self._parts()),
             moved_bytes=self._moved(),
+            host_bytes=self._host(),
             is_lower_bound=self._resident == "layers",
             left_out=tuple(self._left_out(correction)),
             correction=correction,
@@ -132,7 +137,7 @@ class _Arithmetic:
     def _encode(self) -> Phase:
         costs = [(part, cost_of(part, self._itemsize, self._setup.batch, 0, 0)) for part in self._shape.texts]
         flops = sum(cost.flops for _, cost in costs)
-        if self._resident == "one":
+        if self._resident == "one" and not self._narrow_text:
             part, cost = max(costs, key=lambda row: self._stored(row[0]) + row[1].peak_bytes)
             return self._phase("encode prompt", [part], cost.peak_bytes, flops)
         return self._phase(
@@ -219,6 +224,8 @@ class _Arithmetic:
 
     def _there(self, name: PhaseName, running: list[Part]) -> list[Part]:
         """The parts on the device in a phase."""
+        if name == "encode prompt" and self._narrow_text and self._resident != "all":
+            return running  # they are narrowed on the device and stay there
         if self._resident == "layers":
             return []
         if self._resident == "one" or (self._resident == "phase" and name in ("encode prompt", "decode")):
@@ -226,7 +233,14 @@ class _Arithmetic:
         decoder = [part for part in (self._decoding_part(),) if part is not None and part not in running]
         if self._resident == "phase":
             return [*running, *decoder]
+        if self._effect.prompts_first:
+            return self._stages()[name != "encode prompt"]
         return self._parts()
+
+    def _stages(self) -> list[list[Part]]:
+        """The parts that are loaded together, stage by stage."""
+        parts, texts = self._parts(), list(self._shape.texts)
+        return [texts, parts[len(texts) :]] if self._effect.prompts_first else [parts]
 
     def _parts(self) -> list[Part]:
         """Every part that is loaded, once for each copy."""
@@ -250,20 +264,49 @@ class _Arithmetic:
 
     def _stored(self, part: Part) -> int:
         found, effect, itemsize = weights_of(part), self._effect, self._itemsize
+        if part.call == "t5" and effect.text_linear_bytes is not None:
+            # What is kept from being narrowed stays in float32 under transformers 4, whatever the half type.
+            narrow = found.linear - found.float32
+            return round(narrow * effect.text_linear_bytes) + found.float32 * 4 + found.other * itemsize
         if part is not self._shape.denoiser:
-            kept = found.float32 * (4 - itemsize) if effect.half == "float16" else 0
-            return found.numbers * itemsize + kept
+            return self._wide(part)
         linear = found.linear * (effect.linear_bytes or itemsize)
         convolution = found.convolution * (effect.convolution_bytes or itemsize)
         fused = found.fused * itemsize if effect.fuses else 0
         return round(linear + convolution) + found.other * itemsize + fused
 
+    def _wide(self, part: Part) -> int:
+        """Bytes of a part before anything narrows it."""
+        found = weights_of(part)
+        kept = found.float32 * (4 - self._itemsize) if self._effect.half == "float16" else 0
+        return found.numbers * self._itemsize + kept
+
+    def _host(self) -> int:
+        """Weights in the host's memory: what is loaded together passes through it, and what is offloaded waits."""
+        return max(max(self._loaded(stage), self._waiting(stage)) for stage in self._stages())
+
+    def _loaded(self, parts: list[Part]) -> int:
+        return sum(self._wide(part) for part in parts if not self._is_narrowed_on_device(part))
+
+    def _waiting(self, parts: list[Part]) -> int:
+        if self._resident not in ("one", "layers"):
+            return 0
+        # A text encoder that was narrowed on the device stays there.
+        waiting = [part for part in parts if part.call != "t5" or not self._narrow_text]
+        return sum(self._stored(part) for part in waiting) * (_PINNED if self._effect.pins else 1)
+
+    def _is_narrowed_on_device(self, part: Part) -> bool:
+        if part is self._shape.denoiser:
+            return bool(self._effect.loads_narrow)
+        return part.call == "t5" and self._narrow_text
+
     def _moved(self) -> int:
         """Weights that are brought to the device for one call."""
-        if self._resident in ("all", "phase"):
+        is_kept = self._resident in ("all", "phase")
+        if is_kept and not self._effect.prompts_first:
             return 0
         stored = sum(self._stored(part) for part in self._parts())
-        if self._resident == "one":
+        if is_kept or self._resident == "one":
             return stored
         again = (self._setup.steps or 1) - 1
         return stored + again * self._stored(self._shape.denoiser)
@@ -281,7 +324,10 @@ class _Arithmetic:
             )
         if self._resident == "layers":
             said.append("layers come and go: weights are not counted, so this is a lower bound")
-        if self._effect.linear_bytes is not None:
+        said.append(
+            "what Python, torch and CUDA themselves take of the host's memory, and the files it keeps cached"
+        )
+        if self._effect.linear_bytes is not None and not self._effect.loads_narrow:
             said.append("weights that are narrowed after loading exist in their first dtype before that")
         said.append("the prompt is counted once; what pipelines encode for an empty one beside it is not")
         return [*said, *self._effect.unknown]
