@@ -159,7 +159,8 @@ ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: huge pages would 
 from diffusers import AutoencoderKL
 torch.manual_seed(0)
 vae = AutoencoderKL(block_out_channels=[32, 64], down_block_types=["DownEncoderBlock2D"] * 2, norm_num_groups=8,
-                    up_block_types=["UpDecoderBlock2D"] * 2, mid_block_add_attention=False).eval()
+                    up_block_types=["UpDecoderBlock2D"] * 2, mid_block_add_attention=False)
+vae.eval().requires_grad_(False)
 exact = hybridge.exact(vae)
 def seen(side):
     latents = torch.randn(1, 4, side, side)
@@ -184,7 +185,8 @@ from diffusers import AutoencoderKL
 from hybridge.lab.gauge import growth
 torch.manual_seed(0)
 vae = AutoencoderKL(block_out_channels=[64, 128], down_block_types=["DownEncoderBlock2D"] * 2, norm_num_groups=8,
-                    up_block_types=["UpDecoderBlock2D"] * 2, mid_block_add_attention=False).eval()
+                    up_block_types=["UpDecoderBlock2D"] * 2, mid_block_add_attention=False)
+vae.eval().requires_grad_(False)
 exact = hybridge.exact(vae.to(torch.bfloat16))
 latents = torch.randn(1, 4, 160, 160).to(exact.dtype)
 exact.decode(latents)

@@ -158,7 +158,8 @@ import resource, sys, torch, hybridge
 from diffusers import AutoencoderKL
 torch.manual_seed(0)
 vae = AutoencoderKL(block_out_channels=[32, 32], down_block_types=["DownEncoderBlock2D"] * 2, norm_num_groups=8,
-                    up_block_types=["UpDecoderBlock2D"] * 2, mid_block_add_attention=False).eval()
+                    up_block_types=["UpDecoderBlock2D"] * 2, mid_block_add_attention=False)
+vae.eval().requires_grad_(False)
 latents = torch.randn(1, 4, 256, 256)
 exact = hybridge.exact(vae, budget=sys.argv[1], spill=sys.argv[2])
 exact.decode(latents[..., :64, :64])  # what is loaded and made once
@@ -185,7 +186,7 @@ def test_the_process_stays_within_the_budget(tmp_path) -> None:
 @pytest.fixture
 def hungry() -> tuple[Any, torch.Tensor]:
     """A VAE, and latents whose picture fits ``BUDGET`` only if activations are parked."""
-    return small_kl(4), torch.randn(1, 4, 64, 64)
+    return small_kl(4).requires_grad_(False), torch.randn(1, 4, 64, 64)
 
 
 BUDGET = "6MiB"
