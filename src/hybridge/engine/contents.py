@@ -49,7 +49,7 @@ def checksums(tensors: Iterable[torch.Tensor]) -> list[int]:
     for tensor in tensors:
         device, needed = tensor.device, _OF_ROWS + tensor.nbytes // _ROW_BYTES
         if device not in factors or len(factors[device]) < needed:
-            factors[device] = _odd(max(needed, 8 * _ROW_WORDS), device)  # of which longer ones begin with the same
+            factors[device] = _odd(needed, device)  # of which longer ones begin with the same
         known = sums.setdefault(device, [])
         order.append((device, len(known)))
         known.append(_checksum(tensor, factors[device]))
@@ -79,7 +79,8 @@ def _sums_of_rows(words: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     most = min(len(words), _ROWS_MIXED_ON_A_CPU if is_cpu else _ROWS_MIXED_ELSEWHERE)
     kept = words.new_empty(most, words.shape[1])
     sums = []
-    for rows in words.split(most):
+    for first in range(0, len(words), most):
+        rows = words[first : first + most]
         mixed = _mixed(rows, kept[: len(rows)])
         sums.append(mixed @ factors if is_cpu else mixed.mul_(factors).sum(1))  # others have no product of integers
     return torch.cat(sums)
@@ -110,5 +111,5 @@ def _product(numbers: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
 
 def _odd(count: int, device: torch.device) -> torch.Tensor:
     """Odd numbers without a pattern: multiples of 2⁶⁴ divided by the golden ratio, as hashing has them."""
-    steps = torch.arange(1, count + 1, dtype=torch.int64, device=device) * -7046029254386353131
-    return (steps ^ (steps >> 29)) | 1
+    steps = torch.arange(1, count + 1, dtype=torch.int64, device=device).mul_(-7046029254386353131)
+    return steps.bitwise_xor_(steps >> 29).bitwise_or_(1)  # in place: no plan counts this memory
