@@ -56,6 +56,13 @@ def test_another_class_is_refused_with_its_name() -> None:
         spec_from_config("wan", "x/y", None, {"_class_name": "AutoencoderKLWan"})
 
 
+def test_pictures_have_three_channels() -> None:
+    """Depth or sound would be answered as colours."""
+    config = {"_class_name": "AutoencoderKL", "latent_channels": 8, "in_channels": 1, "out_channels": 1}
+    with pytest.raises(ModelUnavailable, match=r"saw AutoencoderKL with in_channels 1.*expected 3 of both"):
+        spec_from_config("sound", "x/y", None, config)
+
+
 def test_the_parent_of_a_tiny_autoencoder_is_told_by_its_name() -> None:
     parent = parent_of_tiny("somebody/taesdxl")
     assert parent is not None

@@ -6,8 +6,10 @@ Arithmetic on configs: it reads attributes of the pipeline, and knows neither to
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -152,6 +154,12 @@ def need_of(pipe: Any, *, is_chosen: bool) -> Need:
         row = None
     if pipe.vae is not None:
         return _need_of_vae(pipe.vae, who, row, is_chosen=is_chosen)
+    if (annotated := _annotated(type(pipe))) and not any(name in CLASS_NAMES for name in annotated):
+        raise Mismatch(
+            f"the VAE of this {who} is not of a kind that hybridge serves",
+            saw=f"a class made with {' or '.join(annotated)}",
+            expected=" or ".join(CLASS_NAMES),
+        )
     if row is not None:
         # Whoever chose a model may have one of another factor; without a choice the family's own is meant.
         factor = None if is_chosen else row.spatial_factor
@@ -165,17 +173,24 @@ def need_of(pipe: Any, *, is_chosen: bool) -> Need:
     )
 
 
+def _annotated(pipeline: type) -> list[str]:
+    """The names of diffusers' VAE classes that its ``__init__`` says it takes; none where it does not say."""
+    annotation = inspect.signature(pipeline.__init__).parameters.get("vae")  # type: ignore[misc]
+    said = "" if annotation is None or annotation.annotation is annotation.empty else annotation.annotation
+    return re.findall(r"\w*Autoencoder\w+", said.__name__ if inspect.isclass(said) else str(said))
+
+
 def _need_of_vae(vae: Any, who: str, row: ModelSpec | None, *, is_chosen: bool) -> Need:
     config = plain_config(vae.config)
     names = [vae.config.get("_class_name"), *(base.__name__ for base in type(vae).__mro__)]
     class_name = next((name for name in names if name in CLASS_NAMES), None)
     try:
         spec = spec_from_config(who, who, None, {**config, "_class_name": class_name}, parent=row)
-    except ModelUnavailable:
+    except ModelUnavailable as error:
         raise Mismatch(
             f"the VAE of this {who} is not of a kind that hybridge serves",
-            saw=type(vae).__name__,
-            expected=" or ".join(CLASS_NAMES),
+            saw=type(vae).__name__ if class_name is None else error.saw,
+            expected=" or ".join(CLASS_NAMES) if class_name is None else error.expected,
         ) from None
     is_known = spec.kind == "kl" or row is not None
     if not (is_known or is_chosen):

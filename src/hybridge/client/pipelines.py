@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import inspect
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
-from ..errors import ClientError, RequestError
+from ..errors import ClientError, Mismatch, RequestError
 from .client import Client
-from .fitting import ServedModel, choose, need_of, read_models
+from .fitting import choose, need_of, read_models
 from .remote_vae import RemoteVAE
 from .transport import ANSWER_TIMEOUT_S
 
@@ -145,10 +148,7 @@ def connect(
         _place_like_offloaded(vae, pipe)
         if chosen.dtype != (own := str(vae.dtype).removeprefix("torch.")):
             reason += f"; it computes in {chosen.dtype}, the pipeline's is {own}"
-        values = [
-            (part, {"vae": vae} if pipe.vae is not None else {"vae": vae, **_corrected(part, chosen)})
-            for part in (pipe, *_inner(pipe))
-        ]
+        values = [(part, {"vae": vae, **_learned(part, vae)}) for part in (pipe, *_inner(pipe))]
         changes = _Changes(values, owned.pop_all())
         return Connection(client.server, (Replacement("vae", chosen.name, reason),), changes)
 
@@ -197,31 +197,81 @@ def _place_like_offloaded(vae: RemoteVAE, pipe: Any) -> None:
         add_hook_to_module(vae, AlignDevicesHook(execution_device=pipe._execution_device))
 
 
-def _corrected(pipe: Any, model: ServedModel) -> dict[str, Any]:
+def _learned(pipe: Any, vae: RemoteVAE) -> dict[str, Any]:
+    """What changes in the pipeline besides its VAE.
+
+    Its class is shown the VAE in any case: Bria's, for one, fills in what the VAE's config leaves open.
+
+    Raises:
+        Mismatch: for a pipeline without a VAE whose class cannot be made anew.
+    """
+    with_vae = _made_with(pipe, vae)
+    if pipe.vae is not None:
+        return {}
+    if with_vae is None:
+        raise Mismatch(
+            f"nothing tells what {type(pipe).__name__} does with a VAE",
+            saw="vae=None, and an __init__ that does not take the pipeline's parts again",
+            hint="loading it with its VAE",
+        )
+    return _corrected(pipe, with_vae)
+
+
+def _made_with(pipe: Any, vae: RemoteVAE | None) -> Any:
+    """A pipeline of the same class and parts that its class made with ``vae``; None where it cannot."""
+    known = {**pipe.config, **_parts_of(pipe), "vae": vae}
+    takes = inspect.signature(type(pipe).__init__).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
+    given = {name: known[name] for name in known if name in takes or (takes_all and not name.startswith("_"))}
+    try:
+        with _without_warnings():
+            return type(pipe)(**given)
+    except Exception:
+        return None
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Leaves out what diffusers has said when the pipeline was made."""
+    log = logging.getLogger("diffusers")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _parts_of(pipe: Any) -> dict[str, Any]:
+    """Its components; not by its property for them, which raises for classes whose ``__init__`` keeps others."""
+    return {name: vars(pipe)[name] for name in pipe.config if name in vars(pipe)}
+
+
+def _corrected(pipe: Any, with_vae: Any) -> dict[str, Any]:
     """What the pipeline's ``__init__`` took for granted because it had no VAE to ask, made right.
 
-    diffusers' pipelines keep ``vae_scale_factor``, in some ``latent_channels``, and image processors made of a
-    multiple of the one (Flux: twice, for its packing) and of the other.
+    diffusers' pipelines keep ``vae_scale_factor``, in some ``latent_channels``, and processors of pictures made of
+    a multiple of the one and of the other.  Which multiple is their own affair: what their class makes of this VAE
+    and not of None is taken over.
+
+    Args:
+        pipe: The pipeline, which has no VAE.
+        with_vae: What :func:`_made_with` gave.
     """
-    assumed = getattr(pipe, "vae_scale_factor", model.spatial_factor)
-    corrected: dict[str, Any] = {}
-    if assumed != model.spatial_factor:
-        corrected["vae_scale_factor"] = model.spatial_factor
-    if getattr(pipe, "latent_channels", model.latent_channels) != model.latent_channels:
-        corrected["latent_channels"] = model.latent_channels
-    for name, processor in vars(pipe).items():
-        if hasattr(getattr(processor, "config", None), "vae_scale_factor"):
-            corrected |= _corrected_processor(name, processor, assumed, model)
-    return corrected
+    without = _made_with(pipe, None)
+    assumed = vars(pipe if without is None else without)
+    others = {name for name in vars(pipe) if not name.startswith("_")} - _parts_of(pipe).keys()
+    return {
+        name: value
+        for name, value in vars(with_vae).items()
+        if name in others and not _is_alike(value, assumed.get(name))
+    }
 
 
-def _corrected_processor(name: str, processor: Any, assumed: int, model: ServedModel) -> dict[str, Any]:
-    own = processor.config.vae_scale_factor
-    changes: dict[str, int] = {}
-    if own * model.spatial_factor // assumed != own:
-        changes["vae_scale_factor"] = own * model.spatial_factor // assumed
-    # 4 is the class's default; pipelines that know better say so, and then it means latents given as a picture.
-    if getattr(processor.config, "vae_latent_channels", 4) not in (4, model.latent_channels):
-        changes["vae_latent_channels"] = model.latent_channels
-    make: Callable[..., Any] = type(processor).from_config
-    return {name: make(processor.config, **changes)} if changes else {}
+def _is_alike(value: Any, other: Any) -> bool:
+    """Equal numbers, and processors of pictures of equal settings; of other values nothing is known to differ."""
+    if hasattr(value, "config") and not hasattr(value, "components"):
+        return type(value) is type(other) and bool(value.config == other.config)
+    return not isinstance(value, int | float) or value == other

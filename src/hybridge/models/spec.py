@@ -15,6 +15,10 @@ Kind = Literal["kl", "tiny"]
 CLASS_NAMES: dict[str, Kind] = {"AutoencoderKL": "kl", "AutoencoderTiny": "tiny"}
 
 
+#: Channels of a picture: red, green and blue.
+_COLOURS = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Normalisation:
     """How pipelines bring VAE latents to unit scale.
@@ -114,6 +118,14 @@ def _read_spec(
             where=source,
         )
     check_config(name, config, source)
+    pixels = [int(config.get(key) or _COLOURS) for key in ("in_channels", "out_channels")]
+    if pixels != [_COLOURS, _COLOURS]:
+        raise ModelUnavailable(
+            f"{name} is not a VAE of pictures in colour",
+            saw=f"{class_name} with in_channels {pixels[0]} and out_channels {pixels[1]}",
+            expected=f"{_COLOURS} of both",
+            where=source,
+        )
     if kind == "tiny":
         return ModelSpec(
             name=name,
