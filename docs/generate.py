@@ -157,7 +157,7 @@ _TABLES = {
     "presets": presets,
     "clashes": clashes,
     "advice": advice,
-    "advice-large": large_advice,
+    "large": large_advice,
 }
 
 DOCUMENTS = {"cli.md": cli, "models.md": models, "workbench.md": workbench}
