@@ -78,7 +78,10 @@ def test_every_flag_reads_the_same_amounts(text: str, monkeypatch: pytest.Monkey
 
 
 def test_the_memory_of_a_card_may_be_a_number_of_gigabytes() -> None:
-    said = [run("lab", "advise", "--pipeline", "sd15", "--vram", text) for text in ("6GB", "6", "6g", "6000000000")]
+    said = [
+        run("lab", "advise", "--pipeline", "sd15", "--vram", text, "--ram", "16")
+        for text in ("6GB", "6", "6g", "6000000000")
+    ]
     assert len(set(said)) == 1
     assert "of 6 GB" in said[0]
 

@@ -112,7 +112,7 @@ def test_repositories_stay_whole(columns: int) -> None:
 @pytest.mark.parametrize("columns", [30, 60, 80])
 def test_code_to_paste_is_not_wrapped(columns: int) -> None:
     code = advise(Setup("sdxl"), 8 * 10**9).code
-    assert code.strip() in shown("lab", "advise", "--vram", "8", columns=columns)
+    assert code.strip() in shown("lab", "advise", "--vram", "8", "--ram", "64", columns=columns)
 
 
 def test_no_colour_where_none_is_wanted(tmp_path: Path) -> None:
