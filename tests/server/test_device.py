@@ -104,7 +104,7 @@ class TestGaps:
     def test_small_jobs_run_between_two_strips_of_a_large_one_and_nothing_is_mixed_up(
         self, backend, watched, engine
     ) -> None:
-        for shape in (SMALL, LARGE):  # plans that are there already, or the small ones are not known to be small yet
+        for shape in (SMALL, LARGE):  # until it is planned, a small job is not known to be small
             backend.cost(job(engine.spec, shape))
 
         async def scene() -> list[Result]:

@@ -12,8 +12,8 @@ def spin_briefly() -> None:
     """Have threads that wait for each other leave the processor soon to whoever else needs it.
 
     torch's threads wait for each other after every operator.  GNU's OpenMP spins there for milliseconds by default.
-    Where other programs want the processors too, the thread that spins takes time from the one that it waits for, and
-    a decode takes many times as long.
+    Where other programs want the processors too, the thread that spins takes time from the one that it waits for,
+    and a decode takes many times as long.
 
     OpenMP reads the variable when torch is loaded, so this must come first.  A user who has set OpenMP's variables
     keeps them.
