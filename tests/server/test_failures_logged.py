@@ -114,7 +114,9 @@ def test_what_was_meant_is_one_line(server, backend, seen, kind, ask) -> None:
 def test_what_was_not_meant_is_one_traceback(server, backend, seen, ask) -> None:
     backend.error = RuntimeError("a bug")
     assert ask(server).status_code == 500
-    assert seen.has_traceback.wait(WAIT_S)  # Starlette sends the response first; uvicorn logs the traceback afterwards
+    assert seen.has_traceback.wait(
+        WAIT_S
+    )  # Starlette sends the response first; uvicorn logs the traceback afterwards
     assert seen.tracebacks == 1
     seen.records.clear()
     backend.error = HybridgeError("what a bug was turned into")

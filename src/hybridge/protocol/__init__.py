@@ -26,42 +26,67 @@ from .messages import (
 )
 from .parts import PARTED, PartsReader, end_parts, write_part
 from .picture_files import sniff_picture
+from .prompt import (
+    Json,
+    PromptAnswer,
+    PromptLimits,
+    PromptRequest,
+    TensorLayout,
+    padding_of,
+    read_prompt_answer,
+    read_prompt_request,
+    write_prompt_answer,
+    write_prompt_request,
+)
 from .query import read_query
 from .requests import is_raw_tensor, read_request, write_request
-from .tensor import ITEM_BYTES, WireTensor
+from .safetensors_bytes import SAFETENSORS
+from .tensor import ITEM_BYTES, PROMPT_ITEM_BYTES, WireTensor
 
 __all__ = [
     "EXPOSED_HEADERS",
     "ITEM_BYTES",
     "PARTED",
+    "PROMPT_ITEM_BYTES",
+    "SAFETENSORS",
     "Answer",
     "DecodeRequest",
     "EncodeRequest",
     "FileAnswer",
     "HttpRequest",
     "HttpResponse",
+    "Json",
     "LatentsFile",
     "Output",
     "PartsReader",
     "PictureFile",
     "PictureFormat",
+    "PromptAnswer",
+    "PromptLimits",
+    "PromptRequest",
     "Request",
     "Scaling",
     "Task",
     "TensorAnswer",
+    "TensorLayout",
     "ValueRange",
     "WireTensor",
     "end_parts",
     "is_raw_tensor",
+    "padding_of",
     "read_answer",
     "read_failure",
     "read_latents",
+    "read_prompt_answer",
+    "read_prompt_request",
     "read_query",
     "read_request",
     "sniff_picture",
     "write_answer",
     "write_failure",
     "write_part",
+    "write_prompt_answer",
+    "write_prompt_request",
     "write_request",
     "write_status",
 ]

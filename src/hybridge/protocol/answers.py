@@ -10,7 +10,7 @@ from ..errors import BadAnswer, RequestError
 from .messages import Answer, FileAnswer, HttpResponse, TensorAnswer
 from .picture_files import sniff_picture
 from .requests import BASE64, BINARY
-from .tensor import WireTensor
+from .tensor import ITEM_BYTES, WireTensor, unknown_dtype
 
 #: A browser hides response headers from a page unless they are named; these are part of the answer.
 EXPOSED_HEADERS = (
@@ -69,10 +69,10 @@ def read_answer(response: HttpResponse) -> Answer:
             document = json.loads(response.body)
             about = document["parameters"]
             data = base64.b64decode(document["inputs"], validate=True)
-            return TensorAnswer(WireTensor(about["dtype"], tuple(about["shape"]), data, channels_last), "base64")
+            return TensorAnswer(_numbers(about["dtype"], about["shape"], data, channels_last), "base64")
         if media_type == BINARY:
-            shape = tuple(json.loads(response.headers["shape"]))
-            return TensorAnswer(WireTensor(response.headers["dtype"], shape, response.body, channels_last))
+            shape = json.loads(response.headers["shape"])
+            return TensorAnswer(_numbers(response.headers["dtype"], shape, response.body, channels_last))
     except RequestError as error:
         raise BadAnswer(
             "the answer does not fit its own shape",
@@ -88,3 +88,10 @@ def read_answer(response: HttpResponse) -> Answer:
         expected=f"{BINARY}, {BASE64} or a picture",
         hint="check the address: a web page or a proxy may be answering",
     )
+
+
+def _numbers(dtype: str, shape: list[int], data: bytes, channels_last: bool) -> WireTensor:
+    """A tensor of latents or pixels."""
+    if dtype not in ITEM_BYTES:
+        raise unknown_dtype(dtype)
+    return WireTensor(dtype, tuple(shape), data, channels_last)

@@ -50,7 +50,7 @@ def read_json_body(body: bytes) -> tuple[bytes, dict[str, Any]]:
         TooLarge: when what stands beside ``inputs`` is too large.
     """
     rest, texts = _cut_out_texts(body.removeprefix(codecs.BOM_UTF8))
-    document = _parse(rest)
+    document = _parse(rest, _FORM)
     inputs = document.get("inputs") if isinstance(document, dict) else None
     parameters = (document.get("parameters") or {}) if isinstance(document, dict) else None
     if not isinstance(inputs, str) or not isinstance(parameters, dict):
@@ -79,10 +79,43 @@ def read_json_body(body: bytes) -> tuple[bytes, dict[str, Any]]:
     return decode_base64(encoded, is_escaped=True), parameters
 
 
-def _cut_out_texts(body: bytes) -> tuple[bytes, dict[str, memoryview]]:
-    """The body with a placeholder for each long text, and the texts by placeholder, still with their escapes."""
+def read_small_json(body: bytes, *, most_bytes: int, form: str) -> Any:
+    """A whole JSON document, which is bounded before it is parsed.
+
+    Args:
+        body: The document.
+        most_bytes: Its largest size.
+        form: What is expected, for errors.
+
+    Raises:
+        RequestError: for what is not JSON in UTF-8, has a key twice, a number that is not finite, or half a pair of
+            surrogates, which no encoding can carry on.
+        TooLarge: above ``most_bytes``.
+    """
+    if len(body) > most_bytes:
+        raise TooLarge("the JSON body is too large", saw=f"{len(body)} bytes", expected=f"at most {most_bytes}")
+    body = body.removeprefix(codecs.BOM_UTF8)
+    _refuse_wide(body)
+    document = _parse(body, form)
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            "a text holds half a character",
+            saw=f"the lone surrogate \\u{ord(error.object[error.start]):04x}",
+            expected="whole characters: both surrogates of one, or UTF-8 without escapes",
+        ) from None
+    return document
+
+
+def _refuse_wide(body: bytes) -> None:
     if body[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) or b"\0" in body[:4]:
         raise RequestError("the body is not JSON", saw="what looks like UTF-16 or UTF-32", expected="JSON in UTF-8")
+
+
+def _cut_out_texts(body: bytes) -> tuple[bytes, dict[str, memoryview]]:
+    """The body with a placeholder for each long text, and the texts by placeholder, still with their escapes."""
+    _refuse_wide(body)
     view = memoryview(body)
     kept: list[bytes] = []
     texts: dict[str, memoryview] = {}
@@ -133,12 +166,12 @@ def _closing_quote(body: bytes, begin: int) -> int | None:
     return None
 
 
-def _parse(rest: bytes) -> Any:
+def _parse(rest: bytes, form: str) -> Any:
     try:
         text = rest.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RequestError(
-            "the body is not JSON", saw=f"the byte {rest[error.start]:#04x}, which is not UTF-8", expected=_FORM
+            "the body is not JSON", saw=f"the byte {rest[error.start]:#04x}, which is not UTF-8", expected=form
         ) from None
     try:
         return json.loads(
@@ -150,10 +183,10 @@ def _parse(rest: bytes) -> Any:
         )
     except RecursionError:
         raise RequestError(
-            "the body is not JSON", saw="brackets that are nested too deeply", expected=_FORM
+            "the body is not JSON", saw="brackets that are nested too deeply", expected=form
         ) from None
     except ValueError as error:
-        raise RequestError("the body is not JSON", saw=str(error), expected=_FORM) from None
+        raise RequestError("the body is not JSON", saw=str(error), expected=form) from None
 
 
 def _whole_number(digits: str) -> int:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 #: Bytes per element of the four dtypes that diffusers' client can read and write.
 ITEM_BYTES = {"float16": 2, "float32": 4, "bfloat16": 2, "uint8": 1}
 
+#: Bytes per element of all dtypes that a tensor of text embeddings can have: masks and lengths are among them.
+PROMPT_ITEM_BYTES = {**ITEM_BYTES, "int64": 8, "int32": 4, "bool": 1}
+
 #: Video latents have five axes; nothing that a diffusion pipeline sends has more.
 MAX_AXES = 5
 
@@ -28,6 +31,8 @@ class WireTensor:
 
     ``channels_last`` says that the sender held (B, C, H, W) with the channels innermost in memory.  It moves no
     element, but convolutions sum in another order then, and who wants the sender's last bits has to know.
+
+    The dtype is one of :data:`PROMPT_ITEM_BYTES`; latents and pixels have one of :data:`ITEM_BYTES`.
 
     Raises:
         RequestError: when dtype, shape and the number of bytes do not belong together.
@@ -53,7 +58,7 @@ class WireTensor:
             "the body does not fit its shape",
             saw=f"{got} bytes",
             expected=f"{need} bytes = {'×'.join(map(str, self.shape))} elements"
-            f" of {self.dtype} ({ITEM_BYTES[self.dtype]} bytes each)",
+            f" of {self.dtype} ({PROMPT_ITEM_BYTES[self.dtype]} bytes each)",
             hint=f"dtype={fitting[0]}, which fits this many bytes"
             if fitting
             else "send the tensor's elements alone, contiguous and in C order, with its own shape and dtype",
@@ -66,13 +71,8 @@ class WireTensor:
         Raises:
             RequestError: for an unknown dtype or an impossible shape.
         """
-        if dtype not in ITEM_BYTES:
-            raise RequestError(
-                "unknown dtype",
-                saw=repr(dtype),
-                expected="one of " + ", ".join(ITEM_BYTES),
-                hint="convert the tensor to float32 before sending",
-            )
+        if dtype not in PROMPT_ITEM_BYTES:
+            raise unknown_dtype(dtype)
         if not 1 <= len(shape) <= MAX_AXES or any(type(side) is not int or side < 1 for side in shape):
             raise RequestError(
                 "impossible shape",
@@ -80,7 +80,7 @@ class WireTensor:
                 expected=f"1 to {MAX_AXES} axes, each at least 1",
                 hint="latents are [batch, channels, height, width]; send one `shape` parameter for each axis",
             )
-        return math.prod(shape) * ITEM_BYTES[dtype]
+        return math.prod(shape) * PROMPT_ITEM_BYTES[dtype]
 
     @property
     def nbytes(self) -> int:
@@ -113,4 +113,16 @@ class WireTensor:
                 array = array.astype(np.float32)
         name = array.dtype.name
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        return cls(name, array.shape, little.tobytes(order="C") if name in ITEM_BYTES else b"")
+        if name not in ITEM_BYTES:
+            raise unknown_dtype(name)
+        return cls(name, array.shape, little.tobytes(order="C"))
+
+
+def unknown_dtype(name: object) -> RequestError:
+    """The error for a dtype that latents and pixels do not have on the wire."""
+    return RequestError(
+        "unknown dtype",
+        saw=repr(name),
+        expected="one of " + ", ".join(ITEM_BYTES),
+        hint="convert the tensor to float32 before sending",
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -18,22 +18,27 @@ def to_torch(tensor: WireTensor) -> torch.Tensor:
     return elements.contiguous(memory_format=torch.channels_last) if tensor.channels_last else elements
 
 
-def from_torch(tensor: torch.Tensor) -> WireTensor:
+def from_torch(tensor: torch.Tensor, dtypes: Collection[str] = ITEM_BYTES) -> WireTensor:
     """The elements of ``tensor``, from whatever device and in whatever memory layout, in C order.
 
     Of the layout, ``channels_last`` is kept.  float64 is rounded to float32.
 
+    Args:
+        tensor: The tensor.
+        dtypes: Those that may be sent: latents and pixels have :data:`ITEM_BYTES`, text embeddings
+            :data:`PROMPT_ITEM_BYTES`.
+
     Raises:
-        RequestError: for another dtype that the wire does not have.
+        RequestError: for another dtype.
     """
     if tensor.dtype is torch.float64:
         tensor = tensor.float()
     name = str(tensor.dtype).removeprefix("torch.")
-    if name not in ITEM_BYTES:
+    if name not in dtypes:
         raise RequestError(
             "this dtype cannot be sent",
             saw=name,
-            expected="one of " + ", ".join(ITEM_BYTES),
+            expected="one of " + ", ".join(dtypes),
             hint="tensor.to(torch.float32)",
         )
     # Held in a local until the bytes are copied.  diffusers' client since 0.39 lets the host copy of a GPU

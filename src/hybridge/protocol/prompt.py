@@ -1,0 +1,370 @@
+"""Prompts and the text embeddings made of them, on the wire.
+
+A request is a JSON object that holds what the pipeline's ``encode_prompt`` takes, or a form with that object and
+pictures.  An answer is one safetensors file: each tensor under the keyword by which the pipeline's ``__call__``
+takes it back.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, cast
+
+from ..errors import BadAnswer, RequestError, TooLarge, UnsupportedMedia
+from .json_bodies import read_small_json
+from .messages import HttpRequest
+from .multipart import read_form, write_form
+from .padding import Kept, describe, drop_padding, kept_by_mask, kept_by_zeros, refill, understand
+from .picture_files import sniff_picture
+from .query import Parameters, format_query, read_query
+from .safetensors_bytes import SAFETENSORS, read_safetensors, write_safetensors
+from .tensor import WireTensor
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+#: Where in a tensor the prompts are: ``batch``: along its first axis.  ``batch-axis-1``: along its second.
+#: ``list``: a tensor for each prompt.  ``cu_seqlens``: where each prompt's rows begin and the last one's end.
+TensorLayout = Literal["batch", "batch-axis-1", "list", "cu_seqlens"]
+
+_LAYOUTS = ("batch", "batch-axis-1", "list", "cu_seqlens")
+
+JSON, FORM = "application/json", "multipart/form-data"
+
+#: The fields of a form: the JSON object, and each picture.
+REQUEST_FIELD, IMAGE_FIELD = "request", "image"
+
+#: What of a request stands in the query.
+PROMPT_PARAMETERS = ("drop_padding",)
+
+_EXAMPLE = '{"prompt": "a lighthouse", "negative_prompt": null, …}'
+
+#: Members of the object, and items of a list that is no list of prompts.
+_MOST_MEMBERS = 64
+
+#: Characters of a member's name.
+_MOST_NAME = 60
+
+_BOUNDARY = "hybridge-form-7d1b2c"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLimits:
+    """What one request may hold.
+
+    Attributes:
+        max_json_bytes: Of the object as JSON.
+        max_prompts: In a list of prompts.
+        max_characters: Of one text; tokenizers read them all before they cut.
+        max_images: Pictures.
+    """
+
+    max_json_bytes: int = 256 * 1024
+    max_prompts: int = 32
+    max_characters: int = 16_384
+    max_images: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRequest:
+    """Prompts that should become embeddings.
+
+    Attributes:
+        inputs: The arguments of ``encode_prompt``, by name, in JSON's types: ``prompt``, ``negative_prompt``,
+            ``prompt_2``, …, ``max_sequence_length``, ….  A member that is None is a None that was sent.
+        images: Picture files, in the order in which they were sent.
+        drop_padding: Whether rows that are padding may be left out of the answer, where that changes no picture.
+    """
+
+    inputs: Mapping[str, Json] = field(repr=False)
+    images: tuple[bytes, ...] = field(default=(), repr=False)
+    drop_padding: bool = False
+
+    @property
+    def batch(self) -> int:
+        """Prompts in it: the longest list among ``prompt``, ``prompt_2``, …, and the negative ones."""
+        lists = [value for name, value in self.inputs.items() if is_prompt(name) and isinstance(value, list)]
+        return max(map(len, lists), default=1)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAnswer:
+    """Text embeddings, one for each prompt, whatever is to be made of them.
+
+    Attributes:
+        tensors: By the keywords of the pipeline's ``__call__``; a tuple has a tensor for each prompt.
+        layouts: For each of them, where in it the prompts are.
+        metadata: Facts as text: ``model``, ``class``, ``revision``, ``dtype``, versions of libraries, …
+        truncated: By the name of a prompt, which items of it were cut to the maximal length.
+    """
+
+    tensors: Mapping[str, WireTensor | tuple[WireTensor, ...]]
+    layouts: Mapping[str, TensorLayout]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    truncated: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors."""
+        return sum(tensor.nbytes for tensor in self.flat().values())
+
+    def flat(self) -> dict[str, WireTensor]:
+        """The tensors by their names in the file: the members of a list are ``name.0``, ``name.1``, …"""
+        flat: dict[str, WireTensor] = {}
+        for name, value in self.tensors.items():
+            if isinstance(value, tuple):
+                flat |= {f"{name}.{index}": tensor for index, tensor in enumerate(value)}
+            else:
+                flat[name] = value
+        return flat
+
+
+def is_prompt(name: str) -> bool:
+    """Whether a member holds prompts: ``prompt``, ``prompt_2``, ``negative_prompt``, …"""
+    stem, _, number = name.removeprefix("negative_").partition("_")
+    return stem == "prompt" and (not number or number.isdecimal())
+
+
+# ---------------------------------------------------------------------------------------------- requests
+
+
+def read_prompt_request(
+    query: str, headers: Mapping[str, str], body: bytes, limits: PromptLimits | None = None
+) -> PromptRequest:
+    """What a client asked for.
+
+    Args:
+        query: The raw query string.
+        headers: Header names in lower case.
+        body: The whole body.
+        limits: What it may hold; those of :class:`PromptLimits` where it is None.
+
+    Raises:
+        RequestError: for whatever cannot be read; never another exception.
+    """
+    limits = limits or PromptLimits()
+    parameters = Parameters(read_query(query))
+    parameters.refuse_unknown(PROMPT_PARAMETERS)
+    content_type = headers.get("content-type", "")
+    media_type = content_type.partition(";")[0].strip().lower()
+    images: tuple[bytes, ...] = ()
+    if media_type == FORM:
+        body, images = _read_form(body, content_type, limits)
+    elif media_type not in (JSON, "", "text/json", "application/x-www-form-urlencoded"):  # curl's habit is the last
+        raise UnsupportedMedia(
+            "a prompt comes as JSON", saw=media_type[:_MOST_NAME], expected=f"{JSON}, or {FORM} with pictures"
+        )
+    document = read_small_json(body, most_bytes=limits.max_json_bytes, form=_EXAMPLE)
+    return PromptRequest(check_inputs(document, limits), images, parameters.boolean("drop_padding") or False)
+
+
+def write_prompt_request(request: PromptRequest) -> HttpRequest:
+    """``request`` such that :func:`read_prompt_request` gives the same request back.
+
+    Raises:
+        RequestError: for a text with half a character, and for an image that is no picture file.
+    """
+    try:
+        document = json.dumps(dict(request.inputs), ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            "a prompt holds half a character", saw=f"the lone surrogate {error.object[error.start]!r}"
+        ) from None
+    except (TypeError, ValueError) as error:
+        raise RequestError("the arguments cannot be sent", saw=error, expected="values that JSON has") from None
+    query = format_query({"drop_padding": True if request.drop_padding else None})
+    if not request.images:
+        return HttpRequest(query, {"content-type": JSON, "accept": SAFETENSORS}, document)
+    fields = [(REQUEST_FIELD, JSON, document)]
+    fields += [(IMAGE_FIELD, _picture_type(image), image) for image in request.images]
+    boundary, count = _BOUNDARY, 0
+    while any(boundary.encode() in data for _, _, data in fields):
+        boundary, count = f"{_BOUNDARY}{count}", count + 1
+    headers = {"content-type": f"{FORM}; boundary={boundary}", "accept": SAFETENSORS}
+    return HttpRequest(query, headers, write_form(fields, boundary))
+
+
+def check_inputs(document: object, limits: PromptLimits) -> dict[str, Json]:
+    """The object of a request, whose values are within the limits.
+
+    Raises:
+        RequestError: for another form, and for an empty list.
+        TooLarge: for too many prompts, and for a text that is too long.
+    """
+    if not isinstance(document, dict) or not document:
+        raise RequestError("the body is no object with members", saw=type(document).__name__, expected=_EXAMPLE)
+    if len(document) > _MOST_MEMBERS or any(len(name) > _MOST_NAME for name in document):
+        raise TooLarge("the object has too many members, or one with a long name", expected=_EXAMPLE)
+    for name, value in document.items():
+        if isinstance(value, list):
+            _check_list(name, value, limits)
+        elif isinstance(value, dict):
+            _check_items(name, [*value, *value.values()], limits)
+        else:
+            _check_items(name, [value], limits)
+    return cast("dict[str, Json]", document)
+
+
+def _check_list(name: str, items: list[object], limits: PromptLimits) -> None:
+    if not items:
+        raise RequestError(
+            f"`{name}` is an empty list", expected="at least one text" if is_prompt(name) else "at least one item"
+        )
+    most = limits.max_prompts if is_prompt(name) else _MOST_MEMBERS
+    if len(items) > most:
+        raise TooLarge(
+            f"`{name}` has too many items", saw=len(items), expected=f"at most {most}", hint="several requests"
+        )
+    _check_items(name, items, limits)
+    if is_prompt(name) and not all(isinstance(item, str) for item in items):
+        raise RequestError(f"`{name}` is no list of texts", expected="texts alone; null in place of the whole list")
+
+
+def _check_items(name: str, items: Iterable[object], limits: PromptLimits) -> None:
+    for item in items:
+        if isinstance(item, list | dict):
+            raise RequestError(f"`{name}` is nested too deeply", expected="a value, a list, or an object of values")
+        if isinstance(item, str) and len(item) > limits.max_characters:
+            raise TooLarge(
+                f"`{name}` is too long",
+                saw=f"{len(item)} characters",
+                expected=f"at most {limits.max_characters}",
+                hint="a shorter text: no text encoder here reads more than a few hundred words",
+            )
+        if isinstance(item, float) and not math.isfinite(item):
+            raise RequestError(f"`{name}` is no finite number", saw=item)
+
+
+def _read_form(body: bytes, content_type: str, limits: PromptLimits) -> tuple[bytes, tuple[bytes, ...]]:
+    documents: list[bytes] = []
+    images: list[bytes] = []
+    for part in read_form(body, content_type):
+        if part.name == REQUEST_FIELD:
+            documents.append(part.data)
+        elif part.name in (IMAGE_FIELD, f"{IMAGE_FIELD}[]"):
+            _picture_type(part.data)
+            images.append(part.data)
+        else:
+            raise RequestError(
+                "unknown field of the form",
+                saw=repr(part.name[:_MOST_NAME]),
+                expected=f"`{REQUEST_FIELD}`, which holds {_EXAMPLE}, and `{IMAGE_FIELD}` for each picture",
+            )
+    if len(documents) != 1:
+        raise RequestError(f"the form needs one field `{REQUEST_FIELD}`", saw=len(documents), expected=_EXAMPLE)
+    if len(images) > limits.max_images:
+        raise TooLarge("too many pictures", saw=len(images), expected=f"at most {limits.max_images}")
+    return documents[0], tuple(images)
+
+
+def _picture_type(image: bytes) -> str:
+    media_type = sniff_picture(image)
+    if media_type is None:
+        raise UnsupportedMedia(
+            "an image is no picture file",
+            saw=f"{len(image)} bytes beginning with {image[:12]!r}",
+            expected="a PNG, JPEG or WebP file",
+        )
+    return media_type
+
+
+# ---------------------------------------------------------------------------------------------- answers
+
+
+def padding_of(answer: PromptAnswer, masks: Mapping[str, str]) -> dict[str, Kept]:
+    """What may be left out of an answer.
+
+    Rows at the end that are zeros may be, for they come back to the last bit.  Rows that a mask excludes may be,
+    where the pipeline is known to look at no such row.
+
+    Args:
+        answer: The answer.
+        masks: For tensors of such pipelines, the name of the mask.
+    """
+    found: dict[str, Kept] = {}
+    for name, tensor in answer.tensors.items():
+        if isinstance(tensor, tuple) or answer.layouts.get(name) != "batch":
+            continue
+        mask = answer.tensors.get(masks.get(name, ""))
+        kept = kept_by_mask(mask) if isinstance(mask, WireTensor) else None
+        if kept is None or tensor.shape[:2] != (len(kept.ranges), kept.rows):
+            kept = kept_by_zeros(tensor)
+        if kept is not None and kept.is_worthwhile:
+            found[name] = kept
+    return found
+
+
+def write_prompt_answer(answer: PromptAnswer, padding: Mapping[str, Kept] | None = None) -> bytes:
+    """The answer as one safetensors file; of the tensors in ``padding`` with the rows that are kept alone."""
+    padding = padding or {}
+    about = {
+        **answer.metadata,
+        "layouts": json.dumps(dict(answer.layouts)),
+        "truncated": json.dumps({name: list(items) for name, items in answer.truncated.items()}),
+    }
+    if padding:
+        about["padding"] = json.dumps({name: describe(kept) for name, kept in padding.items()})
+    tensors = {
+        name: drop_padding(tensor, padding[name]) if name in padding else tensor
+        for name, tensor in answer.flat().items()
+    }
+    return write_safetensors(tensors, about)
+
+
+def read_prompt_answer(body: bytes, *, most_bytes: int) -> PromptAnswer:
+    """What a server answered, with the padding that was left out put back.
+
+    Args:
+        body: The safetensors file.
+        most_bytes: Of all tensors, padding included; checked before memory is taken.
+
+    Raises:
+        BadAnswer: when it is not what a hybridge server sends, or was cut short.
+    """
+    tensors, metadata = read_safetensors(body)
+    layouts = _described(metadata.pop("layouts", None))
+    padding = {name: understand(value) for name, value in _described(metadata.pop("padding", "{}")).items()}
+    truncated = _described(metadata.pop("truncated", "{}"))
+    if any(layout not in _LAYOUTS for layout in layouts.values()) or not padding.keys() <= tensors.keys():
+        raise _strange("layouts or padding")
+    left = most_bytes - sum(tensor.nbytes for tensor in tensors.values())
+    for name, kept in padding.items():
+        left += tensors[name].nbytes
+        tensors[name] = refill(tensors[name], kept, most_bytes=left)
+        left -= tensors[name].nbytes
+    read: dict[str, WireTensor | tuple[WireTensor, ...]] = {}
+    for name, layout in layouts.items():
+        members = [member for member in tensors if member.rpartition(".")[0] == name]
+        names = [f"{name}.{index}" for index in range(len(members))] if layout == "list" else [name]
+        if not names or not tensors.keys() >= set(names):
+            raise _strange(f"no tensor for {name[:_MOST_NAME]!r}")
+        taken = tuple(tensors.pop(member) for member in names)
+        read[name] = taken if layout == "list" else taken[0]
+    if tensors:
+        raise _strange(f"a tensor {next(iter(tensors))[:_MOST_NAME]!r} without a layout")
+    try:
+        cut = {name: tuple(int(item) for item in items) for name, items in truncated.items()}
+    except (TypeError, ValueError):
+        raise _strange("what was truncated") from None
+    return PromptAnswer(read, cast("dict[str, TensorLayout]", layouts), metadata, cut)
+
+
+def _described(text: str | None) -> dict[str, Any]:
+    try:
+        document = json.loads(text or "")
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise _strange("metadata")
+    return document
+
+
+def _strange(saw: str) -> BadAnswer:
+    return BadAnswer(
+        "the answer is not one of text embeddings",
+        saw=f"{saw} of another form",
+        expected=f"{SAFETENSORS} as a hybridge server sends it",
+        hint="a look at the address, or at the server's version",
+    )
