@@ -10,9 +10,10 @@ theirs comes or goes, keeps no state outside its objects, and never puts a crede
 * ``retry``: after which failure to try again, and when; arithmetic only
 * ``blame``: failures as errors that name the server
 * ``values``, ``precision``: torch, NumPy and pictures ↔ the wire's nouns
+* ``prompts``: prompts and pictures → a request, and its answer → keyword arguments of a pipeline
 * ``calls``: arguments, documented and checked once
 * ``steps``: what such a conversation asks of its driver
-* ``flow``, ``preview``: every conversation as a generator that does no I/O
+* ``flow``, ``preview``, ``prompt_flow``: every conversation as a generator that does no I/O
 * ``expected``: how large an answer to a request may be, and what is checked of it
 * ``redact``: texts of servers without credentials
 * ``proxies``, ``trust``: through which proxy, and with which certificates
@@ -31,6 +32,7 @@ from .client import Client
 from .compat import remote_decode, remote_encode
 from .fleet import Breaker
 from .preview import Picture, Preview
+from .prompts import Embeddings, repeat_for_images
 from .queue import Finished
 from .reply import Reply, ServerWarning
 from .retry import Retry
@@ -40,6 +42,7 @@ __all__ = [
     "AsyncClient",
     "Breaker",
     "Client",
+    "Embeddings",
     "Finished",
     "Kind",
     "Picture",
@@ -49,4 +52,5 @@ __all__ = [
     "ServerWarning",
     "remote_decode",
     "remote_encode",
+    "repeat_for_images",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,8 +12,10 @@ from ..protocol import DecodeRequest, EncodeRequest, Output, Scaling, ValueRange
 from ..protocol.messages import DEFAULT_QUALITY
 from .flow import Flows
 from .precision import Precision, lowered
+from .prompt_flow import prompt_flow
+from .prompts import prompt_request
 from .steps import Flow, Progress, Terms
-from .values import Kind, image_to_wire, latents_of_file, picture_format_from, to_wire
+from .values import Kind, best_kind, image_to_wire, latents_of_file, picture_format_from, to_wire
 
 
 class Calls(abc.ABC):
@@ -128,6 +131,48 @@ class Calls(abc.ABC):
         )
         terms = self._terms(deadline_s, progress)
         return self._run(self._flows.encode(request, model, kind or natural_kind, terms))
+
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str] | None,
+        *,
+        model: str | None = None,
+        images: Any = None,
+        num_images_per_prompt: int = 1,
+        drop_padding: bool = True,
+        kind: Kind | None = None,
+        deadline_s: float | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Any:
+        """Prompts to text embeddings, as keyword arguments for the pipeline: ``pipe(**embeddings)``.
+
+        Args:
+            prompt: One, or a list of them.
+            model: An id from :meth:`models`; without one the only model that takes prompts.
+            images: Of pipelines whose embeddings depend on pictures: a PIL image, the path or the bytes of a file,
+                or a list of them.
+            num_images_per_prompt: How often each embedding is repeated, side by side; see
+                :func:`~hybridge.client.repeat_for_images`.  The pipeline is then called without this argument.
+            drop_padding: Let the server leave out rows of padding where that changes no picture; what is returned
+                has zeros there.
+            kind: ``torch``, ``numpy`` (which has no bfloat16 and gets float32) or ``wire``; None for the first of
+                them that is installed.
+            deadline_s: Seconds for all of it, attempts and waits included; the client's own if None.
+            progress: ``progress("up" or "down", bytes done, bytes in total or None)``, called as bodies go.
+            options: What else the pipeline's ``__call__`` takes about text: ``negative_prompt`` (None is sent as
+                such, and not the same as leaving it out, for which no negative embeddings are made), ``prompt_2``,
+                ``max_sequence_length``, ``clip_skip``, ….  What is left out has the default of ``__call__``.
+
+        Returns:
+            :class:`~hybridge.client.Embeddings`, a dict.
+
+        Raises:
+            ServerRefused: for an option that this pipeline does not have, and names the nearest one.
+        """
+        request = prompt_request({"prompt": prompt, **options}, images, drop_padding=drop_padding)
+        kind, terms = kind or best_kind(), self._terms(deadline_s, progress)
+        return self._run(prompt_flow(self._flows, request, model, kind, num_images_per_prompt, terms))
 
     def _begin_decode(
         self,

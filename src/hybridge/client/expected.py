@@ -18,6 +18,7 @@ from ..protocol import (
     EncodeRequest,
     FileAnswer,
     PictureFile,
+    PromptRequest,
     Request,
     WireTensor,
     sniff_picture,
@@ -42,6 +43,15 @@ _MOST_BYTES = 1 << 30
 
 #: Any document that a server tells about itself.
 MOST_DOCUMENT_BYTES = 1 << 24
+
+#: Of one text's embeddings, padding included: 1024 tokens of 49 layers of 3840 numbers in float32 are 771 MB.
+_MOST_TEXT_BYTES = 1 << 30
+
+
+def most_embeddings_bytes(request: PromptRequest) -> int:
+    """The largest body that can be an answer, and the most that it may become with its padding."""
+    twins = 2 if any(name.startswith("negative") for name in request.inputs) else 1
+    return request.batch * twins * _MOST_TEXT_BYTES
 
 
 def most_bytes(request: Request) -> int:

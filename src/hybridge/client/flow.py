@@ -19,7 +19,15 @@ from urllib.parse import quote
 import httpx
 
 from ..errors import BadAnswer, ClientError, RequestError, ServerRefused, ServerTimeout
-from ..protocol import DecodeRequest, EncodeRequest, HttpResponse, Request, read_answer, write_request
+from ..protocol import (
+    DecodeRequest,
+    EncodeRequest,
+    HttpRequest,
+    HttpResponse,
+    Request,
+    read_answer,
+    write_request,
+)
 from . import blame
 from .address import Address
 from .expected import MOST_DOCUMENT_BYTES, check, most_bytes
@@ -90,19 +98,10 @@ class Flows:
         return self._noted((yield from only.exchange(there, _reader(request, _itself), self.begin(terms))))
 
     def models(self, terms: Terms) -> Flow[list[dict[str, Any]]]:
-        def read(arrived: Arrived, address: Address) -> list[dict[str, Any]]:
-            document = _read_document(arrived, address)
-            models = document.get("models") if isinstance(document, dict) else None
-            if not isinstance(models, list):
-                keys = f"JSON with the keys {list(document)[:8]}" if isinstance(document, dict) else None
-                saw = keys or repr(document)[:60]
-                raise BadAnswer("this did not list its models", saw=saw, expected="them under `models`")
-            return models
-
-        return (yield from self.exchange(_getter("/v1/models"), read, self.begin(terms)))
+        return (yield from self.exchange(getter("/v1/models"), read_model_list, self.begin(terms)))
 
     def health(self, terms: Terms) -> Flow[Any]:
-        return (yield from self.exchange(_getter("/health"), _read_document, self.begin(terms)))
+        return (yield from self.exchange(getter("/health"), _read_document, self.begin(terms)))
 
     # ------------------------------------------------------------------------------------------- parts
 
@@ -185,7 +184,10 @@ class Flows:
 
     def post(self, request: Request, path: str, terms: Terms, *, is_parted: bool = False) -> Build:
         """The call that sends a request to whichever server it will be."""
-        message, most = write_request(request), most_bytes(request)
+        return self.sender(write_request(request), most_bytes(request), path, terms, is_parted=is_parted)
+
+    def sender(self, message: HttpRequest, most: int, path: str, terms: Terms, *, is_parted: bool = False) -> Build:
+        """The call that sends a message to whichever server it will be, for an answer of ``most`` bytes at most."""
 
         def build(address: Address, left_s: float | None) -> Call:
             headers = {**message.headers, **address.headers()}
@@ -209,9 +211,13 @@ class Flows:
     def _noted(self, read: tuple[T, Reply]) -> T:
         """What was read of a reply, once the server's remark has been passed on."""
         value, reply = read
-        if reply.warning is not None:
-            warn_caller(f"{reply.server}: {self.redact(reply.warning)}")
+        self.pass_on(reply.headers, reply.server)
         return value
+
+    def pass_on(self, headers: Mapping[str, str], server: str) -> None:
+        """Warns the caller of the server's remark, if there is one."""
+        if (remark := headers.get("hybridge-warning")) is not None:
+            warn_caller(f"{server}: {self.redact(remark)}")
 
     def blamed(self, error: ClientError) -> ClientError:
         """The error with texts that may be shown."""
@@ -317,12 +323,29 @@ def _reader(request: Request, convert: Callable[[Reply], T]) -> Callable[[Arrive
     return read
 
 
-def _getter(path: str) -> Build:
+def getter(path: str) -> Build:
+    """The call that asks for a document."""
+
     def build(address: Address, left_s: float | None) -> Call:
         headers = {"accept": "application/json", **address.headers()}
         return Call("GET", address.resolve(path), headers, timeout_s=left_s, most_bytes=MOST_DOCUMENT_BYTES)
 
     return build
+
+
+def read_model_list(arrived: Arrived, address: Address) -> list[dict[str, Any]]:
+    """What a server says of its models.
+
+    Raises:
+        BadAnswer: when it does not.
+    """
+    document = _read_document(arrived, address)
+    models = document.get("models") if isinstance(document, dict) else None
+    if not isinstance(models, list):
+        keys = f"JSON with the keys {list(document)[:8]}" if isinstance(document, dict) else None
+        saw = keys or repr(document)[:60]
+        raise BadAnswer("this did not list its models", saw=saw, expected="them under `models`")
+    return models
 
 
 def _read_document(arrived: Arrived, _: Address) -> Any:

@@ -64,7 +64,7 @@ def latents_of_file(path: str | Path) -> tuple[WireTensor, Kind, Scaling | None]
         OSError: for a file that is not there.
     """
     file = read_latents(path)
-    return file.tensor, _best_kind(), file.scaling
+    return file.tensor, best_kind(), file.scaling
 
 
 def from_wire(tensor: WireTensor, kind: Kind) -> Any:
@@ -91,11 +91,11 @@ def image_to_wire(image: Any) -> tuple[PictureFile | WireTensor, Kind]:
         OSError: for a file that is not there.
     """
     if isinstance(image, (str, Path)):
-        return _picture_file(Path(image).read_bytes()), _best_kind()
+        return _picture_file(Path(image).read_bytes()), best_kind()
     if isinstance(image, (bytes, bytearray)):
-        return _picture_file(bytes(image)), _best_kind()
+        return _picture_file(bytes(image)), best_kind()
     if _is_a(image, "PIL.Image", "Image"):
-        return PictureFile(_write_png(image)), _best_kind()
+        return PictureFile(_write_png(image)), best_kind()
     tensor, kind = to_wire(image)
     if tensor.dtype == "uint8" and len(tensor.shape) == 3 and tensor.shape[-1] == 3:
         tensor = WireTensor("uint8", (1, *tensor.shape), tensor.data)
@@ -154,7 +154,8 @@ def _is_a(value: object, module: str, name: str) -> bool:
     return loaded is not None and isinstance(value, getattr(loaded, name))
 
 
-def _best_kind() -> Kind:
+def best_kind() -> Kind:
+    """The first of torch and NumPy that is installed, else ``wire``."""
     if importlib.util.find_spec("torch") is not None:
         return "torch"
     return "numpy" if importlib.util.find_spec("numpy") is not None else "wire"

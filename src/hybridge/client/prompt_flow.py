@@ -1,0 +1,60 @@
+"""The conversation that makes text embeddings of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import quote
+
+from ..errors import RequestError
+from ..protocol import PromptRequest, read_prompt_answer, write_prompt_request
+from .address import Address
+from .expected import most_embeddings_bytes
+from .flow import Flows, getter, read_model_list
+from .prompts import Embeddings, embeddings_of
+from .steps import Arrived, Flow, Terms, Until
+from .values import Kind
+
+
+def prompt_flow(
+    flows: Flows, request: PromptRequest, model: str | None, kind: Kind, count: int, terms: Terms
+) -> Flow[Embeddings]:
+    """The embeddings of a request.
+
+    Args:
+        flows: Of the fleet.
+        request: What is asked for.
+        model: Whose embeddings; None for those of the only model that takes prompts.
+        kind: What the tensors become.
+        count: How often each prompt's embedding is repeated.
+        terms: Of the call.
+    """
+    until = flows.begin(terms)
+    if model is None:
+        model = yield from _only_model(flows, until)
+    most = most_embeddings_bytes(request)
+
+    def read(arrived: Arrived, address: Address) -> tuple[Embeddings, Mapping[str, str], str]:
+        answer = read_prompt_answer(arrived.body, most_bytes=most)
+        return embeddings_of(answer, kind, count), arrived.headers, str(address)
+
+    post = flows.sender(write_prompt_request(request), most, f"/v1/{quote(model, safe='')}/prompt", terms)
+    embeddings, headers, server = yield from flows.exchange(post, read, until)
+    flows.pass_on(headers, server)
+    return embeddings
+
+
+def _only_model(flows: Flows, until: Until) -> Flow[str]:
+    """The model that is meant where nobody names one.
+
+    Raises:
+        RequestError: where none or several could be.
+    """
+    documents = yield from flows.exchange(getter("/v1/models"), read_model_list, until)
+    names = [str(model.get("name")) for model in documents if "prompt" in (model.get("tasks") or ())]
+    if len(names) != 1:
+        raise RequestError(
+            "nothing tells which model's embeddings are wanted" if names else "no model there takes prompts",
+            saw=", ".join(names)[:200] or "none with the task `prompt`",
+            hint=f"model={names[0]!r}" if names else "`hybridge serve` with a model that has text encoders",
+        )
+    return names[0]

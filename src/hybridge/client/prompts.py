@@ -1,0 +1,122 @@
+"""Prompts to embeddings: what a caller says and holds ↔ the wire, and one embedding for each picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import RequestError
+from ..protocol import PictureFile, PromptAnswer, PromptLimits, PromptRequest, TensorLayout, WireTensor
+from ..protocol.prompt import check_inputs
+from .values import Kind, from_wire, image_to_wire
+
+#: The client leaves most limits to the server; these are beyond what any server takes.
+_LIMITS = PromptLimits(max_json_bytes=1 << 30, max_prompts=1 << 20, max_characters=1 << 30, max_images=1 << 10)
+
+
+class Embeddings(dict[str, Any]):
+    """Text embeddings by the keywords under which the pipeline's ``__call__`` takes them: ``pipe(**embeddings)``.
+
+    A value is a tensor, or a list of tensors where the pipeline wants one for each prompt.
+
+    Attributes:
+        layouts: For each keyword, where in its value the prompts are; see :data:`hybridge.protocol.TensorLayout`.
+        metadata: What the server said: model, revision, dtype, class, versions of libraries.
+        truncated: By the name of a prompt, which items of it were cut to the maximal length.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        layouts: Mapping[str, TensorLayout],
+        metadata: Mapping[str, str] | None = None,
+        truncated: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        super().__init__(values)
+        self.layouts = dict(layouts)
+        self.metadata = dict(metadata or {})
+        self.truncated = dict(truncated or {})
+
+
+def prompt_request(inputs: Mapping[str, Any], images: Any, *, drop_padding: bool) -> PromptRequest:
+    """The request that :meth:`Calls.encode_prompt`'s arguments mean.
+
+    Raises:
+        RequestError: for arguments that make no sense.
+    """
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in inputs.items()}
+    pictures = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
+    return PromptRequest(check_inputs(plain, _LIMITS), tuple(map(_file_of, pictures)), drop_padding)
+
+
+def _file_of(image: Any) -> bytes:
+    content, _ = image_to_wire(image)
+    if not isinstance(content, PictureFile):
+        raise RequestError(
+            "an image for a prompt is a picture",
+            saw=f"a tensor {list(content.shape)}",
+            expected="a PIL image, the path of a file or its bytes",
+        )
+    return content.data
+
+
+def embeddings_of(answer: PromptAnswer, kind: Kind, count: int) -> Embeddings:
+    """What a caller gets for an answer: values of ``kind``, each prompt's embedding ``count`` times."""
+    values = {
+        name: [from_wire(one, kind) for one in value] if isinstance(value, tuple) else from_wire(value, kind)
+        for name, value in answer.tensors.items()
+    }
+    return repeat_for_images(Embeddings(values, answer.layouts, answer.metadata, answer.truncated), count)
+
+
+def repeat_for_images(embeddings: Embeddings, num_images_per_prompt: int) -> Embeddings:
+    """The embeddings for a number of pictures of each prompt: those of one prompt stand side by side.
+
+    Servers give one embedding for each prompt.  Pipelines that are given embeddings differ in what they do with
+    ``num_images_per_prompt``: some repeat them, some refuse, and some give other pictures.  So the embeddings are
+    repeated here, and the pipeline is called with ``num_images_per_prompt=1``, which is its default.
+
+    Args:
+        embeddings: What :meth:`Client.encode_prompt` gave.
+        num_images_per_prompt: At least 1.
+
+    Raises:
+        RequestError: for a number below 1.
+    """
+    count = num_images_per_prompt
+    if type(count) is not int or count < 1:
+        raise RequestError("num_images_per_prompt is no number of pictures", saw=repr(count), expected="1 or more")
+    if count == 1:
+        return embeddings
+    values = {name: repeated(value, embeddings.layouts[name], count) for name, value in embeddings.items()}
+    return Embeddings(values, embeddings.layouts, embeddings.metadata, embeddings.truncated)
+
+
+def repeated(value: Any, layout: TensorLayout, count: int) -> Any:
+    """One value of embeddings with each prompt ``count`` times."""
+    if layout == "list":
+        return [one for one in value for _ in range(count)]
+    if isinstance(value, WireTensor):
+        raise RequestError(
+            "tensors of the wire are not repeated",
+            saw=f"num_images_per_prompt={count}",
+            hint="kind='torch' or kind='numpy'",
+        )
+    is_torch = hasattr(value, "repeat_interleave")
+    if layout == "cu_seqlens":
+        lengths = (value[1:] - value[:-1]).repeat_interleave(count) if is_torch else _np_repeat(value, count)
+        sums = value.new_zeros(len(lengths) + 1) if is_torch else _np_zeros(value, len(lengths) + 1)
+        sums[1:] = lengths.cumsum(0)
+        return sums
+    axis = 1 if layout == "batch-axis-1" else 0
+    return value.repeat_interleave(count, dim=axis) if is_torch else value.repeat(count, axis=axis)
+
+
+def _np_repeat(sums: Any, count: int) -> Any:
+    return (sums[1:] - sums[:-1]).repeat(count)
+
+
+def _np_zeros(like: Any, length: int) -> Any:
+    import numpy as np
+
+    return np.zeros(length, like.dtype)
