@@ -52,9 +52,9 @@ def decode_on_request(pipe: Connection, who: str, model: str, size: int, dtype: 
 
     from hybridge.engine import keep_pieces
     from hybridge.engine.options import choose_device
-    from hybridge.lab.environment import environment
-    from hybridge.lab.vae.case import Case
-    from hybridge.lab.vae.rivals import RIVALS, Limits
+    from hybridge.lab.harness.environment import environment
+    from hybridge.lab.vae_bench.cases import Case
+    from hybridge.lab.vae_bench.rivals import RIVALS, Limits
 
     if who == "exact":
         keep_pieces()  # as `hybridge serve` does
@@ -145,7 +145,7 @@ def main() -> None:
         print(f"{name:20}", *(f"beside {n}: {m:6.0f} ms (longest {slowest[n]:6.0f}), × {m / medians[first]:.2f};"
                               for n, m in medians.items()))  # fmt: skip
     if arguments.write:
-        from hybridge.lab import record
+        from hybridge.lab.harness import record
 
         asked = {name: value for name, value in vars(arguments).items() if name != "write"}
         path = RECORDS / f"beside-others-{arguments.model}-{arguments.size}.json"

@@ -15,8 +15,8 @@ import torch
 
 from hybridge import Client
 from hybridge.engine import Engine, EngineOptions
-from hybridge.lab import record
-from hybridge.lab.environment import environment
+from hybridge.lab.harness import record
+from hybridge.lab.harness.environment import environment
 from hybridge.models import look_up
 from hybridge.server.app import create_app
 from hybridge.server.local import LocalBackend

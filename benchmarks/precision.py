@@ -17,8 +17,8 @@ from PIL import Image
 import hybridge
 from hybridge import Client
 from hybridge.engine import Engine, EngineOptions
-from hybridge.lab import record
-from hybridge.lab.environment import environment
+from hybridge.lab.harness import record
+from hybridge.lab.harness.environment import environment
 from hybridge.models import look_up
 from hybridge.protocol import DecodeRequest, Scaling, WireTensor
 from hybridge.server.app import create_app

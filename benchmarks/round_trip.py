@@ -21,8 +21,8 @@ import torch
 
 from hybridge import Client
 from hybridge.engine import Engine, EngineOptions, to_pixels
-from hybridge.lab import record
-from hybridge.lab.environment import environment
+from hybridge.lab.harness import record
+from hybridge.lab.harness.environment import environment
 from hybridge.models import look_up
 from hybridge.protocol import DecodeRequest, Scaling
 from hybridge.protocol.torch import from_torch

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from hybridge.engine import Engine, EngineOptions, keep_pieces, to_pixels
 from hybridge.engine.options import choose_device
-from hybridge.lab import record
-from hybridge.lab.environment import environment
-from hybridge.lab.load.case import Kind, Load, ServeArguments
-from hybridge.lab.load.clients import OK, Bounds, Shot, closed
-from hybridge.lab.load.served import latents
-from hybridge.lab.load.serving import SERVERS, started
+from hybridge.lab.harness import record
+from hybridge.lab.harness.environment import environment
+from hybridge.lab.serve_bench.cases import Kind, Load, ServeArguments
+from hybridge.lab.serve_bench.load_generator import OK, Bounds, Shot, closed
+from hybridge.lab.serve_bench.served_model import latents
+from hybridge.lab.serve_bench.servers import SERVERS, started
 from hybridge.models import look_up
 
 MODEL = "starter"

@@ -9,10 +9,10 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from hybridge.cli.application import application
-from hybridge.lab.advice.presets import PRESETS
-from hybridge.lab.advice.table import large_markdown, markdown
+from hybridge.lab.advisor.presets import PRESETS
+from hybridge.lab.advisor.table import large_markdown, markdown
 from hybridge.lab.techniques.catalogue import TECHNIQUES
-from hybridge.lab.techniques.clashes import CLASHES, ONE_OF
+from hybridge.lab.techniques.compatibility import CLASHES, ONE_OF
 from hybridge.models import CATALOGUE
 
 DOCS = Path(__file__).parent

@@ -40,7 +40,7 @@ def main() -> int:
     import torch
     import trial
 
-    from hybridge.lab.environment import environment
+    from hybridge.lab.harness.environment import environment
 
     failed: list[dict[str, Any]] = []
     records = []

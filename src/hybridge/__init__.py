@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .client.pipelines import connect
     from .client.remote_vae import RemoteVAE
     from .engine.exact import exact
-    from .lab.advice.optimize import optimize
+    from .lab.advisor.optimize import optimize
 
 _HOME = {
     "AsyncClient": "client",
@@ -23,7 +23,7 @@ _HOME = {
     "RemoteVAE": "client.remote_vae",
     "connect": "client.pipelines",
     "exact": "engine.exact",
-    "optimize": "lab.advice.optimize",
+    "optimize": "lab.advisor.optimize",
     "remote_decode": "client",
     "remote_encode": "client",
 }

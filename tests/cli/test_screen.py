@@ -14,8 +14,8 @@ from rich.cells import cell_len
 
 from hybridge.cli import main
 from hybridge.cli.screen import screen, show_table
-from hybridge.lab.advice.adviser import advise
-from hybridge.lab.estimate.nouns import Setup
+from hybridge.lab.advisor.advice import advise
+from hybridge.lab.estimator.types import Setup
 from hybridge.models import CATALOGUE
 
 

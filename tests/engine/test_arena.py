@@ -19,8 +19,8 @@ from hybridge.engine.execute import Executor
 from hybridge.engine.memory import give_back
 from hybridge.engine.plan import Plan, plan
 from hybridge.engine.runner import arithmetic_for
-from hybridge.lab.vae.case import Case
-from hybridge.lab.vae.subject import program_of
+from hybridge.lab.vae_bench.cases import Case
+from hybridge.lab.vae_bench.subject import program_of
 from hybridge.models import CATALOGUE
 
 
@@ -183,7 +183,7 @@ _GROWTH = """
 import json, torch, hybridge
 from diffusers import AutoencoderKL
 from hybridge.engine.runner import arithmetic_for
-from hybridge.lab.gauge import growth
+from hybridge.lab.harness.measure import growth
 torch.manual_seed(0)
 dtype = torch.bfloat16 if arithmetic_for("cpu", torch.bfloat16).is_widened else torch.float32
 vae = AutoencoderKL(block_out_channels=[64, 128], down_block_types=["DownEncoderBlock2D"] * 2, norm_num_groups=8,

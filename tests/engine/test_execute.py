@@ -20,7 +20,7 @@ from hybridge.engine.runner import Runner, arithmetic_for
 from hybridge.engine.shape import Shape
 from hybridge.engine.ways import Arithmetic
 from hybridge.errors import RequestError, Stopped
-from hybridge.lab.storages import PeakBytes
+from hybridge.lab.harness.memory import PeakBytes
 
 ONE_STRIP, MANY_STRIPS, ONE_ROW = 2**30, 2**13, 1
 

@@ -27,7 +27,7 @@ from hybridge.engine.shape import Shape
 from hybridge.engine.transfer import Copies
 from hybridge.engine.ways import Arithmetic
 from hybridge.errors import OutOfMemory, RequestError, Stopped, TooLarge
-from hybridge.lab.storages import PeakBytes
+from hybridge.lab.harness.memory import PeakBytes
 
 STRIP = 2**13
 

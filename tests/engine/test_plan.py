@@ -17,7 +17,7 @@ from hybridge.engine.ops import Attend
 from hybridge.engine.plan import IN_MEMORY, WITHIN_ROUNDING, Plan, plan
 from hybridge.engine.ways import Arithmetic
 from hybridge.errors import RequestError, TooLarge
-from hybridge.lab.storages import PeakBytes
+from hybridge.lab.harness.memory import PeakBytes
 
 GIB = 2**30
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybridge.lab.vae.case import Case
+from hybridge.lab.vae_bench.cases import Case
 from hybridge.models import ModelSpec
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..lab.load.case import ServeArguments
-    from ..lab.record import Record
+    from ..lab.harness.record import Record
+    from ..lab.serve_bench.cases import ServeArguments
 
 
 def serve_bench(
@@ -45,8 +45,8 @@ def serve_bench(
 ) -> None:
     """Throughput, latency and errors under load, beside the engine alone, LitServe and Ray Serve."""
 
-    from ..lab.load.case import ServeArguments, loads_of
-    from ..lab.load.serving import SERVERS
+    from ..lab.serve_bench.cases import ServeArguments, loads_of
+    from ..lab.serve_bench.servers import SERVERS
     from .screen import screen
 
     console = screen()
@@ -70,7 +70,7 @@ def serve_bench(
 
 
 def _run(arguments: ServeArguments, path: Path, resume: bool, console: Any) -> Record:
-    from ..lab.load.runner import run
+    from ..lab.serve_bench.runner import run
     from .tables import measuring
 
     with measuring(console) as progress:
@@ -78,7 +78,7 @@ def _run(arguments: ServeArguments, path: Path, resume: bool, console: Any) -> R
 
 
 def _show(record: Record, path: Path, console: Any) -> None:
-    from ..lab.load.report import markdown, tables
+    from ..lab.serve_bench.report import markdown, tables
     from .tables import draw
 
     for table in tables(record):

@@ -10,8 +10,8 @@ import typer
 from ..units import parse_bytes
 
 if TYPE_CHECKING:
-    from ..lab.record import Record
-    from ..lab.vae.case import Arguments
+    from ..lab.harness.record import Record
+    from ..lab.vae_bench.cases import Arguments
 
 
 def vae(
@@ -38,8 +38,8 @@ def vae(
     """Time, memory and error of the exact engine beside diffusers, torch.compile and OpenVINO."""
 
     from ..engine import resolve
-    from ..lab.vae.case import Arguments
-    from ..lab.vae.rivals import RIVALS
+    from ..lab.vae_bench.cases import Arguments
+    from ..lab.vae_bench.rivals import RIVALS
     from .screen import screen
 
     console = screen()
@@ -62,7 +62,7 @@ def vae(
 
 
 def _run(arguments: Arguments, path: Path, resume: bool, console: Any) -> Record:
-    from ..lab.vae.runner import run
+    from ..lab.vae_bench.runner import run
     from .tables import measuring
 
     with measuring(console) as progress:
@@ -70,8 +70,8 @@ def _run(arguments: Arguments, path: Path, resume: bool, console: Any) -> Record
 
 
 def _show(record: Record, path: Path, console: Any) -> None:
-    from ..lab.vae.plot import plot
-    from ..lab.vae.report import markdown, tables
+    from ..lab.vae_bench.plot import plot
+    from ..lab.vae_bench.report import markdown, tables
     from .tables import draw
 
     for table in tables(record):

@@ -11,7 +11,7 @@ from ..units import parse_bytes
 from .options import KEY
 
 if TYPE_CHECKING:
-    from ..lab.advice.adviser import Advice
+    from ..lab.advisor.advice import Advice
 
 
 def advise(
@@ -38,11 +38,11 @@ def advise(
 ) -> None:
     """Say what to switch on for a card: bits of weights, offloads, and the way to decode; why, and how."""
     from ..engine.groups import available_bytes
-    from ..lab.advice.adviser import advise as make_advice
-    from ..lab.advice.link import measure
-    from ..lab.estimate.correction import read_correction
-    from ..lab.estimate.nouns import Setup
-    from ..lab.estimate.shapes import shape_named
+    from ..lab.advisor.advice import advise as make_advice
+    from ..lab.advisor.network import measure
+    from ..lab.estimator.correction import read_correction
+    from ..lab.estimator.shapes import shape_named
+    from ..lab.estimator.types import Setup
     from .plan import sides
 
     shape = shape_named(pipeline)
@@ -67,7 +67,7 @@ def advise(
 def _show(made: Advice) -> None:
     from rich.syntax import Syntax
 
-    from ..lab.advice.adviser import picture, title
+    from ..lab.advisor.advice import picture, title
     from .screen import screen, show_table
 
     console = screen()

@@ -11,7 +11,7 @@ import typer
 from ..units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
-    from ..lab.estimate.nouns import Estimate
+    from ..lab.estimator.types import Estimate
 
 #: Cards are sold in powers of 1000.
 _size = partial(format_bytes, decimal=True)
@@ -39,9 +39,9 @@ def estimate(
     import dataclasses
     import json
 
-    from ..lab.estimate.correction import read_correction
-    from ..lab.estimate.nouns import Setup, parse_stack
-    from ..lab.estimate.phases import estimate as make_estimate
+    from ..lab.estimator.correction import read_correction
+    from ..lab.estimator.phases import estimate as make_estimate
+    from ..lab.estimator.types import Setup, parse_stack
     from .plan import sides
 
     if guide:
@@ -119,7 +119,7 @@ def peak_of(made: Estimate) -> str:
 
 def _show_guide() -> None:
 
-    from ..lab.estimate.guide import compared
+    from ..lab.estimator.guide import compared
     from .screen import screen, show_table
 
     numbers = ("counted", "with workspace", "the guide", "off")

@@ -16,7 +16,7 @@ def list_(
 
     from rich.markup import escape
 
-    from ..lab.study.listing import listed
+    from ..lab.studies.listing import listed
     from .screen import screen, show_table
 
     console = screen()

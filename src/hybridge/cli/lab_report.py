@@ -16,13 +16,13 @@ def report(
 ) -> None:
     """One page from records: tables, a plot and pictures, which opens in any browser without a network."""
     from ..errors import RequestError
-    from ..lab.page.words import LANGUAGES
+    from ..lab.report.words import LANGUAGES
 
     known = [one for one in LANGUAGES if one == language]
     if not known:
         raise RequestError("unknown language", saw=language, expected=" or ".join(LANGUAGES))
     try:
-        from ..lab.page.writing import write
+        from ..lab.report.writing import write
 
         written = write(records, out, known[0])
     except ModuleNotFoundError as missing:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..lab.study.arguments import Arguments, Configuration
+    from ..lab.studies.arguments import Arguments, Configuration
 
 
 def run(
@@ -40,8 +40,8 @@ def run(
 ) -> None:
     """Time, memory and pictures of techniques, alone or stacked, each in a fresh process, with proof of effect."""
 
-    from ..lab.study import arguments as study
-    from ..lab.study.runner import RECORD, arguments_of
+    from ..lab.studies import arguments as study
+    from ..lab.studies.runner import RECORD, arguments_of
     from .screen import screen
 
     console = screen()
@@ -71,7 +71,7 @@ def run(
 def _configurations(
     techniques: list[str] | None, stacks: list[str] | None, ladder: Path | None
 ) -> tuple[Configuration, ...]:
-    from ..lab.study.arguments import configurations, read_short
+    from ..lab.studies.arguments import configurations, read_short
     from ..lab.techniques.catalogue import TECHNIQUES
 
     if not techniques and not stacks and not ladder:
@@ -94,8 +94,8 @@ def _refuse_others(context: typer.Context) -> None:
 
 
 def _measure(arguments: Arguments, path: Path, resume: bool, console: Any) -> None:
-    from ..lab.study.runner import run as measure
-    from ..lab.study.table import table
+    from ..lab.studies.runner import run as measure
+    from ..lab.studies.table import table
     from .tables import draw, measuring
 
     try:

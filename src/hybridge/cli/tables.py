@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..lab.tables import Table
+    from ..lab.harness.tables import Table
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def measuring(console: Any) -> Iterator[Callable[[int, int, str], None]]:
 
 def draw(table: Table, console: Any) -> None:
     """Prints a table of the workbench."""
-    from ..lab.tables import columns_are_numbers
+    from ..lab.harness.tables import columns_are_numbers
     from .screen import show_table
 
     numbers = [

@@ -16,10 +16,10 @@ import torch
 from diffusers import DiffusionPipeline
 from pipelines import load_small_pipelines
 
+from hybridge.lab.studies.tiny_pipeline import save_tiny
 from hybridge.lab.techniques.catalogue import named
-from hybridge.lab.techniques.rig import Rig
+from hybridge.lab.techniques.pipeline_context import PipelineContext
 from hybridge.lab.techniques.technique import Applied, Proof
-from hybridge.lab.tiny import save_tiny
 
 STEPS = 4
 
@@ -44,13 +44,15 @@ def _loaded() -> dict[Path, Any]:
 
 
 @pytest.fixture
-def rig(tiny_folder: Path, tmp_path: Path, _loaded: dict[Path, Any]) -> Rig:
+def context(tiny_folder: Path, tmp_path: Path, _loaded: dict[Path, Any]) -> PipelineContext:
     """A fresh one, with few steps; copied, which is quicker than loading."""
     arguments = {"num_inference_steps": STEPS, "guidance_scale": 5.0}
-    return _rig(tiny_folder / "base", tmp_path, _loaded, arguments, add_watermarker=False)
+    return _context(tiny_folder / "base", tmp_path, _loaded, arguments, add_watermarker=False)
 
 
-def _rig(folder: Path, scratch: Path, loaded: dict[Path, Any], arguments: dict[str, Any], **always: Any) -> Rig:
+def _context(
+    folder: Path, scratch: Path, loaded: dict[Path, Any], arguments: dict[str, Any], **always: Any
+) -> PipelineContext:
     def reload(**parts: Any) -> Any:
         pipe = DiffusionPipeline.from_pretrained(folder, **{**always, **parts})
         pipe.set_progress_bar_config(disable=True)
@@ -61,7 +63,7 @@ def _rig(folder: Path, scratch: Path, loaded: dict[Path, Any], arguments: dict[s
     pipe = loaded[folder]
     # What nobody changes is shared: most of the time of a copy goes there.
     shared = [part for name, part in pipe.components.items() if "tokenizer" in name]
-    return Rig(
+    return PipelineContext(
         pipe=copy.deepcopy(pipe, {id(part): part for part in shared}),
         arguments=arguments,
         folder=scratch,
@@ -92,25 +94,25 @@ def small_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(params=["sd-v1", "sd3", "flux"])
-def other_rig(
+def other_context(
     request: pytest.FixtureRequest, small_folders: dict[str, Path], tmp_path: Path, _loaded: dict[Path, Any]
-) -> Rig:
+) -> PipelineContext:
     """A fresh one of another family."""
     # A pipeline that was saved without a part is loaded without it only if told so.
     absent = {"text_encoder_3": None, "tokenizer_3": None} if request.param == "sd3" else {}
     arguments = {"num_inference_steps": STEPS, "guidance_scale": 5.0, "height": 64, "width": 64}
-    return _rig(small_folders[request.param], tmp_path, _loaded, arguments, **absent)
+    return _context(small_folders[request.param], tmp_path, _loaded, arguments, **absent)
 
 
 @pytest.fixture
 def from_disk(request: pytest.FixtureRequest) -> None:
-    """Loads the rig's pipeline instead: a kernel's last bits depend on how weights are aligned in memory.
+    """Loads the context's pipeline instead: a kernel's last bits depend on how weights are aligned in memory.
 
     For techniques that take weights from the disk again, whose pictures are to be those of weights from the disk.
     """
-    for name in {"rig", "other_rig"} & set(request.fixturenames):
-        rig = request.getfixturevalue(name)
-        rig.pipe = rig.reload()
+    for name in {"context", "other_context"} & set(request.fixturenames):
+        context = request.getfixturevalue(name)
+        context.pipe = context.reload()
 
 
 @dataclass
@@ -123,7 +125,7 @@ class Trial:
         after: With it; there once :meth:`picture` was called.
     """
 
-    rig: Rig
+    context: PipelineContext
     applied: Applied
     arguments: dict[str, Any]
     before: Any = None
@@ -133,7 +135,7 @@ class Trial:
     def picture(self) -> Proof:
         """Makes one, watched."""
         with self.applied.witness() as proof:
-            self.after = self.rig.picture(PROMPT, seed=0, **self.arguments)
+            self.after = self.context.picture(PROMPT, seed=0, **self.arguments)
         self.proofs.append(proof())
         return self.proofs[-1]
 
@@ -149,25 +151,25 @@ def trial(_baselines: dict[str, Any]) -> Callable[..., Any]:
     """Applies a row, and at the end of the block undoes it: the picture must be the former one, to the bit."""
 
     @contextmanager
-    def begin(rig: Rig, name: str, *, fresh: bool = True, **arguments: Any) -> Iterator[Trial]:
+    def begin(context: PipelineContext, name: str, *, fresh: bool = True, **arguments: Any) -> Iterator[Trial]:
         (technique,) = named([name])
         arguments = {**_QUICK, **arguments}
-        key = f"{rig.origin} {rig.arguments} {arguments}"
+        key = f"{context.origin} {context.arguments} {arguments}"
         if not fresh or key not in _baselines:
-            before = rig.picture(PROMPT, seed=0, **arguments)
+            before = context.picture(PROMPT, seed=0, **arguments)
             if fresh:
                 _baselines[key] = before
         else:
             before = _baselines[key]
         assert float(before.std()) > 0.005  # a picture, not a grey area
-        missing = technique.why_missing(rig)
+        missing = technique.why_missing(context)
         assert missing is None, missing
-        run = Trial(rig, technique.apply(rig), arguments, before)
+        run = Trial(context, technique.apply(context), arguments, before)
         yield run
         assert run.applied.undo is not None
         run.applied.undo()
         with run.applied.witness() as proof:
-            again = rig.picture(PROMPT, seed=0, **arguments)
+            again = context.picture(PROMPT, seed=0, **arguments)
         assert not proof().took_effect, proof().evidence
         assert np.array_equal(again, before)
 

@@ -11,11 +11,11 @@ import torch
 from diffusers import FluxTransformer2DModel, StableDiffusionXLPipeline
 from pipelines import load_small_pipelines
 
-from hybridge.lab.environment import version
+from hybridge.lab.harness.environment import version
 from hybridge.lab.techniques import stack
 from hybridge.lab.techniques.catalogue import TECHNIQUES, named
 from hybridge.lab.techniques.evidence import CallLog
-from hybridge.lab.techniques.rig import Rig
+from hybridge.lab.techniques.pipeline_context import PipelineContext
 
 PROMPT = "a cat in the rain"
 
@@ -26,10 +26,10 @@ LAST_GUIDED = 4
 
 
 @pytest.fixture
-def rig(rig: Rig) -> Rig:
+def context(context: PipelineContext) -> PipelineContext:
     """With ten steps, of which caches leave some out."""
-    rig.arguments["num_inference_steps"] = STEPS
-    return rig
+    context.arguments["num_inference_steps"] = STEPS
+    return context
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +38,14 @@ def before(tiny_folder: Path) -> Any:
     pipe = StableDiffusionXLPipeline.from_pretrained(tiny_folder / "base", add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)
     arguments = {"num_inference_steps": STEPS, "guidance_scale": 5.0}
-    return Rig(pipe, arguments, tiny_folder, torch.device("cpu"), reload=lambda **_: pipe).picture(PROMPT, seed=0)
+    return PipelineContext(pipe, arguments, tiny_folder, torch.device("cpu"), reload=lambda **_: pipe).picture(
+        PROMPT, seed=0
+    )
 
 
-def is_clean(rig: Rig) -> bool:
+def is_clean(context: PipelineContext) -> bool:
     """Nothing listens any more."""
-    return not (rig.before_picture or rig.guidance_ended or rig.denoiser._forward_pre_hooks)
+    return not (context.before_picture or context.guidance_ended or context.denoiser._forward_pre_hooks)
 
 
 @pytest.mark.parametrize(
@@ -54,28 +56,30 @@ def is_clean(rig: Rig) -> bool:
         ("taylorseer", "hooks: 28; 5 of 10 forwards computed the last attention"),
     ],
 )
-def test_a_cache_takes_effect_begins_anew_and_goes(rig: Rig, before: Any, name: str, evidence: str) -> None:
-    applied = TECHNIQUES[name].apply(rig)
+def test_a_cache_takes_effect_begins_anew_and_goes(
+    context: PipelineContext, before: Any, name: str, evidence: str
+) -> None:
+    applied = TECHNIQUES[name].apply(context)
     with applied.witness() as proof:
-        first = rig.picture(PROMPT, seed=0)
+        first = context.picture(PROMPT, seed=0)
     assert proof().took_effect
     assert proof().evidence == evidence
     assert not np.array_equal(first, before)
-    assert np.array_equal(rig.picture(PROMPT, seed=0), first), "what was kept of one picture got into the next"
+    assert np.array_equal(context.picture(PROMPT, seed=0), first), "what was kept of one picture got into the next"
 
     assert applied.undo is not None
     applied.undo()
-    assert np.array_equal(rig.picture(PROMPT, seed=0), before)
-    assert is_clean(rig)
+    assert np.array_equal(context.picture(PROMPT, seed=0), before)
+    assert is_clean(context)
 
 
 @pytest.mark.parametrize("name", ["taylorseer-defaults", "mag-cache"])
-def test_caches_that_find_nothing_to_hook_are_found_out(rig: Rig, name: str) -> None:
-    rig.arguments["num_inference_steps"] = 4
-    before = rig.picture(PROMPT, seed=0)
-    applied = TECHNIQUES[name].apply(rig)
+def test_caches_that_find_nothing_to_hook_are_found_out(context: PipelineContext, name: str) -> None:
+    context.arguments["num_inference_steps"] = 4
+    before = context.picture(PROMPT, seed=0)
+    applied = TECHNIQUES[name].apply(context)
     with applied.witness() as proof:
-        same = rig.picture(PROMPT, seed=0)
+        same = context.picture(PROMPT, seed=0)
     assert not proof().took_effect
     assert proof().evidence == "hooks: 0; 4 of 4 forwards computed the last attention"
     assert np.array_equal(same, before)
@@ -90,14 +94,14 @@ def test_caches_that_find_nothing_to_hook_are_found_out(rig: Rig, name: str) -> 
         ("faster-cache", "RuntimeError: chunk expects at least a 1-dimensional tensor"),
     ],
 )
-def test_caches_that_break_on_a_unet_leave_it_as_it_was(rig: Rig, name: str, why: str) -> None:
-    rig.arguments["num_inference_steps"] = 2
-    before = rig.picture(PROMPT, seed=0)
-    (step,) = stack.apply(rig, named([name]))
+def test_caches_that_break_on_a_unet_leave_it_as_it_was(context: PipelineContext, name: str, why: str) -> None:
+    context.arguments["num_inference_steps"] = 2
+    before = context.picture(PROMPT, seed=0)
+    (step,) = stack.apply(context, named([name]))
     assert step.failure is not None
     assert why in step.failure
-    assert is_clean(rig)
-    assert np.array_equal(rig.picture(PROMPT, seed=0), before)
+    assert is_clean(context)
+    assert np.array_equal(context.picture(PROMPT, seed=0), before)
 
 
 @pytest.mark.parametrize(
@@ -108,38 +112,40 @@ def test_caches_that_break_on_a_unet_leave_it_as_it_was(rig: Rig, name: str, why
         ("taylorseer", "hooks: 28; 8 of 10 forwards computed the last attention"),  # four of five, twice
     ],
 )
-def test_a_cache_forgets_when_guidance_ends(rig: Rig, name: str, evidence: str) -> None:
-    rig.after_step.append(end_guidance)
-    with TECHNIQUES[name].apply(rig).witness() as proof, CallLog(rig.denoiser) as calls:
-        rig.picture(PROMPT, seed=0)
+def test_a_cache_forgets_when_guidance_ends(context: PipelineContext, name: str, evidence: str) -> None:
+    context.after_step.append(end_guidance)
+    with TECHNIQUES[name].apply(context).witness() as proof, CallLog(context.denoiser) as calls:
+        context.picture(PROMPT, seed=0)
     assert calls.batches == [2] * 5 + [1] * 5
     assert proof().took_effect
     assert proof().evidence == evidence
 
 
 @pytest.mark.parametrize("name", ["deepcache", "pab"])
-def test_a_cache_that_is_not_told_breaks(rig: Rig, name: str) -> None:
-    TECHNIQUES[name].apply(rig)
-    rig.after_step.append(end_guidance)
-    rig.guidance_ended.clear()
+def test_a_cache_that_is_not_told_breaks(context: PipelineContext, name: str) -> None:
+    TECHNIQUES[name].apply(context)
+    context.after_step.append(end_guidance)
+    context.guidance_ended.clear()
     with pytest.raises((RuntimeError, ValueError)):
-        rig.picture(PROMPT, seed=0)
+        context.picture(PROMPT, seed=0)
 
 
-def end_guidance(rig: Rig, step: int, tensors: dict[str, Any]) -> None:
+def end_guidance(context: PipelineContext, step: int, tensors: dict[str, Any]) -> None:
     """After :data:`LAST_GUIDED`, goes on with the half of the batch that has the prompt."""
     if step != LAST_GUIDED:
         return
     for name, doubled in tensors.items():
         tensors[name] = doubled.chunk(2)[-1]
-    rig.pipe._guidance_scale = 0.0
-    for hear in rig.guidance_ended:
+    context.pipe._guidance_scale = 0.0
+    for hear in context.guidance_ended:
         hear(step)
 
 
 @pytest.mark.parametrize(("name", "distribution"), [("para-attention", "para-attn"), ("cache-dit", "cache-dit")])
-def test_libraries_for_transformers_say_what_is_missing_or_refuse(rig: Rig, name: str, distribution: str) -> None:
-    (step,) = stack.apply(rig, named([name]))
+def test_libraries_for_transformers_say_what_is_missing_or_refuse(
+    context: PipelineContext, name: str, distribution: str
+) -> None:
+    (step,) = stack.apply(context, named([name]))
     assert step.applied is None
     if version(distribution) is None:
         assert step.missing is not None
@@ -165,18 +171,18 @@ def test_hooks_work_where_they_were_made_for(tmp_path: Path) -> None:
         axes_dims_rope=(4, 4, 8),
     ).eval()
     arguments = {"num_inference_steps": 10, "height": 64, "width": 64}
-    rig = Rig(pipe, arguments, tmp_path, torch.device("cpu"), reload=lambda **_: pipe)
+    context = PipelineContext(pipe, arguments, tmp_path, torch.device("cpu"), reload=lambda **_: pipe)
 
-    before = rig.picture(PROMPT, seed=0)
+    before = context.picture(PROMPT, seed=0)
     for name in ("pab", "taylorseer", "taylorseer-defaults", "mag-cache"):
-        applied = TECHNIQUES[name].apply(rig)
+        applied = TECHNIQUES[name].apply(context)
         with applied.witness() as proof:
-            rig.picture(PROMPT, seed=0)
+            context.picture(PROMPT, seed=0)
         assert proof().took_effect, f"{name}: {proof().evidence}"
         assert applied.undo is not None
         applied.undo()
-        assert np.array_equal(rig.picture(PROMPT, seed=0), before), name
+        assert np.array_equal(context.picture(PROMPT, seed=0), before), name
 
-    missing = TECHNIQUES["deepcache"].why_missing(rig)
+    missing = TECHNIQUES["deepcache"].why_missing(context)
     assert missing is not None
     assert "FluxTransformer2DModel" in missing.reason

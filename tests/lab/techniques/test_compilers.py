@@ -11,24 +11,24 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from hybridge.lab.environment import no_cpp_compiler
+from hybridge.lab.harness.environment import no_cpp_compiler
 from hybridge.lab.techniques import stack
 from hybridge.lab.techniques.catalogue import TECHNIQUES, named
-from hybridge.lab.techniques.rig import Rig
+from hybridge.lab.techniques.pipeline_context import PipelineContext
 
 PROMPT = "a cat in the rain"
 
 
 @pytest.fixture
-def rig(rig: Rig) -> Rig:
+def context(context: PipelineContext) -> PipelineContext:
     """Two steps of a UNet with one level and one transformer; the tiny one takes the compiler minutes."""
-    return with_unet(rig, "CrossAttnDownBlock2D")
+    return with_unet(context, "CrossAttnDownBlock2D")
 
 
-def with_unet(rig: Rig, down_block: str) -> Rig:
+def with_unet(context: PipelineContext, down_block: str) -> PipelineContext:
     torch.manual_seed(0)
-    whole = rig.pipe.unet.config
-    rig.pipe.unet = UNet2DConditionModel(
+    whole = context.pipe.unet.config
+    context.pipe.unet = UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(16,),
         down_block_types=(down_block,),
@@ -43,22 +43,22 @@ def with_unet(rig: Rig, down_block: str) -> Rig:
         projection_class_embeddings_input_dim=whole.projection_class_embeddings_input_dim,
         use_linear_projection=True,
     ).eval()
-    rig.arguments["num_inference_steps"] = 2
-    return rig
+    context.arguments["num_inference_steps"] = 2
+    return context
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # Inductor imports what torch has deprecated
 @pytest.mark.parametrize(
     ("name", "down_block"), [("compile", "DownBlock2D"), ("compile-regional", "CrossAttnDownBlock2D")]
 )
-def test_compiled_code_runs_and_goes(rig: Rig, name: str, down_block: str) -> None:
+def test_compiled_code_runs_and_goes(context: PipelineContext, name: str, down_block: str) -> None:
     """The whole is one without a transformer, whose kernels would take the compiler as long again."""
     assert no_cpp_compiler() is None, "this test needs a C++ compiler"
-    with_unet(rig, down_block)
-    before = rig.picture(PROMPT, seed=0)
-    applied = TECHNIQUES[name].apply(rig)
+    with_unet(context, down_block)
+    before = context.picture(PROMPT, seed=0)
+    applied = TECHNIQUES[name].apply(context)
     with applied.witness() as proof:
-        compiled = rig.picture(PROMPT, seed=0)
+        compiled = context.picture(PROMPT, seed=0)
     assert proof().took_effect
     assert proof().evidence == "2 calls of 1 compiled modules, in 1 graphs"
     np.testing.assert_allclose(compiled, before, atol=1e-5)
@@ -66,29 +66,31 @@ def test_compiled_code_runs_and_goes(rig: Rig, name: str, down_block: str) -> No
     assert applied.undo is not None
     applied.undo()
     with applied.witness() as proof:
-        again = rig.picture(PROMPT, seed=0)
+        again = context.picture(PROMPT, seed=0)
     assert not proof().took_effect
     assert np.array_equal(again, before)
 
 
-def test_blocks_of_another_name_leave_nothing_half_compiled(rig: Rig) -> None:
-    rig.pipe.unet._repeated_blocks = ["NoSuchBlock"]
-    (step,) = stack.apply(rig, named(["compile-regional"]))
+def test_blocks_of_another_name_leave_nothing_half_compiled(context: PipelineContext) -> None:
+    context.pipe.unet._repeated_blocks = ["NoSuchBlock"]
+    (step,) = stack.apply(context, named(["compile-regional"]))
     assert step.failure is not None
     assert "NoSuchBlock" in step.failure
 
 
-def test_without_a_compiler_a_cpu_is_told_so(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_a_cpu_is_told_so(
+    context: PipelineContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     assert shutil.which("g++") is None
-    missing = TECHNIQUES["compile"].why_missing(rig)
+    missing = TECHNIQUES["compile"].why_missing(context)
     assert missing is not None
     assert "C++" in missing.reason
 
 
-def test_stable_fast_says_how_it_is_built(rig: Rig) -> None:
-    missing = TECHNIQUES["stable-fast"].why_missing(rig)
+def test_stable_fast_says_how_it_is_built(context: PipelineContext) -> None:
+    missing = TECHNIQUES["stable-fast"].why_missing(context)
     if importlib.util.find_spec("sfast") is not None:
         assert missing is None
     else:
@@ -97,7 +99,7 @@ def test_stable_fast_says_how_it_is_built(rig: Rig) -> None:
         assert missing.instead == "compile"
 
 
-def test_onediff_is_dead(rig: Rig) -> None:
-    (step,) = stack.apply(rig, named(["onediff"]))
+def test_onediff_is_dead(context: PipelineContext) -> None:
+    (step,) = stack.apply(context, named(["onediff"]))
     assert step.missing is not None
     assert (step.missing.outcome, step.missing.instead) == ("dead", "compile")

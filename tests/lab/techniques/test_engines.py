@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 
 from hybridge.errors import EngineFailure
 from hybridge.lab.techniques.catalogue import TECHNIQUES
-from hybridge.lab.techniques.rig import Rig
+from hybridge.lab.techniques.pipeline_context import PipelineContext
 
 PROMPT = "a cat in the rain"
 
@@ -23,16 +23,16 @@ pytestmark = [
 
 
 @pytest.fixture
-def rig(rig: Rig) -> Rig:
+def context(context: PipelineContext) -> PipelineContext:
     """One block down, one up, two steps."""
-    whole = rig.pipe.unet.config
+    whole = context.pipe.unet.config
     kept = {
         name: value
         for name, value in whole.items()
         if name.startswith(("add", "projection", "cross_attention_dim"))
     }
     torch.manual_seed(0)
-    rig.pipe.unet = UNet2DConditionModel(
+    context.pipe.unet = UNet2DConditionModel(
         **kept,
         sample_size=whole.sample_size,
         block_out_channels=(16,),
@@ -44,36 +44,36 @@ def rig(rig: Rig) -> Rig:
         use_linear_projection=True,
         norm_num_groups=8,
     ).eval()
-    rig.arguments["num_inference_steps"] = 2
-    return rig
+    context.arguments["num_inference_steps"] = 2
+    return context
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
-def test_another_engine_and_back(rig: Rig, name: str) -> None:
+def test_another_engine_and_back(context: PipelineContext, name: str) -> None:
     technique = TECHNIQUES[name]
-    assert technique.why_missing(rig) is None
-    unet = rig.pipe.unet
-    before = rig.picture(PROMPT, seed=0)
-    unguided = rig.picture(PROMPT, seed=0, guidance_scale=1.0)
-    two = rig.picture(PROMPT, seed=0, num_images_per_prompt=2)
+    assert technique.why_missing(context) is None
+    unet = context.pipe.unet
+    before = context.picture(PROMPT, seed=0)
+    unguided = context.picture(PROMPT, seed=0, guidance_scale=1.0)
+    two = context.picture(PROMPT, seed=0, num_images_per_prompt=2)
 
-    applied = technique.apply(rig)
-    assert rig.pipe.unet is not unet
+    applied = technique.apply(context)
+    assert context.pipe.unet is not unet
     with applied.witness() as proof:
-        picture = rig.picture(PROMPT, seed=0)
+        picture = context.picture(PROMPT, seed=0)
     assert proof().took_effect
     assert proof().evidence == "2 forwards in the engine, 0 in torch"
     np.testing.assert_allclose(picture, before, atol=1e-5)
     # Exported with a batch of two; one without guidance and four for two pictures run too.
-    np.testing.assert_allclose(rig.picture(PROMPT, seed=0, guidance_scale=1.0), unguided, atol=1e-5)
-    np.testing.assert_allclose(rig.picture(PROMPT, seed=0, num_images_per_prompt=2), two, atol=1e-5)
+    np.testing.assert_allclose(context.picture(PROMPT, seed=0, guidance_scale=1.0), unguided, atol=1e-5)
+    np.testing.assert_allclose(context.picture(PROMPT, seed=0, num_images_per_prompt=2), two, atol=1e-5)
     with pytest.raises(EngineFailure, match="in another way"):
-        rig.picture(PROMPT, seed=0, cross_attention_kwargs={"unheard of": 1.0})
+        context.picture(PROMPT, seed=0, cross_attention_kwargs={"unheard of": 1.0})
 
     assert applied.undo is not None
     applied.undo()
-    assert rig.pipe.unet is unet
+    assert context.pipe.unet is unet
     with applied.witness() as proof:
-        again = rig.picture(PROMPT, seed=0)
+        again = context.picture(PROMPT, seed=0)
     assert not proof().took_effect
     assert np.array_equal(again, before)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hybridge.lab.storages import storage_bytes
+from hybridge.lab.harness.memory import storage_bytes
 from hybridge.lab.techniques.catalogue import TECHNIQUES
-from hybridge.lab.techniques.rig import Rig
+from hybridge.lab.techniques.pipeline_context import PipelineContext
 
 PROMPT = "a cat in the rain"
 
 
 @pytest.fixture
-def rig(rig: Rig) -> Rig:
+def context(context: PipelineContext) -> PipelineContext:
     """One step: every layer is fetched once."""
-    rig.arguments["num_inference_steps"] = 1
-    return rig
+    context.arguments["num_inference_steps"] = 1
+    return context
 
 
 @pytest.mark.parametrize(
@@ -27,48 +27,48 @@ def rig(rig: Rig) -> Rig:
         ("disk-offload", "weights are away between calls"),
     ],
 )
-def test_offloaded_and_back(rig: Rig, name: str, said: str) -> None:
+def test_offloaded_and_back(context: PipelineContext, name: str, said: str) -> None:
     technique = TECHNIQUES[name]
-    assert technique.why_missing(rig) is None
-    before, whole_bytes = rig.picture(PROMPT, seed=0), storage_bytes(rig.denoiser)
+    assert technique.why_missing(context) is None
+    before, whole_bytes = context.picture(PROMPT, seed=0), storage_bytes(context.denoiser)
 
-    applied = technique.apply(rig)
+    applied = technique.apply(context)
     with applied.witness() as proof:
-        picture = rig.picture(PROMPT, seed=0)
+        picture = context.picture(PROMPT, seed=0)
     assert proof().took_effect, proof().evidence
     assert said in proof().evidence
     assert np.array_equal(picture, before)
     # Model offload only moves, and there is nowhere to move to; the others leave nothing in the modules.
-    assert storage_bytes(rig.denoiser) == (whole_bytes if name == "model-offload" else 0)
+    assert storage_bytes(context.denoiser) == (whole_bytes if name == "model-offload" else 0)
 
     assert applied.undo is not None
     applied.undo()
     with applied.witness() as proof:
-        again = rig.picture(PROMPT, seed=0)
+        again = context.picture(PROMPT, seed=0)
     assert not proof().took_effect
-    assert storage_bytes(rig.denoiser) == whole_bytes
+    assert storage_bytes(context.denoiser) == whole_bytes
     assert np.array_equal(again, before)
 
 
 @pytest.mark.parametrize("name", ["group-offload", "group-offload-disk"])
-def test_offloaded_in_groups(rig: Rig, name: str) -> None:
+def test_offloaded_in_groups(context: PipelineContext, name: str) -> None:
     technique = TECHNIQUES[name]
-    before = rig.picture(PROMPT, seed=0)
+    before = context.picture(PROMPT, seed=0)
 
-    applied = technique.apply(rig)
+    applied = technique.apply(context)
     with applied.witness() as proof:
-        picture = rig.picture(PROMPT, seed=0)
+        picture = context.picture(PROMPT, seed=0)
     assert proof().took_effect, proof().evidence
     assert np.array_equal(picture, before)
     assert applied.undo is None
 
 
-def test_a_part_with_tied_weights_stays_in_memory(rig: Rig) -> None:
-    attention = rig.pipe.text_encoder.encoder.layers[0].self_attn
+def test_a_part_with_tied_weights_stays_in_memory(context: PipelineContext) -> None:
+    attention = context.pipe.text_encoder.encoder.layers[0].self_attn
     attention.k_proj.weight = attention.q_proj.weight
-    before = rig.picture(PROMPT, seed=0)
+    before = context.picture(PROMPT, seed=0)
 
-    TECHNIQUES["group-offload-disk"].apply(rig)
-    assert np.array_equal(rig.picture(PROMPT, seed=0), before)
-    parts = {folder.name.split("-")[0] for folder in rig.folder.iterdir()}
+    TECHNIQUES["group-offload-disk"].apply(context)
+    assert np.array_equal(context.picture(PROMPT, seed=0), before)
+    parts = {folder.name.split("-")[0] for folder in context.folder.iterdir()}
     assert parts == {"text_encoder_2", "unet", "vae"}

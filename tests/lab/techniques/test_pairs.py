@@ -14,8 +14,8 @@ import pytest
 from hybridge.errors import RequestError
 from hybridge.lab.techniques import stack
 from hybridge.lab.techniques.catalogue import TECHNIQUES, named
-from hybridge.lab.techniques.clashes import CLASHES, Clash
-from hybridge.lab.techniques.rig import Rig
+from hybridge.lab.techniques.compatibility import CLASHES, Clash
+from hybridge.lab.techniques.pipeline_context import PipelineContext
 
 #: Enough for caches to skip some, and for guidance to end before the last.
 STEPS = 6
@@ -55,7 +55,7 @@ def allowed_pairs() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="session")
 def baselines() -> dict[str, Any]:
-    """Pictures of the pipeline as it is, by the arguments of the call: the same for every fresh rig."""
+    """Pictures of the pipeline as it is, by the arguments of the call: the same for every fresh context."""
     return {}
 
 
@@ -67,29 +67,29 @@ def marked(pairs: list[tuple[str, str]]) -> list[Any]:
 
 @pytest.mark.parametrize("pair", marked(allowed_pairs()), ids=" + ".join)
 def test_a_pair_that_may_be_is_in_force_with_both_proofs(
-    rig: Rig, pair: tuple[str, str], baselines: dict[str, Any]
+    context: PipelineContext, pair: tuple[str, str], baselines: dict[str, Any]
 ) -> None:
     arguments = {"num_inference_steps": STEPS, "height": 64, "width": 64}
     for name in pair:
         arguments |= _SHOWS.get(name, {})
     if str(arguments) not in baselines:
-        baselines[str(arguments)] = rig.picture(PROMPT, 0, **arguments)
+        baselines[str(arguments)] = context.picture(PROMPT, 0, **arguments)
 
-    steps = stack.apply(rig, stack.in_order(named(pair)))
+    steps = stack.apply(context, stack.in_order(named(pair)))
     for step in steps:
         if step.missing is not None:
             pytest.skip(step.missing.reason)
         assert step.failure is None
-    rig.picture(PROMPT, 0, **arguments)  # what is lost from the second picture on is lost in the next one
+    context.picture(PROMPT, 0, **arguments)  # what is lost from the second picture on is lost in the next one
     with contextlib.ExitStack() as watching:
         proofs = [watching.enter_context(step.applied.witness()) for step in steps if step.applied]
-        picture = rig.picture(PROMPT, 0, **arguments)
+        picture = context.picture(PROMPT, 0, **arguments)
         said = [proof() for proof in proofs]
     assert all(proof.took_effect for proof in said), [proof.evidence for proof in said]
     assert np.isfinite(picture).all()
 
     if not stack.undo(steps):
-        assert np.array_equal(rig.picture(PROMPT, 0, **arguments), baselines[str(arguments)])
+        assert np.array_equal(context.picture(PROMPT, 0, **arguments), baselines[str(arguments)])
 
 
 @pytest.mark.parametrize("clash", [c for c in CLASHES if c.rule == "never together"], ids=lambda c: c.reason)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hybridge.lab.techniques.catalogue import TECHNIQUES
-from hybridge.lab.techniques.rig import Rig
+from hybridge.lab.techniques.pipeline_context import PipelineContext
 
 pytestmark = [
     pytest.mark.usefixtures("from_disk"),
@@ -19,33 +19,35 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("name", ["fp16", "bf16"])
-def test_half_types_halve_the_bytes_and_come_back(rig: Rig, trial: Callable[..., Any], name: str) -> None:
-    with trial(rig, name) as run:
+def test_half_types_halve_the_bytes_and_come_back(
+    context: PipelineContext, trial: Callable[..., Any], name: str
+) -> None:
+    with trial(context, name) as run:
         proof = run.picture()
         assert proof.took_effect, proof.evidence
         assert proof.evidence.startswith("2 of 2 forwards of the denoiser in")
         assert "50% of the bytes" in proof.evidence
         assert 0 < np.abs(run.after - run.before).mean() < 0.02
-    assert {parameter.dtype for parameter in rig.pipe.vae.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in context.pipe.vae.parameters()} == {torch.float32}
 
 
-def test_a_half_type_that_is_there_already_has_no_effect(rig: Rig) -> None:
-    rig.pipe.to(dtype=torch.bfloat16)
-    applied = TECHNIQUES["bf16"].apply(rig)
+def test_a_half_type_that_is_there_already_has_no_effect(context: PipelineContext) -> None:
+    context.pipe.to(dtype=torch.bfloat16)
+    applied = TECHNIQUES["bf16"].apply(context)
     with applied.witness() as proof:
-        rig.picture("a cat", seed=0, num_inference_steps=1, height=64, width=64)
+        context.picture("a cat", seed=0, num_inference_steps=1, height=64, width=64)
     assert not proof().took_effect
     assert "was bfloat16 before" in proof().evidence
 
 
-def test_half_types_on_other_families(other_rig: Rig, trial: Callable[..., Any]) -> None:
-    with trial(other_rig, "bf16") as run:
+def test_half_types_on_other_families(other_context: PipelineContext, trial: Callable[..., Any]) -> None:
+    with trial(other_context, "bf16") as run:
         assert run.picture().took_effect
 
 
-def test_tf32_is_flags_alone_on_a_cpu(rig: Rig, trial: Callable[..., Any]) -> None:
+def test_tf32_is_flags_alone_on_a_cpu(context: PipelineContext, trial: Callable[..., Any]) -> None:
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    with trial(rig, "tf32") as run:
+    with trial(context, "tf32") as run:
         assert torch.backends.cuda.matmul.allow_tf32
         proof = run.picture()
         assert not proof.took_effect
@@ -54,25 +56,25 @@ def test_tf32_is_flags_alone_on_a_cpu(rig: Rig, trial: Callable[..., Any]) -> No
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
 
 
-def test_fp8_storage_rests_in_eight_bits(rig: Rig) -> None:
-    before = rig.picture("a cat", seed=0, num_inference_steps=1, height=64, width=64)
-    applied = TECHNIQUES["fp8-storage"].apply(rig)
+def test_fp8_storage_rests_in_eight_bits(context: PipelineContext) -> None:
+    before = context.picture("a cat", seed=0, num_inference_steps=1, height=64, width=64)
+    applied = TECHNIQUES["fp8-storage"].apply(context)
     assert applied.undo is None
     with applied.witness() as proof:
-        after = rig.picture("a cat", seed=0, num_inference_steps=1, height=64, width=64)
+        after = context.picture("a cat", seed=0, num_inference_steps=1, height=64, width=64)
     assert proof().took_effect, proof().evidence
     assert "computed in float32" in proof().evidence
     assert 0 < np.abs(after - before).mean() < 0.05
 
 
-def test_fp8_storage_on_other_families(other_rig: Rig) -> None:
-    applied = TECHNIQUES["fp8-storage"].apply(other_rig)
+def test_fp8_storage_on_other_families(other_context: PipelineContext) -> None:
+    applied = TECHNIQUES["fp8-storage"].apply(other_context)
     with applied.witness() as proof:
-        other_rig.picture("a cat", seed=0)
+        other_context.picture("a cat", seed=0)
     assert proof().took_effect, proof().evidence
 
 
-def test_the_version_of_cuda_is_a_note(rig: Rig) -> None:
-    missing = TECHNIQUES["cuda-versions"].why_missing(rig)
+def test_the_version_of_cuda_is_a_note(context: PipelineContext) -> None:
+    missing = TECHNIQUES["cuda-versions"].why_missing(context)
     assert missing is not None
     assert torch.__version__ in missing.reason

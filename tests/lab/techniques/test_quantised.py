@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hybridge.errors import ModelUnavailable
-from hybridge.lab.storages import storage_bytes
+from hybridge.lab.harness.memory import storage_bytes
 from hybridge.lab.techniques.catalogue import TECHNIQUES
-from hybridge.lab.techniques.rig import Rig
+from hybridge.lab.techniques.pipeline_context import PipelineContext
 
 PROMPT = "a cat in the rain"
 
@@ -39,58 +39,60 @@ def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def rig(rig: Rig) -> Rig:
+def context(context: PipelineContext) -> PipelineContext:
     """One step is enough to see every layer."""
-    rig.arguments["num_inference_steps"] = 1
-    return rig
+    context.arguments["num_inference_steps"] = 1
+    return context
 
 
 @pytest.mark.parametrize("name", SHARES)
-def test_fewer_bits_and_back(rig: Rig, name: str) -> None:
+def test_fewer_bits_and_back(context: PipelineContext, name: str) -> None:
     technique = TECHNIQUES[name]
-    assert technique.why_missing(rig) is None
-    before, whole_bytes = rig.picture(PROMPT, seed=0), storage_bytes(rig.denoiser)
+    assert technique.why_missing(context) is None
+    before, whole_bytes = context.picture(PROMPT, seed=0), storage_bytes(context.denoiser)
 
-    applied = technique.apply(rig)
+    applied = technique.apply(context)
     with applied.witness() as proof:
-        picture = rig.picture(PROMPT, seed=0)
+        picture = context.picture(PROMPT, seed=0)
     assert proof().took_effect, proof().evidence
-    assert storage_bytes(rig.denoiser) / whole_bytes == pytest.approx(SHARES[name], abs=0.01)
+    assert storage_bytes(context.denoiser) / whole_bytes == pytest.approx(SHARES[name], abs=0.01)
     assert 1e-6 < np.abs(picture - before).mean() < 2e-2
 
     assert applied.undo is not None
     applied.undo()
     with applied.witness() as proof:
-        again = rig.picture(PROMPT, seed=0)
+        again = context.picture(PROMPT, seed=0)
     assert not proof().took_effect
-    assert storage_bytes(rig.denoiser) == whole_bytes
+    assert storage_bytes(context.denoiser) == whole_bytes
     assert np.array_equal(again, before)
 
 
-def test_fused_projections_come_back_fused(rig: Rig) -> None:
-    rig.denoiser.fuse_qkv_projections()
-    before = rig.picture(PROMPT, seed=0)
-    applied = TECHNIQUES["torchao-int8"].apply(rig)
+def test_fused_projections_come_back_fused(context: PipelineContext) -> None:
+    context.denoiser.fuse_qkv_projections()
+    before = context.picture(PROMPT, seed=0)
+    applied = TECHNIQUES["torchao-int8"].apply(context)
     assert applied.undo is not None
     applied.undo()
-    assert np.array_equal(rig.picture(PROMPT, seed=0), before)
+    assert np.array_equal(context.picture(PROMPT, seed=0), before)
 
 
-def test_other_weights_than_those_that_were_there_are_refused(rig: Rig) -> None:
-    rig.denoiser.time_embedding.linear_1.weight.data[0, 0] += 1
-    applied = TECHNIQUES["torchao-int8"].apply(rig)
+def test_other_weights_than_those_that_were_there_are_refused(context: PipelineContext) -> None:
+    context.denoiser.time_embedding.linear_1.weight.data[0, 0] += 1
+    applied = TECHNIQUES["torchao-int8"].apply(context)
     assert applied.undo is not None
     with pytest.raises(ModelUnavailable, match=r"time_embedding.linear_1.weight, loaded anew, is not the weight"):
         applied.undo()
 
 
-def test_a_library_that_fails_half_way_leaves_what_was_there(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_fails_half_way_leaves_what_was_there(
+    context: PipelineContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise MemoryError("no room")
 
-    before = rig.picture(PROMPT, seed=0)
+    before = context.picture(PROMPT, seed=0)
     monkeypatch.setattr("optimum.quanto.freeze", full)
     with pytest.raises(MemoryError):
-        TECHNIQUES["quanto-int8"].apply(rig)
-    assert not any(type(module).__name__ == "QLinear" for module in rig.denoiser.modules())
-    assert np.array_equal(rig.picture(PROMPT, seed=0), before)
+        TECHNIQUES["quanto-int8"].apply(context)
+    assert not any(type(module).__name__ == "QLinear" for module in context.denoiser.modules())
+    assert np.array_equal(context.picture(PROMPT, seed=0), before)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hybridge.lab.techniques.catalogue import TECHNIQUES
-from hybridge.lab.techniques.rig import Rig
+from hybridge.lab.techniques.pipeline_context import PipelineContext
 
 
 @pytest.mark.parametrize(
@@ -22,9 +22,9 @@ from hybridge.lab.techniques.rig import Rig
     ],
 )
 def test_the_refiner_does_its_share(
-    rig: Rig, trial: Callable[..., Any], name: str, steps: int, forwards: tuple[int, int]
+    context: PipelineContext, trial: Callable[..., Any], name: str, steps: int, forwards: tuple[int, int]
 ) -> None:
-    with trial(rig, name, num_inference_steps=steps) as run:
+    with trial(context, name, num_inference_steps=steps) as run:
         proof = run.picture()
         assert proof.took_effect
         assert proof.evidence == f"{forwards[0]} forwards of the base and {forwards[1]} of the refiner, as planned"
@@ -33,31 +33,31 @@ def test_the_refiner_does_its_share(
 
 
 @pytest.mark.parametrize("name", ["refiner-ensemble-80", "refiner-img2img-10"])
-def test_several_pictures(rig: Rig, name: str) -> None:
+def test_several_pictures(context: PipelineContext, name: str) -> None:
     arguments = {"num_inference_steps": 4, "height": 64, "width": 64, "num_images_per_prompt": 2}
-    applied = TECHNIQUES[name].apply(rig)
+    applied = TECHNIQUES[name].apply(context)
     with applied.witness() as proof:
-        assert rig.picture("a cat", seed=0, **arguments).shape == (2, 64, 64, 3)
+        assert context.picture("a cat", seed=0, **arguments).shape == (2, 64, 64, 3)
     assert proof().took_effect, proof().evidence
 
 
-def test_guidance_of_the_base_may_end_early(rig: Rig) -> None:
-    TECHNIQUES["cfg-cutoff-50"].apply(rig)
-    applied = TECHNIQUES["refiner-ensemble-80"].apply(rig)
+def test_guidance_of_the_base_may_end_early(context: PipelineContext) -> None:
+    TECHNIQUES["cfg-cutoff-50"].apply(context)
+    applied = TECHNIQUES["refiner-ensemble-80"].apply(context)
     with applied.witness() as proof:
-        rig.picture("a cat", seed=0, num_inference_steps=5, height=64, width=64)
+        context.picture("a cat", seed=0, num_inference_steps=5, height=64, width=64)
     assert proof().took_effect, proof().evidence
 
 
-def test_only_one_makes_the_picture(rig: Rig) -> None:
-    TECHNIQUES["refiner-ensemble-80"].apply(rig)
+def test_only_one_makes_the_picture(context: PipelineContext) -> None:
+    TECHNIQUES["refiner-ensemble-80"].apply(context)
     for name in ("refiner-ensemble-90", "batch-processing"):
-        missing = TECHNIQUES[name].why_missing(rig)
+        missing = TECHNIQUES[name].why_missing(context)
         assert missing is not None
         assert "in its own way" in missing.reason
 
 
-def test_the_refiner_is_sdxls(other_rig: Rig) -> None:
-    missing = TECHNIQUES["refiner-ensemble-80"].why_missing(other_rig)
+def test_the_refiner_is_sdxls(other_context: PipelineContext) -> None:
+    missing = TECHNIQUES["refiner-ensemble-80"].why_missing(other_context)
     assert missing is not None
     assert "SDXL's latents" in missing.reason

@@ -13,7 +13,7 @@ from pipelines import bitwise_engine
 
 from hybridge.errors import ClientError
 from hybridge.lab.techniques.catalogue import TECHNIQUES
-from hybridge.lab.techniques.rig import Rig
+from hybridge.lab.techniques.pipeline_context import PipelineContext
 from hybridge.models import CATALOGUE
 from hybridge.server.app import create_app
 from hybridge.server.local import LocalBackend
@@ -28,31 +28,31 @@ def tiny_server(tiny_folder: Path) -> Iterator[str]:
         yield address
 
 
-def test_the_server_decodes(rig: Rig, trial: Callable[..., Any], tiny_server: str) -> None:
-    rig.server = tiny_server
-    with trial(rig, "remote-vae") as run:
+def test_the_server_decodes(context: PipelineContext, trial: Callable[..., Any], tiny_server: str) -> None:
+    context.server = tiny_server
+    with trial(context, "remote-vae") as run:
         proof = run.picture()
         assert proof.took_effect
         assert proof.evidence.startswith("1 decodes elsewhere: vae is sdxl of http://")
         assert np.array_equal(run.after, run.before)
 
 
-def test_no_server_was_named(rig: Rig) -> None:
-    missing = TECHNIQUES["remote-vae"].why_missing(rig)
+def test_no_server_was_named(context: PipelineContext) -> None:
+    missing = TECHNIQUES["remote-vae"].why_missing(context)
     assert missing is not None
     assert missing.outcome == "unavailable"
     assert "hybridge serve" in str(missing.instead)
 
 
-def test_a_server_that_is_not_there_leaves_the_vae(rig: Rig) -> None:
-    rig.server = "http://127.0.0.1:9"
-    before = rig.pipe.vae
+def test_a_server_that_is_not_there_leaves_the_vae(context: PipelineContext) -> None:
+    context.server = "http://127.0.0.1:9"
+    before = context.pipe.vae
     with pytest.raises(ClientError):
-        TECHNIQUES["remote-vae"].apply(rig)
-    assert rig.pipe.vae is before
+        TECHNIQUES["remote-vae"].apply(context)
+    assert context.pipe.vae is before
 
 
-def test_prompts_are_read_here(rig: Rig) -> None:
-    missing = TECHNIQUES["remote-text"].why_missing(rig)
+def test_prompts_are_read_here(context: PipelineContext) -> None:
+    missing = TECHNIQUES["remote-text"].why_missing(context)
     assert missing is not None
     assert missing.instead == "batch-processing"

@@ -10,7 +10,7 @@ import torch
 
 from hybridge.errors import ModelUnavailable, RequestError
 from hybridge.lab.techniques.catalogue import TECHNIQUES
-from hybridge.lab.techniques.rig import Rig
+from hybridge.lab.techniques.pipeline_context import PipelineContext
 from hybridge.lab.techniques.weights import weights
 
 pytestmark = [
@@ -26,56 +26,58 @@ STAGES = {"dtype", "vae", "layout", "freeu", "fuse", "quantise", "offload", "cal
 REFUSED = {"batch-processing"}
 
 
-def picture(rig: Rig) -> Any:
-    return rig.picture("a cat in the rain", seed=0, num_inference_steps=2, height=64, width=64)
+def picture(context: PipelineContext) -> Any:
+    return context.picture("a cat in the rain", seed=0, num_inference_steps=2, height=64, width=64)
 
 
 @pytest.fixture
-def changed(rig: Rig) -> Rig:
+def changed(context: PipelineContext) -> PipelineContext:
     """With other weights than the disk has in every part: a VAE that was replaced, LoRAs that were merged."""
     generator = torch.Generator().manual_seed(7)
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        for _, tensor in weights(getattr(rig.pipe, name)):
+        for _, tensor in weights(getattr(context.pipe, name)):
             if tensor.is_floating_point():
                 tensor.data += 0.02 * torch.randn(tensor.shape, generator=generator)
-    return rig
+    return context
 
 
 @pytest.mark.parametrize("name", [name for name, row in TECHNIQUES.items() if row.stage in STAGES])
-def test_back_to_the_weights_that_were_there(changed: Rig, name: str) -> None:
-    technique, rig = TECHNIQUES[name], changed
-    missing = technique.why_missing(rig)
+def test_back_to_the_weights_that_were_there(changed: PipelineContext, name: str) -> None:
+    technique, context = TECHNIQUES[name], changed
+    missing = technique.why_missing(context)
     if missing is not None:
         pytest.skip(missing.reason)
-    before = picture(rig)
-    tensors = {part: dict(weights(getattr(rig.pipe, part))) for part in ("unet", "vae", "text_encoder")}
+    before = picture(context)
+    tensors = {part: dict(weights(getattr(context.pipe, part))) for part in ("unet", "vae", "text_encoder")}
     kept = {part: {key: tensor.detach().clone() for key, tensor in one.items()} for part, one in tensors.items()}
     if name in REFUSED:
         with pytest.raises(RequestError, match="on disk is not the weight that this pipeline has"):
-            technique.apply(rig)
+            technique.apply(context)
     else:
-        applied = technique.apply(rig)
+        applied = technique.apply(context)
         if applied.undo is None:
             pytest.skip("promises no way back")
-        picture(rig)
+        picture(context)
         if technique.stage == "quantise":  # what keeps a sum of bits, not the weights, says so
             with pytest.raises(ModelUnavailable, match="is not the weight that was quantised"):
                 applied.undo()
             return
         applied.undo()
-    assert np.array_equal(picture(rig), before)
+    assert np.array_equal(picture(context), before)
     for part, one in kept.items():
-        now = dict(weights(getattr(rig.pipe, part)))
+        now = dict(weights(getattr(context.pipe, part)))
         assert all(torch.equal(now[key], tensor) for key, tensor in one.items())
         assert all(now[key].stride() == tensor.stride() for key, tensor in one.items())
 
 
-def test_without_room_on_the_disk_no_way_back_is_promised(changed: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_room_on_the_disk_no_way_back_is_promised(
+    changed: PipelineContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("", (), {"free": 1000})())
     assert TECHNIQUES["bf16"].apply(changed).undo is None
 
 
-def test_files_go_with_the_way_back(changed: Rig) -> None:
+def test_files_go_with_the_way_back(changed: PipelineContext) -> None:
     applied = TECHNIQUES["bf16"].apply(changed)
     assert sum(path.stat().st_size for path in changed.folder.rglob("*") if path.is_file()) > 100_000
     assert applied.undo is not None

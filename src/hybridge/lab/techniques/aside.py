@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .presence import no_room
+from .requirements import no_room
 from .technique import Missing
 
 #: Kernels may take another path, and round otherwise, where memory is aligned otherwise.
@@ -21,7 +21,7 @@ _ALIGNED_BYTES = 64
 
 
 class Aside:
-    """Tensors in files of a folder of their own, which goes with the rig's."""
+    """Tensors in files of a folder of their own, which goes with the context's."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="aside-", dir=folder))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .evidence import looked_at
-from .rig import Rig
+from .pipeline_context import PipelineContext
 from .technique import GUIDE, Applied, Missing, Proof, Technique
 
 
@@ -19,14 +19,14 @@ def _named(processors: dict[str, Any]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
 
 
-def _by_processors(change: Callable[[Rig], None]) -> Callable[[Rig], Applied]:
+def _by_processors(change: Callable[[PipelineContext], None]) -> Callable[[PipelineContext], Applied]:
     """For what shows in the processors' classes, and is undone by putting the former processors back."""
 
-    def apply(rig: Rig) -> Applied:
-        module = rig.denoiser
+    def apply(context: PipelineContext) -> Applied:
+        module = context.denoiser
         before = dict(module.attn_processors)
         try:
-            change(rig)
+            change(context)
         except Exception:
             module.set_attn_processor(dict(before))  # emptied by the call
             raise
@@ -43,30 +43,30 @@ def _by_processors(change: Callable[[Rig], None]) -> Callable[[Rig], Applied]:
     return apply
 
 
-def _vanilla(rig: Rig) -> None:
+def _vanilla(context: PipelineContext) -> None:
     from diffusers.models.attention_processor import AttnProcessor
 
-    rig.denoiser.set_attn_processor(AttnProcessor())
+    context.denoiser.set_attn_processor(AttnProcessor())
 
 
-def _sdpa(rig: Rig) -> None:
+def _sdpa(context: PipelineContext) -> None:
     from diffusers.models.attention_processor import AttnProcessor2_0
 
-    rig.denoiser.set_attn_processor(AttnProcessor2_0())
+    context.denoiser.set_attn_processor(AttnProcessor2_0())
 
 
-def _needs_unet(rig: Rig) -> Missing | None:
-    if getattr(rig.pipe, "unet", None) is not None:
+def _needs_unet(context: PipelineContext) -> Missing | None:
+    if getattr(context.pipe, "unet", None) is not None:
         return None
-    reason = f"{type(rig.denoiser).__name__} has processors of its own, and they all call SDPA"
+    reason = f"{type(context.denoiser).__name__} has processors of its own, and they all call SDPA"
     return Missing("unavailable", reason, instead="nothing: SDPA is what it has")
 
 
-def _backend(rig: Rig) -> Applied:
+def _backend(context: PipelineContext) -> Applied:
     from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 
-    module = rig.denoiser
-    name = _backend_for(rig.device, module.dtype)
+    module = context.denoiser
+    name = _backend_for(context.device, module.dtype)
     before = {key: _backend_of(processor) for key, processor in module.attn_processors.items()}
     # The call also turns the default of the whole process; this puts that back as soon as it returns.
     with attention_backend(AttentionBackendName.NATIVE):
@@ -98,16 +98,16 @@ def _backend_for(device: torch.device, dtype: torch.dtype) -> str:
     return "_native_cudnn" if dtype.itemsize == 2 else "_native_efficient"
 
 
-def _why_no_backend(rig: Rig) -> Missing | None:
-    if hasattr(rig.denoiser, "set_attention_backend"):
+def _why_no_backend(context: PipelineContext) -> Missing | None:
+    if hasattr(context.denoiser, "set_attention_backend"):
         return None
     return Missing("unavailable", "this diffusers has no set_attention_backend", instead="diffusers 0.35 or later")
 
 
-def _why_no_xformers(rig: Rig) -> Missing | None:
+def _why_no_xformers(context: PipelineContext) -> Missing | None:
     instead = "SDPA, the default since PyTorch 2.0"
-    if rig.device.type != "cuda":
-        return Missing("unavailable", f"xFormers computes on a GPU, not on a {rig.device.type}", instead)
+    if context.device.type != "cuda":
+        return Missing("unavailable", f"xFormers computes on a GPU, not on a {context.device.type}", instead)
     if importlib.util.find_spec("xformers") is None:
         return Missing("unavailable", "xformers is not installed; it needs a build for this very torch", instead)
     return None
@@ -143,7 +143,7 @@ ROWS: tuple[Technique, ...] = (
         source="https://huggingface.co/docs/diffusers/optimization/memory",
         exactness="rounding",
         stage="layout",
-        apply=_by_processors(lambda rig: rig.pipe.enable_attention_slicing("max")),
+        apply=_by_processors(lambda context: context.pipe.enable_attention_slicing("max")),
         group="attention",
     ),
     Technique(
@@ -164,7 +164,7 @@ ROWS: tuple[Technique, ...] = (
         source=GUIDE,
         exactness="rounding",
         stage="layout",
-        apply=_by_processors(lambda rig: rig.pipe.enable_xformers_memory_efficient_attention()),
+        apply=_by_processors(lambda context: context.pipe.enable_xformers_memory_efficient_attention()),
         why_missing=_why_no_xformers,
         group="attention",
         needs=("xformers",),

@@ -16,21 +16,21 @@ from typing import Any
 
 import torch
 
+from .diffusers_caches import DIFFUSERS_CACHES, last_attention
 from .evidence import spared
-from .forwards import remembered
-from .hooked import DIFFUSERS_CACHES, last_attention
-from .presence import no_unet, not_installed
-from .rig import Rig
+from .patching import remembered
+from .pipeline_context import PipelineContext
+from .requirements import no_unet, not_installed
 from .technique import GUIDE, Applied, Missing, Technique
 
 #: The guide's settings: a full step, then two that compute the outermost blocks alone.
 _INTERVAL, _BRANCH = 3, 0
 
 
-def _deepcache(rig: Rig) -> Applied:
-    unet = rig.pipe.unet
+def _deepcache(context: PipelineContext) -> Applied:
+    unet = context.pipe.unet
     put_back = remembered(unet, "forward")
-    helper: Any = importlib.import_module("DeepCache").DeepCacheSDHelper(pipe=rig.pipe)
+    helper: Any = importlib.import_module("DeepCache").DeepCacheSDHelper(pipe=context.pipe)
     helper.set_params(cache_interval=_INTERVAL, cache_branch_id=_BRANCH)
     try:
         helper.enable()
@@ -45,16 +45,16 @@ def _deepcache(rig: Rig) -> Applied:
         # Full steps are counted from this index: the first of half the batch is one, and what was kept is replaced.
         helper.start_timestep = step + 1
 
-    rig.before_picture.append(begin_again)
-    rig.guidance_ended.append(guidance_ended)
+    context.before_picture.append(begin_again)
+    context.guidance_ended.append(guidance_ended)
 
     def undo() -> None:
         put_back()
         helper.reset_states()
-        rig.before_picture.remove(begin_again)
-        rig.guidance_ended.remove(guidance_ended)
+        context.before_picture.remove(begin_again)
+        context.guidance_ended.remove(guidance_ended)
 
-    return Applied(spared(lambda: rig.denoiser, _middle, "the middle block"), undo)
+    return Applied(spared(lambda: context.denoiser, _middle, "the middle block"), undo)
 
 
 def _middle(unet: Any) -> torch.nn.Module:
@@ -63,29 +63,30 @@ def _middle(unet: Any) -> torch.nn.Module:
     return inner
 
 
-def _why_not_deepcache(rig: Rig) -> Missing | None:
-    return no_unet(rig, instead="first-block-cache") or not_installed("DeepCache", instead="pab")
+def _why_not_deepcache(context: PipelineContext) -> Missing | None:
+    return no_unet(context, instead="first-block-cache") or not_installed("DeepCache", instead="pab")
 
 
-def _para_attention(rig: Rig) -> Applied:
+def _para_attention(context: PipelineContext) -> Applied:
     adapters: Any = importlib.import_module("para_attn.first_block_cache.diffusers_adapters")
-    adapters.apply_cache_on_pipe(rig.pipe)
-    return Applied(_last_attention_spared(rig))
+    adapters.apply_cache_on_pipe(context.pipe)
+    return Applied(_last_attention_spared(context))
 
 
-def _cache_dit(rig: Rig) -> Applied:
+def _cache_dit(context: PipelineContext) -> Applied:
     cache_dit: Any = importlib.import_module("cache_dit")
-    cache_dit.enable_cache(rig.pipe)
-    return Applied(_last_attention_spared(rig), lambda: cache_dit.disable_cache(rig.pipe))
+    cache_dit.enable_cache(context.pipe)
+    return Applied(_last_attention_spared(context), lambda: cache_dit.disable_cache(context.pipe))
 
 
-def _last_attention_spared(rig: Rig) -> Any:
-    return spared(lambda: rig.denoiser, last_attention, "the last attention")
+def _last_attention_spared(context: PipelineContext) -> Any:
+    return spared(lambda: context.denoiser, last_attention, "the last attention")
 
 
-def _unless_installed(distribution: str) -> Callable[[Rig], Missing | None]:
-    return lambda rig: not_installed(
-        distribution, instead="taylorseer" if getattr(rig.pipe, "unet", None) is not None else "first-block-cache"
+def _unless_installed(distribution: str) -> Callable[[PipelineContext], Missing | None]:
+    return lambda context: not_installed(
+        distribution,
+        instead="taylorseer" if getattr(context.pipe, "unet", None) is not None else "first-block-cache",
     )
 
 

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 from .evidence import CallLog, counted
-from .rig import Rig
+from .pipeline_context import PipelineContext
 from .technique import GUIDE, Applied, Missing, Proof, Technique
 
 
-def _steps(count: int) -> Callable[[Rig], Applied]:
-    def apply(rig: Rig) -> Applied:
-        arguments, before = rig.arguments, rig.arguments.get("num_inference_steps")
+def _steps(count: int) -> Callable[[PipelineContext], Applied]:
+    def apply(context: PipelineContext) -> Applied:
+        arguments, before = context.arguments, context.arguments.get("num_inference_steps")
         arguments["num_inference_steps"] = count
 
         def judge(log: CallLog) -> Proof:
-            taken = rig.pipe.scheduler.num_inference_steps
+            taken = context.pipe.scheduler.num_inference_steps
             evidence = (
                 f"{taken} steps of the scheduler, {len(log)} forwards of the denoiser; {before} steps were asked"
             )
@@ -28,7 +28,7 @@ def _steps(count: int) -> Callable[[Rig], Applied]:
             else:
                 arguments["num_inference_steps"] = before
 
-        return Applied(counted(lambda: rig.denoiser, judge), undo)
+        return Applied(counted(lambda: context.denoiser, judge), undo)
 
     return apply
 
@@ -46,20 +46,20 @@ def last_guided_step(share: float, steps: int) -> int:
     return int(steps * share)
 
 
-def _cut_off(share: float) -> Callable[[Rig], Applied]:
-    def apply(rig: Rig) -> Applied:
-        def end_guidance(rig: Rig, step: int, tensors: dict[str, Any]) -> None:
-            pipe = rig.pipe
+def _cut_off(share: float) -> Callable[[PipelineContext], Applied]:
+    def apply(context: PipelineContext) -> Applied:
+        def end_guidance(context: PipelineContext, step: int, tensors: dict[str, Any]) -> None:
+            pipe = context.pipe
             if step != last_guided_step(share, pipe.num_timesteps) or not pipe.do_classifier_free_guidance:
                 return
             for name in tensors.keys() & _DOUBLED:
                 tensors[name] = tensors[name].chunk(2)[-1]  # first what is not wanted, then what is
             pipe._guidance_scale = 0.0  # set anew at every call
-            for hear in rig.guidance_ended:
+            for hear in context.guidance_ended:
                 hear(step)
 
-        rig.after_step.append(end_guidance)
-        return Applied(counted(lambda: rig.denoiser, _halved), lambda: rig.after_step.remove(end_guidance))
+        context.after_step.append(end_guidance)
+        return Applied(counted(lambda: context.denoiser, _halved), lambda: context.after_step.remove(end_guidance))
 
     return apply
 
@@ -77,11 +77,10 @@ def _halved(log: CallLog) -> Proof:
     return Proof(0 < ended < len(log) and log.batches == expected, evidence)
 
 
-def _why_no_guidance(rig: Rig) -> Missing | None:
-    if not hasattr(type(rig.pipe), "do_classifier_free_guidance"):
-        reason = (
-            f"a {type(rig.pipe).__name__} runs no second forward for guidance: that was distilled into its weights"
-        )
+def _why_no_guidance(context: PipelineContext) -> Missing | None:
+    if not hasattr(type(context.pipe), "do_classifier_free_guidance"):
+        name = type(context.pipe).__name__
+        reason = f"a {name} runs no second forward for guidance: that was distilled into its weights"
         return Missing("unavailable", reason, instead="nothing is needed")
     return None
 

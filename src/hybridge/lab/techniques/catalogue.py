@@ -11,10 +11,10 @@ from . import (
     caches,
     calling,
     compilers,
-    elsewhere,
     engines,
     layout,
     offload,
+    other_hardware,
     phases,
     precision,
     quantised,
@@ -40,7 +40,7 @@ _FAMILIES = (
     quantised,
     offload,
     engines,
-    elsewhere,
+    other_hardware,
 )
 
 #: By name, family by family.

@@ -11,25 +11,25 @@ from typing import Any
 import torch
 
 from ...errors import EngineFailure
-from ..environment import no_cpp_compiler
+from ..harness.environment import no_cpp_compiler
 from .evidence import CallLog, looked_at
-from .rig import Rig
+from .pipeline_context import PipelineContext
 from .technique import GUIDE, Applied, Missing, Proof, Technique, Witness
 
 
-def _whole(rig: Rig) -> Applied:
+def _whole(context: PipelineContext) -> Applied:
     # CUDA graphs spare the launches of some thousand kernels a step; they keep the memory of every shape.
-    mode = "reduce-overhead" if rig.device.type == "cuda" else "default"
-    return _compiled(rig, lambda denoiser: denoiser.compile(fullgraph=True, mode=mode))
+    mode = "reduce-overhead" if context.device.type == "cuda" else "default"
+    return _compiled(context, lambda denoiser: denoiser.compile(fullgraph=True, mode=mode))
 
 
-def _regional(rig: Rig) -> Applied:
-    return _compiled(rig, lambda denoiser: denoiser.compile_repeated_blocks(fullgraph=True))
+def _regional(context: PipelineContext) -> Applied:
+    return _compiled(context, lambda denoiser: denoiser.compile_repeated_blocks(fullgraph=True))
 
 
-def _compiled(rig: Rig, start: Callable[[Any], object]) -> Applied:
+def _compiled(context: PipelineContext, start: Callable[[Any], object]) -> Applied:
     """Compiles in place, which happens at the first call; ``start`` says what, as one graph each."""
-    before = {part: part._compiled_call_impl for part in rig.denoiser.modules()}
+    before = {part: part._compiled_call_impl for part in context.denoiser.modules()}
 
     def undo() -> None:
         for part, call in before.items():
@@ -37,7 +37,7 @@ def _compiled(rig: Rig, start: Callable[[Any], object]) -> Applied:
         torch._dynamo.reset()
 
     try:
-        start(rig.denoiser)
+        start(context.denoiser)
     except BaseException:
         undo()
         raise
@@ -75,28 +75,28 @@ def _graphs() -> int:
     return int(counters["stats"]["unique_graphs"])
 
 
-def _why_not_compiled(rig: Rig) -> Missing | None:
-    if rig.device.type == "cpu" and (reason := no_cpp_compiler()) is not None:
+def _why_not_compiled(context: PipelineContext) -> Missing | None:
+    if context.device.type == "cpu" and (reason := no_cpp_compiler()) is not None:
         return Missing("unavailable", reason)
-    if rig.device.type == "cuda" and importlib.util.find_spec("triton") is None:
+    if context.device.type == "cuda" and importlib.util.find_spec("triton") is None:
         return Missing("unavailable", "not installed: triton, which kernels for CUDA are written in")
     return None
 
 
-def _stable_fast(rig: Rig) -> Applied:
+def _stable_fast(context: PipelineContext) -> Applied:
     compiler: Any = importlib.import_module("sfast.compilers.diffusion_pipeline_compiler")
-    rig.pipe = compiler.compile(rig.pipe, compiler.CompilationConfig.Default())
+    context.pipe = compiler.compile(context.pipe, compiler.CompilationConfig.Default())
 
     def look() -> Proof:
-        traces = len(getattr(rig.denoiser.forward, "_cached", ()))
+        traces = len(getattr(context.denoiser.forward, "_cached", ()))
         return Proof(traces > 0, f"{traces} traces of the UNet")
 
     return Applied(looked_at(look))
 
 
-def _why_not_stable_fast(rig: Rig) -> Missing | None:
-    if getattr(rig.pipe, "unet", None) is None:
-        return Missing("unavailable", f"it knows UNets, and this is a {type(rig.denoiser).__name__}", "compile")
+def _why_not_stable_fast(context: PipelineContext) -> Missing | None:
+    if getattr(context.pipe, "unet", None) is None:
+        return Missing("unavailable", f"it knows UNets, and this is a {type(context.denoiser).__name__}", "compile")
     if importlib.util.find_spec("sfast") is not None:
         return None
     return Missing(
@@ -107,13 +107,13 @@ def _why_not_stable_fast(rig: Rig) -> Missing | None:
     )
 
 
-def _onediff(_rig: Rig) -> Applied:
+def _onediff(_context: PipelineContext) -> Applied:
     raise EngineFailure(
         "OneDiff has no backend that this torch can load", saw=torch.__version__, expected="<= 2.5.1"
     )
 
 
-def _why_not_onediff(_rig: Rig) -> Missing | None:
+def _why_not_onediff(_context: PipelineContext) -> Missing | None:
     return Missing(
         "dead",
         f"its backends are gone: oneflow on the index is a placeholder, nexfort wants torch <= 2.5.1, and here is "

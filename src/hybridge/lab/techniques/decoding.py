@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .rig import Rig
+from .pipeline_context import PipelineContext
 from .technique import Proof, Witness
 
 
@@ -66,17 +66,17 @@ class DecodeLog:
         self.finite = self.finite and bool(torch.isfinite(output).all())
 
 
-def decoded(rig: Rig, judge: Callable[[DecodeLog], Proof]) -> Callable[[], Witness]:
+def decoded(context: PipelineContext, judge: Callable[[DecodeLog], Proof]) -> Callable[[], Witness]:
     """A witness that watches the VAE which the pipeline has when the watching begins.
 
     Args:
-        rig: Whose VAE.
+        context: Whose VAE.
         judge: From what was seen to the proof.
     """
 
     @contextmanager
     def witness() -> Iterator[Callable[[], Proof]]:
-        with DecodeLog(rig.pipe.vae) as log:
+        with DecodeLog(context.pipe.vae) as log:
             yield lambda: judge(log)
 
     return witness

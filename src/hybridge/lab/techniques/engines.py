@@ -21,10 +21,10 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ...errors import EngineFailure
-from ..storages import storage_bytes
+from ..harness.memory import storage_bytes
 from .evidence import CallLog, looked_at
-from .presence import no_room, not_installed
-from .rig import Rig
+from .pipeline_context import PipelineContext
+from .requirements import no_room, not_installed
 from .technique import GUIDE, Applied, Missing, Proof, Technique
 
 #: Gives the denoiser's output for the tensors of a call.
@@ -60,17 +60,17 @@ class _Call:
         return args, kwargs
 
 
-def _seen(rig: Rig) -> _Call:
-    """The denoiser's call in one step of the rig's pipeline."""
+def _seen(context: PipelineContext) -> _Call:
+    """The denoiser's call in one step of the context's pipeline."""
     calls: list[_Call] = []
 
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append(_Call.of(args, kwargs))
 
-    hook = rig.denoiser.register_forward_pre_hook(note, with_kwargs=True)
+    hook = context.denoiser.register_forward_pre_hook(note, with_kwargs=True)
     try:
         with torch.no_grad():
-            rig.pipe("", **{**rig.arguments, "num_inference_steps": 1, "output_type": "latent"})
+            context.pipe("", **{**context.arguments, "num_inference_steps": 1, "output_type": "latent"})
     finally:
         hook.remove()
     return calls[0]
@@ -126,16 +126,16 @@ class StandIn(nn.Module):
         return nullcontext()
 
 
-def _elsewhere(build: Callable[[nn.Module, _Call, Rig], Run]) -> Callable[[Rig], Applied]:
+def _elsewhere(build: Callable[[nn.Module, _Call, PipelineContext], Run]) -> Callable[[PipelineContext], Applied]:
     """The ``apply`` of a row: builds the engine, and puts a stand-in into the pipeline."""
 
-    def apply(rig: Rig) -> Applied:
-        denoiser = rig.denoiser
-        place = "unet" if denoiser is getattr(rig.pipe, "unet", None) else "transformer"
-        call = _seen(rig)
+    def apply(context: PipelineContext) -> Applied:
+        denoiser = context.denoiser
+        place = "unet" if denoiser is getattr(context.pipe, "unet", None) else "transformer"
+        call = _seen(context)
         with torch.no_grad():
-            stand_in = StandIn(denoiser, call, build(_Flat(denoiser, call).eval(), call, rig))
-        setattr(rig.pipe, place, stand_in)
+            stand_in = StandIn(denoiser, call, build(_Flat(denoiser, call).eval(), call, context))
+        setattr(context.pipe, place, stand_in)
 
         @contextmanager
         def witness() -> Iterator[Callable[[], Proof]]:
@@ -146,12 +146,12 @@ def _elsewhere(build: Callable[[nn.Module, _Call, Rig], Run]) -> Callable[[Rig],
                     f"{stand_in.runs - before} forwards in the engine, {len(in_torch)} in torch",
                 )
 
-        return Applied(witness, lambda: setattr(rig.pipe, place, denoiser))
+        return Applied(witness, lambda: setattr(context.pipe, place, denoiser))
 
     return apply
 
 
-def _openvino(flat: nn.Module, call: _Call, _: Rig) -> Run:
+def _openvino(flat: nn.Module, call: _Call, _: PipelineContext) -> Run:
     openvino = importlib.import_module("openvino")
     # Traced, and without shapes given, every size stays open: a batch of one runs after a batch of two.
     model = openvino.convert_model(flat, example_input=call.tensors)
@@ -163,14 +163,19 @@ def _openvino(flat: nn.Module, call: _Call, _: Rig) -> Run:
     return run
 
 
-def _onnxruntime(flat: nn.Module, call: _Call, rig: Rig) -> Run:
+def _onnxruntime(flat: nn.Module, call: _Call, context: PipelineContext) -> Run:
     onnxruntime = importlib.import_module("onnxruntime")
     names = [f"input_{number}" for number in range(len(call.tensors))]
-    path = Path(tempfile.mkdtemp(prefix="onnx-", dir=rig.folder)) / "denoiser.onnx"
+    path = Path(tempfile.mkdtemp(prefix="onnx-", dir=context.folder)) / "denoiser.onnx"
     torch.onnx.export(
-        flat, call.tensors, path, input_names=names, output_names=["output"], **_export_options(rig, names, call)
+        flat,
+        call.tensors,
+        path,
+        input_names=names,
+        output_names=["output"],
+        **_export_options(context, names, call),
     )
-    session = onnxruntime.InferenceSession(path, providers=[_provider(rig)])
+    session = onnxruntime.InferenceSession(path, providers=[_provider(context)])
     wanted = {given.name for given in session.get_inputs()}  # what is not used is not there
 
     def run(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -181,11 +186,11 @@ def _onnxruntime(flat: nn.Module, call: _Call, rig: Rig) -> Run:
     return run
 
 
-def _export_options(rig: Rig, names: Sequence[str], call: _Call) -> dict[str, Any]:
+def _export_options(context: PipelineContext, names: Sequence[str], call: _Call) -> dict[str, Any]:
     """Which exporter, and how it is told that a batch may have another size; sizes of 1 are fixed by an export."""
     batch = call.tensors[0].shape[0]
     batched = [batch > 1 and tensor.dim() > 0 and tensor.shape[0] == batch for tensor in call.tensors]
-    if getattr(rig.pipe, "unet", None) is None:
+    if getattr(context.pipe, "unet", None) is None:
         # Transformers normalise by their root mean square, which the older exporter does not know.
         return {
             "dynamo": True,
@@ -196,13 +201,13 @@ def _export_options(rig: Rig, names: Sequence[str], call: _Call) -> dict[str, An
     return {"dynamo": False, "dynamic_axes": axes}
 
 
-def _provider(rig: Rig) -> str:
-    return "CUDAExecutionProvider" if rig.device.type == "cuda" else "CPUExecutionProvider"
+def _provider(context: PipelineContext) -> str:
+    return "CUDAExecutionProvider" if context.device.type == "cuda" else "CPUExecutionProvider"
 
 
-def _tensorrt(rig: Rig) -> Applied:
+def _tensorrt(context: PipelineContext) -> Applied:
     torch_tensorrt = importlib.import_module("torch_tensorrt")
-    denoiser = rig.denoiser
+    denoiser = context.denoiser
 
     def engines() -> int:
         kinds = (torch_tensorrt.runtime.TorchTensorRTModule, torch_tensorrt.runtime.PythonTorchTensorRTModule)
@@ -224,38 +229,44 @@ def _tensorrt(rig: Rig) -> Applied:
     return Applied(looked_at(look), undo)
 
 
-def _no_openvino(rig: Rig) -> Missing | None:
-    if rig.device.type != "cpu":
-        return Missing("unavailable", f"its kernels are for CPUs; this rig computes on {rig.device}", "compile")
-    return not_installed("openvino", instead="onnxruntime") or _not_whole(rig)
+def _no_openvino(context: PipelineContext) -> Missing | None:
+    if context.device.type != "cpu":
+        return Missing(
+            "unavailable", f"its kernels are for CPUs; this pipeline computes on {context.device}", "compile"
+        )
+    return not_installed("openvino", instead="onnxruntime") or _not_whole(context)
 
 
-def _no_onnxruntime(rig: Rig) -> Missing | None:
+def _no_onnxruntime(context: PipelineContext) -> Missing | None:
     for module in ("onnxruntime", "onnx"):
         missing = not_installed(module, instead="openvino")
         if missing is not None:
             return missing
     have = importlib.import_module("onnxruntime").get_available_providers()
-    if _provider(rig) not in have:
-        return Missing("unavailable", f"onnxruntime here has {', '.join(have)}, and no {_provider(rig)}", "compile")
-    return _not_whole(rig) or no_room(rig.folder, storage_bytes(rig.denoiser))
+    if _provider(context) not in have:
+        return Missing(
+            "unavailable", f"onnxruntime here has {', '.join(have)}, and no {_provider(context)}", "compile"
+        )
+    return _not_whole(context) or no_room(context.folder, storage_bytes(context.denoiser))
 
 
-def _not_whole(rig: Rig) -> Missing | None:
-    dtype = rig.denoiser.dtype
-    if dtype == torch.float32 or (dtype == torch.float16 and rig.device.type == "cuda"):
+def _not_whole(context: PipelineContext) -> Missing | None:
+    dtype = context.denoiser.dtype
+    if dtype == torch.float32 or (dtype == torch.float16 and context.device.type == "cuda"):
         return None
     name = str(dtype).removeprefix("torch.")
     return Missing("unavailable", f"exported from float32, and the denoiser is in {name}", "compile")
 
 
-def _no_tensorrt(rig: Rig) -> Missing | None:
+def _no_tensorrt(context: PipelineContext) -> Missing | None:
     living = "openvino or onnxruntime on a CPU, compile on a GPU"
     missing = not_installed("torch-tensorrt", instead=living)
     if missing is not None:
         return missing
-    if rig.device.type != "cuda":
-        return Missing("unavailable", f"TensorRT is for NVIDIA's GPUs; this rig computes on {rig.device}", living)
+    if context.device.type != "cuda":
+        return Missing(
+            "unavailable", f"TensorRT is for NVIDIA's GPUs; this pipeline computes on {context.device}", living
+        )
     try:
         importlib.import_module("torch_tensorrt")
     except (ImportError, OSError) as why:  # its libraries come in a package of their own, of one exact version

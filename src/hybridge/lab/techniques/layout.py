@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from .evidence import CallLog, counted, looked_at
-from .rig import Rig
+from .pipeline_context import PipelineContext
 from .technique import GUIDE, Applied, Missing, Proof, Technique
 
 
-def _channels_last(rig: Rig) -> Applied:
-    module = rig.denoiser
+def _channels_last(context: PipelineContext) -> Applied:
+    module = context.denoiser
     module.to(memory_format=torch.channels_last)
 
     def look() -> Proof:
@@ -29,8 +29,8 @@ _FREEU = {
 }
 
 
-def _freeu(rig: Rig) -> Applied:
-    pipe, scales = rig.pipe, _FREEU[type(rig.pipe).__name__]
+def _freeu(context: PipelineContext) -> Applied:
+    pipe, scales = context.pipe, _FREEU[type(context.pipe).__name__]
     pipe.enable_freeu(**scales)
 
     def look() -> Proof:
@@ -41,11 +41,11 @@ def _freeu(rig: Rig) -> Applied:
     return Applied(looked_at(look), pipe.disable_freeu)
 
 
-def _why_no_freeu(rig: Rig) -> Missing | None:
-    if type(rig.pipe).__name__ in _FREEU:
+def _why_no_freeu(context: PipelineContext) -> Missing | None:
+    if type(context.pipe).__name__ in _FREEU:
         return None
     return Missing(
-        "unavailable", f"no scales are known for a {type(rig.pipe).__name__}; transformers have no skips"
+        "unavailable", f"no scales are known for a {type(context.pipe).__name__}; transformers have no skips"
     )
 
 
@@ -53,8 +53,8 @@ def _why_no_freeu(rig: Rig) -> Missing | None:
 _FUSED = ("to_qkv", "to_kv", "to_added_qkv")
 
 
-def _fused_qkv(rig: Rig) -> Applied:
-    module = rig.denoiser
+def _fused_qkv(context: PipelineContext) -> Applied:
+    module = context.denoiser
     before = dict(module.attn_processors)
     module.fuse_qkv_projections()  # of the denoiser alone: pipelines also ask a VAE that may not know it
     fused = [(owner, name) for owner in module.modules() for name in _FUSED if hasattr(owner, name)]
@@ -74,10 +74,10 @@ def _fused_qkv(rig: Rig) -> Applied:
     return Applied(counted(lambda: first, judge), undo)
 
 
-def _why_not_fused(rig: Rig) -> Missing | None:
-    if hasattr(rig.denoiser, "fuse_qkv_projections"):
+def _why_not_fused(context: PipelineContext) -> Missing | None:
+    if hasattr(context.denoiser, "fuse_qkv_projections"):
         return None
-    return Missing("unavailable", f"{type(rig.denoiser).__name__} cannot fuse its projections")
+    return Missing("unavailable", f"{type(context.denoiser).__name__} cannot fuse its projections")
 
 
 ROWS: tuple[Technique, ...] = (

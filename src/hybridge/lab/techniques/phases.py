@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from . import companions
-from .rig import Rig, default_side, plainly
+from . import extra_models
+from .pipeline_context import PipelineContext, default_side, plainly
 from .technique import GUIDE, Applied, Missing, Proof, Technique, Witness
 from .weights import are_plain, bring_back, check_same, send_away
 
@@ -36,35 +36,37 @@ class _Phases:
     """Pictures in three phases.
 
     Args:
-        rig: Whose text encoders and denoiser have their weights while they compute, and not otherwise.
+        context: Whose text encoders and denoiser have their weights while they compute, and not otherwise.
 
     Attributes:
         stayed: For each phase of the last picture, the part, and how many of how many weights outlived it.
     """
 
-    def __init__(self, rig: Rig) -> None:
-        self._rig = rig
+    def __init__(self, context: PipelineContext) -> None:
+        self._context = context
         self.stayed: list[tuple[str, int, int]] = []
 
-    def generate(self, rig: Rig, prompt: str, generator: torch.Generator, arguments: dict[str, Any]) -> Any:
-        """Takes the place of :func:`.rig.plainly`."""
+    def generate(
+        self, context: PipelineContext, prompt: str, generator: torch.Generator, arguments: dict[str, Any]
+    ) -> Any:
+        """Takes the place of :func:`.pipeline_context.plainly`."""
         self.stayed.clear()
-        texts, (denoiser,) = _parts(rig.pipe)
+        texts, (denoiser,) = _parts(context.pipe)
         with self._there(texts):
-            read, rest = _read(rig, prompt, arguments)
-        with self._there([denoiser]), _without(rig.pipe, texts):
-            latents = rig.pipe(generator=generator, output_type="latent", **read, **rest).images
-        return _picture(rig.pipe, latents, rest)
+            read, rest = _read(context, prompt, arguments)
+        with self._there([denoiser]), _without(context.pipe, texts):
+            latents = context.pipe(generator=generator, output_type="latent", **read, **rest).images
+        return _picture(context.pipe, latents, rest)
 
     @property
     def names(self) -> list[str]:
         """Of the parts that come and go."""
-        return [name for part in _parts(self._rig.pipe) for name in part]
+        return [name for part in _parts(self._context.pipe) for name in part]
 
     def check(self) -> None:
         """Raises :class:`RequestError` unless the disk has the weights of every part; asked one by one."""
         for name in self.names:
-            check_same(getattr(self._rig.pipe, name), getattr(self._loaded([name]), name))
+            check_same(getattr(self._context.pipe, name), getattr(self._loaded([name]), name))
 
     def bring_all(self) -> None:
         """All weights back."""
@@ -77,18 +79,20 @@ class _Phases:
             yield
         finally:
             for name in names:
-                references = send_away(getattr(self._rig.pipe, name))
+                references = send_away(getattr(self._context.pipe, name))
                 self.stayed.append((name, _alive(references), len(references)))
 
     def _bring(self, names: list[str]) -> None:
         fresh = self._loaded(names)
         for name in names:
-            bring_back(getattr(self._rig.pipe, name), getattr(fresh, name), self._rig.device)
+            bring_back(getattr(self._context.pipe, name), getattr(fresh, name), self._context.device)
 
     def _loaded(self, names: list[str]) -> Any:
         """A pipeline with these parts and no others."""
-        modules = [name for name, part in self._rig.pipe.components.items() if isinstance(part, torch.nn.Module)]
-        return self._rig.reload(**{name: None for name in modules if name not in names})
+        modules = [
+            name for name, part in self._context.pipe.components.items() if isinstance(part, torch.nn.Module)
+        ]
+        return self._context.reload(**{name: None for name in modules if name not in names})
 
 
 def _parts(pipe: Any) -> tuple[list[str], list[str]]:
@@ -102,22 +106,24 @@ def _alive(references: list[weakref.ref[torch.Tensor]]) -> int:
     return sum(reference() is not None for reference in references)
 
 
-def _read(rig: Rig, prompt: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(
+    context: PipelineContext, prompt: str, arguments: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The prompt as embeddings, by the names of the call's arguments; and the arguments that are left."""
-    known = inspect.signature(rig.pipe.encode_prompt).parameters
+    known = inspect.signature(context.pipe.encode_prompt).parameters
     scale = arguments.get(
-        "guidance_scale", inspect.signature(rig.pipe.__call__).parameters["guidance_scale"].default
+        "guidance_scale", inspect.signature(context.pipe.__call__).parameters["guidance_scale"].default
     )
     given = {
         "prompt_2": None,
         "prompt_3": None,
-        "device": rig.device,
+        "device": context.device,
         "num_images_per_prompt": 1,
         "do_classifier_free_guidance": scale > 1,
         **arguments,
     }
-    encoded = rig.pipe.encode_prompt(prompt, **{name: given[name] for name in known if name in given})
-    names = _READ[str(companions.family(rig.pipe))]
+    encoded = context.pipe.encode_prompt(prompt, **{name: given[name] for name in known if name in given})
+    names = _READ[str(extra_models.family(context.pipe))]
     rest = {name: value for name, value in arguments.items() if name not in known}
     return dict(zip(names, encoded, strict=False)), rest
 
@@ -141,7 +147,7 @@ def _picture(pipe: Any, latents: torch.Tensor, arguments: dict[str, Any]) -> Any
         default = default_side(pipe)
         sides = (arguments.get("height") or default, arguments.get("width") or default)
         latents = pipe._unpack_latents(latents, *sides, pipe.vae_scale_factor)
-    is_widened = companions.family(pipe) == "sdxl" and vae.dtype == torch.float16 and config.force_upcast
+    is_widened = extra_models.family(pipe) == "sdxl" and vae.dtype == torch.float16 and config.force_upcast
     if is_widened:
         vae.to(dtype=torch.float32)
         latents = latents.to(torch.float32)
@@ -152,15 +158,15 @@ def _picture(pipe: Any, latents: torch.Tensor, arguments: dict[str, Any]) -> Any
     return pipe.image_processor.postprocess(image, output_type="np")
 
 
-def _batch_processing(rig: Rig) -> Applied:
-    phases, former = _Phases(rig), rig.generate
+def _batch_processing(context: PipelineContext) -> Applied:
+    phases, former = _Phases(context), context.generate
     phases.check()
     for name in phases.names:
-        send_away(getattr(rig.pipe, name))
-    rig.generate = phases.generate
+        send_away(getattr(context.pipe, name))
+    context.generate = phases.generate
 
     def undo() -> None:
-        rig.generate = former
+        context.generate = former
         phases.bring_all()
 
     return Applied(_witness(phases), undo)
@@ -180,13 +186,13 @@ def _witness(phases: _Phases) -> Callable[[], Witness]:
     return witness
 
 
-def _why_whole(rig: Rig) -> Missing | None:
-    if companions.family(rig.pipe) not in _READ:
-        return Missing("unavailable", f"how a {type(rig.pipe).__name__} reads its prompt is not known here")
-    if rig.generate is not plainly:
+def _why_whole(context: PipelineContext) -> Missing | None:
+    if extra_models.family(context.pipe) not in _READ:
+        return Missing("unavailable", f"how a {type(context.pipe).__name__} reads its prompt is not known here")
+    if context.generate is not plainly:
         return Missing("unavailable", "another technique of this stack makes the pictures in its own way already")
-    for name in (name for part in _parts(rig.pipe) for name in part):
-        if not are_plain(getattr(rig.pipe, name)):
+    for name in (name for part in _parts(context.pipe) for name in part):
+        if not are_plain(getattr(context.pipe, name)):
             return Missing(
                 "unavailable", f"the weights of the {name} are offloaded or quantised, not as on the disk"
             )

@@ -9,30 +9,30 @@ from typing import Any
 import torch
 
 from ...errors import RequestError
-from ..storages import storage_bytes
+from ..harness.memory import storage_bytes
 from .aside import Aside, no_room_for
 from .evidence import CallLog
-from .rig import Rig
+from .pipeline_context import PipelineContext
 from .technique import GUIDE, Applied, Missing, Proof, Technique, Witness
 from .weights import restore, weights
 
 
-def _half(dtype: torch.dtype) -> Callable[[Rig], Applied]:
+def _half(dtype: torch.dtype) -> Callable[[PipelineContext], Applied]:
     name = str(dtype).removeprefix("torch.")
 
-    def apply(rig: Rig) -> Applied:
-        before, before_bytes = rig.denoiser.dtype, storage_bytes(rig.denoiser)
-        way_back = _put_aside(rig, dtype)
-        rig.pipe.to(dtype=dtype)
+    def apply(context: PipelineContext) -> Applied:
+        before, before_bytes = context.denoiser.dtype, storage_bytes(context.denoiser)
+        way_back = _put_aside(context, dtype)
+        context.pipe.to(dtype=dtype)
 
         @contextmanager
         def witness() -> Iterator[Callable[[], Proof]]:
-            with CallLog(rig.denoiser) as log:
+            with CallLog(context.denoiser) as log:
                 yield lambda: judge(log)
 
         def judge(log: CallLog) -> Proof:
             computed = set(log.dtypes) == {dtype}
-            share = storage_bytes(rig.denoiser) / before_bytes
+            share = storage_bytes(context.denoiser) / before_bytes
             kept = f"was {str(before).removeprefix('torch.')} before, {share:.0%} of the bytes"
             calls = sum(seen == dtype for seen in log.dtypes)
             return Proof(
@@ -48,21 +48,23 @@ def _modules(pipe: Any) -> dict[str, torch.nn.Module]:
     return {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
 
 
-def _put_aside(rig: Rig, dtype: torch.dtype) -> Callable[[], None] | None:
+def _put_aside(context: PipelineContext, dtype: torch.dtype) -> Callable[[], None] | None:
     """Keeps what is about to be rounded to ``dtype``; returns what puts it back, or None where nothing was kept."""
     rounded = {
         part: {name: tensor for name, tensor in weights(module) if _is_rounded(tensor, dtype)}
-        for part, module in _modules(rig.pipe).items()
+        for part, module in _modules(context.pipe).items()
     }
-    if not rig.is_kept or no_room_for(rig.folder, (one for part in rounded.values() for one in part.values())):
+    if not context.is_kept or no_room_for(
+        context.folder, (one for part in rounded.values() for one in part.values())
+    ):
         return None
-    aside = Aside(rig.folder)
+    aside = Aside(context.folder)
     read = {id(tensor): aside.put(tensor) for part in rounded.values() for tensor in part.values()}
     kept = {part: {name: read[id(tensor)] for name, tensor in tensors.items()} for part, tensors in rounded.items()}
 
     def undo() -> None:
-        for part, module in _modules(rig.pipe).items():
-            restore(module, kept.get(part, {}), rig.device)
+        for part, module in _modules(context.pipe).items():
+            restore(module, kept.get(part, {}), context.device)
         aside.clear()
 
     return undo
@@ -72,7 +74,7 @@ def _is_rounded(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
     return tensor.is_floating_point() and tensor.dtype != dtype and tensor.device.type != "meta"
 
 
-def _tf32(rig: Rig) -> Applied:
+def _tf32(context: PipelineContext) -> Applied:
     # The older of two sets of names: torch 2.4 has no other, and reading one after setting the other raises.
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
@@ -82,15 +84,15 @@ def _tf32(rig: Rig) -> Applied:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
     def witness() -> Witness:
-        return _watch_tf32(rig)
+        return _watch_tf32(context)
 
     return Applied(witness, undo)
 
 
 @contextmanager
-def _watch_tf32(rig: Rig) -> Iterator[Callable[[], Proof]]:
-    with CallLog(rig.denoiser) as log:
-        yield lambda: _judge_tf32(rig.device, log)
+def _watch_tf32(context: PipelineContext) -> Iterator[Callable[[], Proof]]:
+    with CallLog(context.denoiser) as log:
+        yield lambda: _judge_tf32(context.device, log)
 
 
 def _judge_tf32(device: torch.device, log: CallLog) -> Proof:
@@ -105,8 +107,8 @@ def _judge_tf32(device: torch.device, log: CallLog) -> Proof:
     return Proof(lost > 0, f"{flags}; {lost} of {fine.numel()} products lost the bits that TF32 does not have")
 
 
-def _fp8_storage(rig: Rig) -> Applied:
-    module = rig.denoiser
+def _fp8_storage(context: PipelineContext) -> Applied:
+    module = context.denoiser
     before = storage_bytes(module)
     module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=module.dtype)
 
@@ -126,11 +128,11 @@ def _fp8_storage(rig: Rig) -> Applied:
     return Applied(witness)
 
 
-def _not_a_switch(rig: Rig) -> Applied:
+def _not_a_switch(context: PipelineContext) -> Applied:
     raise RequestError("the version of CUDA is no switch", hint="another build of torch")
 
 
-def _one_version(rig: Rig) -> Missing:
+def _one_version(context: PipelineContext) -> Missing:
     built_for = torch.version.cuda or "no CUDA"
     reason = f"a process has the one CUDA that its torch {torch.__version__} was built for ({built_for})"
     return Missing("unavailable", reason, instead="one record for each version: the environment is part of it")

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from ...errors import ModelUnavailable
-from ..storages import storage_bytes
+from ..harness.memory import storage_bytes
 from .evidence import looked_at
-from .presence import not_installed
-from .rig import Rig
+from .pipeline_context import PipelineContext
+from .requirements import not_installed
 from .technique import Applied, Missing, Proof, Technique
 from .weights import sum_of_bits
 
@@ -30,21 +30,25 @@ _MARKS = ("quantization_config", "quantization_method")
 _NF4_BLOCK, _NF4_ROWS = 64, 32
 
 
-def _quantised(quantise: Callable[[Rig], None], is_done: Callable[[nn.Module], bool]) -> Callable[[Rig], Applied]:
+def _quantised(
+    quantise: Callable[[PipelineContext], None], is_done: Callable[[nn.Module], bool]
+) -> Callable[[PipelineContext], Applied]:
     """The ``apply`` of a row.
 
     Args:
-        quantise: Changes the rig's denoiser in place.
+        quantise: Changes the context's denoiser in place.
         is_done: Whether a layer is as this library makes them.
     """
 
-    def apply(rig: Rig) -> Applied:
-        denoiser = rig.denoiser
+    def apply(context: PipelineContext) -> Applied:
+        denoiser = context.denoiser
         whole_bytes = storage_bytes(denoiser)
         whole = {name: _Kept.of(layer) for name, layer in _layers(denoiser)}
 
         def undo() -> None:
-            _put_back(rig, {name: kept for name, kept in whole.items() if is_done(denoiser.get_submodule(name))})
+            _put_back(
+                context, {name: kept for name, kept in whole.items() if is_done(denoiser.get_submodule(name))}
+            )
 
         def look() -> Proof:
             done = sum(is_done(denoiser.get_submodule(name)) for name in whole)
@@ -54,7 +58,7 @@ def _quantised(quantise: Callable[[Rig], None], is_done: Callable[[nn.Module], b
             )
 
         try:
-            quantise(rig)
+            quantise(context)
         except BaseException:
             undo()
             raise
@@ -104,12 +108,12 @@ def _layers(denoiser: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _put_back(rig: Rig, layers: dict[str, _Kept]) -> None:
-    denoiser = rig.denoiser
+def _put_back(context: PipelineContext, layers: dict[str, _Kept]) -> None:
+    denoiser = context.denoiser
     if layers:
-        anew = _loaded_anew(rig)
+        anew = _loaded_anew(context)
         restored = {
-            name: kept.restored(name, anew.get_submodule(name), rig.device) for name, kept in layers.items()
+            name: kept.restored(name, anew.get_submodule(name), context.device) for name, kept in layers.items()
         }
         for name, layer in restored.items():
             _replace(denoiser, name, layer.train(denoiser.training))
@@ -117,12 +121,12 @@ def _put_back(rig: Rig, layers: dict[str, _Kept]) -> None:
         vars(denoiser).pop(mark, None)
 
 
-def _loaded_anew(rig: Rig) -> Any:
-    others = [name for name, part in rig.pipe.components.items() if isinstance(part, nn.Module)]
-    others.remove("unet" if getattr(rig.pipe, "unet", None) is not None else "transformer")
-    pipe = rig.reload(**dict.fromkeys(others))
+def _loaded_anew(context: PipelineContext) -> Any:
+    others = [name for name, part in context.pipe.components.items() if isinstance(part, nn.Module)]
+    others.remove("unet" if getattr(context.pipe, "unet", None) is not None else "transformer")
+    pipe = context.reload(**dict.fromkeys(others))
     denoiser = pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
-    if any(getattr(module, "fused_projections", False) for module in rig.denoiser.modules()):
+    if any(getattr(module, "fused_projections", False) for module in context.denoiser.modules()):
         denoiser.fuse_qkv_projections()
     return denoiser
 
@@ -132,10 +136,10 @@ def _replace(denoiser: nn.Module, name: str, layer: nn.Module) -> None:
     setattr(denoiser.get_submodule(parent), leaf, layer)
 
 
-def _torchao(configuration: str) -> Callable[[Rig], None]:
-    def quantise(rig: Rig) -> None:
+def _torchao(configuration: str) -> Callable[[PipelineContext], None]:
+    def quantise(context: PipelineContext) -> None:
         quantization = importlib.import_module("torchao.quantization")
-        quantization.quantize_(rig.denoiser, getattr(quantization, configuration)())
+        quantization.quantize_(context.denoiser, getattr(quantization, configuration)())
 
     return quantise
 
@@ -154,17 +158,19 @@ def _class_is(*kinds: str) -> Callable[[nn.Module], bool]:
     return lambda layer: f"{type(layer).__module__.split('.')[0]}.{type(layer).__name__}" in kinds
 
 
-def _bitsandbytes(rig: Rig, make: Callable[[nn.Linear], nn.Module]) -> None:
+def _bitsandbytes(context: PipelineContext, make: Callable[[nn.Linear], nn.Module]) -> None:
     """Replaces layers by hand: diffusers' loader refuses without a GPU, the layers themselves run anywhere."""
-    denoiser = rig.denoiser
+    denoiser = context.denoiser
     for name, layer in [*_layers(denoiser)]:
         if isinstance(layer, nn.Linear):
             made = make(layer)
             made.bias = layer.bias
-            _replace(denoiser, name, made.to(rig.device).train(layer.training))  # moving it is what quantises it
+            _replace(
+                denoiser, name, made.to(context.device).train(layer.training)
+            )  # moving it is what quantises it
 
 
-def _bitsandbytes_int8(rig: Rig) -> None:
+def _bitsandbytes_int8(context: PipelineContext) -> None:
     bnb = importlib.import_module("bitsandbytes.nn")
 
     def make(layer: nn.Linear) -> nn.Module:
@@ -175,10 +181,10 @@ def _bitsandbytes_int8(rig: Rig) -> None:
         made.weight = bnb.Int8Params(layer.weight.detach().cpu(), requires_grad=False, has_fp16_weights=False)
         return made
 
-    _bitsandbytes(rig, make)
+    _bitsandbytes(context, make)
 
 
-def _bitsandbytes_nf4(rig: Rig) -> None:
+def _bitsandbytes_nf4(context: PipelineContext) -> None:
     bnb = importlib.import_module("bitsandbytes.nn")
 
     def make(layer: nn.Linear) -> Any:
@@ -194,55 +200,55 @@ def _bitsandbytes_nf4(rig: Rig) -> None:
             made.support_avx512bf16_for_cpu = False
         return made
 
-    _bitsandbytes(rig, make)
+    _bitsandbytes(context, make)
 
 
-def _quanto(rig: Rig) -> None:
+def _quanto(context: PipelineContext) -> None:
     quanto = importlib.import_module("optimum.quanto")
-    quanto.quantize(rig.denoiser, weights=quanto.qint8)
-    quanto.freeze(rig.denoiser)
+    quanto.quantize(context.denoiser, weights=quanto.qint8)
+    quanto.freeze(context.denoiser)
 
 
-def _sdnq(rig: Rig) -> None:
-    importlib.import_module("sdnq").sdnq_post_load_quant(rig.denoiser, weights_dtype="int8")
+def _sdnq(context: PipelineContext) -> None:
+    importlib.import_module("sdnq").sdnq_post_load_quant(context.denoiser, weights_dtype="int8")
 
 
-def _torch_ao(rig: Rig) -> None:
+def _torch_ao(context: PipelineContext) -> None:
     quantization: Any = torch.ao.quantization
-    quantization.quantize_dynamic(rig.denoiser, {nn.Linear}, dtype=torch.qint8, inplace=True)
+    quantization.quantize_dynamic(context.denoiser, {nn.Linear}, dtype=torch.qint8, inplace=True)
 
 
 def _is_packed(layer: nn.Module) -> bool:
     return type(layer).__module__.startswith("torch.ao.nn.quantized.dynamic")
 
 
-def _no_torchao(_: Rig) -> Missing | None:
+def _no_torchao(_: PipelineContext) -> Missing | None:
     return not_installed("torchao", instead="quanto-int8")
 
 
-def _no_int4(rig: Rig) -> Missing | None:
-    return _no_torchao(rig) or not_installed("mslk", instead="torchao-int8, or bitsandbytes-nf4 for four bits")
+def _no_int4(context: PipelineContext) -> Missing | None:
+    return _no_torchao(context) or not_installed("mslk", instead="torchao-int8, or bitsandbytes-nf4 for four bits")
 
 
-def _no_bitsandbytes(_: Rig) -> Missing | None:
+def _no_bitsandbytes(_: PipelineContext) -> Missing | None:
     return not_installed("bitsandbytes", instead="torchao-int8")
 
 
-def _no_quanto(_: Rig) -> Missing | None:
+def _no_quanto(_: PipelineContext) -> Missing | None:
     return not_installed("optimum-quanto", instead="torchao-int8")
 
 
-def _no_sdnq(_: Rig) -> Missing | None:
+def _no_sdnq(_: PipelineContext) -> Missing | None:
     return not_installed("sdnq", instead="torchao-int8")
 
 
-def _no_torch_ao(rig: Rig) -> Missing | None:
+def _no_torch_ao(context: PipelineContext) -> Missing | None:
     if not hasattr(torch.ao.quantization, "quantize_dynamic"):
         return Missing(
             "dead", f"torch {torch.__version__} has no torch.ao.quantization any more", "torchao-int8-dynamic"
         )
-    if rig.device.type != "cpu" or rig.denoiser.dtype != torch.float32:
-        saw = f"{str(rig.denoiser.dtype).removeprefix('torch.')} on {rig.device.type}"
+    if context.device.type != "cpu" or context.denoiser.dtype != torch.float32:
+        saw = f"{str(context.denoiser.dtype).removeprefix('torch.')} on {context.device.type}"
         return Missing("unavailable", f"its kernels want float32 on a CPU, not {saw}", "torchao-int8-dynamic")
     return None
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from . import companions
+from . import extra_models
 from .evidence import CallLog
-from .rig import Generate, Rig, plainly
+from .pipeline_context import Generate, PipelineContext, plainly
 from .technique import GUIDE, Applied, Missing, Proof, Technique
 
 #: How much of its steps the refiner does for a finished picture, unless told otherwise: diffusers' default, which
@@ -24,7 +24,7 @@ _SHARED = ("num_inference_steps", "guidance_scale", "negative_prompt", "num_imag
 
 def _refined(
     make: Callable[[Any], Generate], expected: Callable[[int], tuple[int, int]]
-) -> Callable[[Rig], Applied]:
+) -> Callable[[PipelineContext], Applied]:
     """A technique that lets the refiner finish what the base began.
 
     Args:
@@ -32,47 +32,49 @@ def _refined(
         expected: From the base's steps, as asked for, to the forwards of base and refiner.
     """
 
-    def apply(rig: Rig) -> Applied:
-        refiner, former = _load(rig), rig.generate
-        rig.generate = make(refiner)
+    def apply(context: PipelineContext) -> Applied:
+        refiner, former = _load(context), context.generate
+        context.generate = make(refiner)
 
         @contextmanager
         def witness() -> Iterator[Callable[[], Proof]]:
-            with CallLog(rig.denoiser) as base, CallLog(refiner.unet) as refined:
+            with CallLog(context.denoiser) as base, CallLog(refiner.unet) as refined:
                 yield lambda: judge(base, refined)
 
         def judge(base: CallLog, refined: CallLog) -> Proof:
-            seen, wanted = (len(base), len(refined)), expected(rig.pipe.scheduler.num_inference_steps)
+            seen, wanted = (len(base), len(refined)), expected(context.pipe.scheduler.num_inference_steps)
             planned = "as planned" if seen == wanted else f"where {wanted} were planned"
             evidence = f"{seen[0]} forwards of the base and {seen[1]} of the refiner, {planned}"
             return Proof(seen[1] > 0, evidence)
 
         def undo() -> None:
-            rig.generate = former
+            context.generate = former
 
         return Applied(witness, undo)
 
     return apply
 
 
-def _load(rig: Rig) -> Any:
+def _load(context: PipelineContext) -> Any:
     """The refiner, which reads and decodes with the base's parts."""
     from diffusers import StableDiffusionXLImg2ImgPipeline
 
-    shared = {"text_encoder_2": rig.pipe.text_encoder_2, "tokenizer_2": rig.pipe.tokenizer_2}
-    found = companions.source(rig, companions.REFINER)
+    shared = {"text_encoder_2": context.pipe.text_encoder_2, "tokenizer_2": context.pipe.tokenizer_2}
+    found = extra_models.source(context, extra_models.REFINER)
     refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(found, add_watermarker=False, vae=None, **shared)
-    refiner.vae = rig.pipe.vae  # which may be a stand-in: from_pretrained takes diffusers' own classes alone
-    refiner.unet.to(device=rig.device, dtype=rig.denoiser.dtype)
+    refiner.vae = context.pipe.vae  # which may be a stand-in: from_pretrained takes diffusers' own classes alone
+    refiner.unet.to(device=context.device, dtype=context.denoiser.dtype)
     refiner.set_progress_bar_config(disable=True)
     return refiner
 
 
 def _ensemble(share: float) -> Callable[[Any], Generate]:
     def make(refiner: Any) -> Generate:
-        def generate(rig: Rig, prompt: str, generator: torch.Generator, arguments: dict[str, Any]) -> Any:
+        def generate(
+            context: PipelineContext, prompt: str, generator: torch.Generator, arguments: dict[str, Any]
+        ) -> Any:
             begun = {"denoising_end": share, "output_type": "latent"}
-            latents = rig.pipe(prompt, generator=generator, **begun, **arguments).images
+            latents = context.pipe(prompt, generator=generator, **begun, **arguments).images
             rest = {"image": latents, "denoising_start": share, "output_type": "np", **_shared(arguments)}
             return refiner(prompt, generator=generator, **rest).images
 
@@ -83,8 +85,10 @@ def _ensemble(share: float) -> Callable[[Any], Generate]:
 
 def _image_to_image(steps: int) -> Callable[[Any], Generate]:
     def make(refiner: Any) -> Generate:
-        def generate(rig: Rig, prompt: str, generator: torch.Generator, arguments: dict[str, Any]) -> Any:
-            latents = rig.pipe(prompt, generator=generator, output_type="latent", **arguments).images
+        def generate(
+            context: PipelineContext, prompt: str, generator: torch.Generator, arguments: dict[str, Any]
+        ) -> Any:
+            latents = context.pipe(prompt, generator=generator, output_type="latent", **arguments).images
             rest = {**_shared(arguments), "num_inference_steps": steps, "strength": _STRENGTH, "output_type": "np"}
             return refiner(prompt, generator=generator, image=latents, **rest).images
 
@@ -97,15 +101,15 @@ def _shared(arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: arguments[name] for name in _SHARED if name in arguments}
 
 
-def _why_no_refiner(rig: Rig) -> Missing | None:
-    if companions.family(rig.pipe) != "sdxl":
-        return Missing("unavailable", f"the refiner finishes SDXL's latents, not a {type(rig.pipe).__name__}'s")
-    if rig.generate is not plainly:
+def _why_no_refiner(context: PipelineContext) -> Missing | None:
+    if extra_models.family(context.pipe) != "sdxl":
+        return Missing("unavailable", f"the refiner finishes SDXL's latents, not a {type(context.pipe).__name__}'s")
+    if context.generate is not plainly:
         return Missing("unavailable", "another technique of this stack makes the pictures in its own way already")
-    return companions.why_missing(rig, companions.REFINER)
+    return extra_models.why_missing(context, extra_models.REFINER)
 
 
-def _row(name: str, title: str, claim: str, apply: Callable[[Rig], Applied]) -> Technique:
+def _row(name: str, title: str, claim: str, apply: Callable[[PipelineContext], Applied]) -> Technique:
     return Technique(
         name=f"refiner-{name}",
         title=f"Refiner, {title}",

@@ -6,14 +6,14 @@ from ...client.pipelines import connect
 from ...client.remote_vae import RemoteVAE
 from ...errors import RequestError
 from .decoding import DecodeLog, decoded
-from .rig import Rig
+from .pipeline_context import PipelineContext
 from .technique import Applied, Missing, Proof, Technique
 
 
-def _remote_vae(rig: Rig) -> Applied:
-    former = rig.pipe.vae
+def _remote_vae(context: PipelineContext) -> Applied:
+    former = context.pipe.vae
     place = former.device
-    connection = connect(rig.pipe, str(rig.server))
+    connection = connect(context.pipe, str(context.server))
     if place.type == "cuda":
         former.to("cpu")  # the connection keeps it for later; not where it would be in the way
 
@@ -26,16 +26,16 @@ def _remote_vae(rig: Rig) -> Applied:
         if place.type == "cuda":
             former.to(place)
 
-    return Applied(decoded(rig, judge), undo)
+    return Applied(decoded(context, judge), undo)
 
 
-def _why_no_server(rig: Rig) -> Missing | None:
-    if rig.server is None:
+def _why_no_server(context: PipelineContext) -> Missing | None:
+    if context.server is None:
         return Missing("unavailable", "no server was named", instead="`hybridge serve` on a machine with room")
     return None
 
 
-def _no_endpoint(rig: Rig) -> Applied:
+def _no_endpoint(context: PipelineContext) -> Applied:
     raise RequestError("no server reads prompts yet", hint="batch-processing")
 
 

@@ -1,4 +1,4 @@
-"""Several techniques on one rig: checked before anything is touched, applied in order, undone in reverse."""
+"""Several techniques on one context: checked before anything is touched, applied in order, undone in reverse."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import get_args
 
 from ...errors import RequestError
-from .clashes import between, must_precede, one_of
-from .rig import Rig
+from .compatibility import between, must_precede, one_of
+from .pipeline_context import PipelineContext
 from .technique import Applied, Missing, Stage, Technique
 
 _STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -57,7 +57,7 @@ def in_order(techniques: Sequence[Technique]) -> tuple[Technique, ...]:
     return tuple(ordered)
 
 
-def apply(rig: Rig, techniques: Sequence[Technique]) -> list[Step]:
+def apply(context: PipelineContext, techniques: Sequence[Technique]) -> list[Step]:
     """Puts a checked stack in force, one after the other; a technique that cannot run leaves the others.
 
     Raises:
@@ -67,7 +67,7 @@ def apply(rig: Rig, techniques: Sequence[Technique]) -> list[Step]:
     steps: list[Step] = []
     try:
         for technique in techniques:
-            steps.append(_step(rig, technique))  # noqa: PERF401 - what was done so far must be known
+            steps.append(_step(context, technique))  # noqa: PERF401 - what was done so far must be known
     except BaseException:  # whoever is interrupted half-way has no handle to undo it with
         undo(steps)
         raise
@@ -87,12 +87,12 @@ def undo(steps: Sequence[Step]) -> list[str]:
     return stays
 
 
-def _step(rig: Rig, technique: Technique) -> Step:
-    missing = technique.why_missing(rig)
+def _step(context: PipelineContext, technique: Technique) -> Step:
+    missing = technique.why_missing(context)
     if missing is not None:
         return Step(technique, missing=missing)
     try:
-        return Step(technique, applied=technique.apply(rig))
+        return Step(technique, applied=technique.apply(context))
     except Exception as why:  # other people's code: what it cannot do is an outcome, not the end of the run
         return Step(technique, failure=f"{type(why).__name__}: {why}")
 

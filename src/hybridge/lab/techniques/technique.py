@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from .rig import Rig
+    from .pipeline_context import PipelineContext
 
 #: How far the picture may be from the one without it: the same bits; the same up to rounding; another picture.
 Exactness = Literal["bitwise", "rounding", "approximate"]
@@ -44,7 +44,7 @@ class Applied:
 
     Attributes:
         witness: Makes a new watcher: ``with applied.witness() as proof: <make a picture>``, then ``proof()``.
-        undo: Puts the rig back as it was, bit for bit; None where the library has no way back.
+        undo: Puts the context back as it was, bit for bit; None where the library has no way back.
     """
 
     witness: Callable[[], Witness]
@@ -77,8 +77,8 @@ class Technique:
         source: Where the claim is made: an address.
         exactness: See :data:`Exactness`.
         stage: When it is applied.
-        apply: Puts it in force.  Whatever it raises, the rig is as it was.
-        why_missing: Asked first, cheaply: the reason why it cannot run on this rig, or None.
+        apply: Puts it in force.  Whatever it raises, the context is as it was.
+        why_missing: Asked first, cheaply: the reason why it cannot run on this context, or None.
         group: Of techniques that do the same thing, of which a stack has one: ``cache``, ``offload``.
         needs: Distributions that must be installed, as ``pip install`` takes them.
     """
@@ -89,8 +89,8 @@ class Technique:
     source: str
     exactness: Exactness
     stage: Stage
-    apply: Callable[[Rig], Applied]
-    why_missing: Callable[[Rig], Missing | None] = lambda _: None
+    apply: Callable[[PipelineContext], Applied]
+    why_missing: Callable[[PipelineContext], Missing | None] = lambda _: None
     group: str | None = None
     needs: tuple[str, ...] = ()
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from .evidence import spared
-from .forwards import remembered
-from .presence import no_unet, not_installed
-from .rig import Rig
+from .patching import remembered
+from .pipeline_context import PipelineContext
+from .requirements import no_unet, not_installed
 from .technique import Applied, Missing, Proof, Technique, Witness
 
 #: Of the tokens, so many are merged away: ToMe's default.
@@ -25,34 +25,34 @@ _GATE = 0.4
 _LOADERS = {"StableDiffusionXLPipeline": "TgateSDXLLoader", "StableDiffusionPipeline": "TgateSDLoader"}
 
 
-def _tome(rig: Rig, max_downsample: int) -> Applied:
+def _tome(context: PipelineContext, max_downsample: int) -> Applied:
     tomesd: Any = importlib.import_module("tomesd")
-    unet = rig.pipe.unet
+    unet = context.pipe.unet
     put_back = remembered(unet, "_tome_info")
-    tomesd.apply_patch(rig.pipe, ratio=_MERGED, max_downsample=max_downsample)
+    tomesd.apply_patch(context.pipe, ratio=_MERGED, max_downsample=max_downsample)
 
     def same_choice() -> None:
         # Which tokens are merged is drawn by lot, by default from where torch's own generator happens to stand.
-        unet._tome_info["args"]["generator"] = torch.Generator(rig.device).manual_seed(0)
+        unet._tome_info["args"]["generator"] = torch.Generator(context.device).manual_seed(0)
 
-    rig.before_picture.append(same_choice)
+    context.before_picture.append(same_choice)
 
     def undo() -> None:
-        rig.before_picture.remove(same_choice)
-        tomesd.remove_patch(rig.pipe)
+        context.before_picture.remove(same_choice)
+        tomesd.remove_patch(context.pipe)
         put_back()
 
-    return Applied(_fewer_tokens(rig), undo)
+    return Applied(_fewer_tokens(context), undo)
 
 
-def _fewer_tokens(rig: Rig) -> Callable[[], Witness]:
+def _fewer_tokens(context: PipelineContext) -> Callable[[], Witness]:
     """Tokens that come into a block, beside those that its self-attention gets to see."""
 
     @contextmanager
     def witness() -> Iterator[Callable[[], Proof]]:
         from diffusers.models.attention import BasicTransformerBlock
 
-        blocks = [part for part in rig.denoiser.modules() if isinstance(part, BasicTransformerBlock)]
+        blocks = [part for part in context.denoiser.modules() if isinstance(part, BasicTransformerBlock)]
         with _tokens_into(blocks) as come, _tokens_into([block.attn1 for block in blocks]) as seen:
             yield lambda: Proof(
                 sum(seen) < sum(come),
@@ -77,30 +77,30 @@ def _tokens_into(modules: list[Any]) -> Iterator[list[int]]:
         yield lengths
 
 
-def _why_not_tome(rig: Rig) -> Missing | None:
-    return no_unet(rig) or not_installed("tomesd", instead="deepcache")
+def _why_not_tome(context: PipelineContext) -> Missing | None:
+    return no_unet(context) or not_installed("tomesd", instead="deepcache")
 
 
-def _tgate(rig: Rig) -> Applied:
-    loader = getattr(importlib.import_module("tgate"), _LOADERS[type(rig.pipe).__name__])
-    put_back = remembered(rig.pipe.unet, "forward", "cache")
-    plainly = rig.generate
-    loader(rig.pipe)
-    rig.generate = _gated
+def _tgate(context: PipelineContext) -> Applied:
+    loader = getattr(importlib.import_module("tgate"), _LOADERS[type(context.pipe).__name__])
+    put_back = remembered(context.pipe.unet, "forward", "cache")
+    plainly = context.generate
+    loader(context.pipe)
+    context.generate = _gated
 
     def undo() -> None:
-        rig.generate = plainly
-        del rig.pipe.tgate
+        context.generate = plainly
+        del context.pipe.tgate
         put_back()  # or the next plain call would answer with what was kept of the last gated one
 
-    return Applied(spared(lambda: rig.denoiser, _last_cross_attention, "attention to the prompt"), undo)
+    return Applied(spared(lambda: context.denoiser, _last_cross_attention, "attention to the prompt"), undo)
 
 
-def _gated(rig: Rig, prompt: str, generator: torch.Generator, arguments: dict[str, Any]) -> Any:
+def _gated(context: PipelineContext, prompt: str, generator: torch.Generator, arguments: dict[str, Any]) -> Any:
     """T-GATE's own loop: up to the gate as ever, then without guidance and with the prompt's attention kept."""
     steps = arguments.get("num_inference_steps", 50)
     gate = max(1, round(_GATE * steps))
-    return rig.pipe.tgate(prompt, gate_step=gate, generator=generator, output_type="np", **arguments).images
+    return context.pipe.tgate(prompt, gate_step=gate, generator=generator, output_type="np", **arguments).images
 
 
 def _last_cross_attention(unet: torch.nn.Module) -> torch.nn.Module:
@@ -108,8 +108,8 @@ def _last_cross_attention(unet: torch.nn.Module) -> torch.nn.Module:
     return found[-1]
 
 
-def _why_not_tgate(rig: Rig) -> Missing | None:
-    kind = type(rig.pipe).__name__
+def _why_not_tgate(context: PipelineContext) -> Missing | None:
+    kind = type(context.pipe).__name__
     if kind not in _LOADERS:
         return Missing("unavailable", f"T-GATE has a loop of its own for {' and '.join(_LOADERS)}, none for {kind}")
     return not_installed("tgate", instead="cfg-cutoff-50")
@@ -126,7 +126,7 @@ ROWS: tuple[Technique, ...] = (
         source=_TOME_SOURCE,
         exactness="approximate",
         stage="cache",
-        apply=lambda rig: _tome(rig, max_downsample=1),
+        apply=lambda context: _tome(context, max_downsample=1),
         why_missing=_why_not_tome,
         group="tome",
         needs=("tomesd",),
@@ -138,7 +138,7 @@ ROWS: tuple[Technique, ...] = (
         source=_TOME_SOURCE,
         exactness="approximate",
         stage="cache",
-        apply=lambda rig: _tome(rig, max_downsample=4),
+        apply=lambda context: _tome(context, max_downsample=4),
         why_missing=_why_not_tome,
         group="tome",
         needs=("tomesd",),

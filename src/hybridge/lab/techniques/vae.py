@@ -8,18 +8,18 @@ from typing import Any
 import torch
 
 from ...errors import TooLarge
-from ..storages import storage_bytes
-from . import companions
+from ..harness.memory import storage_bytes
+from . import extra_models
 from .decoding import DecodeLog, decoded
-from .rig import Rig
+from .pipeline_context import PipelineContext
 from .technique import GUIDE, Applied, Missing, Proof, Technique
 
 
-def _swap(rig: Rig, vae: Any, judge: Callable[[DecodeLog], Proof]) -> Applied:
+def _swap(context: PipelineContext, vae: Any, judge: Callable[[DecodeLog], Proof]) -> Applied:
     """Another VAE in the place of the pipeline's, which waits where it takes no room of the device's."""
-    pipe, former = rig.pipe, rig.pipe.vae
+    pipe, former = context.pipe, context.pipe.vae
     place = former.device
-    pipe.vae = vae.to(device=rig.device).eval().requires_grad_(False)
+    pipe.vae = vae.to(device=context.device).eval().requires_grad_(False)
     if place.type == "cuda":
         former.to("cpu")
 
@@ -28,17 +28,17 @@ def _swap(rig: Rig, vae: Any, judge: Callable[[DecodeLog], Proof]) -> Applied:
         if place.type == "cuda":
             former.to(place)
 
-    return Applied(decoded(rig, judge), undo)
+    return Applied(decoded(context, judge), undo)
 
 
 # ----------------------------------------------------------------------------------------------- another VAE
 
 
-def _fp16_fix(rig: Rig) -> Applied:
+def _fp16_fix(context: PipelineContext) -> Applied:
     from diffusers import AutoencoderKL
 
-    widened = bool(rig.pipe.vae.config.force_upcast)
-    found = companions.source(rig, companions.FP16_VAE)
+    widened = bool(context.pipe.vae.config.force_upcast)
+    found = extra_models.source(context, extra_models.FP16_VAE)
 
     def judge(log: DecodeLog) -> Proof:
         dtypes = ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in log.dtypes})) or "nothing"
@@ -48,20 +48,20 @@ def _fp16_fix(rig: Rig) -> Applied:
         numbers = "every one a number" if log.finite else "not all of them numbers"
         return Proof(widened and log.finite, f"decoded in {dtypes} instead of {before}, {numbers}")
 
-    return _swap(rig, AutoencoderKL.from_pretrained(found).to(dtype=rig.denoiser.dtype), judge)
+    return _swap(context, AutoencoderKL.from_pretrained(found).to(dtype=context.denoiser.dtype), judge)
 
 
-def _why_no_fp16_fix(rig: Rig) -> Missing | None:
-    if companions.family(rig.pipe) != "sdxl":
-        reason = f"it is SDXL's VAE that overflows in float16, not a {type(rig.pipe).__name__}'s"
+def _why_no_fp16_fix(context: PipelineContext) -> Missing | None:
+    if extra_models.family(context.pipe) != "sdxl":
+        reason = f"it is SDXL's VAE that overflows in float16, not a {type(context.pipe).__name__}'s"
         return Missing("unavailable", reason, instead="nothing is needed")
-    return companions.why_missing(rig, companions.FP16_VAE)
+    return extra_models.why_missing(context, extra_models.FP16_VAE)
 
 
-def _tiny_vae(rig: Rig) -> Applied:
+def _tiny_vae(context: PipelineContext) -> Applied:
     from diffusers import AutoencoderTiny
 
-    before = type(rig.pipe.vae).__name__, storage_bytes(rig.pipe.vae)
+    before = type(context.pipe.vae).__name__, storage_bytes(context.pipe.vae)
 
     def judge(log: DecodeLog) -> Proof:
         name, now_bytes = type(log.vae).__name__, storage_bytes(log.vae)
@@ -70,26 +70,26 @@ def _tiny_vae(rig: Rig) -> Applied:
         )
         return Proof(bool(log.given) and name == "AutoencoderTiny" != before[0], evidence)
 
-    found = companions.source(rig, companions.TINY_VAE)
-    return _swap(rig, AutoencoderTiny.from_pretrained(found).to(dtype=rig.denoiser.dtype), judge)
+    found = extra_models.source(context, extra_models.TINY_VAE)
+    return _swap(context, AutoencoderTiny.from_pretrained(found).to(dtype=context.denoiser.dtype), judge)
 
 
 # ------------------------------------------------------------------------------------------ the same, in parts
 
 
-def _slicing(rig: Rig) -> Applied:
-    rig.pipe.vae.enable_slicing()
+def _slicing(context: PipelineContext) -> Applied:
+    context.pipe.vae.enable_slicing()
 
     def judge(log: DecodeLog) -> Proof:
         asked, given = [shape[0] for shape in log.asked], [shape[0] for shape in log.given]
         evidence = f"the decoder took {given} pictures for {asked} asked"
         return Proof(max(asked, default=0) > 1 and set(given) == {1}, evidence)
 
-    return Applied(decoded(rig, judge), rig.pipe.vae.disable_slicing)
+    return Applied(decoded(context, judge), context.pipe.vae.disable_slicing)
 
 
-def _tiling(rig: Rig) -> Applied:
-    rig.pipe.vae.enable_tiling()
+def _tiling(context: PipelineContext) -> Applied:
+    context.pipe.vae.enable_tiling()
 
     def judge(log: DecodeLog) -> Proof:
         asked = sorted({shape[2:] for shape in log.asked})
@@ -99,12 +99,12 @@ def _tiling(rig: Rig) -> Applied:
             return Proof(True, f"{len(log.given)} decodes of tiles for latents of {sizes}")
         return Proof(False, f"latents of {sizes} were decoded whole: tiles begin above the size of training")
 
-    return Applied(decoded(rig, judge), rig.pipe.vae.disable_tiling)
+    return Applied(decoded(context, judge), context.pipe.vae.disable_tiling)
 
 
-def _can(method: str) -> Callable[[Rig], Missing | None]:
-    def why_missing(rig: Rig) -> Missing | None:
-        vae = rig.pipe.vae
+def _can(method: str) -> Callable[[PipelineContext], Missing | None]:
+    def why_missing(context: PipelineContext) -> Missing | None:
+        vae = context.pipe.vae
         if hasattr(vae, method) and isinstance(getattr(vae, "decoder", None), torch.nn.Module):
             return None
         reason = f"{type(vae).__name__} has nothing to call {method.removeprefix('enable_')}"
@@ -116,10 +116,10 @@ def _can(method: str) -> Callable[[Rig], Missing | None]:
 # ------------------------------------------------------------------------------------------------ our own
 
 
-def _exact(rig: Rig) -> Applied:
+def _exact(context: PipelineContext) -> Applied:
     from ...engine.exact import exact
 
-    pipe, former = rig.pipe, rig.pipe.vae
+    pipe, former = context.pipe, context.pipe.vae
     vae = exact(former)
     plain = vae.decode
 
@@ -140,7 +140,7 @@ def _exact(rig: Rig) -> Applied:
     def undo() -> None:
         pipe.vae = former
 
-    return Applied(decoded(rig, judge), undo)
+    return Applied(decoded(context, judge), undo)
 
 
 def _budget(vae: Any, shape: Sequence[int]) -> int:
@@ -154,10 +154,10 @@ def _budget(vae: Any, shape: Sequence[int]) -> int:
     return 2 * least
 
 
-def _why_not_exact(rig: Rig) -> Missing | None:
+def _why_not_exact(context: PipelineContext) -> Missing | None:
     from ...engine.exact import exact
 
-    reason = exact(rig.pipe.vae).why_plain("decode")
+    reason = exact(context.pipe.vae).why_plain("decode")
     return None if reason is None else Missing("unavailable", reason, instead="vae-tiling")
 
 
@@ -181,7 +181,7 @@ ROWS: tuple[Technique, ...] = (
         exactness="approximate",
         stage="vae",
         apply=_tiny_vae,
-        why_missing=lambda rig: companions.why_missing(rig, companions.TINY_VAE),
+        why_missing=lambda context: extra_models.why_missing(context, extra_models.TINY_VAE),
         group="vae",
     ),
     Technique(

@@ -1,0 +1,358 @@
+"""Which option to take: arithmetic over what :mod:`.options` weighed, with the reason in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, get_args
+
+from ...errors import RequestError, TooLarge
+from ...units import format_bytes
+from ..estimator.correction import Correction
+from ..estimator.shapes import PipelineShape, shape_named
+from ..estimator.types import Setup
+from ..harness.environment import version
+from .network import Link
+from .options import BITSANDBYTES, CLOSENESS, GUIDE_FLOPS_PER_S, MARGIN, PCIE_BYTES_PER_S, Option, options
+from .snippet import Script, lines
+
+#: ``best``: the nearest to the pipeline's own picture that fits, whatever it takes.  ``good``: the fastest, but
+#: another picture only where it is much faster.  ``fast``: the fastest, in fewer steps.
+Quality = Literal["best", "good", "fast"]
+
+#: Under ``good``, another picture must be so much faster than the pipeline's own.
+_WORTH_ANOTHER_PICTURE = 1.5
+
+#: Options this near to each other are equally fast, as far as an estimate can tell.  What is nearer to the
+#: pipeline's own picture then wins, and after that what takes less memory.
+_AS_FAST = 1.02
+
+#: Steps that ``fast`` makes, where a pipeline makes more.
+_FEW_STEPS = 30
+
+#: Cards are sold in powers of 1000.
+_size = partial(format_bytes, decimal=True)
+
+#: A server whose numbers are nobody's: for saying what one would make possible.
+_ANY_LINK = Link("a server", "", 0.0, 1e9, 0.0, 2, own_weights=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """The answer.
+
+    Attributes:
+        choice: What to take.
+        runner_up: What else decodes in another way, or None.
+        weighed: The best option of every decoder, those that do not fit among them.
+        vram_bytes: What there is.
+        ram_bytes: What there is of the host's memory, or None where nothing bounds it.
+        reason: Why, in sentences with numbers.
+        assumed: What was not measured.
+        code: The lines to paste.
+    """
+
+    choice: Option
+    runner_up: Option | None
+    weighed: tuple[Option, ...]
+    vram_bytes: int
+    ram_bytes: int | None
+    reason: str
+    assumed: tuple[str, ...]
+    code: str
+
+    def fits(self, option: Option) -> bool:
+        """Whether an option fits the card and the host."""
+        return option.needs_bytes <= self.vram_bytes and _fits_host(option, self.ram_bytes)
+
+
+def advise(
+    setup: Setup,
+    vram_bytes: int,
+    *,
+    ram_bytes: int | None = None,
+    quality: Quality = "good",
+    link: Link | None = None,
+    correction: Correction | None = None,
+    path: str | None = None,
+    vae_path: str | None = None,
+    device: str = "cuda",
+) -> Advice:
+    """What to switch on.
+
+    Args:
+        setup: Pipeline, size, batch and steps; its stack is left alone and added to.
+        vram_bytes: What torch may have.
+        ram_bytes: What weights may have of the host's memory; None for no bound.
+        quality: See :data:`Quality`.
+        link: To a server, measured; see :func:`.network.measure`.
+        correction: From a study of this pipeline.
+        path: Of the pipeline, for the code.
+        vae_path: Of another VAE, for the code.
+        device: For the code; what needs CUDA is not offered elsewhere.
+
+    Raises:
+        RequestError: for names that are none.
+        TooLarge: when nothing fits the card or the host; names the smallest that would, and what a server would
+            make possible.
+    """
+    shape = shape_named(setup.pipeline)
+    if quality not in get_args(Quality):
+        raise RequestError("unknown quality", saw=repr(quality), expected=", ".join(get_args(Quality)))
+    if quality == "fast" and setup.steps is None and shape.steps > _FEW_STEPS:
+        setup = replace(setup, stack=(*setup.stack, "steps-30"))
+    every = list(options(setup, vram_bytes, link=link, correction=correction, device=device))
+    on_card = [option for option in every if option.needs_bytes <= vram_bytes]
+    if not on_card:
+        in_host = [option for option in every if _fits_host(option, ram_bytes)]
+        raise _nothing_fits(setup, vram_bytes, in_host or every, link, correction, device)
+    fitting = [option for option in on_card if _fits_host(option, ram_bytes)]
+    if not fitting and ram_bytes is not None:
+        raise _host_too_small(setup, ram_bytes, on_card)
+    ranked = _ranked(fitting, quality)
+    choice = ranked[0]
+    runner_up = next((option for option in ranked if option.decoder != choice.decoder), None)
+    return Advice(
+        choice=choice,
+        runner_up=runner_up,
+        weighed=_one_each(ranked, every),
+        vram_bytes=vram_bytes,
+        ram_bytes=ram_bytes,
+        reason=" ".join(
+            [
+                _reason(choice, runner_up, vram_bytes, shape, link),
+                *_left_out(_best(on_card, quality), ram_bytes),
+                *_missing(choice),
+            ]
+        ),
+        assumed=tuple(_assumed(link, correction, ram_bytes)),
+        code=lines(shape, choice.stack, _script(choice, link, path, vae_path, device)),
+    )
+
+
+def _ranked(fitting: Sequence[Option], quality: Quality) -> list[Option]:
+    """From the best to the worst."""
+    left, ranked = list(fitting), []
+    while left:
+        best = _best(left, quality)
+        ranked.append(best)
+        left.remove(best)
+    return ranked
+
+
+def _best(among: Sequence[Option], quality: Quality) -> Option:
+    if quality == "best":
+        nearest = min(map(_distance, among))
+        among = [option for option in among if _distance(option) == nearest]
+
+    def weight(option: Option) -> float:
+        return option.seconds * (_WORTH_ANOTHER_PICTURE**option.departures if quality == "good" else 1.0)
+
+    fastest = min(map(weight, among))
+    as_fast = [option for option in among if weight(option) <= _AS_FAST * fastest]
+    if quality == "fast":
+        return min(as_fast, key=lambda option: (option.narrowed, option.seconds, option.needs_bytes))
+    return min(
+        as_fast,
+        key=lambda option: (
+            option.narrowed,
+            CLOSENESS.index(option.closeness),
+            option.needs_bytes,
+            option.later_bytes,
+            option.seconds,
+        ),
+    )
+
+
+def _fits_host(option: Option, ram_bytes: int | None) -> bool:
+    return ram_bytes is None or option.estimate.host_bytes <= ram_bytes
+
+
+def _distance(option: Option) -> tuple[int, int]:
+    """From the pipeline's own picture; what is the same up to rounding is the same to whoever looks at it."""
+    return option.narrowed, max(CLOSENESS.index("rounding"), CLOSENESS.index(option.closeness))
+
+
+def _one_each(ranked: Sequence[Option], every: Sequence[Option]) -> tuple[Option, ...]:
+    """The first of every decoder in the ranking; of those that never fit the smallest."""
+    first: dict[str, Option] = {}
+    for option in [*ranked, *sorted(every, key=lambda option: option.needs_bytes)]:
+        first.setdefault(option.decoder, option)
+    return tuple(first.values())
+
+
+def _nothing_fits(
+    setup: Setup,
+    vram_bytes: int,
+    every: Sequence[Option],
+    link: Link | None,
+    correction: Correction | None,
+    device: str,
+) -> TooLarge:
+    least = min(option.needs_bytes for option in every)
+    hint = f"--vram {_size(least, up=True).replace(' ', '')}, a smaller picture, or fewer at a time"
+    if link is None:
+        remote = min(
+            option.needs_bytes
+            for option in options(setup, vram_bytes, link=_ANY_LINK, correction=correction, device=device)
+            if option.decoder == "remote"
+        )
+        if remote < least:
+            hint += f"; with a server that decodes (--server), {_size(remote, up=True)} would do"
+        else:
+            hint += "; a server that decodes would not help: denoising alone takes as much"
+    return TooLarge(
+        f"nothing fits {setup.pipeline} into this memory",
+        saw=_size(vram_bytes),
+        expected=f"at least {_size(least, up=True)}",
+        hint=hint,
+        least_bytes=least,
+    )
+
+
+def _host_too_small(setup: Setup, ram_bytes: int, on_card: Sequence[Option]) -> TooLarge:
+    least = min(option.estimate.host_bytes for option in on_card)
+    return TooLarge(
+        f"what fits {setup.pipeline} into the card does not fit the host's memory",
+        saw=f"{_size(ram_bytes)} of the host's memory",
+        expected=f"at least {_size(least, up=True)}, for weights that pass through it or wait there",
+        hint="a card with more memory (--vram), or --ram if more is free than was seen",
+    )
+
+
+def _script(choice: Option, link: Link | None, path: str | None, vae_path: str | None, device: str) -> Script:
+    setup = choice.estimate.setup
+    return Script(
+        steps=setup.steps or 1,
+        height=setup.height,
+        width=setup.width,
+        path=path,
+        vae_path=vae_path,
+        device=device,
+        server=link.server if link else None,
+        model=link.model if link else None,
+        decode_budget_bytes=setup.decode_budget_bytes,
+    )
+
+
+# ----------------------------------------------------------------------------------------------- words
+
+
+def _reason(
+    choice: Option, runner_up: Option | None, vram_bytes: int, shape: PipelineShape, link: Link | None
+) -> str:
+    said = [f"{title(choice)} takes {_taken(choice)}, of {_size(vram_bytes)}, and {_spent(choice, shape, link)}."]
+    said.append(f"Weights take {_size(choice.estimate.host_bytes)} of the host's memory.")
+    if choice.estimate.plan is not None:
+        said.append(f"The decoder: {choice.estimate.plan.reason}.")
+    if runner_up is not None:
+        said.append(f"Next: {title(runner_up)}, {_taken(runner_up)}, {_spent(runner_up, shape, link)}; ")
+        said[-1] += f"its picture is {picture(runner_up)}."
+    return " ".join(said)
+
+
+def picture(option: Option) -> str:
+    """What picture an option makes, for people."""
+    return _PICTURES["approximate" if option.departures else option.closeness]
+
+
+_PICTURES = {
+    "own": "the pipeline's own",
+    "rounding": "the pipeline's own up to rounding",
+    "twin": "that of other weights, made to be the same",
+    "approximate": "another one",
+}
+
+
+def _left_out(best_on_card: Option, ram_bytes: int | None) -> list[str]:
+    """What would be better if the host had more memory."""
+    if _fits_host(best_on_card, ram_bytes):
+        return []
+    takes = f"{_size(best_on_card.estimate.host_bytes)} of the host's memory, of {_size(ram_bytes or 0)}"
+    return [f"Left out: {title(best_on_card)}, which takes {takes}."]
+
+
+def _missing(choice: Option) -> list[str]:
+    """What must be installed for an option, as far as that can be seen here."""
+    if BITSANDBYTES.isdisjoint(choice.stack) or version("bitsandbytes") is not None:
+        return []
+    return ["bitsandbytes is not installed here: pip install bitsandbytes."]
+
+
+_DECODERS = {
+    "local": "the VAE as it is",
+    "exact": "the exact decoder",
+    "tiled": "the VAE's own tiles",
+    "tiny": "the tiny VAE",
+    "remote": "a remote VAE",
+}
+
+
+_TITLES = {
+    "fp8-storage": ", the denoiser in 8 bits",
+    "bitsandbytes-nf4": ", the denoiser in 4 bits (NF4)",
+    "prompts-first": ", prompts encoded first",
+    "text-int8": " with T5 in 8 bits",
+    "text-nf4": " with T5 in 4 bits (NF4)",
+}
+
+
+def title(option: Option) -> str:
+    """``the exact decoder with 640 MiB, one part at a time``"""
+    stack, budget = option.stack, option.estimate.setup.decode_budget_bytes
+    said = _DECODERS[option.decoder]
+    if "vae-fp16-fix" in stack:
+        said += " with the weights that survive float16"
+    if budget is not None:
+        said += f" within {format_bytes(budget)}"
+    said += "".join(words for name, words in _TITLES.items() if name in stack)
+    if "model-offload" in stack:
+        return said + ", one part on the card at a time"
+    return said + (", layer by layer" if "group-offload" in stack else ", everything on the card")
+
+
+def _taken(option: Option) -> str:
+    if option.measured:
+        return f"{_size(option.needs_bytes)}, measured"
+    largest = max(option.estimate.phases, key=lambda phase: phase.peak_bytes)
+    above = largest.activations_bytes + largest.workspace_bytes
+    return (
+        f"{_size(option.needs_bytes)} at most, to {largest.name}"
+        f" (weights {_size(largest.weights_bytes)},"
+        f" {MARGIN:g} × {_size(above)} on top)"
+    )
+
+
+def _spent(option: Option, shape: PipelineShape, link: Link | None) -> str:
+    made = option.estimate
+    parts = [f"{made.flops / 1e12:.0f} TFLOP"]
+    if made.moved_bytes:
+        parts.append(f"{_size(made.moved_bytes)} of weights moved")
+    if option.decoder == "remote" and link is not None:
+        pixels = made.setup.height * made.setup.width
+        moved = made.setup.batch * link.bytes_moved(shape, pixels)
+        remote_s = made.setup.batch * link.seconds(shape, pixels)
+        parts.append(f"{remote_s:.2f} s for {_size(moved)} to the server and back at {_speed(link)}")
+    about = "" if option.measured else "about "
+    return f"{about}{option.seconds:.1f} s a picture ({', '.join(parts)})"
+
+
+def _speed(link: Link) -> str:
+    return f"{_size(link.bytes_per_s)}/s and {link.latency_s * 1e3:.0f} ms"
+
+
+def _assumed(link: Link | None, correction: Correction | None, ram_bytes: int | None) -> list[str]:
+    said = [f"on top of the weights {MARGIN:g} times what is estimated must fit"]
+    if correction is None or correction.flops_per_s is None:
+        said.append(
+            f"{GUIDE_FLOPS_PER_S / 1e12:.0f} TFLOP/s, the guide's RTX 3090; a study's --record says what yours does"
+        )
+    said.append(f"weights reach the card at {_size(PCIE_BYTES_PER_S)}/s (PCIe 3.0 ×16)")
+    if ram_bytes is not None:
+        said.append(f"weights may take {_size(ram_bytes)} of the host's memory")
+    if link is not None:
+        said.append(
+            f"{link.server} was measured: {_speed(link)}, {link.decode_s_per_pixel * 1e6:.2f} s a megapixel"
+        )
+    return said

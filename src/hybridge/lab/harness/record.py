@@ -1,0 +1,91 @@
+"""What a benchmark keeps: raw samples in versioned JSON, with what they must not be compared without.
+
+A record is one JSON object: ``schema``, ``benchmark``, ``date``, ``environment``, ``arguments``, and what was
+measured.  It is plain data from beginning to end, so that an old one can be read without the code that wrote it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ...errors import RequestError
+
+#: Goes up when a reader of older records would misread a newer one.
+SCHEMA = 2
+
+Record = dict[str, Any]
+
+
+def begin(benchmark: str, environment: Mapping[str, Any], arguments: Mapping[str, Any], **measured: Any) -> Record:
+    """A record of now."""
+    about = {
+        "schema": SCHEMA,
+        "benchmark": benchmark,
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "environment": environment,
+        "arguments": arguments,
+    }
+    # As a reader will see it: no tuples.
+    whole: Record = json.loads(json.dumps(about | measured))
+    return whole
+
+
+def write(record: Record, path: Path) -> None:
+    """All or nothing: whoever is ended while writing leaves the older file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def read(path: Path, benchmark: str) -> Record:
+    """A record of this benchmark.
+
+    Raises:
+        RequestError: when the file holds something else, or a schema that this version does not write.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RequestError(f"{path} is not JSON", saw=error) from None
+    seen = {key: record.get(key) for key in ("schema", "benchmark")} if isinstance(record, dict) else record
+    expected = {"schema": SCHEMA, "benchmark": benchmark}
+    if seen != expected:
+        raise RequestError(f"{path} is not a record that can be gone on with", saw=seen, expected=expected)
+    return dict(record)
+
+
+def find(path: Path, benchmark: str, arguments: Mapping[str, Any], *, resume: bool) -> Record | None:
+    """The record to go on with, or None for a new one.
+
+    Raises:
+        RequestError: when there is a record and ``resume`` is not set; when it is set and there is none that can be
+            gone on with, or it is of other arguments.
+    """
+    if not resume:
+        if path.exists():
+            raise RequestError("there is a record already", saw=path, hint=f"--resume {path}, or another --out")
+        return None
+    record = read(path, benchmark)
+    check_alike("arguments", record, arguments)
+    return record
+
+
+def check_alike(
+    part: str, record: Record, now: Mapping[str, Any], *, hint: str = "a new run, without --resume"
+) -> None:
+    """Raises :class:`RequestError` unless the record's ``environment`` or ``arguments`` is what it is now."""
+    before, now = record.get(part, {}), json.loads(json.dumps(now))
+    unlike = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    if unlike:
+        raise RequestError(
+            f"records of unlike {part} are not put together",
+            saw=", ".join(f"{key} {now.get(key)}" for key in unlike),
+            expected=", ".join(f"{key} {before.get(key)}" for key in unlike),
+            hint=hint,
+        )

@@ -1,6 +1,0 @@
-"""THE REPORT: records become one page that a person enjoys reading, with Markdown and JSON beside it.
-
-Reads records, never measures.  The page needs no network and no second file; English and Chinese are both in it.
-
-    files ─sources→ Sources ─findings→ Findings ─html, markdown, data→ report.html, report.md, report.json
-"""

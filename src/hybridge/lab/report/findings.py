@@ -1,0 +1,309 @@
+"""From a study's raw samples to what a page says of each configuration.  Arithmetic only: no words, no drawing."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..harness.record import Record
+from .sources import Source
+
+#: How memory was looked at.  *allocated*: by CUDA's allocator.  *counted*: weights, and live tensors on top.
+#: *resident*: by the system, with all libraries.
+Measure = Literal["allocated", "counted", "resident"]
+
+#: The better one first: resident memory holds freed pages too, and is compared last.
+MEASURES: tuple[Measure, ...] = ("allocated", "counted", "resident")
+
+BASELINE = "baseline"
+
+#: PSNR from which eight-bit pictures are told apart by programs only.
+SAME_PICTURE_DB = 40.0
+
+#: PSNR below which it is not the baseline's picture in any sense: a black one is at about 6 dB, pictures of other
+#: subjects are at 8 to 11 dB.  Fewer steps and caches, which change details, stay above 15 dB.
+LEAST_PICTURE_DB = 12.0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What became of one technique of a configuration; texts as its row wrote them."""
+
+    name: str
+    outcome: str
+    evidence: str | None
+    reason: str | None
+    instead: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """Warm seconds of one picture: of all prompts and runs."""
+
+    median_s: float
+    lowest_s: float
+    highest_s: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """From the baseline's pictures: of all prompts the worst.  None: not measured.
+
+    Attributes:
+        equal: The same bits, for every prompt.
+    """
+
+    equal: bool
+    psnr_db: float | None
+    ssim: float | None
+    largest: float | None
+    lpips: float | None
+    clip_score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A configuration.  Ratios are to the baseline of the same record: both sides measured in one run.
+
+    Attributes:
+        within_noise: Its samples and the baseline's overlap, so that no difference in time was shown.
+        step_s: Seconds of a picture for each of its denoising steps.
+        calls: Batch size of the denoiser at each of its forwards for one picture.
+        memory: Peak bytes, by measure.
+        memory_ratios: To the baseline, by measure.
+        pictures: Files by prompt, as the record names them, under ``folder``.
+        why_not_counted: Why live tensors could not be counted, or None.
+    """
+
+    name: str
+    techniques: tuple[str, ...]
+    outcome: str
+    reason: str | None
+    parts: tuple[Part, ...]
+    folder: Path
+    time: Time | None = None
+    time_ratio: float | None = None
+    within_noise: bool = False
+    step_s: float | None = None
+    first_s: float | None = None
+    load_s: float | None = None
+    preparation_s: float | None = None
+    calls: tuple[int, ...] = ()
+    weights_bytes: int | None = None
+    memory: dict[Measure, int] = field(default_factory=dict)
+    memory_ratios: dict[Measure, float] = field(default_factory=dict)
+    difference: Difference | None = None
+    pictures: dict[str, str] = field(default_factory=dict)
+    why_not_counted: str | None = None
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.name == BASELINE
+
+    @property
+    def is_stack(self) -> bool:
+        return len(self.techniques) > 1
+
+    @property
+    def counts(self) -> bool:
+        """Whether its numbers are of something that was in force."""
+        return self.time is not None and (self.outcome == "worked" or self.is_baseline)
+
+    @property
+    def may_win(self) -> bool:
+        """Whether it was in force and its worst picture still shows what the baseline's shows."""
+        if not self.counts or self.is_baseline or self.difference is None:
+            return self.counts
+        return self.difference.equal or (self.difference.psnr_db or 0.0) >= LEAST_PICTURE_DB
+
+    @property
+    def keeps_the_picture(self) -> bool:
+        """Nobody would see a difference."""
+        if self.difference is None or self.is_baseline:
+            return self.is_baseline
+        return self.difference.equal or (self.difference.psnr_db or 0.0) >= SAME_PICTURE_DB
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Of all studies of a page.
+
+    Attributes:
+        rows: The baseline first, then as they were asked for.
+        asked: Configurations that were asked for; more than rows while a study is not done.
+        measures: Of memory, that can be compared here; the first is the one in the table.
+        arguments: Of the first study.
+        pipeline: What was measured.
+        not_scored: What pictures could not be judged by, and why.
+    """
+
+    rows: tuple[Row, ...]
+    asked: int
+    measures: tuple[Measure, ...]
+    arguments: dict[str, Any]
+    pipeline: dict[str, Any]
+    not_scored: dict[str, str]
+
+    @property
+    def baseline(self) -> Row | None:
+        return next((row for row in self.rows if row.is_baseline and row.time), None)
+
+    def front(self, measure: Measure) -> list[Row]:
+        """Pareto's: whatever is faster takes more memory, whatever is smaller takes longer.  Fastest first."""
+        least, found = math.inf, []
+        points = [row for row in self.rows if row.may_win and measure in row.memory]
+        for row in sorted(points, key=lambda row: (_seconds(row), row.memory[measure])):
+            if row.memory[measure] < least:
+                least = row.memory[measure]
+                found.append(row)
+        return found
+
+    def fastest(self) -> Row | None:
+        return min((row for row in self.rows if row.may_win), key=_seconds, default=None)
+
+    def smallest(self, measure: Measure) -> Row | None:
+        found = [row for row in self.rows if row.may_win and measure in row.memory]
+        return min(found, key=lambda row: (row.memory[measure], _seconds(row)), default=None)
+
+    def trade_off(self, measure: Measure, *, same_picture: bool = False) -> Row | None:
+        """The least product of time and memory: halving one is worth doubling the other."""
+        found = [
+            row
+            for row in self.rows
+            if row.may_win and measure in row.memory and (row.keeps_the_picture or not same_picture)
+        ]
+        return min(found, key=lambda row: _seconds(row) * row.memory[measure], default=None)
+
+
+def findings(studies: Sequence[Source]) -> Findings:
+    """What the studies found; of a configuration that is in several, the last has the word."""
+    rows: dict[str, Row] = {}
+    baselines = [_baseline(source.record) for source in studies]
+    fallback = next((one for one in baselines if one), None)
+    for source, baseline in zip(studies, baselines, strict=True):
+        for measured in source.record["measurements"]:
+            rows[measured["configuration"]] = _row(source, measured, baseline or fallback)
+    asked = {one["name"] for source in studies for one in source.record["arguments"]["configurations"]}
+    in_order = sorted(rows.values(), key=lambda row: not row.is_baseline)
+    first = studies[0].record
+    return Findings(
+        tuple(in_order),
+        len(asked | rows.keys()),
+        _measures(in_order),
+        first["arguments"],
+        first["pipeline"],
+        first.get("not_scored") or {},
+    )
+
+
+def _baseline(record: Record) -> dict[str, Any] | None:
+    found = [one for one in record["measurements"] if one["configuration"] == BASELINE and one.get("seconds")]
+    return found[0] if found else None
+
+
+def _row(source: Source, measured: dict[str, Any], baseline: dict[str, Any] | None) -> Row:
+    asked = {one["name"]: one["techniques"] for one in source.record["arguments"]["configurations"]}
+    parts = tuple(
+        Part(one["name"], one["outcome"], one.get("evidence"), one.get("reason"), one.get("instead"))
+        for one in measured["techniques"]
+    )
+    name = measured["configuration"]
+    about = Row(
+        name,
+        tuple(asked.get(name, [part.name for part in parts])),
+        measured["outcome"],
+        measured.get("reason"),
+        parts,
+        source.folder,
+    )
+    batch = source.record["arguments"].get("batch") or 1
+    time = _time(measured, batch)
+    if time is None:
+        return about
+    steps, memory = measured.get("steps"), _memory(measured)
+    beside = _time(baseline, batch) if baseline else None
+    bytes_beside = _memory(baseline) if baseline else {}
+    return Row(
+        about.name,
+        about.techniques,
+        about.outcome,
+        about.reason,
+        about.parts,
+        about.folder,
+        time=time,
+        time_ratio=time.median_s / beside.median_s if beside and beside.median_s else None,
+        within_noise=bool(beside) and _overlap(time, beside),
+        step_s=time.median_s * batch / steps if steps else None,
+        first_s=measured.get("first_picture_s"),
+        load_s=measured.get("load_s"),
+        preparation_s=measured.get("preparation_s"),
+        calls=tuple(measured.get("denoiser_calls") or ()),
+        weights_bytes=measured.get("weights_bytes"),
+        memory=memory,
+        memory_ratios={key: memory[key] / bytes_beside[key] for key in memory if bytes_beside.get(key)},
+        difference=_difference((measured.get("difference") or {}).values(), is_baseline=name == BASELINE),
+        pictures=measured.get("pictures") or {},
+        why_not_counted=measured.get("why_not_exact"),
+    )
+
+
+def _time(measured: dict[str, Any], batch: int) -> Time | None:
+    samples = [second / batch for runs in (measured.get("seconds") or {}).values() for second in runs]
+    if not samples:
+        return None
+    return Time(statistics.median(samples), min(samples), max(samples), len(samples))
+
+
+def _overlap(one: Time, other: Time | None) -> bool:
+    return other is not None and one.lowest_s <= other.highest_s and other.lowest_s <= one.highest_s
+
+
+def _memory(measured: dict[str, Any]) -> dict[Measure, int]:
+    peak, weights = measured.get("peak") or {}, measured.get("weights_bytes")
+    exact = peak.get("exact_bytes")
+    found: dict[Measure, int | None] = {
+        "allocated": peak.get("allocated_bytes"),
+        "counted": exact + weights if exact is not None and weights is not None else None,
+        "resident": peak.get("resident_bytes"),
+    }
+    return {measure: count for measure, count in found.items() if count}
+
+
+def _measures(rows: Sequence[Row]) -> tuple[Measure, ...]:
+    known = [row.memory.keys() for row in rows if row.is_baseline and row.time] or [
+        row.memory.keys() for row in rows
+    ]
+    return tuple(measure for measure in MEASURES if any(measure in memory for memory in known))
+
+
+def _difference(prompts: Iterable[dict[str, Any]], *, is_baseline: bool) -> Difference | None:
+    found = list(prompts)
+    if not found:
+        return None
+
+    def values(key: str) -> list[float]:
+        return [one[key] for one in found if one.get(key) is not None]
+
+    clip_score = statistics.mean(values("clip_score")) if values("clip_score") else None
+    if is_baseline:  # from itself there is no difference worth a word
+        return Difference(False, None, None, None, None, clip_score)
+    largest = max(values("largest"), default=None)
+    # A PSNR of null says equal; a damaged picture (NaN) has none either, but a difference.
+    equal = not values("psnr_db") and largest == 0
+    return Difference(
+        equal,
+        min(values("psnr_db"), default=None),
+        min(values("ssim"), default=None),
+        largest,
+        max(values("lpips"), default=None),
+        clip_score,
+    )
+
+
+def _seconds(row: Row) -> float:
+    return row.time.median_s if row.time else math.inf

@@ -1,0 +1,234 @@
+"""The large table: a line of numbers for each configuration, with what was seen and what its source claims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from . import formatting, guide
+from .claims import CLAIMS_ZH
+from .findings import BASELINE, Findings, Measure, Row
+from .summary import composition, technique_title, title
+from .texts import QUANTITIES, UI
+from .words import Text, listed, same
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A number.
+
+    Attributes:
+        text: As it is shown.
+        value: As it is sorted; None comes last.
+        about: What to say to those who point at it.
+        is_faint: It says less than it seems to.
+        is_better: A ratio that was worth it.
+    """
+
+    text: Text
+    value: float | None = None
+    about: Text | None = None
+    is_faint: bool = False
+    is_better: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a technique's source promises.
+
+    Attributes:
+        text: The promise; None where the catalogue has none.
+        source: An address, or None.
+        guide: The guide's own figures, or None.
+    """
+
+    text: Text | None
+    source: str | None
+    guide: Text | None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A configuration as the table shows it.
+
+    Attributes:
+        cells: By column, without name and outcome; empty where nothing could be measured.
+        said: (technique or None where there is just one, what was seen of it or why not, what to use instead); in
+            the record's own words.
+        claim: Of its technique; those of a stack stand in lines of their own.
+        search: All that the filter looks through, in lower case.
+    """
+
+    row: Row
+    title: Text
+    composition: Text | None
+    cells: tuple[Cell, ...]
+    said: tuple[tuple[Text | None, str | None, str | None], ...]
+    claim: Claim | None
+    search: str
+
+
+#: A ratio from which a gain is set in colour: a tenth.
+_WORTH = 0.9
+
+#: What every study has; two more columns come where their packages were installed.
+_COLUMNS = (
+    "seconds",
+    "time_ratio",
+    "step",
+    "first",
+    "preparation",
+    "memory",
+    "memory_ratio",
+    "calls",
+    "psnr",
+    "ssim",
+    "largest",
+)
+
+
+def columns(found: Findings) -> tuple[str, ...]:
+    """Names of the columns of numbers, in order."""
+    every = [row.difference for row in found.rows if row.difference]
+    more = [("lpips", any(one.lpips is not None for one in every))]
+    more.append(("clip", any(one.clip_score is not None for one in every)))
+    return (*_COLUMNS, *(name for name, is_there in more if is_there))
+
+
+def lines(found: Findings, catalogue: Mapping[str, tuple[str, str]]) -> tuple[Line, ...]:
+    """The table's lines, in the record's order.
+
+    Args:
+        found: What the studies found.
+        catalogue: (claim, source) by technique, in English.
+    """
+    names = columns(found)
+    measure = found.measures[0] if found.measures else None
+    return tuple(_line(row, names, measure, catalogue) for row in found.rows)
+
+
+def _line(
+    row: Row, names: Sequence[str], measure: Measure | None, catalogue: Mapping[str, tuple[str, str]]
+) -> Line:
+    cells = _cells(row, measure) if row.time else {}
+    said = tuple(
+        (technique_title(part.name) if row.is_stack else None, part.evidence or part.reason, part.instead)
+        for part in row.parts
+    )
+    # A stack's own reason repeats that of its worst technique.
+    if row.reason and not any(part.reason and row.reason.endswith(part.reason) for part in row.parts):
+        said = (*said, (None, row.reason, None))
+    if row.why_not_counted:
+        said = (*said, (UI["not_counted"], row.why_not_counted, None))
+    claimed = (
+        BASELINE if row.is_baseline else None if row.is_stack else row.techniques[0] if row.techniques else None
+    )
+    claim = _claim(claimed, catalogue) if claimed else None
+    made_of = composition(row) if row.is_stack else None
+    words = [
+        row.name,
+        *title(row),
+        *(made_of or ()),
+        *row.techniques,
+        *(text or "" for one in said for text in one[1:]),
+    ]
+    return Line(
+        row,
+        title(row),
+        made_of,
+        tuple(cells[name] for name in names if name in cells),
+        said,
+        claim,
+        " ".join(words).lower(),
+    )
+
+
+def _cells(row: Row, measure: Measure | None) -> dict[str, Cell]:
+    time, difference = row.time, row.difference
+    if time is None:
+        return {}
+    about = UI["range"].filled(
+        lowest=formatting.seconds(time.lowest_s), highest=formatting.seconds(time.highest_s), samples=time.samples
+    )
+    memory = row.memory.get(measure) if measure else None
+    memory_ratio = row.memory_ratios.get(measure) if measure else None
+    is_noise = row.within_noise and not row.is_baseline
+    return {
+        "seconds": Cell(same(formatting.seconds(time.median_s)), time.median_s, about),
+        "time_ratio": Cell(
+            same(formatting.ratio(row.time_ratio)),
+            row.time_ratio,
+            UI["noise"] if is_noise else None,
+            is_noise or not row.counts,
+            not is_noise and row.counts and _is_better(row.time_ratio),
+        ),
+        "step": _seconds(row.step_s),
+        "first": _seconds(row.first_s),
+        "preparation": _seconds(row.preparation_s),
+        "memory": Cell(same(formatting.size(memory)), memory, _other_memory(row)),
+        "memory_ratio": Cell(
+            same(formatting.ratio(memory_ratio)),
+            memory_ratio,
+            is_faint=not row.counts,  # a technique without effect has gained nothing
+            is_better=row.counts and _is_better(memory_ratio),
+        ),
+        "calls": Cell(same(formatting.calls(row.calls)), float(sum(row.calls)) if row.calls else None),
+        "psnr": _psnr(row),
+        "ssim": _number(difference.ssim if difference else None, 3),
+        "largest": _small(difference.largest if difference else None),
+        "lpips": _number(difference.lpips if difference else None, 3),
+        "clip": _number(difference.clip_score if difference else None, 2),
+    }
+
+
+def _is_better(value: float | None) -> bool:
+    return value is not None and value <= _WORTH
+
+
+def _seconds(value: float | None) -> Cell:
+    return Cell(same(formatting.seconds(value)), value)
+
+
+def _number(value: float | None, digits: int) -> Cell:
+    return Cell(same(formatting.number(value, digits)), value)
+
+
+def _small(value: float | None) -> Cell:
+    return Cell(same(formatting.small(value)), value)
+
+
+def _psnr(row: Row) -> Cell:
+    if row.difference is None:
+        return Cell(same(formatting.NONE))
+    if row.difference.equal:
+        # Above every finite one.
+        return Cell(UI["equal"], 1e9)
+    return _number(row.difference.psnr_db, 1)
+
+
+def _other_memory(row: Row) -> Text | None:
+    from .texts import MEASURES
+
+    known = [
+        Text(f"{MEASURES[key].en}: {formatting.size(count)}", f"{MEASURES[key].zh}：{formatting.size(count)}")
+        for key, count in row.memory.items()
+    ]
+    return listed(known) if known else None
+
+
+def _claim(name: str, catalogue: Mapping[str, tuple[str, str]]) -> Claim | None:
+    claimed, source = catalogue.get(name, (None, None))
+    text = Text(claimed, CLAIMS_ZH.get(claimed, claimed)) if claimed else None
+    guided = None
+    if name in guide.FIGURES:
+        guided = listed(figure_text(figure) for figure in guide.FIGURES[name])
+    return Claim(text, source, guided) if text or guided else None
+
+
+def figure_text(figure: guide.Figure) -> Text:
+    """A figure of the guide, with its condition."""
+    # As the guide rounds them.
+    value = f"{figure.value / guide.GB:g} GB" if "bytes" in figure.quantity else f"{figure.value:g}"
+    bound = f"{figure.bound} " if figure.bound else ""
+    said = QUANTITIES[figure.quantity].filled(value=f"{bound}{value}")
+    return Text(f"{said.en} ({figure.when.en})", f"{said.zh}（{figure.when.zh}）") if figure.when else said

@@ -1,0 +1,261 @@
+"""diffusers' own caches: hooks that answer for a module at some steps.
+
+A transformer has ``enable_cache`` and its pipeline says where the loop is; a UNet has neither, so the functions
+behind it are called, and the denoiser's own arguments are listened to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .evidence import spared
+from .patching import drop_idle
+from .pipeline_context import PipelineContext
+from .technique import Applied, Proof, Technique
+
+#: Steps between two computations, as the paper has them: of self-attention, and of attention to the prompt.
+_SELF_ATTENTION_EVERY, _CROSS_ATTENTION_EVERY = 2, 6
+
+#: Enough for a step to be left out, wherever a cache begins to.
+_TRIAL_STEPS = 4
+
+
+def last_attention(denoiser: torch.nn.Module) -> torch.nn.Module:
+    """What projects the output of the last attention: it runs when that attention is computed, fused or not."""
+    found: list[torch.nn.Module] = [part for name, part in denoiser.named_modules() if name.endswith(".to_out.0")]
+    return found[-1]
+
+
+def _hook(context: PipelineContext, put: Callable[[Any], object]) -> Applied:
+    """Lets ``put`` hang its hooks on the denoiser, and resets them before every picture and when guidance ends."""
+    from diffusers.hooks import HookRegistry
+
+    denoiser = context.denoiser
+    before = set(_hooks(denoiser))
+    registry = HookRegistry.check_if_exists_or_initialize(denoiser)
+
+    def take_off() -> None:
+        # The last first: of two on a module, a later one goes on calling an earlier one that was taken away.
+        for part, name in reversed(_hooks(denoiser)):
+            if (part, name) not in before:
+                part._diffusers_hook.remove_hook(name, recurse=False)
+        drop_idle(denoiser)
+        registry.invalidate_child_registries_cache()
+
+    try:
+        put(denoiser)
+    except BaseException:
+        take_off()
+        raise
+    registry.invalidate_child_registries_cache()
+    found = len(_hooks(denoiser)) - len(before)
+
+    def forget(_step: int | None = None) -> None:
+        registry.reset_stateful_hooks(recurse=True)
+
+    context.before_picture.append(forget)
+    context.guidance_ended.append(forget)
+
+    def undo() -> None:
+        context.before_picture.remove(forget)
+        context.guidance_ended.remove(forget)
+        take_off()
+
+    watch = spared(lambda: denoiser, last_attention, "the last attention")
+
+    @contextmanager
+    def witness() -> Iterator[Callable[[], Proof]]:
+        with watch() as proof:
+            yield lambda: Proof(proof().took_effect, f"hooks: {found}; {proof().evidence}")
+
+    return Applied(witness, undo)
+
+
+def _hooks(denoiser: Any) -> list[tuple[Any, str]]:
+    """Modules and names of what hangs on them, on each in the order in which it was hung."""
+    owners = (part for part in denoiser.modules() if hasattr(part, "_diffusers_hook"))
+    return [(part, name) for part in owners for name in part._diffusers_hook.hooks]
+
+
+def _listening(applied: Applied, listener: Any) -> Applied:
+    """The same, with a listener on the denoiser that goes when it is undone."""
+
+    def undo() -> None:
+        listener.remove()
+        if applied.undo is not None:
+            applied.undo()
+
+    return Applied(applied.witness, undo)
+
+
+class _Clock:
+    """Where the loop is, from 1000 down to 0, read from the denoiser's arguments: not every pipeline says it."""
+
+    def __init__(self, context: PipelineContext) -> None:
+        self._scale = (
+            1000 if type(context.pipe).__name__.startswith("Flux") else 1
+        )  # Flux calls its last timestep 1
+        self.timestep = 1000.0
+        self.listener = context.denoiser.register_forward_pre_hook(self._hear, with_kwargs=True)
+
+    def _hear(self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        self.timestep = float(torch.as_tensor(given).flatten()[0]) * self._scale
+
+
+def _timed(context: PipelineContext, put: Callable[[Any, Callable[[], float]], object]) -> Applied:
+    """As :func:`_hook`, for caches that ask for the timestep."""
+    clock = _Clock(context)
+    try:
+        return _listening(_hook(context, lambda denoiser: put(denoiser, lambda: clock.timestep)), clock.listener)
+    except BaseException:
+        clock.listener.remove()
+        raise
+
+
+def _pab(context: PipelineContext) -> Applied:
+    from diffusers import PyramidAttentionBroadcastConfig
+    from diffusers.hooks import apply_pyramid_attention_broadcast
+
+    return _timed(
+        context,
+        lambda denoiser, now: apply_pyramid_attention_broadcast(
+            denoiser,
+            PyramidAttentionBroadcastConfig(
+                spatial_attention_block_skip_range=_SELF_ATTENTION_EVERY,
+                cross_attention_block_skip_range=_CROSS_ATTENTION_EVERY,
+                current_timestep_callback=now,
+            ),
+        ),
+    )
+
+
+def _taylorseer(context: PipelineContext) -> Applied:
+    return _taylorseer_with(context, cache_identifiers=[r".*transformer_blocks\.\d+"])
+
+
+def _taylorseer_with(context: PipelineContext, **settings: Any) -> Applied:
+    from diffusers import TaylorSeerCacheConfig
+    from diffusers.hooks import apply_taylorseer_cache
+
+    config = TaylorSeerCacheConfig(taylor_factors_dtype=context.denoiser.dtype, **settings)
+    applied = _hook(context, lambda denoiser: apply_taylorseer_cache(denoiser, config))
+    if hasattr(context.denoiser, "cache_context"):
+        return applied  # its pipeline names the calls
+    return _listening(applied, context.denoiser.register_forward_pre_hook(_name_call, with_kwargs=True))
+
+
+def _name_call(denoiser: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Features are kept by the call's name.  Here it is the size of the batch, which guidance doubles."""
+    from diffusers.hooks.hooks import CacheContext, _set_cache_context
+
+    first = next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
+    _set_cache_context(denoiser, CacheContext(f"batch of {first.shape[0]}"))
+
+
+def _first_block_cache(context: PipelineContext) -> Applied:
+    from diffusers.hooks import FirstBlockCacheConfig, apply_first_block_cache
+
+    return _hook(context, lambda denoiser: apply_first_block_cache(denoiser, FirstBlockCacheConfig()))
+
+
+def _sea_cache(context: PipelineContext) -> Applied:
+    from diffusers.hooks import SeaCacheConfig, apply_sea_cache
+
+    return _hook(context, lambda denoiser: apply_sea_cache(denoiser, SeaCacheConfig()))
+
+
+def _mag_cache(context: PipelineContext) -> Applied:
+    from diffusers.hooks import MagCacheConfig, apply_mag_cache
+    from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
+
+    # Ratios belong to a checkpoint, and those of Flux are the only ones that are published with the code.
+    config = MagCacheConfig(
+        mag_ratios=FLUX_MAG_RATIOS, num_inference_steps=context.arguments.get("num_inference_steps", 28)
+    )
+    return _hook(context, lambda denoiser: apply_mag_cache(denoiser, config))
+
+
+def _faster_cache(context: PipelineContext) -> Applied:
+    from diffusers import FasterCacheConfig
+    from diffusers.hooks import apply_faster_cache
+
+    applied = _timed(
+        context,
+        lambda denoiser, now: apply_faster_cache(
+            denoiser,
+            FasterCacheConfig(
+                tensor_format="BCHW", attention_weight_callback=lambda _: 0.5, current_timestep_callback=now
+            ),
+        ),
+    )
+    try:  # what breaks it is reached at the first step that is left out
+        context.picture("", seed=0, num_inference_steps=_TRIAL_STEPS)
+    except BaseException:
+        if applied.undo is not None:
+            applied.undo()
+        raise
+    return applied
+
+
+def _row(name: str, title: str, claim: str, source: str, apply: Callable[[PipelineContext], Applied]) -> Technique:
+    return Technique(name, title, claim, source, "approximate", "cache", apply, group="cache")
+
+
+_PAPERS = "https://huggingface.co/papers/"
+
+DIFFUSERS_CACHES: tuple[Technique, ...] = (
+    _row(
+        "pab",
+        "Pyramid Attention Broadcast",
+        "Keeps attention, that to the prompt longest: up to 10.5 times as fast on video models.",
+        f"{_PAPERS}2408.12588",
+        _pab,
+    ),
+    _row(
+        "taylorseer",
+        "TaylorSeer, told which blocks",
+        "Extrapolates what blocks will give: 4.99 times as fast on FLUX.",
+        f"{_PAPERS}2503.06923",
+        _taylorseer,
+    ),
+    _row(
+        "taylorseer-defaults",
+        "TaylorSeer as it comes",
+        "The same with the library's own choice of modules, whose names a UNet does not have.",
+        f"{_PAPERS}2503.06923",
+        _taylorseer_with,
+    ),
+    _row(
+        "first-block-cache",
+        "First Block Cache",
+        "Leaves out all blocks but the first where the first has changed little.",
+        "https://huggingface.co/docs/diffusers/main/optimization/cache",
+        _first_block_cache,
+    ),
+    _row(
+        "sea-cache",
+        "SeaCache",
+        "Leaves out the blocks where the input, filtered to what this step can still change, has changed little.",
+        f"{_PAPERS}2602.18993",
+        _sea_cache,
+    ),
+    _row(
+        "mag-cache",
+        "MagCache",
+        "Leaves out steps by how the size of residuals falls: 2.1 to 2.68 times as fast on video models.",
+        "https://github.com/Zehong-Ma/MagCache",
+        _mag_cache,
+    ),
+    _row(
+        "faster-cache",
+        "FasterCache",
+        "Keeps attention, and guesses what guidance is measured from: 1.67 times as fast on a video model.",
+        f"{_PAPERS}2410.19355",
+        _faster_cache,
+    ),
+)

@@ -1,0 +1,179 @@
+"""Rounds: every rival in a process of its own, one at a time, taking turns.
+
+A round starts, warms, times and ends one process for the roof and one for every rival, one after the other; the
+next round starts them all again.  Processes are not kept between rounds, for two reasons.  A kept one holds its
+weights and whatever its allocator and libraries keep, so every rival would run beside the memory of all others.
+And how a process happens to lie in memory stays with it: samples from one process agree with each other better than
+with those of the next, so the spread over fresh ones is the honest one.  The price is a start and a first call each
+time.  Neighbours in time are compared, so a machine that slows down slows all of them.
+
+The process that runs this touches no device.  It writes the record after every measurement.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...engine import locate, resolve
+from ...errors import EngineFailure
+from ..harness import record as records
+from ..harness.record import Record
+from ..harness.worker_process import ask
+from .cases import Arguments, Case
+from .rivals import RIVALS, Rival
+from .subject import reference_dtype
+
+BENCHMARK = "vae"
+
+#: Called before every measurement with (measurements done, measurements in all, what comes now).
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One measurement: the roof's where there is no rival."""
+
+    case: Case
+    round: int
+    rival: Rival | None
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.case.title}, round {self.round + 1}: {self.rival.title if self.rival else 'the roof'}"
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What tells its entry in the record from others."""
+        key = {"task": self.case.task, "size": self.case.size, "dtype": self.case.dtype, "round": self.round}
+        return key | ({"rival": self.rival.name} if self.rival else {})
+
+
+def run(arguments: Arguments, path: Path, *, resume: bool = False, progress: Progress = lambda *_: None) -> Record:
+    """Measures everything that was asked for and is not in the record yet.
+
+    Args:
+        arguments: What to measure.
+        path: Of the record, JSON.
+        resume: Whether to go on with the record that is there.
+        progress: Hears what comes next.
+
+    Raises:
+        RequestError: for arguments that cannot be; when there is a record and ``resume`` is not set; and when it
+            is set and the record is of another environment or other arguments.
+        ModelUnavailable: when real weights were asked for and cannot be had.
+        EngineFailure: when the device is not there.
+    """
+    spec = resolve(arguments.model)
+    arguments.check(tuple(RIVALS), spec.spatial_factor)
+    before = records.find(path, BENCHMARK, asdict(arguments), resume=resume)
+    if arguments.weights:
+        locate(spec)
+    turns = list(_turns(arguments))
+    with tempfile.TemporaryDirectory(prefix="hybridge-bench-") as folder:
+        asker = Asker(Path(folder), arguments.limit_s)
+        environment = asker.describe(arguments)
+        if before is not None:
+            records.check_alike("environment", before, environment)
+        record = before or records.begin(
+            BENCHMARK,
+            environment,
+            asdict(arguments),
+            model={"name": spec.name, "weights": spec.source if arguments.weights else "random"},
+            roofs=[],
+            measurements=[],
+        )
+        for done, turn in enumerate(turns):
+            entries = record["measurements" if turn.rival else "roofs"]
+            if any(turn.key.items() <= entry.items() for entry in entries):
+                continue
+            progress(done, len(turns), turn.title)
+            entries.append({**turn.key, **_measured(turn, arguments, record, asker)})
+            records.write(record, path)
+        progress(len(turns), len(turns), "done")
+    return record
+
+
+def entries_of(record: Record, case: dict[str, Any], rival: str | None) -> list[dict[str, Any]]:
+    """A rival's measurements of a case (task, size and dtype), round by round; the roof's for no rival."""
+    entries = record["roofs"] if rival is None else [e for e in record["measurements"] if e["rival"] == rival]
+    return [entry for entry in entries if case.items() <= entry.items()]
+
+
+def _turns(arguments: Arguments) -> Iterator[Turn]:
+    rivals = [rival for name, rival in RIVALS.items() if name in arguments.rivals]
+    for case in arguments.cases():
+        for round_ in range(arguments.repeats):
+            for rival in (None, *rivals):
+                yield Turn(case, round_, rival)
+
+
+def _measured(turn: Turn, arguments: Arguments, record: Record, asker: Asker) -> dict[str, Any]:
+    case, rival = turn.case, turn.rival
+    if rival is None:
+        return asker.ask({"what": "roof", "case": asdict(case)})
+    about = {key: value for key, value in turn.key.items() if key in ("task", "size", "dtype")}
+    earlier = entries_of(record, about, rival.name)
+    # What could not be done in one round is not tried again in the next.
+    failed = next((entry["missing"] for entry in earlier if "missing" in entry), None)
+    missing = asker.missing.get((rival.name, case.dtype)) or failed
+    if missing:
+        return {"missing": missing}
+    budget_bytes = arguments.budget_bytes
+    if rival.budget_of is not None:
+        peaks = [entry.get("peak_bytes") for entry in entries_of(record, about, rival.budget_of)]
+        budget_bytes = next((peak for peak in peaks if peak), None)
+        if budget_bytes is None:
+            return {"missing": f"its budget is the peak of {rival.budget_of}, which this run has not measured"}
+    judges = turn.round == 0
+    job = {"rival": rival.name, "budget_bytes": budget_bytes, "tile_pixels": arguments.tile_pixels}
+    reference, why_none = asker.reference(case) if judges else (None, None)
+    answer = asker.ask({"what": "measure", "case": asdict(case), "judges": judges, "reference": reference, **job})
+    return answer if why_none is None or "missing" in answer else {**answer, "no_reference": why_none}
+
+
+class Asker:
+    """Starts processes, one at a time, and keeps the reference pictures between them.
+
+    Args:
+        folder: For references, and for what torch.compile would leave behind elsewhere.
+        limit_s: Seconds that one process may take.
+
+    Attributes:
+        missing: Why a rival cannot take part, by its name and the dtype; known once :meth:`describe` was called.
+    """
+
+    def __init__(self, folder: Path, limit_s: float) -> None:
+        self._folder = folder
+        self._limit_s = limit_s
+        self._references: dict[str, tuple[str | None, str | None]] = {}
+        self.missing: dict[tuple[str, str], str] = {}
+
+    def describe(self, arguments: Arguments) -> dict[str, Any]:
+        """The environment; also asks every rival whether it can take part."""
+        cases = {case.dtype: asdict(case) for case in arguments.cases()}
+        answer = self.ask({"what": "describe", "cases": cases, "rivals": arguments.rivals})
+        if "missing" in answer:
+            raise EngineFailure("nothing can be measured", saw=answer["missing"])
+        for dtype, reasons in answer["absent"].items():
+            self.missing |= {(rival, dtype): reason for rival, reason in reasons.items()}
+        environment: dict[str, Any] = answer["environment"]
+        return environment
+
+    def reference(self, case: Case) -> tuple[str | None, str | None]:
+        """(the file with the untiled picture, why there is none); half precisions have inputs of their own."""
+        name = f"{case.task}-{case.size}-{case.dtype}-{reference_dtype(case)}".replace("torch.", "")
+        if name not in self._references:
+            path = str(self._folder / f"{name}.safetensors")
+            answer = self.ask({"what": "reference", "case": asdict(case), "path": path})
+            self._references[name] = (None, answer["missing"]) if "missing" in answer else (path, None)
+        return self._references[name]
+
+    def ask(self, job: dict[str, Any]) -> dict[str, Any]:
+        """What the process answered: what it measured, or ``{"missing": reason}``."""
+        caches = {"TORCHINDUCTOR_CACHE_DIR": str(self._folder / "inductor")}
+        return ask("hybridge.lab.vae_bench.worker", job, limit_s=self._limit_s, variables=caches)
