@@ -10,6 +10,8 @@ from .latent_rgb import LATENT_RGB, LatentRgb
 from .layout import Layout, image_layout, latents_layout
 from .single_file import SingleFile
 from .spec import CLASS_NAMES, ModelSpec, Normalisation, spec_from_config
+from .text_side import TextSide
+from .text_sides import known_text_sides, text_side_for
 
 __all__ = [
     "CATALOGUE",
@@ -20,7 +22,9 @@ __all__ = [
     "ModelSpec",
     "Normalisation",
     "SingleFile",
+    "TextSide",
     "image_layout",
+    "known_text_sides",
     "latent_space",
     "latents_layout",
     "look_up",
@@ -28,4 +32,5 @@ __all__ = [
     "parent_of_tiny",
     "single_file",
     "spec_from_config",
+    "text_side_for",
 ]

@@ -1,0 +1,53 @@
+"""What several rows of :mod:`hybridge.models.text_sides` share."""
+
+from __future__ import annotations
+
+from .text_side import Call, Guidance, Output, Parameter
+
+PROMPT = Parameter("prompt", "prompt")
+NEGATIVE = Parameter("negative_prompt", "negative")
+PROMPT_2 = Parameter("prompt_2", "prompt")
+NEGATIVE_2 = Parameter("negative_prompt_2", "negative")
+CLEAN = Parameter("clean_caption", "flag")
+
+
+def length(most: int, multiple_of: int = 1) -> Parameter:
+    """The number of tokens, up to ``most``."""
+    return Parameter("max_sequence_length", "length", most=most, multiple_of=multiple_of)
+
+
+#: Of most pipelines.
+LENGTH = length(512)
+
+#: CLIP has no more positions.
+CLIP_TOKENS = 77
+
+CFG = Guidance()
+EMBEDS = (Output("prompt_embeds"),)
+
+#: Padding of these is behind a mask, so that its values do not matter.
+MASKED = (Output("prompt_embeds", mask="prompt_attention_mask"), Output("prompt_attention_mask"))
+PAIRS_RETURNED = (
+    *("prompt_embeds", "negative_prompt_embeds"),
+    *("prompt_attention_mask", "negative_prompt_attention_mask"),
+)
+PAIR_CALL = Call(("prompt_embeds", "negative_prompt_embeds"))
+MASKED_CALL = Call(
+    ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
+)
+
+#: Of a language model: what turns hidden states into words.
+LLM_UNUSED = ("lm_head",)
+
+#: Of one that reads pictures too: what reads them, by all names that transformers has had for it.
+VISION_UNUSED = (
+    *("model.visual", "visual", "model.vision_tower", "vision_tower"),
+    *("model.multi_modal_projector", "multi_modal_projector", *LLM_UNUSED),
+)
+
+#: What follows the prompt is zeros.
+ZEROS_AFTER = (Output("prompt_embeds", zeros_after=True),)
+
+#: Libraries that diffusers cleans captions with.  Without them it cleans in another way, and the embeddings are
+#: others.
+CLEANERS = ("bs4", "ftfy")

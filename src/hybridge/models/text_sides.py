@@ -1,0 +1,534 @@
+"""The text encoders of diffusers' pipelines, one row for the classes that agree about text."""
+
+from __future__ import annotations
+
+from .text_parts import (
+    CFG,
+    CLEAN,
+    CLEANERS,
+    CLIP_TOKENS,
+    EMBEDS,
+    LENGTH,
+    LLM_UNUSED,
+    MASKED,
+    MASKED_CALL,
+    NEGATIVE,
+    NEGATIVE_2,
+    PAIR_CALL,
+    PAIRS_RETURNED,
+    PROMPT,
+    PROMPT_2,
+    VISION_UNUSED,
+    ZEROS_AFTER,
+    length,
+)
+from .text_side import Call, Encoder, Guidance, Output, Parameter, TextSide
+from .text_sides_video import VIDEO_TEXT_SIDES
+
+_POOLED = (Output("prompt_embeds"), Output("pooled_prompt_embeds"))
+_POOLED_PAIR = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+_CLIP = Encoder("text_encoder", "tokenizer", CLIP_TOKENS)
+
+# ------------------------------------------------------------------------------------- Stable Diffusion
+
+_SD = TextSide(
+    name="Stable Diffusion v1 and v2",
+    classes=(
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionControlNetPipeline",
+        "StableDiffusionControlNetImg2ImgPipeline",
+        "StableDiffusionControlNetInpaintPipeline",
+        "StableDiffusionControlNetXSPipeline",
+        "StableDiffusionPAGPipeline",
+        "StableDiffusionPAGImg2ImgPipeline",
+        "StableDiffusionPAGInpaintPipeline",
+        "StableDiffusionControlNetPAGPipeline",
+        "StableDiffusionControlNetPAGInpaintPipeline",
+        "StableDiffusionDepth2ImgPipeline",
+        "StableDiffusionUpscalePipeline",
+        "StableDiffusionPanoramaPipeline",
+        "StableDiffusionAdapterPipeline",
+        "StableDiffusionSAGPipeline",
+        "StableDiffusionLDM3DPipeline",
+        "StableDiffusionGLIGENPipeline",
+        "AnimateDiffPipeline",
+        "AnimateDiffControlNetPipeline",
+        "AnimateDiffSparseControlNetPipeline",
+        "AnimateDiffPAGPipeline",
+        "AnimateDiffVideoToVideoPipeline",
+        "AnimateDiffVideoToVideoControlNetPipeline",
+        "TextToVideoSDPipeline",
+        "VideoToVideoSDPipeline",
+    ),
+    parameters=(PROMPT, NEGATIVE, Parameter("clip_skip", "clip_skip")),
+    calls=(PAIR_CALL,),
+    outputs=EMBEDS,
+    guidance=CFG,
+    encoders=(_CLIP,),
+)
+
+_LCM = TextSide(
+    name="Latent Consistency Models",
+    classes=("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"),
+    parameters=(PROMPT, Parameter("clip_skip", "clip_skip")),
+    calls=(Call(("prompt_embeds", None), negative=None),),
+    outputs=EMBEDS,
+    guidance=None,
+    encoders=(_CLIP,),
+)
+
+_SDXL = TextSide(
+    name="Stable Diffusion XL",
+    classes=(
+        "StableDiffusionXLPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+        "StableDiffusionXLControlNetPipeline",
+        "StableDiffusionXLControlNetImg2ImgPipeline",
+        "StableDiffusionXLControlNetInpaintPipeline",
+        "StableDiffusionXLControlNetUnionPipeline",
+        "StableDiffusionXLControlNetUnionImg2ImgPipeline",
+        "StableDiffusionXLControlNetUnionInpaintPipeline",
+        "StableDiffusionXLControlNetXSPipeline",
+        "StableDiffusionXLPAGPipeline",
+        "StableDiffusionXLPAGImg2ImgPipeline",
+        "StableDiffusionXLPAGInpaintPipeline",
+        "StableDiffusionXLControlNetPAGPipeline",
+        "StableDiffusionXLControlNetPAGImg2ImgPipeline",
+        "StableDiffusionXLAdapterPipeline",
+        "AnimateDiffSDXLPipeline",
+    ),
+    parameters=(PROMPT, PROMPT_2, NEGATIVE, NEGATIVE_2, Parameter("clip_skip", "clip_skip", above=1)),
+    calls=(Call(_POOLED_PAIR),),
+    outputs=_POOLED,
+    guidance=Guidance(zeros_if="force_zeros_for_empty_prompt"),
+    # The refiner has the second alone.
+    encoders=(
+        Encoder("text_encoder", "tokenizer", CLIP_TOKENS, optional=True),
+        Encoder("text_encoder_2", "tokenizer_2", CLIP_TOKENS),
+    ),
+)
+
+_SD3 = TextSide(
+    name="Stable Diffusion 3 and 3.5",
+    classes=(
+        "StableDiffusion3Pipeline",
+        "StableDiffusion3Img2ImgPipeline",
+        "StableDiffusion3InpaintPipeline",
+        "StableDiffusion3ControlNetPipeline",
+        "StableDiffusion3ControlNetInpaintingPipeline",
+        "StableDiffusion3PAGPipeline",
+        "StableDiffusion3PAGImg2ImgPipeline",
+    ),
+    parameters=(
+        PROMPT,
+        PROMPT_2,
+        Parameter("prompt_3", "prompt"),
+        NEGATIVE,
+        NEGATIVE_2,
+        Parameter("negative_prompt_3", "negative"),
+        Parameter("clip_skip", "clip_skip", above=1),
+        LENGTH,
+    ),
+    calls=(Call(_POOLED_PAIR),),
+    outputs=_POOLED,
+    guidance=CFG,
+    encoders=(
+        _CLIP,
+        Encoder("text_encoder_2", "tokenizer_2", CLIP_TOKENS),
+        Encoder("text_encoder_3", "tokenizer_3", LENGTH.name, optional=True),
+    ),
+    # Without T5 its place is filled with zeros of the transformer's width.
+    stand_ins=("transformer",),
+)
+
+# ------------------------------------------------------------------------------------------------- Flux
+
+_FLUX_CALL = Call(("prompt_embeds", "pooled_prompt_embeds", None), negative="call")
+_FLUX_ENCODERS = (_CLIP, Encoder("text_encoder_2", "tokenizer_2", LENGTH.name))
+
+_FLUX = TextSide(
+    name="FLUX.1",
+    classes=(
+        "FluxPipeline",
+        "FluxImg2ImgPipeline",
+        "FluxInpaintPipeline",
+        "FluxControlNetPipeline",
+        "FluxKontextPipeline",
+        "FluxKontextInpaintPipeline",
+    ),
+    parameters=(PROMPT, PROMPT_2, NEGATIVE, NEGATIVE_2, LENGTH),
+    calls=(_FLUX_CALL,),
+    outputs=_POOLED,
+    guidance=Guidance(("true_cfg_scale",), only_if_given=True),
+    encoders=_FLUX_ENCODERS,
+)
+
+_FLUX_DISTILLED = TextSide(
+    name="FLUX.1 without a negative prompt",
+    classes=(
+        "FluxFillPipeline",
+        "FluxControlPipeline",
+        "FluxControlImg2ImgPipeline",
+        "FluxControlInpaintPipeline",
+        "FluxControlNetImg2ImgPipeline",
+        "FluxControlNetInpaintPipeline",
+    ),
+    parameters=(PROMPT, PROMPT_2, LENGTH),
+    calls=(Call(_FLUX_CALL.returns, negative=None),),
+    outputs=_POOLED,
+    guidance=None,
+    encoders=_FLUX_ENCODERS,
+)
+
+_CHROMA = TextSide(
+    name="Chroma",
+    classes=("ChromaPipeline", "ChromaImg2ImgPipeline", "ChromaInpaintPipeline"),
+    parameters=(PROMPT, NEGATIVE, LENGTH),
+    calls=(
+        Call(
+            (
+                "prompt_embeds",
+                None,
+                "prompt_attention_mask",
+                "negative_prompt_embeds",
+                None,
+                "negative_prompt_attention_mask",
+            )
+        ),
+    ),
+    # Its mask is of the embeddings' dtype and keeps the first token of padding, which the transformer reads.
+    outputs=(Output("prompt_embeds"), Output("prompt_attention_mask")),
+    guidance=CFG,
+    encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name),),
+)
+
+_LAYERS = Parameter("text_encoder_out_layers", "layers")
+
+_FLUX2 = TextSide(
+    name="FLUX.2",
+    classes=("Flux2Pipeline",),
+    parameters=(PROMPT, length(1024), _LAYERS),
+    calls=(Call(("prompt_embeds", None), negative=None),),
+    outputs=EMBEDS,
+    guidance=None,
+    encoders=(
+        Encoder(
+            "text_encoder",
+            "tokenizer",
+            LENGTH.name,
+            without=VISION_UNUSED,
+            layers=("text_config.num_hidden_layers", _LAYERS.name),
+        ),
+    ),
+    plain_tokenizers=("tokenizer",),
+)
+
+_KLEIN_ENCODERS = (
+    Encoder(
+        "text_encoder", "tokenizer", LENGTH.name, without=LLM_UNUSED, layers=("num_hidden_layers", _LAYERS.name)
+    ),
+)
+
+_KLEIN = TextSide(
+    name="FLUX.2 Klein",
+    classes=("Flux2KleinPipeline", "Flux2KleinInpaintPipeline"),
+    parameters=(PROMPT, length(1024), _LAYERS),
+    calls=(Call(("prompt_embeds", None), negative="call"),),
+    outputs=EMBEDS,
+    guidance=Guidance(off_if="is_distilled", text=""),
+    encoders=_KLEIN_ENCODERS,
+)
+
+_KLEIN_KV = TextSide(
+    name="FLUX.2 Klein with cached keys and values",
+    classes=("Flux2KleinKVPipeline",),
+    parameters=(PROMPT, length(1024), _LAYERS),
+    calls=(Call(("prompt_embeds", None), negative=None),),
+    outputs=EMBEDS,
+    guidance=None,
+    encoders=_KLEIN_ENCODERS,
+)
+
+# ------------------------------------------------------------------------------------ Qwen, Z-Image
+
+_QWEN_OUTPUTS = (Output("prompt_embeds"), Output("prompt_embeds_mask"))
+_QWEN_GUIDANCE = Guidance(("true_cfg_scale",), only_if_given=True)
+_QWEN_CALL = Call(("prompt_embeds", "prompt_embeds_mask"), negative="call")
+_QWEN_LENGTH = length(1024)
+
+_QWEN = TextSide(
+    name="Qwen-Image",
+    classes=(
+        "QwenImagePipeline",
+        "QwenImageImg2ImgPipeline",
+        "QwenImageInpaintPipeline",
+        "QwenImageControlNetPipeline",
+        "QwenImageControlNetInpaintPipeline",
+    ),
+    parameters=(PROMPT, NEGATIVE, _QWEN_LENGTH),
+    calls=(_QWEN_CALL,),
+    outputs=_QWEN_OUTPUTS,
+    guidance=_QWEN_GUIDANCE,
+    encoders=(
+        Encoder("text_encoder", "tokenizer", LENGTH.name, extra_tokens=34, fills=False, without=VISION_UNUSED),
+    ),
+    pads_to_longest=True,
+)
+
+_QWEN_SEEING = (
+    Encoder("text_encoder", "tokenizer", LENGTH.name, extra_tokens=1500, fills=False, without=LLM_UNUSED),
+)
+
+_QWEN_EDIT = TextSide(
+    name="Qwen-Image-Edit",
+    classes=("QwenImageEditPipeline", "QwenImageEditInpaintPipeline"),
+    parameters=(PROMPT, NEGATIVE, _QWEN_LENGTH),
+    calls=(_QWEN_CALL,),
+    outputs=_QWEN_OUTPUTS,
+    guidance=_QWEN_GUIDANCE,
+    encoders=_QWEN_SEEING,
+    others=("processor",),
+    pads_to_longest=True,
+    picture="qwen edit",
+)
+
+_QWEN_EDIT_PLUS = TextSide(
+    name="Qwen-Image-Edit-Plus",
+    classes=("QwenImageEditPlusPipeline",),
+    parameters=(PROMPT, NEGATIVE, _QWEN_LENGTH),
+    calls=(_QWEN_CALL,),
+    outputs=_QWEN_OUTPUTS,
+    guidance=_QWEN_GUIDANCE,
+    encoders=_QWEN_SEEING,
+    others=("processor",),
+    pads_to_longest=True,
+    picture="qwen edit plus",
+)
+
+_Z_IMAGE = TextSide(
+    name="Z-Image",
+    classes=(
+        "ZImagePipeline",
+        "ZImageImg2ImgPipeline",
+        "ZImageInpaintPipeline",
+        "ZImageControlNetPipeline",
+        "ZImageControlNetInpaintPipeline",
+    ),
+    parameters=(PROMPT, NEGATIVE, length(1024)),
+    calls=(PAIR_CALL,),
+    outputs=(Output("prompt_embeds", layout="list"),),
+    guidance=Guidance(above=0.0),
+    encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name),),
+)
+
+# ----------------------------------------------------------------------------------- other pictures
+
+_LUMINA2 = TextSide(
+    name="Lumina 2",
+    classes=("Lumina2Pipeline",),
+    parameters=(PROMPT, NEGATIVE, Parameter("system_prompt", "text"), LENGTH),
+    calls=(MASKED_CALL,),
+    outputs=MASKED,
+    guidance=CFG,
+    encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name),),
+)
+
+_HIDREAM = TextSide(
+    name="HiDream",
+    classes=("HiDreamImagePipeline",),
+    parameters=(
+        PROMPT,
+        PROMPT_2,
+        Parameter("prompt_3", "prompt"),
+        Parameter("prompt_4", "prompt"),
+        NEGATIVE,
+        NEGATIVE_2,
+        Parameter("negative_prompt_3", "negative"),
+        Parameter("negative_prompt_4", "negative"),
+        LENGTH,
+    ),
+    calls=(
+        Call(
+            (
+                "prompt_embeds_t5",
+                "negative_prompt_embeds_t5",
+                "prompt_embeds_llama3",
+                "negative_prompt_embeds_llama3",
+                "pooled_prompt_embeds",
+                "negative_pooled_prompt_embeds",
+            )
+        ),
+    ),
+    outputs=(
+        Output("prompt_embeds_t5"),
+        Output("prompt_embeds_llama3", layout="batch-axis-1"),
+        Output("pooled_prompt_embeds"),
+    ),
+    guidance=CFG,
+    encoders=(
+        _CLIP,
+        Encoder("text_encoder_2", "tokenizer_2", CLIP_TOKENS),
+        Encoder("text_encoder_3", "tokenizer_3", LENGTH.name),
+        Encoder("text_encoder_4", "tokenizer_4", LENGTH.name, without=LLM_UNUSED),
+    ),
+)
+
+_INSTRUCTION = Parameter("complex_human_instruction", "texts")
+
+_SANA = TextSide(
+    name="Sana",
+    classes=("SanaPipeline", "SanaPAGPipeline", "SanaControlNetPipeline"),
+    parameters=(PROMPT, NEGATIVE, CLEAN, LENGTH, _INSTRUCTION),
+    calls=(MASKED_CALL,),
+    outputs=(Output("prompt_embeds"), Output("prompt_attention_mask")),
+    guidance=CFG,
+    encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name, extra_tokens=250),),
+    libraries=CLEANERS,
+)
+
+_SANA_SPRINT = TextSide(
+    name="Sana Sprint",
+    classes=("SanaSprintPipeline", "SanaSprintImg2ImgPipeline"),
+    parameters=(PROMPT, CLEAN, LENGTH, _INSTRUCTION),
+    calls=(Call(("prompt_embeds", "prompt_attention_mask"), negative=None),),
+    outputs=(Output("prompt_embeds"), Output("prompt_attention_mask")),
+    guidance=None,
+    encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name, extra_tokens=250),),
+    libraries=CLEANERS,
+)
+
+_PIXART = TextSide(
+    name="PixArt",
+    classes=("PixArtAlphaPipeline", "PixArtSigmaPipeline", "PixArtSigmaPAGPipeline"),
+    parameters=(PROMPT, NEGATIVE, CLEAN, LENGTH),
+    calls=(MASKED_CALL,),
+    outputs=MASKED,
+    guidance=CFG,
+    encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name),),
+    libraries=CLEANERS,
+)
+
+_AURAFLOW = TextSide(
+    name="AuraFlow",
+    classes=("AuraFlowPipeline",),
+    parameters=(PROMPT, NEGATIVE, LENGTH),
+    calls=(MASKED_CALL,),
+    outputs=(Output("prompt_embeds", zeros_after=True), Output("prompt_attention_mask")),
+    guidance=CFG,
+    encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name),),
+)
+
+_DIT_RETURNS = (
+    "prompt_embeds",
+    "negative_prompt_embeds",
+    "prompt_attention_mask",
+    "negative_prompt_attention_mask",
+)
+
+_HUNYUAN_DIT = TextSide(
+    name="Hunyuan-DiT",
+    classes=("HunyuanDiTPipeline", "HunyuanDiTPAGPipeline", "HunyuanDiTControlNetPipeline"),
+    parameters=(PROMPT, NEGATIVE),
+    calls=(
+        Call(PAIRS_RETURNED, arguments={"text_encoder_index": 0, "max_sequence_length": 77}),
+        Call(
+            tuple(f"{name}_2" for name in PAIRS_RETURNED),
+            arguments={"text_encoder_index": 1, "max_sequence_length": 256},
+        ),
+    ),
+    outputs=(
+        Output("prompt_embeds"),
+        Output("prompt_attention_mask"),
+        Output("prompt_embeds_2"),
+        Output("prompt_attention_mask_2"),
+    ),
+    guidance=CFG,
+    encoders=(Encoder("text_encoder", "tokenizer", 77), Encoder("text_encoder_2", "tokenizer_2", 256)),
+    takes_dtype=True,
+)
+
+_HUNYUAN_IMAGE = TextSide(
+    name="HunyuanImage 2.1",
+    classes=("HunyuanImagePipeline",),
+    parameters=(PROMPT, NEGATIVE),
+    calls=(
+        Call(("prompt_embeds", "prompt_embeds_mask", "prompt_embeds_2", "prompt_embeds_mask_2"), negative="call"),
+    ),
+    outputs=(
+        Output("prompt_embeds"),
+        Output("prompt_embeds_mask"),
+        Output("prompt_embeds_2"),
+        Output("prompt_embeds_mask_2"),
+    ),
+    guidance=Guidance((), guider="guider", text=""),
+    encoders=(
+        Encoder("text_encoder", "tokenizer", 1000, extra_tokens=34, without=VISION_UNUSED),
+        Encoder("text_encoder_2", "tokenizer_2", 128),
+    ),
+    count="batch_size",
+)
+
+_COGVIEW4 = TextSide(
+    name="CogView4",
+    classes=("CogView4Pipeline", "CogView4ControlPipeline"),
+    parameters=(PROMPT, NEGATIVE, length(1024)),
+    calls=(PAIR_CALL,),
+    outputs=EMBEDS,
+    guidance=CFG,
+    encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name, fills=False),),
+    pads_to_longest=True,
+)
+
+_BRIA = TextSide(
+    name="Bria 3.2",
+    classes=("BriaPipeline",),
+    parameters=(PROMPT, NEGATIVE, LENGTH),
+    calls=(Call(("prompt_embeds", "negative_prompt_embeds", None)),),
+    outputs=ZEROS_AFTER,
+    guidance=Guidance(zeros_if=True),
+    encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name, fills=False),),
+    stand_ins=("vae", "transformer"),
+)
+
+_OVIS = TextSide(
+    name="Ovis-Image",
+    classes=("OvisImagePipeline",),
+    parameters=(PROMPT, NEGATIVE, length(256)),
+    calls=(Call(("prompt_embeds", "negative_prompt_embeds", None, None)),),
+    outputs=ZEROS_AFTER,
+    guidance=CFG,
+    encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name, extra_tokens=28),),
+)
+
+_LONGCAT = TextSide(
+    name="LongCat-Image",
+    classes=("LongCatImagePipeline",),
+    parameters=(PROMPT, NEGATIVE),
+    calls=(Call(("prompt_embeds", None), negative="call"),),
+    outputs=EMBEDS,
+    guidance=Guidance(text=""),
+    encoders=(Encoder("text_encoder", "tokenizer", 512, extra_tokens=50, without=VISION_UNUSED),),
+    call_with={"enable_prompt_rewrite": False},
+)
+
+_ROWS = (
+    *(_SD, _LCM, _SDXL, _SD3, _FLUX, _FLUX_DISTILLED, _CHROMA, _FLUX2, _KLEIN, _KLEIN_KV),
+    *(_QWEN, _QWEN_EDIT, _QWEN_EDIT_PLUS, _Z_IMAGE, _LUMINA2, _HIDREAM, _SANA, _SANA_SPRINT, _PIXART, _AURAFLOW),
+    *(_HUNYUAN_DIT, _HUNYUAN_IMAGE, _COGVIEW4, _BRIA, _OVIS, _LONGCAT),
+    *VIDEO_TEXT_SIDES,
+)
+
+_BY_CLASS = {name: row for row in _ROWS for name in row.classes}
+
+
+def known_text_sides() -> tuple[TextSide, ...]:
+    """Every row."""
+    return _ROWS
+
+
+def text_side_for(class_name: str) -> TextSide | None:
+    """The row of a pipeline class of diffusers, None where its text encoders are not known."""
+    return _BY_CLASS.get(class_name)
