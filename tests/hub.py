@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,10 +16,14 @@ COMMIT = "1" * 40
 
 @contextmanager
 def serving_hub(
-    repositories: dict[str, Path], gated: frozenset[str] = frozenset()
+    repositories: dict[str, Path], gated: frozenset[str] = frozenset(), *, failing: Sequence[int] = ()
 ) -> Iterator[tuple[str, list[str]]]:
-    """The address of a hub with these repositories, and the paths of the files that were fetched from it."""
+    """The address of a hub with these repositories, and the paths of the files that were fetched from it.
+
+    Requests for files are answered with the statuses of ``failing``, one after the other, the last one for ever.
+    """
     fetched: list[str] = []
+    statuses = list(failing)
 
     class Hub(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -60,6 +64,9 @@ def serving_hub(
         def file(self, repository: str, name: str) -> None:
             if repository in gated:
                 self.reply(403, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"})
+                return
+            if statuses:
+                self.reply(statuses.pop(0) if len(statuses) > 1 else statuses[0], b"{}")
                 return
             data = (repositories[repository] / name).read_bytes()
             if self.command == "GET":

@@ -5,15 +5,11 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
-import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,8 +20,8 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from processes import serving_process
 
-import hybridge
 from hybridge.engine import Engine
 from hybridge.server.app import create_app
 from hybridge.server.drain import Drain
@@ -234,42 +230,6 @@ def test_work_that_nobody_waits_for_is_finished_too() -> None:
 
     assert asyncio.run(scene(60)) == ["asked", "done"]
     assert asyncio.run(scene(0.05)) == ["asked", "cancelled"]
-
-
-@contextmanager
-def serving_process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, Callable[[], list[str]]]]:
-    """``hybridge serve`` as somebody starts it, its address, and what it logged until it ended."""
-    source = str(Path(hybridge.__file__).parent.parent)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": source,
-        "COLUMNS": "200",
-        "NO_COLOR": "1",
-        "PYTHONWARNINGS": "ignore",
-    }
-    command = [sys.executable, "-c", "from hybridge.cli import main; main()", "serve", "--port", "0", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    lines: list[str] = []
-    reading = threading.Thread(target=lambda: lines.extend(process.stderr))
-    reading.start()
-
-    def log() -> list[str]:
-        reading.join()
-        return lines
-
-    try:
-        for line in process.stdout:
-            if (found := re.search(r"serving on (\S+)", line)) is not None:
-                break
-        else:
-            raise AssertionError("".join(lines))
-        yield process, found[1], log
-    finally:
-        process.kill()
-        process.wait()
-        reading.join()
-        process.stdout.close()
-        process.stderr.close()
 
 
 def test_sigterm_under_load() -> None:

@@ -281,9 +281,19 @@ def _download(name: str, repository: str, subfolder: str | None, patterns: list[
         offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
         raise ModelUnavailable(
             f"{name} cannot be downloaded",
-            saw="HF_HUB_OFFLINE is set, and the weights are not in the cache" if offline else type(error).__name__,
+            saw="HF_HUB_OFFLINE is set, and the weights are not in the cache" if offline else _cause_of(error),
             hint=f"`hybridge models --download {name}` where there is a network, or {name}=/path/to/folder",
         ) from None
+
+
+def _cause_of(error: Exception) -> str:
+    """Why a download failed: the hub's own word for it is that the file is not in the cache either."""
+    cause = error.__cause__ or error
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    if status is not None:
+        return f"HTTP status {status}"
+    said = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).partition("\n")[0]
+    return f"{type(cause).__name__}: {said[:200]}"
 
 
 def _read_config(name: str, folder: Path) -> dict[str, Any]:

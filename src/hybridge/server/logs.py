@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
 from datetime import datetime, timezone
 from typing import Any, Literal
 
@@ -26,9 +28,21 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_FOR_PEOPLE))
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # the hub's requests, one line each
+    _quiet_the_hub()
     if level != "debug":
         logging.getLogger("hybridge.connection").setLevel(logging.ERROR)
+
+
+def _quiet_the_hub() -> None:
+    """Leaves what a download has to say to the error that it ends with; whoever set the hub's variables decides.
+
+    Its library logs each request and each further attempt, and draws bars, into a file too.
+    """
+    for library in ("httpx", "httpx2"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # read when the library is imported, which is later
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 class JsonFormatter(logging.Formatter):

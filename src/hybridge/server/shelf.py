@@ -325,9 +325,11 @@ class Shelf(Generic[Model]):
         finally:
             with self._changed:
                 self._loaders.discard(threading.current_thread())
+                is_awaited = slot.waiting > 0
                 self._changed.notify_all()
         if failure is not None:
-            log.warning("%s cannot be loaded: %s", name, failure)
+            if not is_awaited:  # whoever waits is answered with it, and that is logged
+                log.warning("%s cannot be loaded: %s", name, failure)
             self._on_failure(name, failure)
         self._on_change()
 
