@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 import hybridge as package
 from hybridge.cli import main
-from hybridge.engine import Engine, EngineOptions, to_pixels
+from hybridge.engine import Engine, EngineOptions, options, to_pixels
 from hybridge.models import look_up
 
 #: Of this tree, whatever is installed.
@@ -345,3 +345,12 @@ class TestPlan:
         done = hybridge("plan", "sdxl", *arguments, check=False)
         assert done.returncode == 1
         assert message in done.stderr
+
+
+def test_the_help_of_serve_says_what_memory_is_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = " ".join(re.sub(r"[│┃|]", " ", hybridge("serve", "--help").stdout).split())
+    told = re.search(r"--memory <str> .*?\[default: \((.*?)\)\]", shown)
+    assert told is not None
+    assert told[1].startswith("on a CPU 3/4 of what a container or ulimit grants")
+    monkeypatch.setattr(options, "granted_bytes", lambda: 4000)
+    assert options.granted_memory("cpu") == 3000

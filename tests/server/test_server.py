@@ -42,6 +42,7 @@ class TestInformation:
         assert flux["dtype_reason"]
         assert flux["device_reason"]
         assert flux["weights_bytes"] > 0
+        assert flux["threads"] == torch.get_num_threads()
         assert models["taesd"]["parent"] == "sd-v1"
         assert flux["config"]["block_out_channels"] == [8, 8, 16, 16]
         assert not any(name.startswith("_") for name in flux["config"])  # such as _name_or_path, a path here

@@ -31,7 +31,8 @@ def serve(
     dtype: str = DTYPE,
     exactness: str = typer.Option(
         None,
-        help="rounding runs the engine, in strips; bitwise runs diffusers' own forward, slower and larger.",
+        help="rounding runs the engine, in strips; bitwise runs diffusers' own forward, slower and"
+        " larger, whose bits are a client's own with as many threads (see /v1/models).",
         show_default="rounding",
     ),
     default_model: str = typer.Option(None, help="For requests that name no model where several fit."),
@@ -90,7 +91,7 @@ def serve(
     memory: str = typer.Option(
         None,
         help="What weights and running work may take together, such as 8GiB; idle models leave for others.",
-        show_default="no bound",
+        show_default="on a CPU 3/4 of what a container or ulimit grants, if any does; else no bound",
         rich_help_panel=_LOAD,
     ),
     preload: bool = typer.Option(

@@ -8,7 +8,7 @@ from .loading import is_cached, locate, resolve
 from .memory import failures_named, keep_pieces
 from .options import Choice, EngineOptions, granted_memory
 from .pixels import to_pixels, to_unit
-from .processors import fit_threads
+from .processors import fit_threads, threads_of
 
 __all__ = [
     "Choice",
@@ -21,6 +21,7 @@ __all__ = [
     "keep_pieces",
     "locate",
     "resolve",
+    "threads_of",
     "to_pixels",
     "to_unit",
 ]

@@ -27,6 +27,11 @@ def fit_threads(root: Path = ROOT) -> None:
         torch.set_num_threads(min(torch.get_num_threads(), max(1, math.ceil(granted))))
 
 
+def threads_of(device: torch.device) -> int | None:
+    """How many threads add up a run's numbers on a CPU, on which its last bits depend; None on other devices."""
+    return torch.get_num_threads() if device.type == "cpu" else None
+
+
 @cache
 def shared_cache_bytes(root: Path = ROOT) -> int:
     """Of the cache that the first processor shares with others, by Linux's word; 0 where nobody says so."""

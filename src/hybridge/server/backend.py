@@ -23,6 +23,7 @@ class ModelInfo:
         weights_bytes: What it takes; None while it is not loaded.
         state: ``cold`` models are loaded when they are asked for.
         failure: Why the last attempt to load it failed, if it did; a request tries again after a pause.
+        threads: That compute on a CPU: the last bits of a picture depend on how many there are.  None elsewhere.
         config: What its module is made with, in JSON's types; clients put a module of their own in its place.
     """
 
@@ -34,6 +35,7 @@ class ModelInfo:
     weights_bytes: int | None
     state: Literal["cold", "loading", "loaded", "leaving"] = "loaded"
     failure: str | None = None
+    threads: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
 
 

@@ -341,6 +341,7 @@ def _described(info: ModelInfo) -> dict[str, Any]:
         "device_reason": info.device_reason,
         "dtype": info.dtype,
         "dtype_reason": info.dtype_reason,
+        "threads": info.threads,
         "weights_bytes": info.weights_bytes,
         "config": dict(info.config),
         "state": info.state,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..engine import Engine, EngineOptions, failures_named, to_pixels, to_unit
+from ..engine import Engine, EngineOptions, failures_named, threads_of, to_pixels, to_unit
 from ..engine.loading import config_before_loading
 from ..engine.options import choose_device, choose_dtype
 from ..errors import CannotLower, EngineFailure, HybridgeError, OutOfMemory, TooLarge
@@ -141,6 +141,7 @@ class LocalBackend:
             None if engine is None else engine.weights_bytes,
             standing.state,
             standing.failure,
+            info.threads,
             info.config,
         )
 
@@ -318,6 +319,7 @@ def _info_of(engine: Engine) -> ModelInfo:
         str(engine.dtype.value).removeprefix("torch."),
         engine.dtype.reason,
         engine.weights_bytes,
+        threads=threads_of(engine.device.value),
         config=engine.config,
     )
 
@@ -325,9 +327,17 @@ def _info_of(engine: Engine) -> ModelInfo:
 def _info_before_loading(spec: ModelSpec, options: EngineOptions) -> ModelInfo:
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, spec, device.value)
-    name = str(dtype.value).removeprefix("torch.")
-    config = config_before_loading(spec)
-    return ModelInfo(spec, str(device.value), device.reason, name, dtype.reason, None, "cold", config=config)
+    return ModelInfo(
+        spec,
+        str(device.value),
+        device.reason,
+        str(dtype.value).removeprefix("torch."),
+        dtype.reason,
+        None,
+        "cold",
+        threads=threads_of(device.value),
+        config=config_before_loading(spec),
+    )
 
 
 def _source(spec: ModelSpec, options: EngineOptions) -> Source[Engine]:
