@@ -15,11 +15,12 @@ from .lab import lab
 from .models import models
 from .openmp import spin_briefly
 from .plan import plan
+from .prompt import prompt
 from .serve import serve
 
 application = typer.Typer(
     name="hybridge",
-    help="Hybrid inference that you host yourself: VAE decode and encode over HTTP.",
+    help="Hybrid inference that you host yourself: VAE and text encoders over HTTP.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,7 +43,7 @@ def _root(
         spin_briefly()
 
 
-for verb in (demo, serve, models, encode, decode, plan, convert):
+for verb in (demo, serve, models, encode, decode, prompt, plan, convert):
     application.command()(verb)
 application.add_typer(bench, name="bench")
 application.add_typer(lab, name="lab")

@@ -7,22 +7,29 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from ..lab.harness.tables import Table
 
 
 @contextmanager
 def measuring(console: Any) -> Iterator[Callable[[int, int, str], None]]:
     """A bar for as long as it is measured; the block gets what moves it: (done, in all, what comes now)."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as shown:
+    with progress_bar(console) as shown:
         bar = shown.add_task("starting", total=None)
 
         def progress(done: int, total: int, what: str) -> None:
             shown.update(bar, completed=done, total=total, description=what)
 
         yield progress
+
+
+def progress_bar(console: Any) -> Progress:
+    """A bar that is gone at the end, with the time that is left beside it."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
 
 
 def draw(table: Table, console: Any) -> None:

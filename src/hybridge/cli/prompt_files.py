@@ -1,0 +1,155 @@
+"""Embeddings in a folder: which file belongs to which prompt, and what of it is there already.
+
+A file's name is made of everything that changes its contents, so that a folder never mixes models, precisions or
+options.  ``prompts.jsonl`` says which prompt is in which file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from ..client import Client
+from ..errors import HybridgeError, RequestError, ServerRefused
+from ..protocol import PromptAnswer, write_prompt_answer
+
+#: Statuses of refusals that are about one prompt; after any other the next prompt would fare no better.
+_ABOUT_THE_PROMPT = frozenset({400, 413, 422})
+
+
+def read_prompts(path: Path, *, empty: bool) -> list[str]:
+    """The lines of a file, each once, without line ends; the empty prompt first where it is wanted.
+
+    Raises:
+        RequestError: for a file that is not UTF-8, or holds no prompt.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"{path} is not UTF-8", saw=f"the byte {error.object[error.start]:#04x} at {error.start}"
+        ) from None
+    found = dict.fromkeys(line.strip() for line in lines)
+    found.pop("", None)
+    if not found:
+        raise RequestError(f"{path} holds no prompt", expected="one a line")
+    return [*([""] if empty else []), *found]
+
+
+def read_options(arguments: Sequence[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` as names and values; what is not JSON is text.
+
+    Raises:
+        RequestError: for another form, and for a name twice.
+    """
+    options: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        if not equals or not name or name == "prompt" or name in options:
+            raise RequestError(
+                "an option has another form", saw=repr(argument), expected="NAME=VALUE, each NAME once"
+            )
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options
+
+
+class Folder:
+    """The files of one model and one set of options.
+
+    Args:
+        path: The folder; it is made where it is not there.
+        client: The server.
+        model: Its name for the model; None for the only one that takes prompts.
+        options: Beside the prompt.
+    """
+
+    def __init__(self, path: Path, client: Client, model: str | None, options: dict[str, Any]) -> None:
+        self._path, self._client, self._options = path, client, options
+        documents = [document for document in client.models() if "prompt" in (document.get("tasks") or ())]
+        names = [str(document.get("name")) for document in documents]
+        if model is None and len(names) == 1:
+            model = names[0]
+        if model not in names:
+            raise RequestError(
+                f"{client.server} serves no prompts of {model}" if model else "nothing tells which model is meant",
+                saw=", ".join(names) or "no model that takes prompts",
+                hint=f"--model {names[0]}" if names else "`hybridge serve` with a model that has text encoders",
+            )
+        self._model = model
+        # Whatever the server says of its text encoders decides about the numbers: revision, dtype, versions.
+        self._about = documents[names.index(model)].get("text")
+
+    def file_of(self, prompt: str) -> Path:
+        """Where the embeddings of a prompt are."""
+        said = json.dumps([self._model, self._about, self._options, prompt], sort_keys=True)
+        return self._path / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.safetensors"
+
+    def begin(self, prompts: Sequence[str]) -> list[str]:
+        """Writes ``prompts.jsonl``, and returns the prompts whose files are missing."""
+        self._path.mkdir(parents=True, exist_ok=True)
+        lines = [
+            json.dumps({"prompt": prompt, "file": self.file_of(prompt).name}, ensure_ascii=False)
+            for prompt in prompts
+        ]
+        _write(self._path / "prompts.jsonl", "".join(f"{line}\n" for line in lines).encode())
+        return [prompt for prompt in prompts if not self.file_of(prompt).exists()]
+
+    def fill(
+        self, prompts: Sequence[str], jobs: int, advance: Callable[[], object]
+    ) -> list[tuple[str, HybridgeError]]:
+        """Makes the files of some prompts; returns the prompts that were refused, and why.
+
+        Raises:
+            HybridgeError: what no prompt is to blame for; files that are there by then stay.
+        """
+        refused: list[tuple[str, HybridgeError]] = []
+        ahead = iter(prompts)
+        with ThreadPoolExecutor(jobs, thread_name_prefix="hybridge-prompts") as pool:
+            running: dict[Future[None], str] = {}
+            while True:
+                for prompt in ahead:
+                    running[pool.submit(self._make, prompt)] = prompt
+                    if len(running) >= 2 * jobs:
+                        break
+                if not running:
+                    return refused
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    prompt = running.pop(done)
+                    error = done.exception()
+                    if error is None or _is_about_the_prompt(error):
+                        advance()
+                        if isinstance(error, HybridgeError):
+                            refused.append((prompt, error))
+                        continue
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise error
+
+    def _make(self, prompt: str) -> None:
+        made = self._client.encode_prompt(prompt, model=self._model, kind="wire", **self._options)
+        tensors = {name: tuple(value) if isinstance(value, list) else value for name, value in made.items()}
+        answer = PromptAnswer(tensors, made.layouts, {**made.metadata, "prompt": prompt}, made.truncated)
+        _write(self.file_of(prompt), write_prompt_answer(answer))
+
+
+def _is_about_the_prompt(error: BaseException) -> bool:
+    return isinstance(error, ServerRefused) and error.status in _ABOUT_THE_PROMPT
+
+
+def _write(path: Path, data: bytes) -> None:
+    """The whole file or none, also when it is broken off."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
