@@ -28,6 +28,9 @@ _SINGLE_FILES = """## Files as people have them
 | a `.safetensors` in `models/VAE` of A1111 or ComfyUI, in latent diffusion's layout or diffusers' | \
 `mine=./vae.safetensors:sdxl` |
 | a whole checkpoint (SD v1, SDXL, SD3, FLUX.1); its VAE alone is read | `mine=./checkpoint.safetensors` |
+| TAESD in two files (`taesd_encoder.safetensors`, `taesd_decoder.safetensors`; also taesdxl, taesd3, taef1), \
+as their author publishes them and ComfyUI keeps them | `taesdxl=./models/vae_approx`, \
+`mine=./models/vae_approx:taesdxl`, or either file |
 | weights beside their `config.json`; a folder; a folder with the `fp16` variant alone | `mine=./vae` |
 | a repository's folder in the hub's cache | `mine=~/.cache/huggingface/hub/models--owner--name` |
 | `.ckpt`, `.pt`, `.pth`, `.bin` | `hybridge convert model.ckpt model.safetensors`, once |
@@ -36,6 +39,9 @@ Shapes do not tell SD v1's VAE from SDXL's, nor SD3's from FLUX.1's, but their s
 names the row of the table below with the right scaling. Without it the checkpoint around the VAE decides, then a
 NAME that is in the table (`sdxl=./vae.safetensors`); else the file is refused. The title in `/v1/models` says which
 it was. Files of SDXL run in float32, because their weights may overflow float16 and no shape tells.
+
+Of a folder with several TAESDs the one is taken that `:MODEL` or NAME names; which model a pair belongs to is told
+by its files' name. A decoder whose encoder is not beside it is served, too, and refuses to encode.
 
 What exists on disk, begins with `.`, `/` or `~`, or ends like a file of weights, is never looked for on the hub.
 `hybridge convert` reads tensors with `torch.load(weights_only=True)` in a process of its own, keeps their dtypes,

@@ -244,6 +244,7 @@ class Engine:
         should_stop: ShouldStop | None,
     ) -> torch.Tensor:
         """As the module gives it: moments, or a tiny autoencoder's latents."""
+        self.spec.check_encodes()
         signed = pixels.to_signed(image.to(self.device.value), self.spec, value_range).to(self.dtype.value)
         encoded = self._run("encode", signed, budget_bytes, progress, should_stop)
         self._check_finite(encoded)

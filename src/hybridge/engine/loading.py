@@ -18,12 +18,12 @@ import torch
 
 from ..errors import HybridgeError, ModelUnavailable, OutOfMemory, RequestError
 from ..models import CATALOGUE, ModelSpec, look_up, parent_of_tiny, spec_from_config
-from ..models.single_file import spec_from_file
+from ..models.single_file import spec_from_file, stem_of
 from ..models.spec import check_config
 from .groups import available_bytes
 from .lowering import skeleton
 from .memory import free_bytes, is_short_of_memory
-from .weights import FP16, PICKLED, STEM, check_fit, fill, find_weights, read_headers
+from .weights import FP16, PICKLED, STEM, check_fit, fill, find_weights, how_to_convert, read_headers
 
 #: Names stand in URLs.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -52,6 +52,8 @@ def resolve(argument: str) -> ModelSpec:
     source, subfolder = _split_subfolder(rest)
     if Path(source).is_file():
         return _resolve_file(name, source, subfolder)
+    if (half := _half_of_taesd(name, source, subfolder)) is not None:
+        return _resolve_file(name, str(half), subfolder if subfolder in CATALOGUE else None)
     config = _read_config(name, _locate(name, source, subfolder, ["config.json"]))
     parent = parent_of_tiny(source)
     if parent is None and name in CATALOGUE and CATALOGUE[name].parent:
@@ -69,6 +71,43 @@ def _resolve_file(name: str, source: str, asked: str | None) -> ModelSpec:
         config = _read_config(name, beside.parent)
         return replace(spec_from_config(name, source, None, config), architecture=config)
     return spec_from_file(name, source, asked, found)
+
+
+def _half_of_taesd(name: str, source: str, asked: str | None) -> Path | None:
+    """The file of a decoder in a folder of TAESD's, such as ComfyUI's ``vae_approx``; None for other folders.
+
+    Raises:
+        ModelUnavailable: when several are there, and none is called ``asked`` or ``name``; for pickles alone.
+    """
+    folder = _snapshot(Path(source))
+    if not folder.is_dir() or (folder / "config.json").is_file() or (asked and (folder / asked).is_dir()):
+        return None
+    decoders = {stem_of(path): path for path in sorted(folder.glob("*_decoder.safetensors"))}
+    pickled = {stem_of(path): path for path in sorted(folder.glob("*_decoder.*")) if path.suffix.lower() in PICKLED}
+    wanted = next((stem for stem in (asked, name) if stem in decoders or stem in pickled), None)
+    if wanted is None and len(decoders) == 1:
+        (wanted,) = decoders
+    if wanted in decoders:
+        return decoders[wanted]
+    known = {**pickled, **decoders}
+    if not known:
+        return None
+    if wanted is None and len(known) > 1:
+        stems = sorted(str(stem) for stem in known)
+        raise ModelUnavailable(
+            f"several decoders for {name}",
+            saw=", ".join(stems[:8]),
+            expected="one of them",
+            hint=f"{name}={source}:{stems[0]}",
+            where=folder,
+        )
+    path = known[wanted] if wanted is not None else next(iter(known.values()))
+    raise ModelUnavailable(
+        f"no safetensors weights for {name}",
+        saw=f"{path.name}, which is pickled",
+        hint=how_to_convert(path, path.with_suffix(".safetensors")),
+        where=folder,
+    )
 
 
 def _split_subfolder(source: str) -> tuple[str, str | None]:
@@ -206,7 +245,10 @@ def _no_room(spec: ModelSpec, needed_bytes: int, device: torch.device) -> Hybrid
 
 def _skeleton(spec: ModelSpec, config: Mapping[str, Any], where: object) -> Any:
     try:
-        return skeleton(spec.class_name, config)
+        module = skeleton(spec.class_name, config)
+        if not spec.has_encoder:
+            module.encoder = torch.nn.Identity()  # which has no weights, and is never called
+        return module
     except Exception as error:  # diffusers raises many kinds: a block or an activation that it does not know
         said = str(error).splitlines()[0] if str(error) else ""
         raise ModelUnavailable(

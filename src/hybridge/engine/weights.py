@@ -44,6 +44,8 @@ class Stored:
 
     Attributes:
         files: Their paths.
+        starts: What to put before the names in each of them, as :meth:`SingleFile.own_name` takes them; none for
+            files in diffusers' layout.
         shapes: Of each tensor, by its name.
         single: What is known of a single file, whose names and shapes are given as diffusers has them.
     """
@@ -51,6 +53,7 @@ class Stored:
     files: tuple[Path, ...]
     shapes: Mapping[str, tuple[int, ...]]
     single: SingleFile | None = None
+    starts: tuple[str, ...] = ()
 
     @property
     def numbers(self) -> int:
@@ -113,7 +116,7 @@ def _read_single(name: str, path: Path) -> Stored:
             where=path,
         )
     others: set[str] = set()
-    held = _checked_shapes_of(name, path, others)
+    files, starts, held = _read_halves(name, path, others)
     single = single_file.describe(name, path, held)
     odd = [key for key in sorted(others) if single.own_name(key) is not None]
     if odd:
@@ -123,11 +126,37 @@ def _read_single(name: str, path: Path) -> Stored:
         # On the meta device, so that diffusers' own conversion can be asked about shapes.
         blank = {key: torch.empty(shape, dtype=torch.float32, device="meta") for key, shape in own.items()}
         own = {key: tuple(tensor.shape) for key, tensor in _as_diffusers(single, blank).items()}
-    return Stored((path,), own, single)
+    return Stored(files, own, single, starts)
+
+
+def _read_halves(
+    name: str, path: Path, others: set[str]
+) -> tuple[tuple[Path, ...], tuple[str, ...], dict[str, tuple[int, ...]]]:
+    """A file, with the other one where it is half of a TAESD: paths, what to put before their names, and shapes."""
+    held = _checked_shapes_of(name, path, others)
+    start = single_file.half_of_taesd(held)
+    if start is None:
+        return (path,), ("",), held
+    files, starts, shapes = (path,), (start,), {start + key: shape for key, shape in held.items()}
+    others |= {start + key for key in others}
+    other = single_file.other_half(path)
+    if other is None or not other.is_file():
+        return files, starts, shapes
+    held = _checked_shapes_of(name, other)
+    other_start = single_file.half_of_taesd(held)
+    if other_start in (None, start):
+        raise ModelUnavailable(
+            f"no half of {name}",
+            saw=f"{len(held)} tensors, among them {', '.join(sorted(held)[:3])}"[:300],
+            expected=f"what {path.name} lacks of a TAESD",
+            where=other,
+        )
+    shapes |= {f"{other_start}{key}": shape for key, shape in held.items()}
+    return (*files, other), (start, f"{other_start}"), shapes
 
 
 def _as_diffusers(single: SingleFile, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    if single.layout == "diffusers":
+    if single.layout != "latent diffusion":
         return tensors
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
@@ -141,9 +170,11 @@ def _load(stored: Stored) -> dict[str, torch.Tensor]:
 
     if stored.single is None:
         return {name: numbers for path in stored.files for name, numbers in load_file(path).items()}
-    with safe_open(stored.files[0], framework="pt") as file:  # of a whole checkpoint the VAE alone is read
-        names = {key: stored.single.own_name(key) for key in file.keys()}  # noqa: SIM118 - it is no dictionary
-        own = {name: file.get_tensor(key) for key, name in names.items() if name is not None}
+    own: dict[str, torch.Tensor] = {}
+    for path, start in zip(stored.files, stored.starts, strict=True):
+        with safe_open(path, framework="pt") as file:  # of a whole checkpoint the VAE alone is read
+            names = {key: stored.single.own_name(start + key) for key in file.keys()}  # noqa: SIM118 - no dictionary
+            own |= {name: file.get_tensor(key) for key, name in names.items() if name is not None}
     return _as_diffusers(stored.single, own)
 
 
@@ -164,6 +195,13 @@ def check_fit(name: str, folder: Path, stored: Stored, module: Any) -> None:
     if fix is not None:
         fix(found)
     needed = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    if stored.single is not None and stored.single.layout == "TAESD" and (more := sorted(set(found) - set(needed))):
+        raise ModelUnavailable(  # newer ones have norms and other layers, and no layer may be left out
+            f"{name} is a TAESD of another architecture",
+            saw=f"{more[0]}, and {len(more) - 1} more that are not known",
+            expected="that of taesd, taesdxl, taesd3 or taef1",
+            where=folder,
+        )
     missing = [key for key in needed if key not in found]
     if missing:
         raise ModelUnavailable(

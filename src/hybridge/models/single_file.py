@@ -1,7 +1,8 @@
 """What a single file of weights holds, told by the names and shapes of its tensors: no config.json comes with it.
 
-Two layouts are known: that of latent diffusion, which A1111 and ComfyUI keep in ``models/VAE`` and in whole
-checkpoints, and diffusers' own.
+Three layouts are known: that of latent diffusion, which A1111 and ComfyUI keep in ``models/VAE`` and in whole
+checkpoints, diffusers' own, and TAESD's, whose encoder and decoder are files of their own, as in ComfyUI's
+``models/vae_approx``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ModelUnavailable
@@ -16,6 +18,8 @@ from .catalogue import CATALOGUE
 from .spec import ModelSpec, spec_from_config
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+LayoutName = Literal["latent diffusion", "diffusers", "TAESD"]
 
 #: What stands before the VAE's names in whole checkpoints.
 _PREFIXES = ("first_stage_model.", "vae.", "")
@@ -39,24 +43,41 @@ _BLOCKS = {
 }
 
 
+#: TAESD's names: numbers of layers, behind the half that they belong to.
+_TAESD_KEY = re.compile(r"(?:taesd_)?(encoder|decoder)\.(\d+)\.(.+)")
+
+#: What stands before them where both halves are in one file, and what a file of one half has among its names.
+_TAESD_HALVES = {
+    "taesd_encoder.": ("0.weight", "1.conv.0.weight"),
+    "taesd_decoder.": ("1.weight", "3.conv.0.weight"),
+}
+
+_TAESD_FILE = re.compile(r"(.+)_(encoder|decoder)")
+
+
 @dataclass(frozen=True, slots=True)
 class SingleFile:
-    """A VAE in a file.
+    """A VAE in a file, or an AutoencoderTiny in one or two of TAESD's.
 
     Attributes:
         prefix: What stands before the names of its tensors.
         layout: Whose names they are.
         config: What its ``config.json`` would say of the module, without scaling.
-        family: The row of the catalogue that the rest of the checkpoint tells, or None.
+        family: The row of the catalogue that the rest of the checkpoint tells, or the name of a TAESD's file; None
+            where nothing does.
+        has_encoder: Whether it is whole; a TAESD may be its decoder alone.
     """
 
     prefix: str
-    layout: Literal["latent diffusion", "diffusers"]
+    layout: LayoutName
     config: Mapping[str, Any]
     family: str | None
+    has_encoder: bool = True
 
     def own_name(self, key: str) -> str | None:
-        """The name of a tensor without the prefix, or None for what is not the VAE's."""
+        """A tensor's name without the prefix, TAESD's as diffusers has them; None for what is not the VAE's."""
+        if self.layout == "TAESD":
+            return _name_of_taesd(key)
         name = key.removeprefix(self.prefix)
         return name if key.startswith(self.prefix) and name.startswith(_PARTS) else None
 
@@ -72,6 +93,11 @@ def describe(name: str, where: object, shapes: Shapes) -> SingleFile:
     Raises:
         ModelUnavailable: when no VAE is in it.
     """
+    halves = {key: shape for old, shape in shapes.items() if (key := _name_of_taesd(old)) is not None}
+    if "decoder.layers.0.weight" in halves:
+        stem = stem_of(Path(str(where)))
+        family = stem if stem in CATALOGUE and CATALOGUE[stem].kind == "tiny" else None
+        return SingleFile("", "TAESD", _tiny(halves), family, "encoder.layers.0.weight" in halves)
     for prefix in _PREFIXES:
         own = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
         if "decoder.conv_in.weight" in own and "encoder.conv_in.weight" in own:
@@ -83,7 +109,7 @@ def describe(name: str, where: object, shapes: Shapes) -> SingleFile:
         raise ModelUnavailable(
             f"no VAE for {name}",
             saw=f"{len(shapes)} tensors, among them {', '.join(sorted(shapes)[:3])}"[:300],
-            expected="an encoder and a decoder, named as in latent diffusion or diffusers",
+            expected="an encoder and a decoder, named as in latent diffusion, diffusers or TAESD",
             where=where,
         )
     config, layout = _full(own)
@@ -109,7 +135,8 @@ def spec_from_file(name: str, source: str, asked: str | None, found: SingleFile)
             where=source,
         )
     fitting = [row for row in CATALOGUE.values() if _fits(row, found)]
-    reasons = {asked: "as asked for", found.family: "told by its checkpoint", name: "told by its name"}
+    told_by = "file" if found.layout == "TAESD" else "checkpoint"
+    reasons = {name: "told by its name", found.family: f"told by its {told_by}", asked: "as asked for"}
     row_name = asked or found.family or (name if name in {row.name for row in fitting} else None)
     row = next((row for row in fitting if row.name == row_name), None)
     if row is None:
@@ -121,7 +148,8 @@ def spec_from_file(name: str, source: str, asked: str | None, found: SingleFile)
             hint=f"{name}={source}:{fitting[0].name}, or :{fitting[-1].name}" if fitting else None,
             where=source,
         )
-    title = f"Single file with the scaling of {row.name}, {reasons[row_name]}"
+    what = "Single file" if found.has_encoder else "Decoder alone"
+    title = f"{what} with the scaling of {row.name}, {reasons[row_name]}"
     normalisation = row.normalisation
     config = {
         **found.config,
@@ -135,7 +163,38 @@ def spec_from_file(name: str, source: str, asked: str | None, found: SingleFile)
     parent = CATALOGUE[row.parent] if row.parent else None
     spec = spec_from_config(name, source, None, config, parent=parent)
     reason = "weights of SDXL may overflow float16" if config.get("force_upcast") else spec.half_reason
-    return replace(spec, title=title, architecture=config, half_reason=reason)
+    return replace(spec, title=title, architecture=config, half_reason=reason, has_encoder=found.has_encoder)
+
+
+def half_of_taesd(shapes: Shapes) -> str | None:
+    """What to put before the names in a file that is one half of a TAESD; None for any other file."""
+    for start, names in _TAESD_HALVES.items():
+        if all(name in shapes for name in names):
+            return start
+    return None
+
+
+def stem_of(path: Path) -> str | None:
+    """``taesd`` for ``taesd_decoder.safetensors`` and ``taesd_encoder.safetensors``; None for other names."""
+    match = _TAESD_FILE.fullmatch(path.stem)
+    return match[1] if match else None
+
+
+def other_half(path: Path) -> Path | None:
+    """``taesd_encoder.safetensors`` for ``taesd_decoder.safetensors``, and the other way round; else None."""
+    match = _TAESD_FILE.fullmatch(path.stem)
+    if match is None:
+        return None
+    return path.with_stem(f"{match[1]}_{'encoder' if match[2] == 'decoder' else 'decoder'}")
+
+
+def _name_of_taesd(key: str) -> str | None:
+    """diffusers' name of one of TAESD's tensors."""
+    match = _TAESD_KEY.fullmatch(key)
+    if match is None:
+        return None
+    # TAESD's decoder begins with a clamp, which diffusers has outside of the layers.
+    return f"{match[1]}.layers.{int(match[2]) - (match[1] == 'decoder')}.{match[3]}"
 
 
 def _fits(row: ModelSpec, found: SingleFile) -> bool:
@@ -155,13 +214,18 @@ def _side(own: Shapes, name: str, axis: int) -> int:
 
 
 def _tiny(own: Shapes) -> dict[str, Any]:
-    return {"_class_name": "AutoencoderTiny", "latent_channels": _side(own, "decoder.layers.0.weight", 1)}
+    width = _side(own, "decoder.layers.0.weight", 0)
+    return {
+        "_class_name": "AutoencoderTiny",
+        "latent_channels": _side(own, "decoder.layers.0.weight", 1),
+        "encoder_block_out_channels": (_side(own, "encoder.layers.0.weight", 0) or width,) * 4,
+        "decoder_block_out_channels": (width,) * 4,
+    }
 
 
-def _full(own: Shapes) -> tuple[dict[str, Any], Literal["latent diffusion", "diffusers"]]:
-    layout: Literal["latent diffusion", "diffusers"] = (
-        "diffusers" if any(_BLOCKS["diffusers"].fullmatch(key) for key in own) else "latent diffusion"
-    )
+def _full(own: Shapes) -> tuple[dict[str, Any], LayoutName]:
+    is_diffusers = any(_BLOCKS["diffusers"].fullmatch(key) for key in own)
+    layout: LayoutName = "diffusers" if is_diffusers else "latent diffusion"
     channels: dict[int, int] = {}
     layers = 0
     for key, shape in own.items():

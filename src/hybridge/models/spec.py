@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..errors import ModelUnavailable
+from ..errors import ModelUnavailable, RequestError
 from .config_check import shown, wrong_value
 
 Kind = Literal["kl", "tiny"]
@@ -52,6 +52,7 @@ class ModelSpec:
         title: For people.
         architecture: What of its ``config.json`` shapes the module, so that it can be planned before it is fetched;
             None where that has to be read.
+        has_encoder: False where the weights are a decoder alone, which cannot encode.
     """
 
     name: str
@@ -66,11 +67,21 @@ class ModelSpec:
     parent: str | None = None
     title: str = ""
     architecture: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
+    has_encoder: bool = True
 
     @property
     def class_name(self) -> str:
         """The diffusers class."""
         return next(name for name, kind in CLASS_NAMES.items() if kind == self.kind)
+
+    def check_encodes(self) -> None:
+        """Raises :class:`RequestError` for a decoder alone."""
+        if not self.has_encoder:
+            raise RequestError(
+                f"{self.name} cannot encode",
+                saw="the weights of a decoder alone",
+                hint="its encoder's file beside the decoder's, or another model",
+            )
 
 
 def spec_from_config(

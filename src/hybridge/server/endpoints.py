@@ -347,5 +347,5 @@ def _described(info: ModelInfo) -> dict[str, Any]:
         "state": info.state,
         "failure": info.failure,
         "decode": f"/v1/{spec.name}/decode",
-        "encode": f"/v1/{spec.name}/encode",
+        "encode": f"/v1/{spec.name}/encode" if spec.has_encoder else None,
     }

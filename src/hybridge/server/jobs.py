@@ -113,6 +113,8 @@ def admit(request: Request, spec: ModelSpec, limits: Limits) -> Job:
         RequestError: when it cannot be answered.
         TooLarge: when it would pass a limit.
     """
+    if isinstance(request, EncodeRequest):
+        spec.check_encodes()
     notes = _notes(request, spec)
     if isinstance(request, DecodeRequest):
         pixels = limits.check_decode(request, spec).pixels
@@ -167,6 +169,8 @@ def infer_model(request: Request, served: dict[str, ModelSpec], default: str | N
         (only,) = served.values()
         return only, "the only model here"
     fitting = [spec for spec in served.values() if _fits(request, spec)]
+    if not fitting and isinstance(request, EncodeRequest):
+        raise RequestError("no model here can encode", expected="a model whose weights have an encoder")
     if not fitting and isinstance(request, DecodeRequest):
         raise RequestError(
             "no model here has such latents",
@@ -194,7 +198,7 @@ def infer_model(request: Request, served: dict[str, ModelSpec], default: str | N
 
 def _fits(request: Request, spec: ModelSpec) -> bool:
     if isinstance(request, EncodeRequest):
-        return True
+        return spec.has_encoder
     try:
         latents_layout(request.latents.shape, spec, request.height, request.width)
     except RequestError:
