@@ -19,8 +19,8 @@ from hybridge.lab.harness import record
 from hybridge.lab.harness.environment import environment
 from hybridge.models import look_up
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 
 ITEMS = 12
 SEED = 0

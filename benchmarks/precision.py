@@ -22,8 +22,8 @@ from hybridge.lab.harness.environment import environment
 from hybridge.models import look_up
 from hybridge.protocol import DecodeRequest, Scaling, WireTensor
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 
 PHOTOGRAPH = f"{hybridge.__path__[0]}/assets/photograph.jpg"
 RECORDS = Path(__file__).parent / "records"

@@ -27,8 +27,8 @@ from hybridge.models import look_up
 from hybridge.protocol import DecodeRequest, Scaling
 from hybridge.protocol.torch import from_torch
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 
 SEED = 0
 RECORDS = Path(__file__).parent / "records"

@@ -37,8 +37,8 @@ def server(url: str | None, model: str, vae: Any = None) -> Iterator[str]:
         return
     from hybridge.engine import Engine, EngineOptions, resolve
     from hybridge.server.app import create_app
-    from hybridge.server.local import LocalBackend
-    from hybridge.server.running import running
+    from hybridge.server.local_backend import LocalBackend
+    from hybridge.server.process.server import running
 
     with tempfile.TemporaryDirectory() as folder:
         if vae is not None:

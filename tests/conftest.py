@@ -14,8 +14,8 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from hybridge.engine import Engine, EngineOptions
 from hybridge.models import CATALOGUE, ModelSpec
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 
 BLOCKS = 4
 

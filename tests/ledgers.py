@@ -8,10 +8,10 @@ from contextlib import closing
 from typing import Any
 
 from hybridge.protocol import HttpResponse
-from hybridge.server.jobs import Progress
-from hybridge.server.ledger import Ledger, LedgerLimits
-from hybridge.server.record import RequestRecord
-from hybridge.server.store import Memory
+from hybridge.server.async_jobs.registry import Ledger, LedgerLimits
+from hybridge.server.async_jobs.store import Memory
+from hybridge.server.middleware.request_record import RequestRecord
+from hybridge.server.scheduling.job import Progress
 
 
 class Scene:

@@ -25,7 +25,7 @@ ALLOWED = {
 }
 
 #: The one file of the server that may know the engine.
-SERVER_TO_ENGINE = {Path("server/local.py")}
+SERVER_TO_ENGINE = {Path("server/local_backend.py")}
 
 #: Where torch may be imported, be it inside a function: files, and folders with all that is in them.
 KNOWS_TORCH = {

@@ -21,8 +21,8 @@ from hybridge.engine import Engine, EngineOptions
 from hybridge.engine.loading import resolve
 from hybridge.errors import HybridgeError, ModelUnavailable, TooLarge
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 
 #: The server's name for a case's own VAE.
 MODEL = "own"

@@ -30,8 +30,8 @@ from hybridge.errors import (
 )
 from hybridge.models import CATALOGUE, model_of_pipeline
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 
 small = load_small_pipelines()
 

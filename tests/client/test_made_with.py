@@ -15,8 +15,8 @@ import hybridge
 from hybridge.errors import Mismatch
 from hybridge.models import CATALOGUE
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 
 small = load_small_pipelines()
 

@@ -22,8 +22,8 @@ from pipelines import bitwise_engine, load_small_pipelines
 import hybridge
 from hybridge.models import CATALOGUE, ModelSpec
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 
 small = load_small_pipelines()
 

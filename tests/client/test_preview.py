@@ -33,11 +33,11 @@ from hybridge.protocol import (
 )
 from hybridge.protocol.media import write_picture
 from hybridge.server.app import create_app
-from hybridge.server.jobs import Job, Result
-from hybridge.server.local import LocalBackend
-from hybridge.server.preview import choose_source
-from hybridge.server.record import RequestRecord
-from hybridge.server.running import running
+from hybridge.server.http.preview import choose_source
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.middleware.request_record import RequestRecord
+from hybridge.server.process.server import running
+from hybridge.server.scheduling.job import Job, Result
 
 LATENTS = torch.randn(1, 4, 6, 8, generator=torch.Generator().manual_seed(2))
 BODY = LATENTS.numpy().tobytes()

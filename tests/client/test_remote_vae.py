@@ -18,8 +18,8 @@ from hybridge.engine import Engine
 from hybridge.errors import BadAnswer, ServerRefused
 from hybridge.protocol import TensorAnswer, WireTensor, write_answer
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 from hybridge.server.settings import Settings
 
 small = load_small_pipelines()

@@ -35,9 +35,9 @@ import sys
 from hybridge.engine import Engine, EngineOptions
 from hybridge.engine.loading import resolve
 from hybridge.server.app import create_app
-from hybridge.server.drain import Drain
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import Listening, address_of, bind, run
+from hybridge.server.middleware.draining import Drain
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import Listening, address_of, bind, run
 engine = Engine.load(resolve("sd-v1=" + sys.argv[1]), EngineOptions(device="cpu"))
 listener = bind("127.0.0.1", 0)
 print(address_of(listener), flush=True)

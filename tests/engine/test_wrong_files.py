@@ -22,8 +22,8 @@ from hybridge.engine import Engine, EngineOptions, loading, resolve
 from hybridge.errors import ModelUnavailable, OutOfMemory
 from hybridge.models import ModelSpec
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 
 CPU = torch.device("cpu")
 FILE = "diffusion_pytorch_model.safetensors"

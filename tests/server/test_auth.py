@@ -20,10 +20,10 @@ from hybridge.client import Client
 from hybridge.errors import HybridgeError
 from hybridge.protocol import DecodeRequest, WireTensor
 from hybridge.server.app import create_app
-from hybridge.server.auth import KeyRing, add_key, hash_key, remove_key
-from hybridge.server.local import LocalBackend
-from hybridge.server.opening import check_opening
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.middleware.auth import KeyRing, add_key, hash_key, remove_key
+from hybridge.server.process.server import running
+from hybridge.server.process.startup_checks import check_opening
 from hybridge.server.settings import Settings
 
 QUERY = {"shape": [1, 4, 8, 8], "dtype": "float32"}
@@ -98,7 +98,7 @@ class TestFile:
         """In processes of their own: what keeps them apart is a lock between processes."""
         file = tmp_path / "keys"
         code = (
-            "import sys, pathlib; from hybridge.server.auth import add_key; sys.stdin.read(1)\n"
+            "import sys, pathlib; from hybridge.server.middleware.auth import add_key; sys.stdin.read(1)\n"
             "for n in range(4): print(add_key(pathlib.Path(sys.argv[1]), f'{sys.argv[2]}-{n}'))"
         )
         adding = [

@@ -20,9 +20,9 @@ from starlette.requests import Request
 
 from hybridge.engine import Engine
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.preferences import query_of
-from hybridge.server.running import running
+from hybridge.server.http.request_headers import query_of
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 from hybridge.server.settings import Settings
 
 BINARY = {"content-type": "tensor/binary"}
@@ -232,8 +232,8 @@ def test_a_bomb_takes_no_memory(engines) -> None:
     """900 million pixels would be 2.7 GB; refusing them must not allocate even one per cent of that."""
     from hybridge.errors import TooLarge
     from hybridge.protocol import EncodeRequest, PictureFile
-    from hybridge.server.jobs import admit
-    from hybridge.server.limits import Limits
+    from hybridge.server.scheduling.job import admit
+    from hybridge.server.scheduling.limits import Limits
 
     request = EncodeRequest(PictureFile(png(30_000, 30_000)))
     tracemalloc.start()

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 from raw import AMBIGUOUS, BODY, CHUNKS, SMUGGLED, UPGRADES, Echo, Peer, post
 
-from hybridge.server.running import Listening, running
+from hybridge.server.process.server import Listening, running
 
 GUIDE = Path(__file__).parents[2] / "docs/operations.md"
 

@@ -24,14 +24,14 @@ from hybridge.engine import Engine, EngineOptions
 from hybridge.errors import DeadlinePassed, ModelUnavailable, Overloaded
 from hybridge.models import ModelSpec
 from hybridge.protocol import DecodeRequest, WireTensor
-from hybridge.server import shelf as shelf_module
 from hybridge.server.app import create_app
-from hybridge.server.estimates import Estimates
-from hybridge.server.jobs import Job
-from hybridge.server.local import LocalBackend
-from hybridge.server.pace import Pace
-from hybridge.server.queue import LineLimits, WaitingLine
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
+from hybridge.server.scheduling import model_cache as shelf_module
+from hybridge.server.scheduling.cost_cache import Estimates
+from hybridge.server.scheduling.cost_model import Pace
+from hybridge.server.scheduling.job import Job
+from hybridge.server.scheduling.queue import LineLimits, WaitingLine
 
 WAIT_S = 60
 CPU = EngineOptions(device="cpu")
@@ -292,7 +292,7 @@ class TestPlanning:
         assert planned_in
 
     def test_equal_sizes_are_planned_once_and_the_oldest_are_forgotten(self, monkeypatch) -> None:
-        from hybridge.server import estimates as module
+        from hybridge.server.scheduling import cost_cache as module
 
         monkeypatch.setattr(module, "_MOST_KEPT", 2)
         go, asked, told = threading.Event(), [], threading.Semaphore(0)
@@ -323,7 +323,7 @@ class TestPlanning:
         estimates.close()
 
     def test_strangers_cannot_pile_up_plans(self, monkeypatch) -> None:
-        from hybridge.server import estimates as module
+        from hybridge.server.scheduling import cost_cache as module
 
         monkeypatch.setattr(module, "_MOST_WAITING", 3)
         go = threading.Event()

@@ -19,11 +19,11 @@ import pytest
 
 from hybridge.errors import HybridgeError
 from hybridge.server.app import create_app
-from hybridge.server.crowd import ConnectionLimits
-from hybridge.server.local import LocalBackend
-from hybridge.server.opening import check_opening
-from hybridge.server.record import RequestRecord
-from hybridge.server.running import Listening, bind, raise_file_limit, running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.middleware.request_record import RequestRecord
+from hybridge.server.process.connection_limits import ConnectionLimits
+from hybridge.server.process.server import Listening, bind, raise_file_limit, running
+from hybridge.server.process.startup_checks import check_opening
 from hybridge.server.settings import Settings
 
 QUERY = {"shape": [1, 4, 8, 8], "dtype": "float32"}

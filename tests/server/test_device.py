@@ -19,9 +19,9 @@ from hybridge.errors import DeadlinePassed, EngineFailure, Overloaded
 from hybridge.models import ModelSpec
 from hybridge.protocol import DecodeRequest, EncodeRequest, WireTensor
 from hybridge.server.app import create_app
-from hybridge.server.jobs import Job, Progress, Result
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
+from hybridge.server.scheduling.job import Job, Progress, Result
 from hybridge.server.settings import Settings
 
 WAIT_S = 30
@@ -303,7 +303,7 @@ class TestBatches:
         assert bytes(second.tensor.data) == alone(engine, LARGE, 1)
 
     def test_what_is_alike(self, engine) -> None:
-        from hybridge.server.alike import likeness
+        from hybridge.server.scheduling.batching import likeness
 
         one = job(engine.spec, SMALL)
         assert likeness(one) == likeness(job(engine.spec, SMALL, seed=1, client="another"))

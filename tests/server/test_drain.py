@@ -24,9 +24,9 @@ from processes import serving_process
 
 from hybridge.engine import Engine
 from hybridge.server.app import create_app
-from hybridge.server.drain import Drain
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import Listening, running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.middleware.draining import Drain
+from hybridge.server.process.server import Listening, running
 from hybridge.server.settings import Settings
 
 QUERY = {"shape": [1, 4, 8, 8], "dtype": "float32"}

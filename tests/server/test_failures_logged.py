@@ -15,10 +15,10 @@ from hybridge import errors
 from hybridge.errors import HybridgeError, Overloaded
 from hybridge.protocol.failure import STATUS
 from hybridge.server.app import create_app
-from hybridge.server.jobs import Job, Result
-from hybridge.server.local import LocalBackend
-from hybridge.server.record import HUNG_UP, RequestRecord
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.middleware.request_record import HUNG_UP, RequestRecord
+from hybridge.server.process.server import running
+from hybridge.server.scheduling.job import Job, Result
 
 QUERY = {"shape": [1, 4, 8, 8], "dtype": "float32"}
 BINARY = {"content-type": "tensor/binary"}

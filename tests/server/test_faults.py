@@ -113,8 +113,8 @@ sys.addaudithook(hook)
 import httpx
 from hybridge.engine import resolve
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 
 source, photograph = sys.argv[1:]
 spec = resolve(f"mine={source}")

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from raw import AMBIGUOUS, BODY, CHUNKS, SMUGGLED, UPGRADES, Echo, Peer, post
 
-from hybridge.server.running import running
+from hybridge.server.process.server import running
 
 
 @pytest.fixture(scope="module")

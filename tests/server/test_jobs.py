@@ -26,15 +26,15 @@ from hybridge.engine import Engine, EngineOptions
 from hybridge.errors import HybridgeError, NotDone, Overloaded, UnknownJob
 from hybridge.models import ModelSpec
 from hybridge.server.app import create_app
-from hybridge.server.auth import KeyRing, add_key
-from hybridge.server.local import LocalBackend
-from hybridge.server.logs import JsonFormatter
-from hybridge.server.long_work import MOST_STREAMS, LongWork
-from hybridge.server.record import RequestRecord
-from hybridge.server.running import running
+from hybridge.server.async_jobs.spool import Spool
+from hybridge.server.async_jobs.store import Memory
+from hybridge.server.http.job_routes import MOST_STREAMS, LongWork
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.middleware.auth import KeyRing, add_key
+from hybridge.server.middleware.request_record import RequestRecord
+from hybridge.server.process.logs import JsonFormatter
+from hybridge.server.process.server import running
 from hybridge.server.settings import Settings
-from hybridge.server.spool import Spool
-from hybridge.server.store import Memory
 
 WAIT_S = 30
 SIDE = 8
@@ -467,10 +467,10 @@ class TestLedger:
 def test_a_system_without_posix_locks_serves_without_a_spool(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; sys.modules['fcntl'] = None\n"
-        "import hybridge.server.app, hybridge.server.spool\n"
+        "import hybridge.server.app, hybridge.server.async_jobs.spool\n"
         "from hybridge.errors import HybridgeError\n"
         "try:\n"
-        "    hybridge.server.spool.Spool(pathlib.Path(sys.argv[1]) / 'spool')\n"
+        "    hybridge.server.async_jobs.spool.Spool(pathlib.Path(sys.argv[1]) / 'spool')\n"
         "except HybridgeError as error:\n"
         "    print(error)"
     )

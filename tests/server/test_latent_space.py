@@ -22,9 +22,9 @@ from hybridge.models import LATENT_RGB, latent_space
 from hybridge.protocol import DecodeRequest, EncodeRequest, Scaling, WireTensor
 from hybridge.protocol.torch import from_torch, to_torch
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.preview import approximate
-from hybridge.server.running import running
+from hybridge.server.http.preview import approximate
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 
 #: Playground v2.5's.
 MEAN, STD, SCALE = [-1.6574, 1.886, -1.383, 2.5155], [8.4927, 5.9022, 6.5498, 5.2299], 0.5

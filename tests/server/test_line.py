@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hybridge.errors import Overloaded, ShuttingDown
-from hybridge.server.pace import Pace
-from hybridge.server.queue import LineLimits, Place, WaitingLine
+from hybridge.server.scheduling.cost_model import Pace
+from hybridge.server.scheduling.queue import LineLimits, Place, WaitingLine
 
 
 def line(**limits: float) -> WaitingLine[str]:

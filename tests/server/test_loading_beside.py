@@ -12,9 +12,9 @@ from conftest import in_strips
 
 from hybridge.engine import Engine, EngineOptions, runner
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.queue import LineLimits
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
+from hybridge.server.scheduling.queue import LineLimits
 
 OPTIONS = EngineOptions(device="cpu", dtype="bfloat16")
 HEADERS = {"Content-Type": "application/octet-stream"}

@@ -18,12 +18,12 @@ from hybridge.engine import Engine, EngineOptions, execute
 from hybridge.errors import HybridgeError, ModelUnavailable, OutOfMemory, TooLarge
 from hybridge.models import ModelSpec
 from hybridge.protocol import DecodeRequest, WireTensor
-from hybridge.server import shelf as shelf_module
 from hybridge.server.app import create_app
-from hybridge.server.jobs import Job, Result
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
-from hybridge.server.shelf import Shelf, Source
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
+from hybridge.server.scheduling import model_cache as shelf_module
+from hybridge.server.scheduling.job import Job, Result
+from hybridge.server.scheduling.model_cache import Shelf, Source
 
 WAIT_S = 30
 CPU = EngineOptions(device="cpu")

@@ -17,11 +17,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hybridge.engine import Engine, EngineOptions
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.logs import JsonFormatter
-from hybridge.server.record import RequestRecord
-from hybridge.server.running import running
-from hybridge.server.traces import Traces
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.middleware.request_record import RequestRecord
+from hybridge.server.process.logs import JsonFormatter
+from hybridge.server.process.server import running
+from hybridge.server.process.traces import Traces
 
 ROOT = Path(__file__).parent.parent.parent
 QUERY = {"shape": [1, 4, 8, 8], "dtype": "float32"}

@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 
 from hybridge.engine import Engine, EngineOptions, resolve
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 
 
 def latents(*shape: int) -> torch.Tensor:

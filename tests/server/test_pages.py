@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from hybridge.server.app import create_app
-from hybridge.server.auth import KeyRing, hash_key
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.middleware.auth import KeyRing, hash_key
+from hybridge.server.process.server import running
 from hybridge.server.settings import Settings
 
 DECODE = "/v1/sd-v1/decode?shape=1,4,8,8&dtype=float32"

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from hybridge.server.crowd import ConnectionLimits
-from hybridge.server.running import Listening, running
+from hybridge.server.process.connection_limits import ConnectionLimits
+from hybridge.server.process.server import Listening, running
 
 PIECE = bytes(256 * 1024)
 

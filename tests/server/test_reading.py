@@ -16,10 +16,10 @@ import httpx
 import pytest
 from PIL import Image
 
-from hybridge.server import jobs
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
+from hybridge.server.scheduling import job
 
 #: Threads for pictures.
 THREADS = 4
@@ -60,8 +60,8 @@ class Busy:
 @pytest.fixture
 def busy(server, monkeypatch) -> Iterator[Busy]:
     """Every thread for pictures has one, and its sender waits."""
-    busy = Busy(jobs.read_picture)
-    monkeypatch.setattr(jobs, "read_picture", busy)
+    busy = Busy(job.read_picture)
+    monkeypatch.setattr(job, "read_picture", busy)
     with ThreadPoolExecutor(THREADS) as pool:
         answers = [pool.submit(encode, server) for _ in range(THREADS)]
         try:

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from hybridge.server.app import create_app
-from hybridge.server.auth import KeyRing, add_key
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.middleware.auth import KeyRing, add_key
+from hybridge.server.process.server import running
 from hybridge.server.settings import Settings
 
 #: What an answer must be.  Not that whatever the document allows is accepted: bytes are judged by their shape.

@@ -21,9 +21,9 @@ from hybridge.protocol import DecodeRequest, EncodeRequest, PictureFile, Scaling
 from hybridge.protocol.requests import DECODE_PARAMETERS, ENCODE_PARAMETERS
 from hybridge.protocol.torch import from_torch, to_torch
 from hybridge.server.app import create_app
-from hybridge.server.jobs import Job, infer_model
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
+from hybridge.server.scheduling.job import Job, infer_model
 from hybridge.server.settings import Settings, refuse_unknown_variables
 
 LATENTS = WireTensor("float32", (1, 4, 8, 8), bytes(1024))

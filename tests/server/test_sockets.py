@@ -10,9 +10,9 @@ import pytest
 
 from hybridge.errors import HybridgeError
 from hybridge.server.app import create_app
-from hybridge.server.drain import Drain
-from hybridge.server.running import Listening, Server, configure
-from hybridge.server.sockets import addresses_elsewhere, opened
+from hybridge.server.middleware.draining import Drain
+from hybridge.server.process.listening_sockets import addresses_elsewhere, opened
+from hybridge.server.process.server import Listening, Server, configure
 
 IPV4, IPV6 = (socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")
 
@@ -49,7 +49,7 @@ def test_what_is_reached(host: str, reached: list[tuple[int, str]]) -> None:
 
 
 def test_a_server_answers_in_both_versions(engines) -> None:
-    from hybridge.server.local import LocalBackend
+    from hybridge.server.local_backend import LocalBackend
 
     drain = Drain()
     with opened("localhost", 0) as sockets:

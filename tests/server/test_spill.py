@@ -29,9 +29,9 @@ from hybridge.engine.parking import Parked
 from hybridge.errors import HybridgeError, TooLarge
 from hybridge.models import ModelSpec
 from hybridge.server.app import create_app
-from hybridge.server.drain import Drain
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import Listening, running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.middleware.draining import Drain
+from hybridge.server.process.server import Listening, running
 from hybridge.server.settings import Settings
 
 WAIT_S = 30

@@ -21,15 +21,15 @@ from ledgers import Scene, play
 
 from hybridge.errors import HybridgeError, Overloaded, StorageFailure, StorageFull, UnknownJob
 from hybridge.protocol import HttpResponse, WireTensor
-from hybridge.server import spool as spool_module
 from hybridge.server.app import create_app
-from hybridge.server.jobs import Job, Result
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.async_jobs import spool as spool_module
+from hybridge.server.async_jobs.spool import Spool
+from hybridge.server.async_jobs.spool_file import write
+from hybridge.server.async_jobs.store import Asked
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
+from hybridge.server.scheduling.job import Job, Result
 from hybridge.server.settings import Settings
-from hybridge.server.spool import Spool
-from hybridge.server.spool_file import write
-from hybridge.server.store import Asked
 
 QUERY = {"shape": [1, 4, 8, 8], "dtype": "float32"}
 LATER = {"content-type": "tensor/binary", "prefer": "respond-async"}
@@ -228,8 +228,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from hybridge.protocol import HttpResponse
-from hybridge.server import spool, spool_file
-from hybridge.server.store import Asked
+from hybridge.server.async_jobs import spool, spool_file
+from hybridge.server.async_jobs.store import Asked
 
 asked = Asked("job", "c", "q", {}, "decode", None)
 files = (spool.__file__, spool_file.__file__)

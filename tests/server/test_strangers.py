@@ -21,8 +21,8 @@ import pytest
 from malformed import Answered, Malformed, ask
 
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 from hybridge.server.settings import Settings
 
 QUERY = {"shape": [1, 4, 8, 8], "dtype": "float32"}

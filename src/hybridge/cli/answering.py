@@ -57,9 +57,9 @@ def answers(
     import asyncio
 
     from ..engine import Engine, EngineOptions, fit_threads, resolve
-    from ..server.jobs import admit, finish
-    from ..server.limits import Limits
-    from ..server.local import LocalBackend
+    from ..server.local_backend import LocalBackend
+    from ..server.scheduling.job import admit, finish
+    from ..server.scheduling.limits import Limits
 
     fit_threads()
     spec = resolve(model)

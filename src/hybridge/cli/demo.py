@@ -29,8 +29,8 @@ def demo(
     from ..engine import Engine, EngineOptions
     from ..models import look_up
     from ..server.app import create_app
-    from ..server.local import LocalBackend
-    from ..server.running import running
+    from ..server.local_backend import LocalBackend
+    from ..server.process.server import running
     from .screen import screen, show_table
 
     console = screen()

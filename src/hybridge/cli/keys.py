@@ -14,7 +14,7 @@ _FILE = typer.Argument(help="The file of keys; it holds hashes, from which no ke
 @keys.command()
 def add(file: Path = _FILE, name: str = typer.Argument(help="Whose it is; stands in the server's log.")) -> None:
     """Make a key, and print it: it is shown this once. A running server reads the file when it starts again."""
-    from ..server.auth import add_key
+    from ..server.middleware.auth import add_key
 
     typer.echo(add_key(file, name))
 
@@ -22,7 +22,7 @@ def add(file: Path = _FILE, name: str = typer.Argument(help="Whose it is; stands
 @keys.command("list")
 def list_keys(file: Path = _FILE) -> None:
     """Print the names of the keys in a file."""
-    from ..server.auth import KeyRing
+    from ..server.middleware.auth import KeyRing
 
     for name in KeyRing.read(file).hashes:
         typer.echo(name)
@@ -31,6 +31,6 @@ def list_keys(file: Path = _FILE) -> None:
 @keys.command()
 def remove(file: Path = _FILE, name: str = typer.Argument(help="Whose it was.")) -> None:
     """Take a key out of a file."""
-    from ..server.auth import remove_key
+    from ..server.middleware.auth import remove_key
 
     remove_key(file, name)

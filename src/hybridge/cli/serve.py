@@ -9,8 +9,8 @@ import typer
 from .options import DEVICE, DTYPE
 
 if TYPE_CHECKING:
-    from ..server.running import Listening
-    from ..server.traces import Traces
+    from ..server.process.server import Listening
+    from ..server.process.traces import Traces
 
 #: The heading of what there is to say about load, memory and long work.
 _LOAD = "Waiting line, memory, long work"
@@ -161,18 +161,18 @@ def serve(
         saw = saw if len(saw) <= 80 else f"{saw[:79]}…"
         raise HybridgeError(f"setting {named} is wrong", saw=saw, expected=why) from None
 
-    from ..server.logs import configure_logging
-    from ..server.opening import check_opening
+    from ..server.process.logs import configure_logging
+    from ..server.process.startup_checks import check_opening
 
     configure_logging(settings.log_format, settings.log_level)
     ring = check_opening(settings)
 
     from ..engine import EngineOptions, fit_threads, granted_memory, keep_pieces, resolve
     from ..server.app import create_app
-    from ..server.drain import Drain
-    from ..server.local import LocalBackend
-    from ..server.running import BACKLOG, address_of, run
-    from ..server.sockets import addresses_elsewhere, opened, refusal
+    from ..server.local_backend import LocalBackend
+    from ..server.middleware.draining import Drain
+    from ..server.process.listening_sockets import addresses_elsewhere, opened, refusal
+    from ..server.process.server import BACKLOG, address_of, run
     from ..units import format_bytes
     from .screen import screen
 
@@ -242,7 +242,7 @@ def _traces(endpoint: str | None) -> list[Traces]:
     if endpoint is None:
         return []
     try:
-        from ..server.traces import Traces
+        from ..server.process.traces import Traces
     except ModuleNotFoundError:
         raise HybridgeError(
             "traces need OpenTelemetry's library", hint="pip install 'hybridge[server,otel]'"
@@ -255,7 +255,7 @@ def _fitted(listening: Listening) -> Listening:
     import logging
     from dataclasses import replace
 
-    from ..server.running import raise_file_limit
+    from ..server.process.server import raise_file_limit
 
     wanted = listening.limits.max_connections
     possible = raise_file_limit(wanted)

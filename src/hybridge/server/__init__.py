@@ -1,5 +1,5 @@
-"""THE DOOR AND THE WAITING LINE.
+"""THE DOOR AND THE QUEUE.
 
-An ASGI application in front of a Backend.  Only :mod:`hybridge.server.local` touches the engine; everything else
-here works with WireTensors and would serve another backend unchanged.
+Admits requests, queues them fairly, and has them run by a backend.  Never touches torch, except in
+:mod:`.local_backend`, the one file that knows the engine.
 """

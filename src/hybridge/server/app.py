@@ -19,23 +19,23 @@ from starlette.routing import Route
 
 from .. import protocol
 from ..errors import HybridgeError
-from .auth import Gate, KeyRing
-from .backend import Backend
-from .drain import Drain, Draining
-from .endpoints import Endpoints
-from .intake import Intake
-from .ledger import Ledger
-from .logs import log_job, log_request
-from .long_work import LongWork
-from .metrics import Metrics
-from .openapi import describe
-from .opening import is_loopback
-from .pages import Pages
-from .record import Observer, Recorder
-from .refusal import failure_response, log_failure
+from .async_jobs.registry import Ledger
+from .async_jobs.spool import Spool
+from .async_jobs.store import Memory
+from .http.endpoints import Endpoints
+from .http.error_responses import failure_response, log_failure
+from .http.job_routes import LongWork
+from .http.openapi import describe
+from .http.request_body import Intake
+from .middleware.auth import Gate, KeyRing
+from .middleware.browser_origin import Pages
+from .middleware.draining import Drain, Draining
+from .middleware.request_record import Observer, Recorder
+from .process.logs import log_job, log_request
+from .process.metrics import Metrics
+from .process.startup_checks import is_loopback
+from .scheduling.backend import Backend
 from .settings import Settings
-from .spool import Spool
-from .store import Memory
 
 
 def create_app(

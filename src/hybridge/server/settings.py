@@ -15,11 +15,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ..errors import HybridgeError, RequestError
 from ..units import parse_bytes
-from .crowd import ConnectionLimits
-from .ledger import LedgerLimits
-from .limits import MIB, Limits
-from .queue import LineLimits
-from .running import Listening
+from .async_jobs.registry import LedgerLimits
+from .process.connection_limits import ConnectionLimits
+from .process.server import Listening
+from .scheduling.limits import MIB, Limits
+from .scheduling.queue import LineLimits
 
 _PREFIX = "HYBRIDGE_"
 

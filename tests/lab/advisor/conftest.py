@@ -20,8 +20,8 @@ from hybridge.engine import Engine, EngineOptions
 from hybridge.lab.studies.tiny_pipeline import save_tiny, tiny_base, tiny_vae
 from hybridge.models import CATALOGUE
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 
 
 @pytest.fixture(scope="session")

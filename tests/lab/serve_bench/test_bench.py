@@ -24,7 +24,7 @@ from hybridge.lab.harness.stats import percentile
 from hybridge.lab.serve_bench import load_generator, report, runner, servers
 from hybridge.lab.serve_bench.cases import Kind, Load, ServeArguments, loads_of
 from hybridge.lab.serve_bench.load_generator import Bounds, Sample, Shot
-from hybridge.server.running import running
+from hybridge.server.process.server import running
 
 ARGUMENTS = ServeArguments(
     url=None,

@@ -16,8 +16,8 @@ from hybridge.lab.techniques.catalogue import TECHNIQUES
 from hybridge.lab.techniques.pipeline_context import PipelineContext
 from hybridge.models import CATALOGUE
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 
 
 @pytest.fixture(scope="module")

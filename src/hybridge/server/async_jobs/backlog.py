@@ -1,0 +1,63 @@
+"""Long work that is not in the waiting line yet.
+
+Each client has at most two jobs there, one to run and one to follow, and the rest wait here in order; so the line
+stays short for those who wait for an answer, and fair between those who do not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from ..scheduling.job import Progress
+from .job_state import Entry
+
+#: Jobs of one client in the waiting line.
+_AT_ONCE = 2
+
+
+class Backlog:
+    """The jobs of each client, in order.
+
+    Args:
+        begin: Sends a job to the waiting line; :meth:`end` must be called when it has left that.
+    """
+
+    def __init__(self, begin: Callable[[Entry], None]) -> None:
+        self._begin = begin
+        self._waiting: dict[str, deque[Entry]] = {}
+        self._begun: dict[str, int] = {}
+        self._is_held = False
+
+    def hold(self) -> None:
+        """Begins nothing from now on."""
+        self._is_held = True
+
+    def add(self, entry: Entry) -> None:
+        """Takes a job, and begins it if its client has no two that are begun."""
+        self._waiting.setdefault(entry.asked.client, deque()).append(entry)
+        self._feed(entry.asked.client)
+
+    def remove(self, entry: Entry) -> None:
+        """Takes a job out, if it is still here."""
+        waiting = self._waiting.get(entry.asked.client)
+        if waiting and entry in waiting:
+            waiting.remove(entry)
+
+    def end(self, entry: Entry) -> None:
+        """A job that was begun has left the line, so that its client's next one may go there."""
+        client = entry.asked.client
+        self._begun[client] -= 1
+        if not self._begun[client]:
+            del self._begun[client]
+        self._feed(client)
+
+    def _feed(self, client: str) -> None:
+        waiting = self._waiting.get(client)
+        while waiting and self._begun.get(client, 0) < _AT_ONCE and not self._is_held:
+            self._begun[client] = self._begun.get(client, 0) + 1
+            self._begin(waiting.popleft())
+        for position, entry in enumerate(waiting or ()):
+            entry.hear(Progress("waiting", position + _AT_ONCE))
+        if not waiting:
+            self._waiting.pop(client, None)

@@ -1,0 +1,175 @@
+"""What keeps accepted requests and their results, and the store that keeps them in memory."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO, Protocol, TypeVar
+
+from ...errors import HybridgeError, UnknownJob
+from ...protocol import HttpResponse, Task
+
+Content = TypeVar("Content")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that was accepted for later, without its body.
+
+    Attributes:
+        id: Of the job; 128 random bits.
+        client: Who sent it.
+        query: The raw query string.
+        headers: Those that decide what is meant: ``content-type`` and ``accept``.
+        task: What the address says; None where it says nothing.
+        model: The same.
+        made_at: In seconds since 1970.
+        request_id: Of the request, under which its logs have it; unlike ``id`` it opens nothing.
+    """
+
+    id: str
+    client: str
+    query: str
+    headers: dict[str, str]
+    task: Task | None
+    model: str | None
+    made_at: float = field(default_factory=time.time)
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A job that was kept from before, and when its result was written, if it was."""
+
+    asked: Asked
+    body_bytes: int
+    result_bytes: int = 0
+    done_at: float | None = None
+    status: int | None = None
+
+
+@dataclass(slots=True)
+class KeptResult:
+    """A result that is read while it is sent, so that it takes no memory for each client that fetches it.
+
+    Attributes:
+        status: Its HTTP status.
+        headers: Its HTTP headers, without a length.
+        nbytes: Of its body.
+        stream: Its body, from the beginning.
+        on_close: Called once when it is closed.
+    """
+
+    status: int
+    headers: dict[str, str]
+    nbytes: int
+    stream: BinaryIO
+    on_close: Callable[[], None] = lambda: None
+
+    def close(self) -> None:
+        """Must be called in the end; may be called again."""
+        if not self.stream.closed:
+            self.stream.close()
+            self.on_close()
+
+
+def kept_result(response: HttpResponse) -> KeptResult:
+    """A response in memory as a result; the bytes are shared, not copied."""
+    return KeptResult(response.status, response.headers, len(response.body), io.BytesIO(response.body))
+
+
+class ResultLost(HybridgeError):
+    """A result is missing or damaged, and its request is there to make it again."""
+
+
+class Store(Protocol):
+    """Keeps bodies and results.  Its calls may take as long as a disk does.
+
+    All of them raise HybridgeError where the disk fails: StorageFailure if it cannot be written, StorageFull if it
+    is full.  The message does not name the job, because whoever knows a job's id may fetch its result.
+
+    Attributes:
+        is_durable: What it keeps survives the process.
+        stray_bytes: Of files that belong to no job and could not be deleted.
+    """
+
+    is_durable: bool
+
+    @property
+    def stray_bytes(self) -> int: ...
+
+    def keep(self, asked: Asked, body: bytes) -> None:
+        """Takes a request; it is safe once this returns."""
+        ...
+
+    def body(self, asked: Asked) -> bytes:
+        """The body of a request."""
+        ...
+
+    def finish(self, asked: Asked, response: HttpResponse) -> None:
+        """Takes a result."""
+        ...
+
+    def result(self, asked: Asked) -> KeptResult:
+        """A result; it must be closed.
+
+        Raises:
+            ResultLost: when it is missing or damaged while its request is still there.
+            Overloaded: when too many are open.
+        """
+        ...
+
+    def remove(self, asked: Asked) -> None:
+        """Forgets a request and its result."""
+        ...
+
+    def recover(self) -> list[Found]:
+        """What was kept before this process began, the oldest first."""
+        ...
+
+    def close(self) -> None:
+        """Lets others have it."""
+        ...
+
+
+class Memory:
+    """A store that lasts as long as the process, and touches no disk."""
+
+    is_durable = False
+    stray_bytes = 0
+
+    def __init__(self) -> None:
+        self._bodies: dict[str, bytes] = {}
+        self._responses: dict[str, HttpResponse] = {}
+
+    def keep(self, asked: Asked, body: bytes) -> None:
+        self._bodies[asked.id] = body
+
+    def body(self, asked: Asked) -> bytes:
+        return _there(self._bodies, asked)
+
+    def finish(self, asked: Asked, response: HttpResponse) -> None:
+        if asked.id in self._bodies:  # else it was removed meanwhile
+            self._responses[asked.id] = response
+
+    def result(self, asked: Asked) -> KeptResult:
+        return kept_result(_there(self._responses, asked))
+
+    def remove(self, asked: Asked) -> None:
+        self._bodies.pop(asked.id, None)
+        self._responses.pop(asked.id, None)
+
+    def recover(self) -> list[Found]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+def _there(kept: Mapping[str, Content], asked: Asked) -> Content:
+    try:
+        return kept[asked.id]
+    except KeyError:
+        raise UnknownJob("no such job here", saw="a job that was deleted meanwhile") from None

@@ -1,0 +1,351 @@
+"""HTTP in, HTTP out: each handler turns a request into a job and a result into a response.
+
+Nothing here touches torch.  What takes a processor for more than a moment (base64, picture files) runs in worker
+threads, so that neither the event loop nor the device waits for it.  Tensors as bytes are neither copied nor looked
+into, and are read and written where they are: the way to a thread and back takes longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from ... import __version__, protocol
+from ...errors import RequestError, UnknownModel
+from ...models import CATALOGUE, ModelSpec
+from ...protocol import DecodeRequest
+from ..async_jobs.registry import Ledger
+from ..async_jobs.store import Asked
+from ..middleware.request_record import RequestRecord, record_of
+from ..process.metrics import CONTENT_TYPE, Metrics
+from ..scheduling.backend import Backend, ModelInfo
+from ..scheduling.job import Hear, Job, Result, admit, finish, infer_model
+from ..scheduling.limits import Limits
+from .preview import answer_with_preview
+from .request_body import Intake
+from .request_deadline import Deadline
+from .request_headers import client_of, prefers_async, query_of, result_bytes, timeout_of
+from .response_headers import about_job, about_run
+
+Answered = TypeVar("Answered")
+
+#: A query that takes less to read than the way to a thread and back; diffusers' have about 150 characters.
+_SHORT_QUERY = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What of a request its job is made from; see :class:`Asked`."""
+
+    query: str
+    headers: dict[str, str]
+    body: bytes
+    task: protocol.Task | None
+    spec: ModelSpec | None
+
+
+class Endpoints:
+    """The handlers, around one backend.
+
+    Args:
+        backend: Runs the jobs.
+        limits: What may be asked for.
+        intake: Reads the bodies.
+        metrics: What ``/metrics`` shows.
+        ledger: Takes what shall be done later.
+        deadline_s: Seconds after which a request that names none is given up; None for never.
+        default_model: Taken where a request names no model and several fit.
+        workers: Threads for picture files and base64.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        limits: Limits,
+        intake: Intake,
+        metrics: Metrics,
+        ledger: Ledger,
+        *,
+        deadline_s: float | None = None,
+        default_model: str | None = None,
+        workers: int = 4,
+    ) -> None:
+        self._backend = backend
+        self._limits = limits
+        self._intake = intake
+        self._metrics = metrics
+        self._ledger = ledger
+        self._deadline_s = deadline_s
+        self._default_model = default_model
+        self._served = {info.spec.name: info.spec for info in backend.info()}
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="hybridge-media")
+
+    def close(self) -> None:
+        """Ends the worker threads once each has done the file that it is at, which is a matter of seconds."""
+        self._workers.shutdown(wait=True, cancel_futures=True)
+
+    # ------------------------------------------------------------------------------------------- work
+
+    async def decode(self, request: Request) -> Response:
+        """POST /v1/{model}/decode"""
+        return await self._answer(request, "decode")
+
+    async def encode(self, request: Request) -> Response:
+        """POST /v1/{model}/encode"""
+        return await self._answer(request, "encode")
+
+    async def infer(self, request: Request) -> Response:
+        """POST / and /predict: task and model follow from what was sent."""
+        return await self._answer(request, None)
+
+    async def _answer(self, request: Request, task: protocol.Task | None) -> Response:
+        arrived = time.perf_counter()
+        named = request.path_params.get("model")
+        spec = self._find(named) if named else None
+        record = record_of(request.scope)
+        record.model, record.task = spec.name if spec else "", task or ""
+        deadline = Deadline(timeout_of(request, self._deadline_s))
+        with deadline.bound():
+            read = await self._receive(request, task, spec)
+        if isinstance(read, Response):
+            return read
+        job, inferred = read
+        job = replace(job, client=client_of(request), timeout_s=deadline.left_s())
+        if isinstance(job.request, DecodeRequest) and job.request.preview:
+            loaded = {info.spec.name: info.spec for info in self._backend.info() if info.state == "loaded"}
+            record.milliseconds["read"] = 1e3 * (time.perf_counter() - arrived)
+            previewed = answer_with_preview(self._backend, job, loaded, self._in_worker, inferred, record)
+            return await _while_connected(request, previewed)
+        response = await _while_connected(request, self._respond(job, inferred, arrived, record, deadline))
+        return Response(response.body, response.status, response.headers)
+
+    async def _receive(
+        self, request: Request, task: protocol.Task | None, spec: ModelSpec | None
+    ) -> tuple[Job, str | None] | Response:
+        """The job that a request asks for, or the answer to one that is to be done later.
+
+        The body ends here: whoever waits for the device holds what was read from it, and no base64 besides.
+        """
+        record = record_of(request.scope)
+        headers = {name: ", ".join(request.headers.getlist(name)) for name in ("content-type", "accept")}
+        async with self._intake.body(request) as body:
+            sent = _Sent(query_of(request), headers, body, task, spec)
+            reading = self._read(sent)
+            job, inferred = await (reading if _is_quick(sent) else _while_connected(request, reading))
+            _note(record, job)
+            if not prefers_async(request):
+                return job, inferred
+            client = client_of(request)
+            job_id = await self._ledger.accept(
+                client=client,
+                query=query_of(request),
+                headers=headers,
+                body=body,
+                task=task,
+                model=spec.name if spec else None,
+                result_bytes=result_bytes(job),
+                record=record,
+            )
+            return accepted(self._ledger.status(job_id, client))
+
+    async def answer_later(
+        self, asked: Asked, body: bytes, hear: Hear, record: RequestRecord
+    ) -> protocol.HttpResponse:
+        """The response to a request that was accepted for later: the one that it would have had at once.
+
+        ``record`` is the job's own: that of the request ended when it was accepted.
+
+        Raises:
+            HybridgeError: in place of it.
+        """
+        arrived = time.perf_counter()
+        spec = self._find(asked.model) if asked.model else None
+        job, inferred = await self._read(_Sent(asked.query, asked.headers, body, asked.task, spec))
+        job = replace(job, client=asked.client, is_patient=True)
+        _note(record, job)
+        return await self._respond(job, inferred, arrived, record, Deadline(None), hear)
+
+    async def result_bytes(self, asked: Asked, body: bytes, record: RequestRecord) -> int:
+        """What the result of a request that is accepted for later takes at most; its record learns what it is.
+
+        Raises:
+            HybridgeError: when it cannot be answered as it stands.
+        """
+        spec = self._find(asked.model) if asked.model else None
+        job, _ = await self._read(_Sent(asked.query, asked.headers, body, asked.task, spec))
+        _note(record, job)
+        return result_bytes(job)
+
+    async def _respond(
+        self,
+        job: Job,
+        inferred: str | None,
+        arrived: float,
+        record: RequestRecord,
+        deadline: Deadline,
+        hear: Hear | None = None,
+    ) -> protocol.HttpResponse:
+        read = time.perf_counter()
+        result = await self._backend.run(job, hear)
+        computed = time.perf_counter()
+        with deadline.bound():
+            response = await self._write(job, result)
+        stages = {
+            "read": 1e3 * (read - arrived),
+            **result.milliseconds,
+            "encode": 1e3 * (time.perf_counter() - computed),
+        }
+        record.milliseconds.update(stages)
+        record.shared_by = result.shared_by
+        about = {**about_job(job, inferred), **about_run(result, stages)}
+        return protocol.HttpResponse(response.status, {**response.headers, **about}, response.body)
+
+    async def _read(self, sent: _Sent) -> tuple[Job, str | None]:
+        """The job, and how its model was found if it was not named."""
+        if _is_quick(sent):
+            return self._read_here(sent)
+        read: tuple[Job, str | None] = await self._in_worker(self._read_here, sent)
+        return read
+
+    async def _write(self, job: Job, result: Result) -> protocol.HttpResponse:
+        request = job.request
+        is_file = isinstance(request, DecodeRequest) and request.output in ("picture", "video")
+        if request.envelope == "binary" and not is_file:
+            return _write_here(job, result)
+        written: protocol.HttpResponse = await self._in_worker(_write_here, job, result)
+        return written
+
+    def _read_here(self, sent: _Sent) -> tuple[Job, str | None]:
+        request = protocol.read_request(sent.query, sent.headers, sent.body, sent.task)
+        spec, inferred = sent.spec, None
+        if spec is None:
+            spec, reason = infer_model(request, self._served, self._default_model)
+            done = "decode" if isinstance(request, DecodeRequest) else "encode"
+            inferred = f"model={spec.name}; task={done}; reason={reason}"
+        return admit(request, spec, self._limits), inferred
+
+    async def _in_worker(self, function: Any, *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *args)
+
+    # ------------------------------------------------------------------------------------ information
+
+    async def index(self, _: Request) -> Response:
+        """GET /"""
+        return JSONResponse(
+            {
+                "name": "hybridge",
+                "version": __version__,
+                "models": list(self._served),
+                "documentation": "/openapi.json",
+            }
+        )
+
+    async def models(self, _: Request) -> Response:
+        """GET /v1/models"""
+        return JSONResponse({"models": [_described(info) for info in self._backend.info()]})
+
+    async def model(self, request: Request) -> Response:
+        """GET /v1/models/{model}"""
+        spec = self._find(request.path_params["model"])
+        return JSONResponse(next(_described(info) for info in self._backend.info() if info.spec is spec))
+
+    async def health(self, _: Request) -> Response:
+        """GET /health: the process answers."""
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, _: Request) -> Response:
+        """GET /ready: work is taken."""
+        reason = self._backend.health()
+        if reason is None:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "not ready", "error": reason}, 503)
+
+    async def metrics(self, _: Request) -> Response:
+        """GET /metrics, for Prometheus."""
+        return Response(self._metrics.exposition(), headers={"content-type": CONTENT_TYPE})
+
+    def _find(self, name: str) -> ModelSpec:
+        if name in self._served:
+            return self._served[name]
+        near = difflib.get_close_matches(name, self._served, n=1)
+        raise UnknownModel(
+            "no such model on this server",
+            saw=repr(name[:80]),
+            expected="one of " + ", ".join(self._served),
+            hint=near[0] if near else f"`hybridge serve {name}`" if name in CATALOGUE else None,
+        )
+
+
+def _is_quick(sent: _Sent) -> bool:
+    """Whether it is read where it is, on the event loop."""
+    return len(sent.query) <= _SHORT_QUERY and protocol.is_raw_tensor(sent.headers.get("content-type", ""))
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Answered]) -> Answered:
+    """The work's result; if the client hangs up first, the work is cancelled and gives up its place in the line."""
+    working = asyncio.ensure_future(work)
+    # Once the body is read, the next message says that the client is gone.
+    leaving = asyncio.ensure_future(request.receive())
+    leaving.add_done_callback(lambda _: working.cancel())
+    try:
+        return await working
+    except asyncio.CancelledError:
+        if not leaving.done():
+            raise
+        raise RequestError("the client hung up") from None
+    finally:
+        leaving.cancel()
+
+
+def _write_here(job: Job, result: Result) -> protocol.HttpResponse:
+    return protocol.write_answer(finish(job, result))
+
+
+def accepted(status: dict[str, Any]) -> Response:
+    """The answer to a request that is done later."""
+    here = f"/v1/jobs/{status['id']}"
+    return JSONResponse(status, 202, {"location": here, "preference-applied": "respond-async"})
+
+
+def _note(record: RequestRecord, job: Job) -> None:
+    record.model, record.task, record.pictures = job.spec.name, job.task, _pictures_of(job)
+
+
+def _pictures_of(job: Job) -> int:
+    tensor = job.request.latents if isinstance(job.request, DecodeRequest) else job.request.image
+    return tensor.shape[0] if isinstance(tensor, protocol.WireTensor) and len(tensor.shape) > 3 else 1
+
+
+def _described(info: ModelInfo) -> dict[str, Any]:
+    spec = info.spec
+    return {
+        "name": spec.name,
+        "title": spec.title,
+        "class": spec.class_name,
+        "latent_channels": spec.latent_channels,
+        "spatial_factor": spec.spatial_factor,
+        "scaling_factor": spec.normalisation.scaling_factor,
+        "shift_factor": spec.normalisation.shift_factor,
+        "latents_mean": spec.normalisation.mean,
+        "latents_std": spec.normalisation.std,
+        "parent": spec.parent,
+        "device": info.device,
+        "device_reason": info.device_reason,
+        "dtype": info.dtype,
+        "dtype_reason": info.dtype_reason,
+        "threads": info.threads,
+        "weights_bytes": info.weights_bytes,
+        "config": dict(info.config),
+        "state": info.state,
+        "failure": info.failure,
+        "decode": f"/v1/{spec.name}/decode",
+        "encode": f"/v1/{spec.name}/encode" if spec.has_encoder else None,
+    }

@@ -1,0 +1,163 @@
+"""The handlers of ``/v1/jobs``: how a job stands, its events, its result, its end."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from ...errors import HybridgeError, Overloaded, RequestError
+from ...protocol import read_query
+from ..async_jobs.registry import Ledger
+from ..async_jobs.store import Asked, KeptResult
+from ..middleware.request_record import RequestRecord, record_of
+from .endpoints import accepted
+from .request_headers import client_of, query_of
+from .response_headers import UNBUFFERED
+
+Read = TypeVar("Read")
+
+#: Of a result, at a time.
+_PIECE_BYTES = 128 * 1024
+
+#: Streams of events that one client may keep open: each holds a connection for as long as its job takes.
+MOST_STREAMS = 128
+
+#: Checks a request that will be done later: (request, body, record to fill) → bytes that its result takes at most.
+Check = Callable[[Asked, bytes, RequestRecord], Awaitable[int]]
+
+
+class LongWork:
+    """The handlers, around one ledger.
+
+    Args:
+        ledger: Keeps the jobs.
+        check: Refuses what cannot be done before it is accepted.
+    """
+
+    def __init__(self, ledger: Ledger, check: Check) -> None:
+        self._ledger = ledger
+        self._check = check
+        self._streams: Counter[str] = Counter()
+
+    def routes(self) -> list[Route]:
+        """Where the handlers belong."""
+        return [
+            Route("/v1/jobs/{job}", self.status, methods=["GET"]),
+            Route("/v1/jobs/{job}", self.cancel, methods=["DELETE"]),
+            Route("/v1/jobs/{job}/events", self.events, methods=["GET"]),
+            Route("/v1/jobs/{job}/result", self.result, methods=["GET"]),
+            Route("/v1/jobs/{job}/again", self.again, methods=["POST"]),
+        ]
+
+    async def status(self, request: Request) -> Response:
+        """GET /v1/jobs/{job}"""
+        return JSONResponse(self._ledger.status(*_who(request)))
+
+    async def result(self, request: Request) -> Response:
+        """GET /v1/jobs/{job}/result"""
+        return _Fetched(await self._unless_deleted(request, self._ledger.result(*_who(request))))
+
+    async def cancel(self, request: Request) -> Response:
+        """DELETE /v1/jobs/{job}"""
+        await self._ledger.cancel(*_who(request))
+        return Response(status_code=204)
+
+    async def events(self, request: Request) -> Response:
+        """GET /v1/jobs/{job}/events: server-sent events, each named after the job's state."""
+        job_id, client = _who(request)
+        self._ledger.status(job_id, client)  # so that an unknown job is a 404, not a stream that breaks off
+        if self._streams[client] >= MOST_STREAMS:
+            raise Overloaded(
+                f"{MOST_STREAMS} streams of events are open already for this client",
+                retry_after_s=1,
+                hint="one stream for each job, closed when nobody looks; or GET /v1/jobs/ID now and then",
+            )
+        return _Watched(_as_events(self._ledger.events(job_id, client)), client, self._streams)
+
+    async def again(self, request: Request) -> Response:
+        """POST /v1/jobs/{job}/again?…: the same body; parameters that are given replace those of before."""
+        job_id, client = _who(request)
+        if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
+            raise RequestError("a job that is done again keeps its body", saw="another body", expected="none")
+        before, body = await self._unless_deleted(request, self._ledger.request(job_id, client))
+        given = read_query(query_of(request))
+        names = {name for name, _ in given}
+        old = read_query(before.query)
+        query = urlencode([pair for pair in old if pair[0] not in names] + given)
+        wanted = request.headers.get("accept", "*/*")
+        headers = before.headers if wanted == "*/*" else {**before.headers, "accept": wanted}
+        asked, record = Asked("", client, query, headers, before.task, before.model), record_of(request.scope)
+        made = await self._ledger.accept(
+            client=client,
+            query=query,
+            headers=headers,
+            body=body,
+            task=before.task,
+            model=before.model,
+            result_bytes=await self._check(asked, body, record),
+            record=record,
+        )
+        return accepted(self._ledger.status(made, client))
+
+    async def _unless_deleted(self, request: Request, reading: Awaitable[Read]) -> Read:
+        """What is read of a job, which can be deleted meanwhile: then it is unknown, and no disk has failed."""
+        try:
+            return await reading
+        except HybridgeError:
+            self._ledger.status(*_who(request))
+            raise
+
+
+class _Watched(StreamingResponse):
+    """A stream of events, which counts among its client's until it ends."""
+
+    def __init__(self, told: AsyncIterator[str], client: str, streams: Counter[str]) -> None:
+        headers = {"cache-control": "no-store", **UNBUFFERED}
+        super().__init__(told, media_type="text/event-stream", headers=headers)
+        self._client, self._streams = client, streams
+        streams[client] += 1
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._streams[self._client] -= 1
+            if not self._streams[self._client]:
+                del self._streams[self._client]
+
+
+class _Fetched(StreamingResponse):
+    """A result in pieces, each read when the one before it has left, so that a slow client holds one in memory."""
+
+    def __init__(self, kept: KeptResult) -> None:
+        headers = {**kept.headers, "content-length": str(kept.nbytes)}
+        super().__init__(self._pieces(), kept.status, headers)
+        self._kept = kept
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        while piece := await run_in_threadpool(self._kept.stream.read, _PIECE_BYTES):
+            yield piece
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._kept.close()
+
+
+def _who(request: Request) -> tuple[str, str]:
+    return request.path_params["job"], client_of(request)
+
+
+async def _as_events(told: AsyncIterator[dict[str, Any] | None]) -> AsyncIterator[str]:
+    async for status in told:
+        yield ": still here\n\n" if status is None else f"event: {status['state']}\ndata: {json.dumps(status)}\n\n"

@@ -1,0 +1,334 @@
+"""The OpenAPI description.  Written by hand, because the bodies are bytes that no framework could infer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ... import __version__
+from ...protocol import ITEM_BYTES
+from ...protocol.requests import DECODE_PARAMETERS, ENCODE_PARAMETERS
+
+Schema = dict[str, Any]
+
+_NUMBER: Schema = {"type": "number", "exclusiveMinimum": 0}
+_SIDE: Schema = {"type": "integer", "minimum": 1}
+_BOOLEAN: Schema = {"type": "string", "enum": ["True", "False"]}
+
+#: Every parameter of the protocol: what it means, and its schema.
+_PARAMETERS: dict[str, tuple[str, Schema]] = {
+    "shape": (
+        "The tensor's axes, repeated once for each: shape=1&shape=4&shape=64&shape=64.",
+        {"type": "array", "items": _SIDE, "minItems": 1, "maxItems": 5},
+    ),
+    "dtype": ("The tensor's dtype.", {"type": "string", "enum": list(ITEM_BYTES)}),
+    "channels_last": (
+        "The tensor lay channels-last in the sender's memory. Its bytes are in C order all the same; results then"
+        " agree with the sender's own to the last bit.",
+        _BOOLEAN,
+    ),
+    "do_scaling": ("True: scale as the model's own pipelines do. False: never scale.", _BOOLEAN),
+    "scaling_factor": ("Decoding divides latents by it, encoding multiplies.", _NUMBER),
+    "shift_factor": ("Decoding adds it after dividing, encoding subtracts it before.", {"type": "number"}),
+    "height": ("Of the picture in pixels. Needed for packed latents, otherwise ignored.", _SIDE),
+    "width": ("Of the picture in pixels. Needed for packed latents, otherwise ignored.", _SIDE),
+    "output_type": (
+        "pil: a picture file, or floats in [0, 1] if Accept asks for a tensor. pt: a tensor. mp4: a video.",
+        {"type": "string", "enum": ["pil", "pt", "mp4"], "default": "pil"},
+    ),
+    "image_format": (
+        "Of a picture, unless Accept names one.",
+        {"type": "string", "enum": ["jpg", "jpeg", "png", "webp"], "default": "jpg"},
+    ),
+    "partial_postprocess": ("With pt: uint8 [N, H, W, 3] instead of floats [N, 3, H, W] in [-1, 1].", _BOOLEAN),
+    "quality": ("JPEG's quality.", {"type": "integer", "minimum": 1, "maximum": 100, "default": 95}),
+    "preview": (
+        "multipart/mixed: a quick approximation as a picture file first, then what would have come without.",
+        _BOOLEAN,
+    ),
+    "value_range": (
+        "What the floats of an image tensor mean: unit is [0, 1], signed is [-1, 1].",
+        {"type": "string", "enum": ["auto", "unit", "signed"], "default": "auto"},
+    ),
+    "sample": ("A draw from the posterior instead of its mode.", _BOOLEAN),
+    "seed": ("Makes the draw repeatable.", {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}),
+    "moments": (
+        "The posterior itself, float [N, 2·C, h, w] in VAE space: its mean, then the logarithm of its variance.",
+        _BOOLEAN,
+    ),
+}
+
+_BYTES: Schema = {"type": "string", "format": "binary"}
+_TENSOR_JSON: Schema = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "inputs": {"type": "string", "contentEncoding": "base64"},
+        "parameters": {"type": "object"},
+    },
+}
+_TENSOR_HEADERS: Schema = {
+    "shape": {"description": "The tensor's axes as a JSON list.", "schema": {"type": "string"}},
+    "dtype": {"description": "The tensor's dtype.", "schema": {"type": "string", "enum": list(ITEM_BYTES)}},
+    "channels-last": {
+        "description": "True where the tensor lay channels-last in the server's memory; its bytes are in C order.",
+        "schema": _BOOLEAN,
+    },
+    "hybridge-model": {"description": "The model that answered.", "schema": {"type": "string"}},
+    "hybridge-inferred": {
+        "description": "What was inferred where the URL does not name a model, and why.",
+        "schema": {"type": "string"},
+    },
+    "hybridge-warning": {
+        "description": "Something about the request that deserves a look.",
+        "schema": {"type": "string"},
+    },
+    "hybridge-plan": {
+        "description": "How the engine ran: mode, peak_bytes on top of the weights, tflop.",
+        "schema": {"type": "string"},
+    },
+    "server-timing": {"description": "Milliseconds of each stage.", "schema": {"type": "string"}},
+}
+_ERRORS = {
+    "400": "The request cannot be answered as it stands.",
+    "401": "This server wants a key.",
+    "404": "No such model, job or path.",
+    "405": "Another method is meant.",
+    "408": "The body stopped coming.",
+    "409": "The job is not done yet.",
+    "413": "A limit would be passed.",
+    "415": "The body is neither a tensor nor a picture that is read here.",
+    "429": "The waiting line is full, or too many bytes are coming in; Retry-After says when to come back.",
+    "431": "The address and the headers are too large.",
+    "500": "The engine failed.",
+    "503": "The server is shutting down or has too many connections, or a model's weights cannot be had,"
+    " or the disk that keeps long work cannot be written.",
+    "504": "The request was not done within its Request-Timeout, or the server's own.",
+    "507": "The device has no room for this request, or the disk that keeps long work is full.",
+}
+#: What any address may answer: bytes that are no HTTP, no key, headers too slow or too large, too many connections.
+_ANYWHERE = ("400", "401", "408", "431", "503")
+
+#: Headers that any request for work may carry.
+_WORK_HEADERS: list[Schema] = [
+    {
+        "name": "Prefer",
+        "in": "header",
+        "description": "respond-async: accept the request, answer 202 with a job, and do it later.",
+        "schema": {"type": "string", "examples": ["respond-async"]},
+    },
+    {
+        "name": "Request-Timeout",
+        "in": "header",
+        "description": "Seconds after which nobody wants the answer any more.",
+        "schema": _NUMBER,
+    },
+]
+_JOB_SCHEMA: Schema = {
+    "type": "object",
+    "required": ["id", "state", "made_at"],
+    "properties": {
+        "id": {"type": "string"},
+        "state": {"enum": ["waiting", "loading", "running", "done", "failed", "cancelled"]},
+        "made_at": {"type": "number", "description": "Seconds since 1970."},
+        "position": {"type": "integer", "description": "How many are served before it, as it looks now."},
+        "progress": {"type": "number", "minimum": 0, "maximum": 1},
+        "eta_s": {"type": ["number", "null"], "description": "Seconds until it is done, as it looks now."},
+        "events": {"type": "string", "description": "Where its events are."},
+        "result": {"type": "string", "description": "Where its result is."},
+        "expires_at": {"type": "number", "description": "Seconds since 1970; then it is forgotten."},
+    },
+}
+#: Of one event in the stream.
+_EVENT_SCHEMA: Schema = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": _JOB_SCHEMA["properties"]["state"],
+        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": _JOB_SCHEMA},
+    },
+}
+_ERROR_SCHEMA: Schema = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {name: {"type": "string"} for name in ("error", "code", "saw", "expected", "try")},
+}
+
+_TENSOR_BODIES: Schema = {
+    "tensor/binary": {"schema": _BYTES},
+    "tensor/base64": {"schema": _TENSOR_JSON},
+    "application/json": {"schema": _TENSOR_JSON},
+}
+_PICTURE_BODIES: Schema = {f"image/{name}": {"schema": _BYTES} for name in ("png", "jpeg", "webp")}
+_TENSOR_ANSWERS: Schema = {"tensor/binary": {"schema": _BYTES}, "tensor/base64": {"schema": _TENSOR_JSON}}
+_DECODE_ANSWERS: Schema = {
+    **_PICTURE_BODIES,
+    **_TENSOR_ANSWERS,
+    "video/mp4": {"schema": _BYTES},
+    "multipart/mixed": {"schema": _BYTES},
+}
+
+
+def describe(models: Sequence[str]) -> Schema:
+    """The document, for a server with these models."""
+    model = {
+        "name": "model",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "enum": list(models)},
+    }
+    inferred = _operation(
+        "Decode or encode; task and model follow from what is sent",
+        [*DECODE_PARAMETERS, *(name for name in ENCODE_PARAMETERS if name not in DECODE_PARAMETERS)],
+        {**_TENSOR_BODIES, **_PICTURE_BODIES},
+        _DECODE_ANSWERS,
+    )
+    decode = _operation("Latents to a picture", DECODE_PARAMETERS, _TENSOR_BODIES, _DECODE_ANSWERS)
+    encode = _operation(
+        "A picture to latents", ENCODE_PARAMETERS, {**_PICTURE_BODIES, **_TENSOR_BODIES}, _TENSOR_ANSWERS
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "hybridge",
+            "version": __version__,
+            "description": "VAE decode and encode over HTTP, compatible with the clients of Hybrid Inference.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": {
+            "/": {"get": _information("What this server is"), "post": {**inferred, "operationId": "infer"}},
+            "/predict": {"post": {**inferred, "operationId": "predict"}},
+            "/v1/models": {"get": _information("The models, and the choices made for them")},
+            "/v1/models/{model}": {"get": _information("One model", "404"), "parameters": [model]},
+            "/v1/{model}/decode": {"post": {**decode, "operationId": "decode"}, "parameters": [model]},
+            "/v1/{model}/encode": {"post": {**encode, "operationId": "encode"}, "parameters": [model]},
+            **_jobs(),
+            "/health": {"get": _information("Whether the process answers")},
+            "/ready": {"get": _information("Whether work is taken")},
+            "/metrics": {"get": _metrics()},
+            "/openapi.json": {"get": _information("This document")},
+        },
+        # Only where the server has keys; an old client that can set no header puts one into the address.
+        "security": [{"bearer": []}, {"basic": []}, {"query": []}, {}],
+        "components": {
+            "responses": {
+                f"Error{status}": {
+                    "description": description,
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+                }
+                for status, description in _ERRORS.items()
+            },
+            "schemas": {"Error": _ERROR_SCHEMA, "Job": _JOB_SCHEMA},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "basic": {"type": "http", "scheme": "basic", "description": "The key as user or as password."},
+                "query": {"type": "apiKey", "in": "query", "name": "key"},
+            },
+        },
+    }
+
+
+_ACCEPTED: Schema = {
+    "description": "Accepted, and done later.",
+    "headers": {"location": {"description": "The job.", "schema": {"type": "string"}}},
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Job"}}},
+}
+
+
+def _jobs() -> Schema:
+    job = {"name": "job", "in": "path", "required": True, "schema": {"type": "string"}}
+    status: Schema = {"application/json": {"schema": {"$ref": "#/components/schemas/Job"}}}
+    unknown = _failures(*_ANYWHERE, "404", "405", "500")
+    failures = _failures(*_ERRORS)
+    return {
+        "/v1/jobs/{job}": {
+            "parameters": [job],
+            "get": {
+                "summary": "How a job stands",
+                "responses": {"200": {"description": "Its status", "content": status}, **unknown},
+            },
+            "delete": {
+                "summary": "Stop a job and forget it",
+                "responses": {"204": {"description": "It is forgotten."}, **unknown},
+            },
+        },
+        "/v1/jobs/{job}/events": {
+            "parameters": [job],
+            "get": {
+                "summary": "A job's status whenever it changes, until it is over",
+                "responses": {
+                    "200": {
+                        "description": "Server-sent events, each named after the state, its data the status.",
+                        "content": {"text/event-stream": {"schema": _EVENT_SCHEMA}},
+                    },
+                    **unknown,
+                },
+            },
+        },
+        "/v1/jobs/{job}/result": {
+            "parameters": [job],
+            "get": {
+                "summary": "The response that the request would have had at once, be it a failure",
+                "responses": {
+                    "200": {"description": "The answer", "headers": _TENSOR_HEADERS, "content": _DECODE_ANSWERS},
+                    **failures,
+                },
+            },
+        },
+        "/v1/jobs/{job}/again": {
+            "parameters": [job],
+            "post": {
+                "summary": "The same body once more; parameters that are given replace those of before",
+                "responses": {"202": _ACCEPTED, **failures},
+            },
+        },
+    }
+
+
+def _operation(summary: str, parameters: Sequence[str], bodies: Schema, answers: Schema) -> Schema:
+    return {
+        "summary": summary,
+        "parameters": [
+            {
+                "name": name,
+                "in": "query",
+                "description": _PARAMETERS[name][0],
+                "schema": _PARAMETERS[name][1],
+                "explode": True,
+            }
+            for name in parameters
+        ]
+        + _WORK_HEADERS,
+        "requestBody": {
+            "required": True,
+            "description": "A tensor's elements in C order, little-endian, without a header; or the same in base64"
+            " inside JSON; or a picture file. Without a Content-Type, the content decides.",
+            "content": bodies,
+        },
+        "responses": {
+            "200": {"description": "The answer", "headers": _TENSOR_HEADERS, "content": answers},
+            "202": _ACCEPTED,
+            **_failures(*_ERRORS),
+        },
+    }
+
+
+def _information(summary: str, *errors: str) -> Schema:
+    return {
+        "summary": summary,
+        "responses": {
+            "200": {"description": summary, "content": {"application/json": {"schema": {"type": "object"}}}},
+            **_failures(*_ANYWHERE, *errors, "405", "500"),
+        },
+    }
+
+
+def _failures(*statuses: str) -> Schema:
+    return {status: {"$ref": f"#/components/responses/Error{status}"} for status in statuses}
+
+
+def _metrics() -> Schema:
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    described = _information("Numbers for Prometheus")
+    described["responses"]["200"]["content"] = text
+    return described

@@ -1,0 +1,174 @@
+"""A preview before the picture, over one response: parts of :mod:`hybridge.protocol.parts`.
+
+The preview is made by a tiny autoencoder of the model, if one is served, on the device and ahead of the picture;
+else by the model's latents → RGB matrix, beside the device.  It is on its way before the full decode ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from ... import protocol
+from ...errors import HybridgeError, NoPreview, RequestError
+from ...models import LATENT_RGB, LatentRgb, ModelSpec, latent_space, latents_layout
+from ...protocol import DecodeRequest, HttpResponse, WireTensor
+from ...protocol.media import write_picture
+from ..middleware.request_record import HUNG_UP, RequestRecord
+from ..scheduling.backend import Backend
+from ..scheduling.job import Job, Result, finish
+from .error_responses import log_failure
+from .response_headers import UNBUFFERED, about_job, about_run
+
+log = logging.getLogger("hybridge.preview")
+
+#: Who made a preview that no tiny autoencoder made.
+LATENT_RGB_NAME = "latent-rgb"
+
+InWorker = Callable[..., Awaitable[Any]]
+
+
+def choose_source(spec: ModelSpec, served: Mapping[str, ModelSpec]) -> ModelSpec | LatentRgb:
+    """What makes the previews of a model: its tiny autoencoder, or its matrix.
+
+    Raises:
+        NoPreview: when there is neither.
+    """
+    tiny = next((other for other in served.values() if other.kind == "tiny" and other.parent == spec.name), None)
+    source = tiny or LATENT_RGB.get(spec.parent or spec.name)
+    if source is None:
+        raise NoPreview(
+            f"there is no preview for {spec.name}",
+            saw="no tiny autoencoder of it among the served models, and no latents → RGB factors",
+            expected="one of them, as " + ", ".join(LATENT_RGB) + " have",
+            hint="the same request without preview, or a server that also serves its tiny autoencoder",
+        )
+    return source
+
+
+def approximate(request: DecodeRequest, spec: ModelSpec, rgb: LatentRgb) -> WireTensor:
+    """What the matrix sees in the latents of one picture: uint8 (1, h, w, 3), a pixel for each latent."""
+    import numpy as np
+
+    layout = latents_layout(request.latents.shape, spec, request.height, request.width)
+    scaling = request.scaling
+    sent = latent_space.normalisation_of(spec, scaling.by, scaling.scaling_factor, scaling.shift_factor)
+    (latents,) = latent_space.unpack(request.latents.to_numpy().astype(np.float32), layout)
+    normalised = latent_space.to_pipeline(latents, spec, sent)
+    colours = np.einsum("chw,cd->hwd", normalised, np.asarray(rgb.factors, np.float32)) + np.asarray(
+        rgb.bias, np.float32
+    )
+    # What is wrong with the latents is for the full decode to say.
+    unit = np.nan_to_num(colours / 2 + 0.5).clip(0, 1)
+    return WireTensor.from_numpy((unit * 255).round().astype(np.uint8)[None])
+
+
+async def answer_with_preview(
+    backend: Backend,
+    job: Job,
+    served: Mapping[str, ModelSpec],
+    in_worker: InWorker,
+    inferred: str | None,
+    record: RequestRecord,
+) -> Response:
+    """The response to an admitted decode job that asked for a preview.
+
+    ``record`` learns of the picture what it would have learnt of one without a preview.
+
+    Raises:
+        NoPreview: when nothing can make one.
+        RequestError: for a batch.
+        HybridgeError: when the job is refused before the preview is there.
+    """
+    if not isinstance(job.request, DecodeRequest):
+        raise RequestError("only a decode has a preview")
+    batch = latents_layout(job.request.latents.shape, job.spec, job.request.height, job.request.width).batch
+    if batch > 1:
+        raise RequestError("a preview is of one picture", saw=f"{batch} latents", hint="a request for each")
+    source = choose_source(job.spec, served)
+    # Its place in the line is before the full job's, which need not wait for the preview to be written.
+    preview = asyncio.ensure_future(_preview(backend, job, job.request, source, in_worker))
+    full = asyncio.ensure_future(backend.run(job))
+    full.add_done_callback(lambda task: task.cancelled() or task.exception())  # retrieved, whoever gave up on it
+    try:
+        first = await preview
+        if full.done():
+            full.result()  # refused at once: that still has a status of its own
+    except BaseException:
+        preview.cancel()
+        full.cancel()
+        raise
+    headers = {"content-type": protocol.PARTED, **UNBUFFERED, **about_job(job, inferred)}
+    return _Parted(_parts(first, full, job, in_worker, record), full, headers)
+
+
+class _Parted(StreamingResponse):
+    """Parts that are sent while a job runs, which ends with them: a client can leave before the first is sent."""
+
+    def __init__(
+        self, parts: AsyncIterator[bytes], job: asyncio.Future[Result], headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(parts, headers=headers)
+        self._job = job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._job.cancel()
+
+
+async def _preview(
+    backend: Backend, job: Job, request: DecodeRequest, source: ModelSpec | LatentRgb, in_worker: InWorker
+) -> HttpResponse:
+    picture = replace(request, output="picture", preview=False)
+    if isinstance(source, ModelSpec):
+        quick = replace(job, spec=source, request=picture)
+        result = await backend.run(quick)
+        made_by, response = source.name, await in_worker(_write, quick, result)
+    else:
+        pixels = await in_worker(approximate, request, job.spec, source)
+        answer = await in_worker(write_picture, pixels, picture.picture_format)
+        made_by, response = LATENT_RGB_NAME, protocol.write_answer(answer)
+    return HttpResponse(response.status, {**response.headers, "hybridge-preview": made_by}, response.body)
+
+
+async def _parts(
+    first: HttpResponse, full: asyncio.Future[Result], job: Job, in_worker: InWorker, record: RequestRecord
+) -> AsyncIterator[bytes]:
+    record.status = HUNG_UP  # unless it is there to the end
+    yield protocol.write_part("preview", first)
+    picture = await _finished(full, job, in_worker, record)
+    record.status = picture.status  # the response's own went out before
+    yield protocol.write_part("picture", picture)
+    yield protocol.end_parts()
+
+
+async def _finished(
+    full: asyncio.Future[Result], job: Job, in_worker: InWorker, record: RequestRecord
+) -> HttpResponse:
+    try:
+        result = await full
+        computed = time.perf_counter()
+        response: HttpResponse = await in_worker(_write, job, result)
+    except HybridgeError as error:
+        log_failure(error)
+        return protocol.write_failure(error)
+    except Exception as error:
+        log.exception("after the preview")
+        return protocol.write_status(500, f"unexpected {type(error).__name__}; the server's log says more")
+    record.milliseconds.update(result.milliseconds, encode=1e3 * (time.perf_counter() - computed))
+    record.shared_by = result.shared_by
+    about = about_run(result, record.milliseconds)
+    return HttpResponse(response.status, {**response.headers, **about}, response.body)
+
+
+def _write(job: Job, result: Result) -> HttpResponse:
+    return protocol.write_answer(finish(job, result))

@@ -1,0 +1,167 @@
+"""Bodies coming in: all of them together within one bound, no sender for ever, and none with others' share.
+
+Where there is no room left, whoever holds most gives up the body that has been coming for longest, if a client that
+holds less needs its room.  So a few that send much and slowly keep nobody out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from anyio import CancelScope
+from starlette.requests import Request
+
+from ...errors import Overloaded, RequestError, TooSlow
+from ..scheduling.limits import SLOWEST_BYTES_PER_S, Limits
+from .request_headers import client_of
+
+#: Of a whole body, after as many pauses as it may have: a slower line would take hours for a large one.
+_SLOWEST_MEAN_BYTES_PER_S = 16 * SLOWEST_BYTES_PER_S
+_PAUSES = 10
+
+#: Bytes that are joined on the event loop; that takes a millisecond.
+_JOINED_HERE = 4 * 2**20
+
+
+class _Received:
+    """A body as it comes.
+
+    Args:
+        client: Who sends it.
+
+    Attributes:
+        client: Who sends it.
+        nbytes: What has come.
+        patience: Around its reception.
+        is_coming: Whether more of it may come.
+        is_given_up: Whether others need its room.
+    """
+
+    def __init__(self, client: str) -> None:
+        self._parts: list[bytes] = []
+        self.client = client
+        self.nbytes = 0
+        self.patience = CancelScope()
+        self.is_coming = True
+        self.is_given_up = False
+
+    def give_up(self) -> int:
+        """Lets go of what has come; returns how much that was."""
+        freed, self.nbytes = self.nbytes, 0
+        self._parts.clear()
+        self.is_given_up, self.is_coming = True, False
+        self.patience.cancel()
+        return freed
+
+    def add(self, part: bytes) -> None:
+        """Takes the next part."""
+        self._parts.append(part)
+        self.nbytes += len(part)
+
+    async def joined(self) -> bytes:
+        """All of it; the parts are let go, so that nothing is held twice while the body is read."""
+        parts, self._parts = self._parts, []
+        if self.nbytes <= _JOINED_HERE:
+            return b"".join(parts)
+        # In a thread, because joining as much gives the interpreter's lock back.
+        return await asyncio.to_thread(b"".join, parts)
+
+
+class Intake:
+    """Reads bodies.
+
+    Attributes:
+        held_bytes: Of all bodies that are being received or read now.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.held_bytes = 0
+        self._bodies: dict[_Received, None] = {}  # those that began first in front
+
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytes]:
+        """The body of a request, counted until the block ends.
+
+        What has come is counted, not what was declared: a sender who declares much and sends nothing takes no room
+        from others.
+
+        Raises:
+            TooLarge: when it is larger than one body may be.
+            Overloaded: when there is no room for it beside the others, also in the middle of it.
+            TooSlow: when its sender pauses or drips.
+            RequestError: when its sender leaves.
+        """
+        received = _Received(client_of(request))
+        self._bodies[received] = None
+        try:
+            declared = request.headers.get("content-length", "")
+            if declared.isdecimal():
+                self._limits.check_body(int(declared[:20]))
+                if not self._has_room(int(declared[:20])) and self._heaviest(received, int(declared[:20])) is None:
+                    raise _no_room()
+            await self._receive(request, received)
+            yield await received.joined()
+        finally:
+            self.held_bytes -= received.nbytes
+            del self._bodies[received]
+
+    def _has_room(self, more_bytes: int) -> bool:
+        return self.held_bytes + more_bytes <= self._limits.max_inflight_bytes
+
+    def _make_room(self, received: _Received, more_bytes: int) -> None:
+        """Room for a part that is there, for which others may have to give up."""
+        while not self._has_room(more_bytes):
+            heaviest = self._heaviest(received, more_bytes)
+            if heaviest is None:
+                raise _no_room()
+            self.held_bytes -= heaviest.give_up()
+
+    def _heaviest(self, received: _Received, more_bytes: int) -> _Received | None:
+        """The first body of the client that holds most, if it holds more than this one's client would."""
+        held: dict[str, int] = {}
+        for body in self._bodies:
+            held[body.client] = held.get(body.client, 0) + body.nbytes
+        bound = held[received.client] + more_bytes
+        giving = [body for body in self._bodies if body.is_coming and body.nbytes and held[body.client] > bound]
+        return max(giving, key=lambda body: held[body.client], default=None)
+
+    async def _receive(self, request: Request, received: _Received) -> None:
+        """Fills ``received``, whose bytes are counted as they come."""
+        pause_s, now = self._limits.body_pause_s, asyncio.get_running_loop().time
+        begun = now()
+        until = begun + pause_s
+        with received.patience as patience:
+            while received.is_coming:
+                # However much came before: at least so much in every stretch of time, and in all.
+                latest = begun + _PAUSES * pause_s + received.nbytes / _SLOWEST_MEAN_BYTES_PER_S
+                patience.deadline = min(until, latest)
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise RequestError("the body was cut short", saw=f"{received.nbytes} bytes")
+                if part := message.get("body", b""):
+                    self._make_room(received, len(part))
+                    received.add(part)
+                    self.held_bytes += len(part)
+                    self._limits.check_body(received.nbytes)
+                    until = min(now() + pause_s, until + len(part) / SLOWEST_BYTES_PER_S)
+                received.is_coming = message.get("more_body", False)
+        if received.is_given_up:
+            raise _no_room()
+        if patience.cancelled_caught:
+            raise TooSlow(
+                "the body stopped coming, or nearly so",
+                saw=f"{received.nbytes} bytes in {now() - begun:.0f} s",
+                expected=f"no pause of {pause_s:g} s, at least {SLOWEST_BYTES_PER_S} bytes a second, and of a body"
+                f" that takes more than {_PAUSES * pause_s:g} s {_SLOWEST_MEAN_BYTES_PER_S} on average",
+            )
+
+
+def _no_room() -> Overloaded:
+    return Overloaded(
+        "too many bytes are being received already",
+        retry_after_s=1,
+        hint="again after the seconds in Retry-After, or a server with a higher --max-inflight-mib",
+    )

@@ -1,0 +1,122 @@
+"""Numbers for Prometheus: a request counts once, when it ends; gauges are read when somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ..middleware.request_record import RequestRecord
+from ..scheduling.backend import Backend, BackendLoad
+
+#: From a tiny picture on a GPU to a large one on a CPU.
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+
+_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """All metrics of one application, in a registry of its own.
+
+    Args:
+        backend: Asked for its load.
+        inflight_bytes: Tells the bytes of bodies that are being received.
+    """
+
+    def __init__(self, backend: Backend, inflight_bytes: Callable[[], int]) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "hybridge_requests",
+            "Requests that have ended; status 499 is a client that hung up",
+            ["model", "task", "status"],
+            registry=self._registry,
+        )
+        self._jobs = Counter(
+            "hybridge_jobs",
+            "Jobs that were accepted for later and have ended; status is their result's, 499 for a cancelled one",
+            ["model", "task", "status"],
+            registry=self._registry,
+        )
+        self._stages = Histogram(
+            "hybridge_stage_seconds",
+            "Time that work which was done spent in each stage",
+            ["model", "stage"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._pictures = Histogram(
+            "hybridge_request_pictures",
+            "Pictures in one request",
+            ["model"],
+            buckets=_BATCHES,
+            registry=self._registry,
+        )
+        self._shared = Histogram(
+            "hybridge_run_jobs",
+            "Jobs in the run on the device, for each job",
+            ["model"],
+            buckets=_BATCHES,
+            registry=self._registry,
+        )
+        self._received = Counter("hybridge_received_bytes", "Bytes of bodies received", registry=self._registry)
+        self._sent = Counter("hybridge_sent_bytes", "Bytes of bodies sent", registry=self._registry)
+        self._registry.register(_Load(backend, inflight_bytes))
+        ProcessCollector(registry=self._registry)
+
+    def observe(self, record: RequestRecord) -> None:
+        """Counts a request that has ended."""
+        self._requests.labels(record.model, record.task, str(record.status)).inc()
+        self._received.inc(record.received_bytes)
+        self._sent.inc(record.sent_bytes)
+        if record.task and record.status == HTTPStatus.OK:
+            self._observe_work(record)
+
+    def observe_job(self, record: RequestRecord) -> None:
+        """Counts a job that had been accepted for later and has ended."""
+        self._jobs.labels(record.model, record.task, str(record.status)).inc()
+        if record.status == HTTPStatus.OK:
+            self._observe_work(record)
+
+    def _observe_work(self, record: RequestRecord) -> None:
+        for stage, milliseconds in record.milliseconds.items():
+            self._stages.labels(record.model, stage).observe(milliseconds / 1e3)
+        self._pictures.labels(record.model).observe(record.pictures)
+        self._shared.labels(record.model).observe(record.shared_by)
+
+    def exposition(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _Load(Collector):
+    """What is true at the moment, asked of its owner instead of being kept twice."""
+
+    def __init__(self, backend: Backend, inflight_bytes: Callable[[], int]) -> None:
+        self._backend = backend
+        self._inflight_bytes = inflight_bytes
+
+    def collect(self) -> Iterable[Metric]:
+        load: BackendLoad = self._backend.load()
+        yield GaugeMetricFamily("hybridge_queue_depth", "Jobs that wait", load.waiting)
+        yield GaugeMetricFamily("hybridge_queue_cost", "Seconds of work that wait", load.waiting_cost)
+        yield GaugeMetricFamily("hybridge_running_jobs", "Jobs on the device", load.running)
+        yield GaugeMetricFamily("hybridge_weights_bytes", "Bytes of loaded weights", load.weights_bytes)
+        yield GaugeMetricFamily("hybridge_inflight_bytes", "Bytes of bodies coming in", self._inflight_bytes())
+        ready = float(self._backend.health() is None)
+        yield GaugeMetricFamily("hybridge_ready", "1 while work is taken", ready)
+        for name, help_text, counts in (
+            ("hybridge_model_loads", "Times that a model was loaded", load.loads),
+            ("hybridge_model_evictions", "Times that a model left to make room", load.evictions),
+        ):
+            family = CounterMetricFamily(name, help_text, labels=["model"])
+            for model, count in counts.items():
+                family.add_metric([model], count)
+            yield family
+        # Under the names of Hugging Face's inference toolkit, for dashboards that were made for its containers.
+        yield GaugeMetricFamily("inf_batch_current_size", "Jobs on the device", load.running)
+        yield GaugeMetricFamily("inf_queue_size", "Jobs that wait", load.waiting)

@@ -1,0 +1,51 @@
+"""What is checked before the door opens: the keys, the certificate, and whether anybody can walk in."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import ssl
+
+from ...errors import HybridgeError
+from ..middleware.auth import KeyRing
+from ..settings import Settings
+
+log = logging.getLogger("hybridge.server")
+
+
+def check_opening(settings: Settings) -> KeyRing | None:
+    """The keys of a server that is about to start, None where nobody needs one; warns if it is open to all.
+
+    Raises:
+        HybridgeError: when the key file holds no key, or it or the certificate cannot be used.
+    """
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
+        except OSError as error:  # ssl.SSLError is one
+            raise HybridgeError(
+                "this certificate cannot be used",
+                saw=f"{settings.tls_cert}, {settings.tls_key}: {error.strerror or error}",
+                expected="a certificate and its own key in PEM, without a passphrase",
+            ) from None
+    if settings.keys is None:
+        if not is_loopback(settings.address):
+            log.warning(
+                "anybody who can reach %s may use this server; --public --keys FILE asks for keys", settings.address
+            )
+        return None
+    ring = KeyRing.read(settings.keys)
+    if not ring.hashes:
+        raise HybridgeError(
+            f"{settings.keys} holds no key, so nobody could come in",
+            hint=f"hybridge keys add {settings.keys} NAME",
+        )
+    return ring
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address to listen on."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,45 @@
+"""Which jobs are alike, so that they may share a run, and how they are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...models import image_layout, latents_layout
+from ...protocol import DecodeRequest, WireTensor
+from .job import Job
+
+
+def size_of(job: Job) -> tuple[int, int, int]:
+    """Pictures of a job, and the height and width of each in pixels."""
+    request = job.request
+    if isinstance(request, DecodeRequest):
+        layout = latents_layout(request.latents.shape, job.spec, request.height, request.width)
+        return layout.batch, *layout.picture
+    return image_layout(job.tensor.shape, job.spec, is_bytes=job.tensor.dtype == "uint8")
+
+
+def likeness(job: Job) -> object | None:
+    """Jobs whose likenesses are equal give the same results together as alone; None for a job that must be alone.
+
+    Alone are those whose meaning depends on all of their numbers (``value_range=auto`` of floats), those that draw
+    at random, and those that hold more than one picture or none of the usual four axes.
+    """
+    request, tensor = job.request, job.tensor
+    if len(tensor.shape) != 4 or tensor.shape[0] != 1:
+        return None
+    what = (job.spec.name, job.task, tensor.dtype, tensor.shape, tensor.channels_last, request.scaling)
+    if isinstance(request, DecodeRequest):
+        kind = "bytes" if request.output in ("picture", "video", "pixels") else request.output
+        return (*what, kind, request.height, request.width)
+    if request.sample or (request.value_range == "auto" and tensor.dtype != "uint8"):
+        return None
+    return (*what, request.value_range, request.moments)
+
+
+def together(tensors: Sequence[WireTensor]) -> WireTensor:
+    """Tensors of one dtype and shape (N, …), one after another along their first axis."""
+    first = tensors[0]
+    if len(tensors) == 1:
+        return first
+    shape = (sum(tensor.shape[0] for tensor in tensors), *first.shape[1:])
+    return WireTensor(first.dtype, shape, b"".join(tensor.data for tensor in tensors), first.channels_last)

@@ -1,0 +1,90 @@
+"""How much a stranger may ask for.  Checked on what was declared, before memory is taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...errors import RequestError, TooLarge
+from ...models import Layout, ModelSpec, image_layout, latents_layout
+from ...protocol import DecodeRequest, WireTensor
+from ...protocol.media import LONGEST_SIDE
+
+MIB = 1024**2
+
+#: Slower than any line on which somebody would wait for a picture: who sends or reads so slowly holds a connection.
+SLOWEST_BYTES_PER_S = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Defaults that a machine with 24 GiB survives.
+
+    Attributes:
+        max_body_bytes: Of one request.
+        max_pixels: Of all pictures of one request together: one of 2048×2048, or four of 1024×1024.  The plain
+            forward of a full-size VAE in float32 takes about 4 KiB for each pixel.
+        max_batch: Pictures in one request.
+        max_inflight_bytes: Of all bodies that are being received at one time.
+        body_pause_s: Seconds without a byte after which a sender is given up.
+    """
+
+    max_body_bytes: int = 256 * MIB
+    max_pixels: int = 2048 * 2048
+    max_batch: int = 32
+    max_inflight_bytes: int = 1024 * MIB
+    body_pause_s: float = 30
+
+    def check_body(self, body_bytes: int) -> None:
+        """Raises TooLarge above ``max_body_bytes``."""
+        if body_bytes > self.max_body_bytes:
+            raise TooLarge(
+                "the request body is too large",
+                saw=f"more than {self.max_body_bytes} bytes",
+                expected=f"at most {self.max_body_bytes}",
+                hint="fewer items per request, or a server with a higher --max-body-mib",
+            )
+
+    def check_decode(self, request: DecodeRequest, spec: ModelSpec) -> Layout:
+        """The layout of the latents, if the picture that they ask for is within the limits."""
+        layout = latents_layout(request.latents.shape, spec, request.height, request.width)
+        self._check_batch(layout.batch)
+        if request.output == "picture" and layout.batch > 1:
+            raise RequestError(
+                "one picture file cannot hold a batch",
+                saw=f"{layout.batch} latents",
+                expected="one",
+                hint="a request for each, or output_type=pt with partial_postprocess=True, which returns them all",
+            )
+        self._check_pixels(layout.pixels, f"{layout.batch} × {layout.picture[1]}×{layout.picture[0]}")
+        file_format = {"picture": request.picture_format, "video": "video"}.get(request.output, "")
+        longest = LONGEST_SIDE.get(file_format, self.max_pixels)
+        if max(layout.picture) > longest:
+            raise TooLarge(
+                f"the picture is too long for {file_format}",
+                saw=f"{layout.picture[1]}×{layout.picture[0]}",
+                expected=f"at most {longest} pixels on a side",
+                hint="image_format=png, or output_type=pt",
+            )
+        return layout
+
+    def check_encode(self, image: WireTensor, spec: ModelSpec) -> int:
+        """The number of pixels of an image tensor, if it is one and within the limits."""
+        batch, height, width = image_layout(image.shape, spec, is_bytes=image.dtype == "uint8")
+        self._check_batch(batch)
+        self._check_pixels(batch * height * width, f"{batch} × {width}×{height}")
+        return batch * height * width
+
+    def _check_batch(self, batch: int) -> None:
+        if batch > self.max_batch:
+            raise TooLarge(
+                "the batch is too large", saw=batch, expected=f"at most {self.max_batch}", hint="several requests"
+            )
+
+    def _check_pixels(self, pixels: int, saw: str) -> None:
+        if pixels > self.max_pixels:
+            raise TooLarge(
+                "the pictures are too large",
+                saw=f"{saw} = {pixels} pixels",
+                expected=f"at most {self.max_pixels} pixels in one request",
+                hint="a smaller picture or batch, or a server with a higher --max-pixels",
+            )

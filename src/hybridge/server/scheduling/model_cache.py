@@ -1,0 +1,424 @@
+"""Many models, one budget: which models are loaded, which may be used now, and who leaves for whom.
+
+What counts against the budget are the weights of the models that are loaded or being loaded, and the peaks of the
+runs that are going on.  Each load has a thread of its own, so that a cold model holds up nobody but those who wait
+for it; one loads at a time, and one that takes very long is no longer waited for.  The device thread claims models,
+and gives room back.
+
+Knows neither torch nor the engine: whatever has ``weights_bytes`` can stand on the shelf.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, TypeVar
+
+from ...errors import HybridgeError, ModelUnavailable, OutOfMemory
+
+log = logging.getLogger("hybridge.models")
+
+#: A load that takes longer may hang, on a network say: the next one begins beside it.
+_OVERTAKEN_AFTER_S = 60.0
+
+#: After a load that failed none is tried for as long as it took, within these bounds: a model that cannot be loaded
+#: takes no more than half of the loaders' time, however often it is asked for.
+_LEAST_PAUSE_S, _MOST_PAUSE_S = 1.0, 60.0
+
+State = Literal["cold", "loading", "loaded", "leaving"]
+
+
+class _Loaded(Protocol):
+    @property
+    def weights_bytes(self) -> int: ...
+
+
+Model = TypeVar("Model", bound=_Loaded)
+
+
+@dataclass(frozen=True, slots=True)
+class Source(Generic[Model]):
+    """Where a model comes from.
+
+    Attributes:
+        weights_bytes: What it will take, told before it is loaded; may take long.
+        load: Loads it; takes long.
+    """
+
+    weights_bytes: Callable[[], int]
+    load: Callable[[], Model]
+
+
+@dataclass(slots=True)
+class _Slot(Generic[Model]):
+    """One model's place on the shelf.
+
+    ``waiting`` are the jobs for it, ``owed`` those of them that waited when it was loaded: until they are served it
+    does not leave again, or two models that do not fit together would push each other out without doing any work.
+    After a failure the next load begins no earlier than ``retry_at``, of :func:`time.monotonic`.
+    """
+
+    source: Source[Model] | None  # None: it was loaded by the caller, and stays
+    model: Model | None = None
+    state: State = "cold"
+    failure: HybridgeError | None = None
+    retry_at: float = 0.0
+    reserved_bytes: int = 0
+    waiting: int = 0
+    owed: int = 0
+    in_use: int = 0
+    used_at: int = 0
+    load_s: float = 0.0
+    loads: int = 0
+    evictions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is to be seen of a model from outside.
+
+    Attributes:
+        state: ``cold``, ``loading``, ``loaded``, or ``leaving`` once its last job is done.
+        failure: Why the last attempt to load it failed, if it did.
+        loads: How often it was loaded.
+        evictions: How often it left to make room.
+    """
+
+    state: State
+    failure: str | None
+    loads: int
+    evictions: int
+
+
+class Shelf(Generic[Model]):
+    """Any thread may call it; claims and runs are the device thread's.
+
+    Args:
+        loaded: Models that are there already, and stay.
+        sources: Models that can be loaded.
+        memory_bytes: For weights and running plans together; None for no bound.
+        on_change: Called when a model becomes ready or stops being so.
+        on_failure: Called with a name and the error when a load failed.
+    """
+
+    def __init__(
+        self,
+        loaded: Mapping[str, Model],
+        sources: Mapping[str, Source[Model]],
+        *,
+        memory_bytes: int | None,
+        on_change: Callable[[], None],
+        on_failure: Callable[[str, HybridgeError], None],
+    ) -> None:
+        self._slots: dict[str, _Slot[Model]] = {
+            **{name: _Slot(None, model, "loaded", loads=1) for name, model in loaded.items()},
+            **{name: _Slot(source) for name, source in sources.items()},
+        }
+        self._memory_bytes = memory_bytes
+        self._on_change, self._on_failure = on_change, on_failure
+        self._peaks: list[int] = []  # of the runs that are going on, outermost first
+        self._uses = 0
+        self._changed = threading.Condition()
+        self._loading: str | None = None  # whose turn it is to load, and since when
+        self._loading_since = 0.0
+        self._loaders: set[threading.Thread] = set()
+        self._is_closed = False
+
+    # ------------------------------------------------------------------------------------ from the front
+
+    def want(self, name: str) -> None:
+        """A job waits for this model from now on; it is loaded if it is cold.
+
+        Raises:
+            HybridgeError: the failure of a load that was just tried.
+        """
+        with self._changed:
+            slot = self._slots[name]
+            if slot.state == "cold" and slot.failure is not None and time.monotonic() < slot.retry_at:
+                raise copy.copy(slot.failure)
+            slot.waiting += 1
+            self._load_if_cold(name, slot)
+
+    def unwant(self, name: str) -> None:
+        """A job that waited for it is done, or left."""
+        with self._changed:
+            slot = self._slots[name]
+            slot.waiting -= 1
+            slot.owed = max(0, slot.owed - 1)
+            self._changed.notify_all()
+
+    def preload(self, name: str) -> None:
+        """Loads it and waits until it is there.
+
+        Raises:
+            HybridgeError: when it cannot be.
+        """
+        with self._changed:
+            slot = self._slots[name]
+            slot.waiting += 1
+            try:
+                self._load_if_cold(name, slot)
+                self._changed.wait_for(lambda: slot.state != "loading")
+            finally:
+                slot.waiting -= 1
+            if slot.failure is not None:
+                raise slot.failure
+
+    def standing(self, name: str) -> Standing:
+        """How this model stands."""
+        with self._changed:
+            slot = self._slots[name]
+            failure = None if slot.failure is None else _told(slot.failure)
+            return Standing(slot.state, failure, slot.loads, slot.evictions)
+
+    def peek(self, name: str) -> Model | None:
+        """The model, if it is loaded; for questions that do not run it."""
+        return self._slots[name].model
+
+    @property
+    def weights_bytes(self) -> int:
+        """Of all models that are loaded."""
+        with self._changed:
+            return sum(slot.model.weights_bytes for slot in self._slots.values() if slot.model is not None)
+
+    def is_ready(self, name: str) -> bool:
+        """Whether a job for it may be begun now."""
+        return self._slots[name].state == "loaded"
+
+    def close(self, patience_s: float | None = None) -> None:
+        """Begins no more loads, and returns once none is going on.
+
+        Args:
+            patience_s: Seconds after which it returns anyway; :attr:`is_loading` tells.  None to wait for ever.
+        """
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._loaders, patience_s)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether any load is going on."""
+        with self._changed:
+            return bool(self._loaders)
+
+    # ---------------------------------------------------------------------------- from the device thread
+
+    @contextmanager
+    def claim(self, name: str) -> Iterator[Model | None]:
+        """The model, which does not leave within the block; None if it left just now."""
+        with self._changed:
+            slot = self._slots[name]
+            model = slot.model if slot.state == "loaded" else None
+            if model is not None:
+                slot.in_use += 1
+                self._uses += 1
+                slot.used_at = self._uses
+        try:
+            yield model
+        finally:
+            if model is not None:
+                del model
+                with self._changed:
+                    slot.in_use -= 1
+                    self._changed.notify_all()
+
+    def load_s(self, name: str) -> float:
+        """How long the model took to load, once: the first who asks waited for it."""
+        with self._changed:
+            seconds, self._slots[name].load_s = self._slots[name].load_s, 0.0
+            return seconds
+
+    def room_bytes(self) -> int | None:
+        """What a run may take now, beside the weights and the runs that are going on; None for no bound."""
+        with self._changed:
+            return self._room()
+
+    def make_room(self, wanted_bytes: int) -> int | None:
+        """Lets models leave, those that nobody waits for first, until a run has room; returns :meth:`room_bytes`.
+
+        Where a model that is being loaded takes the room, its load is waited for, unless it takes very long.
+        """
+        with self._changed:
+            while (room := self._room()) is not None and room < wanted_bytes and not self._is_closed:
+                victim = self._victim(lambda slot: not slot.in_use)
+                if victim is not None:
+                    self._evict(victim)
+                elif any(slot.reserved_bytes for slot in self._slots.values()) and (left_s := self._turn_s()) > 0:
+                    self._changed.wait(left_s)
+                else:
+                    break
+            return self._room()
+
+    def release_idle(self) -> None:
+        """Lets every model leave that nobody uses or waits for."""
+        with self._changed:
+            while (victim := self._victim(lambda slot: not (slot.in_use or slot.waiting))) is not None:
+                self._evict(victim)
+
+    @contextmanager
+    def running(self, peak_bytes: int) -> Iterator[None]:
+        """A run that takes so much is going on."""
+        with self._changed:
+            self._peaks.append(peak_bytes)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._peaks.pop()
+                self._changed.notify_all()
+
+    # ------------------------------------------------------------------------------------------ inside
+
+    def _room(self) -> int | None:
+        if self._memory_bytes is None:
+            return None
+        weights = sum(
+            slot.reserved_bytes if slot.model is None else slot.model.weights_bytes for slot in self._slots.values()
+        )
+        return self._memory_bytes - weights - sum(self._peaks)
+
+    def _load_if_cold(self, name: str, slot: _Slot[Model]) -> None:
+        if slot.state == "cold":
+            slot.state, slot.failure = "loading", None
+            loader = threading.Thread(
+                target=self._bring, args=(name, slot), name=f"hybridge-load-{name}", daemon=True
+            )
+            self._loaders.add(loader)
+            loader.start()
+
+    def _victim(self, may_leave: Callable[[_Slot[Model]], bool]) -> str | None:
+        """Who leaves first: of those that nobody waits for the one unused for longest, then of the others."""
+        candidates = [
+            (slot.waiting > 0, slot.used_at, name)
+            for name, slot in self._slots.items()
+            if slot.source is not None and slot.model is not None and may_leave(slot)
+        ]
+        return min(candidates)[2] if candidates else None
+
+    def _evict(self, name: str) -> None:
+        slot = self._slots[name]
+        if slot.model is None:  # another load has let it leave meanwhile
+            return
+        log.info("%s leaves, to make room", name)
+        slot.model, slot.state, slot.owed = None, "cold", 0
+        slot.evictions += 1
+        if slot.waiting:
+            self._load_if_cold(name, slot)
+        self._changed.notify_all()
+
+    def _await_end_of_use(self, slot: _Slot[Model]) -> None:
+        # No new job of it is begun meanwhile, so that a model which is always busy comes to leave as well.
+        slot.state = "leaving"
+        self._changed.notify_all()
+        self._changed.wait_for(lambda: not slot.in_use or self._is_closed)
+
+    def _bring(self, name: str, slot: _Slot[Model]) -> None:
+        """Loads a model; the whole life of a loader."""
+        try:
+            failure = self._load(name, slot) if self._take_turn(name, slot) else None
+        finally:
+            with self._changed:
+                self._loaders.discard(threading.current_thread())
+                is_awaited = slot.waiting > 0
+                self._changed.notify_all()
+        if failure is not None:
+            if not is_awaited:  # whoever waits is answered with it, and that is logged
+                log.warning("%s cannot be loaded: %s", name, failure)
+            self._on_failure(name, failure)
+        self._on_change()
+
+    def _turn_s(self) -> float:
+        """Seconds for which the load that is going on is still waited for."""
+        return 0.0 if self._loading is None else self._loading_since + _OVERTAKEN_AFTER_S - time.monotonic()
+
+    def _take_turn(self, name: str, slot: _Slot[Model]) -> bool:
+        """Waits for the load before; False, and the model is cold again, if by then nobody wants it."""
+        with self._changed:
+            while not self._is_given_up(slot) and (left_s := self._turn_s()) > 0:
+                self._changed.wait(left_s)
+            if self._is_given_up(slot):
+                slot.state = "cold"
+                return False
+            if self._loading is not None:
+                log.warning("%s has been loading for long; %s is loaded beside it", self._loading, name)
+            self._loading, self._loading_since = name, time.monotonic()
+            return True
+
+    def _is_given_up(self, slot: _Slot[Model]) -> bool:
+        return self._is_closed or not slot.waiting
+
+    def _load(self, name: str, slot: _Slot[Model]) -> HybridgeError | None:
+        """Loads it in its turn; gives back why that failed."""
+        begun = time.monotonic()
+        model: Model | None = None
+        failure: HybridgeError | None = None
+        assert slot.source is not None  # noqa: S101 - a model that stays is never cold
+        try:
+            wanted_bytes = 0 if self._memory_bytes is None else slot.source.weights_bytes()
+            if self._reserve(name, slot, wanted_bytes):
+                model = slot.source.load()
+        except HybridgeError as error:
+            # The frames of its traceback, and of those that it came from, hold what was loaded so far.
+            failure = error.with_traceback(None)
+            failure.__cause__ = failure.__context__ = None
+        except Exception as error:  # one broken model must not end the thread that the others need
+            log.exception("%s cannot be loaded", name)
+            failure = ModelUnavailable(
+                f"{name} cannot be loaded", saw=type(error).__name__, hint="the server's log"
+            )
+        with self._changed:
+            took_s = time.monotonic() - begun
+            slot.reserved_bytes, slot.load_s = 0, took_s
+            if self._loading == name:
+                self._loading = None
+            if model is not None:
+                slot.model, slot.state, slot.owed = model, "loaded", slot.waiting
+                slot.loads += 1
+                self._uses += 1
+                slot.used_at = self._uses
+            else:
+                slot.state, slot.failure = "cold", failure
+                slot.retry_at = time.monotonic() + min(max(took_s, _LEAST_PAUSE_S), _MOST_PAUSE_S)
+                if failure is None and slot.waiting and not self._is_closed:  # given up, and wanted just now
+                    self._load_if_cold(name, slot)
+            self._changed.notify_all()
+        return failure
+
+    def _reserve(self, name: str, slot: _Slot[Model], wanted_bytes: int) -> bool:
+        """Waits until there is room for the weights, and takes it; False if nobody wants them any more.
+
+        Raises:
+            OutOfMemory: when there never will be.
+        """
+        with self._changed:
+            while (room := self._room()) is not None and room < wanted_bytes:
+                if self._is_given_up(slot):
+                    return False
+                staying = sum(s.model.weights_bytes for s in self._slots.values() if s.model and not s.source)
+                most = (self._memory_bytes or 0) - staying
+                if most < wanted_bytes:
+                    raise OutOfMemory(
+                        f"the weights of {name} do not fit in --memory",
+                        saw=f"{wanted_bytes} bytes",
+                        expected=f"at most {most}",
+                        hint="more --memory, or half precision",
+                    )
+                victim = self._victim(lambda other: not other.owed)
+                if victim is None:
+                    self._changed.wait()
+                else:
+                    self._await_end_of_use(self._slots[victim])
+                    self._evict(victim)
+            slot.reserved_bytes = wanted_bytes
+            return True
+
+
+def _told(failure: HybridgeError) -> str:
+    """As strangers are told, who can read how each model stands."""
+    return str(failure.for_strangers() if isinstance(failure, ModelUnavailable) else failure)
