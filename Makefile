@@ -31,9 +31,9 @@ ASAN := $(VENV)/asan
 ASAN_TESTS := $(addprefix tests/engine/test_,addresses.py attending.py compiled.py few_channels.py)
 asan: $(VENV)/dev ## Tests of the C loops under AddressSanitizer and UBSan, with gcc; minutes
 	rm -rf $(ASAN) && mkdir $(ASAN) && cp -r src tests pyproject.toml $(ASAN)
-	cd $(ASAN)/src/hybridge/engine && gcc -std=gnu11 -O1 -g -fPIC -shared -fsanitize=address,undefined \
-	  -DMADE_FROM=$$(LC_ALL=C sh -c 'cat loops/*.[ch]' | python3 -c "import sys, zlib; print(zlib.crc32(sys.stdin.buffer.read()))")u \
-	  -fno-sanitize-recover=undefined -o _compiled.so loops/*.c
+	cd $(ASAN)/src/hybridge/engine/kernels && gcc -std=gnu11 -O1 -g -fPIC -shared -fsanitize=address,undefined \
+	  -DMADE_FROM=$$(LC_ALL=C sh -c 'cat *.[ch]' | python3 -c "import sys, zlib; print(zlib.crc32(sys.stdin.buffer.read()))")u \
+	  -fno-sanitize-recover=undefined -o _compiled.so *.c
 	cd $(ASAN) && PYTHONPATH=src OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
 	  $(abspath $(BIN))/python -m pytest -s -p no:cacheprovider $(or $(ARGS),$(ASAN_TESTS))
@@ -58,7 +58,7 @@ lab: $(VENV)/dev $(VENV)/quantisers ## Every technique on a tiny SDXL, and a pag
 clean: ## Remove the virtual environment
 	rm -rf $(VENV)
 
-$(VENV)/server $(VENV)/dev: $(VENV)/%: pyproject.toml constraints.txt hatch_build.py $(wildcard src/hybridge/engine/loops/*.[ch])
+$(VENV)/server $(VENV)/dev: $(VENV)/%: pyproject.toml constraints.txt hatch_build.py $(wildcard src/hybridge/engine/kernels/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable '.[$*]'
 	@touch $@

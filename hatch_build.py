@@ -13,7 +13,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-_ENGINE = "src/hybridge/engine"
+_KERNELS = "src/hybridge/engine/kernels"
 
 
 class LoopsHook(BuildHookInterface):
@@ -23,19 +23,20 @@ class LoopsHook(BuildHookInterface):
         """Adds the library to what is installed, and the platform to the wheel's name."""
         if self.target_name != "wheel" or sys.platform != "linux":
             return
-        loops, made = Path(self.root, _ENGINE, "loops"), Path(self.root, _ENGINE, "_compiled.so")
+        folder = Path(self.root, _KERNELS)
+        made = folder / "_compiled.so"
         compiler = shlex.split(os.environ.get("CC", "cc"))
         # library.py asks for the same sum.
-        sources = b"".join(path.read_bytes() for path in sorted(loops.glob("*.[ch]")))
+        sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.[ch]")))
         options = ["-std=gnu11", "-O3", "-fPIC", "-shared", f"-DMADE_FROM={zlib.crc32(sources)}u", "-o", str(made)]
-        command = [*compiler, *options, *map(str, sorted(loops.glob("*.c")))]
+        command = [*compiler, *options, *map(str, sorted(folder.glob("*.c")))]
         made.unlink(missing_ok=True)
         try:
             subprocess.run(command, check=True)  # noqa: S603 - the compiler of whoever builds
         except (OSError, subprocess.CalledProcessError) as error:
             self.app.display_warning(f"convolutions will be slower, because they could not be compiled: {error}")
             return
-        build_data["artifacts"].append(f"{_ENGINE}/{made.name}")
+        build_data["artifacts"].append(f"{_KERNELS}/{made.name}")
         build_data["pure_python"] = False
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["tag"] = f"py3-none-{platform}"

@@ -165,7 +165,7 @@ def test_one_file_gives_addresses_to_loops_in_c() -> None:
         for node in ast.walk(ast.parse((SOURCE / path).read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and node.attr == "data_ptr" and path.parts[0] == "engine"
     }
-    assert users == {"addresses.py", "execute.py"}
+    assert users == {"tensor_pointers.py", "executor.py"}
 
 
 @pytest.mark.parametrize(

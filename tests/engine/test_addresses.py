@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 
-from hybridge.engine.compiled import Compiled, _load
-from hybridge.engine.ways import queries_padded
+from hybridge.engine.kernels.compiled import Compiled, _load
+from hybridge.engine.planning.conv_algorithms import queries_padded
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 REFUSED = (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError)

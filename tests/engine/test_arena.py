@@ -13,11 +13,12 @@ import pytest
 import torch
 from conftest import small_kl
 
-from hybridge.engine import arena, lowering
-from hybridge.engine.arena import Arena, Scratch
-from hybridge.engine.execute import Executor
-from hybridge.engine.memory import give_back
-from hybridge.engine.plan import Plan, plan
+from hybridge.engine.execution.executor import Executor
+from hybridge.engine.memory import arena
+from hybridge.engine.memory.arena import Arena, Scratch
+from hybridge.engine.memory.device_memory import give_back
+from hybridge.engine.planning.plan import Plan, plan
+from hybridge.engine.program import lowering
 from hybridge.engine.runner import arithmetic_for
 from hybridge.lab.vae_bench.cases import Case
 from hybridge.lab.vae_bench.subject import program_of
@@ -154,7 +155,7 @@ def test_pages_that_nothing_lives_in_are_given_back(monkeypatch) -> None:
 
 _PROCESS = """
 import ctypes, json, mmap, resource, torch, hybridge
-from hybridge.engine.memory import give_back
+from hybridge.engine.memory.device_memory import give_back
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: huge pages would hide most of the faults
 from diffusers import AutoencoderKL
 torch.manual_seed(0)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hybridge.engine import attending
-from hybridge.engine.arena import Scratch
-from hybridge.engine.compiled import multiplies_bfloat16
-from hybridge.engine.ops import Attend, Norm, Weights
-from hybridge.engine.ways import Arithmetic, queries_padded
+from hybridge.engine.execution import attention
+from hybridge.engine.kernels.compiled import multiplies_bfloat16
+from hybridge.engine.memory.arena import Scratch
+from hybridge.engine.planning.conv_algorithms import Arithmetic, queries_padded
+from hybridge.engine.program.ops import Attend, Norm, Weights
 
 #: How far from float64 each may be: a few roundings of what it keeps keys and values in.
 WITHIN = {torch.float32: 3e-6, torch.bfloat16: 1e-2}
@@ -28,7 +28,7 @@ def defined(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, hea
 
 def check(
     positions: int, channels: int, *, heads: int = 1, dtype: torch.dtype = torch.float32, grows: bool = False
-) -> attending.Attention:
+) -> attention.Attention:
     noise = torch.Generator().manual_seed(0)
     queries, keys, values = (3 * torch.randn(positions, channels, generator=noise) for _ in range(3))
     if grows:  # every block of keys has the largest score so far
@@ -37,18 +37,18 @@ def check(
     arithmetic = Arithmetic(4, 4, multiplies_bfloat16=dtype == torch.bfloat16)
     op = Attend(0, 1, Norm("norm", 1, 1e-6), heads, *layers)
     scratch = Scratch(torch.empty(0))
-    attention = attending.begin(op, arithmetic, scratch, positions)
-    attention.keys[:] = keys
+    begun = attention.begin(op, arithmetic, scratch, positions)
+    begun.keys[:] = keys
     half = positions // 2
-    attention.keep_values(0, values[:half])
-    attention.keep_values(half, values[half:])
+    begun.keep_values(0, values[:half])
+    begun.keep_values(half, values[half:])
     padded = queries_padded(positions)
     spare = scratch.take(padded, channels).fill_(torch.nan), scratch.take(padded, channels).fill_(torch.nan)
     out = torch.full_like(queries, torch.nan)
-    attention.attend(queries, out, spare)
+    begun.attend(queries, out, spare)
     expected = defined(queries, keys, values, heads)
     assert (out - expected).norm() <= WITHIN[dtype] * expected.norm()
-    return attention
+    return begun
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)], ids=str)
@@ -71,7 +71,7 @@ def test_scores_that_grow_from_block_to_block(dtype) -> None:
 
 @pytest.mark.parametrize(("channels", "heads"), [(64, 2), (48, 1), (20, 1)])
 def test_what_the_loops_do_not_take_is_torchs(channels, heads) -> None:
-    assert isinstance(check(129, channels, heads=heads), attending._TorchAttention)
+    assert isinstance(check(129, channels, heads=heads), attention._TorchAttention)
 
 
 @needs_bfloat16
@@ -79,8 +79,8 @@ def test_keys_and_values_in_bfloat16_are_counted_as_such() -> None:
     op = Attend(0, 1, Norm("norm", 1, 1e-6), 1, *(Weights(name, 64, 64) for name in ("q", "k", "v", "out")))
     rounding, plain = Arithmetic(2, 4, multiplies_bfloat16=True), Arithmetic(2, 4)
     assert 2 * rounding.attention_bytes(op, 700) == plain.attention_bytes(op, 700)
-    attention = attending.begin(op, rounding, Scratch(torch.empty(0)), 700)
-    assert attention.keys.dtype == torch.bfloat16
-    assert isinstance(attention, attending._CompiledAttention)
-    kept = attention.keys.nbytes + attention._values.nbytes
+    begun = attention.begin(op, rounding, Scratch(torch.empty(0)), 700)
+    assert begun.keys.dtype == torch.bfloat16
+    assert isinstance(begun, attention._CompiledAttention)
+    kept = begun.keys.nbytes + begun._values.nbytes
     assert kept <= rounding.attention_bytes(op, 700)

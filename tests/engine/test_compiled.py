@@ -14,13 +14,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hybridge.engine import compiled, convolving, library
-from hybridge.engine.arena import Scratch
-from hybridge.engine.compiled import multiplies_bfloat16
-from hybridge.engine.convolving import prepare
-from hybridge.engine.memory import allocate_picture
-from hybridge.engine.ops import Convolve, Padding, Weights
-from hybridge.engine.ways import Way
+from hybridge.engine.execution import convolution
+from hybridge.engine.execution.convolution import prepare
+from hybridge.engine.kernels import compiled, library
+from hybridge.engine.kernels.compiled import multiplies_bfloat16
+from hybridge.engine.memory.arena import Scratch
+from hybridge.engine.memory.device_memory import allocate_picture
+from hybridge.engine.planning.conv_algorithms import Way
+from hybridge.engine.program.ops import Convolve, Padding, Weights
 
 WAYS = [
     *(Way("winograd", *tile) for tile in ((4, 4), (4, 2), (2, 2))),
@@ -33,7 +34,7 @@ _HAS_COMPILER = sys.platform == "linux" and shutil.which("cc") is not None
 needs_them = pytest.mark.skipif(not _HAS_COMPILER, reason="no C compiler for Linux, so nothing was compiled")
 
 
-def convolution(weights: Weights, way: Way) -> Convolve:
+def convolve(weights: Weights, way: Way) -> Convolve:
     if way.kind == "halved":
         return Convolve(0, 1, weights, stride=2, padding=Padding(bottom=1, right=1))
     return Convolve(0, 1, weights, padding=Padding(1, 1, 1, 1), doubled="nine" in way.kind)
@@ -43,7 +44,7 @@ def made(way: Way, width: int, rows: int, channels: tuple[int, int], has_bias: b
     noise = torch.Generator().manual_seed(0)
     into, outputs = channels
     weights = Weights("conv", into, outputs, 3)
-    op = convolution(weights, way)
+    op = convolve(weights, way)
     weight = torch.randn(outputs, into, 3, 3, generator=noise) / (9 * into) ** 0.5
     bias = torch.randn(outputs, generator=noise) if has_bias else None
     room = prepare(op, way, weight, bias).begin(Scratch(torch.empty(0)), rows, width)
@@ -63,7 +64,7 @@ def made(way: Way, width: int, rows: int, channels: tuple[int, int], has_bias: b
 def check(monkeypatch: pytest.MonkeyPatch, *what: Any) -> None:
     for out in ("anywhere", "in place", "in the output"):
         with monkeypatch.context() as without:
-            without.setattr(convolving, "compiled_for", lambda *_: None)
+            without.setattr(convolution, "compiled_for", lambda *_: None)
             theirs = made(*what, out)
         for cache_bytes in (0, 2**30):  # one step after another, and all of them for a few tiles
             with monkeypatch.context() as cached:
@@ -182,7 +183,7 @@ def test_transforms_are_rounded_to_the_nearest_even() -> None:
 @pytest.mark.parametrize("cache_bytes", [0, 2**30], ids=["steps", "tiles"])
 def test_what_is_made_is_added_and_rounded_on_its_way(way, dtype, added_dtype, cache_bytes, monkeypatch) -> None:
     monkeypatch.setattr(compiled, "shared_cache_bytes", partial(int, cache_bytes))
-    op = convolution(Weights("conv", 32, 64, 3), way)
+    op = convolve(Weights("conv", 32, 64, 3), way)
     noise = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(64, 32, 3, 3, generator=noise) / 17, torch.randn(64, generator=noise)
     room = prepare(op, way, weight, bias).begin(Scratch(torch.empty(0)), 6, 7)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from hybridge.engine.contents import checksums
+from hybridge.engine.execution.weight_checksum import checksums
 
 
 class TestChecksums:

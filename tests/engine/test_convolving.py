@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hybridge.engine.arena import Scratch
-from hybridge.engine.convolving import prepare
-from hybridge.engine.memory import allocate_picture
-from hybridge.engine.ops import Convolve, Padding, Weights
-from hybridge.engine.ways import Arithmetic, Way, way_of
-from hybridge.engine.winograd import transform
+from hybridge.engine.execution.convolution import prepare
+from hybridge.engine.memory.arena import Scratch
+from hybridge.engine.memory.device_memory import allocate_picture
+from hybridge.engine.planning.conv_algorithms import Arithmetic, Way, way_of
+from hybridge.engine.planning.winograd import transform
+from hybridge.engine.program.ops import Convolve, Padding, Weights
 
 LARGE, TALL, SQUARE = (Way("winograd", *tile) for tile in ((4, 4), (4, 2), (2, 2)))
 FOUR, NINE = Way("four-phases", 2, 2), Way("nine-products", 2, 2)

@@ -17,7 +17,7 @@ from conftest import small_kl, small_tiny
 from torch import nn
 
 from hybridge.engine.exact import ExactVAE, exact
-from hybridge.engine.untouched import Structure, why_touched
+from hybridge.engine.program.module_structure import Structure, why_touched
 
 Undo = Callable[[], Any]
 Edit = Callable[[Any], Undo]

@@ -11,14 +11,14 @@ import torch
 from conftest import small_kl, small_tiny
 from diffusers import AutoencoderKL, AutoencoderKLFlux2
 
-from hybridge.engine.execute import Executor
-from hybridge.engine.footprint import Footprint
-from hybridge.engine.lowering import lower
-from hybridge.engine.plan import Mode, Plan, plan
-from hybridge.engine.program import Program
+from hybridge.engine.execution.executor import Executor
+from hybridge.engine.planning.conv_algorithms import Arithmetic
+from hybridge.engine.planning.footprint import Footprint
+from hybridge.engine.planning.plan import Mode, Plan, plan
+from hybridge.engine.planning.shape import Shape
+from hybridge.engine.program.lowering import lower
+from hybridge.engine.program.program import Program
 from hybridge.engine.runner import Runner, arithmetic_for
-from hybridge.engine.shape import Shape
-from hybridge.engine.ways import Arithmetic
 from hybridge.errors import RequestError, Stopped
 from hybridge.lab.harness.memory import PeakBytes
 
@@ -333,7 +333,7 @@ def test_weights_that_change_are_used(change) -> None:
 
 def test_what_preparing_weights_has_freed_is_given_back(monkeypatch) -> None:
     trims: list[str] = []
-    monkeypatch.setattr("hybridge.engine.execute.trim", lambda: trims.append(""))
+    monkeypatch.setattr("hybridge.engine.execution.executor.trim", lambda: trims.append(""))
     module, source = small_kl(4), noise(1, 4, 4, 4)
     program = lower(module, "decode")
     executor = Executor(program, module)

@@ -10,13 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hybridge.engine import convolving
-from hybridge.engine.arena import Scratch
-from hybridge.engine.compiled import multiplies_bfloat16, multiplies_float32
-from hybridge.engine.convolving import Room, prepare
-from hybridge.engine.memory import allocate_picture
-from hybridge.engine.ops import Convolve, Padding, Weights
-from hybridge.engine.ways import Arithmetic, Way, way_of
+from hybridge.engine.execution import convolution
+from hybridge.engine.execution.convolution import Room, prepare
+from hybridge.engine.kernels.compiled import multiplies_bfloat16, multiplies_float32
+from hybridge.engine.memory.arena import Scratch
+from hybridge.engine.memory.device_memory import allocate_picture
+from hybridge.engine.planning.conv_algorithms import Arithmetic, Way, way_of
+from hybridge.engine.program.ops import Convolve, Padding, Weights
 
 DOTS, TAPS, TAPS_IN_BFLOAT16 = Way("dots"), Way("taps"), Way("taps", in_bfloat16=True)
 
@@ -39,7 +39,7 @@ def in_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def convolution(into: int, out: int, stride: int = 1, kernel: int = 3) -> Convolve:
+def convolve(into: int, out: int, stride: int = 1, kernel: int = 3) -> Convolve:
     padding = Padding(1, 1, 1, 1) if stride == 1 else Padding(bottom=1, right=1)
     return Convolve(0, 1, Weights("conv", into, out, kernel), stride=stride, padding=padding)
 
@@ -64,8 +64,8 @@ class Case:
 
     def begin(self, way: Way) -> Room:
         """A room with the source in its window, whatever was there before."""
-        convolution = prepare(self.op, way, self.weight.float(), self.bias)
-        room = convolution.begin(Scratch(torch.empty(0)), self.rows, self.source.shape[3])
+        prepared = prepare(self.op, way, self.weight.float(), self.bias)
+        room = prepared.begin(Scratch(torch.empty(0)), self.rows, self.source.shape[3])
         start, stop = self.op.rows_read(0, self.rows)
         room.window[:, :, : stop - start] = 0
         inside = self.source[:, :, max(start, 0) : stop]
@@ -83,7 +83,7 @@ class Case:
 @pytest.mark.parametrize(("rows", "width"), [(8, 8), (5, 49), (2, 3), (6, 131)])
 @pytest.mark.parametrize("channels", [(8, 8), (16, 40), (64, 64), (96, 32), (264, 16)])
 def test_taps_are_the_convolution_added_up_in_float32(way, channels, rows, width, stride, threads) -> None:
-    case = Case(convolution(*channels, stride), rows, width, has_bias=threads > 1)
+    case = Case(convolve(*channels, stride), rows, width, has_bias=threads > 1)
     room = case.begin(way)
     assert room.window.dtype == (torch.bfloat16 if way.in_bfloat16 else torch.float32)
     place = allocate_picture(torch.empty(0), *case.expected.shape[1:]).fill_(torch.nan)
@@ -98,7 +98,7 @@ def test_taps_are_the_convolution_added_up_in_float32(way, channels, rows, width
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("added_dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_taps_are_added_and_rounded_on_their_way(way, dtype, added_dtype) -> None:
-    case = Case(convolution(24, 40), 6, 53)
+    case = Case(convolve(24, 40), 6, 53)
     room = case.begin(way)
     plain = room.convolve(case.rows, None).clone()
     added = torch.empty_like(plain, dtype=added_dtype, memory_format=torch.channels_last)
@@ -120,8 +120,8 @@ def test_taps_are_added_and_rounded_on_their_way(way, dtype, added_dtype) -> Non
 @pytest.mark.parametrize("is_compiled", [True, False], ids=["compiled", "torch's"])
 def test_dots_are_the_convolution(into, rows, width, kernel, out, threads, is_compiled, monkeypatch) -> None:
     if not is_compiled:
-        monkeypatch.setattr(convolving, "compiled_for", lambda *_: None)
-    case = Case(convolution(into, out, kernel=kernel), rows, width, has_bias=threads > 1)
+        monkeypatch.setattr(convolution, "compiled_for", lambda *_: None)
+    case = Case(convolve(into, out, kernel=kernel), rows, width, has_bias=threads > 1)
     room = case.begin(DOTS)
     with in_threads(threads):
         case.check(room.convolve(case.rows, None))
@@ -133,12 +133,12 @@ def test_dots_are_the_convolution(into, rows, width, kernel, out, threads, is_co
 
 
 def test_dots_with_stride_two() -> None:
-    case = Case(convolution(16, 3, 2), 9, 14)
+    case = Case(convolve(16, 3, 2), 9, 14)
     case.check(case.begin(DOTS).convolve(case.rows, None))
 
 
 def test_nothing_is_read_or_written_beyond_its_rows() -> None:
-    case = Case(convolution(8, 3), 6, 10)
+    case = Case(convolve(8, 3), 6, 10)
     room = case.begin(DOTS)
     room.window[:, :, 4 + 2 :] = torch.nan  # of what five rows and more would read
     place = torch.full((1, 3, 6, 10), 7.0)
@@ -154,36 +154,36 @@ class TestTheWayThatIsTaken:
 
     def test_pictures_and_moments_are_made_of_dots(self) -> None:
         for arithmetic in (self.of_float32, self.of_panels, self.of_bfloat16):
-            assert way_of(convolution(128, 3), arithmetic) == DOTS
-            assert way_of(convolution(512, 8), arithmetic) == DOTS
-            assert way_of(convolution(12, 3), arithmetic) == Way("direct")
-            assert way_of(convolution(128, 20), arithmetic) == Way("direct")
-        assert way_of(convolution(128, 3), Arithmetic(2, 2)) == Way("direct")
+            assert way_of(convolve(128, 3), arithmetic) == DOTS
+            assert way_of(convolve(512, 8), arithmetic) == DOTS
+            assert way_of(convolve(12, 3), arithmetic) == Way("direct")
+            assert way_of(convolve(128, 20), arithmetic) == Way("direct")
+        assert way_of(convolve(128, 3), Arithmetic(2, 2)) == Way("direct")
 
     def test_few_channels_are_rounded_as_they_are(self) -> None:
         for channels in ((16, 16), (64, 64), (96, 32), (96, 128)):
-            assert way_of(convolution(*channels), self.of_bfloat16) == TAPS_IN_BFLOAT16
-        assert way_of(convolution(64, 64, stride=2), self.of_bfloat16) == TAPS_IN_BFLOAT16
-        assert way_of(convolution(128, 40), self.of_bfloat16) == Way("direct")
-        assert way_of(convolution(12, 16), self.of_bfloat16) == Way("direct")
+            assert way_of(convolve(*channels), self.of_bfloat16) == TAPS_IN_BFLOAT16
+        assert way_of(convolve(64, 64, stride=2), self.of_bfloat16) == TAPS_IN_BFLOAT16
+        assert way_of(convolve(128, 40), self.of_bfloat16) == Way("direct")
+        assert way_of(convolve(12, 16), self.of_bfloat16) == Way("direct")
 
     def test_float32_fills_whole_panels(self) -> None:
         for channels in ((32, 32), (96, 32), (128, 32)):
-            assert way_of(convolution(*channels), self.of_panels) == TAPS
-            assert way_of(convolution(*channels), self.of_float32) == Way("direct")
-        assert way_of(convolution(32, 16), self.of_panels) == Way("direct")
-        assert way_of(convolution(64, 64), self.of_panels).kind == "winograd"
+            assert way_of(convolve(*channels), self.of_panels) == TAPS
+            assert way_of(convolve(*channels), self.of_float32) == Way("direct")
+        assert way_of(convolve(32, 16), self.of_panels) == Way("direct")
+        assert way_of(convolve(64, 64), self.of_panels).kind == "winograd"
 
     def test_so_does_times_two(self) -> None:
-        doubled = replace(convolution(32, 32), doubled=True)
+        doubled = replace(convolve(32, 32), doubled=True)
         assert way_of(doubled, self.of_float32).kind == "four-phases"
         assert way_of(doubled, self.of_panels) == Way("nine-products", 2, 2)
         assert way_of(doubled, self.of_bfloat16) == Way("nine-products", 2, 2, in_bfloat16=True)
 
     def test_what_a_row_takes(self) -> None:
-        op = convolution(24, 40)
+        op = convolve(24, 40)
         assert (TAPS_IN_BFLOAT16.narrower, TAPS.narrower) == (2, 1)
         assert (TAPS_IN_BFLOAT16.workspace(op, 3, 10), TAPS.workspace(op, 3, 10)) == (0, 0)
         assert TAPS_IN_BFLOAT16.weight_bytes(op, 4) == 2 * 9 * 24 * 64  # two panels of 32
         assert TAPS.weight_bytes(op, 4) == 4 * 9 * 24 * 64
-        assert DOTS.weight_bytes(convolution(24, 3), 4) == 4 * 9 * 24 * 3
+        assert DOTS.weight_bytes(convolve(24, 3), 4) == 4 * 9 * 24 * 3

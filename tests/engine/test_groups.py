@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hybridge.engine import memory, options
-from hybridge.engine.groups import available_bytes, granted_bytes
+from hybridge.engine import options
+from hybridge.engine.machine.cgroups import available_bytes, granted_bytes
+from hybridge.engine.memory import device_memory
 from hybridge.engine.options import granted_memory
 
 GIB = 2**30
@@ -53,7 +54,12 @@ def _machine(root: Path, groups: str, files: dict[str, str]) -> Path:
             GIB - 800_000_000,
             id="the slice, with what others in it use",
         ),
-        pytest.param("0::/\n", {f"{_V2}/memory.max": "5\n", f"{_V2}/memory.current": "9\n"}, 0, id="nothing left"),
+        pytest.param(
+            "0::/\n",
+            {f"{_V2}/memory.max": "5\n", f"{_V2}/memory.current": "9\n"},
+            0,
+            id="nothing left",
+        ),
         pytest.param("0::/\n", {f"{_V2}/memory.max": "nonsense\n"}, None, id="nonsense"),
         pytest.param(
             "5:memory:/docker/1\n4:cpu:/docker/1\n0::/docker/1\n",
@@ -67,7 +73,10 @@ def _machine(root: Path, groups: str, files: dict[str, str]) -> Path:
         ),
         pytest.param(
             "1:memory:/box/inner\n",
-            {f"{_V1}/box/inner/memory.limit_in_bytes": _NONE, f"{_V1}/box/memory.limit_in_bytes": f"{GIB}\n"},
+            {
+                f"{_V1}/box/inner/memory.limit_in_bytes": _NONE,
+                f"{_V1}/box/memory.limit_in_bytes": f"{GIB}\n",
+            },
             GIB,
             id="version 1, the outer group",
         ),
@@ -84,7 +93,10 @@ def test_granted_memory_is_read_from_the_control_groups(
 
 def test_available_is_the_least_of_machine_and_groups(tmp_path: Path) -> None:
     assert available_bytes(tmp_path) is None
-    files = {"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    2097152 kB\n", f"{_V2}/memory.max": f"{GIB}\n"}
+    files = {
+        "proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    2097152 kB\n",
+        f"{_V2}/memory.max": f"{GIB}\n",
+    }
     assert available_bytes(_machine(tmp_path, "0::/\n", files)) == GIB
     (tmp_path / _V2 / "memory.max").write_text("max\n")
     assert available_bytes(tmp_path) == 2 * GIB
@@ -106,12 +118,12 @@ def test_an_exact_vae_without_a_budget_plans_within_what_is_granted(
     from hybridge.engine import exact
 
     vae = exact.exact(engines["sd-v1"].module)
-    monkeypatch.setattr(memory, "granted_bytes", lambda: None)
+    monkeypatch.setattr(device_memory, "granted_bytes", lambda: None)
     free = vae.plan("decode", 1, 256, 256)
-    monkeypatch.setattr(memory, "granted_bytes", lambda: 128 * 2**20)
+    monkeypatch.setattr(device_memory, "granted_bytes", lambda: 128 * 2**20)
     assert free.peak_bytes > 128 * 2**20
     assert vae.plan("decode", 1, 256, 256).peak_bytes <= 128 * 2**20
-    assert memory.free_bytes(torch.device("cpu")) == 128 * 2**20
+    assert device_memory.free_bytes(torch.device("cpu")) == 128 * 2**20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's limits")
@@ -127,7 +139,7 @@ resource.setrlimit(getattr(resource, sys.argv[2]), (2**32, 2**32))
 held = re.search(sys.argv[3] + r":\\s+(\\d+)", open("/proc/self/status").read())[1]
 print(abs(groups.granted_bytes() - (2**32 - 1024 * int(held))))
 """
-    source = Path(options.__file__).with_name("groups.py")
+    source = Path(device_memory.__file__).parent.with_name("machine") / "cgroups.py"
     told = subprocess.run(
         [sys.executable, "-c", code, str(source), limit, held], capture_output=True, text=True, check=True
     )
@@ -169,7 +181,7 @@ print(groups.granted_bytes())
 kept = bytearray(b"1" * 2**28)
 print(groups.granted_bytes())
 """
-    source = Path(options.__file__).with_name("groups.py")
+    source = Path(device_memory.__file__).parent.with_name("machine") / "cgroups.py"
     command = [sys.executable, "-c", code, str(source), str(group)]
     try:
         told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)

@@ -38,7 +38,7 @@ worker.join()
 #: Pages that it takes to write 64 MiB of an activation.
 _TOUCHING = """
 import resource, torch
-from hybridge.engine.memory import allocate
+from hybridge.engine.memory.device_memory import allocate
 
 picture = allocate(torch.empty(0), 16, 2**20)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -10,12 +10,13 @@ from conftest import small_kl, small_tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hybridge
-from hybridge.engine import memory, runner
-from hybridge.engine.execute import Executor
-from hybridge.engine.lowering import lower
-from hybridge.engine.memory import free_bytes
-from hybridge.engine.plan import Mode, Plan, plan
-from hybridge.engine.program import Task
+from hybridge.engine import runner
+from hybridge.engine.execution.executor import Executor
+from hybridge.engine.memory import device_memory
+from hybridge.engine.memory.device_memory import free_bytes
+from hybridge.engine.planning.plan import Mode, Plan, plan
+from hybridge.engine.program.lowering import lower
+from hybridge.engine.program.program import Task
 from hybridge.engine.runner import arithmetic_for
 from hybridge.errors import TooLarge
 
@@ -83,7 +84,7 @@ def test_free_is_what_nobody_has_and_what_torch_keeps(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 500)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 300)
     assert free_bytes(torch.device("cuda")) == 900
-    monkeypatch.setattr(memory, "granted_bytes", lambda: 700)
+    monkeypatch.setattr(device_memory, "granted_bytes", lambda: 700)
     assert free_bytes(torch.device("cpu")) == 700
 
 

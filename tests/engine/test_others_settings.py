@@ -10,7 +10,7 @@ import torch
 from conftest import small_kl
 
 from hybridge.engine.exact import ExactVAE, exact
-from hybridge.engine.plan import Mode
+from hybridge.engine.planning.plan import Mode
 
 STRIPS: tuple[Mode, ...] = ("strips", "lean", "recompute")
 

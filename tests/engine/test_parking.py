@@ -17,15 +17,15 @@ from conftest import small_kl, small_tiny
 from torch.utils._python_dispatch import _disable_current_modes
 
 import hybridge
-from hybridge.engine import buffers, execute
-from hybridge.engine.execute import Executor
-from hybridge.engine.footprint import Footprint
-from hybridge.engine.lowering import lower
-from hybridge.engine.parking import Parked
-from hybridge.engine.plan import IN_MEMORY, WITHIN_ROUNDING, Plan, plan
-from hybridge.engine.shape import Shape
-from hybridge.engine.transfer import Copies
-from hybridge.engine.ways import Arithmetic
+from hybridge.engine.execution import buffers, executor
+from hybridge.engine.execution.executor import Executor
+from hybridge.engine.execution.transfer import Copies
+from hybridge.engine.memory.offload import Parked
+from hybridge.engine.planning.conv_algorithms import Arithmetic
+from hybridge.engine.planning.footprint import Footprint
+from hybridge.engine.planning.plan import IN_MEMORY, WITHIN_ROUNDING, Plan, plan
+from hybridge.engine.planning.shape import Shape
+from hybridge.engine.program.lowering import lower
 from hybridge.errors import OutOfMemory, RequestError, Stopped, TooLarge
 from hybridge.lab.harness.memory import PeakBytes
 
@@ -105,7 +105,7 @@ def test_parking_changes_no_bit_and_takes_no_memory(
     expected = executor.run(source, in_memory)
     late = Late()
     if is_copied:
-        monkeypatch.setattr(execute, "copies_for", lambda _: late)
+        monkeypatch.setattr(executor, "copies_for", lambda _: late)
     gc.collect()
     with PeakBytes([module]) as live:
         live.count(source)
@@ -129,7 +129,7 @@ def test_a_run_that_is_stopped_leaves_no_copy_behind(monkeypatch) -> None:
     module, source = small_kl(4), source_for("decode")
     chosen = tight(module, "decode", source, Arithmetic(4, 4, STRIP))
     late = Late()
-    monkeypatch.setattr(execute, "copies_for", lambda _: late)
+    monkeypatch.setattr(executor, "copies_for", lambda _: late)
     with pytest.raises(Stopped):
         Executor(lower(module, "decode"), module).run(
             source, chosen, should_stop=lambda: late.begun > late.done + 1
@@ -236,7 +236,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(hungry, tmp_path, monkeypatch) -
     def no_room(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hybridge.engine.parking.os.posix_fallocate", no_room)
+    monkeypatch.setattr("hybridge.engine.memory.offload.os.posix_fallocate", no_room)
     with pytest.raises(OutOfMemory, match="No space left on device") as refused:
         hybridge.exact(vae, BUDGET, spill=tmp_path).decode(latents)
     assert "no room to park" in str(refused.value)
@@ -246,8 +246,10 @@ def test_a_full_disk_is_said_and_leaves_nothing(hungry, tmp_path, monkeypatch) -
 def test_where_no_room_can_be_taken_beforehand_it_is_asked_for(hungry, tmp_path, monkeypatch) -> None:
     """macOS and Windows have no ``posix_fallocate``."""
     vae, latents = hungry
-    monkeypatch.delattr("hybridge.engine.parking.os.posix_fallocate", raising=False)
+    monkeypatch.delattr("hybridge.engine.memory.offload.os.posix_fallocate", raising=False)
     assert hybridge.exact(vae, BUDGET, spill=Path(tmp_path)).decode(latents).sample.shape == (1, 3, 512, 512)
-    monkeypatch.setattr("hybridge.engine.parking.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(
+        "hybridge.engine.memory.offload.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})()
+    )
     with pytest.raises(OutOfMemory, match="No space left"):
         hybridge.exact(vae, BUDGET, spill=tmp_path).decode(latents)

@@ -10,12 +10,12 @@ import torch
 from conftest import small_kl, small_tiny
 from diffusers import AutoencoderKL
 
-from hybridge.engine.compiled import multiplies_bfloat16
-from hybridge.engine.execute import Executor
-from hybridge.engine.lowering import lower, skeleton
-from hybridge.engine.ops import Attend
-from hybridge.engine.plan import IN_MEMORY, WITHIN_ROUNDING, Plan, plan
-from hybridge.engine.ways import Arithmetic
+from hybridge.engine.execution.executor import Executor
+from hybridge.engine.kernels.compiled import multiplies_bfloat16
+from hybridge.engine.planning.conv_algorithms import Arithmetic
+from hybridge.engine.planning.plan import IN_MEMORY, WITHIN_ROUNDING, Plan, plan
+from hybridge.engine.program.lowering import lower, skeleton
+from hybridge.engine.program.ops import Attend
 from hybridge.errors import RequestError, TooLarge
 from hybridge.lab.harness.memory import PeakBytes
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from hybridge.engine.process import apart
+from hybridge.engine.machine.own_thread import apart
 
 
 def test_a_call_apart_runs_in_a_thread_that_has_ended_by_then() -> None:

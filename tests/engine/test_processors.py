@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hybridge.engine.processors import fit_threads, granted_processors, shared_cache_bytes
+from hybridge.engine.machine.cpu import fit_threads, granted_processors, shared_cache_bytes
 
 
 def _machine(root: Path, groups: str, files: dict[str, str]) -> Path:
@@ -127,7 +127,7 @@ def test_a_real_group_is_noticed() -> None:
         pytest.skip("no control group can be made here")
     code = (
         "import os, pathlib, sys; pathlib.Path(sys.argv[1], 'cgroup.procs').write_text(str(os.getpid()));"
-        "from hybridge.engine.processors import granted_processors; print(granted_processors())"
+        "from hybridge.engine.machine.cpu import granted_processors; print(granted_processors())"
     )
     try:
         told = subprocess.run(

@@ -9,8 +9,8 @@ from diffusers import AsymmetricAutoencoderKL, AutoencoderKL, AutoencoderKLFlux2
 from diffusers.models.attention_processor import AttnAddedKVProcessor
 from torch import nn
 
-from hybridge.engine.lowering import lower, skeleton
-from hybridge.engine.ops import Attend, Convolve
+from hybridge.engine.program.lowering import lower, skeleton
+from hybridge.engine.program.ops import Attend, Convolve
 from hybridge.errors import CannotLower
 
 #: What SD, SDXL, SD3 and Flux have in common.

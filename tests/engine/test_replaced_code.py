@@ -131,12 +131,12 @@ def test_weights_that_are_no_parameters(kept_as: str) -> None:
 
 @torch.no_grad()
 def test_a_thread_that_comes_while_another_prepares_older_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hybridge.engine import execute
+    from hybridge.engine.execution import executor
 
     vae = small_kl(4)
     wrapped = _in_strips(vae)
     layer = "decoder.up_blocks.0.resnets.0.conv1"
-    has_begun, prepare = threading.Event(), execute.ConvolutionStrips
+    has_begun, prepare = threading.Event(), executor.ConvolutionStrips
 
     def slowly(op: Any, *others: Any) -> Any:
         prepared = prepare(op, *others)
@@ -152,7 +152,7 @@ def test_a_thread_that_comes_while_another_prepares_older_weights(monkeypatch: p
             wrapped.decode(_latents())
 
     second = threading.Thread(target=decode)
-    monkeypatch.setattr(execute, "ConvolutionStrips", slowly)
+    monkeypatch.setattr(executor, "ConvolutionStrips", slowly)
     decode()
     second.join(60)
     assert not second.is_alive()

@@ -14,8 +14,8 @@ from hybridge.engine import Engine, EngineOptions, resolve
 from hybridge.errors import ModelUnavailable, RequestError
 from hybridge.models import ModelSpec
 from hybridge.server.app import create_app
-from hybridge.server.local import LocalBackend
-from hybridge.server.running import running
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 
 CPU = EngineOptions(device="cpu", dtype="float32")
 WIDTH = 8

@@ -14,7 +14,8 @@ import pytest
 import torch
 from conftest import in_strips
 
-from hybridge.engine import Engine, EngineOptions, execute
+from hybridge.engine import Engine, EngineOptions
+from hybridge.engine.execution import executor
 from hybridge.errors import HybridgeError, ModelUnavailable, OutOfMemory, TooLarge
 from hybridge.models import ModelSpec
 from hybridge.protocol import DecodeRequest, WireTensor
@@ -297,7 +298,7 @@ class TestOutOfMemory:
     def device_bytes(self, monkeypatch) -> Callable[[int], list[int]]:
         """Makes torch's allocation fail, from inside the executor, for plans above so many bytes."""
         tried: list[int] = []
-        real = execute.Executor._strips
+        real = executor.Executor._strips
 
         def limit(nbytes: int) -> list[int]:
             def strips(self: Any, bound: Any, source: Any, output: Any, plan: Any, arena: Any) -> Iterator[None]:
@@ -309,7 +310,7 @@ class TestOutOfMemory:
                         )
                     yield
 
-            monkeypatch.setattr(execute.Executor, "_strips", strips)
+            monkeypatch.setattr(executor.Executor, "_strips", strips)
             return tried
 
         return limit

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from hybridge.cli.application import application
 from hybridge.engine import Engine, EngineOptions
-from hybridge.engine.parking import Parked
+from hybridge.engine.memory.offload import Parked
 from hybridge.errors import HybridgeError, TooLarge
 from hybridge.models import ModelSpec
 from hybridge.server.app import create_app
@@ -178,7 +178,7 @@ def test_a_full_disk_fails_one_request(spec, tight_bytes, latents, tmp_path, mon
 
     with running(create_app(backend(spec, tight_bytes, tmp_path))) as address:
         with monkeypatch.context() as full:
-            full.setattr("hybridge.engine.parking.os.posix_fallocate", no_room)
+            full.setattr("hybridge.engine.memory.offload.os.posix_fallocate", no_room)
             failed = decode(address, latents, timeout=WAIT_S)
             assert decode(address, latents, 8, timeout=WAIT_S).status_code == 200
         again = decode(address, latents, timeout=WAIT_S)

@@ -37,7 +37,7 @@ def advise(
     code: bool = typer.Option(False, "--code", help="Print the lines of Python, and nothing else."),
 ) -> None:
     """Say what to switch on for a card: bits of weights, offloads, and the way to decode; why, and how."""
-    from ..engine.groups import available_bytes
+    from ..engine.machine.cgroups import available_bytes
     from ..lab.advisor.advice import advise as make_advice
     from ..lab.advisor.network import measure
     from ..lab.estimator.correction import read_correction

@@ -39,9 +39,9 @@ def plan(
 
     from ..engine import resolve
     from ..engine.loading import config_before_loading
-    from ..engine.lowering import lower, skeleton
-    from ..engine.plan import plan as make_plan
-    from ..engine.prepared import prepared_bytes
+    from ..engine.planning.plan import plan as make_plan
+    from ..engine.planning.weight_forms import prepared_bytes
+    from ..engine.program.lowering import lower, skeleton
     from ..engine.runner import arithmetic_for
     from ..errors import RequestError
 

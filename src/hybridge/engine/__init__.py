@@ -5,10 +5,10 @@ Knows models and torch; never the wire, the waiting line or HTTP.
 
 from .engine import Engine
 from .loading import is_cached, locate, resolve
-from .memory import failures_named, keep_pieces
+from .machine.cpu import fit_threads, threads_of
+from .memory.device_memory import failures_named, keep_pieces
 from .options import Choice, EngineOptions, granted_memory
 from .pixels import to_pixels, to_unit
-from .processors import fit_threads, threads_of
 
 __all__ = [
     "Choice",

@@ -12,15 +12,15 @@ import torch
 from ..errors import CannotLower, EngineFailure, RequestError
 from ..models import ModelSpec, Normalisation, latent_space, latents_layout
 from . import loading, pixels
-from .execute import Progress, ShouldStop
+from .execution.executor import Progress, ShouldStop
 from .latents import check_finite, to_module
-from .lowering import lower
-from .memory import failures_named, give_back
+from .machine.own_thread import apart
+from .memory.device_memory import failures_named, give_back
 from .options import Choice, EngineOptions, choose_device, choose_dtype
-from .plan import IN_MEMORY, WITHIN_ROUNDING, Mode, Plan
-from .prepared import prepared_bytes
-from .process import apart
-from .program import Task
+from .planning.plan import IN_MEMORY, WITHIN_ROUNDING, Mode, Plan
+from .planning.weight_forms import prepared_bytes
+from .program.lowering import lower
+from .program.program import Task
 from .runner import Runner, arithmetic_for
 
 

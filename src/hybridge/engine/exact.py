@@ -29,10 +29,10 @@ from torch import nn
 
 from ..errors import RequestError
 from ..units import parse_bytes
-from .circumstances import autocasts, is_recorded, why_not_now
-from .execute import Progress, ShouldStop
-from .plan import IN_MEMORY, WITHIN_ROUNDING, Mode, Plan
-from .program import Task
+from .execution.call_context import autocasts, is_recorded, why_not_now
+from .execution.executor import Progress, ShouldStop
+from .planning.plan import IN_MEMORY, WITHIN_ROUNDING, Mode, Plan
+from .program.program import Task
 from .runner import Runner
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def exact(
 ) -> ExactVAE:
     """Wraps a diffusers VAE so that it runs untiled within ``budget``.
 
-    The pictures are those of ``vae`` without tiling, within rounding; see :mod:`.execute`.
+    The pictures are those of ``vae`` without tiling, within rounding; see :mod:`.execution.executor`.
 
     Args:
         vae: An AutoencoderKL, AutoencoderKLFlux2 or AutoencoderTiny; any other module is run as it is.  Of an

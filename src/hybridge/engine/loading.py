@@ -20,9 +20,9 @@ from ..errors import HybridgeError, ModelUnavailable, OutOfMemory, RequestError
 from ..models import CATALOGUE, ModelSpec, look_up, parent_of_tiny, spec_from_config
 from ..models.single_file import spec_from_file, stem_of
 from ..models.spec import check_config
-from .groups import available_bytes
-from .lowering import skeleton
-from .memory import free_bytes, is_short_of_memory
+from .machine.cgroups import available_bytes
+from .memory.device_memory import free_bytes, is_short_of_memory
+from .program.lowering import skeleton
 from .weights import FP16, PICKLED, STEM, check_fit, fill, find_weights, how_to_convert, read_headers
 
 #: Names stand in URLs.

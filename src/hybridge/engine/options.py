@@ -13,7 +13,7 @@ import torch
 
 from ..errors import EngineFailure
 from ..models import ModelSpec
-from .groups import granted_bytes
+from .machine.cgroups import granted_bytes
 
 Value = TypeVar("Value")
 

@@ -18,17 +18,17 @@ from torch import nn
 
 from ..errors import CannotLower, RequestError, TooLarge
 from . import reference
-from .circumstances import without_autocast
-from .compiled import multiplies_bfloat16, multiplies_float32
-from .execute import Executor, Progress, ShouldStop
-from .lowering import lower
-from .memory import free_bytes
-from .parameters import ModuleParameters
-from .plan import WITHIN_ROUNDING, Mode, Plan, plan
-from .prepared import prepared_bytes
-from .program import Task
-from .untouched import Structure
-from .ways import TRANSFORM_FROM_CHANNELS, Arithmetic
+from .execution.call_context import without_autocast
+from .execution.executor import Executor, Progress, ShouldStop
+from .execution.parameters import ModuleParameters
+from .kernels.compiled import multiplies_bfloat16, multiplies_float32
+from .memory.device_memory import free_bytes
+from .planning.conv_algorithms import TRANSFORM_FROM_CHANNELS, Arithmetic
+from .planning.plan import WITHIN_ROUNDING, Mode, Plan, plan
+from .planning.weight_forms import prepared_bytes
+from .program.lowering import lower
+from .program.module_structure import Structure
+from .program.program import Task
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,8 @@ def arithmetic_for(device_type: str, dtype: torch.dtype) -> Arithmetic:
 
     A CPU multiplies float32 in strips and with transforms.  Half precision is widened to that strip by strip, which
     is faster there than its own arithmetic and rounds less, unless the CPU has matrix instructions for it (AMX).
-    Some of bfloat16 is multiplied as it is where that takes half of the time; see :func:`.ways.way_of`.
+    Some of bfloat16 is multiplied as it is where that takes half of the time;
+    see :func:`.planning.conv_algorithms.way_of`.
 
     With AVX-512, torch's float32 convolutions are four times as close to float64 as with AVX2.  Ours are made to be
     no further from it there, too, and take more time for that.
@@ -91,7 +92,7 @@ class Runner:
     Args:
         module: It owns the weights.
         spill_to: The folder in which mode ``spill`` parks activations on a CPU; None for the temporary one.
-        reads_weights: As for :class:`.execute.Executor`.
+        reads_weights: As for :class:`.execution.executor.Executor`.
     """
 
     def __init__(self, module: nn.Module, spill_to: Path | None = None, *, reads_weights: bool = True) -> None:

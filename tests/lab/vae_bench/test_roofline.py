@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hybridge.engine import resolve
-from hybridge.engine.ops import Attend
+from hybridge.engine.program.ops import Attend
 from hybridge.lab.vae_bench import roofline
 from hybridge.lab.vae_bench.cases import Case
 from hybridge.lab.vae_bench.subject import program_of

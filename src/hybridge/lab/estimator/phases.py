@@ -34,8 +34,8 @@ from .shapes import LATENT_PIXELS, Part, PipelineShape, shape_named
 from .types import Estimate, Phase, PhaseName, Setup
 
 if TYPE_CHECKING:
-    from ...engine.plan import Plan
-    from ...engine.program import Program
+    from ...engine.planning.plan import Plan
+    from ...engine.program.program import Program
     from .correction import Correction
 
 #: See the table above.
@@ -338,7 +338,7 @@ def _exact_plan(vae: Part, itemsize: int, batch: int, height: int, width: int, b
     """The engine's own, on CUDA."""
     import torch
 
-    from ...engine.plan import IN_MEMORY, plan
+    from ...engine.planning.plan import IN_MEMORY, plan
     from ...engine.runner import arithmetic_for
 
     return plan(
@@ -354,6 +354,6 @@ def _exact_plan(vae: Part, itemsize: int, batch: int, height: int, width: int, b
 
 @lru_cache(8)
 def _lowered(vae: Part) -> Program:
-    from ...engine.lowering import lower, skeleton
+    from ...engine.program.lowering import lower, skeleton
 
     return lower(skeleton(vae.class_name, vae.config), "decode")

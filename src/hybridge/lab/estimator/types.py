@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from ...engine.plan import Plan
+    from ...engine.planning.plan import Plan
     from .correction import Correction
 
 PhaseName = Literal["encode prompt", "denoise", "refine", "decode"]

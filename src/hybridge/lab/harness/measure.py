@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import torch
 
-from ...engine.memory import give_back
+from ...engine.memory.device_memory import give_back
 
 Made = TypeVar("Made")
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ...engine.ops import Attend, Convolve
 from ...engine.options import choose_device
-from ...engine.program import Program
+from ...engine.program.ops import Attend, Convolve
+from ...engine.program.program import Program
 from ...models import ModelSpec
 from ..harness.measure import seconds
 from .cases import Case

@@ -10,10 +10,10 @@ import torch
 
 from ...engine import loading, reference, resolve
 from ...engine.latents import to_module
-from ...engine.lowering import lower, skeleton
 from ...engine.options import choose_device
-from ...engine.plan import plan
-from ...engine.program import Program
+from ...engine.planning.plan import plan
+from ...engine.program.lowering import lower, skeleton
+from ...engine.program.program import Program
 from ...engine.runner import arithmetic_for
 from ...errors import CannotLower
 from ...models import ModelSpec

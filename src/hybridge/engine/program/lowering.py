@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import CannotLower
+from ...errors import CannotLower
+from .module_structure import kind, why_replaced, why_touched
 from .ops import Attend, Convolve, Norm, Op, Padding, Weights
 from .program import Program, Task
-from .untouched import kind, why_replaced, why_touched
 
 Lower = Callable[["_Builder", Any, int], int]
 

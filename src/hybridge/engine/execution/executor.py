@@ -18,20 +18,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import RequestError, Stopped
-from .arena import lend
+from ...errors import RequestError, Stopped
+from ..memory.arena import lend
+from ..memory.device_memory import trim
+from ..planning.conv_algorithms import Way
+from ..planning.plan import Plan
+from ..program.ops import Attend
+from ..program.program import Program
 from .buffers import Buffers
-from .circumstances import without_autocast
-from .contents import checksums
-from .memory import trim
-from .ops import Attend
+from .call_context import without_autocast
+from .group_norm import Moments
 from .parameters import ModuleParameters
-from .plan import Plan
-from .program import Program
-from .statistics import Moments
 from .strips import AttentionStrips, ConvolutionStrips, Into, Parameters, Reading, Rows, Stored, Streamed, Strip
 from .transfer import copies_for
-from .ways import Way
+from .weight_checksum import checksums
 
 #: Called with (strips done, strips in all).
 Progress = Callable[[int, int], None]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from functools import cache
 
-from .ops import OF_ROUNDED, Attend, Convolve
-from .program import Program
-from .ways import Arithmetic, Way, queries_padded, way_of
+from ..program.ops import OF_ROUNDED, Attend, Convolve
+from ..program.program import Program
+from .conv_algorithms import Arithmetic, Way, queries_padded, way_of
 
 #: Statistics are taken in float32, from a copy of the strip where that is narrower.
 STATISTICS_ITEMSIZE = 4

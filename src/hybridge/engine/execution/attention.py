@@ -7,10 +7,10 @@ from abc import ABC, abstractmethod
 import torch
 import torch.nn.functional as F
 
-from .arena import Scratch
-from .compiled import Compiled, compiled_for
-from .ops import Attend
-from .ways import Arithmetic
+from ..kernels.compiled import Compiled, compiled_for
+from ..memory.arena import Scratch
+from ..planning.conv_algorithms import Arithmetic
+from ..program.ops import Attend
 
 
 def begin(op: Attend, arithmetic: Arithmetic, scratch: Scratch, positions: int) -> Attention:
@@ -43,7 +43,7 @@ class Attention(ABC):
         Args:
             queries: (n, C).
             out: Is written.
-            spare: Memory for as many numbers each, n rounded up by :func:`.ways.queries_padded`; is written.
+            spare: Memory for as many numbers each, n rounded up by :func:`.queries_padded`; is written.
         """
 
 

@@ -1,7 +1,8 @@
 """A VAE's encoder or decoder as a flat list of ops over numbered values, each written once.
 
-:mod:`.lowering` makes programs, :mod:`.plan` says how one fits in memory, :mod:`.execute` runs it.  A program is
-pure data: it can be compared, printed and made from a module on the ``meta`` device, which has no weights.
+:mod:`.lowering` makes programs, :mod:`..planning.plan` says how one fits in memory, and
+:mod:`..execution.executor` runs it.  A program is pure data: it can be compared, printed, and made from a module on
+the ``meta`` device, which has no weights.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 #: Beside this file; hatch_build.py makes the one from the others.
 _LIBRARY = Path(__file__).with_name("_compiled.so")
-_SOURCES = sorted(Path(__file__).with_name("loops").glob("*.[ch]"))
+_SOURCES = sorted(Path(__file__).parent.glob("*.[ch]"))
 
 _POINTER, _SIZE, _NUMBER, _FACTOR = (ctypes.c_void_p,), (ctypes.c_ssize_t,), (ctypes.c_int,), (ctypes.c_float,)
 

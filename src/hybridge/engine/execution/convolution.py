@@ -15,11 +15,11 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from .arena import Scratch
-from .compiled import Compiled, compiled_for, takes_picture
-from .ops import Convolve
-from .ways import ADDED_AT_ONCE, Way
-from .winograd import Matrix
+from ..kernels.compiled import Compiled, compiled_for, takes_picture
+from ..memory.arena import Scratch
+from ..planning.conv_algorithms import ADDED_AT_ONCE, Way
+from ..planning.winograd import Matrix
+from ..program.ops import Convolve
 
 _BFLOAT16 = torch.bfloat16
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from .arena import Arena, Scratch
-from .memory import allocate_picture
-from .parking import Parked
-from .plan import Plan
+from ..memory.arena import Arena, Scratch
+from ..memory.device_memory import allocate_picture
+from ..memory.offload import Parked
+from ..planning.plan import Plan
 from .strips import Rows, Stored
 from .transfer import Copies, Fetched, Sent
 

@@ -5,14 +5,14 @@ stands around it: a group norm and an activation on the way in, a residual and a
 before it or a stride in it.  An :class:`Attend` is self-attention over all positions.  Parameters are named, not
 held, so a program says as much about a module without weights.
 
-Nothing here touches a tensor; :mod:`.execute` gives the names their meaning.
+Nothing here touches a tensor; :mod:`..execution.executor` gives the names their meaning.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Functions of one number that a convolution can have on its way in or out; :mod:`.execute` has their bodies.
+#: Functions of one number that a convolution can have on its way in or out; execution/ has their bodies.
 #:
 #: ``from_signed``, ``to_signed`` and ``soft_clamp`` are the ends of diffusers' AutoencoderTiny: (x + 1) / 2, 2x - 1
 #: and 3·tanh(x / 3).

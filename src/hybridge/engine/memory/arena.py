@@ -3,7 +3,8 @@
 A plan says where in it each activation lies, above what ops take for themselves.  Pages that the system gives are
 expensive: a kernel fills them with zeros, and a virtual machine may first have to ask its host.  So up to half a
 GiB stays with the process, for the next run, unless the system is short of memory and takes it;
-:func:`.memory.give_back` gives it back.  What stays never lies beside another run's memory: there is one arena, a
+:func:`.device_memory.give_back` gives it back.
+What stays never lies beside another run's memory: there is one arena, a
 run inside a run gets one of its own, and pages that nothing lives in go as soon as the plan's peak wants their
 room.
 """
@@ -18,8 +19,8 @@ from contextlib import contextmanager, suppress
 
 import torch
 
-from .footprint import ALIGNMENT
-from .memory import MAPPED_FROM_BYTES, allocate, at_giving_back, map_pages
+from ..planning.footprint import ALIGNMENT
+from .device_memory import MAPPED_FROM_BYTES, allocate, at_giving_back, map_pages
 
 #: What stays with the process at most.
 _KEPT_BYTES = 512 * 2**20

@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from ..errors import RequestError, TooLarge
-from ..units import format_bytes
+from ...errors import RequestError, TooLarge
+from ...units import format_bytes
+from ..program.program import Program
+from .conv_algorithms import Arithmetic
 from .footprint import Buffer, Footprint, Step
-from .program import Program
 from .shape import Shape
-from .ways import Arithmetic
 
 #: Rounded up, so that a budget which is read off a message is never too small.
 _size = partial(format_bytes, up=True)

@@ -1,8 +1,7 @@
 """Loops for which torch has no operator of its own, compiled when hybridge was installed.
 
-The folder ``loops`` has them, in C: a convolution's tiles are transformed, multiplied and transformed back, queries
-attend, and a strip is normalised and activated, in one pass each.  Without a C compiler there is no library, and
-torch's operators do the same in several.
+The C files beside this one have them.  Each does in one pass what torch's operators do in several: transform a
+convolution's tiles, multiply them and transform them back; compute attention; normalise and activate a strip.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from . import addresses, library
-from .addresses import EITHER, FLOAT32, LANES
-from .attention_loops import AttentionLoops
-from .processors import shared_cache_bytes
-from .ways import ADDED_AT_ONCE, CHANNELS_TOGETHER
+from ..machine.cpu import shared_cache_bytes
+from ..planning.conv_algorithms import ADDED_AT_ONCE, CHANNELS_TOGETHER
+from . import library, tensor_pointers
+from .attention_kernels import AttentionLoops
+from .tensor_pointers import EITHER, FLOAT32, LANES
 
 #: What C writes to must not depend on torch's default dtype and device, which others may set at any time.
 _CPU = torch.device("cpu")
@@ -47,8 +46,8 @@ class Compiled(AttentionLoops):
         channels = window.shape[1]
         shape = tile[0] * tile[1], high * wide, channels
         self._library.to_spectrum(
-            addresses.of_window(window, high, wide, tile),
-            addresses.of_numbers("the spectrum", spectrum, EITHER, *shape),
+            tensor_pointers.of_window(window, high, wide, tile),
+            tensor_pointers.of_numbers("the spectrum", spectrum, EITHER, *shape),
             window.stride(2), high, wide, channels, *tile, spectrum.dtype == torch.bfloat16,
             self._parallel, torch.get_num_threads(),
         )  # fmt: skip
@@ -104,18 +103,20 @@ class Compiled(AttentionLoops):
         if filters.ndim == 3 and self._sgemm is None:
             torch.bmm(spectrum, filters, out=products)
             return
-        made = addresses.of_numbers("the products", products, FLOAT32, count, positions, out)
+        made = tensor_pointers.of_numbers("the products", products, FLOAT32, count, positions, out)
         if filters.ndim == 3:
-            addresses.check_ints(positions, into, out)
+            tensor_pointers.check_ints(positions, into, out)
             self._library.multiply_with_blas(
-                addresses.of_numbers("the spectrum", spectrum, FLOAT32, count, positions, into),
-                addresses.of_numbers("the filters", filters, FLOAT32, count, into, out),
+                tensor_pointers.of_numbers("the spectrum", spectrum, FLOAT32, count, positions, into),
+                tensor_pointers.of_numbers("the filters", filters, FLOAT32, count, into, out),
                 made, count, positions, into, out, self._sgemm, self._parallel, threads,
             )  # fmt: skip
             return
-        addresses.check_sums(into, added_at_once)
+        tensor_pointers.check_sums(into, added_at_once)
         self._library.multiply(
-            addresses.of_numbers("the spectrum", spectrum, (filters.dtype,), count, positions, into, in_words=True),
+            tensor_pointers.of_numbers(
+                "the spectrum", spectrum, (filters.dtype,), count, positions, into, in_words=True
+            ),
             self._panels("the filters", filters, count, into, out), made, count, positions, into, out,
             added_at_once, filters.dtype == torch.bfloat16, self._parallel, threads,
         )  # fmt: skip
@@ -160,13 +161,13 @@ class Compiled(AttentionLoops):
         are_few = filters.nbytes <= _KEPT_PART * shared_cache_bytes()
         if filters.ndim == 3 or not are_few or threads * numbers > memory.numel():
             return False
-        addresses.check_made(high, wide, tile, picture)
-        addresses.check_sums(into, added_at_once)
+        tensor_pointers.check_made(high, wide, tile, picture)
+        tensor_pointers.check_sums(into, added_at_once)
         self._library.convolve(
-            addresses.of_window(window, high, wide, tile),
+            tensor_pointers.of_window(window, high, wide, tile),
             self._panels("the filters", filters, tile[0] * tile[1], into, out),
-            *addresses.of_ends(bias, added, picture),
-            addresses.of_numbers("the memory", memory, FLOAT32, *memory.shape),
+            *tensor_pointers.of_ends(bias, added, picture),
+            tensor_pointers.of_numbers("the memory", memory, FLOAT32, *memory.shape),
             numbers * memory.itemsize, window.stride(2), picture.stride(2), _row(added),
             high, wide, *picture.shape[2:], into, out, len(filters), _TILES, added_at_once, *tile,
             filters.dtype == torch.bfloat16, picture.dtype == torch.bfloat16, _is_bfloat16(added),
@@ -200,14 +201,14 @@ class Compiled(AttentionLoops):
         rows, columns = picture.shape[2:]
         kernel, panels = filters.shape[1], -(-out // CHANNELS_TOGETHER)
         read = (rows - 1) * stride + kernel, (columns - 1) * stride + kernel
-        addresses.check_positive(stride=stride)
-        addresses.check_sums(kernel * into, added_at_once)
+        tensor_pointers.check_positive(stride=stride)
+        tensor_pointers.check_sums(kernel * into, added_at_once)
         self._library.convolve_taps(
-            addresses.of_picture(
+            tensor_pointers.of_picture(
                 "the window", window, (filters.dtype,), into, *read, in_words=True
             ),
             self._panels("the filters", filters, panels, kernel * into, CHANNELS_TOGETHER, kernel),
-            *addresses.of_ends(bias, added, picture),
+            *tensor_pointers.of_ends(bias, added, picture),
             window.stride(2), picture.stride(2), _row(added), rows, columns, into, out,
             kernel, stride, added_at_once, window.dtype == torch.bfloat16,
             picture.dtype == torch.bfloat16, _is_bfloat16(added), self._parallel, torch.get_num_threads(),
@@ -234,11 +235,12 @@ class Compiled(AttentionLoops):
         batch, out, rows, columns = picture.shape
         _, to_next, to_row, to_column = picture.stride()
         read = (rows - 1) * stride + kernel, (columns - 1) * stride + kernel
-        addresses.check_positive(stride=stride, batch=batch)
+        tensor_pointers.check_positive(stride=stride, batch=batch)
         self._library.convolve_dots(
-            addresses.of_picture("the window", window, FLOAT32, into, *read),
-            addresses.of_numbers("the filters", filters, FLOAT32, kernel, out, kernel * into),
-            addresses.of_optional("the bias", bias, out), addresses.of_strided("the picture", picture, FLOAT32),
+            tensor_pointers.of_picture("the window", window, FLOAT32, into, *read),
+            tensor_pointers.of_numbers("the filters", filters, FLOAT32, kernel, out, kernel * into),
+            tensor_pointers.of_optional("the bias", bias, out),
+            tensor_pointers.of_strided("the picture", picture, FLOAT32),
             window.stride(2), into, to_row, to_column, to_next, rows, columns, out, kernel, stride,
             self._parallel, torch.get_num_threads(),
         )  # fmt: skip
@@ -266,11 +268,11 @@ class Compiled(AttentionLoops):
             wide: The same.
             tile: The same.
         """
-        addresses.check_made(high, wide, tile, picture)
+        tensor_pointers.check_made(high, wide, tile, picture)
         shape = tile[0] * tile[1], high * wide, picture.shape[1]
         self._library.to_picture(
-            addresses.of_numbers("the products", products, FLOAT32, *shape),
-            *addresses.of_ends(bias, added, picture),
+            tensor_pointers.of_numbers("the products", products, FLOAT32, *shape),
+            *tensor_pointers.of_ends(bias, added, picture),
             picture.stride(2), _row(added), high, wide, *picture.shape[2:], picture.shape[1], *tile,
             picture.dtype == torch.bfloat16,
             _is_bfloat16(added), self._parallel, torch.get_num_threads(),
@@ -290,10 +292,10 @@ class Compiled(AttentionLoops):
         if window.shape != rows.shape:
             raise ValueError(f"the window is {list(window.shape)}, and what it takes {list(rows.shape)}")
         self._library.to_window(
-            addresses.of_picture("the rows", rows, EITHER, *alike),
-            addresses.of_numbers("the scale", scale, FLOAT32, channels),
-            addresses.of_numbers("the shift", shift, FLOAT32, channels),
-            addresses.of_picture("the window", window, EITHER, *alike, is_written=True),
+            tensor_pointers.of_picture("the rows", rows, EITHER, *alike),
+            tensor_pointers.of_numbers("the scale", scale, FLOAT32, channels),
+            tensor_pointers.of_numbers("the shift", shift, FLOAT32, channels),
+            tensor_pointers.of_picture("the window", window, EITHER, *alike, is_written=True),
             rows.stride(2), window.stride(2), count, width, channels, rows.dtype == torch.bfloat16,
             window.dtype == torch.bfloat16, self._parallel, torch.get_num_threads(),
         )  # fmt: skip
@@ -306,13 +308,13 @@ class Compiled(AttentionLoops):
             at_once: Fewer in the last part.
         """
         _, channels, count, width = rows.shape
-        addresses.check_positive(at_once=at_once)
+        tensor_pointers.check_positive(at_once=at_once)
         shape = -(-count // at_once), channels
         means, variances = (torch.empty(shape, dtype=torch.float32, device=_CPU) for _ in range(2))
         self._library.measure(
-            addresses.of_picture("the rows", rows, EITHER, channels, count, width),
-            addresses.of_numbers("the means", means, FLOAT32, *shape),
-            addresses.of_numbers("the variances", variances, FLOAT32, *shape),
+            tensor_pointers.of_picture("the rows", rows, EITHER, channels, count, width),
+            tensor_pointers.of_numbers("the means", means, FLOAT32, *shape),
+            tensor_pointers.of_numbers("the variances", variances, FLOAT32, *shape),
             rows.stride(2), count, width, channels, at_once, rows.dtype == torch.bfloat16,
             self._parallel, torch.get_num_threads(),
         )  # fmt: skip
@@ -326,7 +328,7 @@ class Compiled(AttentionLoops):
         panels = () if rest else (out // CHANNELS_TOGETHER,)
         together = _side_by_side(dtype)
         shape = count, *rest, *panels, into // together, CHANNELS_TOGETHER, together
-        return addresses.of_numbers(name, filters, (dtype,), *shape, in_words=True)
+        return tensor_pointers.of_numbers(name, filters, (dtype,), *shape, in_words=True)
 
 
 def takes_picture(picture: torch.Tensor) -> bool:

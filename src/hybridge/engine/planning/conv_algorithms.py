@@ -3,7 +3,7 @@
 All give the same numbers up to rounding.  A transform spends additions on few numbers to save multiplications of
 many: it pays where channels are many, on a device whose time goes into multiplying float32 numbers.
 
-Nothing here touches a tensor; :mod:`.convolving` has the ways themselves.
+Nothing here touches a tensor; :mod:`..execution.convolution` has the ways themselves.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .ops import Attend, Convolve, Padding, Weights
+from ..program.ops import Attend, Convolve, Padding, Weights
 from .winograd import DOUBLED, HALVED, Transform, transform
 
 #: From this many input channels, tiles of 4×2 are no further from float64 than a direct float32 convolution is,
@@ -234,7 +234,7 @@ class Way:
         return rows * op.output_size(rows, width)[1] * out
 
     def halves(self, op: Convolve, high: int, wide: int) -> tuple[int, int]:
-        """Numbers to compute with in two halves that tiles move between; see :class:`.convolving.Transformed`."""
+        """Numbers to compute with in two halves that tiles move between; see ``Transformed`` in execution/."""
         rows, columns = self._transforms()
         into, out = op.weights.in_channels, op.weights.out_channels
         rowwise = rows.reads * high * columns.inputs(wide) * into

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .compiled import compiled_for, takes_picture
-from .ops import Norm
-from .ways import Arithmetic
+from ..kernels.compiled import compiled_for, takes_picture
+from ..planning.conv_algorithms import Arithmetic
+from ..program.ops import Norm
 
 _FLOAT32 = torch.empty(0, dtype=torch.float32, device="cpu")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from .groups import ROOT, own_groups
+from .cgroups import ROOT, own_groups
 
 
 def fit_threads(root: Path = ROOT) -> None:

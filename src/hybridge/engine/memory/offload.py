@@ -3,7 +3,7 @@
 On a CPU that is a file without a name, mapped: strips are read and written in place, and :meth:`Parked.release`
 takes the pages out of the process again.  The system keeps them in its cache for as long as nobody needs that
 memory, so a machine with room loses little time.  On another device it is the host's memory, pinned, and
-:mod:`.transfer` carries strips to and fro.
+:mod:`..execution.transfer` carries strips to and fro.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import IO
 
 import torch
 
-from ..errors import OutOfMemory
+from ...errors import OutOfMemory
 
 
 class Parked:

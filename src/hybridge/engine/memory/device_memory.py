@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 
 import torch
 
-from ..errors import EngineFailure, OutOfMemory
-from .groups import granted_bytes
+from ...errors import EngineFailure, OutOfMemory
+from ..machine.cgroups import granted_bytes
 
 
 @contextmanager

@@ -20,9 +20,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from .ops import Attend, Convolve
+from ..program.ops import Attend, Convolve
+from .conv_algorithms import Way
 from .shape import STATISTICS_ITEMSIZE, Shape
-from .ways import Way
 
 #: Statistics are merged in float64, in an expression of so many terms.
 _MERGING_ITEMSIZE, _MERGING_COPIES = 8, 5
@@ -42,7 +42,7 @@ class Buffer:
         nbytes: Of the whole.
         first_op: The op that writes it first; it is allocated then.
         last_op: The op after which it is freed.
-        is_parked: Whether it lies outside of the memory that the plan bounds; see :mod:`.parking`.
+        is_parked: Whether it lies outside of the memory that the plan bounds; see :mod:`..memory.offload`.
         offset: Of the first byte in the run's memory, which no other buffer has at the same time.
     """
 

@@ -6,9 +6,9 @@ the first time and stay, so whoever gives memory away must count them from the b
 
 from __future__ import annotations
 
-from .ops import Attend, Convolve, Weights
-from .program import Program
-from .ways import Arithmetic, way_of
+from ..program.ops import Attend, Convolve, Weights
+from ..program.program import Program
+from .conv_algorithms import Arithmetic, way_of
 
 #: Norms are computed in float32 at least.
 _NORM_BYTES = 4

@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .arena import Scratch
-from .attending import begin
-from .compiled import takes_picture
-from .convolving import Convolution, Room, Shortcut, prepare
-from .ops import OF_ROUNDED, Attend, Convolve, Norm
-from .statistics import GroupNorm, Moments
-from .ways import Arithmetic, Way, queries_padded
+from ..kernels.compiled import takes_picture
+from ..memory.arena import Scratch
+from ..planning.conv_algorithms import Arithmetic, Way, queries_padded
+from ..program.ops import OF_ROUNDED, Attend, Convolve, Norm
+from .attention import begin
+from .convolution import Convolution, Room, Shortcut, prepare
+from .group_norm import GroupNorm, Moments
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from . import addresses, library
-from .addresses import EITHER, FLOAT32, LANES
-from .ways import ADDED_AT_ONCE, CHANNELS_TOGETHER, queries_padded
+from ..planning.conv_algorithms import ADDED_AT_ONCE, CHANNELS_TOGETHER, queries_padded
+from . import library, tensor_pointers
+from .tensor_pointers import EITHER, FLOAT32, LANES
 
-#: Values that attention keeps side by side, as bytes of a channel; see DEEP in loops/softmax.h.
+#: Values that attention keeps side by side, as bytes of a channel; see DEEP in softmax.h.
 _BLOCK_BYTES = 512
 
 
@@ -47,8 +47,8 @@ class AttentionLoops:
         if not count:
             return
         self._library.put_values(
-            addresses.of_numbers("the rows", rows, FLOAT32, count, channels),
-            addresses.of_numbers("the values", values, EITHER, blocks, channels, block),
+            tensor_pointers.of_numbers("the rows", rows, FLOAT32, count, channels),
+            tensor_pointers.of_numbers("the values", values, EITHER, blocks, channels, block),
             first, count, channels, block,
             values.dtype == torch.bfloat16, self._parallel, torch.get_num_threads(),
         )  # fmt: skip
@@ -70,7 +70,7 @@ class AttentionLoops:
             keys: (positions, C), float32 or bfloat16.
             values: From :meth:`put_values`, of the same dtype; zeros where there is no position.
             out: (n, C), float32; is written.
-            memory: Twice for as many float32 numbers, n rounded up by :func:`.ways.queries_padded`; is written.
+            memory: Twice for as many float32 numbers, n rounded up by :func:`.queries_padded`; is written.
             added_at_once: As for :meth:`.Compiled.multiply`.
         """
         count, channels = queries.shape
@@ -80,14 +80,14 @@ class AttentionLoops:
         padded = queries_padded(count) * channels
         blocks = -(-len(keys) // block)
         panels, mixed = (part.view(-1)[:padded] for part in memory)
-        addresses.check_sums(max(channels, block), added_at_once)
+        tensor_pointers.check_sums(max(channels, block), added_at_once)
         self._library.attend(
-            addresses.of_numbers("the queries", queries, FLOAT32, count, channels),
-            addresses.of_numbers("the keys", keys, (dtype,), len(keys), channels, in_words=True),
-            addresses.of_numbers("the values", values, (dtype,), blocks, channels, block, in_words=True),
-            addresses.of_numbers("what is made", out, FLOAT32, count, channels),
-            addresses.of_numbers("the memory", panels, FLOAT32, padded),
-            addresses.of_numbers("the memory", mixed, FLOAT32, padded),
+            tensor_pointers.of_numbers("the queries", queries, FLOAT32, count, channels),
+            tensor_pointers.of_numbers("the keys", keys, (dtype,), len(keys), channels, in_words=True),
+            tensor_pointers.of_numbers("the values", values, (dtype,), blocks, channels, block, in_words=True),
+            tensor_pointers.of_numbers("what is made", out, FLOAT32, count, channels),
+            tensor_pointers.of_numbers("the memory", panels, FLOAT32, padded),
+            tensor_pointers.of_numbers("the memory", mixed, FLOAT32, padded),
             count, len(keys), channels, added_at_once, channels**-0.5,
             keys.dtype == torch.bfloat16, self._parallel, torch.get_num_threads(),
         )  # fmt: skip

@@ -15,13 +15,13 @@ import math
 
 import torch
 
-#: Channels that the loops take at a time; LANES in loops/numbers.h.
+#: Channels that the loops take at a time; LANES in numbers.h.
 LANES = 8
 
 FLOAT32 = (torch.float32,)
 EITHER = (torch.float32, torch.bfloat16)
 
-#: Sums of so many powers of two that wait for others; MOST_SUMS in loops/products.c.
+#: Sums of so many powers of two that wait for others; MOST_SUMS in products.c.
 _MOST_SUMS = 24
 
 #: Bytes that some loops read at a time; uint32_t in C.

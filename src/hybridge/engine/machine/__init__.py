@@ -1,0 +1,1 @@
+"""What this process is granted of the machine: processors, memory limits and threads."""
