@@ -353,7 +353,8 @@ class TestPreview:
             url = httpx.URL(address)
             target = "/v1/sd-v1/decode?shape=1&shape=4&shape=4&shape=4&dtype=float32&preview=true"
             with socket.create_connection((url.host, url.port), timeout=WAIT_S) as client:
-                head = f"POST {target} HTTP/1.1\r\ncontent-type: tensor/binary\r\ncontent-length: 256\r\n\r\n"
+                headers = "host: localhost\r\ncontent-type: tensor/binary\r\ncontent-length: 256\r\n"
+                head = f"POST {target} HTTP/1.1\r\n{headers}\r\n"
                 client.sendall(head.encode() + bytes(256))
                 assert begun.acquire(timeout=WAIT_S)
                 assert backend.load().waiting == 1

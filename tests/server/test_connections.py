@@ -29,6 +29,7 @@ from hybridge.server.settings import Settings
 QUERY = {"shape": [1, 4, 8, 8], "dtype": "float32"}
 BODY = bytes(1024)
 BINARY = {"content-type": "tensor/binary"}
+HOST = b"host: localhost\r\n"
 POST = (
     b"POST /v1/sd-v1/decode?shape=1,4,8,8&dtype=float32 HTTP/1.1\r\nhost: localhost\r\n"
     b"content-type: tensor/binary\r\ncontent-length: 1024\r\n\r\n"
@@ -124,15 +125,13 @@ class TestSlowSenders:
 
     def test_a_body_that_stops(self, server) -> None:
         with connect(server) as connection:
-            connection.sendall(POST.replace(b"host: localhost", b"connection: close") + b"only this")
+            connection.sendall(POST.replace(HOST, HOST + b"connection: close\r\n") + b"only this")
             assert_refused(connection, 408, "the body stopped coming")
 
     def test_a_body_in_drops(self, server) -> None:
         """Less than 4 KiB a second is no better than nothing, however small the pauses are."""
         with connect(server) as connection:
-            connection.sendall(
-                POST.replace(b"host: localhost", b"connection: close").replace(b": 1024", b": 100000")
-            )
+            connection.sendall(POST.replace(HOST, HOST + b"connection: close\r\n").replace(b": 1024", b": 100000"))
             with dripping(connection):
                 status, _ = answer_of(connection)
             assert status in (408, None)  # a drip that meets a closed door may cost the answer
@@ -226,8 +225,8 @@ class TestTooMuch:
         with serving(engines, **limits) as server, ExitStack() as stack:
             slow = [stack.enter_context(connect(server)) for _ in range(2)]
             for number, connection in enumerate(slow):
-                head = b"connection: close\r\nx-forwarded-for: 192.0.2.%d" % number
-                connection.sendall(POST.replace(b"host: localhost", head).replace(b": 1024", b": 540000"))
+                head = b"connection: close\r\nx-forwarded-for: 192.0.2.%d\r\n" % number
+                connection.sendall(POST.replace(HOST, HOST + head).replace(b": 1024", b": 540000"))
                 connection.sendall(bytes(500_000))
             end = time.monotonic() + 20
             while "hybridge_inflight_bytes 1e+06" not in httpx.get(f"{server}/metrics").text:
@@ -269,7 +268,7 @@ class TestTooMany:
         with serving(engines, listening) as server, ExitStack() as stack:
             busy = [stack.enter_context(connect(server)) for _ in range(2)]
             for connection in busy:
-                connection.sendall(POST.replace(b"host: localhost", b"expect: 100-continue"))
+                connection.sendall(POST.replace(HOST, HOST + b"expect: 100-continue\r\n"))
                 assert connection.recv(65536).startswith(b"HTTP/1.1 100")  # so the server waits for its body
             with connect(server) as newcomer:
                 newcomer.sendall(b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n")
@@ -285,7 +284,7 @@ class TestTooMany:
         with serving(engines, Listening(ConnectionLimits(max_connections=2))) as server, ExitStack() as stack:
             busy = [stack.enter_context(connect(server)) for _ in range(2)]
             for connection in busy:
-                connection.sendall(POST.replace(b"host: localhost", b"expect: 100-continue"))
+                connection.sendall(POST.replace(HOST, HOST + b"expect: 100-continue\r\n"))
                 assert connection.recv(65536).startswith(b"HTTP/1.1 100")
             for _ in range(100):
                 stack.enter_context(connect(server))

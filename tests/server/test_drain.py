@@ -301,7 +301,8 @@ def test_a_second_signal_ends_at_once() -> None:
         url = urlsplit(address)
         with socket.create_connection((url.hostname, url.port), timeout=30) as connection:
             connection.sendall(
-                b"POST /v1/starter/decode HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 1024\r\n\r\n"
+                b"POST /v1/starter/decode HTTP/1.1\r\nhost: localhost\r\n"
+                b"expect: 100-continue\r\ncontent-length: 1024\r\n\r\n"
             )
             assert connection.recv(1024).startswith(b"HTTP/1.1 100")  # accepted, and never to be finished
             process.send_signal(signal.SIGTERM)

@@ -97,6 +97,19 @@ class TestAmbiguous:
             assert "error" in said
             assert peer.hung_up()
 
+    @pytest.mark.parametrize("upgrade", [b"", *UPGRADES.values()])
+    def test_no_host(self, server, upgrade) -> None:
+        with Peer(server) as peer:
+            peer.send(b"GET /first HTTP/1.1\r\n" + upgrade + b"\r\n" + SMUGGLED)
+            status, said = peer.answer()
+            assert status == 400
+            assert "no Host header" in said["error"]
+            assert peer.hung_up()
+        for head in (b"GET /first HTTP/1.0\r\n\r\n", b"GET /first HTTP/1.1\r\nhost:\r\n\r\n"):  # both may be
+            with Peer(server) as peer:
+                peer.send(head)
+                assert peer.answer()[0] == 200
+
     @pytest.mark.parametrize("name", CHUNKS)
     def test_chunks(self, server, name) -> None:
         with Peer(server) as peer:

@@ -13,7 +13,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 def find_fault(method: bytes, version: str, headers: Headers) -> tuple[int, str] | None:
-    """Status and message for a head after which nobody could say where its body ends, else None.
+    """Status and message for a head after which nobody could say where its body ends or whom it is for, else None.
 
     Args:
         method: In capitals.
@@ -29,8 +29,11 @@ def find_fault(method: bytes, version: str, headers: Headers) -> tuple[int, str]
         return 400, "HTTP/1.0 has no Transfer-Encoding. Expected: Content-Length, or HTTP/1.1"
     if codings not in ([], [b"chunked"]):
         return 400, "the Transfer-Encoding is not supported. Expected: chunked, alone and once"
-    if sum(name == b"host" for name, _ in headers) > 1:
+    hosts = sum(name == b"host" for name, _ in headers)
+    if hosts > 1:
         return 400, "there are several Host headers. Expected: one"
+    if not hosts and version == "1.1":  # RFC 9112, section 3.2
+        return 400, "there is no Host header. Expected: the server's name in one, or HTTP/1.0"
     return None
 
 
