@@ -13,7 +13,7 @@ import pytest
 from rich.cells import cell_len
 
 from hybridge.cli import main
-from hybridge.cli.screen import screen, show_table
+from hybridge.cli.console import screen, show_table
 from hybridge.lab.advisor.advice import advise
 from hybridge.lab.estimator.types import Setup
 from hybridge.models import CATALOGUE

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from hybridge.client.address import Address
-from hybridge.client.fleet import Breaker, Fleet, Server
+from hybridge.client.load_balancer import Breaker, Fleet, Server
 from hybridge.client.retry import another_may
 from hybridge.errors import BadAnswer, ClientError, ServerRefused, ServerTimeout, ServerUnreachable
 

@@ -310,7 +310,7 @@ def test_a_server_cannot_stop_the_others_by_its_timings() -> None:
 
 def test_nobody_is_left_alone_for_longer_than_a_while() -> None:
     from hybridge.client.address import Address
-    from hybridge.client.fleet import Fleet
+    from hybridge.client.load_balancer import Fleet
 
     now = 0.0
     fleet = Fleet([Address.parse("http://a"), Address.parse("http://b")], clock=lambda: now)

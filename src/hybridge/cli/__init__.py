@@ -15,7 +15,7 @@ def main() -> None:
     """The command ``hybridge``."""
     try:
         from .application import application
-        from .screen import speak
+        from .console import speak
     except ModuleNotFoundError as error:
         sys.exit(f"the command line needs {error.name}: pip install 'hybridge[cli]'")
     from ..errors import HybridgeError

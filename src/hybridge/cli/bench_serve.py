@@ -47,7 +47,7 @@ def serve_bench(
 
     from ..lab.serve_bench.cases import ServeArguments, loads_of
     from ..lab.serve_bench.servers import SERVERS
-    from .screen import screen
+    from .console import screen
 
     console = screen()
     asked = rivals.split(",") if rivals else ["hybridge"] if url else SERVERS

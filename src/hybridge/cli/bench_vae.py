@@ -40,7 +40,7 @@ def vae(
     from ..engine import resolve
     from ..lab.vae_bench.cases import Arguments
     from ..lab.vae_bench.rivals import RIVALS
-    from .screen import screen
+    from .console import screen
 
     console = screen()
     arguments = Arguments(

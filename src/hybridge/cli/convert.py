@@ -19,7 +19,7 @@ def convert(
 ) -> None:
     """Turn pickled weights into safetensors, without running what is pickled."""
     from ..errors import OutOfMemory, RequestError
-    from .screen import screen
+    from .console import screen
 
     if target.suffix.lower() != ".safetensors":
         raise RequestError("not a name for safetensors", saw=target.name, expected="FILE.safetensors")

@@ -42,11 +42,11 @@ def decode(
 
     from dataclasses import replace
 
-    from ..client.values import pictures_of
+    from ..client.conversion import pictures_of
     from ..errors import RequestError
     from ..protocol import DecodeRequest, FileAnswer, PictureFormat, read_latents
-    from .answering import answers
-    from .screen import screen
+    from .console import screen
+    from .single_request import answers
 
     formats: dict[str, PictureFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
     target = output or latents.with_suffix(".png")

@@ -31,7 +31,7 @@ def demo(
     from ..server.app import create_app
     from ..server.local_backend import LocalBackend
     from ..server.process.server import running
-    from .screen import screen, show_table
+    from .console import screen, show_table
 
     console = screen()
     output.mkdir(parents=True, exist_ok=True)

@@ -23,9 +23,9 @@ def encode(
     """Turn a picture into latents, in a safetensors file."""
 
     from ..protocol import EncodeRequest, PictureFile, Scaling, TensorAnswer
-    from .answering import answer
+    from .console import screen
     from .latents_file import write_latents
-    from .screen import screen
+    from .single_request import answer
 
     request = EncodeRequest(PictureFile(picture.read_bytes()), Scaling("model") if scaled else Scaling())
     encoded = answer(request, model=model, server=server, key=key, ca=ca, device=device, dtype=dtype)

@@ -68,7 +68,7 @@ def _show(made: Advice) -> None:
     from rich.syntax import Syntax
 
     from ..lab.advisor.advice import picture, title
-    from .screen import screen, show_table
+    from .console import screen, show_table
 
     console = screen()
     console.print(f"[bold]{title(made.choice)}[/]")

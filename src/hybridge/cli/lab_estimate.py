@@ -69,7 +69,7 @@ def estimate(
 
 def _show(made: Estimate) -> None:
 
-    from .screen import screen, show_table
+    from .console import screen, show_table
 
     setup, console = made.setup, screen()
     title = f"{setup.pipeline}, {'+'.join(setup.stack) or 'float32'}, {setup.batch} × {setup.height}×{setup.width}"
@@ -120,7 +120,7 @@ def peak_of(made: Estimate) -> str:
 def _show_guide() -> None:
 
     from ..lab.estimator.guide import compared
-    from .screen import screen, show_table
+    from .console import screen, show_table
 
     numbers = ("counted", "with workspace", "the guide", "off")
     rows = []

@@ -17,7 +17,7 @@ def list_(
     from rich.markup import escape
 
     from ..lab.studies.listing import listed
-    from .screen import screen, show_table
+    from .console import screen, show_table
 
     console = screen()
     with console.status(f"looking at {pipeline}"):

@@ -42,7 +42,7 @@ def run(
 
     from ..lab.studies import arguments as study
     from ..lab.studies.runner import RECORD, arguments_of
-    from .screen import screen
+    from .console import screen
 
     console = screen()
     if resume is not None:

@@ -17,7 +17,7 @@ def models(
     """List the models that hybridge knows by name, or those of a server."""
     import json
 
-    from .screen import screen, show_table
+    from .console import screen, show_table
 
     console = screen()
     if download:

@@ -85,7 +85,7 @@ def sides(size: str) -> tuple[int, int]:
 
 def _show(title: str, program: Any, made: Any, kept_bytes: int, with_ops: bool) -> None:
 
-    from .screen import screen, show_table
+    from .console import screen, show_table
 
     console = screen()
     console.print(f"[bold]{title}[/]")

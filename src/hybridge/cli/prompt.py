@@ -36,8 +36,8 @@ def prompt(
 
     from ..client import Client
     from ..errors import HybridgeError
+    from .console import screen
     from .prompt_files import Folder, read_options, read_prompts
-    from .screen import screen
     from .tables import progress_bar
 
     options = read_options(option)

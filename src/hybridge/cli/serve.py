@@ -174,7 +174,7 @@ def serve(
     from ..server.process.listening_sockets import addresses_elsewhere, opened, refusal
     from ..server.process.server import BACKLOG, address_of, run
     from ..units import format_bytes
-    from .screen import screen
+    from .console import screen
 
     console = screen()
     with opened(settings.address, settings.port) as listeners:

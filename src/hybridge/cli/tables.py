@@ -35,7 +35,7 @@ def progress_bar(console: Any) -> Progress:
 def draw(table: Table, console: Any) -> None:
     """Prints a table of the workbench."""
     from ..lab.harness.tables import columns_are_numbers
-    from .screen import show_table
+    from .console import show_table
 
     numbers = [
         name for name, is_number in zip(table.columns, columns_are_numbers(table.columns), strict=True) if is_number

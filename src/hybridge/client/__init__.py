@@ -30,13 +30,13 @@ theirs comes or goes, keeps no state outside its objects, and never puts a crede
 from .async_client import AsyncClient
 from .client import Client
 from .compat import remote_decode, remote_encode
-from .fleet import Breaker
+from .conversion import Kind
+from .load_balancer import Breaker
 from .preview import Picture, Preview
 from .prompts import Embeddings, repeat_for_images
 from .queue import Finished
 from .reply import Reply, ServerWarning
 from .retry import Retry
-from .values import Kind
 
 __all__ = [
     "AsyncClient",

@@ -10,12 +10,12 @@ from typing import Any, get_args
 from ..errors import RequestError
 from ..protocol import DecodeRequest, EncodeRequest, Output, Scaling, ValueRange
 from ..protocol.messages import DEFAULT_QUALITY
+from .conversion import Kind, best_kind, image_to_wire, latents_of_file, picture_format_from, to_wire
 from .flow import Flows
+from .flow_types import Flow, Progress, Terms
 from .precision import Precision, lowered
 from .prompt_flow import prompt_flow
 from .prompts import prompt_request
-from .steps import Flow, Progress, Terms
-from .values import Kind, best_kind, image_to_wire, latents_of_file, picture_format_from, to_wire
 
 
 class Calls(abc.ABC):

@@ -13,17 +13,17 @@ from ..errors import BadAnswer
 from ..protocol import Request
 from .calls import Calls, decode_request
 from .fallback import Fallback
-from .fleet import Breaker
 from .flow import flows_to
+from .flow_types import Call, Compute, Emit, Flow, More, Opened, Outcome, Progress, Step
+from .load_balancer import Breaker
 from .network import Network, network_to
 from .preview import Picture, Preview, preview_flow
 from .proxies import ProxyChoice
 from .queue import CallQueue, Finished, Order, Recipe
 from .reply import Reply
 from .retry import DEFAULT_RETRY, Retry
-from .steps import Call, Compute, Emit, Flow, More, Opened, Outcome, Progress, Step
+from .tls import Verify
 from .transport import ANSWER_TIMEOUT_S, Exchange, is_parted, timeout_of
-from .trust import Verify
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..protocol import DecodeRequest, EncodeRequest, Output, Scaling, WireTensor
 from .client import Client
+from .conversion import from_wire, image_to_wire, images_from_pixels, picture_format_from, to_wire
 from .transport import ANSWER_TIMEOUT_S
-from .values import from_wire, image_to_wire, images_from_pixels, picture_format_from, to_wire
 
 if TYPE_CHECKING:
     import torch

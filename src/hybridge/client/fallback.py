@@ -18,7 +18,7 @@ from ..protocol import (
     Scaling,
     TensorAnswer,
 )
-from .steps import Local
+from .flow_types import Local
 
 #: A diffusers VAE, or a function that answers a request of :mod:`hybridge.protocol`.
 Fallback = Any

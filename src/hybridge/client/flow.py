@@ -28,16 +28,16 @@ from ..protocol import (
     read_answer,
     write_request,
 )
-from . import blame
+from . import transport_errors
 from .address import Address
-from .expected import MOST_DOCUMENT_BYTES, check, most_bytes
+from .answer_limits import MOST_DOCUMENT_BYTES, check, most_bytes
+from .conversion import Kind, from_wire, pictures_of
 from .fallback import Fallback, local_of
-from .fleet import Breaker, Fleet, Server
-from .redact import Redactor
+from .flow_types import Arrived, Build, Call, Compute, Flow, Local, Opened, Outcome, Terms, Until
+from .load_balancer import Breaker, Fleet, Server
+from .redaction import Redactor
 from .reply import Reply, ServerWarning, timings_ms
 from .retry import Retry, another_may
-from .steps import Arrived, Build, Call, Compute, Flow, Local, Opened, Outcome, Terms, Until
-from .values import Kind, from_wire, pictures_of
 
 T = TypeVar("T")
 
@@ -141,9 +141,9 @@ class Flows:
             status = None
             outcome = yield from self._attempt(server, build, until, wait_s)
             if isinstance(outcome, httpx.RequestError):
-                error = blame.loss(outcome, server.address)
+                error = transport_errors.loss(outcome, server.address)
             elif isinstance(outcome, BadAnswer):
-                error = blame.named(outcome, server.address)
+                error = transport_errors.named(outcome, server.address)
             else:
                 status = outcome.status
                 try:
@@ -296,11 +296,11 @@ def _accepted(arrived: Arrived, read: Callable[[Arrived, Address], T], address: 
         ClientError: for any other, and for what cannot be read; it names the server.
     """
     if not 200 <= arrived.status < 300:
-        raise blame.refusal(_plain(arrived), arrived.moved_to, address)
+        raise transport_errors.refusal(_plain(arrived), arrived.moved_to, address)
     try:
         return read(arrived, address)
     except BadAnswer as error:
-        raise blame.named(error, address) from None
+        raise transport_errors.named(error, address) from None
 
 
 def _reader(request: Request, convert: Callable[[Reply], T]) -> Callable[[Arrived, Address], tuple[T, Reply]]:

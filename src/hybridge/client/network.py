@@ -21,7 +21,7 @@ import httpx
 
 from ..errors import ClientError
 from .proxies import Proxies, Proxy, ProxyChoice
-from .trust import Verify, trust
+from .tls import Verify, trust
 
 #: httpx drops an idle connection after 5 s, less than it takes to make the next latents.
 LIMITS: dict[str, Any] = {"max_connections": 100, "max_keepalive_connections": 20, "keepalive_expiry": 60.0}

@@ -15,7 +15,7 @@ import torch
 
 from ..errors import ClientError, Mismatch, RequestError
 from .client import Client
-from .fitting import choose, need_of, read_models
+from .model_matching import choose, need_of, read_models
 from .remote_vae import RemoteVAE
 from .transport import ANSWER_TIMEOUT_S
 

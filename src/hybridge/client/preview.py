@@ -10,13 +10,13 @@ import httpx
 
 from ..errors import BadAnswer, ClientError
 from ..protocol import DecodeRequest, HttpResponse, PartsReader, read_answer
-from . import blame
+from . import transport_errors
 from .address import Address
-from .expected import check, most_bytes
+from .answer_limits import check, most_bytes
+from .conversion import Kind
 from .flow import Flows, converter, path_of
+from .flow_types import Arrived, Emit, Flow, More, Terms
 from .reply import Reply
-from .steps import Arrived, Emit, Flow, More, Terms
-from .values import Kind
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,7 +68,7 @@ def preview_flow(flows: Flows, request: DecodeRequest, model: str | None, kind: 
     while True:  # to the end of the response, so that its connection can be used again
         data = yield More()
         if isinstance(data, httpx.TimeoutException):
-            raise flows.blamed(blame.loss(data, address))
+            raise flows.blamed(transport_errors.loss(data, address))
         if isinstance(data, httpx.RequestError) or not data:
             break
         try:
@@ -84,7 +84,7 @@ def preview_flow(flows: Flows, request: DecodeRequest, model: str | None, kind: 
                     yield Emit(Picture(convert(reply)))
                     has_picture = True
         except BadAnswer as error:
-            raise flows.blamed(blame.named(error, address)) from None
+            raise flows.blamed(transport_errors.named(error, address)) from None
         except ClientError as error:
             raise flows.blamed(error) from None
     if not has_picture:
@@ -94,5 +94,5 @@ def preview_flow(flows: Flows, request: DecodeRequest, model: str | None, kind: 
 
 def _reply(part: HttpResponse, address: Address) -> Reply:
     if part.status != httpx.codes.OK:
-        raise blame.refusal(part, None, address)
+        raise transport_errors.refusal(part, None, address)
     return Reply(read_answer(part), part.headers, str(address), 0, len(part.body), 0.0)

@@ -8,11 +8,11 @@ from urllib.parse import quote
 from ..errors import RequestError
 from ..protocol import PromptRequest, read_prompt_answer, write_prompt_request
 from .address import Address
-from .expected import most_embeddings_bytes
+from .answer_limits import most_embeddings_bytes
+from .conversion import Kind
 from .flow import Flows, getter, read_model_list
+from .flow_types import Arrived, Flow, Terms, Until
 from .prompts import Embeddings, embeddings_of
-from .steps import Arrived, Flow, Terms, Until
-from .values import Kind
 
 
 def prompt_flow(

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import RequestError
 from ..protocol import PictureFile, PromptAnswer, PromptLimits, PromptRequest, TensorLayout, WireTensor
 from ..protocol.prompt import check_inputs
-from .values import Kind, from_wire, image_to_wire
+from .conversion import Kind, from_wire, image_to_wire
 
 #: The client leaves most limits to the server; these are beyond what any server takes.
 _LIMITS = PromptLimits(max_json_bytes=1 << 30, max_prompts=1 << 20, max_characters=1 << 30, max_images=1 << 10)

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import anyio
 
 from ..errors import ClientError, RequestError
-from .steps import Flow
+from .flow_types import Flow
 
 #: Results come as their items were ``put``, or as they are ``done``.
 Order = Literal["put", "done"]

@@ -16,7 +16,7 @@ from ..errors import BadAnswer
 from ..protocol import DecodeRequest, EncodeRequest, Request, Scaling
 from ..protocol.torch import from_torch, to_torch
 from .client import Client
-from .fitting import ServedModel
+from .model_matching import ServedModel
 
 
 class _Nothing(torch.nn.Module):

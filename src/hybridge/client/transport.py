@@ -9,7 +9,7 @@ import httpx
 
 from .. import __version__
 from ..errors import BadAnswer, ClientError
-from .steps import Arrived, Call
+from .flow_types import Arrived, Call
 
 #: Long enough for a large video on a slow machine; SD.Next waits as long.
 ANSWER_TIMEOUT_S = 300.0

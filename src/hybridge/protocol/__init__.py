@@ -24,7 +24,7 @@ from .messages import (
     TensorAnswer,
     ValueRange,
 )
-from .parts import PARTED, PartsReader, end_parts, write_part
+from .multipart_answer import PARTED, PartsReader, end_parts, write_part
 from .picture_files import sniff_picture
 from .prompt import (
     Json,

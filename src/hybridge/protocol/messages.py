@@ -100,7 +100,7 @@ class DecodeRequest:
     """Latents that should become a picture.
 
     ``height`` and ``width`` are those of the picture, in pixels; they mean something for packed latents only.
-    With ``preview`` the answer comes in parts, a quick approximation first; see :mod:`.parts`.
+    With ``preview`` the answer comes in parts, a quick approximation first; see :mod:`.multipart_answer`.
     """
 
     latents: WireTensor

@@ -1,4 +1,4 @@
-"""A preview before the picture, over one response: parts of :mod:`hybridge.protocol.parts`.
+"""A preview before the picture, over one response: parts of :mod:`hybridge.protocol.multipart_answer`.
 
 The preview is made by a tiny autoencoder of the model, if one is served, on the device and ahead of the picture;
 else by the model's latents → RGB matrix, beside the device.  It is on its way before the full decode ends.

@@ -41,7 +41,7 @@ def answers(
         HybridgeError: whatever goes wrong.
     """
 
-    from .screen import screen
+    from .console import screen
 
     console = screen(stderr=True)
     if server:
