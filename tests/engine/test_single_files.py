@@ -198,7 +198,7 @@ def test_the_hub_is_not_asked_for_paths(source: str, tmp_path: Path, monkeypatch
     def refuse(*_: object) -> None:
         raise AssertionError("the hub was asked")
 
-    monkeypatch.setattr(loading, "_download", refuse)
+    monkeypatch.setattr(loading, "download", refuse)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     with pytest.raises((ModelUnavailable, RequestError)):

@@ -79,7 +79,7 @@ def _half_of_taesd(name: str, source: str, asked: str | None) -> Path | None:
     Raises:
         ModelUnavailable: when several are there, and none is called ``asked`` or ``name``; for pickles alone.
     """
-    folder = _snapshot(Path(source))
+    folder = snapshot(Path(source))
     if not folder.is_dir() or (folder / "config.json").is_file() or (asked and (folder / asked).is_dir()):
         return None
     decoders = {stem_of(path): path for path in sorted(folder.glob("*_decoder.safetensors"))}
@@ -111,17 +111,17 @@ def _half_of_taesd(name: str, source: str, asked: str | None) -> Path | None:
 
 
 def _split_subfolder(source: str) -> tuple[str, str | None]:
-    whole = _expanded(source)
+    whole = expanded(source)
     if whole.exists():
         return str(whole), None
     head, separator, tail = source.rpartition(":")
     # A colon before a slash is part of a path (a drive letter), not of a subfolder.
     if not separator or tail.startswith(("/", "\\")):
         return source, None
-    return str(_expanded(head)) if _expanded(head).exists() else head, tail
+    return str(expanded(head)) if expanded(head).exists() else head, tail
 
 
-def _expanded(path: str) -> Path:
+def expanded(path: str) -> Path:
     """With a home folder in place of ``~``, where there is one."""
     try:
         return Path(path).expanduser()
@@ -129,7 +129,7 @@ def _expanded(path: str) -> Path:
         return Path(path)
 
 
-def _is_path(source: str) -> bool:
+def is_path(source: str) -> bool:
     """Whether this means a place on the disk, there or not, so that no hub is asked for it."""
     ends = (".safetensors", *PICKLED)
     is_written_so = source.startswith((".", "~")) or "\\" in source or source.lower().endswith(ends)
@@ -146,7 +146,7 @@ def locate(spec: ModelSpec) -> Path:
     if Path(spec.source).is_file():
         return Path(spec.source)
     folder = _locate(spec.name, spec.source, spec.subfolder, patterns)
-    if not any(folder.glob(f"{STEM}*.safetensors*")) and not _is_path(spec.source):
+    if not any(folder.glob(f"{STEM}*.safetensors*")) and not is_path(spec.source):
         # A repository may have the variant alone; it is not fetched beside the plain file.
         folder = _locate(spec.name, spec.source, spec.subfolder, ["config.json", FP16])
     find_weights(spec.name, folder)
@@ -267,13 +267,13 @@ def _config_of(spec: ModelSpec, where: Path) -> Mapping[str, Any]:
 
 def _locate(name: str, source: str, subfolder: str | None, patterns: list[str]) -> Path:
     local = Path(source)
-    if not local.is_dir() and _is_path(source):
+    if not local.is_dir() and is_path(source):
         raise ModelUnavailable(
             f"no folder for {name}",
             expected="a folder, a safetensors file, or a repository of the hub",
             where=source,
         )
-    root = _snapshot(local) if local.is_dir() else _download(name, source, subfolder, patterns)
+    root = snapshot(local) if local.is_dir() else download(name, source, subfolder, patterns)
     folder = root / subfolder if subfolder else root
     if not (folder / "config.json").is_file():
         has_vae = (folder / "vae" / "config.json").is_file() or (folder / "model_index.json").is_file()
@@ -285,7 +285,7 @@ def _locate(name: str, source: str, subfolder: str | None, patterns: list[str]) 
     return folder
 
 
-def _snapshot(folder: Path) -> Path:
+def snapshot(folder: Path) -> Path:
     """Of a hub cache's ``models--owner--name`` its main branch, else its newest; other folders as they are."""
     snapshots = folder / "snapshots"
     if not snapshots.is_dir() or (folder / "config.json").exists():
@@ -300,7 +300,21 @@ def _snapshot(folder: Path) -> Path:
     )
 
 
-def _download(name: str, repository: str, subfolder: str | None, patterns: list[str]) -> Path:
+def download(name: str, repository: str, subfolder: str | None, patterns: list[str]) -> Path:
+    """Files of a repository of the hub, from its cache where they are there.
+
+    Args:
+        name: Of the model, for errors.
+        repository: ``owner/name``.
+        subfolder: Where in it the files are; None for the top.
+        patterns: Their names; ``*`` stands for anything.
+
+    Returns:
+        The folder of the whole repository.
+
+    Raises:
+        ModelUnavailable: with what to do about it.
+    """
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
 

@@ -69,7 +69,7 @@ def find_weights(name: str, folder: Path) -> tuple[Path, ...]:
     """
     index = folder / f"{STEM}.safetensors.index.json"
     if index.is_file():
-        return tuple(folder / file for file in _files_of_index(name, index))
+        return tuple(folder / file for file in files_of_index(name, index))
     plain = folder / f"{STEM}.safetensors"
     if plain.is_file():
         return (plain,)
@@ -103,7 +103,7 @@ def read_headers(name: str, folder: Path) -> Stored:
     files = find_weights(name, folder)
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
-        shapes |= _checked_shapes_of(name, path)
+        shapes |= checked_shapes(name, path)
     return Stored(files, shapes)
 
 
@@ -133,7 +133,7 @@ def _read_halves(
     name: str, path: Path, others: set[str]
 ) -> tuple[tuple[Path, ...], tuple[str, ...], dict[str, tuple[int, ...]]]:
     """A file, with the other one where it is half of a TAESD: paths, what to put before their names, and shapes."""
-    held = _checked_shapes_of(name, path, others)
+    held = checked_shapes(name, path, others)
     start = single_file.half_of_taesd(held)
     if start is None:
         return (path,), ("",), held
@@ -142,7 +142,7 @@ def _read_halves(
     other = single_file.other_half(path)
     if other is None or not other.is_file():
         return files, starts, shapes
-    held = _checked_shapes_of(name, other)
+    held = checked_shapes(name, other)
     other_start = single_file.half_of_taesd(held)
     if other_start in (None, start):
         raise ModelUnavailable(
@@ -241,7 +241,17 @@ def fill(module: Any, stored: Stored, dtype: torch.dtype) -> Any:
     return module
 
 
-def _checked_shapes_of(name: str, path: Path, others: set[str] | None = None) -> dict[str, tuple[int, ...]]:
+def checked_shapes(name: str, path: Path, others: set[str] | None = None) -> dict[str, tuple[int, ...]]:
+    """Of each tensor of a safetensors file its shape, by the file's header, which has to fit the file.
+
+    Args:
+        name: Of the model, for errors.
+        path: The file.
+        others: Takes the names of tensors that are no floats; without it they are damage.
+
+    Raises:
+        ModelUnavailable: when the file is damaged, or cannot be read.
+    """
     try:
         return _shapes_of(path, others)
     except _Damaged as damage:
@@ -301,7 +311,12 @@ def _shapes_of(path: Path, others: set[str] | None) -> dict[str, tuple[int, ...]
     return shapes
 
 
-def _files_of_index(name: str, index: Path) -> list[str]:
+def files_of_index(name: str, index: Path) -> list[str]:
+    """The names of the files that an index of weights lists, all of which are there.
+
+    Raises:
+        ModelUnavailable: when it is damaged, or a file is missing.
+    """
     try:
         if index.stat().st_size > _MOST_HEADER_BYTES:
             raise ValueError

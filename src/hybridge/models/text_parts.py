@@ -45,9 +45,6 @@ VISION_UNUSED = (
     *("model.multi_modal_projector", "multi_modal_projector", *LLM_UNUSED),
 )
 
-#: What follows the prompt is zeros.
-ZEROS_AFTER = (Output("prompt_embeds", zeros_after=True),)
-
 #: Libraries that diffusers cleans captions with.  Without them it cleans in another way, and the embeddings are
 #: others.
 CLEANERS = ("bs4", "ftfy")

@@ -53,13 +53,11 @@ class Output:
         layout: Where the prompts are counted.
         mask: The output whose zeros say which positions of this one are padding.  Named only where the picture is
             the same with zeros there, so that they need not be sent.
-        zeros_after: Whether what follows the prompt is zeros already, so that it need not be sent.
     """
 
     name: str
     layout: Layout = "batch"
     mask: str | None = None
-    zeros_after: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +186,24 @@ class TextSide:
         names = [name for encoder in self.encoders for name in (encoder.name, encoder.tokenizer)]
         return (*dict.fromkeys(names), *self.others)
 
+    @property
+    def masks(self) -> dict[str, str]:
+        """For tensors whose padding need not be sent, and their negative twins, the mask that says where it is."""
+        own = {output.name: output.mask for output in self.outputs if output.mask}
+        return own | {NEGATIVE_PREFIX + name: NEGATIVE_PREFIX + mask for name, mask in own.items()}
+
+    @property
+    def layouts(self) -> dict[str, Layout]:
+        """Where the prompts are counted in each tensor, and in each negative twin."""
+        own = {output.name: output.layout for output in self.outputs}
+        return own | {NEGATIVE_PREFIX + name: layout for name, layout in own.items()}
+
     def parameter(self, name: str) -> Parameter | None:
         """The parameter of this name."""
         return next((parameter for parameter in self.parameters if parameter.name == name), None)
 
-    def output(self, name: str) -> Output | None:
-        """The output of this name, which may be that of a negative twin."""
-        plain = name.removeprefix(NEGATIVE_PREFIX)
-        return next((output for output in self.outputs if output.name == plain), None)
+    @property
+    def negatives(self) -> tuple[str, ...]:
+        """Names of the negative prompts that requests may hold; without a value, one name is known to all."""
+        own = tuple(parameter.name for parameter in self.parameters if parameter.kind == "negative")
+        return own or (() if self.guidance is None else (f"{NEGATIVE_PREFIX}prompt",))

@@ -19,7 +19,6 @@ from .text_parts import (
     PROMPT,
     PROMPT_2,
     VISION_UNUSED,
-    ZEROS_AFTER,
     length,
 )
 from .text_side import Call, Encoder, Guidance, Output, Parameter, TextSide
@@ -416,7 +415,7 @@ _AURAFLOW = TextSide(
     classes=("AuraFlowPipeline",),
     parameters=(PROMPT, NEGATIVE, LENGTH),
     calls=(MASKED_CALL,),
-    outputs=(Output("prompt_embeds", zeros_after=True), Output("prompt_attention_mask")),
+    outputs=(Output("prompt_embeds"), Output("prompt_attention_mask")),
     guidance=CFG,
     encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name),),
 )
@@ -487,7 +486,7 @@ _BRIA = TextSide(
     classes=("BriaPipeline",),
     parameters=(PROMPT, NEGATIVE, LENGTH),
     calls=(Call(("prompt_embeds", "negative_prompt_embeds", None)),),
-    outputs=ZEROS_AFTER,
+    outputs=EMBEDS,
     guidance=Guidance(zeros_if=True),
     encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name, fills=False),),
     stand_ins=("vae", "transformer"),
@@ -498,7 +497,7 @@ _OVIS = TextSide(
     classes=("OvisImagePipeline",),
     parameters=(PROMPT, NEGATIVE, length(256)),
     calls=(Call(("prompt_embeds", "negative_prompt_embeds", None, None)),),
-    outputs=ZEROS_AFTER,
+    outputs=EMBEDS,
     guidance=CFG,
     encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name, extra_tokens=28),),
 )

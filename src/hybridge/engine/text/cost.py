@@ -1,0 +1,45 @@
+"""How much work a request is, told before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...models import TextSide
+from ...models.text_side import Encoder
+from .checking import Asked
+from .loading import TextParts
+
+#: Of English, in the tokenizers of these models; other languages have fewer.
+_CHARACTERS_PER_TOKEN = 3
+
+
+def flops(asked: Asked, side: TextSide, parts: TextParts, default: Callable[[str], Any]) -> float:
+    """Two operations for each token and each weight that it is multiplied with.
+
+    Args:
+        asked: The request.
+        side: What is known of the encoders.
+        parts: The encoders.
+        default: The default of an option.
+    """
+    work = 0.0
+    texts = list(asked.prompts["prompt"] or ())
+    if asked.negatives is not None:
+        texts += asked.negatives[next(iter(asked.negatives))] or [""] * asked.count
+    for encoder in side.encoders:
+        model = parts.encoders.get(encoder.name)
+        if model is None:
+            continue
+        table = model.get_input_embeddings().weight.numel()  # looked up, not multiplied with
+        weights = sum(parameter.numel() for parameter in model.parameters()) - table
+        most = encoder.tokens
+        if isinstance(most, str):
+            most = int(asked.options.get(most, default(most)))
+        work += sum(2.0 * weights * _tokens(encoder, most, text) for text in texts)
+    return work
+
+
+def _tokens(encoder: Encoder, most: int, text: str) -> int:
+    own = most if encoder.fills else min(most, len(text) // _CHARACTERS_PER_TOKEN + 1)
+    return own + encoder.extra_tokens

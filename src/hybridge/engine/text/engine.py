@@ -1,0 +1,334 @@
+"""The facade: the text encoders of one pipeline on one device."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import EngineFailure, HybridgeError, RequestError
+from ...models import TextSide
+from ...models.text_side import NEGATIVE_PREFIX, Call
+from ..machine.own_thread import apart
+from ..memory.device_memory import failures_named, give_back
+from ..options import Choice, EngineOptions, choose_device
+from . import loading
+from .checking import Asked, Facts, TextLimits, read_inputs
+from .cost import flops
+from .joining import join
+from .loading import TextParts
+from .pictures import PREPARED
+from .repository import Repository, open_repository
+from .tokenizers import fresh
+
+#: What ``encode_prompt`` may be told, besides what a request says.
+_PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """A prompt of which an encoder did not read the end.
+
+    Attributes:
+        prompt: ``prompt`` or ``negative_prompt``.
+        index: Which one of the request.
+        tokenizer: The component that cut it.
+        tokens: How many were read, special ones and those of a template included.
+    """
+
+    prompt: str
+    index: int
+    tokenizer: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """What a pipeline's ``__call__`` takes in place of prompts, one for each.
+
+    Attributes:
+        tensors: By the names of its arguments, on the engine's device.  What the pipeline makes None is not there.
+        truncated: What was not read.
+    """
+
+    tensors: dict[str, torch.Tensor | list[torch.Tensor]]
+    truncated: tuple[Truncation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TextEngine:
+    """The text side of a pipeline, ready.  Threads may share it: one encodes at a time.
+
+    Attributes:
+        repository: Where it came from.
+        parts: The pipeline and its encoders.
+        device: Where they are, and why there.
+        limits: What one request may hold.
+        weights_bytes: Of all encoders.
+    """
+
+    repository: Repository
+    parts: TextParts
+    device: Choice[torch.device]
+    limits: TextLimits = field(default_factory=TextLimits)
+    weights_bytes: int = field(init=False)
+    _facts: Facts = field(init=False, repr=False)
+    _lock: threading.Lock = field(init=False, repr=False, compare=False, default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        models = self.parts.encoders.values()
+        own = {id(one): one.nbytes for model in models for one in (*model.parameters(), *model.buffers())}
+        object.__setattr__(self, "weights_bytes", sum(own.values()))  # the class is frozen to everyone else
+        object.__setattr__(self, "_facts", _facts_of(self.parts))
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        options: EngineOptions | None = None,
+        *,
+        name: str | None = None,
+        limits: TextLimits | None = None,
+    ) -> TextEngine:
+        """Loads the text side of a pipeline, from the hub if it is not on this machine.
+
+        Args:
+            source: A folder with a ``model_index.json``, or ``owner/name`` on the hub.
+            options: Device and dtype.
+            name: What to call it in errors.
+            limits: What one request may hold.
+
+        Raises:
+            ModelUnavailable: when it cannot be had, or is not what it should be.
+            EngineFailure: when device or dtype cannot be used.
+            OutOfMemory: when there is no room for it.
+        """
+        options = options or EngineOptions()
+        device = choose_device(options.device)
+        repository = open_repository(source, name)
+        give_back()  # what models have left that went before
+        parts = apart(lambda: loading.load_parts(repository, options.dtype, device.value))
+        return cls(repository, parts, device, limits or TextLimits())
+
+    @staticmethod
+    def expected_bytes(source: str | Path, options: EngineOptions | None = None) -> int:
+        """``weights_bytes`` of an engine that is not loaded yet, at most; fetches the files if need be.
+
+        Raises:
+            ModelUnavailable: when they cannot be had.
+        """
+        options = options or EngineOptions()
+        repository = open_repository(source)
+        return loading.weights_bytes(repository, options.dtype, choose_device(options.device).value)
+
+    @property
+    def side(self) -> TextSide:
+        """What is known of the pipeline's text encoders."""
+        return self.repository.side
+
+    @property
+    def dtype(self) -> Choice[torch.dtype]:
+        """In which precision they are, and why in this one."""
+        return self.parts.dtype
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of a snapshot of the hub."""
+        return self.repository.revision
+
+    def check(self, inputs: Mapping[str, object], images: Sequence[Any] = ()) -> None:
+        """Whether a request can be answered; takes no memory and runs nothing.
+
+        Args:
+            inputs: As for :meth:`encode`.
+            images: The same.
+
+        Raises:
+            RequestError: when it cannot; says what was seen, what was expected and what to try.
+        """
+        self._read(inputs, images)
+
+    def flops(self, inputs: Mapping[str, object]) -> float:
+        """About how many operations an answer takes: two for each token and weight.
+
+        Raises:
+            RequestError: as for :meth:`check`.
+        """
+        asked = read_inputs(inputs, self.side, self._facts, self.limits)
+        return flops(asked, self.side, self.parts, self._default)
+
+    def encode(self, inputs: Mapping[str, object], images: Sequence[Any] = ()) -> Embeddings:
+        """Prompts → what the pipeline's own ``encode_prompt`` makes of them, one embedding for each.
+
+        Args:
+            inputs: What the pipeline's ``__call__`` knows about text: ``prompt``, a text or a list of texts,
+                ``negative_prompt``, …, and options such as ``max_sequence_length``.  An option that is absent takes
+                the default of ``__call__``.  An absent ``negative_prompt`` means that guidance is off and no
+                negative embeddings are wanted; None means what the pipeline does without a negative prompt.
+            images: Pillow's pictures, for pipelines whose embeddings depend on them.
+
+        Raises:
+            RequestError: when the request cannot be answered as it stands.
+            OutOfMemory: when the device has no room.
+            EngineFailure: when an encoder fails.
+        """
+        asked = self._read(inputs, images)
+        what = f"encoding {asked.count} prompt{'s' if asked.count > 1 else ''}"
+        pieces, truncated, groups = [], [], list(self._groups(asked))
+        with self._lock, torch.inference_mode(), _failures_named(what, self.device.value), self._quiet():
+            for indices in groups:
+                made, cut = self._encode(asked.some(indices), images)
+                pieces.append(made)
+                truncated += [Truncation(one.prompt, indices[one.index], one.tokenizer, one.tokens) for one in cut]
+            return Embeddings(join(pieces, groups, self.side.layouts), tuple(truncated))
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Keeps the pipeline from logging what it cut off, which is a part of somebody's prompt."""
+        logger = logging.getLogger(type(self.parts.pipeline).__module__)
+        logger.addFilter(_is_no_prompt)
+        try:
+            yield
+        finally:
+            logger.removeFilter(_is_no_prompt)
+
+    def _read(self, inputs: Mapping[str, object], images: Sequence[Any]) -> Asked:
+        asked = read_inputs(inputs, self.side, self._facts, self.limits)
+        if bool(images) != (self.side.picture is not None):
+            raise RequestError(
+                f"{self.side.name} {'reads no' if images else 'needs a'} picture beside the prompt",
+                saw=f"{len(images)} pictures",
+            )
+        return asked
+
+    def _groups(self, asked: Asked) -> Iterator[list[int]]:
+        """Prompts that are encoded together: all, but for pipelines in which an empty one changes the others."""
+        everything = list(range(asked.count))
+        if not self.side.separates_empty:
+            yield everything
+            return
+        texts = [asked.prompts["prompt"], (asked.negatives or {}).get(f"{NEGATIVE_PREFIX}prompt")]
+        kinds: dict[tuple[bool, ...], list[int]] = {}
+        for index in everything:
+            kind = tuple(bool(all_ and all_[index]) for all_ in texts)
+            kinds.setdefault(kind, []).append(index)
+        yield from kinds.values()
+
+    def _encode(
+        self, asked: Asked, images: Sequence[Any]
+    ) -> tuple[dict[str, torch.Tensor | list[torch.Tensor]], list[Truncation]]:
+        tensors: dict[str, torch.Tensor | list[torch.Tensor]] = {}
+        truncated: list[Truncation] = []
+        pictures = PREPARED[self.side.picture](self.parts.pipeline, images) if self.side.picture else ({}, {})
+        negatives = self._negatives(asked)
+        for call in self.side.calls:
+            texts: dict[str, list[str] | None] = dict(asked.prompts)
+            guided = call.negative == "argument" and negatives is not None
+            if call.negative == "argument":
+                texts |= negatives or dict.fromkeys(self.side.negatives)
+            self._call(call, texts, asked, guided, pictures[0], "", tensors, truncated)
+            if call.negative == "call" and negatives is not None:
+                instead = {name.removeprefix(NEGATIVE_PREFIX): list_ for name, list_ in negatives.items()}
+                self._call(call, instead, asked, False, pictures[1], NEGATIVE_PREFIX, tensors, truncated)
+        return tensors, truncated
+
+    def _call(
+        self,
+        call: Call,
+        texts: Mapping[str, list[str] | None],
+        asked: Asked,
+        guided: bool,
+        pictures: Mapping[str, Any],
+        prefix: str,
+        tensors: dict[str, torch.Tensor | list[torch.Tensor]],
+        truncated: list[Truncation],
+    ) -> None:
+        """Calls ``encode_prompt`` once, and adds what it gives under the names of ``__call__``'s arguments."""
+        takes = inspect.signature(self.parts.pipeline.encode_prompt).parameters
+        given: dict[str, Any] = {"device": self.device.value, "do_classifier_free_guidance": guided}
+        given |= dict.fromkeys(_PER_PROMPT, 1)
+        if self.side.takes_dtype:
+            given["dtype"] = self.dtype.value
+        given |= {name: self._default(name) for name in self._options() if name not in asked.options}
+        given |= {**asked.options, **pictures}
+        given = {name: value for name, value in given.items() if name in takes} | dict(call.arguments)
+        if self.side.count:
+            given[self.side.count] = asked.count
+        # Copies, since pipelines write into the lists that they are given.
+        given |= {name: None if all_ is None else list(all_) for name, all_ in texts.items() if name in takes}
+        with fresh(self.parts.reads) as reads:
+            made = self.parts.pipeline.encode_prompt(**given)
+            truncated += _truncations(reads, asked.count, prefix)
+        for name, value in zip(call.returns, made, strict=True):
+            is_wanted = guided or not (name or "").startswith(NEGATIVE_PREFIX)
+            if name is not None and value is not None and is_wanted:
+                tensors[prefix + name] = value
+
+    def _negatives(self, asked: Asked) -> dict[str, list[str] | None] | None:
+        """The negative prompts to encode; None where the pipeline uses none."""
+        guidance = self.side.guidance
+        if asked.negatives is None or guidance is None:
+            return None
+        negatives = dict(asked.negatives)
+        first = f"{NEGATIVE_PREFIX}prompt"
+        if negatives[first] is not None:
+            return negatives
+        if guidance.only_if_given:
+            return None
+        text = guidance.text if self.side.parameter(first) is None else self._default(first)
+        text = guidance.text if text is None else text
+        negatives[first] = None if text is None else [text] * asked.count
+        return negatives
+
+    def _options(self) -> list[str]:
+        return [one.name for one in self.side.parameters if one.kind not in ("prompt", "negative")]
+
+    def _default(self, name: str) -> Any:
+        """That of the pipeline's ``__call__``, which is not always that of its ``encode_prompt``."""
+        return inspect.signature(type(self.parts.pipeline).__call__).parameters[name].default
+
+
+def _is_no_prompt(record: logging.LogRecord) -> bool:
+    return "truncated" not in record.getMessage()
+
+
+@contextmanager
+def _failures_named(what: str, device: torch.device) -> Iterator[None]:
+    """Turns what pipelines and tokenizers raise into ours; other errors than torch's may quote the prompt."""
+    try:
+        with failures_named(what, device):
+            yield
+    except HybridgeError:
+        raise
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise EngineFailure(
+            f"{what} failed", saw=f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}"
+        ) from None
+
+
+def _facts_of(parts: TextParts) -> Facts:
+    counts = []
+    for model in parts.encoders.values():
+        config = getattr(model.config, "text_config", model.config)
+        counts.append(int(getattr(config, "num_hidden_layers", 1)))
+    least = min(counts, default=1)
+    # The last hidden state of an encoder that was cut is not what it would be in the whole one.
+    return Facts(states=least + 1, layers=least - 1 if parts.kept_layers else least)
+
+
+def _truncations(reads: Mapping[str, Sequence[Any]], count: int, prefix: str) -> Iterator[Truncation]:
+    """Of each tokenizer, the first texts are the prompts and the next ones the negative prompts."""
+    for tokenizer, texts in reads.items():
+        for place, text in enumerate(texts[: 2 * count]):
+            if text.is_cut:
+                negative = NEGATIVE_PREFIX if place >= count else prefix
+                yield Truncation(f"{negative}prompt", place % count, tokenizer, text.tokens)

@@ -1,0 +1,150 @@
+"""Embeddings of the text side alone beside those of the whole pipeline, and the pictures that are made of them."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from text_pipelines import CASES, Case
+
+from hybridge.engine.options import EngineOptions
+from hybridge.engine.text import TextEngine
+from hybridge.models.text_side import NEGATIVE_PREFIX
+
+PROMPTS = ["a cat in rain", 'a "sign" under 3 trees']
+NEGATIVE = "blurry"
+
+
+@dataclass(frozen=True)
+class Both:
+    """One pipeline, whole and as a text engine; both were loaded from disk."""
+
+    case: Case
+    whole: Any
+    engine: TextEngine
+    folder: Path
+
+
+@pytest.fixture(params=CASES, ids=str, scope="module")
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Both:
+    case: Case = request.param
+    folder = tmp_path_factory.mktemp("pipeline")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # diffusers and transformers deprecate what they use themselves
+        case.save(folder)
+        absent = {name: None for name, part in case.text().items() if part is None}
+        whole = case.pipeline_class.from_pretrained(folder / "whole", **absent)
+        engine = TextEngine.load(folder / "text", EngineOptions(device="cpu"))
+    clip = getattr(whole, "text_encoder", None)
+    if hasattr(clip, "final_layer_norm") and not hasattr(clip, "text_model"):
+        clip.__dict__["text_model"] = clip  # where diffusers 0.42 still looks for it, for clip_skip
+    return Both(case, whole, engine, folder)
+
+
+def local(both: Both, prompts: list[str], negatives: list[str] | None, **options: Any) -> dict[str, Any]:
+    """What the whole pipeline's own ``encode_prompt`` gives, by the names of ``__call__``'s arguments.
+
+    Written without the engine: the arguments are the row's, the defaults those of ``__call__``.
+    """
+    pipe, side = both.whole, both.case.side
+    takes = inspect.signature(pipe.encode_prompt).parameters
+    defaults = inspect.signature(type(pipe).__call__).parameters
+    given: dict[str, Any] = {
+        name: defaults[name].default for name in takes if name in defaults and not name.endswith(("embeds", "mask"))
+    }
+    given |= {"device": torch.device("cpu"), "num_images_per_prompt": 1, "num_videos_per_prompt": 1, **options}
+    given |= {"dtype": torch.float32} if side.takes_dtype else {}
+    given |= {side.count: len(prompts)} if side.count else {}
+    found: dict[str, Any] = {}
+    for call in side.calls:
+        rounds = [("", prompts)]
+        if call.negative == "call" and negatives is not None:
+            rounds.append((NEGATIVE_PREFIX, negatives))
+        for prefix, texts in rounds:
+            said = {**given, **call.arguments, "prompt": list(texts)}
+            if prefix:
+                said |= {name: None for name in said if name.startswith("prompt_") and name != "prompt_template"}
+            if call.negative == "argument":
+                said |= {"do_classifier_free_guidance": negatives is not None}
+                said |= {"negative_prompt": None if negatives is None else list(negatives)}
+            with torch.no_grad():
+                made = pipe.encode_prompt(**{name: value for name, value in said.items() if name in takes})
+            found |= {prefix + name: value for name, value in zip(call.returns, made, strict=True) if name}
+    return {name: value for name, value in found.items() if value is not None and not is_empty(value)}
+
+
+def is_empty(value: Any) -> bool:
+    return isinstance(value, list) and not value
+
+
+def assert_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        mine = found[name] if isinstance(value, list) else [found[name]]
+        theirs = value if isinstance(value, list) else [value]
+        assert len(mine) == len(theirs)
+        for one, other in zip(mine, theirs, strict=True):
+            assert one.dtype == other.dtype, name
+            assert torch.equal(one, other), f"{name} differs by {(one.float() - other.float()).abs().max()}"
+
+
+def guided(both: Both) -> bool:
+    return bool(both.case.side.negatives)
+
+
+def asked(both: Both, prompts: list[str] | str, negative: Any, **options: Any) -> dict[str, Any]:
+    inputs = {"prompt": prompts, **both.case.encode_options(), **options}
+    return {**inputs, "negative_prompt": negative} if guided(both) else inputs
+
+
+def own_negatives(both: Both) -> bool:
+    return both.case.side.parameter("negative_prompt") is not None
+
+
+def test_embeddings_are_those_of_the_whole_pipeline(both: Both) -> None:
+    negative = NEGATIVE if own_negatives(both) else None
+    found = both.engine.encode(asked(both, PROMPTS, negative))
+    negatives = [NEGATIVE if own_negatives(both) else ""] * 2 if guided(both) else None
+    assert_same(found.tensors, local(both, PROMPTS, negatives, **both.case.encode_options()))
+    assert not any(tensor.requires_grad for tensor in found.tensors.values() if isinstance(tensor, torch.Tensor))
+
+
+def test_embeddings_without_guidance_and_with_options(both: Both) -> None:
+    options = {**both.case.encode_options(), **both.case.options}
+    found = both.engine.encode({"prompt": PROMPTS[0], **options})
+    assert_same(found.tensors, local(both, PROMPTS[:1], None, **options))
+    assert not any(name.startswith(NEGATIVE_PREFIX) for name in found.tensors)
+
+
+def test_defaults_are_those_of_the_call(both: Both) -> None:
+    found = both.engine.encode({"prompt": PROMPTS[0]})
+    assert_same(found.tensors, local(both, PROMPTS[:1], None))
+
+
+@pytest.fixture
+def headless(both: Both) -> Any:
+    components = dict.fromkeys(both.case.side.components)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return both.case.pipeline_class.from_pretrained(both.folder / "whole", **components)
+
+
+def test_pictures_of_a_pipeline_without_encoders_are_equal(both: Both, headless: Any) -> None:
+    negative = NEGATIVE if own_negatives(both) else None
+    embeddings = both.engine.encode(asked(both, PROMPTS, negative)).tensors
+    words: dict[str, Any] = {"prompt": list(PROMPTS), **both.case.encode_options()}
+    if own_negatives(both):
+        words["negative_prompt"] = [NEGATIVE] * 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = both.case.picture(both.whole, **words)
+        found = both.case.picture(headless, **embeddings, **both.case.side.call_with)
+    assert torch.isfinite(expected).all()
+    assert expected.std() > 0
+    assert torch.equal(found, expected)

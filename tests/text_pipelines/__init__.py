@@ -1,0 +1,5 @@
+"""Small random pipelines of the real classes, with their text encoders and tokenizers, for the tests about text."""
+
+from .cases import CASES, Case, index_of, keep_text_alone
+
+__all__ = ["CASES", "Case", "index_of", "keep_text_alone"]
