@@ -17,7 +17,8 @@ from conftest import small_kl, small_tiny
 from torch.utils._python_dispatch import _disable_current_modes
 
 import hybridge
-from hybridge.engine.execution import buffers, executor
+from hybridge.engine.execution import buffers
+from hybridge.engine.execution import executor as execution
 from hybridge.engine.execution.executor import Executor
 from hybridge.engine.execution.transfer import Copies
 from hybridge.engine.memory.offload import Parked
@@ -105,7 +106,7 @@ def test_parking_changes_no_bit_and_takes_no_memory(
     expected = executor.run(source, in_memory)
     late = Late()
     if is_copied:
-        monkeypatch.setattr(executor, "copies_for", lambda _: late)
+        monkeypatch.setattr(execution, "copies_for", lambda _: late)
     gc.collect()
     with PeakBytes([module]) as live:
         live.count(source)
@@ -129,7 +130,7 @@ def test_a_run_that_is_stopped_leaves_no_copy_behind(monkeypatch) -> None:
     module, source = small_kl(4), source_for("decode")
     chosen = tight(module, "decode", source, Arithmetic(4, 4, STRIP))
     late = Late()
-    monkeypatch.setattr(executor, "copies_for", lambda _: late)
+    monkeypatch.setattr(execution, "copies_for", lambda _: late)
     with pytest.raises(Stopped):
         Executor(lower(module, "decode"), module).run(
             source, chosen, should_stop=lambda: late.begun > late.done + 1
