@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from hybridge.protocol import HttpResponse
-from hybridge.server.async_jobs.registry import Ledger, LedgerLimits
+from hybridge.server.async_jobs.registry import AsyncJobLimits, AsyncJobRegistry
 from hybridge.server.async_jobs.store import Memory
 from hybridge.server.middleware.request_record import RequestRecord
 from hybridge.server.scheduling.job import Progress
@@ -20,7 +20,7 @@ class Scene:
     def __init__(self, store: Any = None, **limits: float) -> None:
         self.ended: list[tuple[str, int]] = []
         tell = [lambda record: self.ended.append((record.request_id, record.status))]
-        self.ledger = Ledger(store or Memory(), LedgerLimits(**limits), tell)  # type: ignore[arg-type]
+        self.async_jobs = AsyncJobRegistry(store or Memory(), AsyncJobLimits(**limits), tell)  # type: ignore[arg-type]
         self.asked: list[str] = []
         self.gates: dict[str, asyncio.Event] = {}
         self.begun = asyncio.Event()
@@ -33,7 +33,7 @@ class Scene:
         return HttpResponse(200, {"content-type": "text/plain"}, body.upper())
 
     async def accept(self, query: str = "q", client: str = "address:1", body: bytes = b"body") -> str:
-        return await self.ledger.accept(
+        return await self.async_jobs.accept(
             client=client,
             query=query,
             headers={},
@@ -48,12 +48,12 @@ class Scene:
         self.gates.setdefault(query, asyncio.Event()).set()
 
     async def fetch(self, job: str, client: str = "address:1") -> tuple[int, bytes]:
-        with closing(await self.ledger.result(job, client)) as kept:
+        with closing(await self.async_jobs.result(job, client)) as kept:
             return kept.status, kept.stream.read()
 
     async def over(self, job: str, client: str = "address:1") -> str:
         state = ""
-        async for status in self.ledger.events(job, client):
+        async for status in self.async_jobs.events(job, client):
             state = state if status is None else status["state"]
         return state
 
@@ -61,8 +61,8 @@ class Scene:
 def play(act: Callable[[Scene], Awaitable[None]], **about: Any) -> None:
     async def whole() -> None:
         scene = Scene(**about)
-        await scene.ledger.open(scene.answer)
+        await scene.async_jobs.open(scene.answer)
         await act(scene)
-        await scene.ledger.close()
+        await scene.async_jobs.close()
 
     asyncio.run(whole())

@@ -117,7 +117,7 @@ class Held:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
-    async def run(self, job: Job, hear: Any = None) -> Result:
+    async def run(self, job: Job, on_progress: Any = None) -> Result:
         if job.spec.kind == "kl":
             try:
                 await asyncio.get_running_loop().run_in_executor(None, self.gate.wait, 10)
@@ -126,7 +126,7 @@ class Held:
                 raise
             if self.fails:
                 raise EngineFailure("the forward broke")
-        return await self._backend.run(job, hear)
+        return await self._backend.run(job, on_progress)
 
 
 @pytest.fixture

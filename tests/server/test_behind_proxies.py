@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 from raw import AMBIGUOUS, BODY, CHUNKS, SMUGGLED, UPGRADES, Echo, Peer, post
 
-from hybridge.server.process.server import Listening, running
+from hybridge.server.process.server import ListenOptions, running
 
 GUIDE = Path(__file__).parents[2] / "docs/operations.md"
 
@@ -98,7 +98,7 @@ def echo() -> Echo:
 @pytest.fixture(scope="module", params=["nginx", "caddy"])
 def front(request, echo, tmp_path_factory) -> Iterator[str]:
     with (
-        running(echo, listening=Listening(trusted_proxies=("127.0.0.1",))) as server,
+        running(echo, listening=ListenOptions(trusted_proxies=("127.0.0.1",))) as server,
         proxy(request.param, server, tmp_path_factory.mktemp(request.param)) as address,
     ):
         yield address

@@ -27,11 +27,11 @@ from hybridge.protocol import DecodeRequest, WireTensor
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.process.server import running
-from hybridge.server.scheduling import model_cache as shelf_module
-from hybridge.server.scheduling.cost_cache import Estimates
-from hybridge.server.scheduling.cost_model import Pace
+from hybridge.server.scheduling import model_cache
+from hybridge.server.scheduling.cost_cache import CostCache
+from hybridge.server.scheduling.cost_model import CostModel
 from hybridge.server.scheduling.job import Job
-from hybridge.server.scheduling.queue import LineLimits, WaitingLine
+from hybridge.server.scheduling.queue import FairQueue, QueueLimits
 
 WAIT_S = 60
 CPU = EngineOptions(device="cpu")
@@ -103,17 +103,15 @@ class TestAdmission:
             assert loads.begun["flux"].acquire(timeout=WAIT_S)
             asyncio.run(until(lambda: backend.load().waiting == 2))
             assert decode(address, "sd-v1").status_code == 200
-            for place in backend._device.line.waiting():  # they have cost enough to be refused after
+            for place in backend._device.queue.waiting():  # they have cost enough to be refused after
                 assert place.cost_s > 300
-                backend._device.line.leave(place)
+                backend._device.queue.leave(place)
                 place.item.future.get_loop().call_soon_threadsafe(place.item.future.cancel)
             del cold
 
     def test_a_cold_line_is_bounded_by_itself(self) -> None:
         ready = {"warm"}
-        line: WaitingLine[int] = WaitingLine(
-            LineLimits(jobs=4, work_s=100, nbytes=100), lambda group: group in ready
-        )
+        line: FairQueue[int] = FairQueue(QueueLimits(jobs=4, work_s=100, nbytes=100), lambda group: group in ready)
         for number in range(4):
             line.put(number, client=f"cold {number}", group="cold", cost_s=20, nbytes=10)
         with pytest.raises(Overloaded, match="4 requests are waiting"):
@@ -128,7 +126,7 @@ class TestAdmission:
             line.put(5, client="warmer", group="warm", cost_s=1)
 
     def test_a_guess_refuses_nobody_until_something_was_measured(self) -> None:
-        line: WaitingLine[float] = WaitingLine(LineLimits(work_s=100))
+        line: FairQueue[float] = FairQueue(QueueLimits(work_s=100))
         line.put(1e3, client="large", cost_s=1e3, is_guess=True)
         line.put(1.0, client="small", cost_s=1, is_guess=True)
         line.put(2.0, client="another", cost_s=1)
@@ -138,7 +136,7 @@ class TestAdmission:
         assert refused.value.retry_after_s == pytest.approx((500 + 0.5 + 1) / 2)
 
     def test_what_runs_on_a_guess_is_charged_what_it_took(self) -> None:
-        line: WaitingLine[str] = WaitingLine()
+        line: FairQueue[str] = FairQueue()
         for client in "ab":
             for number in range(2):
                 line.put(f"{client}{number}", client=client, cost_s=100, is_guess=True)
@@ -149,7 +147,7 @@ class TestAdmission:
         assert [place.item for place in line.waiting()] == ["b0", "a1", "b1"]
 
     def test_a_small_first_job_says_little_of_large_ones(self) -> None:
-        pace = Pace()
+        pace = CostModel()
         assert not pace.knows("decode")
         pace.learn("decode", 1e9, 1.0)  # a first run prepares weights
         pace.learn("decode", 1e12, 10.0)
@@ -161,7 +159,7 @@ class TestLoading:
     def test_ten_who_wait_for_a_load_that_fails_all_hear_of_it_and_it_is_tried_once(
         self, specs, loads, monkeypatch
     ) -> None:
-        monkeypatch.setattr(shelf_module, "_LEAST_PAUSE_S", 60.0)
+        monkeypatch.setattr(model_cache, "_LEAST_PAUSE_S", 60.0)
         loads.hold("flux")
         loads.broken.add("flux")
         backend = LocalBackend({}, cold=[specs["flux"]], options=CPU)
@@ -179,7 +177,7 @@ class TestLoading:
             assert loads.count["flux"] == 1
             assert backend.load().waiting == 0
             loads.broken.clear()
-            backend._shelf._slots["flux"].retry_at = 0.0
+            backend._models._slots["flux"].retry_at = 0.0
             await backend.run(job(specs["flux"]))
 
         asyncio.run(scene())
@@ -198,7 +196,7 @@ class TestLoading:
             with pytest.raises(asyncio.CancelledError):
                 await leaving
             assert backend.load().waiting == 0
-            assert backend._shelf._slots["flux"].waiting == 0
+            assert backend._models._slots["flux"].waiting == 0
             loads.let_go()
             await backend.run(job(specs["flux"]))
             assert loads.count["flux"] == 1
@@ -216,7 +214,7 @@ class TestLoading:
             second = asyncio.create_task(backend.run(job(specs["taesd"])))
             await until(lambda: backend.load().waiting == 2)
             second.cancel()
-            await until(lambda: backend._shelf.standing("taesd").state == "cold")
+            await until(lambda: backend._models.state_of("taesd").state == "cold")
             loads.let_go()
             await first
             assert "taesd" not in loads.count
@@ -241,7 +239,7 @@ class TestLoading:
         backend.close()
 
     def test_a_load_that_hangs_is_overtaken(self, specs, loads, monkeypatch) -> None:
-        monkeypatch.setattr(shelf_module, "_OVERTAKEN_AFTER_S", 0.1)
+        monkeypatch.setattr(model_cache, "_OVERTAKEN_AFTER_S", 0.1)
         loads.hold("flux")
         backend = LocalBackend({}, cold=[specs["flux"], specs["taesd"]], options=CPU, memory_bytes=2**30)
 
@@ -310,7 +308,7 @@ class TestPlanning:
             found.append(number)
             told.release()
 
-        estimates = Estimates(compute)
+        estimates = CostCache(compute)
         for key in ("a", "a", "none", "broken", "bb", "ccc"):
             estimates.find(key, tell)
         go.set()
@@ -327,7 +325,7 @@ class TestPlanning:
 
         monkeypatch.setattr(module, "_MOST_WAITING", 3)
         go = threading.Event()
-        estimates: Estimates[int] = Estimates(lambda key: float(key) if go.wait(WAIT_S) else None)
+        estimates: CostCache[int] = CostCache(lambda key: float(key) if go.wait(WAIT_S) else None)
         for key in range(100):
             estimates.find(key, lambda _: None)
         assert len(estimates._waiting) == 3

@@ -22,7 +22,7 @@ from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.middleware.request_record import RequestRecord
 from hybridge.server.process.connection_limits import ConnectionLimits
-from hybridge.server.process.server import Listening, bind, raise_file_limit, running
+from hybridge.server.process.server import ListenOptions, bind, raise_file_limit, running
 from hybridge.server.process.startup_checks import check_opening
 from hybridge.server.settings import Settings
 
@@ -37,7 +37,7 @@ POST = (
 
 
 @contextmanager
-def serving(engines, listening: Listening | None = None, **settings: object) -> Iterator[str]:
+def serving(engines, listening: ListenOptions | None = None, **settings: object) -> Iterator[str]:
     chosen = Settings(**settings)
     app = create_app(LocalBackend({"sd-v1": engines["sd-v1"]}), chosen)
     with running(app, listening=listening or chosen.listening) as address:
@@ -252,7 +252,7 @@ class TestTooMuch:
 
 class TestTooMany:
     def test_who_is_silent_longest_makes_room(self, engines) -> None:
-        listening = Listening(ConnectionLimits(max_connections=20))
+        listening = ListenOptions(ConnectionLimits(max_connections=20))
         with serving(engines, listening) as server, ExitStack() as stack:
             idle = [stack.enter_context(connect(server)) for _ in range(20)]
             assert serves(server)
@@ -264,7 +264,7 @@ class TestTooMany:
             assert answer_of(late[-1])[0] == 200
 
     def test_a_request_is_not_sent_away_for_a_newcomer(self, engines) -> None:
-        listening = Listening(ConnectionLimits(max_connections=2))
+        listening = ListenOptions(ConnectionLimits(max_connections=2))
         with serving(engines, listening) as server, ExitStack() as stack:
             busy = [stack.enter_context(connect(server)) for _ in range(2)]
             for connection in busy:
@@ -281,7 +281,7 @@ class TestTooMany:
 
     def test_probes_are_let_in_beside_strangers_who_never_ask(self, engines) -> None:
         """However many come while every connection has a request."""
-        with serving(engines, Listening(ConnectionLimits(max_connections=2))) as server, ExitStack() as stack:
+        with serving(engines, ListenOptions(ConnectionLimits(max_connections=2))) as server, ExitStack() as stack:
             busy = [stack.enter_context(connect(server)) for _ in range(2)]
             for connection in busy:
                 connection.sendall(POST.replace(HOST, HOST + b"expect: 100-continue\r\n"))
@@ -453,4 +453,4 @@ def test_a_refused_preflight_is_json(engines) -> None:
 def test_settings_that_do_not_go_together() -> None:
     with pytest.raises(ValueError, match="room for one body"):
         Settings(max_inflight_mib=1)
-    assert replace(Settings(grace_s=1).listening, grace_s=60) == Listening()
+    assert replace(Settings(grace_s=1).listening, grace_s=60) == ListenOptions()

@@ -303,15 +303,15 @@ class TestBatches:
         assert bytes(second.tensor.data) == alone(engine, LARGE, 1)
 
     def test_what_is_alike(self, engine) -> None:
-        from hybridge.server.scheduling.batching import likeness
+        from hybridge.server.scheduling.batching import batch_key
 
         one = job(engine.spec, SMALL)
-        assert likeness(one) == likeness(job(engine.spec, SMALL, seed=1, client="another"))
-        assert likeness(one) != likeness(job(engine.spec, LARGE))
+        assert batch_key(one) == batch_key(job(engine.spec, SMALL, seed=1, client="another"))
+        assert batch_key(one) != batch_key(job(engine.spec, LARGE))
         floats = WireTensor("float32", (1, 3, 64, 64), bytes(4 * 3 * 64 * 64))
-        assert likeness(replace(one, request=EncodeRequest(floats))) is None  # auto: the numbers decide
-        assert likeness(replace(one, request=EncodeRequest(floats, value_range="unit"))) is not None
-        assert likeness(replace(one, request=EncodeRequest(floats, value_range="unit", sample=True))) is None
+        assert batch_key(replace(one, request=EncodeRequest(floats))) is None  # auto: the numbers decide
+        assert batch_key(replace(one, request=EncodeRequest(floats, value_range="unit"))) is not None
+        assert batch_key(replace(one, request=EncodeRequest(floats, value_range="unit", sample=True))) is None
 
 
 def test_an_unexpected_failure_in_a_gap_fails_its_own_job_only(backend, watched, engine, monkeypatch) -> None:

@@ -26,7 +26,7 @@ from hybridge.engine import Engine
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.middleware.draining import Drain
-from hybridge.server.process.server import Listening, running
+from hybridge.server.process.server import ListenOptions, running
 from hybridge.server.settings import Settings
 
 QUERY = {"shape": [1, 4, 8, 8], "dtype": "float32"}
@@ -61,7 +61,7 @@ def ending(
     addresses: list[str] = []
 
     def serve() -> None:
-        with running(app, listening=replace(Listening(), grace_s=grace_s), drain=drain) as address:
+        with running(app, listening=replace(ListenOptions(), grace_s=grace_s), drain=drain) as address:
             addresses.append(address)
             ready.set()
             end.wait()

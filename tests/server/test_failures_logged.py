@@ -32,9 +32,9 @@ class Failing(LocalBackend):
 
     error: Exception | None = None
 
-    async def run(self, job: Job, hear: Any = None) -> Result:
+    async def run(self, job: Job, on_progress: Any = None) -> Result:
         if self.error is None:
-            return await super().run(job, hear)
+            return await super().run(job, on_progress)
         raise self.error
 
 

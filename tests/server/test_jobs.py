@@ -28,7 +28,7 @@ from hybridge.models import ModelSpec
 from hybridge.server.app import create_app
 from hybridge.server.async_jobs.spool import Spool
 from hybridge.server.async_jobs.store import Memory
-from hybridge.server.http.job_routes import MOST_STREAMS, LongWork
+from hybridge.server.http.job_routes import MOST_STREAMS, JobRoutes
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.middleware.auth import KeyRing, add_key
 from hybridge.server.middleware.request_record import RequestRecord
@@ -234,14 +234,14 @@ class TestLedger:
             job = await scene.accept(client="key:ann")
             for other in ("key:bob", "address:1"):
                 with pytest.raises(UnknownJob):
-                    scene.ledger.status(job, other)
+                    scene.async_jobs.status(job, other)
                 with pytest.raises(UnknownJob):
-                    await scene.ledger.cancel(job, other)
+                    await scene.async_jobs.cancel(job, other)
                 with pytest.raises(UnknownJob):
-                    await scene.ledger.request(job, other)
-            assert scene.ledger.status(job, "key:ann")["id"] == job
+                    await scene.async_jobs.request(job, other)
+            assert scene.async_jobs.status(job, "key:ann")["id"] == job
             unowned = await scene.accept(client="address:1")
-            assert scene.ledger.status(unowned, "address:2")["id"] == unowned
+            assert scene.async_jobs.status(unowned, "address:2")["id"] == unowned
 
         play(act)
 
@@ -282,7 +282,7 @@ class TestLedger:
             with pytest.raises(Overloaded) as refused:
                 await scene.accept(body=b"x" * 20, client="address:b")
             assert refused.value.retry_after_s > 0
-            await scene.ledger.cancel(job, "address:1")
+            await scene.async_jobs.cancel(job, "address:1")
             await scene.accept(body=b"x" * 20)
 
         play(number, jobs=4)
@@ -298,7 +298,7 @@ class TestLedger:
             asyncio.get_running_loop().call_later(0.3, forgotten.set)
             await forgotten.wait()
             with pytest.raises(UnknownJob, match=r"0\.2 seconds"):
-                await scene.ledger.result(job, "address:1")
+                await scene.async_jobs.result(job, "address:1")
 
         play(act, ttl_s=0.2)
 
@@ -309,9 +309,9 @@ class TestLedger:
             running_, waiting = await scene.accept("a"), [await scene.accept("b") for _ in range(3)]
             await scene.begun.wait()
             with pytest.raises(NotDone):
-                await scene.ledger.result(running_, "address:1")
+                await scene.async_jobs.result(running_, "address:1")
             for job in (waiting[2], running_):
-                await scene.ledger.cancel(job, "address:1")
+                await scene.async_jobs.cancel(job, "address:1")
             scene.let_go("b")
             assert await scene.over(waiting[1]) == "done"
             assert len(store._bodies) == 2
@@ -335,11 +335,11 @@ class TestLedger:
             assert await scene.over(job) == "done"
             for kind in read:
                 setattr(store, kind, functools.partial(late, kind))
-            work = LongWork(scene.ledger, lambda *_: pytest.fail("nothing is left to be checked"))
+            work = JobRoutes(scene.async_jobs, lambda *_: pytest.fail("nothing is left to be checked"))
             asking = Request({"type": "http", "path_params": {"job": job}, "headers": []})
             reading = [asyncio.create_task(way(asking)) for way in (work.result, work.again)]
             await asyncio.sleep(0)
-            await scene.ledger.cancel(job, "address:unknown")
+            await scene.async_jobs.cancel(job, "address:unknown")
             deleted.set()
             for one in reading:
                 with pytest.raises(UnknownJob):
@@ -353,9 +353,9 @@ class TestLedger:
             await scene.begun.wait()
             watching = [asyncio.create_task(scene.over(job)) for job in (first, second)]
             await asyncio.sleep(0)
-            await scene.ledger.cancel(first, "address:1")
+            await scene.async_jobs.cancel(first, "address:1")
             assert await watching[0] == "cancelled"
-            await scene.ledger.close()
+            await scene.async_jobs.close()
             assert await watching[1] == "failed"
             status, body = await scene.fetch(second)
             assert (status, json.loads(body)["code"]) == (503, "ShuttingDown")
@@ -364,23 +364,23 @@ class TestLedger:
 
     def test_finished_is_when_nothing_is_left_that_would_be_lost(self, tmp_path: Path) -> None:
         async def lost(scene: Scene) -> None:
-            await scene.ledger.finished()
+            await scene.async_jobs.finished()
             jobs = [await scene.accept(query) for query in ("a", "b", "c")]
-            finished = asyncio.create_task(scene.ledger.finished())
+            finished = asyncio.create_task(scene.async_jobs.finished())
             scene.let_go("a")
             assert await scene.over(jobs[0]) == "done"
-            await scene.ledger.cancel(jobs[1], "address:1")
+            await scene.async_jobs.cancel(jobs[1], "address:1")
             assert not finished.done()
             scene.let_go("c")
             await finished
-            assert scene.ledger.status(jobs[2], "address:1")["state"] == "done"
+            assert scene.async_jobs.status(jobs[2], "address:1")["state"] == "done"
 
         async def kept(scene: Scene) -> None:
             job = await scene.accept()
             watching = asyncio.create_task(scene.over(job))
             await scene.begun.wait()
-            await scene.ledger.finished()
-            await scene.ledger.close()
+            await scene.async_jobs.finished()
+            await scene.async_jobs.close()
             assert await watching == "waiting"
 
         play(lost)
@@ -393,14 +393,14 @@ class TestLedger:
             await scene.over(early)
             jobs = [await scene.accept(query) for query in ("b", "c", "d")]
             ends_at = time.time() + 60
-            scene.ledger.begin_to_end(ends_at)
-            finished = asyncio.create_task(scene.ledger.finished())
+            scene.async_jobs.begin_to_end(ends_at)
+            finished = asyncio.create_task(scene.async_jobs.finished())
             for query, job in zip("bcd", jobs, strict=True):
                 scene.let_go(query)
                 assert await scene.over(job) == "done"
-            assert scene.ledger.status(jobs[0], "address:1")["expires_at"] == ends_at
+            assert scene.async_jobs.status(jobs[0], "address:1")["expires_at"] == ends_at
             assert await scene.fetch(jobs[0]) == (200, b"BODY")
-            await scene.ledger.cancel(jobs[1], "address:1")
+            await scene.async_jobs.cancel(jobs[1], "address:1")
             await asyncio.sleep(0)
             assert not finished.done()
             await scene.fetch(jobs[2])
@@ -411,16 +411,16 @@ class TestLedger:
     def test_what_a_spool_keeps_is_not_begun_while_the_server_ends(self, tmp_path: Path) -> None:
         async def act(scene: Scene) -> None:
             jobs = [await scene.accept(query) for query in ("a", "b", "c")]
-            scene.ledger.begin_to_end(time.time() + 60)
+            scene.async_jobs.begin_to_end(time.time() + 60)
             scene.let_go("a")
             assert await scene.over(jobs[0]) == "done"
             scene.let_go("b")
             assert await scene.over(jobs[1]) == "done"
             assert scene.asked == ["a", "b"]
-            assert scene.ledger.status(jobs[2], "address:1")["state"] == "waiting"
-            status = scene.ledger.status(jobs[0], "address:1")
+            assert scene.async_jobs.status(jobs[2], "address:1")["state"] == "waiting"
+            status = scene.async_jobs.status(jobs[0], "address:1")
             assert status["expires_at"] > time.time() + 3000  # the next process has it
-            await scene.ledger.finished()
+            await scene.async_jobs.finished()
 
         play(act, store=Spool(tmp_path))
 
@@ -432,12 +432,12 @@ class TestLedger:
             assert await scene.over(done) == "done"
             assert scene.ended == [("a", 200)]
             for job in (running_, waiting, done):
-                await scene.ledger.cancel(job, "address:1")
+                await scene.async_jobs.cancel(job, "address:1")
             assert scene.ended == [("a", 200), ("b", 499), ("c", 499)]
-            await scene.ledger.close()
+            await scene.async_jobs.close()
             assert scene.ended[3:] == [("d", 503)]
             assert (await scene.fetch(late))[0] == 503
-            await scene.ledger.close()
+            await scene.async_jobs.close()
             assert len(scene.ended) == 4
 
         play(act)
@@ -448,7 +448,7 @@ class TestLedger:
         async def before(scene: Scene) -> None:
             jobs.append(await scene.accept("a"))
             await scene.begun.wait()
-            await scene.ledger.close()
+            await scene.async_jobs.close()
             assert scene.ended == []
 
         async def after(scene: Scene) -> None:
@@ -457,7 +457,7 @@ class TestLedger:
             assert scene.ended == [("a", 200)]
 
         async def much_later(scene: Scene) -> None:
-            assert scene.ledger.status(jobs[0], "address:1")["state"] == "done"
+            assert scene.async_jobs.status(jobs[0], "address:1")["state"] == "done"
             assert scene.ended == []
 
         for act in (before, after, much_later):
@@ -489,16 +489,16 @@ class TestSpool:
             assert await scene.over(jobs[0]) == "done"
 
         async def after(scene: Scene) -> None:
-            assert scene.ledger.status(jobs[0], "address:1")["state"] == "done"
+            assert scene.async_jobs.status(jobs[0], "address:1")["state"] == "done"
             assert await scene.fetch(jobs[0]) == (200, b"BODY")
             for number in (1, 2):
                 scene.let_go(f"q{number}")
                 assert await scene.over(jobs[number]) == "done"
             assert "q0" not in scene.asked
-            asked, body = await scene.ledger.request(jobs[2], "address:1")
+            asked, body = await scene.async_jobs.request(jobs[2], "address:1")
             assert (asked.query, body) == ("q2", b"body")
             for job in jobs:
-                await scene.ledger.cancel(job, "address:1")
+                await scene.async_jobs.cancel(job, "address:1")
 
         play(before, store=Spool(tmp_path))
         (tmp_path / "half.request.new").write_bytes(b"{")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from hybridge.errors import Overloaded, ShuttingDown
-from hybridge.server.scheduling.cost_model import Pace
-from hybridge.server.scheduling.queue import LineLimits, Place, WaitingLine
+from hybridge.server.scheduling.cost_model import CostModel
+from hybridge.server.scheduling.queue import FairQueue, QueuedJob, QueueLimits
 
 
-def line(**limits: float) -> WaitingLine[str]:
-    return WaitingLine(LineLimits(**limits))  # type: ignore[arg-type]
+def line(**limits: float) -> FairQueue[str]:
+    return FairQueue(QueueLimits(**limits))  # type: ignore[arg-type]
 
 
-def drain(waiting: WaitingLine[str]) -> list[str]:
+def drain(waiting: FairQueue[str]) -> list[str]:
     """Serves everybody, one after the other."""
     served = []
     while len(waiting):
@@ -114,7 +114,7 @@ class TestOrder:
 
 class TestGaps:
     @staticmethod
-    def begun(waiting: WaitingLine[str], cost_s: float = 100, done: float = 0.1) -> Place[str]:
+    def begun(waiting: FairQueue[str], cost_s: float = 100, done: float = 0.1) -> QueuedJob[str]:
         """A large job, some of whose strips are done."""
         waiting.put("LARGE", client="large", cost_s=cost_s)
         outer = waiting.take()
@@ -123,7 +123,7 @@ class TestGaps:
         return outer
 
     @staticmethod
-    def gap(waiting: WaitingLine[str], outer: Place[str]) -> list[str]:
+    def gap(waiting: FairQueue[str], outer: QueuedJob[str]) -> list[str]:
         before, ran = waiting.arrivals, []
         is_worth_asking = waiting.is_short_waiting(outer)
         while (place := waiting.interrupt(outer, before=before)) is not None:
@@ -291,7 +291,7 @@ class TestBounds:
 
 class TestPace:
     def test_it_learns_each_kind_and_guesses_by_the_latest(self) -> None:
-        pace = Pace()
+        pace = CostModel()
         pace.learn("sdxl decode", 1e12, 10.0)
         assert pace.seconds("sdxl decode", 2e12) == pytest.approx(20)
         assert pace.seconds("unseen", 1e11) == pytest.approx(1)

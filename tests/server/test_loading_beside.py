@@ -14,13 +14,13 @@ from hybridge.engine import Engine, EngineOptions, runner
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.process.server import running
-from hybridge.server.scheduling.queue import LineLimits
+from hybridge.server.scheduling.queue import QueueLimits
 
 OPTIONS = EngineOptions(device="cpu", dtype="bfloat16")
 HEADERS = {"Content-Type": "application/octet-stream"}
 
 #: The first estimates of how long a job takes, on a busy machine, must not have jobs refused.
-PATIENT = LineLimits(work_s=1e6)
+PATIENT = QueueLimits(work_s=1e6)
 BODY = torch.linspace(-2, 2, 4 * 24 * 24, dtype=torch.float32, device="cpu").numpy().tobytes()
 
 

@@ -22,9 +22,9 @@ from hybridge.protocol import DecodeRequest, WireTensor
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.process.server import running
-from hybridge.server.scheduling import model_cache as shelf_module
+from hybridge.server.scheduling import model_cache
 from hybridge.server.scheduling.job import Job, Result
-from hybridge.server.scheduling.model_cache import Shelf, Source
+from hybridge.server.scheduling.model_cache import ModelCache, Source
 
 WAIT_S = 30
 CPU = EngineOptions(device="cpu")
@@ -55,8 +55,10 @@ class Shop:
 
         return Source(lambda: size, load)
 
-    def shelf(self, memory_bytes: int | None, loaded: dict[str, Weights] | None = None, **sizes: int) -> Shelf[Any]:
-        return Shelf(
+    def cache(
+        self, memory_bytes: int | None, loaded: dict[str, Weights] | None = None, **sizes: int
+    ) -> ModelCache[Any]:
+        return ModelCache(
             loaded or {},
             {name: self.source(name, size) for name, size in sizes.items()},
             memory_bytes=memory_bytes,
@@ -64,14 +66,14 @@ class Shop:
             on_failure=lambda name, error: self.failed.release(),
         )
 
-    def use(self, shelf: Shelf[Any], name: str) -> None:
+    def use(self, cache: ModelCache[Any], name: str) -> None:
         """A job comes, waits for its model, and is done."""
-        shelf.want(name)
-        while not shelf.is_ready(name):
+        cache.request(name)
+        while not cache.is_ready(name):
             assert self.changed.acquire(timeout=WAIT_S)
-        with shelf.claim(name) as model:
+        with cache.claim(name) as model:
             assert model is not None
-        shelf.unwant(name)
+        cache.release(name)
 
 
 @pytest.fixture
@@ -81,98 +83,98 @@ def shop() -> Shop:
 
 class TestShelf:
     def test_the_least_recently_used_leaves(self, shop) -> None:
-        shelf = shop.shelf(25, a=10, b=10, c=10)
+        cache = shop.cache(25, a=10, b=10, c=10)
         for name in ("a", "b", "a", "c"):
-            shop.use(shelf, name)
-        assert [shelf.standing(name).state for name in "abc"] == ["loaded", "cold", "loaded"]
+            shop.use(cache, name)
+        assert [cache.state_of(name).state for name in "abc"] == ["loaded", "cold", "loaded"]
         assert shop.loads == ["a", "b", "c"]
-        assert shelf.standing("b").evictions == 1
-        assert shelf.weights_bytes == 20
-        assert shelf.room_bytes() == 5
-        shelf.close()
+        assert cache.state_of("b").evictions == 1
+        assert cache.weights_bytes == 20
+        assert cache.room_bytes() == 5
+        cache.close()
 
     def test_two_who_want_the_same_cold_model_load_it_once(self, shop) -> None:
         shop.gates["a"] = threading.Event()
-        shelf = shop.shelf(None, a=1)
-        shelf.want("a")
-        shelf.want("a")
-        assert shelf.standing("a").state == "loading"
+        cache = shop.cache(None, a=1)
+        cache.request("a")
+        cache.request("a")
+        assert cache.state_of("a").state == "loading"
         shop.gates["a"].set()
         assert shop.changed.acquire(timeout=WAIT_S)
         assert shop.loads == ["a"]
-        shelf.close()
+        cache.close()
 
     def test_a_model_in_use_does_not_leave_but_takes_no_new_work(self, shop) -> None:
-        shelf = shop.shelf(15, a=10, b=10)
-        shop.use(shelf, "a")
-        with shelf.claim("a") as model:
+        cache = shop.cache(15, a=10, b=10)
+        shop.use(cache, "a")
+        with cache.claim("a") as model:
             assert model is not None
-            shelf.want("b")
-            with shelf._changed:
-                assert shelf._changed.wait_for(lambda: shelf._slots["a"].state == "leaving", WAIT_S)
-            assert not shelf.is_ready("a")
-            assert shelf.peek("a") is model
+            cache.request("b")
+            with cache._changed:
+                assert cache._changed.wait_for(lambda: cache._slots["a"].state == "leaving", WAIT_S)
+            assert not cache.is_ready("a")
+            assert cache.peek("a") is model
         assert shop.changed.acquire(timeout=WAIT_S)
-        assert (shelf.is_ready("a"), shelf.is_ready("b")) == (False, True)
-        shelf.close()
+        assert (cache.is_ready("a"), cache.is_ready("b")) == (False, True)
+        cache.close()
 
     def test_two_that_do_not_fit_together_take_turns_and_each_gets_work_done(self, shop) -> None:
-        shelf = shop.shelf(15, a=10, b=10)
+        cache = shop.cache(15, a=10, b=10)
         done = []
         for name in "ab" * 3:
-            shelf.want(name)
+            cache.request(name)
         while len(done) < 6:
             assert shop.changed.acquire(timeout=WAIT_S)
             for name in "ab":
-                while shelf.is_ready(name) and done.count(name) < 3:
-                    with shelf.claim(name) as model:
+                while cache.is_ready(name) and done.count(name) < 3:
+                    with cache.claim(name) as model:
                         if model is None:
                             break
                     done.append(name)
-                    shelf.unwant(name)
+                    cache.release(name)
         assert sorted(done) == ["a"] * 3 + ["b"] * 3
         assert len(shop.loads) == 2  # those that waited were all served before it left
-        shelf.close()
+        cache.close()
 
     def test_a_failed_load_is_told_and_tried_again(self, shop, monkeypatch) -> None:
-        monkeypatch.setattr(shelf_module, "_LEAST_PAUSE_S", 60.0)
+        monkeypatch.setattr(model_cache, "_LEAST_PAUSE_S", 60.0)
         shop.broken.add("a")
-        shelf = shop.shelf(None, a=1)
-        shelf.want("a")
+        cache = shop.cache(None, a=1)
+        cache.request("a")
         assert shop.failed.acquire(timeout=WAIT_S)
-        assert "broken" in (shelf.standing("a").failure or "")
-        shelf.unwant("a")
+        assert "broken" in (cache.state_of("a").failure or "")
+        cache.release("a")
         shop.broken.clear()
         with pytest.raises(ModelUnavailable, match="broken"):
-            shelf.want("a")  # so soon it is not tried again
+            cache.request("a")  # so soon it is not tried again
         assert shop.loads == ["a"]
-        shelf._slots["a"].retry_at = 0.0
-        shop.use(shelf, "a")
-        assert shelf.standing("a").failure is None
+        cache._slots["a"].retry_at = 0.0
+        shop.use(cache, "a")
+        assert cache.state_of("a").failure is None
         shop.broken.add("b")
-        other = shop.shelf(None, b=1)
+        other = shop.cache(None, b=1)
         with pytest.raises(HybridgeError, match="broken"):
             other.preload("b")
         other.close()
-        shelf.close()
+        cache.close()
 
     def test_a_model_larger_than_the_budget(self, shop) -> None:
-        shelf = shop.shelf(15, {"stays": Weights(10)}, a=10)
+        cache = shop.cache(15, {"stays": Weights(10)}, a=10)
         with pytest.raises(OutOfMemory, match="do not fit in --memory"):
-            shelf.preload("a")
+            cache.preload("a")
         assert shop.loads == []
-        shelf.close()
+        cache.close()
 
     def test_running_work_counts_and_idle_models_make_room_for_it(self, shop) -> None:
-        shelf = shop.shelf(30, a=10, b=10)
-        shop.use(shelf, "a")
-        shop.use(shelf, "b")
-        with shelf.claim("b"), shelf.running(5):
-            assert shelf.room_bytes() == 5
-            assert shelf.make_room(12) == 15
-            assert shelf.standing("a").state == "cold"
-            assert shelf.make_room(100) == 15  # b is in use
-        shelf.close()
+        cache = shop.cache(30, a=10, b=10)
+        shop.use(cache, "a")
+        shop.use(cache, "b")
+        with cache.claim("b"), cache.running(5):
+            assert cache.room_bytes() == 5
+            assert cache.make_room(12) == 15
+            assert cache.state_of("a").state == "cold"
+            assert cache.make_room(100) == 15  # b is in use
+        cache.close()
 
 
 SIDE = 4
@@ -233,15 +235,15 @@ class TestColdModels:
         gc.disable()
         try:
             asyncio.run(scene())
-            weakref.finalize(backend._shelf.peek("sd-v1").module, gone.set)
-            backend._shelf.release_idle()
+            weakref.finalize(backend._models.peek("sd-v1").module, gone.set)
+            backend._models.release_idle()
             assert gone.wait(WAIT_S)
         finally:
             gc.enable()
         backend.close()
 
     def test_weights_that_cannot_be_had(self, specs, tmp_path, monkeypatch) -> None:
-        monkeypatch.setattr(shelf_module, "_LEAST_PAUSE_S", 60.0)
+        monkeypatch.setattr(model_cache, "_LEAST_PAUSE_S", 60.0)
         from dataclasses import replace
 
         folder = tmp_path / "model"
@@ -255,7 +257,7 @@ class TestColdModels:
             assert decode(address, "taesd").status_code == 200
             folder.symlink_to(specs["sd-v1"].source)
             assert decode(address, "sd-v1").status_code == 503  # so soon it is not tried again
-            backend._shelf._slots["sd-v1"].retry_at = 0.0
+            backend._models._slots["sd-v1"].retry_at = 0.0
             assert decode(address, "sd-v1").status_code == 200
 
     def test_a_load_does_not_hold_up_other_models(self, specs, monkeypatch) -> None:
@@ -397,7 +399,7 @@ def test_a_job_in_a_gap_without_room_beside_the_large_one_runs_after_it(specs) -
     async def scene() -> None:
         begun, running_ = asyncio.Event(), None
 
-        def hear(progress: Any) -> None:
+        def on_progress(progress: Any) -> None:
             if progress.state == "running":
                 begun.set()
 
@@ -405,7 +407,7 @@ def test_a_job_in_a_gap_without_room_beside_the_large_one_runs_after_it(specs) -
             await backend.run(job(engine.spec, side), listener)
             order.append(name)
 
-        running_ = asyncio.create_task(run("large", 64, hear))
+        running_ = asyncio.create_task(run("large", 64, on_progress))
         await begun.wait()
         await run("small", 8)
         await running_

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from hybridge.server.process.connection_limits import ConnectionLimits
-from hybridge.server.process.server import Listening, running
+from hybridge.server.process.server import ListenOptions, running
 
 PIECE = bytes(256 * 1024)
 
@@ -59,7 +59,7 @@ def ask(server: str, path: str) -> socket.socket:
 @contextmanager
 def serving(**limits: float) -> Iterator[tuple[str, Answers]]:
     app = Answers()
-    with running(app, listening=Listening(ConnectionLimits(max_connections=20, **limits))) as server:
+    with running(app, listening=ListenOptions(ConnectionLimits(max_connections=20, **limits))) as server:
         yield server, app
 
 

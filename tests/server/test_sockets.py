@@ -12,7 +12,7 @@ from hybridge.errors import HybridgeError
 from hybridge.server.app import create_app
 from hybridge.server.middleware.draining import Drain
 from hybridge.server.process.listening_sockets import addresses_elsewhere, opened
-from hybridge.server.process.server import Listening, Server, configure
+from hybridge.server.process.server import ListenOptions, Server, configure
 
 IPV4, IPV6 = (socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")
 
@@ -55,7 +55,7 @@ def test_a_server_answers_in_both_versions(engines) -> None:
     with opened("localhost", 0) as sockets:
         port = sockets[0].getsockname()[1]
         app = create_app(LocalBackend(engines), drain=drain)
-        server = Server(configure(app, Listening()), Listening(), drain)
+        server = Server(configure(app, ListenOptions()), ListenOptions(), drain)
         thread = threading.Thread(target=server.run, kwargs={"sockets": sockets})
         thread.start()
         try:

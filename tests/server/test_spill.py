@@ -31,7 +31,7 @@ from hybridge.models import ModelSpec
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.middleware.draining import Drain
-from hybridge.server.process.server import Listening, running
+from hybridge.server.process.server import ListenOptions, running
 from hybridge.server.settings import Settings
 
 WAIT_S = 30
@@ -161,7 +161,7 @@ def test_going_down_leaves_nothing(spec, tight_bytes, latents, tmp_path, held) -
 
     drain.end_with(let_go)  # when the grace period is over
     with ThreadPoolExecutor(1) as pool:
-        with running(app, listening=Listening(grace_s=0.1), drain=drain) as address:
+        with running(app, listening=ListenOptions(grace_s=0.1), drain=drain) as address:
             asking = pool.submit(decode, address, latents, timeout=WAIT_S)
             assert held.has_parked.wait(WAIT_S)
         late = asking.result()

@@ -25,7 +25,7 @@ from hybridge.server.app import create_app
 from hybridge.server.async_jobs import spool as spool_module
 from hybridge.server.async_jobs.spool import Spool
 from hybridge.server.async_jobs.spool_file import write
-from hybridge.server.async_jobs.store import Asked
+from hybridge.server.async_jobs.store import StoredRequest
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.process.server import running
 from hybridge.server.scheduling.job import Job, Result
@@ -37,8 +37,8 @@ ANSWER = HttpResponse(200, {"content-type": "text/plain"}, b"answer" * 1000)
 WAIT_S = 60
 
 
-def asked(job: str) -> Asked:
-    return Asked(job, "address:1", "q", {}, "decode", None)
+def asked(job: str) -> StoredRequest:
+    return StoredRequest(job, "address:1", "q", {}, "decode", None)
 
 
 def good(folder: Path, job: str = "good", *, is_done: bool = False) -> None:
@@ -155,7 +155,7 @@ class TestOddFiles:
         os.utime(tmp_path / "good.result", (4e9, 4e9))
 
         async def act(scene: Scene) -> None:
-            status = scene.ledger.status("good", "address:1")
+            status = scene.async_jobs.status("good", "address:1")
             assert status["expires_at"] < 4e9
 
         play(act, store=Spool(tmp_path))
@@ -292,7 +292,7 @@ def test_kill_9_between_any_two_steps(tmp_path) -> None:
 class Large(LocalBackend):
     """A backend whose results have 12 MiB."""
 
-    async def run(self, job: Job, hear: Any = None) -> Result:
+    async def run(self, job: Job, on_progress: Any = None) -> Result:
         return Result(WireTensor("float32", (1, 3, 1024, 1024), bytes(range(256)) * (12 * 2**12)))
 
 
@@ -499,7 +499,7 @@ def test_a_folder_that_is_gone_when_a_job_expires(tmp_path, caplog) -> None:
         asyncio.get_running_loop().call_later(1, failed.set)
         await failed.wait()
         with pytest.raises(UnknownJob):
-            scene.ledger.status(job, "address:1")
+            scene.async_jobs.status(job, "address:1")
         assert "the spool cannot be written" in caplog.text
 
     play(act, store=Spool(tmp_path / "spool"), ttl_s=0.1)

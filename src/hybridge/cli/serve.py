@@ -9,7 +9,7 @@ import typer
 from .options import DEVICE, DTYPE
 
 if TYPE_CHECKING:
-    from ..server.process.server import Listening
+    from ..server.process.server import ListenOptions
     from ..server.process.traces import Traces
 
 #: The heading of what there is to say about load, memory and long work.
@@ -250,7 +250,7 @@ def _traces(endpoint: str | None) -> list[Traces]:
     return [Traces(endpoint)]
 
 
-def _fitted(listening: Listening) -> Listening:
+def _fitted(listening: ListenOptions) -> ListenOptions:
     """With no more connections than this process may open files; otherwise strangers could use them all up."""
     import logging
     from dataclasses import replace

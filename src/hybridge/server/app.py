@@ -19,18 +19,18 @@ from starlette.routing import Route
 
 from .. import protocol
 from ..errors import HybridgeError
-from .async_jobs.registry import Ledger
+from .async_jobs.registry import AsyncJobRegistry
 from .async_jobs.spool import Spool
 from .async_jobs.store import Memory
 from .http.endpoints import Endpoints
 from .http.error_responses import failure_response, log_failure
-from .http.job_routes import LongWork
+from .http.job_routes import JobRoutes
 from .http.openapi import describe
-from .http.request_body import Intake
-from .middleware.auth import Gate, KeyRing
-from .middleware.browser_origin import Pages
-from .middleware.draining import Drain, Draining
-from .middleware.request_record import Observer, Recorder
+from .http.request_body import BodyReader
+from .middleware.auth import AuthMiddleware, KeyRing
+from .middleware.browser_origin import BrowserOriginMiddleware
+from .middleware.draining import Drain, DrainMiddleware
+from .middleware.request_record import Observer, RequestRecordMiddleware
 from .process.logs import log_job, log_request
 from .process.metrics import Metrics
 from .process.startup_checks import is_loopback
@@ -58,27 +58,27 @@ def create_app(
     settings = settings or Settings()
     drain = drain or Drain()
     store = Memory() if settings.spool is None else Spool(settings.spool)
-    intake = Intake(settings.limits)
+    intake = BodyReader(settings.limits)
     metrics = Metrics(backend, lambda: intake.held_bytes)
-    ledger = Ledger(store, settings.ledger_limits, observers=(log_job, metrics.observe_job))
-    drain.begin_with(ledger.begin_to_end)
-    drain.also_wait_for(ledger.finished)
-    drain.end_with(ledger.close)
+    async_jobs = AsyncJobRegistry(store, settings.ledger_limits, observers=(log_job, metrics.observe_job))
+    drain.begin_with(async_jobs.begin_to_end)
+    drain.also_wait_for(async_jobs.finished)
+    drain.end_with(async_jobs.close)
     endpoints = Endpoints(
         backend,
         settings.limits,
         intake,
         metrics,
-        ledger,
+        async_jobs,
         deadline_s=settings.deadline_s,
         default_model=settings.default_model,
     )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await ledger.open(endpoints.answer_later)
+        await async_jobs.open(endpoints.answer_later)
         yield
-        await ledger.close()
+        await async_jobs.close()
         await run_in_threadpool(backend.close)
         endpoints.close()
 
@@ -96,7 +96,7 @@ def create_app(
             Route("/predict", endpoints.infer, methods=["POST"]),
             Route("/v1/models", endpoints.models, methods=["GET"]),
             Route("/v1/models/{model}", endpoints.model, methods=["GET"]),
-            *LongWork(ledger, endpoints.result_bytes).routes(),
+            *JobRoutes(async_jobs, endpoints.result_bytes).routes(),
             Route("/health", endpoints.health, methods=["GET"]),
             Route("/ready", endpoints.ready, methods=["GET"]),
             Route("/metrics", endpoints.metrics, methods=["GET"]),
@@ -105,11 +105,11 @@ def create_app(
         # From the outside in.  The gate stands before all that reads an address, because it takes the key out;
         # CORS stands before the gate, because browsers send no key with the question whether they may call.
         middleware=[
-            Middleware(Recorder, observers=(log_request, metrics.observe, *observers)),
+            Middleware(RequestRecordMiddleware, observers=(log_request, metrics.observe, *observers)),
             *_cors(settings.cors),
             *_pages(settings, keys),
-            Middleware(Gate, keys=keys),
-            Middleware(Draining, drain=drain),
+            Middleware(AuthMiddleware, keys=keys),
+            Middleware(DrainMiddleware, drain=drain),
         ],
         exception_handlers={
             HybridgeError: _ours,
@@ -140,7 +140,7 @@ def _pages(settings: Settings, keys: KeyRing | None) -> list[Middleware]:
     if keys is not None:
         return []  # which no page of another site has
     names = settings.allowed_hosts if is_loopback(settings.address) else None
-    return [Middleware(Pages, origins=settings.cors, names=names)]
+    return [Middleware(BrowserOriginMiddleware, origins=settings.cors, names=names)]
 
 
 class _JsonCors(CORSMiddleware):

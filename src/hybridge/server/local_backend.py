@@ -17,12 +17,12 @@ from ..models import ModelSpec, Normalisation, latent_space
 from ..protocol import DecodeRequest, Scaling, Task, WireTensor
 from ..protocol.torch import from_torch, to_torch
 from .scheduling.backend import BackendLoad, ModelInfo
-from .scheduling.batching import likeness, size_of, together
-from .scheduling.cost_cache import Estimates
-from .scheduling.device_thread import Device, Ticket
-from .scheduling.job import Hear, Job, Ran, Result
-from .scheduling.model_cache import Shelf, Source
-from .scheduling.queue import LineLimits
+from .scheduling.batching import batch_key, concatenate, size_of
+from .scheduling.cost_cache import CostCache
+from .scheduling.device_thread import DeviceThread, PendingJob
+from .scheduling.job import Job, ProgressCallback, Result, RunInfo
+from .scheduling.model_cache import ModelCache, Source
+from .scheduling.queue import QueueLimits
 
 #: What Stable Diffusion's decoder needs for a pixel.  The cost of models that are not loaded yet, or not plannable.
 _FLOPS_PER_PIXEL = 9.5e6
@@ -54,53 +54,57 @@ class LocalBackend:
         queue_limit: int = 64,
         cold: Sequence[ModelSpec] = (),
         options: EngineOptions | None = None,
-        limits: LineLimits | None = None,
+        limits: QueueLimits | None = None,
         memory_bytes: int | None = None,
         batch_limit: int | None = None,
     ) -> None:
         options = options or EngineOptions()
         self._infos = {name: _info_of(engine) for name, engine in engines.items()}
         self._infos |= {spec.name: _info_before_loading(spec, options) for spec in cold}
-        self._flops: Estimates[_Size] = Estimates(self._planned)
+        self._flops: CostCache[_Size] = CostCache(self._planned)
         self._batch_limit = batch_limit
         self._patience_s = _PATIENCE_S
-        self._shelf: Shelf[Engine] = Shelf(
+        self._models: ModelCache[Engine] = ModelCache(
             engines,
             {spec.name: _source(spec, options) for spec in cold},
             memory_bytes=memory_bytes,
-            on_change=lambda: self._device.line.notify(),
+            on_change=lambda: self._device.queue.notify(),
             on_failure=lambda name, error: self._device.fail(name, error),
         )
-        self._device = Device(self._shelf, self._perform, limits or LineLimits(jobs=queue_limit), self._may_share)
+        self._device = DeviceThread(
+            self._models, self._perform, limits or QueueLimits(jobs=queue_limit), self._may_share
+        )
 
     def info(self) -> Sequence[ModelInfo]:
         return [self._info(name) for name in self._infos]
 
     def cost(self, job: Job) -> float:
         flops = self._flops.now(_size(job))
-        return self._device.pace.seconds(f"{job.spec.name} {job.task}", _guessed(job) if flops is None else flops)
+        return self._device.cost_model.seconds(
+            f"{job.spec.name} {job.task}", _guessed(job) if flops is None else flops
+        )
 
-    async def run(self, job: Job, hear: Hear | None = None) -> Result:
+    async def run(self, job: Job, on_progress: ProgressCallback | None = None) -> Result:
         size = _size(job)
         flops = self._flops.known(size)
         if flops is not None:
-            return await self._device.run(Ticket(job, flops, likeness(job), hear))
-        ticket = Ticket(job, _guessed(job), likeness(job), hear, is_guess=True)
-        if self._shelf.is_ready(job.spec.name):
+            return await self._device.run(PendingJob(job, flops, batch_key(job), on_progress))
+        pending = PendingJob(job, _guessed(job), batch_key(job), on_progress, is_guess=True)
+        if self._models.is_ready(job.spec.name):
             # Planning takes long.  Meanwhile the job has its place in the line, with a guess.
-            self._flops.find(size, lambda flops: self._device.plan(ticket, flops))
-        return await self._device.run(ticket)
+            self._flops.find(size, lambda flops: self._device.plan(pending, flops))
+        return await self._device.run(pending)
 
     def load(self) -> BackendLoad:
-        waiting = self._device.line.waiting()
-        standings = {name: self._shelf.standing(name) for name in self._infos}
+        waiting = self._device.queue.waiting()
+        standings = {name: self._models.state_of(name) for name in self._infos}
         return BackendLoad(
             waiting=len(waiting),
-            waiting_cost=sum(place.cost_s for place in waiting),
-            running=len(self._device.line.serving()),
-            weights_bytes=self._shelf.weights_bytes,
-            loads={name: standing.loads for name, standing in standings.items()},
-            evictions={name: standing.evictions for name, standing in standings.items()},
+            waiting_cost=sum(queued.cost_s for queued in waiting),
+            running=len(self._device.queue.serving()),
+            weights_bytes=self._models.weights_bytes,
+            loads={name: state_of.loads for name, state_of in standings.items()},
+            evictions={name: state_of.evictions for name, state_of in standings.items()},
         )
 
     def preload(self, name: str) -> None:
@@ -109,10 +113,10 @@ class LocalBackend:
         Raises:
             HybridgeError: when it cannot be loaded.
         """
-        self._shelf.preload(name)
+        self._models.preload(name)
 
     def health(self) -> str | None:
-        if self._device.line.is_closed:
+        if self._device.queue.is_closed:
             return "shutting down"
         return None if self._device.is_alive else "the device thread has ended"
 
@@ -120,17 +124,17 @@ class LocalBackend:
         """Takes no more jobs, and finishes the running one and the load that is going on, if they end soon."""
         patience_s, self._patience_s = self._patience_s, 0.0
         self._flops.close()
-        self._shelf.close(0.0)  # the device may wait for a load
+        self._models.close(0.0)  # the device may wait for a load
         self._device.close(patience_s)
-        self._shelf.close(min(patience_s, 1.0))  # nobody waits for a load any more
+        self._models.close(min(patience_s, 1.0))  # nobody waits for a load any more
 
     @property
     def is_busy(self) -> bool:
         """Whether a thread still runs or loads; after :meth:`close`, one that cannot be stopped."""
-        return self._device.is_alive or self._shelf.is_loading
+        return self._device.is_alive or self._models.is_loading
 
     def _info(self, name: str) -> ModelInfo:
-        before, engine, standing = self._infos[name], self._shelf.peek(name), self._shelf.standing(name)
+        before, engine, state_of = self._infos[name], self._models.peek(name), self._models.state_of(name)
         info = before if engine is None else _info_of(engine)
         return ModelInfo(
             before.spec,
@@ -139,8 +143,8 @@ class LocalBackend:
             info.dtype,
             info.dtype_reason,
             None if engine is None else engine.weights_bytes,
-            standing.state,
-            standing.failure,
+            state_of.state,
+            state_of.failure,
             info.threads,
             info.config,
         )
@@ -157,7 +161,7 @@ class LocalBackend:
 
     def _planned(self, size: _Size) -> float | None:
         """The FLOPs of a size's plan; None while there is nothing to plan with."""
-        engine = self._shelf.peek(size.model)
+        engine = self._models.peek(size.model)
         if engine is None:
             return None
         try:
@@ -182,29 +186,29 @@ class LocalBackend:
         # Outside of the except block, because the failure's traceback holds the tensors of the failed run.
         if len(jobs) > 1 or ran.peak_bytes is None:
             raise refusal
-        self._shelf.release_idle()
+        self._models.release_idle()
         smaller_bytes = run.smaller_than(ran.peak_bytes)
         if smaller_bytes is None:
             raise refusal
         smaller = run.plan(smaller_bytes)
         reason = f"the device had no room for {ran.peak_bytes} bytes in mode {ran.mode}; {smaller.why}"
-        return self._within(run, smaller_bytes, Ran(smaller.mode, smaller.peak_bytes, smaller.flops, reason))
+        return self._within(run, smaller_bytes, RunInfo(smaller.mode, smaller.peak_bytes, smaller.flops, reason))
 
-    def _fit(self, run: _Run) -> tuple[int | None, Ran]:
+    def _fit(self, run: _Run) -> tuple[int | None, RunInfo]:
         """The budget for a run, and what comes of it; lets idle models leave if it takes that."""
-        budget_bytes = _budget(self._shelf.room_bytes())
+        budget_bytes = _budget(self._models.room_bytes())
         try:
             return budget_bytes, run.plan(budget_bytes)
         except TooLarge as refusal:
             if refusal.least_bytes is None or len(run.jobs) > 1:  # no model leaves for a batch that can be split
                 raise
-            budget_bytes = _budget(self._shelf.make_room(refusal.least_bytes))
+            budget_bytes = _budget(self._models.make_room(refusal.least_bytes))
         return budget_bytes, run.plan(budget_bytes)
 
-    def _within(self, run: _Run, budget_bytes: int | None, ran: Ran) -> Sequence[Result]:
+    def _within(self, run: _Run, budget_bytes: int | None, ran: RunInfo) -> Sequence[Result]:
         engine = run.engine
         with (
-            self._shelf.running(ran.peak_bytes or 0),
+            self._models.running(ran.peak_bytes or 0),
             failures_named(f"a {engine.spec.name} job", engine.device.value),
         ):
             return [Result(tensor, ran=ran, shared_by=len(run.jobs)) for tensor in run.tensors(budget_bytes)]
@@ -238,7 +242,7 @@ class _Run:
     progress: Callable[[int, int], None]
     should_stop: Callable[[], bool]
 
-    def plan(self, budget_bytes: int | None) -> Ran:
+    def plan(self, budget_bytes: int | None) -> RunInfo:
         """What a budget leads to.
 
         Raises:
@@ -250,8 +254,8 @@ class _Run:
                 self.jobs[0].task, batch * len(self.jobs), height, width, budget_bytes=budget_bytes
             )
         except CannotLower as reason:
-            return Ran("whole", why=str(reason))
-        return Ran(plan.mode, plan.peak_bytes, float(plan.flops), plan.reason)
+            return RunInfo("whole", why=str(reason))
+        return RunInfo(plan.mode, plan.peak_bytes, float(plan.flops), plan.reason)
 
     def smaller_than(self, peak_bytes: int) -> int | None:
         """A budget of half of what failed, or the least that works; None if that is no less."""
@@ -266,7 +270,7 @@ class _Run:
     def tensors(self, budget_bytes: int | None) -> list[WireTensor]:
         """What each of the jobs asks for."""
         tensors = [job.tensor for job in self.jobs]
-        source = to_torch(together(tensors))
+        source = to_torch(concatenate(tensors))
         made = self._decode if self.jobs[0].task == "decode" else self._encode
         found = made(source, budget_bytes)
         if len(tensors) == 1:

@@ -15,11 +15,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ..errors import HybridgeError, RequestError
 from ..units import parse_bytes
-from .async_jobs.registry import LedgerLimits
+from .async_jobs.registry import AsyncJobLimits
 from .process.connection_limits import ConnectionLimits
-from .process.server import Listening
+from .process.server import ListenOptions
 from .scheduling.limits import MIB, Limits
-from .scheduling.queue import LineLimits
+from .scheduling.queue import QueueLimits
 
 _PREFIX = "HYBRIDGE_"
 
@@ -175,9 +175,9 @@ class Settings(BaseSettings):
         )
 
     @property
-    def listening(self) -> Listening:
+    def listening(self) -> ListenOptions:
         """How the socket is served."""
-        return Listening(
+        return ListenOptions(
             ConnectionLimits(
                 max_connections=self.max_connections,
                 max_head_bytes=self.max_head_kib * 1024,
@@ -192,15 +192,15 @@ class Settings(BaseSettings):
         )
 
     @property
-    def line_limits(self) -> LineLimits:
+    def line_limits(self) -> QueueLimits:
         """How much may wait for the device."""
-        return LineLimits(self.queue_limit, self.queue_work_s, self.queue_mib * MIB)
+        return QueueLimits(self.queue_limit, self.queue_work_s, self.queue_mib * MIB)
 
     @property
-    def ledger_limits(self) -> LedgerLimits:
+    def ledger_limits(self) -> AsyncJobLimits:
         """How much long work is kept: on disk with a spool, else in memory."""
         kept_bytes = self.jobs_mib * MIB if self.spool is None else int(self.spool_gib * 1024 * MIB)
-        return LedgerLimits(self.jobs_limit, kept_bytes, self.job_ttl_s)
+        return AsyncJobLimits(self.jobs_limit, kept_bytes, self.job_ttl_s)
 
 
 def refuse_unknown_variables() -> None:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ..scheduling.job import Progress
-from .job_state import Entry
+from .job_state import AsyncJob
 
 #: Jobs of one client in the waiting line.
 _AT_ONCE = 2
@@ -23,9 +23,9 @@ class Backlog:
         begin: Sends a job to the waiting line; :meth:`end` must be called when it has left that.
     """
 
-    def __init__(self, begin: Callable[[Entry], None]) -> None:
+    def __init__(self, begin: Callable[[AsyncJob], None]) -> None:
         self._begin = begin
-        self._waiting: dict[str, deque[Entry]] = {}
+        self._waiting: dict[str, deque[AsyncJob]] = {}
         self._begun: dict[str, int] = {}
         self._is_held = False
 
@@ -33,20 +33,20 @@ class Backlog:
         """Begins nothing from now on."""
         self._is_held = True
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: AsyncJob) -> None:
         """Takes a job, and begins it if its client has no two that are begun."""
-        self._waiting.setdefault(entry.asked.client, deque()).append(entry)
-        self._feed(entry.asked.client)
+        self._waiting.setdefault(entry.stored.client, deque()).append(entry)
+        self._feed(entry.stored.client)
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: AsyncJob) -> None:
         """Takes a job out, if it is still here."""
-        waiting = self._waiting.get(entry.asked.client)
+        waiting = self._waiting.get(entry.stored.client)
         if waiting and entry in waiting:
             waiting.remove(entry)
 
-    def end(self, entry: Entry) -> None:
+    def end(self, entry: AsyncJob) -> None:
         """A job that was begun has left the line, so that its client's next one may go there."""
-        client = entry.asked.client
+        client = entry.stored.client
         self._begun[client] -= 1
         if not self._begun[client]:
             del self._begun[client]
@@ -58,6 +58,6 @@ class Backlog:
             self._begun[client] = self._begun.get(client, 0) + 1
             self._begin(waiting.popleft())
         for position, entry in enumerate(waiting or ()):
-            entry.hear(Progress("waiting", position + _AT_ONCE))
+            entry.on_progress(Progress("waiting", position + _AT_ONCE))
         if not waiting:
             self._waiting.pop(client, None)

@@ -9,11 +9,11 @@ from typing import Any, Literal
 from ...protocol import HttpResponse
 from ..middleware.request_record import RequestRecord
 from ..scheduling.job import Progress
-from .store import Asked
+from .store import StoredRequest
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class AsyncJob:
     """A job.
 
     Attributes:
@@ -31,7 +31,7 @@ class Entry:
         changed: Set, and replaced by a new event, whenever there is news.
     """
 
-    asked: Asked
+    stored: StoredRequest
     body_bytes: int
     result_bytes: int
     record: RequestRecord
@@ -54,13 +54,13 @@ class Entry:
         """Whether it will not change any more."""
         return self.state in ("done", "failed", "cancelled")
 
-    def hear(self, progress: Progress) -> None:
+    def on_progress(self, progress: Progress) -> None:
         """Takes in how far it is."""
         if not self.is_over and progress != self.progress:
             self.state, self.progress = progress.state, progress
-            self.tell()
+            self.notify()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Wakes all who wait for news."""
         self.changed.set()
         self.changed = asyncio.Event()
@@ -71,8 +71,8 @@ class Entry:
         Args:
             expires_at: Until when its result is kept, in seconds since 1970, if there is one.
         """
-        here = f"/v1/jobs/{self.asked.id}"
-        status: dict[str, Any] = {"id": self.asked.id, "state": self.state, "made_at": self.asked.made_at}
+        here = f"/v1/jobs/{self.stored.id}"
+        status: dict[str, Any] = {"id": self.stored.id, "state": self.state, "made_at": self.stored.made_at}
         if self.state in ("waiting", "loading"):
             status["position"] = self.progress.position
         if not self.is_over:

@@ -20,15 +20,15 @@ from ...errors import HybridgeError, NotDone, Overloaded, ShuttingDown, UnknownJ
 from ...protocol import HttpResponse, Task, write_failure
 from ..http.error_responses import log_failure
 from ..middleware.request_record import HUNG_UP, Observer, RequestRecord
-from ..scheduling.job import Hear, Progress
+from ..scheduling.job import Progress, ProgressCallback
 from .backlog import Backlog
-from .job_state import Entry
-from .store import Asked, KeptResult, ResultLost, Store, kept_result
+from .job_state import AsyncJob
+from .store import ResultMissing, Store, StoredRequest, StoredResult, kept_result
 
 log = logging.getLogger("hybridge.jobs")
 
 #: Does a request: (request, body, hear, record to fill) → the response that it would have had at once.
-Answer = Callable[[Asked, bytes, Hear, RequestRecord], Awaitable[HttpResponse]]
+Answer = Callable[[StoredRequest, bytes, ProgressCallback, RequestRecord], Awaitable[HttpResponse]]
 
 #: More than anybody can guess.
 _ID_BYTES = 16
@@ -41,7 +41,7 @@ _STILL_HERE_S = 20
 
 
 @dataclass(frozen=True, slots=True)
-class LedgerLimits:
+class AsyncJobLimits:
     """How much is kept.
 
     Attributes:
@@ -55,7 +55,7 @@ class LedgerLimits:
     ttl_s: float = 3600.0
 
 
-class Ledger:
+class AsyncJobRegistry:
     """The jobs of this server.
 
     Args:
@@ -65,12 +65,12 @@ class Ledger:
     """
 
     def __init__(
-        self, store: Store, limits: LedgerLimits | None = None, observers: Sequence[Observer] = ()
+        self, store: Store, limits: AsyncJobLimits | None = None, observers: Sequence[Observer] = ()
     ) -> None:
         self._store = store
         self._observers = observers
-        self._limits = limits or LedgerLimits()
-        self._entries: dict[str, Entry] = {}
+        self._limits = limits or AsyncJobLimits()
+        self._entries: dict[str, AsyncJob] = {}
         self._backlog = Backlog(self._begin)
         self._forgetting: set[asyncio.Task[None]] = set()
         self._answer: Answer | None = None
@@ -81,9 +81,9 @@ class Ledger:
         """Begins to work, first on what a process before this one left undone."""
         self._answer = answer
         for found in await asyncio.to_thread(self._store.recover):
-            asked = found.asked
-            record = RequestRecord(asked.request_id, asked.client, asked.model or "", asked.task or "")
-            entry = self._entries[asked.id] = Entry(asked, found.body_bytes, found.result_bytes, record)
+            stored = found.stored
+            record = RequestRecord(stored.request_id, stored.client, stored.model or "", stored.task or "")
+            entry = self._entries[stored.id] = AsyncJob(stored, found.body_bytes, found.result_bytes, record)
             if found.done_at is None:
                 self._backlog.add(entry)
             else:
@@ -140,7 +140,7 @@ class Ledger:
                 await self._finish(entry, write_failure(late))
         self._is_closed = True
         for entry in self._entries.values():
-            entry.tell()
+            entry.notify()
         self._store.close()
 
     async def accept(
@@ -175,31 +175,31 @@ class Ledger:
         if self._answer is None:
             raise ShuttingDown("the server is shutting down", hint="another server, or again in a while")
         job_id = secrets.token_urlsafe(_ID_BYTES)
-        asked = Asked(job_id, client, query, headers, task, model, request_id=record.request_id)
+        stored = StoredRequest(job_id, client, query, headers, task, model, request_id=record.request_id)
         about = RequestRecord(record.request_id, client, record.model, record.task, pictures=record.pictures)
-        entry = Entry(asked, len(body), result_bytes, about)
+        entry = AsyncJob(stored, len(body), result_bytes, about)
         self._check_room(client, entry.nbytes)
-        self._entries[entry.asked.id] = entry
-        keeping = asyncio.ensure_future(asyncio.to_thread(self._store.keep, entry.asked, body))
+        self._entries[entry.stored.id] = entry
+        keeping = asyncio.ensure_future(asyncio.to_thread(self._store.keep, entry.stored, body))
         try:
             await asyncio.shield(keeping)
         except BaseException:
-            del self._entries[entry.asked.id]
+            del self._entries[entry.stored.id]
             entry.state = "cancelled"
-            entry.tell()
+            entry.notify()
             await asyncio.shield(self._unkeep(entry, keeping))
             raise
         self._backlog.add(entry)
-        return entry.asked.id
+        return entry.stored.id
 
-    async def request(self, job_id: str, client: str) -> tuple[Asked, bytes]:
+    async def request(self, job_id: str, client: str) -> tuple[StoredRequest, bytes]:
         """What was asked, to ask it again.
 
         Raises:
             UnknownJob: when there is no such job, or it is somebody else's.
         """
         entry = self._find(job_id, client)
-        return entry.asked, await asyncio.to_thread(self._store.body, entry.asked)
+        return entry.stored, await asyncio.to_thread(self._store.body, entry.stored)
 
     def status(self, job_id: str, client: str) -> dict[str, Any]:
         """How a job stands.
@@ -209,7 +209,7 @@ class Ledger:
         """
         return self._status(self._find(job_id, client))
 
-    async def result(self, job_id: str, client: str) -> KeptResult:
+    async def result(self, job_id: str, client: str) -> StoredResult:
         """A job's result: the response that the request would have had at once, be it a failure.
 
         It must be closed.  A result that was damaged on disk is made again from its request.
@@ -226,11 +226,11 @@ class Ledger:
             )
         try:
             kept = (
-                await asyncio.to_thread(self._store.result, entry.asked)
+                await asyncio.to_thread(self._store.result, entry.stored)
                 if entry.unkept is None
                 else kept_result(entry.unkept)
             )
-        except ResultLost as lost:
+        except ResultMissing as lost:
             if self._find(job_id, client).is_over:
                 self._do_again(entry, lost)
             raise NotDone(
@@ -239,7 +239,7 @@ class Ledger:
                 hint=f"again later, or /v1/jobs/{job_id}/events",
             ) from None
         entry.is_due = False
-        entry.tell()
+        entry.notify()
         return kept
 
     async def events(self, job_id: str, client: str) -> AsyncIterator[dict[str, Any] | None]:
@@ -273,11 +273,11 @@ class Ledger:
 
     # ------------------------------------------------------------------------------------------ inside
 
-    def _find(self, job_id: str, client: str) -> Entry:
+    def _find(self, job_id: str, client: str) -> AsyncJob:
         entry = self._entries.get(job_id)
         # Without keys whoever knows the id is whoever was told it; an address may change.
-        has_owner = entry is not None and (client.startswith("key:") or entry.asked.client.startswith("key:"))
-        if entry is None or (has_owner and entry.asked.client != client):
+        has_owner = entry is not None and (client.startswith("key:") or entry.stored.client.startswith("key:"))
+        if entry is None or (has_owner and entry.stored.client != client):
             raise UnknownJob(
                 "no such job here",
                 saw=repr(job_id[:40]),
@@ -287,7 +287,7 @@ class Ledger:
 
     def _check_room(self, client: str, nbytes: int) -> None:
         entries = self._entries.values()
-        is_here = any(entry.asked.client == client for entry in entries)
+        is_here = any(entry.stored.client == client for entry in entries)
         share = 1 - _NEWCOMERS_SHARE if is_here else 1.0
         if len(entries) < self._limits.jobs * share and (
             sum(entry.nbytes for entry in entries) + self._store.stray_bytes + nbytes <= self._limits.nbytes * share
@@ -300,37 +300,37 @@ class Ledger:
             hint="DELETE jobs whose results you have",
         )
 
-    async def _unkeep(self, entry: Entry, keeping: asyncio.Future[None]) -> None:
+    async def _unkeep(self, entry: AsyncJob, keeping: asyncio.Future[None]) -> None:
         """Removes a request that nobody was told of, once its thread no longer writes."""
         await asyncio.wait([keeping])
         with suppress(HybridgeError):  # what could not be kept need not be there to be removed
-            await asyncio.to_thread(self._store.remove, entry.asked)
+            await asyncio.to_thread(self._store.remove, entry.stored)
 
-    def _do_again(self, entry: Entry, lost: ResultLost) -> None:
+    def _do_again(self, entry: AsyncJob, lost: ResultMissing) -> None:
         log.warning("the result of a job was lost, and the job is done again: %s", lost)
         if entry.expiry is not None:
             entry.expiry.cancel()
         entry.state, entry.progress, entry.done_at = "waiting", Progress("waiting"), None
         self._backlog.add(entry)
 
-    def _begin(self, entry: Entry) -> None:
+    def _begin(self, entry: AsyncJob) -> None:
         assert self._answer is not None  # noqa: S101 - the backlog is held before there is none any more
         entry.task = asyncio.create_task(self._do(entry, self._answer))
 
-    async def _do(self, entry: Entry, answer: Answer) -> None:
+    async def _do(self, entry: AsyncJob, answer: Answer) -> None:
         try:
             response = await self._response(entry, answer)
             if response is not None:
                 await self._finish(entry, response)
                 self._expire_later(entry)
-                entry.tell()
+                entry.notify()
         finally:
             entry.task = None
             self._backlog.end(entry)
 
-    async def _finish(self, entry: Entry, response: HttpResponse) -> None:
+    async def _finish(self, entry: AsyncJob, response: HttpResponse) -> None:
         try:
-            await asyncio.to_thread(self._store.finish, entry.asked, response)
+            await asyncio.to_thread(self._store.finish, entry.stored, response)
         except HybridgeError as error:  # the next process with this spool does the job again
             log_failure(error)
             entry.unkept = response = write_failure(error)
@@ -339,16 +339,16 @@ class Ledger:
         entry.is_due = self._ends_at is not None
         self._tell_end(entry, response.status)
 
-    def _tell_end(self, entry: Entry, status: int) -> None:
+    def _tell_end(self, entry: AsyncJob, status: int) -> None:
         entry.record.status = status
         for observe in self._observers:
             observe(entry.record)
 
-    async def _response(self, entry: Entry, answer: Answer) -> HttpResponse | None:
+    async def _response(self, entry: AsyncJob, answer: Answer) -> HttpResponse | None:
         """The response, or None if the server ends before there is one."""
         try:
-            body = await asyncio.to_thread(self._store.body, entry.asked)
-            return await answer(entry.asked, body, entry.hear, entry.record)
+            body = await asyncio.to_thread(self._store.body, entry.stored)
+            return await answer(entry.stored, body, entry.on_progress, entry.record)
         except ShuttingDown:
             return None
         except HybridgeError as error:
@@ -358,7 +358,7 @@ class Ledger:
             log.exception("a job failed")  # without its id, which opens it where there are no keys
             return write_failure(HybridgeError(f"unexpected {type(error).__name__}; the server's log says more"))
 
-    def _expire_later(self, entry: Entry) -> None:
+    def _expire_later(self, entry: AsyncJob) -> None:
         left_s = max(0.0, (entry.done_at or 0.0) + self._limits.ttl_s - time.time())
         loop = asyncio.get_running_loop()
 
@@ -369,14 +369,14 @@ class Ledger:
 
         entry.expiry = loop.call_later(left_s, expire)
 
-    async def _forget_quietly(self, entry: Entry) -> None:
+    async def _forget_quietly(self, entry: AsyncJob) -> None:
         try:
             await self._forget(entry)
         except HybridgeError as error:  # nobody asked, and the next process with this spool tries again
             log_failure(error)
 
-    async def _forget(self, entry: Entry) -> None:
-        if self._entries.pop(entry.asked.id, None) is None:
+    async def _forget(self, entry: AsyncJob) -> None:
+        if self._entries.pop(entry.stored.id, None) is None:
             return
         if entry.expiry is not None:
             entry.expiry.cancel()
@@ -384,13 +384,13 @@ class Ledger:
         if not entry.is_over:
             entry.state = "cancelled"
             self._tell_end(entry, HUNG_UP)
-        entry.tell()
+        entry.notify()
         if entry.task is not None:
             entry.task.cancel()
             await asyncio.wait([entry.task])
-        await asyncio.to_thread(self._store.remove, entry.asked)
+        await asyncio.to_thread(self._store.remove, entry.stored)
 
-    def _status(self, entry: Entry) -> dict[str, Any]:
+    def _status(self, entry: AsyncJob) -> dict[str, Any]:
         return entry.status(None if entry.done_at is None else self._expires_at(entry.done_at))
 
     def _expires_at(self, done_at: float) -> float:

@@ -27,7 +27,7 @@ from typing import Any, get_args
 from ...errors import HybridgeError, Overloaded, StorageFailure, StorageFull
 from ...protocol import HttpResponse, Task
 from .spool_file import Damaged, check_body, open_file, read_body, read_head, write
-from .store import Asked, Found, KeptResult, ResultLost
+from .store import ResultMissing, StoredJob, StoredRequest, StoredResult
 
 log = logging.getLogger("hybridge.jobs")
 
@@ -95,19 +95,19 @@ class Spool:
     def stray_bytes(self) -> int:
         return sum(self._stray.values())
 
-    def keep(self, asked: Asked, body: bytes) -> None:
-        path = self._path(asked.id, "request")
+    def keep(self, stored: StoredRequest, body: bytes) -> None:
+        path = self._path(stored.id, "request")
         with _failing_as("the spool cannot be written", StorageFailure):
-            self._write_half(path, asdict(asked), body)
+            self._write_half(path, asdict(stored), body)
             _half(path).replace(path)
             _sync(self._folder)
 
-    def body(self, asked: Asked) -> bytes:
+    def body(self, stored: StoredRequest) -> bytes:
         with _failing_as("the spool cannot be read"):
-            return read_body(self._path(asked.id, "request"))
+            return read_body(self._path(stored.id, "request"))
 
-    def finish(self, asked: Asked, response: HttpResponse) -> None:
-        path, request = self._path(asked.id, "result"), self._path(asked.id, "request")
+    def finish(self, stored: StoredRequest, response: HttpResponse) -> None:
+        path, request = self._path(stored.id, "result"), self._path(stored.id, "request")
         with _failing_as("the spool cannot be written", StorageFailure):
             if not request.exists():  # it was removed meanwhile
                 return
@@ -119,28 +119,28 @@ class Spool:
                 _half(path).replace(path)
             _sync(self._folder)
 
-    def result(self, asked: Asked) -> KeptResult:
+    def result(self, stored: StoredRequest) -> StoredResult:
         with self._changing:
             if self._open >= _MOST_OPEN:
                 raise Overloaded(f"{self._open} results are being fetched already", retry_after_s=1)
             self._open += 1
         try:
-            return self._result(asked)
+            return self._result(stored)
         except BaseException:
             self._close_one()
             raise
 
-    def remove(self, asked: Asked) -> None:
+    def remove(self, stored: StoredRequest) -> None:
         with _failing_as("the spool cannot be written", StorageFailure), self._changing:
             for kind in ("request", "result"):  # in this order: a result without a request is dropped by recover()
-                if not self._drop(self._path(asked.id, kind)):
+                if not self._drop(self._path(stored.id, kind)):
                     raise StorageFailure("a job's files cannot be deleted", hint="whoever runs the server")
             _sync(self._folder)
 
-    def recover(self) -> list[Found]:
+    def recover(self) -> list[StoredJob]:
         with _failing_as("the spool cannot be read"):
             ours = [match for name in sorted(os.listdir(self._folder)) if (match := _OURS.fullmatch(name))]
-            found: dict[str, Found] = {}
+            found: dict[str, StoredJob] = {}
             aside: set[str] = set()
             for match in ours:
                 if match["half"]:
@@ -169,7 +169,7 @@ class Spool:
                     self._drop(self._folder / match[0])
                 else:
                     found[match["id"]] = one
-        return sorted(found.values(), key=lambda one: one.asked.made_at)
+        return sorted(found.values(), key=lambda one: one.stored.made_at)
 
     def close(self) -> None:
         if self._lock is not None:
@@ -191,11 +191,11 @@ class Spool:
             self._drop(half_written)
             raise
 
-    def _result(self, asked: Asked) -> KeptResult:
-        request = self._path(asked.id, "request")
+    def _result(self, stored: StoredRequest) -> StoredResult:
+        request = self._path(stored.id, "request")
         with _failing_as("the spool cannot be read"):
             try:
-                head, body_bytes, file = open_file(self._path(asked.id, "result"))
+                head, body_bytes, file = open_file(self._path(stored.id, "result"))
                 try:
                     check_body(head, file)
                     status, headers = _status(head), _headers(head)
@@ -206,8 +206,8 @@ class Spool:
                 if not request.exists():
                     raise
                 why = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
-                raise ResultLost("a result cannot be read", saw=why) from None
-        return KeptResult(status, headers, body_bytes, file, self._close_one)
+                raise ResultMissing("a result cannot be read", saw=why) from None
+        return StoredResult(status, headers, body_bytes, file, self._close_one)
 
     def _close_one(self) -> None:
         with self._changing:
@@ -310,10 +310,10 @@ def _failing_as(what: str, kind: type[HybridgeError] = HybridgeError) -> Iterato
         raise kind(what, saw=error.strerror) from None
 
 
-def _found(name: str, path: Path) -> Found:
+def _found(name: str, path: Path) -> StoredJob:
     """The job of a request's file; fields that this version does not know are not read."""
     head, about = read_head(path)
-    known = {field.name: head[field.name] for field in fields(Asked) if field.name in head}
+    known = {field.name: head[field.name] for field in fields(StoredRequest) if field.name in head}
     made_at, headers, task = head.get("made_at"), head.get("headers"), head.get("task")
     texts = [head.get(field) for field in ("id", "client", "query")]
     texts += [head.get("request_id", ""), "" if head.get("model") is None else head["model"]]
@@ -327,10 +327,10 @@ def _found(name: str, path: Path) -> Found:
         or task not in (None, *get_args(Task))
     ):
         raise Damaged("no request of this server")
-    return Found(Asked(**{"model": None, "task": None, **known}), about.st_size)
+    return StoredJob(StoredRequest(**{"model": None, "task": None, **known}), about.st_size)
 
 
-def _with_result(found: Found | None, path: Path) -> Found | None:
+def _with_result(found: StoredJob | None, path: Path) -> StoredJob | None:
     head, about = read_head(path)
     status = _status(head)
     _headers(head)

@@ -15,7 +15,7 @@ Content = TypeVar("Content")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class StoredRequest:
     """A request that was accepted for later, without its body.
 
     Attributes:
@@ -40,10 +40,10 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class StoredJob:
     """A job that was kept from before, and when its result was written, if it was."""
 
-    asked: Asked
+    stored: StoredRequest
     body_bytes: int
     result_bytes: int = 0
     done_at: float | None = None
@@ -51,7 +51,7 @@ class Found:
 
 
 @dataclass(slots=True)
-class KeptResult:
+class StoredResult:
     """A result that is read while it is sent, so that it takes no memory for each client that fetches it.
 
     Attributes:
@@ -75,12 +75,12 @@ class KeptResult:
             self.on_close()
 
 
-def kept_result(response: HttpResponse) -> KeptResult:
+def kept_result(response: HttpResponse) -> StoredResult:
     """A response in memory as a result; the bytes are shared, not copied."""
-    return KeptResult(response.status, response.headers, len(response.body), io.BytesIO(response.body))
+    return StoredResult(response.status, response.headers, len(response.body), io.BytesIO(response.body))
 
 
-class ResultLost(HybridgeError):
+class ResultMissing(HybridgeError):
     """A result is missing or damaged, and its request is there to make it again."""
 
 
@@ -100,19 +100,19 @@ class Store(Protocol):
     @property
     def stray_bytes(self) -> int: ...
 
-    def keep(self, asked: Asked, body: bytes) -> None:
+    def keep(self, stored: StoredRequest, body: bytes) -> None:
         """Takes a request; it is safe once this returns."""
         ...
 
-    def body(self, asked: Asked) -> bytes:
+    def body(self, stored: StoredRequest) -> bytes:
         """The body of a request."""
         ...
 
-    def finish(self, asked: Asked, response: HttpResponse) -> None:
+    def finish(self, stored: StoredRequest, response: HttpResponse) -> None:
         """Takes a result."""
         ...
 
-    def result(self, asked: Asked) -> KeptResult:
+    def result(self, stored: StoredRequest) -> StoredResult:
         """A result; it must be closed.
 
         Raises:
@@ -121,11 +121,11 @@ class Store(Protocol):
         """
         ...
 
-    def remove(self, asked: Asked) -> None:
+    def remove(self, stored: StoredRequest) -> None:
         """Forgets a request and its result."""
         ...
 
-    def recover(self) -> list[Found]:
+    def recover(self) -> list[StoredJob]:
         """What was kept before this process began, the oldest first."""
         ...
 
@@ -144,32 +144,32 @@ class Memory:
         self._bodies: dict[str, bytes] = {}
         self._responses: dict[str, HttpResponse] = {}
 
-    def keep(self, asked: Asked, body: bytes) -> None:
-        self._bodies[asked.id] = body
+    def keep(self, stored: StoredRequest, body: bytes) -> None:
+        self._bodies[stored.id] = body
 
-    def body(self, asked: Asked) -> bytes:
-        return _there(self._bodies, asked)
+    def body(self, stored: StoredRequest) -> bytes:
+        return _there(self._bodies, stored)
 
-    def finish(self, asked: Asked, response: HttpResponse) -> None:
-        if asked.id in self._bodies:  # else it was removed meanwhile
-            self._responses[asked.id] = response
+    def finish(self, stored: StoredRequest, response: HttpResponse) -> None:
+        if stored.id in self._bodies:  # else it was removed meanwhile
+            self._responses[stored.id] = response
 
-    def result(self, asked: Asked) -> KeptResult:
-        return kept_result(_there(self._responses, asked))
+    def result(self, stored: StoredRequest) -> StoredResult:
+        return kept_result(_there(self._responses, stored))
 
-    def remove(self, asked: Asked) -> None:
-        self._bodies.pop(asked.id, None)
-        self._responses.pop(asked.id, None)
+    def remove(self, stored: StoredRequest) -> None:
+        self._bodies.pop(stored.id, None)
+        self._responses.pop(stored.id, None)
 
-    def recover(self) -> list[Found]:
+    def recover(self) -> list[StoredJob]:
         return []
 
     def close(self) -> None:
         pass
 
 
-def _there(kept: Mapping[str, Content], asked: Asked) -> Content:
+def _there(kept: Mapping[str, Content], stored: StoredRequest) -> Content:
     try:
-        return kept[asked.id]
+        return kept[stored.id]
     except KeyError:
         raise UnknownJob("no such job here", saw="a job that was deleted meanwhile") from None

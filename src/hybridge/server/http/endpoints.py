@@ -22,15 +22,15 @@ from ... import __version__, protocol
 from ...errors import RequestError, UnknownModel
 from ...models import CATALOGUE, ModelSpec
 from ...protocol import DecodeRequest
-from ..async_jobs.registry import Ledger
-from ..async_jobs.store import Asked
+from ..async_jobs.registry import AsyncJobRegistry
+from ..async_jobs.store import StoredRequest
 from ..middleware.request_record import RequestRecord, record_of
 from ..process.metrics import CONTENT_TYPE, Metrics
 from ..scheduling.backend import Backend, ModelInfo
-from ..scheduling.job import Hear, Job, Result, admit, finish, infer_model
+from ..scheduling.job import Job, ProgressCallback, Result, admit, finish, infer_model
 from ..scheduling.limits import Limits
 from .preview import answer_with_preview
-from .request_body import Intake
+from .request_body import BodyReader
 from .request_deadline import Deadline
 from .request_headers import client_of, prefers_async, query_of, result_bytes, timeout_of
 from .response_headers import about_job, about_run
@@ -43,7 +43,7 @@ _SHORT_QUERY = 1024
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """What of a request its job is made from; see :class:`Asked`."""
+    """What of a request its job is made from; see :class:`StoredRequest`."""
 
     query: str
     headers: dict[str, str]
@@ -70,9 +70,9 @@ class Endpoints:
         self,
         backend: Backend,
         limits: Limits,
-        intake: Intake,
+        intake: BodyReader,
         metrics: Metrics,
-        ledger: Ledger,
+        async_jobs: AsyncJobRegistry,
         *,
         deadline_s: float | None = None,
         default_model: str | None = None,
@@ -82,7 +82,7 @@ class Endpoints:
         self._limits = limits
         self._intake = intake
         self._metrics = metrics
-        self._ledger = ledger
+        self._async_jobs = async_jobs
         self._deadline_s = deadline_s
         self._default_model = default_model
         self._served = {info.spec.name: info.spec for info in backend.info()}
@@ -144,7 +144,7 @@ class Endpoints:
             if not prefers_async(request):
                 return job, inferred
             client = client_of(request)
-            job_id = await self._ledger.accept(
+            job_id = await self._async_jobs.accept(
                 client=client,
                 query=query_of(request),
                 headers=headers,
@@ -154,10 +154,10 @@ class Endpoints:
                 result_bytes=result_bytes(job),
                 record=record,
             )
-            return accepted(self._ledger.status(job_id, client))
+            return accepted(self._async_jobs.status(job_id, client))
 
     async def answer_later(
-        self, asked: Asked, body: bytes, hear: Hear, record: RequestRecord
+        self, stored: StoredRequest, body: bytes, on_progress: ProgressCallback, record: RequestRecord
     ) -> protocol.HttpResponse:
         """The response to a request that was accepted for later: the one that it would have had at once.
 
@@ -167,20 +167,20 @@ class Endpoints:
             HybridgeError: in place of it.
         """
         arrived = time.perf_counter()
-        spec = self._find(asked.model) if asked.model else None
-        job, inferred = await self._read(_Sent(asked.query, asked.headers, body, asked.task, spec))
-        job = replace(job, client=asked.client, is_patient=True)
+        spec = self._find(stored.model) if stored.model else None
+        job, inferred = await self._read(_Sent(stored.query, stored.headers, body, stored.task, spec))
+        job = replace(job, client=stored.client, is_patient=True)
         _note(record, job)
-        return await self._respond(job, inferred, arrived, record, Deadline(None), hear)
+        return await self._respond(job, inferred, arrived, record, Deadline(None), on_progress)
 
-    async def result_bytes(self, asked: Asked, body: bytes, record: RequestRecord) -> int:
+    async def result_bytes(self, stored: StoredRequest, body: bytes, record: RequestRecord) -> int:
         """What the result of a request that is accepted for later takes at most; its record learns what it is.
 
         Raises:
             HybridgeError: when it cannot be answered as it stands.
         """
-        spec = self._find(asked.model) if asked.model else None
-        job, _ = await self._read(_Sent(asked.query, asked.headers, body, asked.task, spec))
+        spec = self._find(stored.model) if stored.model else None
+        job, _ = await self._read(_Sent(stored.query, stored.headers, body, stored.task, spec))
         _note(record, job)
         return result_bytes(job)
 
@@ -191,10 +191,10 @@ class Endpoints:
         arrived: float,
         record: RequestRecord,
         deadline: Deadline,
-        hear: Hear | None = None,
+        on_progress: ProgressCallback | None = None,
     ) -> protocol.HttpResponse:
         read = time.perf_counter()
-        result = await self._backend.run(job, hear)
+        result = await self._backend.run(job, on_progress)
         computed = time.perf_counter()
         with deadline.bound():
             response = await self._write(job, result)

@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from ...errors import HybridgeError, Overloaded, RequestError
 from ...protocol import read_query
-from ..async_jobs.registry import Ledger
-from ..async_jobs.store import Asked, KeptResult
+from ..async_jobs.registry import AsyncJobRegistry
+from ..async_jobs.store import StoredRequest, StoredResult
 from ..middleware.request_record import RequestRecord, record_of
 from .endpoints import accepted
 from .request_headers import client_of, query_of
@@ -32,10 +32,10 @@ _PIECE_BYTES = 128 * 1024
 MOST_STREAMS = 128
 
 #: Checks a request that will be done later: (request, body, record to fill) → bytes that its result takes at most.
-Check = Callable[[Asked, bytes, RequestRecord], Awaitable[int]]
+Check = Callable[[StoredRequest, bytes, RequestRecord], Awaitable[int]]
 
 
-class LongWork:
+class JobRoutes:
     """The handlers, around one ledger.
 
     Args:
@@ -43,8 +43,8 @@ class LongWork:
         check: Refuses what cannot be done before it is accepted.
     """
 
-    def __init__(self, ledger: Ledger, check: Check) -> None:
-        self._ledger = ledger
+    def __init__(self, async_jobs: AsyncJobRegistry, check: Check) -> None:
+        self._async_jobs = async_jobs
         self._check = check
         self._streams: Counter[str] = Counter()
 
@@ -60,60 +60,63 @@ class LongWork:
 
     async def status(self, request: Request) -> Response:
         """GET /v1/jobs/{job}"""
-        return JSONResponse(self._ledger.status(*_who(request)))
+        return JSONResponse(self._async_jobs.status(*_who(request)))
 
     async def result(self, request: Request) -> Response:
         """GET /v1/jobs/{job}/result"""
-        return _Fetched(await self._unless_deleted(request, self._ledger.result(*_who(request))))
+        return _Fetched(await self._unless_deleted(request, self._async_jobs.result(*_who(request))))
 
     async def cancel(self, request: Request) -> Response:
         """DELETE /v1/jobs/{job}"""
-        await self._ledger.cancel(*_who(request))
+        await self._async_jobs.cancel(*_who(request))
         return Response(status_code=204)
 
     async def events(self, request: Request) -> Response:
         """GET /v1/jobs/{job}/events: server-sent events, each named after the job's state."""
         job_id, client = _who(request)
-        self._ledger.status(job_id, client)  # so that an unknown job is a 404, not a stream that breaks off
+        self._async_jobs.status(job_id, client)  # so that an unknown job is a 404, not a stream that breaks off
         if self._streams[client] >= MOST_STREAMS:
             raise Overloaded(
                 f"{MOST_STREAMS} streams of events are open already for this client",
                 retry_after_s=1,
                 hint="one stream for each job, closed when nobody looks; or GET /v1/jobs/ID now and then",
             )
-        return _Watched(_as_events(self._ledger.events(job_id, client)), client, self._streams)
+        return _Watched(_as_events(self._async_jobs.events(job_id, client)), client, self._streams)
 
     async def again(self, request: Request) -> Response:
         """POST /v1/jobs/{job}/again?…: the same body; parameters that are given replace those of before."""
         job_id, client = _who(request)
         if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
             raise RequestError("a job that is done again keeps its body", saw="another body", expected="none")
-        before, body = await self._unless_deleted(request, self._ledger.request(job_id, client))
+        before, body = await self._unless_deleted(request, self._async_jobs.request(job_id, client))
         given = read_query(query_of(request))
         names = {name for name, _ in given}
         old = read_query(before.query)
         query = urlencode([pair for pair in old if pair[0] not in names] + given)
         wanted = request.headers.get("accept", "*/*")
         headers = before.headers if wanted == "*/*" else {**before.headers, "accept": wanted}
-        asked, record = Asked("", client, query, headers, before.task, before.model), record_of(request.scope)
-        made = await self._ledger.accept(
+        stored, record = (
+            StoredRequest("", client, query, headers, before.task, before.model),
+            record_of(request.scope),
+        )
+        made = await self._async_jobs.accept(
             client=client,
             query=query,
             headers=headers,
             body=body,
             task=before.task,
             model=before.model,
-            result_bytes=await self._check(asked, body, record),
+            result_bytes=await self._check(stored, body, record),
             record=record,
         )
-        return accepted(self._ledger.status(made, client))
+        return accepted(self._async_jobs.status(made, client))
 
     async def _unless_deleted(self, request: Request, reading: Awaitable[Read]) -> Read:
         """What is read of a job, which can be deleted meanwhile: then it is unknown, and no disk has failed."""
         try:
             return await reading
         except HybridgeError:
-            self._ledger.status(*_who(request))
+            self._async_jobs.status(*_who(request))
             raise
 
 
@@ -138,7 +141,7 @@ class _Watched(StreamingResponse):
 class _Fetched(StreamingResponse):
     """A result in pieces, each read when the one before it has left, so that a slow client holds one in memory."""
 
-    def __init__(self, kept: KeptResult) -> None:
+    def __init__(self, kept: StoredResult) -> None:
         headers = {**kept.headers, "content-length": str(kept.nbytes)}
         super().__init__(self._pieces(), kept.status, headers)
         self._kept = kept

@@ -69,7 +69,7 @@ class _Received:
         return await asyncio.to_thread(b"".join, parts)
 
 
-class Intake:
+class BodyReader:
     """Reads bodies.
 
     Attributes:

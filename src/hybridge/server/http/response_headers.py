@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ... import protocol
-from ..scheduling.job import Job, Ran, Result
+from ..scheduling.job import Job, Result, RunInfo
 
 #: Tells nginx, and proxies that took its word for it, to pass each piece on as it comes.
 UNBUFFERED = {"x-accel-buffering": "no"}
@@ -38,7 +38,7 @@ def about_run(result: Result, milliseconds: Mapping[str, float]) -> dict[str, st
     return about
 
 
-def _shown(ran: Ran) -> str:
+def _shown(ran: RunInfo) -> str:
     parts = [f"mode={ran.mode}"]
     if ran.peak_bytes is not None:
         parts.append(f"peak_bytes={ran.peak_bytes}")

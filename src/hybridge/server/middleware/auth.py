@@ -206,7 +206,7 @@ def _replace(file: Path, text: str) -> None:
         raise
 
 
-class Gate:
+class AuthMiddleware:
     """ASGI middleware: takes keys out of requests, refuses those without one, and says who is asking.
 
     ``scope["state"]["client_id"]`` is ``key:NAME`` where keys are asked for, else ``address:…``.

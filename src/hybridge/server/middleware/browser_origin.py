@@ -23,7 +23,7 @@ from ... import protocol
 _HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-class Pages:
+class BrowserOriginMiddleware:
     """ASGI middleware: refuses what a browser sends for a page of another site.
 
     Programs send neither ``Origin`` nor ``Sec-Fetch-Site``, and are not concerned.

@@ -78,17 +78,17 @@ class Drain:
         """Ends what would keep connections open for ever, such as streams of events, once the wait is over."""
         self._ends.append(close)
 
-    def begin_with(self, hear: Callable[[float], None]) -> None:
+    def begin_with(self, on_progress: Callable[[float], None]) -> None:
         """Calls this once, at the beginning, with the time in seconds since 1970 at which the grace period ends."""
-        self._beginnings.append(hear)
+        self._beginnings.append(on_progress)
 
     def begin(self, grace_s: float) -> None:
         """Takes no more work from now on."""
         if self._has_begun:
             return
         self._has_begun = True
-        for hear in self._beginnings:
-            hear(time.time() + grace_s)
+        for on_progress in self._beginnings:
+            on_progress(time.time() + grace_s)
 
     async def finish(self, grace_s: float) -> None:
         """Waits until all work is done; after ``grace_s`` cancels what is left and lets it be answered."""
@@ -113,7 +113,7 @@ async def _unfinished(work: set[asyncio.Task[object]], deadline: float) -> set[a
     return (await asyncio.wait(work, timeout=left_s))[1]
 
 
-class Draining:
+class DrainMiddleware:
     """ASGI middleware: holds the drain open for work, refuses work that comes too late.
 
     Work is what is posted.  Questions are answered until the end, except that ``/ready`` says no; neither they nor

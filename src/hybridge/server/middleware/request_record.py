@@ -66,7 +66,7 @@ def record_of(scope: Scope) -> RequestRecord:
     return cast("RequestRecord", scope["state"]["record"])
 
 
-class Recorder:
+class RequestRecordMiddleware:
     """ASGI middleware: keeps a record of each request and tells the observers when it ends.
 
     Args:

@@ -21,7 +21,7 @@ from uvicorn.server import HANDLED_SIGNALS
 from ..middleware.draining import Drain
 from .connection import Connection
 from .connection_limits import ConnectionLimits, Connections
-from .tls_handshake import Handshake, accept
+from .tls_handshake import TlsHandshake, accept
 
 #: Clients keep connections open between pictures, which take seconds to make.
 _KEEP_ALIVE_S = 75
@@ -37,7 +37,7 @@ _OTHER_FILES = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Listening:
+class ListenOptions:
     """How the socket is served.
 
     Attributes:
@@ -55,7 +55,7 @@ class Listening:
     trusted_proxies: tuple[str, ...] = ()
 
 
-def configure(app: ASGIApp, listening: Listening, *, log_level: str = "warning") -> uvicorn.Config:
+def configure(app: ASGIApp, listening: ListenOptions, *, log_level: str = "warning") -> uvicorn.Config:
     """uvicorn's configuration: no version banner, and our own log lines instead of its access log."""
     return uvicorn.Config(
         app,
@@ -133,7 +133,7 @@ class Server(uvicorn.Server):
 
     server_state: Connections
 
-    def __init__(self, config: uvicorn.Config, listening: Listening, drain: Drain) -> None:
+    def __init__(self, config: uvicorn.Config, listening: ListenOptions, drain: Drain) -> None:
         super().__init__(config)
         self.server_state = Connections(listening.limits)
         self.has_started = threading.Event()
@@ -162,7 +162,7 @@ class Server(uvicorn.Server):
                     self._accepting.append(asyncio.create_task(accept(listener, self._shake_hands)))
             if threading.current_thread() is threading.main_thread():
                 for number in HANDLED_SIGNALS:
-                    self._hear(number)
+                    self._on_progress(number)
         finally:
             self.has_started.set()
 
@@ -171,9 +171,9 @@ class Server(uvicorn.Server):
             return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
         assert self._context is not None  # noqa: S101 - or nobody would call
-        Handshake(peer, self._context, self.server_state, make_connection)
+        TlsHandshake(peer, self._context, self.server_state, make_connection)
 
-    def _hear(self, number: int) -> None:
+    def _on_progress(self, number: int) -> None:
         try:
             asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number, None)
         except NotImplementedError:  # Windows' loops
@@ -196,7 +196,7 @@ class Server(uvicorn.Server):
 
 
 def run(
-    app: ASGIApp, listeners: list[socket.socket], listening: Listening, drain: Drain, *, log_level: str = "info"
+    app: ASGIApp, listeners: list[socket.socket], listening: ListenOptions, drain: Drain, *, log_level: str = "info"
 ) -> None:
     """Serves until SIGINT or SIGTERM.
 
@@ -216,11 +216,11 @@ def running(
     *,
     host: str = "127.0.0.1",
     port: int = 0,
-    listening: Listening | None = None,
+    listening: ListenOptions | None = None,
     drain: Drain | None = None,
 ) -> Iterator[str]:
     """Serves from a thread inside the ``with`` block, which gets the address."""
-    listening = listening or Listening()
+    listening = listening or ListenOptions()
     with bind(host, port) as listener:
         server = Server(configure(app, listening), listening, drain or Drain())
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="hybridge-server")

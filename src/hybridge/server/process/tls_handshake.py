@@ -22,7 +22,7 @@ log = logging.getLogger("hybridge.connection")
 _NO_FILES_S = 0.5
 
 
-class Handshake:
+class TlsHandshake:
     """One peer until its handshake is done.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from ...models import ModelSpec
-from .job import Hear, Job, Result
+from .job import Job, ProgressCallback, Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Backend(Protocol):
         """How much work a job is: seconds of the device, as far as is known."""
         ...
 
-    async def run(self, job: Job, hear: Hear | None = None) -> Result:
+    async def run(self, job: Job, on_progress: ProgressCallback | None = None) -> Result:
         """Does the job; cancelling it gives up its place, and stops it if it runs.
 
         Args:

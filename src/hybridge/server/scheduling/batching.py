@@ -18,7 +18,7 @@ def size_of(job: Job) -> tuple[int, int, int]:
     return image_layout(job.tensor.shape, job.spec, is_bytes=job.tensor.dtype == "uint8")
 
 
-def likeness(job: Job) -> object | None:
+def batch_key(job: Job) -> object | None:
     """Jobs whose likenesses are equal give the same results together as alone; None for a job that must be alone.
 
     Alone are those whose meaning depends on all of their numbers (``value_range=auto`` of floats), those that draw
@@ -36,7 +36,7 @@ def likeness(job: Job) -> object | None:
     return (*what, request.value_range, request.moments)
 
 
-def together(tensors: Sequence[WireTensor]) -> WireTensor:
+def concatenate(tensors: Sequence[WireTensor]) -> WireTensor:
     """Tensors of one dtype and shape (N, …), one after another along their first axis."""
     first = tensors[0]
     if len(tensors) == 1:

@@ -20,7 +20,7 @@ _MOST_KEPT = 4096
 _MOST_WAITING = 64
 
 
-class Estimates(Generic[Key]):
+class CostCache(Generic[Key]):
     """A cache with one thread behind it.  Any thread may call it.
 
     Args:
@@ -48,7 +48,7 @@ class Estimates(Generic[Key]):
         found = self.known(key)
         return self._keep(key, self._compute(key)) if found is None else found
 
-    def find(self, key: Key, tell: Callable[[float], None]) -> None:
+    def find(self, key: Key, callback: Callable[[float], None]) -> None:
         """Has the number computed, once for all who ask meanwhile.
 
         Args:
@@ -57,11 +57,11 @@ class Estimates(Generic[Key]):
         """
         with self._lock:
             if key in self._waiting:
-                self._waiting[key].append(tell)
+                self._waiting[key].append(callback)
                 return
             if len(self._waiting) >= _MOST_WAITING:
                 return
-            self._waiting[key] = [tell]
+            self._waiting[key] = [callback]
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="hybridge-estimates", daemon=True)
                 self._thread.start()
@@ -81,8 +81,8 @@ class Estimates(Generic[Key]):
             with self._lock:
                 hearers = self._waiting.pop(key)
             if found is not None:
-                for tell in hearers:
-                    tell(found)
+                for callback in hearers:
+                    callback(found)
 
     def _keep(self, key: Key, found: float | None) -> float | None:
         if found is not None:

@@ -9,7 +9,7 @@ _FIRST_GUESS = 1e11
 _MEMORY = 0.8
 
 
-class Pace:
+class CostModel:
     """Seconds per unit of arithmetic, for every kind of work that was seen: a tiny VAE uses a device worse than a
     large one does.  Kinds that were not seen yet are taken to go as fast as the latest that was."""
 

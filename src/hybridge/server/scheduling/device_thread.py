@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import DeadlinePassed, EngineFailure, HybridgeError, OutOfMemory, ShuttingDown, Stopped, TooLarge
-from .cost_model import Pace
-from .job import Hear, Job, Progress, Result
-from .model_cache import Shelf
-from .queue import LineLimits, Place, WaitingLine
+from .cost_model import CostModel
+from .job import Job, Progress, ProgressCallback, Result
+from .model_cache import ModelCache
+from .queue import FairQueue, QueuedJob, QueueLimits
 
 log = logging.getLogger("hybridge.device")
 
@@ -29,7 +29,7 @@ Perform = Callable[[Any, Sequence[Job], Callable[[int, int], None], Callable[[],
 _TOLD_STEP = 0.01
 
 
-class Ticket:
+class PendingJob:
     """A job in the line, and where its result goes: a future that belongs to the event loop.
 
     Args:
@@ -41,16 +41,22 @@ class Ticket:
     """
 
     def __init__(
-        self, job: Job, flops: float, like: object | None, hear: Hear | None, *, is_guess: bool = False
+        self,
+        job: Job,
+        flops: float,
+        batch_key: object | None,
+        on_progress: ProgressCallback | None,
+        *,
+        is_guess: bool = False,
     ) -> None:
-        self.job, self.flops, self.like, self.is_guess = job, flops, like, is_guess
-        self.is_heard = hear is not None
+        self.job, self.flops, self.batch_key, self.is_guess = job, flops, batch_key, is_guess
+        self.has_listener = on_progress is not None
         self.is_wanted = True
         self.needs_all_memory = False
         self.since = time.perf_counter()
-        self._hear = hear
+        self._on_progress = on_progress
         self._loop = asyncio.get_running_loop()
-        self._told = Progress("waiting", position=-1)
+        self._last_progress = Progress("waiting", position=-1)
         self.future: asyncio.Future[Result] = self._loop.create_future()
 
     @property
@@ -66,13 +72,13 @@ class Ticket:
         """From any thread."""
         self._on_loop(self._set, outcome)
 
-    def tell(self, progress: Progress) -> None:
+    def notify(self, progress: Progress) -> None:
         """From any thread; what is hardly news is not told."""
-        last = self._told
-        is_news = (progress.state, progress.position) != (last.state, last.position)
-        if self._hear is not None and (is_news or progress.done - last.done >= _TOLD_STEP):
-            self._told = progress
-            self._on_loop(self._hear, progress)
+        last = self._last_progress
+        has_changed = (progress.state, progress.position) != (last.state, last.position)
+        if self._on_progress is not None and (has_changed or progress.done - last.done >= _TOLD_STEP):
+            self._last_progress = progress
+            self._on_loop(self._on_progress, progress)
 
     def expire(self) -> None:
         """On the event loop: the time that its sender gave it is over."""
@@ -111,7 +117,7 @@ class _Clock:
         return time.perf_counter() - self.begun - self.paused_s
 
 
-class Device:
+class DeviceThread:
     """Takes jobs from the line, one after the other, and some in the gaps of others.
 
     Args:
@@ -122,11 +128,11 @@ class Device:
     """
 
     def __init__(
-        self, shelf: Shelf[Any], perform: Perform, limits: LineLimits, batch_limit: Callable[[Any], int]
+        self, models: ModelCache[Any], perform: Perform, limits: QueueLimits, batch_limit: Callable[[Any], int]
     ) -> None:
-        self.line: WaitingLine[Ticket] = WaitingLine(limits, shelf.is_ready)
-        self.pace = Pace()
-        self._shelf, self._perform, self._batch_limit = shelf, perform, batch_limit
+        self.queue: FairQueue[PendingJob] = FairQueue(limits, models.is_ready)
+        self.cost_model = CostModel()
+        self._models, self._perform, self._batch_limit = models, perform, batch_limit
         self._listeners = 0
         self._thread = threading.Thread(target=self._serve, name="hybridge-device", daemon=True)
         self._thread.start()
@@ -136,12 +142,12 @@ class Device:
         """False only if something is broken, or it was closed."""
         return self._thread.is_alive()
 
-    async def run(self, ticket: Ticket) -> Result:
+    async def run(self, pending: PendingJob) -> Result:
         """Lines up, waits for the result, and leaves the line or stops the run when cancelled."""
-        job = ticket.job
-        cost_s, is_guess = self._cost_of(ticket)
-        place = self.line.put(
-            ticket,
+        job = pending.job
+        cost_s, is_guess = self._cost_of(pending)
+        queued = self.queue.put(
+            pending,
             client=job.client,
             cost_s=cost_s,
             nbytes=job.tensor.nbytes,
@@ -150,50 +156,50 @@ class Device:
             is_guess=is_guess,
         )
         try:
-            self._shelf.want(job.spec.name)
+            self._models.request(job.spec.name)
         except HybridgeError:
-            self.line.leave(place)
+            self.queue.leave(queued)
             raise
         loop = asyncio.get_running_loop()
-        timer = None if job.timeout_s is None else loop.call_later(job.timeout_s, ticket.expire)
-        self._listeners += ticket.is_heard
+        timer = None if job.timeout_s is None else loop.call_later(job.timeout_s, pending.expire)
+        self._listeners += pending.has_listener
         try:
-            self.tell_positions()
-            return await ticket.future
+            self.notify_positions()
+            return await pending.future
         finally:
             if timer is not None:
                 timer.cancel()
-            ticket.is_wanted = False
-            self._listeners -= ticket.is_heard
-            if self.line.leave(place):
-                self.tell_positions()
-            self._shelf.unwant(job.spec.name)
+            pending.is_wanted = False
+            self._listeners -= pending.has_listener
+            if self.queue.leave(queued):
+                self.notify_positions()
+            self._models.release(job.spec.name)
 
-    def plan(self, ticket: Ticket, flops: float) -> None:
+    def plan(self, pending: PendingJob, flops: float) -> None:
         """Takes in a job's arithmetic, which was guessed when it lined up; from any thread."""
-        ticket.plan(flops)
-        self.line.plan(self._cost_of)
+        pending.plan(flops)
+        self.queue.plan(self._cost_of)
 
-    def _cost_of(self, ticket: Ticket) -> tuple[float, bool]:
+    def _cost_of(self, pending: PendingJob) -> tuple[float, bool]:
         """Seconds, and whether they are a guess."""
-        is_guess = ticket.is_guess or not self.pace.knows(ticket.kind)
-        return self.pace.seconds(ticket.kind, ticket.flops), is_guess
+        is_guess = pending.is_guess or not self.cost_model.knows(pending.kind)
+        return self.cost_model.seconds(pending.kind, pending.flops), is_guess
 
-    def tell_positions(self) -> None:
+    def notify_positions(self) -> None:
         """Tells everybody who wants to hear it how many are before them; from any thread."""
         if not self._listeners:
             return
-        ahead_s = sum(place.left_s for place in self.line.serving())
-        for position, place in enumerate(self.line.waiting()):
-            ahead_s += place.cost_s
-            state = self._shelf.standing(place.item.job.spec.name).state
-            place.item.tell(Progress("loading" if state == "loading" else "waiting", position, ahead_s))
+        ahead_s = sum(queued.left_s for queued in self.queue.serving())
+        for position, queued in enumerate(self.queue.waiting()):
+            ahead_s += queued.cost_s
+            state = self._models.state_of(queued.item.job.spec.name).state
+            queued.item.notify(Progress("loading" if state == "loading" else "waiting", position, ahead_s))
 
     def fail(self, model: str, error: HybridgeError) -> None:
         """Tells everybody who waits for a model that it cannot be had."""
-        for place in self.line.waiting():
-            if place.item.job.spec.name == model and self.line.leave(place):
-                place.item.resolve(copy.copy(error))  # each is raised by itself, and gets a traceback of its own
+        for queued in self.queue.waiting():
+            if queued.item.job.spec.name == model and self.queue.leave(queued):
+                queued.item.resolve(copy.copy(error))  # each is raised by itself, and gets a traceback of its own
 
     def close(self, patience_s: float | None = None) -> None:
         """Finishes the running job, tells the waiting ones, and returns when the device is free.
@@ -201,109 +207,111 @@ class Device:
         Args:
             patience_s: Seconds after which it returns anyway; :attr:`is_alive` tells.  None to wait for ever.
         """
-        for ticket in self.line.close():
-            ticket.resolve(_too_late())
+        for pending in self.queue.close():
+            pending.resolve(_too_late())
         self._thread.join(patience_s)
 
     def _serve(self) -> None:
-        while (place := self.line.take(lambda ticket: self._shelf.is_ready(ticket.job.spec.name))) is not None:
-            self._run([place], is_nested=False)
+        while (queued := self.queue.take(lambda pending: self._models.is_ready(pending.job.spec.name))) is not None:
+            self._run([queued], is_nested=False)
 
-    def _run(self, places: list[Place[Ticket]], *, is_nested: bool) -> None:
+    def _run(self, queued_jobs: list[QueuedJob[PendingJob]], *, is_nested: bool) -> None:
         """Runs a place, and those that may share its run; answers all of them, or puts them back."""
-        first = places[0].item
-        with self._shelf.claim(first.job.spec.name) as model:
+        first = queued_jobs[0].item
+        with self._models.claim(first.job.spec.name) as model:
             if model is None:
-                self._return(places[0])
+                self._return(queued_jobs[0])
                 return
-            if first.like is not None and not is_nested and (most := self._batch_limit(model) - 1) > 0:
-                places = places + self.line.join(lambda other: other.like == first.like, most)
-            load_s = self._shelf.load_s(first.job.spec.name)
+            if first.batch_key is not None and not is_nested and (most := self._batch_limit(model) - 1) > 0:
+                queued_jobs = queued_jobs + self.queue.join(lambda other: other.batch_key == first.batch_key, most)
+            load_s = self._models.load_s(first.job.spec.name)
             begun = time.perf_counter()
             clock = _Clock(begun)
-            self.tell_positions()
-            outcomes = self._outcomes(model, places, clock, is_nested=is_nested)
-        for place, outcome in zip(places, outcomes, strict=True):
+            self.notify_positions()
+            outcomes = self._outcomes(model, queued_jobs, clock, is_nested=is_nested)
+        for queued, outcome in zip(queued_jobs, outcomes, strict=True):
             if is_nested and _is_short_of_memory(outcome):
                 # Whatever it interrupted holds memory too; on its own it may fit.
-                place.item.needs_all_memory = True
-                self._return(place)
+                queued.item.needs_all_memory = True
+                self._return(queued)
                 continue
             if isinstance(outcome, Result):
-                self._learn(place.item, outcome, clock.seconds / len(places))
-                queued_s = max(0.0, begun - place.item.since - load_s)
+                self._learn(queued.item, outcome, clock.seconds / len(queued_jobs))
+                queued_s = max(0.0, begun - queued.item.since - load_s)
                 outcome.milliseconds.update(queue=1e3 * queued_s, load=1e3 * load_s, device=1e3 * clock.seconds)
-            self.line.end(place, clock.seconds / len(places))
-            place.item.resolve(outcome)
+            self.queue.end(queued, clock.seconds / len(queued_jobs))
+            queued.item.resolve(outcome)
 
-    def _learn(self, ticket: Ticket, result: Result, seconds: float) -> None:
-        if ticket.is_guess and result.ran is not None and result.ran.flops is not None:
-            ticket.plan(result.ran.flops / result.shared_by)
-        is_first = not self.pace.knows(ticket.kind)
-        self.pace.learn(ticket.kind, ticket.flops, seconds)
+    def _learn(self, pending: PendingJob, result: Result, seconds: float) -> None:
+        if pending.is_guess and result.ran is not None and result.ran.flops is not None:
+            pending.plan(result.ran.flops / result.shared_by)
+        is_first = not self.cost_model.knows(pending.kind)
+        self.cost_model.learn(pending.kind, pending.flops, seconds)
         if is_first:
-            self.line.count(self._cost_of)
+            self.queue.count(self._cost_of)
 
     def _outcomes(
-        self, model: Any, places: list[Place[Ticket]], clock: _Clock, *, is_nested: bool
+        self, model: Any, queued_jobs: list[QueuedJob[PendingJob]], clock: _Clock, *, is_nested: bool
     ) -> Sequence[Result | HybridgeError]:
-        outcome = self._attempt(model, places, clock)
+        outcome = self._run_once(model, queued_jobs, clock)
         if not isinstance(outcome, HybridgeError):
             return outcome
-        if len(places) == 1 or isinstance(outcome, Stopped):
-            return [outcome] * len(places)
+        if len(queued_jobs) == 1 or isinstance(outcome, Stopped):
+            return [outcome] * len(queued_jobs)
         # One of them may have spoilt it for the others (NaN), and memory for one may be there.
         alone: list[Result | HybridgeError] = []
-        for place in places:
-            tried = self._attempt(model, [place], clock)
+        for queued in queued_jobs:
+            tried = self._run_once(model, [queued], clock)
             alone.append(tried if isinstance(tried, HybridgeError) else tried[0])
         return alone
 
-    def _attempt(self, model: Any, places: list[Place[Ticket]], clock: _Clock) -> Sequence[Result] | HybridgeError:
+    def _run_once(
+        self, model: Any, queued_jobs: list[QueuedJob[PendingJob]], clock: _Clock
+    ) -> Sequence[Result] | HybridgeError:
         def progress(done: int, of: int) -> None:
-            for place in places:
-                self.line.advance(place, done / of)
-                if place.item.is_heard:
-                    place.item.tell(Progress("running", 0, place.left_s, done / of))
-            clock.paused_s += self._fill_gap(places[0])
+            for queued in queued_jobs:
+                self.queue.advance(queued, done / of)
+                if queued.item.has_listener:
+                    queued.item.notify(Progress("running", 0, queued.left_s, done / of))
+            clock.paused_s += self._fill_gap(queued_jobs[0])
 
         def should_stop() -> bool:
-            return not any(place.item.is_wanted for place in places)
+            return not any(queued.item.is_wanted for queued in queued_jobs)
 
         if should_stop():
             return Stopped("nobody waits for this job any more")
-        for place in places:
-            place.item.tell(Progress("running", 0, place.cost_s, 0.0))
+        for queued in queued_jobs:
+            queued.item.notify(Progress("running", 0, queued.cost_s, 0.0))
         try:
-            return self._perform(model, [place.item.job for place in places], progress, should_stop)
+            return self._perform(model, [queued.item.job for queued in queued_jobs], progress, should_stop)
         except (Stopped, OutOfMemory) as error:
             return error.with_traceback(None)  # whose frames hold the tensors of the run, and tell nothing
         except HybridgeError as error:
             return error
         except Exception as error:  # one broken job must not end the thread that all others need
-            log.exception("a %s job failed", places[0].item.job.spec.name)
+            log.exception("a %s job failed", queued_jobs[0].item.job.spec.name)
             return EngineFailure("an unexpected failure in the engine", saw=type(error).__name__)
 
-    def _return(self, place: Place[Ticket]) -> None:
+    def _return(self, queued: QueuedJob[PendingJob]) -> None:
         """Puts a place back that cannot be served now, unless nobody waits for it by now."""
-        if not self.line.put_back(place):
-            place.item.resolve(_too_late())
-        elif not place.item.is_wanted:
-            self.line.leave(place)
+        if not self.queue.put_back(queued):
+            queued.item.resolve(_too_late())
+        elif not queued.item.is_wanted:
+            self.queue.leave(queued)
 
-    def _fill_gap(self, outer: Place[Ticket]) -> float:
+    def _fill_gap(self, outer: QueuedJob[PendingJob]) -> float:
         """Runs what may run between two strips of ``outer``; returns how long that took."""
-        if not self.line.is_short_waiting(outer):
+        if not self.queue.is_short_waiting(outer):
             return 0.0
         begun = time.perf_counter()
-        before = self.line.arrivals
+        before = self.queue.arrivals
 
-        def is_ready(ticket: Ticket) -> bool:
-            return not ticket.needs_all_memory and self._shelf.is_ready(ticket.job.spec.name)
+        def is_ready(pending: PendingJob) -> bool:
+            return not pending.needs_all_memory and self._models.is_ready(pending.job.spec.name)
 
         ran = False
-        while (place := self.line.interrupt(outer, before=before, is_ready=is_ready)) is not None:
-            self._run([place], is_nested=True)
+        while (queued := self.queue.interrupt(outer, before=before, is_ready=is_ready)) is not None:
+            self._run([queued], is_nested=True)
             ran = True
         return time.perf_counter() - begun if ran else 0.0
 

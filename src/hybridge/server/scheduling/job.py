@@ -71,11 +71,11 @@ class Progress:
 
 
 #: Hears of a job's progress, on the event loop.
-Hear = Callable[[Progress], None]
+ProgressCallback = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class RunInfo:
     """How a job was run.
 
     Attributes:
@@ -102,7 +102,7 @@ class Result:
 
     tensor: WireTensor
     milliseconds: dict[str, float] = field(default_factory=dict)
-    ran: Ran | None = None
+    ran: RunInfo | None = None
     shared_by: int = 1
 
 

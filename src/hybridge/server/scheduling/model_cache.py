@@ -28,7 +28,7 @@ _OVERTAKEN_AFTER_S = 60.0
 
 #: After a load that failed none is tried for as long as it took, within these bounds: a model that cannot be loaded
 #: takes no more than half of the loaders' time, however often it is asked for.
-_LEAST_PAUSE_S, _MOST_PAUSE_S = 1.0, 60.0
+_MIN_RETRY_S, _MAX_RETRY_S = 1.0, 60.0
 
 State = Literal["cold", "loading", "loaded", "leaving"]
 
@@ -79,7 +79,7 @@ class _Slot(Generic[Model]):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ModelState:
     """What is to be seen of a model from outside.
 
     Attributes:
@@ -95,7 +95,7 @@ class Standing:
     evictions: int
 
 
-class Shelf(Generic[Model]):
+class ModelCache(Generic[Model]):
     """Any thread may call it; claims and runs are the device thread's.
 
     Args:
@@ -131,7 +131,7 @@ class Shelf(Generic[Model]):
 
     # ------------------------------------------------------------------------------------ from the front
 
-    def want(self, name: str) -> None:
+    def request(self, name: str) -> None:
         """A job waits for this model from now on; it is loaded if it is cold.
 
         Raises:
@@ -144,7 +144,7 @@ class Shelf(Generic[Model]):
             slot.waiting += 1
             self._load_if_cold(name, slot)
 
-    def unwant(self, name: str) -> None:
+    def release(self, name: str) -> None:
         """A job that waited for it is done, or left."""
         with self._changed:
             slot = self._slots[name]
@@ -169,12 +169,12 @@ class Shelf(Generic[Model]):
             if slot.failure is not None:
                 raise slot.failure
 
-    def standing(self, name: str) -> Standing:
+    def state_of(self, name: str) -> ModelState:
         """How this model stands."""
         with self._changed:
             slot = self._slots[name]
             failure = None if slot.failure is None else _told(slot.failure)
-            return Standing(slot.state, failure, slot.loads, slot.evictions)
+            return ModelState(slot.state, failure, slot.loads, slot.evictions)
 
     def peek(self, name: str) -> Model | None:
         """The model, if it is loaded; for questions that do not run it."""
@@ -384,7 +384,7 @@ class Shelf(Generic[Model]):
                 slot.used_at = self._uses
             else:
                 slot.state, slot.failure = "cold", failure
-                slot.retry_at = time.monotonic() + min(max(took_s, _LEAST_PAUSE_S), _MOST_PAUSE_S)
+                slot.retry_at = time.monotonic() + min(max(took_s, _MIN_RETRY_S), _MAX_RETRY_S)
                 if failure is None and slot.waiting and not self._is_closed:  # given up, and wanted just now
                     self._load_if_cold(name, slot)
             self._changed.notify_all()

@@ -6,7 +6,7 @@ anew starts at the account that is being served, so nobody saves up by staying a
 queueing (Goyal, Vin and Cheng, 1996).
 
 *Gaps.*  A job that runs in strips pauses between two of them, and others may run in that gap.  Four rules say
-which, see :meth:`WaitingLine.interrupt`.
+which, see :meth:`FairQueue.interrupt`.
 
 *Bounds* are those of :mod:`.queue_limits`.
 """
@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from ...errors import ShuttingDown
-from .queue_limits import LineLimits, Place, check_room
+from .queue_limits import QueuedJob, QueueLimits, check_room
 
-__all__ = ["LineLimits", "Place", "WaitingLine"]
+__all__ = ["FairQueue", "QueueLimits", "QueuedJob"]
 
 Item = TypeVar("Item")
 
@@ -39,10 +39,10 @@ _MOST_ACCOUNTS = 256
 @dataclass(slots=True)
 class _Account(Generic[Item]):
     seconds: float
-    waiting: deque[Place[Item]] = field(default_factory=deque)
+    waiting: deque[QueuedJob[Item]] = field(default_factory=deque)
 
 
-class WaitingLine(Generic[Item]):
+class FairQueue(Generic[Item]):
     """``put`` and ``leave`` from any thread, the rest from the one that owns the device.
 
     Args:
@@ -51,12 +51,12 @@ class WaitingLine(Generic[Item]):
     """
 
     def __init__(
-        self, limits: LineLimits | None = None, is_ready: Callable[[str], bool] = lambda group: True
+        self, limits: QueueLimits | None = None, is_ready: Callable[[str], bool] = lambda group: True
     ) -> None:
-        self._limits = limits or LineLimits()
+        self._limits = limits or QueueLimits()
         self._is_ready = is_ready
         self._accounts: dict[str, _Account[Item]] = {}
-        self._serving: list[Place[Item]] = []
+        self._serving: list[QueuedJob[Item]] = []
         self._now = 0.0  # the account that is being served
         self._arrivals = 0
         self._least_s = math.inf  # nobody who waits costs less
@@ -86,8 +86,8 @@ class WaitingLine(Generic[Item]):
         is_patient: bool = False,
         group: str = "",
         is_guess: bool = False,
-    ) -> Place[Item]:
-        """Lines up.  The arguments are the attributes of :class:`Place`.
+    ) -> QueuedJob[Item]:
+        """Lines up.  The arguments are the attributes of :class:`QueuedJob`.
 
         Raises:
             Overloaded: when the line is full; says when there is likely to be room.
@@ -96,27 +96,27 @@ class WaitingLine(Generic[Item]):
         with self._changed:
             if self._is_closed:
                 raise ShuttingDown("the server is shutting down", hint="another server, or again in a while")
-            place = Place(item, client, cost_s, nbytes, is_patient, self._arrivals + 1, group, is_guess)
+            queued = QueuedJob(item, client, cost_s, nbytes, is_patient, self._arrivals + 1, group, is_guess)
             if not is_patient:
-                check_room(place, [one for _, one in self._places()], self._serving, self._limits, self._is_ready)
+                check_room(queued, [one for _, one in self._places()], self._serving, self._limits, self._is_ready)
             if client not in self._accounts:
                 self._forget_the_gone()
             account = self._accounts.setdefault(client, _Account(self._now))
             if not account.waiting:
                 account.seconds = max(account.seconds, self._now)
             self._arrivals += 1
-            account.waiting.append(place)
+            account.waiting.append(queued)
             self._least_s = min(self._least_s, cost_s)
             self._changed.notify()
-            return place
+            return queued
 
-    def leave(self, place: Place[Item]) -> bool:
+    def leave(self, queued: QueuedJob[Item]) -> bool:
         """Gives up a place, at no cost to the client; False if it was taken already."""
         with self._changed:
-            account = self._accounts.get(place.client)
-            if account is None or place not in account.waiting:
+            account = self._accounts.get(queued.client)
+            if account is None or queued not in account.waiting:
                 return False
-            account.waiting.remove(place)
+            account.waiting.remove(queued)
             return True
 
     def plan(self, cost_of: Callable[[Item], tuple[float, bool]]) -> None:
@@ -126,14 +126,14 @@ class WaitingLine(Generic[Item]):
             cost_of: Gives seconds, and whether those are a guess still.
         """
         with self._changed:
-            for place in [*self._serving, *(place for _, place in self._places())]:
-                if place.is_guess:
-                    before = place.cost_s
-                    place.cost_s, place.is_guess = cost_of(place.item)
-                    place.counted_s = None if place.is_guess else place.cost_s
-                    if place in self._serving and place.client in self._accounts:
-                        self._accounts[place.client].seconds += place.cost_s - before
-                    self._least_s = min(self._least_s, place.cost_s)
+            for queued in [*self._serving, *(queued for _, queued in self._places())]:
+                if queued.is_guess:
+                    before = queued.cost_s
+                    queued.cost_s, queued.is_guess = cost_of(queued.item)
+                    queued.counted_s = None if queued.is_guess else queued.cost_s
+                    if queued in self._serving and queued.client in self._accounts:
+                        self._accounts[queued.client].seconds += queued.cost_s - before
+                    self._least_s = min(self._least_s, queued.cost_s)
 
     def count(self, cost_of: Callable[[Item], tuple[float, bool]]) -> None:
         """Lets the work of those who wait count against the bound, where it is no guess any more.
@@ -142,12 +142,12 @@ class WaitingLine(Generic[Item]):
         for which both sides have to be told from the same figures.
         """
         with self._changed:
-            for _, place in self._places():
-                if place.is_guess:
-                    cost_s, is_guess = cost_of(place.item)
-                    place.counted_s = None if is_guess else cost_s
+            for _, queued in self._places():
+                if queued.is_guess:
+                    cost_s, is_guess = cost_of(queued.item)
+                    queued.counted_s = None if is_guess else cost_s
 
-    def take(self, is_ready: Callable[[Item], bool] = lambda _: True) -> Place[Item] | None:
+    def take(self, is_ready: Callable[[Item], bool] = lambda _: True) -> QueuedJob[Item] | None:
         """The next place whose item is ready; waits for one.  None once the line is closed.
 
         Args:
@@ -155,19 +155,19 @@ class WaitingLine(Generic[Item]):
         """
         with self._changed:
             while not self._is_closed:
-                place = self._first(lambda _, place: is_ready(place.item))
-                if place is not None:
-                    return self._serve(place)
+                queued = self._first(lambda _, queued: is_ready(queued.item))
+                if queued is not None:
+                    return self._serve(queued)
                 self._changed.wait()
             return None
 
-    def is_short_waiting(self, outer: Place[Item]) -> bool:
+    def is_short_waiting(self, outer: QueuedJob[Item]) -> bool:
         """Whether :meth:`interrupt` may find anybody; quick, for it is asked after every strip."""
         return self._least_s <= outer.left_s * _GAP_SHARE
 
     def interrupt(
-        self, outer: Place[Item], *, before: int, is_ready: Callable[[Item], bool] = lambda _: True
-    ) -> Place[Item] | None:
+        self, outer: QueuedJob[Item], *, before: int, is_ready: Callable[[Item], bool] = lambda _: True
+    ) -> QueuedJob[Item] | None:
         """Who may run in a gap of ``outer`` now, or None.
 
         1. Its cost is a small part of what ``outer`` has left to do: a long wait is spared for a short one.
@@ -184,58 +184,58 @@ class WaitingLine(Generic[Item]):
 
         most_s = outer.left_s * _GAP_SHARE
 
-        def may_run(account: _Account[Item], place: Place[Item]) -> bool:
+        def may_run(account: _Account[Item], queued: QueuedJob[Item]) -> bool:
             return (
-                place.cost_s <= most_s
-                and place.number <= before
-                and (place.client == outer.client or account.seconds < outer.reached)
-                and is_ready(place.item)
+                queued.cost_s <= most_s
+                and queued.number <= before
+                and (queued.client == outer.client or account.seconds < outer.reached)
+                and is_ready(queued.item)
             )
 
         with self._changed:
-            place = self._first(may_run)
-            if place is not None:
-                return self._serve(place)
-            self._least_s = min((place.cost_s for _, place in self._places()), default=math.inf)
+            queued = self._first(may_run)
+            if queued is not None:
+                return self._serve(queued)
+            self._least_s = min((queued.cost_s for _, queued in self._places()), default=math.inf)
             return None
 
-    def join(self, is_like: Callable[[Item], bool], most: int) -> list[Place[Item]]:
+    def join(self, is_like: Callable[[Item], bool], most: int) -> list[QueuedJob[Item]]:
         """Up to ``most`` more places whose items may share a run, in the order of the line."""
-        joined: list[Place[Item]] = []
+        joined: list[QueuedJob[Item]] = []
         with self._changed:
             while len(joined) < most:
-                place = self._first(lambda _, place: is_like(place.item))
-                if place is None:
+                queued = self._first(lambda _, queued: is_like(queued.item))
+                if queued is None:
                     break
-                joined.append(self._serve(place))
+                joined.append(self._serve(queued))
         return joined
 
-    def put_back(self, place: Place[Item]) -> bool:
+    def put_back(self, queued: QueuedJob[Item]) -> bool:
         """To the head of its client's jobs, uncharged, as if it had not been taken; False if the line is closed."""
         with self._changed:
-            self._serving.remove(place)
+            self._serving.remove(queued)
             if self._is_closed:
                 return False
-            account = self._accounts.setdefault(place.client, _Account(place.start))
-            account.seconds -= place.cost_s
-            place.done = 0.0
-            account.waiting.appendleft(place)
-            self._least_s = min(self._least_s, place.cost_s)
+            account = self._accounts.setdefault(queued.client, _Account(queued.start))
+            account.seconds -= queued.cost_s
+            queued.done = 0.0
+            account.waiting.appendleft(queued)
+            self._least_s = min(self._least_s, queued.cost_s)
             self._changed.notify()
             return True
 
-    def advance(self, place: Place[Item], done: float) -> None:
+    def advance(self, queued: QueuedJob[Item], done: float) -> None:
         """Tells which share of a place's work is done."""
         with self._changed:
-            place.done = done
-            self._now = place.reached
+            queued.done = done
+            self._now = queued.reached
 
-    def end(self, place: Place[Item], seconds: float) -> None:
+    def end(self, queued: QueuedJob[Item], seconds: float) -> None:
         """Tells that the device is done with a place, and how long it really took."""
         with self._changed:
-            self._serving.remove(place)
-            if place.client in self._accounts:
-                self._accounts[place.client].seconds += seconds - place.cost_s
+            self._serving.remove(queued)
+            if queued.client in self._accounts:
+                self._accounts[queued.client].seconds += seconds - queued.cost_s
             if not self._serving and not len(self):
                 self._accounts.clear()  # nobody owes anybody anything
                 self._now = 0.0
@@ -245,12 +245,12 @@ class WaitingLine(Generic[Item]):
         with self._changed:
             self._changed.notify_all()
 
-    def waiting(self) -> list[Place[Item]]:
+    def waiting(self) -> list[QueuedJob[Item]]:
         """The places at this moment, in the order in which they will be served if nobody else comes."""
         with self._changed:
             return list(self._order())
 
-    def serving(self) -> list[Place[Item]]:
+    def serving(self) -> list[QueuedJob[Item]]:
         """What the device is at work on: the outermost first, then what runs in its gaps."""
         with self._changed:
             return list(self._serving)
@@ -259,30 +259,30 @@ class WaitingLine(Generic[Item]):
         """Refuses whoever comes, makes ``take`` return None, and gives back what was still waiting."""
         with self._changed:
             self._is_closed = True
-            left = [place.item for place in self._order()]
+            left = [queued.item for queued in self._order()]
             self._accounts.clear()
             self._changed.notify_all()
         return left
 
-    def _places(self) -> Iterator[tuple[_Account[Item], Place[Item]]]:
+    def _places(self) -> Iterator[tuple[_Account[Item], QueuedJob[Item]]]:
         for account in self._accounts.values():
-            for place in account.waiting:
-                yield account, place
+            for queued in account.waiting:
+                yield account, queued
 
-    def _first(self, may: Callable[[_Account[Item], Place[Item]], bool]) -> Place[Item] | None:
+    def _first(self, may: Callable[[_Account[Item], QueuedJob[Item]], bool]) -> QueuedJob[Item] | None:
         """Of the places that may, the one with the lowest account; of equals, the one that came first."""
-        places = [pair for pair in self._places() if may(*pair)]
-        return min(places, key=lambda pair: (pair[0].seconds, pair[1].number))[1] if places else None
+        queued_jobs = [pair for pair in self._places() if may(*pair)]
+        return min(queued_jobs, key=lambda pair: (pair[0].seconds, pair[1].number))[1] if queued_jobs else None
 
-    def _serve(self, place: Place[Item]) -> Place[Item]:
-        account = self._accounts[place.client]
-        account.waiting.remove(place)
-        place.start = self._now = account.seconds
-        account.seconds += place.cost_s
-        self._serving.append(place)
-        return place
+    def _serve(self, queued: QueuedJob[Item]) -> QueuedJob[Item]:
+        account = self._accounts[queued.client]
+        account.waiting.remove(queued)
+        queued.start = self._now = account.seconds
+        account.seconds += queued.cost_s
+        self._serving.append(queued)
+        return queued
 
-    def _order(self) -> Iterator[Place[Item]]:
+    def _order(self) -> Iterator[QueuedJob[Item]]:
         heads = [
             (account.seconds, account.waiting[0].number, list(account.waiting))
             for account in self._accounts.values()
@@ -290,14 +290,14 @@ class WaitingLine(Generic[Item]):
         ]
         heapq.heapify(heads)
         while heads:
-            seconds, _, (place, *rest) = heapq.heappop(heads)
-            yield place
+            seconds, _, (queued, *rest) = heapq.heappop(heads)
+            yield queued
             if rest:
-                heapq.heappush(heads, (seconds + place.cost_s, rest[0].number, rest))
+                heapq.heappush(heads, (seconds + queued.cost_s, rest[0].number, rest))
 
     def _forget_the_gone(self) -> None:
         if len(self._accounts) >= _MOST_ACCOUNTS:
-            busy = {place.client for place in self._serving}
+            busy = {queued.client for queued in self._serving}
             self._accounts = {
                 client: account
                 for client, account in self._accounts.items()

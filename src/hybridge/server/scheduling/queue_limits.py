@@ -27,7 +27,7 @@ _MOST_GUESSED_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class LineLimits:
+class QueueLimits:
     """How much may wait; a job that comes to an empty line is always taken.
 
     Attributes:
@@ -42,7 +42,7 @@ class LineLimits:
 
 
 @dataclass(slots=True, eq=False)
-class Place(Generic[Item]):
+class QueuedJob(Generic[Item]):
     """An item in the line or on the device.
 
     Attributes:
@@ -96,10 +96,10 @@ class Place(Generic[Item]):
 
 
 def check_room(
-    newcomer: Place[Any],
-    waiting: Sequence[Place[Any]],
-    serving: Sequence[Place[Any]],
-    limits: LineLimits,
+    newcomer: QueuedJob[Any],
+    waiting: Sequence[QueuedJob[Any]],
+    serving: Sequence[QueuedJob[Any]],
+    limits: QueueLimits,
     is_ready: Callable[[str], bool],
 ) -> None:
     """Raises :class:`Overloaded` where a job would pass a bound; a job that comes to an empty line never does.
@@ -111,31 +111,31 @@ def check_room(
         limits: The bounds.
         is_ready: Whether jobs of a group may be begun.
     """
-    held = [place for place in waiting if not place.is_patient]
+    held = [queued for queued in waiting if not queued.is_patient]
     if not held:
         return
 
-    def full(what: str, setting: str, rivals: Sequence[Place[Any]]) -> Overloaded:
+    def full(what: str, setting: str, rivals: Sequence[QueuedJob[Any]]) -> Overloaded:
         # Half of the line: whoever is refused now comes back together with the others who were, and all need room.
-        ahead = [*rivals, *(place for place in waiting if place.is_patient)]
+        ahead = [*rivals, *(queued for queued in waiting if queued.is_patient)]
         return Overloaded(
             what,
-            retry_after_s=sum(place.told_s for place in serving) + sum(place.told_s for place in ahead) / 2,
+            retry_after_s=sum(queued.told_s for queued in serving) + sum(queued.told_s for queued in ahead) / 2,
             hint=f"again after the seconds in Retry-After, or a server with a higher {setting}",
         )
 
-    share = 1 - _NEWCOMERS_SHARE if any(place.client == newcomer.client for place in held) else 1.0
-    unready = [place for place in held if not is_ready(place.group)]
-    if sum(place.nbytes for place in held) + newcomer.nbytes > limits.nbytes * share:
+    share = 1 - _NEWCOMERS_SHARE if any(queued.client == newcomer.client for queued in held) else 1.0
+    unready = [queued for queued in held if not is_ready(queued.group)]
+    if sum(queued.nbytes for queued in held) + newcomer.nbytes > limits.nbytes * share:
         raise full("the requests that wait already take too much memory", "--queue-mib", held)
-    unready_bytes = newcomer.nbytes + sum(place.nbytes for place in unready)
+    unready_bytes = newcomer.nbytes + sum(queued.nbytes for queued in unready)
     if unready and not is_ready(newcomer.group) and unready_bytes > limits.nbytes * _UNREADY_SHARE:
         what = "the requests that wait for models to be loaded already take too much memory"
         raise full(what, "--queue-mib", held)
-    rivals = [place for place in held if place.group == newcomer.group or is_ready(place.group)]
+    rivals = [queued for queued in held if queued.group == newcomer.group or is_ready(queued.group)]
     if len(rivals) >= limits.jobs - int(limits.jobs * (1 - share)):
         raise full(f"{len(rivals)} requests are waiting already", "--queue-limit", rivals)
-    work_s = sum(place.work_s for place in rivals)
+    work_s = sum(queued.work_s for queued in rivals)
     if rivals and work_s + newcomer.work_s > limits.work_s * share:
         what = f"requests for {work_s:.0f} seconds of work are waiting already"
         raise full(what, "--queue-work-s", rivals)
