@@ -1,6 +1,6 @@
 """What strangers, bad lines and broken programs do to a server: others are served all the while.
 
-``pytest tests/server/test_strangers.py --malformed 20000 --hang-up-s 300`` is the long form.
+``pytest tests/server/process/test_hostile_clients.py --malformed 20000 --hang-up-s 300`` is the long form.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from hybridge.server.process.logs import JsonFormatter
 from hybridge.server.process.server import running
 from hybridge.server.process.traces import Traces
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 QUERY = {"shape": [1, 4, 8, 8], "dtype": "float32"}
 BODY = bytes(1024)
 BINARY = {"content-type": "tensor/binary"}

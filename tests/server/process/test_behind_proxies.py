@@ -21,7 +21,7 @@ from raw import AMBIGUOUS, BODY, CHUNKS, SMUGGLED, UPGRADES, Echo, Peer, post
 
 from hybridge.server.process.server import ListenOptions, running
 
-GUIDE = Path(__file__).parents[2] / "docs/operations.md"
+GUIDE = Path(__file__).parents[3] / "docs/operations.md"
 
 #: Directories that Debian's nginx otherwise takes from the system.
 _NGINX = """
