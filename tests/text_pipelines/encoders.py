@@ -25,7 +25,7 @@ def make(kind: str, config: Any, seed: int = 0) -> Any:
     return getattr(transformers, kind)(config).eval().requires_grad_(False)
 
 
-def clip(tokenizer: Any, *, projected: bool = False, seed: int = 0) -> Any:
+def clip(tokenizer: Any, *, projected: bool = False, positions: int = 77, seed: int = 0) -> Any:
     """CLIP's, with a projection or without."""
     config = transformers.CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -34,7 +34,7 @@ def clip(tokenizer: Any, *, projected: bool = False, seed: int = 0) -> Any:
         projection_dim=WIDTH,
         num_hidden_layers=3,
         num_attention_heads=4,
-        max_position_embeddings=77,
+        max_position_embeddings=positions,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.eos_token_id,

@@ -49,13 +49,13 @@ _QWEN_WORDS = (
 )
 
 
-def clip(pad: str = "<|endoftext|>") -> Any:
+def clip(pad: str = "<|endoftext|>", *, tokens: int = TOKENS) -> Any:
     """A CLIPTokenizer over bytes."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = [chr(byte) for byte in plain] + [chr(256 + index) for index in range(256 - len(plain))]
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: index for index, word in enumerate(words)}
-    return transformers.CLIPTokenizer(vocab=vocabulary, merges=[], pad_token=pad, model_max_length=TOKENS)
+    return transformers.CLIPTokenizer(vocab=vocabulary, merges=[], pad_token=pad, model_max_length=tokens)
 
 
 def t5() -> Any:

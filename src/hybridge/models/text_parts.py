@@ -11,9 +11,9 @@ NEGATIVE_2 = Parameter("negative_prompt_2", "negative")
 CLEAN = Parameter("clean_caption", "flag")
 
 
-def length(most: int, multiple_of: int = 1) -> Parameter:
+def length(most: int) -> Parameter:
     """The number of tokens, up to ``most``."""
-    return Parameter("max_sequence_length", "length", most=most, multiple_of=multiple_of)
+    return Parameter("max_sequence_length", "length", most=most)
 
 
 #: Of most pipelines.

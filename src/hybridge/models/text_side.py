@@ -33,14 +33,12 @@ class Parameter:
             number; ``text`` a string or null; ``texts`` a list of strings or null; ``template`` an object with
             ``template``, which has one ``{}``, and ``crop_start``; ``whole`` a whole number or null.
         most: The largest value.
-        multiple_of: What a length must be a multiple of.
         above: Of ``clip_skip``, how many of the encoder's hidden states cannot be reached by it.
     """
 
     name: str
     kind: ParameterKind
     most: int | None = None
-    multiple_of: int = 1
     above: int = 0
 
 
@@ -155,6 +153,8 @@ class TextSide:
         takes_dtype: Whether ``__call__`` tells ``encode_prompt`` the denoiser's dtype.
         call_with: Arguments that ``__call__`` needs when it is given embeddings, because its defaults would use the
             encoder.
+        counts_absent_prompts: Whether ``encode_prompt`` takes the length of the list of prompts although it has
+            embeddings, so that a pipeline without encoders must have it wrapped.
         separates_empty: Whether an empty prompt in a batch changes the embeddings of the others, so that it is
             encoded on its own.
         pads_to_longest: Whether the length of the embeddings depends on the longest prompt of a batch.
@@ -175,6 +175,7 @@ class TextSide:
     count: str | None = None
     takes_dtype: bool = False
     call_with: Mapping[str, object] = field(default_factory=dict)
+    counts_absent_prompts: bool = False
     separates_empty: bool = False
     pads_to_longest: bool = False
     picture: Picture | None = None

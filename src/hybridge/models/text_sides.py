@@ -368,8 +368,8 @@ _HIDREAM = TextSide(
     ),
     guidance=CFG,
     encoders=(
-        _CLIP,
-        Encoder("text_encoder_2", "tokenizer_2", CLIP_TOKENS),
+        Encoder("text_encoder", "tokenizer", LENGTH.name),
+        Encoder("text_encoder_2", "tokenizer_2", LENGTH.name),
         Encoder("text_encoder_3", "tokenizer_3", LENGTH.name),
         Encoder("text_encoder_4", "tokenizer_4", LENGTH.name, without=LLM_UNUSED),
     ),
@@ -511,6 +511,7 @@ _LONGCAT = TextSide(
     guidance=Guidance(text=""),
     encoders=(Encoder("text_encoder", "tokenizer", 512, extra_tokens=50, without=VISION_UNUSED),),
     call_with={"enable_prompt_rewrite": False},
+    counts_absent_prompts=True,
 )
 
 _ROWS = (

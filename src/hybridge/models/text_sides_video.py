@@ -123,7 +123,7 @@ _LTX = TextSide(
 _LTX2 = TextSide(
     name="LTX-2",
     classes=("LTX2Pipeline", "LTX2ImageToVideoPipeline", "LTX2ConditionPipeline", "LTX2InContextPipeline"),
-    parameters=(PROMPT, NEGATIVE, length(1024, multiple_of=128)),
+    parameters=(PROMPT, NEGATIVE, length(1024)),
     calls=(MASKED_CALL,),
     outputs=MASKED,
     guidance=Guidance(("guidance_scale", "audio_guidance_scale")),
@@ -178,7 +178,8 @@ _EASYANIMATE = TextSide(
         ),
     ),
     outputs=(Output("prompt_embeds"), Output("prompt_attention_mask")),
-    guidance=CFG,
+    # Its own default is none at all, which its encode_prompt cannot read.
+    guidance=Guidance(text=""),
     encoders=(Encoder("text_encoder", "tokenizer", 256, without=VISION_UNUSED),),
     takes_dtype=True,
 )

@@ -38,8 +38,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # diffusers and transformers deprecate what they use themselves
         case.save(folder)
-        absent = {name: None for name, part in case.text().items() if part is None}
-        whole = case.pipeline_class.from_pretrained(folder / "whole", **absent)
+        whole = case.load(folder)
         engine = TextEngine.load(folder / "text", EngineOptions(device="cpu"))
     clip = getattr(whole, "text_encoder", None)
     if hasattr(clip, "final_layer_norm") and not hasattr(clip, "text_model"):
@@ -132,19 +131,24 @@ def headless(both: Both) -> Any:
     components = dict.fromkeys(both.case.side.components)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return both.case.pipeline_class.from_pretrained(both.folder / "whole", **components)
+        return both.case.load(both.folder, **components)
 
 
 def test_pictures_of_a_pipeline_without_encoders_are_equal(both: Both, headless: Any) -> None:
     negative = NEGATIVE if own_negatives(both) else None
-    embeddings = both.engine.encode(asked(both, PROMPTS, negative)).tensors
-    words: dict[str, Any] = {"prompt": list(PROMPTS), **both.case.encode_options()}
+    prompts = PROMPTS[: both.case.batch]
+    embeddings = both.engine.encode(asked(both, prompts, negative)).tensors
+    words: dict[str, Any] = {"prompt": list(prompts), **both.case.encode_options()}
     if own_negatives(both):
-        words["negative_prompt"] = [NEGATIVE] * 2
+        words["negative_prompt"] = [NEGATIVE] * len(prompts)
+    if both.case.side.counts_absent_prompts:
+        own = headless.encode_prompt
+        headless.encode_prompt = lambda prompt=None, **given: own([""] * len(prompts), **given)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = both.case.picture(both.whole, **words)
-        found = both.case.picture(headless, **embeddings, **both.case.side.call_with)
+        absent = {"prompt": None} | ({"negative_prompt": None} if own_negatives(both) else {})
+        found = both.case.picture(headless, **absent, **embeddings)
     assert torch.isfinite(expected).all()
     assert expected.std() > 0
     assert torch.equal(found, expected)

@@ -158,11 +158,7 @@ def _whole(name: str, value: Any, least: int, most: int) -> int:
 
 
 def _length(parameter: Parameter, value: Any, facts: Facts, limits: TextLimits) -> int:
-    step = parameter.multiple_of
-    length = _whole(parameter.name, value, step, parameter.most or 0)
-    if length % step:
-        raise RequestError(f"`{parameter.name}` cannot be", saw=length, expected=f"a multiple of {step}")
-    return length
+    return _whole(parameter.name, value, 1, parameter.most or 1)
 
 
 def _clip_skip(parameter: Parameter, value: Any, facts: Facts, limits: TextLimits) -> int | None:

@@ -10,7 +10,7 @@ import torch
 
 
 class StandIn:
-    """A component's config and dtype, and nothing else.
+    """A component's config and dtype, and nothing else; what its config says are its attributes too.
 
     Args:
         config: What its ``config.json`` holds; empty where there is none.
@@ -20,3 +20,12 @@ class StandIn:
     def __init__(self, config: Mapping[str, Any], dtype: torch.dtype) -> None:
         self.config = SimpleNamespace(**config)
         self.dtype = dtype
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "config":  # not there yet
+            raise AttributeError(name)
+        return getattr(self.config, name)
+
+    def to(self, *args: Any, **options: Any) -> StandIn:
+        """Itself: there is nothing to move or to cast."""
+        return self
