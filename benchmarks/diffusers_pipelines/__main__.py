@@ -78,12 +78,13 @@ def _cases(tests: Path | None, failed: list[dict[str, Any]]) -> Any:
 
         return repository.cases(tests, failed)
     import flux
+    import later
     import stable_diffusion
     import transformers_2d
     import videos
     import vq
 
-    sources = (stable_diffusion, flux, transformers_2d, videos, vq)
+    sources = (stable_diffusion, flux, transformers_2d, later, videos, vq)
     return itertools.chain.from_iterable(source.cases() for source in sources)
 
 

@@ -218,6 +218,22 @@ def test_what_is_no_pipeline_or_has_another_vae(server: str) -> None:
         hybridge.connect(other, server)
 
 
+def test_a_denoiser_by_another_name(server: str) -> None:
+    pipe = small.stable_diffusion(None)
+    unet = pipe.unet
+
+    class Versatile(diffusers.DiffusionPipeline):  # type: ignore[misc]
+        def __init__(self, vae: Any, image_unet: Any = None) -> None:
+            super().__init__()
+            self.register_modules(vae=vae, image_unet=image_unet)
+
+    named = Versatile(None, unet)
+    with hybridge.connect(named, server, model="sdxl"):
+        assert named.vae.config.scaling_factor == 0.13025
+    with pytest.raises(Mismatch, match=r"no denoiser of a known name\. Try: loading it with its VAE"):
+        hybridge.connect(Versatile(None), server, model="sdxl")
+
+
 def test_a_class_that_nobody_knows(server: str) -> None:
     class Mystery(diffusers.DiffusionPipeline):  # type: ignore[misc]
         def __init__(self, vae: Any, unet: Any) -> None:

@@ -168,8 +168,9 @@ def need_of(pipe: Any, *, is_chosen: bool) -> Need:
         return Need(who, "its denoiser's channels", "kl", channels, None, None, None)
     raise Mismatch(
         f"nothing tells which VAE {who} needs",
-        saw="vae=None" + ("" if channels else " and no unet or transformer"),
-        hint="model= with the server's name of that VAE, or loading it with its VAE, whose config says it",
+        saw="vae=None" + ("" if channels else " and no denoiser of a known name"),
+        hint=("" if is_chosen else "model= with the server's name of that VAE, or ")
+        + "loading it with its VAE, whose config says it",
     )
 
 
@@ -211,9 +212,14 @@ def _need_of_vae(vae: Any, who: str, row: ModelSpec | None, *, is_chosen: bool) 
     )
 
 
+def denoiser_of(pipe: Any) -> Any:
+    """The module that makes a pipeline's latents, under the name that its class has for it; None without one."""
+    present = (getattr(pipe, name, None) for name in ("unet", "transformer", "image_unet"))
+    return next((module for module in present if module is not None), None)
+
+
 def _denoiser_channels(pipe: Any) -> tuple[int, ...]:
-    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    config = getattr(denoiser, "config", None)
+    config = getattr(denoiser_of(pipe), "config", None)
     # What a denoiser gives is latents alone; what it takes may be latents, masks and pictures side by side.
     ends = [getattr(config, name, None) for name in ("out_channels", "in_channels")]
     known = [end for end in ends if isinstance(end, int) and end > 0]

@@ -15,7 +15,7 @@ import torch
 
 from ..errors import ClientError, Mismatch, RequestError
 from .client import Client
-from .model_matching import choose, need_of, read_models
+from .model_matching import choose, denoiser_of, need_of, read_models
 from .remote_vae import RemoteVAE
 from .transport import ANSWER_TIMEOUT_S
 
@@ -176,7 +176,7 @@ def _check_parts(parts: str | Iterable[str]) -> None:
 
 def _module_like(pipe: Any) -> Any:
     """The module whose dtype and device the remote VAE takes over: the VAE that was there, else the denoiser."""
-    present = (getattr(pipe, name, None) for name in ("vae", "unet", "transformer"))
+    present = (getattr(pipe, "vae", None), denoiser_of(pipe))
     return next((module for module in present if module is not None), pipe)
 
 
