@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from hybridge.cli.application import application
 from hybridge.engine import Engine, EngineOptions
-from hybridge.engine.memory.offload import Parked
+from hybridge.engine.memory.offload import Offloaded
 from hybridge.errors import HybridgeError, TooLarge
 from hybridge.models import ModelSpec
 from hybridge.server.app import create_app
@@ -116,14 +116,14 @@ class Held:
 
 @pytest.fixture
 def held(monkeypatch) -> Iterator[Held]:
-    hold, park = Held(), Parked.__init__
+    hold, park = Held(), Offloaded.__init__
 
-    def first(self: Parked, *arguments: Any) -> None:
+    def first(self: Offloaded, *arguments: Any) -> None:
         park(self, *arguments)
         hold.has_parked.set()
         assert hold.may_go_on.wait(WAIT_S)
 
-    monkeypatch.setattr(Parked, "__init__", first)
+    monkeypatch.setattr(Offloaded, "__init__", first)
     yield hold
     hold.may_go_on.set()
 

@@ -167,7 +167,7 @@ def serve(
     configure_logging(settings.log_format, settings.log_level)
     ring = check_opening(settings)
 
-    from ..engine import EngineOptions, fit_threads, granted_memory, keep_pieces, resolve
+    from ..engine import EngineOptions, granted_memory, keep_pieces, limit_threads, resolve
     from ..server.app import create_app
     from ..server.local_backend import LocalBackend
     from ..server.middleware.draining import Drain
@@ -179,7 +179,7 @@ def serve(
     console = screen()
     with opened(settings.address, settings.port) as listeners:
         keep_pieces()  # before there are threads
-        fit_threads()
+        limit_threads()
         traces = _traces(settings.otlp_endpoint)
         memory_bytes = settings.memory or granted_memory(settings.device)
         if settings.memory is None and memory_bytes is not None:

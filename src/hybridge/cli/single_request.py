@@ -56,12 +56,12 @@ def answers(
 
     import asyncio
 
-    from ..engine import Engine, EngineOptions, fit_threads, resolve
+    from ..engine import Engine, EngineOptions, limit_threads, resolve
     from ..server.local_backend import LocalBackend
     from ..server.scheduling.job import admit, finish
     from ..server.scheduling.limits import Limits
 
-    fit_threads()
+    limit_threads()
     spec = resolve(model)
     options = EngineOptions(device=device or "auto", dtype=dtype or "auto")  # type: ignore[arg-type] # checked there
     backend = LocalBackend({spec.name: Engine.load(spec, options)})

@@ -5,8 +5,8 @@ Knows models and torch; never the wire, the waiting line or HTTP.
 
 from .engine import Engine
 from .loading import is_cached, locate, resolve
-from .machine.cpu import fit_threads, threads_of
-from .memory.device_memory import failures_named, keep_pieces
+from .machine.cpu import limit_threads, threads_of
+from .memory.device_memory import keep_pieces, map_torch_errors
 from .options import Choice, EngineOptions, granted_memory
 from .pixels import to_pixels, to_unit
 
@@ -14,12 +14,12 @@ __all__ = [
     "Choice",
     "Engine",
     "EngineOptions",
-    "failures_named",
-    "fit_threads",
     "granted_memory",
     "is_cached",
     "keep_pieces",
+    "limit_threads",
     "locate",
+    "map_torch_errors",
     "resolve",
     "threads_of",
     "to_pixels",

@@ -14,8 +14,8 @@ from ..models import ModelSpec, Normalisation, latent_space, latents_layout
 from . import loading, pixels
 from .execution.executor import Progress, ShouldStop
 from .latents import check_finite, to_module
-from .machine.own_thread import apart
-from .memory.device_memory import failures_named, give_back
+from .machine.own_thread import run_in_own_thread
+from .memory.device_memory import map_torch_errors, release_memory
 from .options import Choice, EngineOptions, choose_device, choose_dtype
 from .planning.plan import IN_MEMORY, WITHIN_ROUNDING, Mode, Plan
 from .planning.weight_forms import prepared_bytes
@@ -66,8 +66,8 @@ class Engine:
         options = options or EngineOptions()
         device = choose_device(options.device)
         dtype = choose_dtype(options.dtype, spec, device.value)
-        give_back()  # what models have left that went before
-        module = apart(lambda: loading.load(spec, dtype.value, device.value))
+        release_memory()  # what models have left that went before
+        module = run_in_own_thread(lambda: loading.load(spec, dtype.value, device.value))
         keeps_off_the_disk = device.value.type == "cpu" and options.spill is None
         modes: tuple[Mode, ...] = IN_MEMORY if keeps_off_the_disk else WITHIN_ROUNDING
         if options.exactness == "bitwise":
@@ -155,7 +155,7 @@ class Engine:
         """
         layout = latents_layout(latents.shape, self.spec, height, width)
         check_finite(latents, "latents")
-        with failures_named(f"decoding {layout.batch} × {layout.picture}", self.device.value):
+        with map_torch_errors(f"decoding {layout.batch} × {layout.picture}", self.device.value):
             z = latent_space.unpack(latents.to(self.device.value), layout)
             z = to_module(z, self.spec, sent, self.dtype.value)
             check_finite(z, "latents, once scaled,")
@@ -199,7 +199,7 @@ class Engine:
         from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
         generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
-        with failures_named(f"encoding {list(image.shape)}", self.device.value):
+        with map_torch_errors(f"encoding {list(image.shape)}", self.device.value):
             z = self._encoded(image, value_range, budget_bytes, progress, should_stop)
             if self.spec.kind != "tiny":  # a tiny autoencoder has no posterior
                 posterior = DiagonalGaussianDistribution(z)
@@ -232,7 +232,7 @@ class Engine:
                 saw="moments=True to a tiny autoencoder",
                 hint="encoding without moments",
             )
-        with failures_named(f"encoding {list(image.shape)}", self.device.value):
+        with map_torch_errors(f"encoding {list(image.shape)}", self.device.value):
             return self._encoded(image, value_range, budget_bytes, progress, should_stop)
 
     def _encoded(

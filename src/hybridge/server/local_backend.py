@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..engine import Engine, EngineOptions, failures_named, threads_of, to_pixels, to_unit
+from ..engine import Engine, EngineOptions, map_torch_errors, threads_of, to_pixels, to_unit
 from ..engine.loading import config_before_loading
 from ..engine.options import choose_device, choose_dtype
 from ..errors import CannotLower, EngineFailure, HybridgeError, OutOfMemory, TooLarge
@@ -209,7 +209,7 @@ class LocalBackend:
         engine = run.engine
         with (
             self._models.running(ran.peak_bytes or 0),
-            failures_named(f"a {engine.spec.name} job", engine.device.value),
+            map_torch_errors(f"a {engine.spec.name} job", engine.device.value),
         ):
             return [Result(tensor, ran=ran, shared_by=len(run.jobs)) for tensor in run.tensors(budget_bytes)]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hybridge.engine.machine.cpu import fit_threads, granted_processors, shared_cache_bytes
+from hybridge.engine.machine.cpu import granted_processors, limit_threads, shared_cache_bytes
 
 
 def _machine(root: Path, groups: str, files: dict[str, str]) -> Path:
@@ -90,14 +90,14 @@ def test_threads_are_as_many_as_there_is_time_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, granted: str, expected: int
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    fit_threads(_machine(tmp_path, "0::/\n", {f"{_V2}/cpu.max": granted}))
+    limit_threads(_machine(tmp_path, "0::/\n", {f"{_V2}/cpu.max": granted}))
     assert torch.get_num_threads() == expected
 
 
 @pytest.mark.usefixtures("threads")
 def test_who_has_said_how_many_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    fit_threads(_machine(tmp_path, "0::/\n", {f"{_V2}/cpu.max": "100000 100000"}))
+    limit_threads(_machine(tmp_path, "0::/\n", {f"{_V2}/cpu.max": "100000 100000"}))
     assert torch.get_num_threads() == 4
 
 

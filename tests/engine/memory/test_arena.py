@@ -16,7 +16,7 @@ from conftest import small_kl
 from hybridge.engine.execution.executor import Executor
 from hybridge.engine.memory import arena
 from hybridge.engine.memory.arena import Arena, Scratch
-from hybridge.engine.memory.device_memory import give_back
+from hybridge.engine.memory.device_memory import release_memory
 from hybridge.engine.planning.plan import Plan, plan
 from hybridge.engine.program import lowering
 from hybridge.engine.runner import arithmetic_for
@@ -28,10 +28,10 @@ from hybridge.models import CATALOGUE
 @pytest.fixture
 def for_any_size(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Small pictures have one as well, and none is left from elsewhere."""
-    arena.keeper.drop()
+    arena.pool.drop()
     monkeypatch.setattr(arena, "MAPPED_FROM_BYTES", 0)
     yield
-    arena.keeper.drop()
+    arena.pool.drop()
 
 
 @pytest.mark.parametrize("budget_bytes", [None, 500 * 2**20])
@@ -72,8 +72,8 @@ def test_what_another_run_left_is_not_seen() -> None:
     executor = Executor(lowering.lower(module, "decode"), module)
     for latents in (torch.randn(1, 4, 9, 7), torch.randn(2, 4, 5, 5), torch.randn(1, 4, 12, 8)):
         made = executor.run(latents, planned(module, latents))
-        assert arena.keeper.kept is not None
-        Arena.picture(arena.keeper.kept, made, 0, 1, 1, arena.keeper.kept.nbytes // 4).fill_(torch.nan)
+        assert arena.pool.kept is not None
+        Arena.picture(arena.pool.kept, made, 0, 1, 1, arena.pool.kept.nbytes // 4).fill_(torch.nan)
         torch.testing.assert_close(made, module.decode(latents).sample, rtol=1e-4, atol=1e-4)
 
 
@@ -99,11 +99,11 @@ def test_one_arena_stays_and_is_given_back() -> None:
     executor = Executor(lowering.lower(module, "decode"), module)
     large, small = torch.randn(1, 4, 12, 8), torch.randn(1, 4, 6, 4)
     executor.run(large, planned(module, large))
-    kept = arena.keeper.kept
+    kept = arena.pool.kept
     executor.run(small, planned(module, small))
-    assert arena.keeper.kept is kept is not None
-    give_back()
-    assert arena.keeper.kept is None
+    assert arena.pool.kept is kept is not None
+    release_memory()
+    assert arena.pool.kept is None
 
 
 class TestScratch:
@@ -155,7 +155,7 @@ def test_pages_that_nothing_lives_in_are_given_back(monkeypatch) -> None:
 
 _PROCESS = """
 import ctypes, json, mmap, resource, torch, hybridge
-from hybridge.engine.memory.device_memory import give_back
+from hybridge.engine.memory.device_memory import release_memory
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: huge pages would hide most of the faults
 from diffusers import AutoencoderKL
 torch.manual_seed(0)
@@ -170,7 +170,7 @@ def seen(side):
     return mmap.PAGESIZE * (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 seen(256)
 touched = seen(256)
-give_back()
+release_memory()
 afresh = seen(256)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for _ in range(3):

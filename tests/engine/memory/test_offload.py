@@ -21,7 +21,7 @@ from hybridge.engine.execution import buffers
 from hybridge.engine.execution import executor as execution
 from hybridge.engine.execution.executor import Executor
 from hybridge.engine.execution.transfer import Copies
-from hybridge.engine.memory.offload import Parked
+from hybridge.engine.memory.offload import Offloaded
 from hybridge.engine.planning.conv_algorithms import Arithmetic
 from hybridge.engine.planning.footprint import Footprint
 from hybridge.engine.planning.plan import IN_MEMORY, WITHIN_ROUNDING, Plan, plan
@@ -111,7 +111,7 @@ def test_parking_changes_no_bit_and_takes_no_memory(
     with PeakBytes([module]) as live:
         live.count(source)
 
-        class OutOfSight(Parked):
+        class OutOfSight(Offloaded):
             def __init__(self, *arguments: Any) -> None:
                 with _disable_current_modes():
                     super().__init__(*arguments)

@@ -8,7 +8,7 @@ import torch
 
 from ..memory.arena import Arena, Scratch
 from ..memory.device_memory import allocate_picture
-from ..memory.offload import Parked
+from ..memory.offload import Offloaded
 from ..planning.plan import Plan
 from .strips import Rows, Stored
 from .transfer import Copies, Fetched, Sent
@@ -35,7 +35,7 @@ class Buffers:
         computed = torch.float32 if plan.arithmetic.is_widened else like.dtype
         self.scratch = Scratch(like.new_empty(0, dtype=computed), arena, plan.scratch_bytes)
         self._taken: dict[int, torch.Tensor] = {}
-        self._parked: dict[int, Parked] = {}
+        self._parked: dict[int, Offloaded] = {}
 
     def take(self, index: int) -> torch.Tensor:
         """(1, C, H, W), channels-last, its numbers undefined unless it was taken before.
@@ -47,7 +47,7 @@ class Buffers:
             buffer = self._plan.buffers[index]
             shape = buffer.channels, buffer.height, buffer.width
             if buffer.is_parked:
-                self._parked[index] = Parked(self._like, *shape, self._spill_to)
+                self._parked[index] = Offloaded(self._like, *shape, self._spill_to)
                 self._taken[index] = self._parked[index].tensor
             elif self._arena is not None:
                 self._taken[index] = self._arena.picture(self._like, buffer.offset, *shape)

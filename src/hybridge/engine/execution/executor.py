@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ...errors import RequestError, Stopped
-from ..memory.arena import lend
+from ..memory.arena import borrow
 from ..memory.device_memory import trim
 from ..planning.conv_algorithms import Way
 from ..planning.plan import Plan
@@ -105,7 +105,7 @@ class Executor:
         output = source.new_empty((plan.batch, self.program.channels[-1], height, width))
         copies = copies_for(source.device) if plan.parked_bytes else None
         with (
-            lend(source, plan.arena_bytes) as arena,
+            borrow(source, plan.arena_bytes) as arena,
             closing(Buffers(plan, source, arena, copies, self._spill_to)) as buffers,
         ):
             strips = self._strips(bound, source, output, plan, buffers)

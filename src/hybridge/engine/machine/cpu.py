@@ -17,7 +17,7 @@ import torch
 from .cgroups import ROOT, own_groups
 
 
-def fit_threads(root: Path = ROOT) -> None:
+def limit_threads(root: Path = ROOT) -> None:
     """Has torch take no more threads than there is time granted for.
 
     Whoever has set OpenMP's own variable is left alone.  This is for a process that is ours, before it computes.

@@ -10,7 +10,7 @@ from typing import TypeVar
 Given = TypeVar("Given")
 
 
-def apart(call: Callable[[], Given]) -> Given:
+def run_in_own_thread(call: Callable[[], Given]) -> Given:
     """What ``call`` gives, called in a thread that ends with it.
 
     Every thread that computes has an OpenMP team, which lives as long as the thread does.  When teams together are

@@ -3,7 +3,7 @@
 A plan says where in it each activation lies, above what ops take for themselves.  Pages that the system gives are
 expensive: a kernel fills them with zeros, and a virtual machine may first have to ask its host.  So up to half a
 GiB stays with the process, for the next run, unless the system is short of memory and takes it;
-:func:`.device_memory.give_back` gives it back.
+:func:`.device_memory.release_memory` gives it back.
 What stays never lies beside another run's memory: there is one arena, a
 run inside a run gets one of its own, and pages that nothing lives in go as soon as the plan's peak wants their
 room.
@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 import torch
 
 from ..planning.footprint import ALIGNMENT
-from .device_memory import MAPPED_FROM_BYTES, allocate, at_giving_back, map_pages
+from .device_memory import MAPPED_FROM_BYTES, allocate, map_pages, on_release
 
 #: What stays with the process at most.
 _KEPT_BYTES = 512 * 2**20
@@ -113,7 +113,7 @@ class Scratch:
         self._used = 0
 
 
-class Keeper:
+class ArenaPool:
     """The arena that nobody uses.
 
     Attributes:
@@ -149,12 +149,12 @@ class Keeper:
 
 
 #: The only one.
-keeper = Keeper()
-at_giving_back(keeper.drop)
+pool = ArenaPool()
+on_release(pool.drop)
 
 
 @contextmanager
-def lend(like: torch.Tensor, nbytes: int) -> Iterator[Arena | None]:
+def borrow(like: torch.Tensor, nbytes: int) -> Iterator[Arena | None]:
     """An arena for one run; None where activations are better taken one by one: other devices, small pictures.
 
     Raises:
@@ -165,7 +165,7 @@ def lend(like: torch.Tensor, nbytes: int) -> Iterator[Arena | None]:
         return
     arena = None
     try:
-        arena = keeper.take(nbytes)
+        arena = pool.take(nbytes)
         yield arena
     finally:
-        keeper.put(arena)
+        pool.put(arena)

@@ -17,7 +17,7 @@ from ..machine.cgroups import granted_bytes
 
 
 @contextmanager
-def failures_named(what: str, device: torch.device) -> Iterator[None]:
+def map_torch_errors(what: str, device: torch.device) -> Iterator[None]:
     """Turns the errors of a forward into ours: OutOfMemory where the device had no room, else EngineFailure."""
     try:
         yield
@@ -54,12 +54,12 @@ def free_bytes(device: torch.device) -> int | None:
 _givers: list[Callable[[], None]] = []
 
 
-def at_giving_back(giver: Callable[[], None]) -> None:
-    """Has :func:`give_back` call it."""
+def on_release(giver: Callable[[], None]) -> None:
+    """Has :func:`release_memory` call it."""
     _givers.append(giver)
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Gives the system what is kept of memory that was freed, here and in the C library.
 
     glibc keeps it for every thread apart, and models are loaded by threads that come and go.  Other libraries give

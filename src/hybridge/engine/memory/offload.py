@@ -1,6 +1,6 @@
 """Memory for activations that lie outside of what a plan bounds, so that a budget may be less than one of them.
 
-On a CPU that is a file without a name, mapped: strips are read and written in place, and :meth:`Parked.release`
+On a CPU that is a file without a name, mapped: strips are read and written in place, and :meth:`Offloaded.release`
 takes the pages out of the process again.  The system keeps them in its cache for as long as nobody needs that
 memory, so a machine with room loses little time.  On another device it is the host's memory, pinned, and
 :mod:`..execution.transfer` carries strips to and fro.
@@ -22,7 +22,7 @@ import torch
 from ...errors import OutOfMemory
 
 
-class Parked:
+class Offloaded:
     """One parked activation.
 
     Attributes:

@@ -17,8 +17,8 @@ import torch
 from ...errors import EngineFailure, HybridgeError, RequestError
 from ...models import TextSide
 from ...models.text_side import NEGATIVE_PREFIX, Call
-from ..machine.own_thread import apart
-from ..memory.device_memory import failures_named, give_back
+from ..machine.own_thread import run_in_own_thread
+from ..memory.device_memory import map_torch_errors, release_memory
 from ..options import Choice, EngineOptions, choose_device
 from . import loading
 from .checking import Asked, Facts, TextLimits, read_inputs
@@ -114,8 +114,8 @@ class TextEngine:
         options = options or EngineOptions()
         device = choose_device(options.device)
         repository = open_repository(source, name)
-        give_back()  # what models have left that went before
-        parts = apart(lambda: loading.load_parts(repository, options.dtype, device.value))
+        release_memory()  # what models have left that went before
+        parts = run_in_own_thread(lambda: loading.load_parts(repository, options.dtype, device.value))
         return cls(repository, parts, device, limits or TextLimits())
 
     @staticmethod
@@ -304,7 +304,7 @@ def _is_no_prompt(record: logging.LogRecord) -> bool:
 def _failures_named(what: str, device: torch.device) -> Iterator[None]:
     """Turns what pipelines and tokenizers raise into ours; other errors than torch's may quote the prompt."""
     try:
-        with failures_named(what, device):
+        with map_torch_errors(what, device):
             yield
     except HybridgeError:
         raise

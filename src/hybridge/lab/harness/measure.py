@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import torch
 
-from ...engine.memory.device_memory import give_back
+from ...engine.memory.device_memory import release_memory
 
 Made = TypeVar("Made")
 
@@ -71,7 +71,7 @@ def resident_bytes() -> int | None:
 
 
 def _forget_peak() -> bool:
-    give_back()
+    release_memory()
     try:
         (_PROCESS / "clear_refs").write_text(_FORGET_PEAK, encoding="ascii")
         # A sandbox may take the write and have no such line.

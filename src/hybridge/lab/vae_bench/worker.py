@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from ...engine import failures_named, resolve
+from ...engine import map_torch_errors, resolve
 from ...engine.options import choose_device
 from ..harness.environment import environment
 from ..harness.measure import growth, seconds
@@ -63,7 +63,7 @@ def make_reference(job: dict[str, Any], say: Say) -> dict[str, Any]:
     module = build(case, dtype)
     say("running the plain forward")
     device = choose_device(case.device).value
-    with failures_named("the plain forward", device):
+    with map_torch_errors("the plain forward", device):
         picture = forward(module, case, source(case, dtype).to(device))
     save_file({"picture": picture.cpu().contiguous()}, job["path"])
     return {}
@@ -75,10 +75,10 @@ def measure(job: dict[str, Any], say: Say) -> dict[str, Any]:
     case, rival = Case(**job["case"]), RIVALS[job["rival"]]
     device = choose_device(case.device).value
     say("getting ready")
-    with failures_named(rival.title, device), torch.inference_mode(mode=False), torch.no_grad():
+    with map_torch_errors(rival.title, device), torch.inference_mode(mode=False), torch.no_grad():
         ready = rival.make(case, Limits(job["budget_bytes"], job["tile_pixels"]))
     measured: dict[str, Any] = dict(ready.about or {})
-    with failures_named(rival.title, device):
+    with map_torch_errors(rival.title, device):
         say("warming up")
         first = ready.given if ready.first is None else ready.first
         measured["first_call_s"] = seconds(lambda: ready.run(first), device)
