@@ -58,6 +58,29 @@ def test_links_to_headings_name_a_heading(path: Path) -> None:
             assert anchor in anchors(document), f"{path.name} links to {target}#{anchor}"
 
 
+def test_the_path_of_a_decode_names_functions_that_exist() -> None:
+    text = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
+    hops = re.findall(r"^\| (\d+) \| `([\w/.]+)` \| `(\w+)` \|", text, flags=re.MULTILINE)
+    assert [int(number) for number, _, _ in hops] == list(range(1, len(hops) + 1))
+    assert 1 < len(hops) <= 12
+    for _, file, name in hops:
+        source = (ROOT / "src" / "hybridge" / file).read_text(encoding="utf-8")
+        assert re.search(rf"^ *(?:(?:async )?def|class) {name}\b", source, flags=re.MULTILINE), (
+            f"{file} has no {name}"
+        )
+
+
+def test_the_map_names_every_folder() -> None:
+    text = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
+    package = ROOT / "src" / "hybridge"
+    for folder in sorted(path.parent for path in package.rglob("__init__.py")):
+        name = folder.relative_to(package).as_posix()
+        if name.count("/") > 1 or name == ".":
+            continue
+        parent = any((package / name).glob("*/__init__.py"))
+        assert f"`{name}/" in text or parent, f"docs/structure.md does not name {name}/"
+
+
 def test_both_readmes_have_the_same_parts() -> None:
     english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
 
