@@ -17,6 +17,7 @@
     ├── ModelUnavailable          the weights cannot be had or are not what they should be
     ├── Overloaded                the waiting line is full; knows when to come back
     ├── ShuttingDown              the server no longer takes work
+    ├── ClientGone                the client closed its connection; nobody reads this answer
     ├── DeadlinePassed            the time that the sender gave it is over
     ├── StorageFailure            the disk that keeps long work cannot be written
     │   └── StorageFull           it has no room
@@ -186,6 +187,10 @@ class Overloaded(HybridgeError):
 
 class ShuttingDown(HybridgeError):
     """The server no longer takes work."""
+
+
+class ClientGone(HybridgeError):
+    """The client closed its connection before it had its answer, which therefore nobody reads."""
 
 
 class DeadlinePassed(HybridgeError):

@@ -27,6 +27,7 @@ STATUS = {
     "ModelUnavailable": 503,
     "Overloaded": 429,
     "ShuttingDown": 503,
+    "ClientGone": 499,
     "DeadlinePassed": 504,
     "EngineFailure": 500,
     "OutOfMemory": 507,

@@ -24,7 +24,7 @@ from .program.program import Task
 from .runner import Runner, arithmetic_for
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Engine:
     """One VAE, ready.  Not thread-safe: one thread owns the device.
 
@@ -52,8 +52,8 @@ class Engine:
         runner = Runner(self.module, self.spill, reads_weights=False)  # nobody else has hands on them
         own = sum(tensor.nbytes for tensor in (*self.module.parameters(), *self.module.buffers()))
         kept_bytes = own + (0 if self.modes == ("whole",) else runner.prepared_bytes)
-        object.__setattr__(self, "_runner", runner)  # the class is frozen to everyone else
-        object.__setattr__(self, "weights_bytes", kept_bytes)
+        self._runner = runner
+        self.weights_bytes = kept_bytes
 
     @classmethod
     def load(cls, spec: ModelSpec, options: EngineOptions | None = None) -> Engine:

@@ -32,6 +32,7 @@ STATUS: dict[type[HybridgeError], int] = {
     errors.ModelUnavailable: 503,
     errors.Overloaded: 429,
     errors.ShuttingDown: 503,
+    errors.ClientGone: 499,  # nginx's word for it: no answer is sent, the record has this
     errors.DeadlinePassed: 504,
     errors.StorageFailure: 503,
     errors.StorageFull: 507,

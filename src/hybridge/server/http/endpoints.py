@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ... import __version__, protocol
-from ...errors import RequestError, UnknownModel
+from ...errors import ClientGone, UnknownModel
 from ...models import CATALOGUE, ModelSpec
 from ...protocol import DecodeRequest
 from ..async_jobs.registry import AsyncJobRegistry
@@ -300,7 +300,7 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, Answered]
     except asyncio.CancelledError:
         if not leaving.done():
             raise
-        raise RequestError("the client hung up") from None
+        raise ClientGone("the client closed the connection") from None
     finally:
         leaving.cancel()
 

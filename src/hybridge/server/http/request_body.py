@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from anyio import CancelScope
 from starlette.requests import Request
 
-from ...errors import Overloaded, RequestError, TooSlow
+from ...errors import ClientGone, Overloaded, TooSlow
 from ..scheduling.limits import SLOWEST_BYTES_PER_S, Limits
 from .request_headers import client_of
 
@@ -92,7 +92,7 @@ class BodyReader:
             TooLarge: when it is larger than one body may be.
             Overloaded: when there is no room for it beside the others, also in the middle of it.
             TooSlow: when its sender pauses or drips.
-            RequestError: when its sender leaves.
+            ClientGone: when its sender closes the connection.
         """
         received = _Received(client_of(request))
         self._bodies[received] = None
@@ -140,7 +140,10 @@ class BodyReader:
                 patience.deadline = min(until, latest)
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
-                    raise RequestError("the body was cut short", saw=f"{received.nbytes} bytes")
+                    raise ClientGone(
+                        "the client closed the connection before its body was complete",
+                        saw=f"{received.nbytes} bytes",
+                    )
                 if part := message.get("body", b""):
                     self._make_room(received, len(part))
                     received.add(part)
