@@ -30,6 +30,7 @@ SERVER_TO_ENGINE = {Path("server/local_backend.py")}
 #: Where torch may be imported, be it inside a function: files, and folders with all that is in them.
 KNOWS_TORCH = {
     Path("protocol/torch.py"),
+    Path("client/call_types.py"),
     Path("client/conversion.py"),
     Path("client/compat.py"),
     Path("client/fallback.py"),

@@ -37,13 +37,14 @@ from hybridge.engine.loading import resolve
 from hybridge.server.app import create_app
 from hybridge.server.middleware.draining import Drain
 from hybridge.server.local_backend import LocalBackend
-from hybridge.server.process.server import Listening, address_of, bind, run
+from hybridge.server.process.server import ListenOptions, address_of, bind, run
 engine = Engine.load(resolve("sd-v1=" + sys.argv[1]), EngineOptions(device="cpu"))
 listener = bind("127.0.0.1", 0)
 print(address_of(listener), flush=True)
 listener.listen()
 drain = Drain()
-run(create_app(LocalBackend({"sd-v1": engine}), drain=drain), [listener], Listening(), drain, log_level="warning")
+app = create_app(LocalBackend({"sd-v1": engine}), drain=drain)
+run(app, [listener], ListenOptions(), drain, log_level="warning")
 """
 
 

@@ -6,23 +6,24 @@ theirs comes or goes, keeps no state outside its objects, and never puts a crede
 ``repr``.
 
 * ``address``: where a server is, and the credentials in its URL
-* ``fleet``: which of several servers is asked next; arithmetic only
+* ``load_balancer``: which of several servers is asked next; arithmetic only
 * ``retry``: after which failure to try again, and when; arithmetic only
-* ``blame``: failures as errors that name the server
-* ``values``, ``precision``: torch, NumPy and pictures ↔ the wire's nouns
+* ``transport_errors``: failures as errors that name the server
+* ``conversion``, ``precision``: torch, NumPy and pictures ↔ the wire's nouns
 * ``prompts``: prompts and pictures → a request, and its answer → keyword arguments of a pipeline
 * ``calls``: arguments, documented and checked once
-* ``steps``: what such a conversation asks of its driver
+* ``call_types``: which type of result follows from which arguments
+* ``flow_types``: what such a conversation asks of its driver
 * ``flow``, ``preview``, ``prompt_flow``: every conversation as a generator that does no I/O
-* ``expected``: how large an answer to a request may be, and what is checked of it
-* ``redact``: texts of servers without credentials
-* ``proxies``, ``trust``: through which proxy, and with which certificates
+* ``answer_limits``: how large an answer to a request may be, and what is checked of it
+* ``redaction``: texts of servers without credentials
+* ``proxies``, ``tls``: through which proxy, and with which certificates
 * ``network``, ``async_network``: connections that end when the call has to
 * ``transport``, ``client``, ``async_client``: the two drivers, blocking and async
 * ``queue``: calls that overlap with making the next input
 * ``fallback``: a VAE of the caller's own, where no server can
 * ``compat``: diffusers' ``remote_decode`` and ``remote_encode``
-* ``fitting``: what a pipeline needs, what a server says of its models, and which of them fits
+* ``model_matching``: what a pipeline needs, what a server says of its models, and which of them fits
 * ``remote_vae`` and ``pipelines``: a pipeline's VAE that is on a server; these two know torch and are not imported
   here
 """

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import anyio
 import anyio.to_thread
 import httpx
 
 from ..errors import BadAnswer
-from ..protocol import Request
+from ..protocol import Json, Output, Request, WireTensor
 from .async_network import AsyncNetwork
+from .call_types import DecodeOptions, DecodeQueueOptions, EncodeQueueOptions, TensorOutput
 from .calls import Calls, decode_request
+from .conversion import Kind
 from .fallback import Fallback
 from .flow import flows_to
 from .flow_types import Call, Compute, Emit, Flow, More, Opened, Outcome, Progress, Step
 from .load_balancer import Breaker
 from .network import network_to
 from .preview import Picture, Preview, preview_flow
+from .prompts import Embeddings
 from .proxies import ProxyChoice
 from .queue import AsyncCallQueue, Finished, Order, Recipe
 from .reply import Reply
@@ -27,10 +30,25 @@ from .retry import DEFAULT_RETRY, Retry
 from .tls import Verify
 from .transport import ANSWER_TIMEOUT_S, Exchange, is_parted, timeout_of
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from typing_extensions import Unpack
+
+    from .call_types import Decoded, Encodable, Latents, NumpyArray, Pictures, Tensor, TorchTensor
+
 T = TypeVar("T")
 
 
-class AsyncClient(Calls):
+class AsyncClient(
+    Calls[
+        "Coroutine[Any, Any, Pictures]",
+        Coroutine[Any, Any, bytes],
+        "Coroutine[Any, Any, TorchTensor]",
+        "Coroutine[Any, Any, NumpyArray]",
+        Coroutine[Any, Any, WireTensor],
+        Coroutine[Any, Any, Embeddings],
+    ]
+):
     """:class:`Client`, awaited.  Arguments and results are the same.
 
     ::
@@ -75,6 +93,26 @@ class AsyncClient(Calls):
         """As :meth:`Client.send`."""
         return await self._run(self._flows.send(request, model, endpoint, self._terms(deadline_s, progress)))
 
+    @overload
+    def decode_with_preview(
+        self, latents: Latents, *, output: Literal["picture"] = "picture", **options: Unpack[DecodeOptions]
+    ) -> AsyncIterator[Preview | Picture[Image]]: ...
+    @overload
+    def decode_with_preview(
+        self, latents: TorchTensor, *, output: TensorOutput, **options: Unpack[DecodeOptions]
+    ) -> AsyncIterator[Preview | Picture[TorchTensor]]: ...
+    @overload
+    def decode_with_preview(
+        self, latents: NumpyArray, *, output: TensorOutput, **options: Unpack[DecodeOptions]
+    ) -> AsyncIterator[Preview | Picture[NumpyArray]]: ...
+    @overload
+    def decode_with_preview(
+        self, latents: WireTensor, *, output: TensorOutput, **options: Unpack[DecodeOptions]
+    ) -> AsyncIterator[Preview | Picture[WireTensor]]: ...
+    @overload
+    def decode_with_preview(
+        self, latents: Latents, *, output: Output, **options: Unpack[DecodeOptions]
+    ) -> AsyncIterator[Preview | Picture[Image | bytes | Tensor]]: ...
     def decode_with_preview(
         self,
         latents: Any,
@@ -83,22 +121,54 @@ class AsyncClient(Calls):
         deadline_s: float | None = None,
         progress: Progress | None = None,
         **decode_arguments: Any,
-    ) -> AsyncIterator[Preview | Picture]:
+    ) -> AsyncIterator[Preview | Picture[Any]]:
         """As :meth:`Client.decode_with_preview`, for ``async for``."""
         request, kind = decode_request(latents, preview=True, **decode_arguments)
         return self._stream(preview_flow(self._flows, request, model, kind, self._terms(deadline_s, progress)))
 
+    @overload
+    def decode_queue(
+        self,
+        *,
+        output: Literal["picture"] = "picture",
+        callback: Callable[[Finished[Pictures]], None] | None = None,
+        **options: Unpack[DecodeQueueOptions],
+    ) -> AsyncCallQueue[Latents, Pictures]: ...
+    @overload
+    def decode_queue(
+        self,
+        *,
+        output: Literal["video"],
+        callback: Callable[[Finished[bytes]], None] | None = None,
+        **options: Unpack[DecodeQueueOptions],
+    ) -> AsyncCallQueue[Latents, bytes]: ...
+    @overload
+    def decode_queue(
+        self,
+        *,
+        output: TensorOutput,
+        callback: Callable[[Finished[Tensor]], None] | None = None,
+        **options: Unpack[DecodeQueueOptions],
+    ) -> AsyncCallQueue[Latents, Tensor]: ...
+    @overload
+    def decode_queue(
+        self,
+        *,
+        output: Output,
+        callback: Callable[[Finished[Decoded]], None] | None = None,
+        **options: Unpack[DecodeQueueOptions],
+    ) -> AsyncCallQueue[Latents, Decoded]: ...
     def decode_queue(
         self,
         *,
         limit: int = 4,
         order: Order = "put",
-        callback: Callable[[Finished], None] | None = None,
+        callback: Callable[[Finished[Any]], None] | None = None,
         progress: bool | Callable[..., Any] = False,
         total: int | None = None,
         stop_on_error: bool = False,
         **decode_arguments: Any,
-    ) -> AsyncCallQueue:
+    ) -> AsyncCallQueue[Any, Any]:
         """As :meth:`Client.decode_queue`, for ``async with``; the callback runs on the event loop."""
         recipe = Recipe(
             self._begin_decode,
@@ -113,17 +183,49 @@ class AsyncClient(Calls):
         )
         return AsyncCallQueue(recipe, self._run)
 
+    @overload
+    def encode_queue(
+        self,
+        *,
+        kind: Literal["torch"],
+        callback: Callable[[Finished[TorchTensor]], None] | None = None,
+        **options: Unpack[EncodeQueueOptions],
+    ) -> AsyncCallQueue[Encodable, TorchTensor]: ...
+    @overload
+    def encode_queue(
+        self,
+        *,
+        kind: Literal["numpy"],
+        callback: Callable[[Finished[NumpyArray]], None] | None = None,
+        **options: Unpack[EncodeQueueOptions],
+    ) -> AsyncCallQueue[Encodable, NumpyArray]: ...
+    @overload
+    def encode_queue(
+        self,
+        *,
+        kind: Literal["wire"],
+        callback: Callable[[Finished[WireTensor]], None] | None = None,
+        **options: Unpack[EncodeQueueOptions],
+    ) -> AsyncCallQueue[Encodable, WireTensor]: ...
+    @overload
+    def encode_queue(
+        self,
+        *,
+        kind: Kind | None = None,
+        callback: Callable[[Finished[Tensor]], None] | None = None,
+        **options: Unpack[EncodeQueueOptions],
+    ) -> AsyncCallQueue[Encodable, Tensor]: ...
     def encode_queue(
         self,
         *,
         limit: int = 4,
         order: Order = "put",
-        callback: Callable[[Finished], None] | None = None,
+        callback: Callable[[Finished[Any]], None] | None = None,
         progress: bool | Callable[..., Any] = False,
         total: int | None = None,
         stop_on_error: bool = False,
         **encode_arguments: Any,
-    ) -> AsyncCallQueue:
+    ) -> AsyncCallQueue[Any, Any]:
         """As :meth:`decode_queue`, from pictures to latents."""
         recipe = Recipe(
             self._begin_encode,
@@ -142,7 +244,7 @@ class AsyncClient(Calls):
         """As :meth:`Client.models`."""
         return await self._run(self._flows.models(self._terms(None, None)))
 
-    async def health(self) -> Any:
+    async def health(self) -> Json:
         """As :meth:`Client.health`."""
         return await self._run(self._flows.health(self._terms(None, None)))
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args, overload
 
 from ..errors import RequestError
-from ..protocol import DecodeRequest, EncodeRequest, Output, Scaling, ValueRange
+from ..protocol import DecodeRequest, EncodeRequest, Output, Scaling, ValueRange, WireTensor
 from ..protocol.messages import DEFAULT_QUALITY
+from .call_types import DecodeOptions, EncodeOptions, ImageFormat, TensorOutput
 from .conversion import Kind, best_kind, image_to_wire, latents_of_file, picture_format_from, to_wire
 from .flow import Flows
 from .flow_types import Flow, Progress, Terms
@@ -17,8 +18,21 @@ from .precision import Precision, lowered
 from .prompt_flow import prompt_flow
 from .prompts import prompt_request
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-class Calls(abc.ABC):
+    from .call_types import Encodable, Latents, NumpyArray, PictureSource, TorchTensor
+
+# What calls return.  A blocking client returns the value itself, an async one a coroutine that gives it.
+PicturesT = TypeVar("PicturesT")
+VideoT = TypeVar("VideoT")
+TorchT = TypeVar("TorchT")
+NumpyT = TypeVar("NumpyT")
+WireT = TypeVar("WireT")
+EmbeddingsT = TypeVar("EmbeddingsT")
+
+
+class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, EmbeddingsT]):
     """What both clients can do; an :class:`AsyncClient` gives each result as an awaitable."""
 
     _flows: Flows
@@ -28,6 +42,22 @@ class Calls(abc.ABC):
     def _run(self, flow: Flow[Any]) -> Any:
         """Drives ``flow`` to its result."""
 
+    @overload
+    def decode(
+        self, latents: Latents, *, output: Literal["picture"] = "picture", **options: Unpack[DecodeOptions]
+    ) -> PicturesT: ...
+    @overload
+    def decode(self, latents: Latents, *, output: Literal["video"], **options: Unpack[DecodeOptions]) -> VideoT: ...
+    @overload
+    def decode(self, latents: TorchTensor, *, output: TensorOutput, **options: Unpack[DecodeOptions]) -> TorchT: ...
+    @overload
+    def decode(self, latents: NumpyArray, *, output: TensorOutput, **options: Unpack[DecodeOptions]) -> NumpyT: ...
+    @overload
+    def decode(self, latents: WireTensor, *, output: TensorOutput, **options: Unpack[DecodeOptions]) -> WireT: ...
+    @overload
+    def decode(
+        self, latents: Latents, *, output: TensorOutput, **options: Unpack[DecodeOptions]
+    ) -> TorchT | NumpyT | WireT: ...
     def decode(
         self,
         latents: Any,
@@ -39,7 +69,7 @@ class Calls(abc.ABC):
         height: int | None = None,
         width: int | None = None,
         output: Output = "picture",
-        image_format: str = "png",
+        image_format: ImageFormat = "png",
         quality: int | None = None,
         quantize: Precision | None = None,
         deadline_s: float | None = None,
@@ -88,6 +118,22 @@ class Calls(abc.ABC):
         )
         return self._run(self._flows.decode(request, model, kind, self._terms(deadline_s, progress)))
 
+    @overload
+    def encode(self, image: Encodable, *, kind: Literal["torch"], **options: Unpack[EncodeOptions]) -> TorchT: ...
+    @overload
+    def encode(self, image: Encodable, *, kind: Literal["numpy"], **options: Unpack[EncodeOptions]) -> NumpyT: ...
+    @overload
+    def encode(self, image: Encodable, *, kind: Literal["wire"], **options: Unpack[EncodeOptions]) -> WireT: ...
+    @overload
+    def encode(self, image: TorchTensor, *, kind: None = None, **options: Unpack[EncodeOptions]) -> TorchT: ...
+    @overload
+    def encode(self, image: NumpyArray, *, kind: None = None, **options: Unpack[EncodeOptions]) -> NumpyT: ...
+    @overload
+    def encode(self, image: WireTensor, *, kind: None = None, **options: Unpack[EncodeOptions]) -> WireT: ...
+    @overload
+    def encode(
+        self, image: Encodable, *, kind: Kind | None = None, **options: Unpack[EncodeOptions]
+    ) -> TorchT | NumpyT | WireT: ...
     def encode(
         self,
         image: Any,
@@ -137,14 +183,14 @@ class Calls(abc.ABC):
         prompt: str | Sequence[str] | None,
         *,
         model: str | None = None,
-        images: Any = None,
+        images: PictureSource | Sequence[PictureSource] | None = None,
         num_images_per_prompt: int = 1,
         drop_padding: bool = True,
         kind: Kind | None = None,
         deadline_s: float | None = None,
         progress: Progress | None = None,
         **options: Any,
-    ) -> Any:
+    ) -> EmbeddingsT:
         """Prompts to text embeddings, as keyword arguments for the pipeline: ``pipe(**embeddings)``.
 
         Args:
@@ -172,7 +218,10 @@ class Calls(abc.ABC):
         """
         request = prompt_request({"prompt": prompt, **options}, images, drop_padding=drop_padding)
         kind, terms = kind or best_kind(), self._terms(deadline_s, progress)
-        return self._run(prompt_flow(self._flows, request, model, kind, num_images_per_prompt, terms))
+        embeddings: EmbeddingsT = self._run(
+            prompt_flow(self._flows, request, model, kind, num_images_per_prompt, terms)
+        )
+        return embeddings
 
     def _begin_decode(
         self,

@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import httpx
 
 from ..errors import BadAnswer
-from ..protocol import Request
+from ..protocol import Json, Output, Request, WireTensor
+from .call_types import DecodeOptions, DecodeQueueOptions, EncodeQueueOptions, TensorOutput
 from .calls import Calls, decode_request
+from .conversion import Kind
 from .fallback import Fallback
 from .flow import flows_to
 from .flow_types import Call, Compute, Emit, Flow, More, Opened, Outcome, Progress, Step
 from .load_balancer import Breaker
 from .network import Network, network_to
 from .preview import Picture, Preview, preview_flow
+from .prompts import Embeddings
 from .proxies import ProxyChoice
 from .queue import CallQueue, Finished, Order, Recipe
 from .reply import Reply
@@ -25,10 +28,16 @@ from .retry import DEFAULT_RETRY, Retry
 from .tls import Verify
 from .transport import ANSWER_TIMEOUT_S, Exchange, is_parted, timeout_of
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from typing_extensions import Unpack
+
+    from .call_types import Decoded, Encodable, Latents, NumpyArray, Pictures, Tensor, TorchTensor
+
 T = TypeVar("T")
 
 
-class Client(Calls):
+class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, Embeddings]):
     """One hybridge server or several, from Python.  Keeps its connections; safe to share between threads.
 
     ::
@@ -103,6 +112,26 @@ class Client(Calls):
         """
         return self._run(self._flows.send(request, model, endpoint, self._terms(deadline_s, progress)))
 
+    @overload
+    def decode_with_preview(
+        self, latents: Latents, *, output: Literal["picture"] = "picture", **options: Unpack[DecodeOptions]
+    ) -> Iterator[Preview | Picture[Image]]: ...
+    @overload
+    def decode_with_preview(
+        self, latents: TorchTensor, *, output: TensorOutput, **options: Unpack[DecodeOptions]
+    ) -> Iterator[Preview | Picture[TorchTensor]]: ...
+    @overload
+    def decode_with_preview(
+        self, latents: NumpyArray, *, output: TensorOutput, **options: Unpack[DecodeOptions]
+    ) -> Iterator[Preview | Picture[NumpyArray]]: ...
+    @overload
+    def decode_with_preview(
+        self, latents: WireTensor, *, output: TensorOutput, **options: Unpack[DecodeOptions]
+    ) -> Iterator[Preview | Picture[WireTensor]]: ...
+    @overload
+    def decode_with_preview(
+        self, latents: Latents, *, output: Output, **options: Unpack[DecodeOptions]
+    ) -> Iterator[Preview | Picture[Image | bytes | Tensor]]: ...
     def decode_with_preview(
         self,
         latents: Any,
@@ -111,7 +140,7 @@ class Client(Calls):
         deadline_s: float | None = None,
         progress: Progress | None = None,
         **decode_arguments: Any,
-    ) -> Iterator[Preview | Picture]:
+    ) -> Iterator[Preview | Picture[Any]]:
         """Latents of one picture to a :class:`Preview` as soon as there is one, then to the :class:`Picture`.
 
         Args:
@@ -124,17 +153,49 @@ class Client(Calls):
         request, kind = decode_request(latents, preview=True, **decode_arguments)
         return self._stream(preview_flow(self._flows, request, model, kind, self._terms(deadline_s, progress)))
 
+    @overload
+    def decode_queue(
+        self,
+        *,
+        output: Literal["picture"] = "picture",
+        callback: Callable[[Finished[Pictures]], None] | None = None,
+        **options: Unpack[DecodeQueueOptions],
+    ) -> CallQueue[Latents, Pictures]: ...
+    @overload
+    def decode_queue(
+        self,
+        *,
+        output: Literal["video"],
+        callback: Callable[[Finished[bytes]], None] | None = None,
+        **options: Unpack[DecodeQueueOptions],
+    ) -> CallQueue[Latents, bytes]: ...
+    @overload
+    def decode_queue(
+        self,
+        *,
+        output: TensorOutput,
+        callback: Callable[[Finished[Tensor]], None] | None = None,
+        **options: Unpack[DecodeQueueOptions],
+    ) -> CallQueue[Latents, Tensor]: ...
+    @overload
+    def decode_queue(
+        self,
+        *,
+        output: Output,
+        callback: Callable[[Finished[Decoded]], None] | None = None,
+        **options: Unpack[DecodeQueueOptions],
+    ) -> CallQueue[Latents, Decoded]: ...
     def decode_queue(
         self,
         *,
         limit: int = 4,
         order: Order = "put",
-        callback: Callable[[Finished], None] | None = None,
+        callback: Callable[[Finished[Any]], None] | None = None,
         progress: bool | Callable[..., Any] = False,
         total: int | None = None,
         stop_on_error: bool = False,
         **decode_arguments: Any,
-    ) -> CallQueue:
+    ) -> CallQueue[Any, Any]:
         """A queue of latents that are decoded while the next are made; see :class:`CallQueue`.
 
         Args:
@@ -159,17 +220,49 @@ class Client(Calls):
         )
         return CallQueue(recipe, self._run)
 
+    @overload
+    def encode_queue(
+        self,
+        *,
+        kind: Literal["torch"],
+        callback: Callable[[Finished[TorchTensor]], None] | None = None,
+        **options: Unpack[EncodeQueueOptions],
+    ) -> CallQueue[Encodable, TorchTensor]: ...
+    @overload
+    def encode_queue(
+        self,
+        *,
+        kind: Literal["numpy"],
+        callback: Callable[[Finished[NumpyArray]], None] | None = None,
+        **options: Unpack[EncodeQueueOptions],
+    ) -> CallQueue[Encodable, NumpyArray]: ...
+    @overload
+    def encode_queue(
+        self,
+        *,
+        kind: Literal["wire"],
+        callback: Callable[[Finished[WireTensor]], None] | None = None,
+        **options: Unpack[EncodeQueueOptions],
+    ) -> CallQueue[Encodable, WireTensor]: ...
+    @overload
+    def encode_queue(
+        self,
+        *,
+        kind: Kind | None = None,
+        callback: Callable[[Finished[Tensor]], None] | None = None,
+        **options: Unpack[EncodeQueueOptions],
+    ) -> CallQueue[Encodable, Tensor]: ...
     def encode_queue(
         self,
         *,
         limit: int = 4,
         order: Order = "put",
-        callback: Callable[[Finished], None] | None = None,
+        callback: Callable[[Finished[Any]], None] | None = None,
         progress: bool | Callable[..., Any] = False,
         total: int | None = None,
         stop_on_error: bool = False,
         **encode_arguments: Any,
-    ) -> CallQueue:
+    ) -> CallQueue[Any, Any]:
         """As :meth:`decode_queue`, from pictures to latents."""
         recipe = Recipe(
             self._begin_encode,
@@ -188,7 +281,7 @@ class Client(Calls):
         """What the server serves; of several, one that answers."""
         return self._run(self._flows.models(self._terms(None, None)))
 
-    def health(self) -> Any:
+    def health(self) -> Json:
         """What the server says of its health, as JSON or text; raises where it cannot be asked."""
         return self._run(self._flows.health(self._terms(None, None)))
 

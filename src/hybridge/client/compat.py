@@ -11,7 +11,7 @@ Each call opens a connection of its own, because a shared one would be global st
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
 
 from ..protocol import DecodeRequest, EncodeRequest, Output, Scaling, WireTensor
 from .client import Client
@@ -23,11 +23,80 @@ if TYPE_CHECKING:
     from diffusers.image_processor import VaeImageProcessor
     from diffusers.video_processor import VideoProcessor
     from PIL.Image import Image
+    from typing_extensions import Unpack
+
+    from .call_types import NumpyArray, PictureSource, Tensor
+
+TensorT = TypeVar("TensorT", "torch.Tensor", "NumpyArray", WireTensor)
 
 
+class _RemoteOptions(TypedDict, total=False):
+    image_format: Literal["png", "jpg"]
+    partial_postprocess: bool
+    input_tensor_type: Literal["binary"]
+    output_tensor_type: Literal["binary"]
+    height: int | None
+    width: int | None
+    timeout: float | None
+    client: Client | None
+
+
+@overload
 def remote_decode(
     endpoint: str,
-    tensor: torch.Tensor,
+    tensor: Tensor,
+    processor: VaeImageProcessor | VideoProcessor | None = None,
+    do_scaling: bool = True,
+    scaling_factor: float | None = None,
+    shift_factor: float | None = None,
+    *,
+    output_type: Literal["mp4"],
+    return_type: Literal["mp4", "pil", "pt"] = "pil",
+    **options: Unpack[_RemoteOptions],
+) -> bytes: ...
+@overload
+def remote_decode(
+    endpoint: str,
+    tensor: TensorT,
+    processor: VaeImageProcessor | VideoProcessor | None = None,
+    do_scaling: bool = True,
+    scaling_factor: float | None = None,
+    shift_factor: float | None = None,
+    *,
+    output_type: Literal["pil", "pt"] = "pil",
+    return_type: Literal["pt"],
+    **options: Unpack[_RemoteOptions],
+) -> TensorT: ...
+@overload
+def remote_decode(
+    endpoint: str,
+    tensor: Tensor,
+    processor: None = None,
+    do_scaling: bool = True,
+    scaling_factor: float | None = None,
+    shift_factor: float | None = None,
+    *,
+    output_type: Literal["pil"] = "pil",
+    return_type: Literal["pil"] = "pil",
+    **options: Unpack[_RemoteOptions],
+) -> Image: ...
+@overload
+def remote_decode(
+    endpoint: str,
+    tensor: Tensor,
+    processor: VaeImageProcessor | VideoProcessor | None = None,
+    do_scaling: bool = True,
+    scaling_factor: float | None = None,
+    shift_factor: float | None = None,
+    *,
+    output_type: Literal["pil", "pt"] = "pil",
+    return_type: Literal["pil"] = "pil",
+    **options: Unpack[_RemoteOptions],
+) -> Image | list[Image]: ...
+@overload
+def remote_decode(
+    endpoint: str,
+    tensor: Tensor,
     processor: VaeImageProcessor | VideoProcessor | None = None,
     do_scaling: bool = True,
     scaling_factor: float | None = None,
@@ -43,7 +112,28 @@ def remote_decode(
     *,
     timeout: float | None = ANSWER_TIMEOUT_S,
     client: Client | None = None,
-) -> Image | list[Image] | bytes | torch.Tensor:
+) -> Image | list[Image] | bytes | Tensor: ...
+
+
+def remote_decode(
+    endpoint: str,
+    tensor: Tensor,
+    processor: VaeImageProcessor | VideoProcessor | None = None,
+    do_scaling: bool = True,
+    scaling_factor: float | None = None,
+    shift_factor: float | None = None,
+    output_type: Literal["mp4", "pil", "pt"] = "pil",
+    return_type: Literal["mp4", "pil", "pt"] = "pil",
+    image_format: Literal["png", "jpg"] = "jpg",
+    partial_postprocess: bool = False,
+    input_tensor_type: Literal["binary"] = "binary",
+    output_tensor_type: Literal["binary"] = "binary",
+    height: int | None = None,
+    width: int | None = None,
+    *,
+    timeout: float | None = ANSWER_TIMEOUT_S,
+    client: Client | None = None,
+) -> Image | list[Image] | bytes | Tensor:
     """Decodes latents at ``endpoint``.
 
     Args:
@@ -89,7 +179,7 @@ def remote_decode(
         image.format = (picture.format or "unknown").lower()
         return image
     if return_type == "pt":
-        return from_wire(reply.tensor(), kind)  # type: ignore[no-any-return]
+        return from_wire(reply.tensor(), kind)
     if output == "pixels":
         images = images_from_pixels(reply.tensor())
         return images[0] if len(images) == 1 else images
@@ -98,15 +188,35 @@ def remote_decode(
     return _postprocess(processor, from_wire(reply.tensor(), "torch"))
 
 
+@overload
 def remote_encode(
     endpoint: str,
-    image: torch.Tensor | Image,
+    image: TensorT,
     scaling_factor: float | None = None,
     shift_factor: float | None = None,
     *,
     timeout: float | None = ANSWER_TIMEOUT_S,
     client: Client | None = None,
-) -> torch.Tensor:
+) -> TensorT: ...
+@overload
+def remote_encode(
+    endpoint: str,
+    image: PictureSource,
+    scaling_factor: float | None = None,
+    shift_factor: float | None = None,
+    *,
+    timeout: float | None = ANSWER_TIMEOUT_S,
+    client: Client | None = None,
+) -> Tensor: ...
+def remote_encode(
+    endpoint: str,
+    image: Tensor | PictureSource,
+    scaling_factor: float | None = None,
+    shift_factor: float | None = None,
+    *,
+    timeout: float | None = ANSWER_TIMEOUT_S,
+    client: Client | None = None,
+) -> Tensor:
     """Encodes a picture at ``endpoint`` to latents (N, C, H, W).
 
     Args:
@@ -123,7 +233,7 @@ def remote_encode(
     request = EncodeRequest(content, Scaling.of(None, scaling_factor, shift_factor))
     with _caller(client, endpoint, timeout) as caller:
         reply = caller.send(request, endpoint=endpoint)
-    return from_wire(reply.tensor(), kind)  # type: ignore[no-any-return]
+    return from_wire(reply.tensor(), kind)
 
 
 def _caller(

@@ -9,7 +9,7 @@ import importlib.util
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from ..errors import BadAnswer, RequestError
 from ..protocol import (
@@ -23,6 +23,8 @@ from ..protocol import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
     from PIL.Image import Image
 
 #: The forms in which a tensor comes and goes.
@@ -67,6 +69,12 @@ def latents_of_file(path: str | Path) -> tuple[WireTensor, Kind, Scaling | None]
     return file.tensor, best_kind(), file.scaling
 
 
+@overload
+def from_wire(tensor: WireTensor, kind: Literal["torch"]) -> torch.Tensor: ...
+@overload
+def from_wire(tensor: WireTensor, kind: Literal["numpy"]) -> np.ndarray[Any, np.dtype[Any]]: ...
+@overload
+def from_wire(tensor: WireTensor, kind: Kind) -> torch.Tensor | np.ndarray[Any, np.dtype[Any]] | WireTensor: ...
 def from_wire(tensor: WireTensor, kind: Kind) -> Any:
     """The same elements as a torch CPU tensor, as a NumPy array (bfloat16 as float32), or as they are."""
     if kind == "torch":

@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 import httpx
@@ -24,6 +24,7 @@ from ..protocol import (
     EncodeRequest,
     HttpRequest,
     HttpResponse,
+    Json,
     Request,
     read_answer,
     write_request,
@@ -100,7 +101,7 @@ class Flows:
     def models(self, terms: Terms) -> Flow[list[dict[str, Any]]]:
         return (yield from self.exchange(getter("/v1/models"), read_model_list, self.begin(terms)))
 
-    def health(self, terms: Terms) -> Flow[Any]:
+    def health(self, terms: Terms) -> Flow[Json]:
         return (yield from self.exchange(getter("/health"), _read_document, self.begin(terms)))
 
     # ------------------------------------------------------------------------------------------- parts
@@ -345,16 +346,16 @@ def read_model_list(arrived: Arrived, address: Address) -> list[dict[str, Any]]:
         keys = f"JSON with the keys {list(document)[:8]}" if isinstance(document, dict) else None
         saw = keys or repr(document)[:60]
         raise BadAnswer("this did not list its models", saw=saw, expected="them under `models`")
-    return models
+    return cast("list[dict[str, Any]]", models)
 
 
-def _read_document(arrived: Arrived, _: Address) -> Any:
+def _read_document(arrived: Arrived, _: Address) -> Json:
     """The JSON document, or the plain text, that came."""
     media_type = arrived.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "text/plain":
         return arrived.body.decode("utf-8", "replace")
     try:
-        return json.loads(arrived.body)
+        return cast(Json, json.loads(arrived.body))
     except (ValueError, RecursionError):
         raise BadAnswer(
             "this is not a hybridge server",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import httpx
 
@@ -20,6 +20,8 @@ from .reply import Reply
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+ValueT = TypeVar("ValueT")
 
 #: Far more than any server sends of one picture.
 _MOST_PARTS = 64
@@ -39,10 +41,10 @@ class Preview:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(Generic[ValueT]):
     """The full decode: what :meth:`Client.decode` gives for the same arguments."""
 
-    value: Any
+    value: ValueT
 
 
 def preview_flow(flows: Flows, request: DecodeRequest, model: str | None, kind: Kind, terms: Terms) -> Flow[None]:

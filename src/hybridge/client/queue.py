@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
 import anyio
 
@@ -23,8 +23,12 @@ from .flow_types import Flow
 Order = Literal["put", "done"]
 
 
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
 @dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Generic[ResultT]):
     """One item's end.
 
     Attributes:
@@ -35,18 +39,18 @@ class Finished:
 
     index: int
     tag: Any
-    value: Any = None
+    value: ResultT | None = None
     error: Exception | None = None
 
-    def result(self) -> Any:
+    def result(self) -> ResultT:
         """What the call gave; raises its own error where it failed."""
         if self.error is not None:
             raise self.error
-        return self.value
+        return cast(ResultT, self.value)
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(Generic[ResultT]):
     """What a queue does with each item, and how; :meth:`Client.decode_queue` documents the fields.
 
     Raises:
@@ -54,12 +58,12 @@ class Recipe:
         TypeError: for arguments that the call does not have.
     """
 
-    begin: Callable[..., Flow[Any]]
+    begin: Callable[..., Flow[ResultT]]
     call: Callable[..., Any]
     arguments: Mapping[str, Any]
     limit: int
     order: Order
-    callback: Callable[[Finished], None] | None
+    callback: Callable[[Finished[ResultT]], None] | None
     progress: bool | Callable[..., Any]
     total: int | None
     stop_on_error: bool
@@ -72,21 +76,21 @@ class Recipe:
         inspect.signature(self.call).bind(None, **self.arguments)
 
 
-class Ledger:
+class Ledger(Generic[ResultT]):
     """Who was put, who is done, and whose turn it is."""
 
     def __init__(self, order: Order) -> None:
         self._keeps_order = order == "put"
         self._put = 0
         self._handed = 0
-        self._early: dict[int, Finished] = {}
+        self._early: dict[int, Finished[ResultT]] = {}
 
     def put(self) -> int:
         """Takes in an item; its index."""
         self._put += 1
         return self._put - 1
 
-    def done(self, finished: Finished) -> list[Finished]:
+    def done(self, finished: Finished[ResultT]) -> list[Finished[ResultT]]:
         """Takes note of a result; those that may be handed over now, in their order."""
         self._early[finished.index] = finished
         ready = []
@@ -139,7 +143,7 @@ def _tqdm() -> Any:
     return tqdm
 
 
-class CallQueue:
+class CallQueue(Generic[ItemT, ResultT]):
     """Calls in threads, ``limit`` at a time.
 
     ::
@@ -155,11 +159,11 @@ class CallQueue:
     block cancels what has not been sent; a call that is under way is waited for.
     """
 
-    def __init__(self, recipe: Recipe, run: Callable[[Flow[Any]], Any]) -> None:
+    def __init__(self, recipe: Recipe[ResultT], run: Callable[[Flow[ResultT]], ResultT]) -> None:
         self._recipe = recipe
         self._run = run
-        self._ledger = Ledger(recipe.order)
-        self._results: deque[Finished] = deque()
+        self._ledger: Ledger[ResultT] = Ledger(recipe.order)
+        self._results: deque[Finished[ResultT]] = deque()
         self._changed = threading.Condition()
         self._handing = threading.Lock()
         self._places = threading.Semaphore(recipe.limit)
@@ -167,12 +171,12 @@ class CallQueue:
         self._failure: Exception | None = None
         self._pool: ThreadPoolExecutor | None = None
 
-    def __enter__(self) -> CallQueue:
+    def __enter__(self) -> CallQueue[ItemT, ResultT]:
         self._bars = _Bars(self._recipe.progress, self._recipe.total)
         self._pool = ThreadPoolExecutor(self._recipe.limit, "hybridge-queue")
         return self
 
-    def put(self, item: Any, *, tag: Any = None) -> None:
+    def put(self, item: ItemT, *, tag: Any = None) -> None:
         """Sends an item on its way; returns at once if fewer than ``limit`` are under way, else waits for a place.
 
         The item is read before this returns, so that its memory may be used for the next.
@@ -195,7 +199,7 @@ class CallQueue:
         self._bars.put()
         pool.submit(self._work, index, tag, flow)
 
-    def __iter__(self) -> Iterator[Finished]:
+    def __iter__(self) -> Iterator[Finished[ResultT]]:
         """Results, each once; ends when everything that was put until then has been given.
 
         Inside the block this waits for results; another thread that wants them while items are still being put is
@@ -223,7 +227,7 @@ class CallQueue:
             raise _closed()
         return self._pool
 
-    def _work(self, index: int, tag: Any, flow: Flow[Any]) -> None:
+    def _work(self, index: int, tag: Any, flow: Flow[ResultT]) -> None:
         try:
             if self._is_cancelled or self._failure is not None:
                 raise _not_sent(index)
@@ -247,21 +251,21 @@ class CallQueue:
                 self._failure = self._failure or error
 
 
-class AsyncCallQueue:
+class AsyncCallQueue(Generic[ItemT, ResultT]):
     """:class:`CallQueue` with tasks: ``async with``, ``await queue.put(…)``, ``async for``.
 
     An exception inside the block cancels every call, also those under way.
     """
 
-    def __init__(self, recipe: Recipe, run: Callable[[Flow[Any]], Awaitable[Any]]) -> None:
+    def __init__(self, recipe: Recipe[ResultT], run: Callable[[Flow[ResultT]], Awaitable[ResultT]]) -> None:
         self._recipe = recipe
         self._run = run
-        self._ledger = Ledger(recipe.order)
-        self._results: deque[Finished] = deque()
+        self._ledger: Ledger[ResultT] = Ledger(recipe.order)
+        self._results: deque[Finished[ResultT]] = deque()
         self._failure: Exception | None = None
         self._is_open = False
 
-    async def __aenter__(self) -> AsyncCallQueue:
+    async def __aenter__(self) -> AsyncCallQueue[ItemT, ResultT]:
         self._changed = anyio.Event()
         self._places = anyio.Semaphore(self._recipe.limit)
         self._bars = _Bars(self._recipe.progress, self._recipe.total)
@@ -270,7 +274,7 @@ class AsyncCallQueue:
         self._is_open = True
         return self
 
-    async def put(self, item: Any, *, tag: Any = None) -> None:
+    async def put(self, item: ItemT, *, tag: Any = None) -> None:
         """As :meth:`CallQueue.put`."""
         if not self._is_open:
             raise _closed()
@@ -283,7 +287,7 @@ class AsyncCallQueue:
         self._bars.put()
         self._tasks.start_soon(self._work, index, tag, flow)
 
-    async def __aiter__(self) -> AsyncIterator[Finished]:
+    async def __aiter__(self) -> AsyncIterator[Finished[ResultT]]:
         """As :meth:`CallQueue.__iter__`."""
         _refuse_both(self._recipe)
         while True:
@@ -305,8 +309,8 @@ class AsyncCallQueue:
         if kind is None and self._failure is not None:
             raise self._failure
 
-    async def _work(self, index: int, tag: Any, flow: Flow[Any]) -> None:
-        finished = Finished(index, tag, error=_not_sent(index))
+    async def _work(self, index: int, tag: Any, flow: Flow[ResultT]) -> None:
+        finished: Finished[ResultT] = Finished(index, tag, error=_not_sent(index))
         try:
             if self._failure is None:
                 finished = Finished(index, tag, await self._run(flow))
@@ -317,7 +321,7 @@ class AsyncCallQueue:
         finally:
             self._hand_over(finished)
 
-    def _hand_over(self, finished: Finished) -> None:
+    def _hand_over(self, finished: Finished[ResultT]) -> None:
         self._bars.done()
         self._places.release()
         ready = self._ledger.done(finished)
@@ -331,13 +335,13 @@ class AsyncCallQueue:
         self._changed = anyio.Event()
 
 
-def _call_back(recipe: Recipe, ready: list[Finished]) -> None:
+def _call_back(recipe: Recipe[ResultT], ready: list[Finished[ResultT]]) -> None:
     if recipe.callback is not None:
         for finished in ready:
             recipe.callback(finished)
 
 
-def _refuse_both(recipe: Recipe) -> None:
+def _refuse_both(recipe: Recipe[Any]) -> None:
     if recipe.callback is not None:
         raise RequestError("nothing is kept to iterate", saw="callback=", expected="a callback, or iterating")
 

@@ -184,14 +184,14 @@ class ExactVAE(nn.Module):
         return self.vae.config
 
     @property
-    def dtype(self) -> Any:
-        """The wrapped module's: a torch.dtype."""
-        return self.vae.dtype
+    def dtype(self) -> torch.dtype:
+        """The wrapped module's."""
+        return self.vae.dtype  # type: ignore[return-value] # diffusers' modules have one
 
     @property
-    def device(self) -> Any:
-        """The wrapped module's: a torch.device."""
-        return self.vae.device
+    def device(self) -> torch.device:
+        """The wrapped module's."""
+        return self.vae.device  # type: ignore[return-value] # diffusers' modules have one
 
     @property
     def training(self) -> bool:
