@@ -117,7 +117,7 @@ def test_parking_changes_no_bit_and_takes_no_memory(
                     super().__init__(*arguments)
                 live.leave_out(self.tensor)
 
-        monkeypatch.setattr(buffers, "Parked", OutOfSight)
+        monkeypatch.setattr(buffers, "Offloaded", OutOfSight)
         made = executor.run(source, chosen)
     assert torch.equal(made, expected)
     assert live.peak_bytes <= 1.1 * chosen.peak_bytes + 10_000

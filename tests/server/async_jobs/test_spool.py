@@ -51,7 +51,7 @@ def good(folder: Path, job: str = "good", *, is_done: bool = False) -> None:
 def found_in(folder: Path) -> dict[str, bool]:
     """The jobs that the next server finds, and whether they are done."""
     with closing(Spool(folder)) as spool:
-        return {found.asked.id: found.done_at is not None for found in spool.recover()}
+        return {found.stored.id: found.done_at is not None for found in spool.recover()}
 
 
 def edit(path: Path, **about: Any) -> None:
@@ -229,16 +229,16 @@ import os, signal, sys
 from pathlib import Path
 from hybridge.protocol import HttpResponse
 from hybridge.server.async_jobs import spool, spool_file
-from hybridge.server.async_jobs.store import Asked
+from hybridge.server.async_jobs.store import StoredRequest
 
-asked = Asked("job", "c", "q", {}, "decode", None)
+stored = StoredRequest("job", "c", "q", {}, "decode", None)
 files = (spool.__file__, spool_file.__file__)
 
 def steps(folder):
     store = spool.Spool(folder)
-    store.keep(asked, b"body")
-    store.finish(asked, HttpResponse(200, {}, b"result"))
-    store.remove(asked)
+    store.keep(stored, b"body")
+    store.finish(stored, HttpResponse(200, {}, b"result"))
+    store.remove(stored)
     store.close()
 
 def lives_through(folder, lines):
@@ -267,9 +267,9 @@ while True:
     store = spool.Spool(folder)
     found = store.recover()
     for one in found:
-        assert store.body(one.asked) == b"body"
+        assert store.body(one.stored) == b"body"
         if one.done_at is not None:
-            assert store.result(one.asked).stream.read() == b"result"
+            assert store.result(one.stored).stream.read() == b"result"
     names = {path.name for path in folder.iterdir()}
     store.close()
     assert not any(name.endswith(".new") for name in names), names

@@ -162,5 +162,5 @@ def test_a_client_that_leaves_is_no_error(server, backend, records, seen) -> Non
     logging.getLogger("hybridge.access").removeHandler(told)
     assert seen.tracebacks == 0
     assert [record.getMessage() for record in seen.records] == [
-        "refused: the client left before its body was complete"
+        "refused: the client closed the connection before its body was complete"
     ]

@@ -137,7 +137,7 @@ class TestShelf:
         cache.close()
 
     def test_a_failed_load_is_told_and_tried_again(self, shop, monkeypatch) -> None:
-        monkeypatch.setattr(model_cache, "_LEAST_PAUSE_S", 60.0)
+        monkeypatch.setattr(model_cache, "_MIN_RETRY_S", 60.0)
         shop.broken.add("a")
         cache = shop.cache(None, a=1)
         cache.request("a")
@@ -243,7 +243,7 @@ class TestColdModels:
         backend.close()
 
     def test_weights_that_cannot_be_had(self, specs, tmp_path, monkeypatch) -> None:
-        monkeypatch.setattr(model_cache, "_LEAST_PAUSE_S", 60.0)
+        monkeypatch.setattr(model_cache, "_MIN_RETRY_S", 60.0)
         from dataclasses import replace
 
         folder = tmp_path / "model"

@@ -159,7 +159,7 @@ class TestLoading:
     def test_ten_who_wait_for_a_load_that_fails_all_hear_of_it_and_it_is_tried_once(
         self, specs, loads, monkeypatch
     ) -> None:
-        monkeypatch.setattr(model_cache, "_LEAST_PAUSE_S", 60.0)
+        monkeypatch.setattr(model_cache, "_MIN_RETRY_S", 60.0)
         loads.hold("flux")
         loads.broken.add("flux")
         backend = LocalBackend({}, cold=[specs["flux"]], options=CPU)

@@ -116,7 +116,7 @@ class Store(Protocol):
         """A result; it must be closed.
 
         Raises:
-            ResultLost: when it is missing or damaged while its request is still there.
+            ResultMissing: when it is missing or damaged while its request is still there.
             Overloaded: when too many are open.
         """
         ...
