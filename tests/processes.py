@@ -17,11 +17,12 @@ Served = tuple["subprocess.Popen[str]", str, Callable[[], list[str]]]
 
 
 @contextmanager
-def serving_process(*arguments: object, **variables: str) -> Iterator[Served]:
+def serving_process(*arguments: object, before: str = "", **variables: str) -> Iterator[Served]:
     """The process, its address, and what it logged until it ended; killed at the end, if it still runs.
 
     Args:
         arguments: What follows ``hybridge serve --port 0``.
+        before: Python that the process runs before the command.
         variables: Of its environment, besides those of this process.
     """
     source = str(Path(hybridge.__file__).parent.parent)
@@ -33,7 +34,8 @@ def serving_process(*arguments: object, **variables: str) -> Iterator[Served]:
         "PYTHONWARNINGS": "ignore",
         **variables,
     }
-    command = [sys.executable, "-c", "from hybridge.cli import main; main()", "serve", "--port", "0"]
+    code = f"{before}\nfrom hybridge.cli import main; main()"
+    command = [sys.executable, "-c", code, "serve", "--port", "0"]
     process = subprocess.Popen(
         [*command, *map(str, arguments)],
         stdout=subprocess.PIPE,

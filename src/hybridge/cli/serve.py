@@ -216,7 +216,7 @@ def serve(
             backend.close()
             for tracing in traces:
                 tracing.close()
-    if backend.is_busy:
+    if backend.is_busy or app.state.media.is_busy:
         _leave()
 
 
@@ -229,7 +229,7 @@ def _leave() -> None:
     import os
     import sys
 
-    logging.getLogger("hybridge.server").warning("a load or a run that does not end is cut off")
+    logging.getLogger("hybridge.server").warning("a load, a run or a picture file that does not end is cut off")
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

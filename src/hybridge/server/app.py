@@ -25,6 +25,7 @@ from .async_jobs.store import Memory
 from .http.endpoints import Endpoints
 from .http.error_responses import failure_response, log_failure
 from .http.job_routes import JobRoutes
+from .http.media_threads import MediaThreads
 from .http.openapi import describe
 from .http.request_body import BodyReader
 from .middleware.auth import AuthMiddleware, KeyRing
@@ -37,6 +38,9 @@ from .process.startup_checks import is_loopback
 from .scheduling.backend import Backend
 from .settings import Settings
 
+#: Seconds for which the end waits for picture files that nobody waits for any more.
+_MEDIA_PATIENCE_S = 1.0
+
 
 def create_app(
     backend: Backend,
@@ -47,6 +51,8 @@ def create_app(
     observers: Sequence[Observer] = (),
 ) -> Starlette:
     """The application around a backend, which it closes when it ends.
+
+    Its ``state.media`` are the threads for picture files, one of which may still be busy then.
 
     Args:
         backend: Does the work.
@@ -64,12 +70,14 @@ def create_app(
     drain.begin_with(async_jobs.begin_to_end)
     drain.also_wait_for(async_jobs.finished)
     drain.end_with(async_jobs.close)
+    media = MediaThreads()
     endpoints = Endpoints(
         backend,
         settings.limits,
         intake,
         metrics,
         async_jobs,
+        media,
         deadline_s=settings.deadline_s,
         default_model=settings.default_model,
     )
@@ -80,7 +88,7 @@ def create_app(
         yield
         await async_jobs.close()
         await run_in_threadpool(backend.close)
-        endpoints.close()
+        await run_in_threadpool(media.close, _MEDIA_PATIENCE_S)
 
     async def openapi(_: Request) -> Response:
         return JSONResponse(describe([info.spec.name for info in backend.info()]))
@@ -119,6 +127,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
+    app.state.media = media
     return app
 
 

@@ -11,7 +11,6 @@ import asyncio
 import difflib
 import time
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -29,6 +28,7 @@ from ..process.metrics import CONTENT_TYPE, Metrics
 from ..scheduling.backend import Backend, ModelInfo
 from ..scheduling.job import Job, ProgressCallback, Result, admit, finish, infer_model
 from ..scheduling.limits import Limits
+from .media_threads import MediaThreads
 from .preview import answer_with_preview
 from .request_body import BodyReader
 from .request_deadline import Deadline
@@ -63,7 +63,7 @@ class Endpoints:
         ledger: Takes what shall be done later.
         deadline_s: Seconds after which a request that names none is given up; None for never.
         default_model: Taken where a request names no model and several fit.
-        workers: Threads for picture files and base64.
+        media: Threads for picture files and base64.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class Endpoints:
         intake: BodyReader,
         metrics: Metrics,
         async_jobs: AsyncJobRegistry,
+        media: MediaThreads,
         *,
         deadline_s: float | None = None,
         default_model: str | None = None,
-        workers: int = 4,
     ) -> None:
         self._backend = backend
         self._limits = limits
@@ -86,11 +86,7 @@ class Endpoints:
         self._deadline_s = deadline_s
         self._default_model = default_model
         self._served = {info.spec.name: info.spec for info in backend.info()}
-        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="hybridge-media")
-
-    def close(self) -> None:
-        """Ends the worker threads once each has done the file that it is at, which is a matter of seconds."""
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._media = media
 
     # ------------------------------------------------------------------------------------------- work
 
@@ -122,7 +118,7 @@ class Endpoints:
         if isinstance(job.request, DecodeRequest) and job.request.preview:
             loaded = {info.spec.name: info.spec for info in self._backend.info() if info.state == "loaded"}
             record.milliseconds["read"] = 1e3 * (time.perf_counter() - arrived)
-            previewed = answer_with_preview(self._backend, job, loaded, self._in_worker, inferred, record)
+            previewed = answer_with_preview(self._backend, job, loaded, self._media.run, inferred, record)
             return await _while_connected(request, previewed)
         response = await _while_connected(request, self._respond(job, inferred, arrived, record, deadline))
         return Response(response.body, response.status, response.headers)
@@ -212,16 +208,14 @@ class Endpoints:
         """The job, and how its model was found if it was not named."""
         if _is_quick(sent):
             return self._read_here(sent)
-        read: tuple[Job, str | None] = await self._in_worker(self._read_here, sent)
-        return read
+        return await self._media.run(self._read_here, sent)
 
     async def _write(self, job: Job, result: Result) -> protocol.HttpResponse:
         request = job.request
         is_file = isinstance(request, DecodeRequest) and request.output in ("picture", "video")
         if request.envelope == "binary" and not is_file:
             return _write_here(job, result)
-        written: protocol.HttpResponse = await self._in_worker(_write_here, job, result)
-        return written
+        return await self._media.run(_write_here, job, result)
 
     def _read_here(self, sent: _Sent) -> tuple[Job, str | None]:
         request = protocol.read_request(sent.query, sent.headers, sent.body, sent.task)
@@ -231,9 +225,6 @@ class Endpoints:
             done = "decode" if isinstance(request, DecodeRequest) else "encode"
             inferred = f"model={spec.name}; task={done}; reason={reason}"
         return admit(request, spec, self._limits), inferred
-
-    async def _in_worker(self, function: Any, *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *args)
 
     # ------------------------------------------------------------------------------------ information
 
