@@ -6,7 +6,9 @@ import functools
 import inspect
 import json
 import shutil
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,13 +68,16 @@ class Case:
     def make(self) -> Any:
         """The whole pipeline."""
         takes = inspect.signature(self.pipeline_class.__init__).parameters
-        given = {name: value for name, value in {**self.text(), **self.rest()}.items() if name in takes}
-        return self.pipeline_class(**given)
+        with _quiet():
+            given = {name: value for name, value in {**self.text(), **self.rest()}.items() if name in takes}
+        with _quiet():
+            return self.pipeline_class(**given)
 
     def load(self, folder: Path, **components: Any) -> Any:
         """The pipeline from ``folder/whole``, with other components or without some."""
         absent = {name: None for name, part in self.text().items() if part is None}
-        return self.pipeline_class.from_pretrained(folder / "whole", **{**absent, **self.passed, **components})
+        with _quiet():
+            return self.pipeline_class.from_pretrained(folder / "whole", **{**absent, **self.passed, **components})
 
     def save(self, folder: Path) -> None:
         """The whole pipeline into ``folder/whole``, and into ``folder/text`` without all that is not text."""
@@ -94,9 +99,18 @@ class Case:
         call = {name: value() if inspect.isfunction(value) else value for name, value in call.items()}
         call = {name: value for name, value in call.items() if name in takes}
         torch.manual_seed(0)
-        made = pipe(**text, **call, generator=torch.Generator().manual_seed(0))
+        with _quiet():
+            made = pipe(**text, **call, generator=torch.Generator().manual_seed(0))
         images = next(getattr(made, name) for name in ("images", "image", "frames") if hasattr(made, name))
         return images if isinstance(images, torch.Tensor) else torch.as_tensor(images)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings: diffusers and transformers deprecate what they use themselves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def keep_text_alone(whole: Path, folder: Path, side: TextSide) -> None:

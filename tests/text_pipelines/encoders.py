@@ -201,6 +201,28 @@ def llama(tokenizer: Any, kind: str = "LlamaModel", *, layers: int = 4) -> Any:
     return make(kind, config)
 
 
+def llava(tokenizer: Any) -> Any:
+    """That of HunyuanVideo from a picture, which sees it in 24×24 patches."""
+    text = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), **{**_SMALL, "num_hidden_layers": 4}, pad_token_id=tokenizer.pad_token_id
+    )
+    vision = {
+        **_VISION,
+        "model_type": "clip_vision_model",
+        "image_size": 336,
+        "patch_size": 14,
+        "projection_dim": 16,
+    }
+    config = transformers.LlavaConfig(
+        text_config=text.to_dict(),
+        vision_config=vision,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-1,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return make("LlavaForConditionalGeneration", config)
+
+
 def glm(tokenizer: Any) -> Any:
     """CogView4's."""
     config = transformers.GlmConfig(

@@ -56,6 +56,8 @@ _HUNYUAN_VIDEO_I2V = TextSide(
         Encoder("text_encoder_2", "tokenizer_2", CLIP_TOKENS),
     ),
     others=("image_processor",),
+    # Its config says how many of the picture's tokens are taken.
+    stand_ins=("transformer",),
     picture="hunyuan video",
 )
 

@@ -25,7 +25,7 @@ from .checking import Asked, Facts, TextLimits, read_inputs
 from .cost import flops
 from .joining import join
 from .loading import TextParts
-from .pictures import PREPARED
+from .pictures import PREPARED, Prepared
 from .repository import Repository, open_repository
 from .tokenizers import fresh
 
@@ -227,7 +227,9 @@ class TextEngine:
     ) -> tuple[dict[str, torch.Tensor | list[torch.Tensor]], list[Truncation]]:
         tensors: dict[str, torch.Tensor | list[torch.Tensor]] = {}
         truncated: list[Truncation] = []
-        pictures = PREPARED[self.side.picture](self.parts.pipeline, images) if self.side.picture else ({}, {})
+        pictures: Prepared = ({}, {})
+        if self.side.picture:
+            pictures = PREPARED[self.side.picture](self.parts.pipeline, images, asked.options)
         negatives = self._negatives(asked)
         for call in self.side.calls:
             texts: dict[str, list[str] | None] = dict(asked.prompts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...errors import RequestError
@@ -15,22 +16,30 @@ Prepared = tuple[dict[str, Any], dict[str, Any]]
 _EDIT_AREA, _EDIT_PLUS_AREA = 1024 * 1024, 384 * 384
 
 
-def _qwen_edit(pipe: Any, images: Sequence[Any]) -> Prepared:
+#: Every how many of a picture's tokens HunyuanVideo takes, by how its transformer is conditioned.
+_INTERLEAVE = {"latent_concat": 2, "token_replace": 4}
+
+
+def _qwen_edit(pipe: Any, images: Sequence[Any], options: Mapping[str, Any]) -> Prepared:
     image = _fitted(pipe, _only(images), _EDIT_AREA)
     return {"image": image}, {"image": image}
 
 
-def _qwen_edit_plus(pipe: Any, images: Sequence[Any]) -> Prepared:
+def _qwen_edit_plus(pipe: Any, images: Sequence[Any], options: Mapping[str, Any]) -> Prepared:
     fitted = [_fitted(pipe, image, _EDIT_PLUS_AREA) for image in images]
     return {"image": fitted}, {"image": fitted}
 
 
-def _hunyuan_video(pipe: Any, images: Sequence[Any]) -> Prepared:
+def _hunyuan_video(pipe: Any, images: Sequence[Any], options: Mapping[str, Any]) -> Prepared:
     from PIL import Image
 
+    name = "image_embed_interleave"
+    kind = getattr(pipe.transformer.config, "image_condition_type", None)
+    own = options.get(name) or _INTERLEAVE.get(str(kind), 1)
+    others = inspect.signature(pipe.encode_prompt).parameters[name].default
     image = _only(images)
-    # The video has the picture's size, unless a caller asks for another; a black picture looks alike in all.
-    return {"image": image}, {"image": Image.new("RGB", image.size, 0)}
+    # A black picture looks alike in every size.
+    return {"image": image, name: own}, {"image": Image.new("RGB", image.size, 0), name: others}
 
 
 def _fitted(pipe: Any, image: Any, area: int) -> Any:
@@ -46,7 +55,7 @@ def _only(images: Sequence[Any]) -> Any:
     return images[0]
 
 
-PREPARED: dict[Picture, Callable[[Any, Sequence[Any]], Prepared]] = {
+PREPARED: dict[Picture, Callable[[Any, Sequence[Any], Mapping[str, Any]], Prepared]] = {
     "qwen edit": _qwen_edit,
     "qwen edit plus": _qwen_edit_plus,
     "hunyuan video": _hunyuan_video,

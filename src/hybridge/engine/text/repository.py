@@ -35,6 +35,7 @@ class Repository:
         side: What is known of its text encoders.
         index: Its ``model_index.json``.
         revision: The commit, for a snapshot of the hub; None for a plain folder.
+        identity: Tells these files from others, as they were when they were found: 16 hexadecimal digits.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Repository:
     side: TextSide
     index: Mapping[str, Any]
     revision: str | None
+    identity: str
 
     def class_of(self, component: str) -> str | None:
         """The class of a component of transformers; None where the pipeline is saved without it.
@@ -61,23 +63,6 @@ class Repository:
             expected='["transformers", a class]; code that a repository brings along is not run',
             where=self.folder / INDEX,
         )
-
-    @property
-    def identity(self) -> str:
-        """Tells these files from others, without reading all of them: 16 hexadecimal digits.
-
-        Made of the names, sizes and times of all files of the text side, and of what the small ones hold.
-        """
-        digest = hashlib.sha256(json.dumps(self.index, sort_keys=True).encode())
-        for component in (*self.side.components, *self.side.stand_ins):
-            for path in sorted((self.folder / component).glob("*")):
-                status = path.stat()
-                digest.update(f"{component}/{path.name} {status.st_size}\0".encode())
-                if status.st_size <= _MOST_JSON_BYTES:
-                    digest.update(path.read_bytes())
-                elif self.revision is None:
-                    digest.update(str(status.st_mtime_ns).encode())
-        return digest.hexdigest()[:16]
 
 
 def is_pipeline(source: str) -> bool:
@@ -112,7 +97,22 @@ def open_repository(source: str | Path, name: str | None = None) -> Repository:
     patterns += [f"{component}/config.json" for component in side.stand_ins]
     folder = _root(str(source), name, patterns)
     revision = folder.name if folder.parent.name == "snapshots" else None
-    return Repository(name, folder, str(class_name), side, index, revision)
+    identity = _identity(folder, index, (*side.components, *side.stand_ins), with_times=revision is None)
+    return Repository(name, folder, str(class_name), side, index, revision, identity)
+
+
+def _identity(folder: Path, index: Mapping[str, Any], components: tuple[str, ...], *, with_times: bool) -> str:
+    """Of the names and sizes of all files, and of what the small ones hold; reading all would take minutes."""
+    digest = hashlib.sha256(json.dumps(index, sort_keys=True).encode())
+    for component in components:
+        for path in sorted((folder / component).glob("*")):
+            status = path.stat()
+            digest.update(f"{component}/{path.name} {status.st_size}\0".encode())
+            if status.st_size <= _MOST_JSON_BYTES:
+                digest.update(path.read_bytes())
+            elif with_times:
+                digest.update(str(status.st_mtime_ns).encode())
+    return digest.hexdigest()[:16]
 
 
 def _root(source: str, name: str, patterns: list[str]) -> Path:

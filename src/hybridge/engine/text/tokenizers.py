@@ -62,7 +62,7 @@ def load_tokenizer(name: str, component: str, folder: Path, kind: Any) -> Any:
     except Exception as error:  # transformers raises many kinds
         said = str(error).strip()
         for library in ("torchvision", "sentencepiece", "tiktoken", "mistral_common"):
-            if library in said:
+            if library in said.lower():
                 library = "sentencepiece" if (folder / "spiece.model").is_file() else library
                 raise ModelUnavailable(
                     f"the {component} of {name} needs {library}",
