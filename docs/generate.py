@@ -13,7 +13,7 @@ from hybridge.lab.advisor.presets import PRESETS
 from hybridge.lab.advisor.table import large_markdown, markdown
 from hybridge.lab.techniques.catalogue import TECHNIQUES
 from hybridge.lab.techniques.compatibility import CLASHES, ONE_OF
-from hybridge.models import CATALOGUE
+from hybridge.models import CATALOGUE, TEXT_CATALOGUE, known_text_sides
 
 DOCS = Path(__file__).parent
 _NOTE = "<!-- Written by docs/generate.py; `make docs` writes it again. -->\n\n"
@@ -97,6 +97,14 @@ def models() -> str:
         " scales, by whatever factor, are taken as they are, and those in VAE space get the parent's scaling first."
         " So the same request gives the same picture whether the full or the tiny model is behind the URL."
     )
+    rows.append(
+        "\n## Text encoders\n\nA name that both tables have serves both; `NAME:vae` and `NAME:text` serve one part."
+        " Any other pipeline of these classes is added with `NAME=PATH_OR_REPO`, which serves its VAE, too, where"
+        " hybridge runs it.\n\n| name | source | pipeline |\n|---|---|---|"
+    )
+    rows += [f"| `{row.name}` | `{row.source}` | {row.class_name} |" for row in TEXT_CATALOGUE.values()]
+    classes = sorted({name for side in known_text_sides() for name in side.classes})
+    rows.append(f"\nThe classes whose text encoders are known: {', '.join(f'`{name}`' for name in classes)}.")
     return _NOTE + "\n".join(rows) + "\n"
 
 

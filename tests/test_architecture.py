@@ -24,8 +24,8 @@ ALLOWED = {
     "cli": {"protocol", "models", "engine", "client", "server", "lab"},
 }
 
-#: The one file of the server that may know the engine.
-SERVER_TO_ENGINE = {Path("server/local_backend.py")}
+#: The files of the server that may know the engine.
+SERVER_TO_ENGINE = {Path(f"server/local_{name}.py") for name in ("backend", "run", "text")}
 
 #: Where torch may be imported, be it inside a function: files, and folders with all that is in them.
 KNOWS_TORCH = {

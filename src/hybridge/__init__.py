@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .client import AsyncClient, Client, remote_decode, remote_encode
     from .client.pipelines import connect
+    from .client.remote_text import RemoteTextEncoder
     from .client.remote_vae import RemoteVAE
     from .engine.exact import exact
     from .lab.advisor.optimize import optimize
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _HOME = {
     "AsyncClient": "client",
     "Client": "client",
+    "RemoteTextEncoder": "client.remote_text",
     "RemoteVAE": "client.remote_vae",
     "connect": "client.pipelines",
     "exact": "engine.exact",
@@ -34,6 +36,7 @@ _EXTRAS = {"RemoteVAE": "engine", "connect": "engine", "exact": "engine", "optim
 __all__ = [
     "AsyncClient",
     "Client",
+    "RemoteTextEncoder",
     "RemoteVAE",
     "__version__",
     "connect",

@@ -34,25 +34,33 @@ def models(
         return
     shown = []
     for row in rows:
-        shift = f" shift {row['shift_factor']:g}" if row["shift_factor"] else ""
+        shift = f" shift {row['shift_factor']:g}" if row.get("shift_factor") else ""
         where = (
-            f"{row['dtype']} on {row['device']}" if server else f"{row['source']}{' ✓' if row['is_here'] else ''}"
+            f"{row['dtype']} on {row['device']}".strip()
+            if server
+            else f"{row['source']}{' ✓' if row['is_here'] else ''}"
         )
-        scaling = f"{row['scaling_factor']:g}{shift}"
-        shown.append((row["name"], row["title"], f"{row['latent_channels']} ch", scaling, where))
-    show_table(console, ("name", "what", "latents", "scaling", "runs in" if server else "source"), shown)
+        has_vae = "latent_channels" in row
+        latents = f"{row['latent_channels']} ch" if has_vae else ""
+        scaling = f"{row['scaling_factor']:g}{shift}" if has_vae else ""
+        tasks = ", ".join(row.get("tasks") or ("decode", "encode"))
+        shown.append((row["name"], row["title"] or row["class"], tasks, latents, scaling, where))
+    columns = ("name", "what", "tasks", "latents", "scaling", "runs in" if server else "source")
+    show_table(console, columns, shown)
     if not server:
         console.print("✓ is on this machine; the others are fetched from the hub when they are first used.")
 
 
 def _known() -> list[dict]:  # type: ignore[type-arg]
     from ..engine import is_cached
-    from ..models import CATALOGUE
+    from ..models import CATALOGUE, TEXT_CATALOGUE
 
-    return [
+    rows: list[dict] = [  # type: ignore[type-arg]
         {
             "name": spec.name,
             "title": spec.title,
+            "class": spec.class_name,
+            "tasks": ["decode", "encode", *(["prompt"] if spec.name in TEXT_CATALOGUE else [])],
             "latent_channels": spec.latent_channels,
             "scaling_factor": spec.normalisation.scaling_factor,
             "shift_factor": spec.normalisation.shift_factor,
@@ -61,6 +69,19 @@ def _known() -> list[dict]:  # type: ignore[type-arg]
         }
         for spec in CATALOGUE.values()
     ]
+    rows += [
+        {
+            "name": spec.name,
+            "title": spec.title,
+            "class": spec.class_name,
+            "tasks": ["prompt"],
+            "source": spec.source,
+            "is_here": False,
+        }
+        for spec in TEXT_CATALOGUE.values()
+        if spec.name not in CATALOGUE
+    ]
+    return rows
 
 
 def _served(server: str, key: str | None, ca: str | None) -> list[dict]:  # type: ignore[type-arg]

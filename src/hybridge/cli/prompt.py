@@ -45,8 +45,8 @@ def prompt(
     with Client(server, api_key=key, verify=ca) as client:
         folder = Folder(output, client, model, options)
         missing = folder.begin(wanted)
-        if len(missing) < len(wanted):
-            screen(stderr=True).print(f"{len(wanted) - len(missing)} of {len(wanted)} prompts are there already")
+        if folder.found:
+            screen(stderr=True).print(f"{folder.found} of {len(wanted)} prompts are there already")
         with progress_bar(screen(stderr=True)) as bar:
             task = bar.add_task("prompts", total=len(wanted), completed=len(wanted) - len(missing))
             refused = folder.fill(missing, jobs, lambda: bar.advance(task))

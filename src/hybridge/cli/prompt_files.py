@@ -70,6 +70,9 @@ class Folder:
         client: The server.
         model: Its name for the model; None for the only one that takes prompts.
         options: Beside the prompt.
+
+    Attributes:
+        found: How many prompts had their files before.
     """
 
     def __init__(self, path: Path, client: Client, model: str | None, options: dict[str, Any]) -> None:
@@ -85,8 +88,8 @@ class Folder:
                 hint=f"--model {names[0]}" if names else "`hybridge serve` with a model that has text encoders",
             )
         self._model = model
-        # Whatever the server says of its text encoders decides about the numbers: revision, dtype, versions.
-        self._about = documents[names.index(model)].get("text")
+        self._about: dict[str, str] = {}  # what the server says that its embeddings were made with
+        self.found = 0
 
     def file_of(self, prompt: str) -> Path:
         """Where the embeddings of a prompt are."""
@@ -94,8 +97,18 @@ class Folder:
         return self._path / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.safetensors"
 
     def begin(self, prompts: Sequence[str]) -> list[str]:
-        """Writes ``prompts.jsonl``, and returns the prompts whose files are missing."""
+        """Writes ``prompts.jsonl``, and returns the prompts whose files are missing.
+
+        The first prompt is encoded in any case: only an answer tells what embeddings are made with.
+
+        Raises:
+            HybridgeError: when it cannot be.
+        """
         self._path.mkdir(parents=True, exist_ok=True)
+        first = self._encode(prompts[0])
+        self._about = {name: value for name, value in first.metadata.items() if name != "prompt"}
+        self.found = sum(self.file_of(prompt).exists() for prompt in prompts)
+        _write(self.file_of(prompts[0]), write_prompt_answer(first))
         lines = [
             json.dumps({"prompt": prompt, "file": self.file_of(prompt).name}, ensure_ascii=False)
             for prompt in prompts
@@ -134,10 +147,12 @@ class Folder:
                     raise error
 
     def _make(self, prompt: str) -> None:
+        _write(self.file_of(prompt), write_prompt_answer(self._encode(prompt)))
+
+    def _encode(self, prompt: str) -> PromptAnswer:
         made = self._client.encode_prompt(prompt, model=self._model, kind="wire", **self._options)
         tensors = {name: tuple(value) if isinstance(value, list) else value for name, value in made.items()}
-        answer = PromptAnswer(tensors, made.layouts, {**made.metadata, "prompt": prompt}, made.truncated)
-        _write(self.file_of(prompt), write_prompt_answer(answer))
+        return PromptAnswer(tensors, made.layouts, {**made.metadata, "prompt": prompt}, made.truncated)
 
 
 def _is_about_the_prompt(error: BaseException) -> bool:

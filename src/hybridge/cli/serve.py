@@ -19,8 +19,9 @@ _LOAD = "Waiting line, memory, long work"
 def serve(
     models: list[str] = typer.Argument(
         None,
-        help="Names from `hybridge models`, NAME=PATH_OR_REPO[:subfolder] or NAME=FILE[:MODEL] for a VAE of your"
-        " own. The starter model, if none is given.",
+        help="Names from `hybridge models`, with :vae or :text behind them for one part; NAME=PATH_OR_REPO for a"
+        " pipeline of your own, NAME=PATH_OR_REPO[:subfolder] or NAME=FILE[:MODEL] for a VAE. The starter model, if"
+        " none is given.",
         show_default=False,
     ),
     host: str = typer.Option(
@@ -130,6 +131,12 @@ def serve(
         show_default="1024",
         rich_help_panel=_LOAD,
     ),
+    prompt_cache_mib: int = typer.Option(
+        None,
+        help="MiB of text embeddings that are kept in memory for who asks for them again; 0 keeps none.",
+        show_default="256",
+        rich_help_panel=_LOAD,
+    ),
     job_ttl_s: float = typer.Option(
         None,
         help="Seconds for which a result is kept.",
@@ -167,7 +174,8 @@ def serve(
     configure_logging(settings.log_format, settings.log_level)
     ring = check_opening(settings)
 
-    from ..engine import EngineOptions, granted_memory, keep_pieces, limit_threads, resolve
+    from ..engine import EngineOptions, granted_memory, keep_pieces, limit_threads
+    from ..engine.served_parts import resolve_parts
     from ..server.app import create_app
     from ..server.local_backend import LocalBackend
     from ..server.middleware.draining import Drain
@@ -186,19 +194,23 @@ def serve(
             console.print(
                 f"memory for weights and runs: {format_bytes(memory_bytes)}, which this process is granted"
             )
+        models_parts = [resolve_parts(argument) for argument in settings.models]
         backend = LocalBackend(
             {},
-            cold=[resolve(argument) for argument in settings.models],
+            cold=[parts.vae for parts in models_parts if parts.vae is not None],
+            texts=[parts.text for parts in models_parts if parts.text is not None],
+            prompt_cache_bytes=settings.prompt_cache_mib * 2**20,
             options=EngineOptions(settings.device, settings.dtype, settings.exactness, settings.spill),
             limits=settings.line_limits,
             memory_bytes=memory_bytes,
         )
         for info in backend.info():
             if settings.preload:
-                with console.status(f"loading {info.spec.name}"):
-                    backend.preload(info.spec.name)
-            chosen = f"{info.dtype} on {info.device} ({info.device_reason}; {info.dtype_reason})"
-            console.print(f"[bold]{info.spec.name}[/] {chosen}")
+                with console.status(f"loading {info.part}"):
+                    backend.preload(info.part)
+            dtype = f"{info.dtype} " if info.dtype else ""
+            chosen = f"{dtype}on {info.device} ({info.device_reason}; {info.dtype_reason})"
+            console.print(f"[bold]{info.part}[/] {chosen}")
         scheme = "https" if settings.tls_cert else "http"
         try:
             for listener in listeners:

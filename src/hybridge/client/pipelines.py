@@ -1,4 +1,4 @@
-"""One line that makes a diffusers pipeline hybrid: its VAE is replaced by one that a server runs."""
+"""One line that makes a diffusers pipeline hybrid: its VAE and its text encoders are those of a server."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ import torch
 from ..errors import ClientError, Mismatch, RequestError
 from .client import Client
 from .model_matching import choose, denoiser_of, need_of, read_models
+from .remote_text import RemoteTextEncoder
 from .remote_vae import RemoteVAE
+from .text_matching import choose_text, lacks_encoders, read_text_models, side_of
 from .transport import ANSWER_TIMEOUT_S
 
 #: The parts of a pipeline that a server can run.
-PARTS = ("vae",)
+PARTS = ("vae", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,10 @@ class Replacement:
     part: str
     model: str
     reason: str
+
+
+#: Stands for an attribute that the pipeline's class has and the pipeline itself had not.
+_ABSENT = object()
 
 
 class _Changes:
@@ -44,7 +50,8 @@ class _Changes:
         self._values = list(values)
         # A pipeline's config is where setting a part leaves a trace.
         self._before = [
-            (pipe, {name: getattr(pipe, name) for name in new}, pipe._internal_dict) for pipe, new in values
+            (pipe, {name: vars(pipe).get(name, _ABSENT) for name in new}, pipe._internal_dict)
+            for pipe, new in values
         ]
         self._owned = owned
         for pipe, new in self._values:
@@ -63,7 +70,10 @@ class _Changes:
                     )
         for pipe, old, record in self._before:
             for name, value in old.items():
-                setattr(pipe, name, value)
+                if value is _ABSENT:
+                    delattr(pipe, name)
+                else:
+                    setattr(pipe, name, value)
             pipe._internal_dict = record
         self._values.clear()
         self._owned.close()
@@ -106,6 +116,7 @@ def connect(
     *,
     parts: Literal["auto"] | str | Iterable[str] = "auto",
     model: str | None = None,
+    text_model: str | None = None,
     api_key: str | None = None,
     timeout: float | None = ANSWER_TIMEOUT_S,
 ) -> Connection:
@@ -113,16 +124,21 @@ def connect(
 
     ::
 
-        pipe = StableDiffusionXLPipeline.from_pretrained("…", vae=None, torch_dtype=torch.float16).to("cuda")
+        without = dict.fromkeys(("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+        pipe = StableDiffusionXLPipeline.from_pretrained("…", **without, torch_dtype=torch.float16).to("cuda")
         hybridge.connect(pipe, "http://gpu-box:8000")
         pipe("a lighthouse in a storm").images[0]
 
     Args:
         pipe: Any pipeline with a ``vae`` of class AutoencoderKL or AutoencoderTiny, or of a known class with
-            ``vae=None``.  It is changed in place.
+            ``vae=None``; for ``text``, one of a class in :mod:`hybridge.models.text_sides`.  It is changed in
+            place.
         server: Its URL, as for :class:`Client`; or a client, which then stays the caller's to close.
-        parts: What to replace: ``auto`` for all that can be, or names of parts; today that is ``vae``.
-        model: The server's model to take; without, the one that fits the pipeline's config or class.
+        parts: What to replace, ``vae`` or ``text`` or both.  ``auto`` is the VAE, and the text encoders of a
+            pipeline that was loaded without them, where the server has them: nothing tells whether those that a
+            pipeline has are the server's.
+        model: The server's model to take for the VAE; without, the one that fits the pipeline's config or class.
+        text_model: The same for the text encoders; without, the only one that serves such a pipeline.
         api_key: Sent as ``Authorization: Bearer``; not together with a client.
         timeout: Seconds to wait for an answer; not together with a client.
 
@@ -131,7 +147,7 @@ def connect(
             then.
         RequestError: for parts that do not exist, and for what a client that is given has of its own.
     """
-    _check_parts(parts)
+    wanted = _named_parts(parts)
     if isinstance(server, Client) and (api_key is not None or timeout != ANSWER_TIMEOUT_S):
         raise RequestError(
             "a client has its own key and timeout", saw="api_key or timeout as well", hint="Client(…) with them"
@@ -141,16 +157,56 @@ def connect(
             client = server
         else:
             client = owned.enter_context(Client(server, api_key=api_key, timeout=timeout))
-        need = need_of(pipe, is_chosen=model is not None)
-        chosen, reason = choose(need, read_models(client.models(), client.server), model, client.server)
-        like = _module_like(pipe)
-        vae = RemoteVAE(client, chosen, dtype=like.dtype, device=_usable(like.device))
-        _place_like_offloaded(vae, pipe)
-        if chosen.dtype != (own := str(vae.dtype).removeprefix("torch.")):
-            reason += f"; it computes in {chosen.dtype}, the pipeline's is {own}"
-        values = [(part, {"vae": vae, **_learned(part, vae)}) for part in (pipe, *_inner(pipe))]
-        changes = _Changes(values, owned.pop_all())
-        return Connection(client.server, (Replacement("vae", chosen.name, reason),), changes)
+        documents = client.models()
+        values: list[tuple[Any, dict[str, Any]]] = []
+        replaced: list[Replacement] = []
+        if "vae" in wanted:
+            vae, chosen, reason = _remote_vae(pipe, client, documents, model)
+            values += [(part, {"vae": vae, **_learned(part, vae)}) for part in (pipe, *_inner(pipe))]
+            replaced.append(Replacement("vae", chosen, reason))
+        is_needed = parts != "auto" or text_model is not None
+        text = _remote_text(pipe, client, documents, text_model, is_needed=is_needed) if "text" in wanted else None
+        if text is not None:
+            encoder, reason = text
+            values.append((pipe, {"encode_prompt": encoder}))
+            replaced.append(Replacement("text", encoder.model, reason))
+        return Connection(client.server, tuple(replaced), _Changes(values, owned.pop_all()))
+
+
+def _remote_vae(
+    pipe: Any, client: Client, documents: Sequence[Any], model: str | None
+) -> tuple[RemoteVAE, str, str]:
+    """The module that takes the place of the pipeline's VAE, the server's name for it, and why that one."""
+    need = need_of(pipe, is_chosen=model is not None)
+    chosen, reason = choose(need, read_models(documents, client.server), model, client.server)
+    like = _module_like(pipe)
+    vae = RemoteVAE(client, chosen, dtype=like.dtype, device=_usable(like.device))
+    _place_like_offloaded(vae, pipe)
+    if chosen.dtype != (own := str(vae.dtype).removeprefix("torch.")):
+        reason += f"; it computes in {chosen.dtype}, the pipeline's is {own}"
+    return vae, chosen.name, reason
+
+
+def _remote_text(
+    pipe: Any, client: Client, documents: Sequence[Any], asked: str | None, *, is_needed: bool
+) -> tuple[RemoteTextEncoder, str] | None:
+    """What takes the place of ``encode_prompt``, and why that one; None where nothing need or can.
+
+    Raises:
+        Mismatch: where nothing can, and somebody asked for it.
+    """
+    known = side_of(pipe)
+    if not is_needed and (known is None or not lacks_encoders(pipe, known[1])):
+        return None
+    try:
+        chosen, reason = choose_text(pipe, read_text_models(documents), asked, client.server)
+    except Mismatch:
+        if is_needed:
+            raise
+        return None
+    if known is None:
+        raise AssertionError("what nothing is known of was chosen for")
+    return RemoteTextEncoder(client, chosen.name, known[1], pipe), reason
 
 
 def _inner(pipe: Any) -> list[Any]:
@@ -159,7 +215,7 @@ def _inner(pipe: Any) -> list[Any]:
     return [inner for inner in pipelines if inner.vae is pipe.vae]
 
 
-def _check_parts(parts: str | Iterable[str]) -> None:
+def _named_parts(parts: str | Iterable[str]) -> Sequence[str]:
     names: Sequence[str] = PARTS if parts == "auto" else [parts] if isinstance(parts, str) else list(parts)
     for name in names:
         if name not in PARTS:
@@ -172,6 +228,7 @@ def _check_parts(parts: str | Iterable[str]) -> None:
             )
     if not names:
         raise RequestError("nothing to replace", saw="no parts", expected='"auto", or at least one name')
+    return names
 
 
 def _module_like(pipe: Any) -> Any:

@@ -5,11 +5,12 @@ Knows no tensor, no device and no network; loading is the engine's.
 
 from . import latent_space, single_file
 from .catalogue import CATALOGUE, look_up, parent_of_tiny
-from .families import model_of_pipeline
+from .families import base_of_pipeline, model_of_pipeline
 from .latent_rgb import LATENT_RGB, LatentRgb
 from .layout import Layout, image_layout, latents_layout
 from .single_file import SingleFile
 from .spec import CLASS_NAMES, ModelSpec, Normalisation, spec_from_config
+from .text_models import TEXT_CATALOGUE, ModelParts, TextSpec
 from .text_side import TextSide
 from .text_sides import known_text_sides, text_side_for
 
@@ -17,12 +18,16 @@ __all__ = [
     "CATALOGUE",
     "CLASS_NAMES",
     "LATENT_RGB",
+    "TEXT_CATALOGUE",
     "LatentRgb",
     "Layout",
+    "ModelParts",
     "ModelSpec",
     "Normalisation",
     "SingleFile",
     "TextSide",
+    "TextSpec",
+    "base_of_pipeline",
     "image_layout",
     "known_text_sides",
     "latent_space",

@@ -48,6 +48,14 @@ _NAME = re.compile(rf"({'|'.join(sorted(_FAMILIES, key=len, reverse=True))})(?:{
 #: The class that every pipeline has among its bases.
 _ROOT = "DiffusionPipeline"
 
+_BASE = re.compile(rf"(.+?)(?:{_TASKS})*Pipeline")
+
+
+def base_of_pipeline(class_name: str) -> str | None:
+    """The name of a pipeline's class without what it does with its model: ``Flux`` of ``FluxFillPipeline``."""
+    match = _BASE.fullmatch(class_name)
+    return match[1] if match else None
+
 
 def model_of_pipeline(class_names: Iterable[str]) -> str | None:
     """The catalogue's name of the model whose VAE such a pipeline has, or None where that is not known.

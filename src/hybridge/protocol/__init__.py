@@ -22,6 +22,7 @@ from .messages import (
     Scaling,
     Task,
     TensorAnswer,
+    VaeTask,
     ValueRange,
 )
 from .multipart_answer import PARTED, PartsReader, end_parts, write_part
@@ -69,6 +70,7 @@ __all__ = [
     "Task",
     "TensorAnswer",
     "TensorLayout",
+    "VaeTask",
     "ValueRange",
     "WireTensor",
     "end_parts",

@@ -21,6 +21,7 @@ EXPOSED_HEADERS = (
     "hybridge-inferred",
     "hybridge-warning",
     "hybridge-plan",
+    "hybridge-cache",
     "server-timing",
 )
 

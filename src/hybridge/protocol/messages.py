@@ -12,7 +12,11 @@ from typing import Literal
 from ..errors import RequestError
 from .tensor import WireTensor
 
-Task = Literal["decode", "encode"]
+#: What a VAE does.
+VaeTask = Literal["decode", "encode"]
+
+#: What a server does.
+Task = Literal["decode", "encode", "prompt"]
 
 #: What the body of a decode answer holds; one word for each row of the response matrix in docs/protocol.md.
 #:

@@ -36,8 +36,14 @@ JSON, FORM = "application/json", "multipart/form-data"
 #: The fields of a form: the JSON object, and each picture.
 REQUEST_FIELD, IMAGE_FIELD = "request", "image"
 
+#: How embeddings are wrapped: all of them in a safetensors file, or ``prompt_embeds`` alone, as bare bytes with
+#: ``shape`` and ``dtype`` headers or as ``torch.save`` writes one tensor.
+PromptEnvelope = Literal["safetensors", "binary", "torch"]
+
+_ENVELOPES: dict[str, PromptEnvelope] = {"safetensors": "safetensors", "binary": "binary", "torch": "torch"}
+
 #: What of a request stands in the query.
-PROMPT_PARAMETERS = ("drop_padding",)
+PROMPT_PARAMETERS = ("drop_padding", "envelope", "dtype")
 
 _EXAMPLE = '{"prompt": "a lighthouse", "negative_prompt": null, …}'
 
@@ -76,11 +82,15 @@ class PromptRequest:
             ``prompt_2``, …, ``max_sequence_length``, ….  A member that is None is a None that was sent.
         images: Picture files, in the order in which they were sent.
         drop_padding: Whether rows that are padding may be left out of the answer, where that changes no picture.
+        envelope: The form of the answer.
+        dtype: What floats are rounded to; None for the model's own.
     """
 
     inputs: Mapping[str, Json] = field(repr=False)
     images: tuple[bytes, ...] = field(default=(), repr=False)
     drop_padding: bool = False
+    envelope: PromptEnvelope = "safetensors"
+    dtype: str | None = None
 
     @property
     def batch(self) -> int:
@@ -157,7 +167,16 @@ def read_prompt_request(
             "a prompt comes as JSON", saw=media_type[:_MOST_NAME], expected=f"{JSON}, or {FORM} with pictures"
         )
     document = read_small_json(body, most_bytes=limits.max_json_bytes, form=_EXAMPLE)
-    return PromptRequest(check_inputs(document, limits), images, parameters.boolean("drop_padding") or False)
+    dtype = parameters.dtype()
+    if dtype == "uint8":
+        raise RequestError("embeddings are floats", saw="dtype=uint8", expected="float16, bfloat16 or float32")
+    return PromptRequest(
+        check_inputs(document, limits),
+        images,
+        parameters.boolean("drop_padding") or False,
+        parameters.choice("envelope", _ENVELOPES) or "safetensors",
+        dtype,
+    )
 
 
 def write_prompt_request(request: PromptRequest) -> HttpRequest:
@@ -174,7 +193,13 @@ def write_prompt_request(request: PromptRequest) -> HttpRequest:
         ) from None
     except (TypeError, ValueError) as error:
         raise RequestError("the arguments cannot be sent", saw=error, expected="values that JSON has") from None
-    query = format_query({"drop_padding": True if request.drop_padding else None})
+    query = format_query(
+        {
+            "drop_padding": True if request.drop_padding else None,
+            "envelope": None if request.envelope == "safetensors" else request.envelope,
+            "dtype": request.dtype,
+        }
+    )
     if not request.images:
         return HttpRequest(query, {"content-type": JSON, "accept": SAFETENSORS}, document)
     fields = [(REQUEST_FIELD, JSON, document)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -46,6 +47,19 @@ def from_torch(tensor: torch.Tensor, dtypes: Collection[str] = ITEM_BYTES) -> Wi
     host = tensor.detach().cpu().contiguous()
     data = host.reshape(-1).view(torch.uint8).numpy().tobytes()
     return WireTensor(name, tuple(host.shape), data, channels_last=_is_channels_last(tensor))
+
+
+def cast_floats(tensor: WireTensor, dtype: str) -> WireTensor:
+    """The elements rounded to another floating dtype; whatever is no float stays as it is."""
+    held = to_torch(tensor)
+    return from_torch(held.to(getattr(torch, dtype))) if held.is_floating_point() else tensor
+
+
+def saved(tensor: WireTensor) -> bytes:
+    """What ``torch.save`` writes for one tensor on the CPU."""
+    file = io.BytesIO()
+    torch.save(to_torch(tensor), file)
+    return file.getvalue()
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -91,7 +91,7 @@ def create_app(
         await run_in_threadpool(media.close, _MEDIA_PATIENCE_S)
 
     async def openapi(_: Request) -> Response:
-        return JSONResponse(describe([info.spec.name for info in backend.info()]))
+        return JSONResponse(describe(list(dict.fromkeys(info.spec.name for info in backend.info()))))
 
     app = Starlette(
         routes=[
@@ -99,6 +99,8 @@ def create_app(
             # With and without a slash: a redirect would have no JSON, and not every client follows it.
             *(Route(f"/v1/{{model}}/decode{end}", endpoints.decode, methods=["POST"]) for end in ("", "/")),
             *(Route(f"/v1/{{model}}/encode{end}", endpoints.encode, methods=["POST"]) for end in ("", "/")),
+            *(Route(f"/v1/{{model}}/prompt{end}", endpoints.prompt, methods=["POST"]) for end in ("", "/")),
+            Route("/te", endpoints.sd_next, methods=["POST"]),
             Route("/", endpoints.index, methods=["GET"]),
             Route("/", endpoints.infer, methods=["POST"]),
             Route("/predict", endpoints.infer, methods=["POST"]),

@@ -1,31 +1,28 @@
 """The backend on this machine: the engine behind the waiting line.
 
-The only file of this room that knows the engine or torch.
+Of this room, the files called ``local_…`` alone know the engine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, cast, overload
 
-from ..engine import Engine, EngineOptions, map_torch_errors, threads_of, to_pixels, to_unit
+from ..engine import Engine, EngineOptions, map_torch_errors, threads_of
 from ..engine.loading import config_before_loading
 from ..engine.options import choose_device, choose_dtype
-from ..errors import CannotLower, EngineFailure, HybridgeError, OutOfMemory, TooLarge
-from ..models import ModelSpec, Normalisation, latent_space
-from ..protocol import DecodeRequest, Scaling, Task, WireTensor
-from ..protocol.torch import from_torch, to_torch
+from ..engine.text import TextEngine
+from ..errors import HybridgeError, OutOfMemory, TooLarge
+from ..models import ModelSpec, TextSpec
+from .local_run import FLOPS_PER_PIXEL, Run, Size, guessed_flops, whole_size
+from .local_text import TextModels
 from .scheduling.backend import BackendLoad, ModelInfo
-from .scheduling.batching import batch_key, concatenate, size_of
+from .scheduling.batching import batch_key
 from .scheduling.cost_cache import CostCache
 from .scheduling.device_thread import DeviceThread, PendingJob
-from .scheduling.job import Job, ProgressCallback, Result, RunInfo
+from .scheduling.job import AnyJob, AnyResult, Job, ProgressCallback, PromptJob, PromptResult, Result, RunInfo
 from .scheduling.model_cache import ModelCache, Source
 from .scheduling.queue import QueueLimits
-
-#: What Stable Diffusion's decoder needs for a pixel.  The cost of models that are not loaded yet, or not plannable.
-_FLOPS_PER_PIXEL = 9.5e6
 
 #: Seconds for which the end waits for a run or a load that cannot be stopped.
 _PATIENCE_S = 10.0
@@ -45,6 +42,8 @@ class LocalBackend:
         limits: Of the waiting line, instead of ``queue_limit``.
         memory_bytes: What weights and running plans may take together; None for no bound.
         batch_limit: Jobs that may share a run; None decides for each device.
+        texts: Text encoders, which are loaded when they are first asked for.
+        prompt_cache_bytes: What embeddings may take that are kept for who asks for them again.
     """
 
     def __init__(
@@ -57,16 +56,19 @@ class LocalBackend:
         limits: QueueLimits | None = None,
         memory_bytes: int | None = None,
         batch_limit: int | None = None,
+        texts: Sequence[TextSpec] = (),
+        prompt_cache_bytes: int = 0,
     ) -> None:
         options = options or EngineOptions()
+        self._texts = TextModels(texts, options, prompt_cache_bytes)
         self._infos = {name: _info_of(engine) for name, engine in engines.items()}
         self._infos |= {spec.name: _info_before_loading(spec, options) for spec in cold}
-        self._flops: CostCache[_Size] = CostCache(self._planned)
+        self._flops: CostCache[Size] = CostCache(self._planned)
         self._batch_limit = batch_limit
         self._patience_s = _PATIENCE_S
-        self._models: ModelCache[Engine] = ModelCache(
+        self._models: ModelCache[Any] = ModelCache(
             engines,
-            {spec.name: _source(spec, options) for spec in cold},
+            {**{spec.name: _source(spec, options) for spec in cold}, **self._texts.sources()},
             memory_bytes=memory_bytes,
             on_change=lambda: self._device.queue.notify(),
             on_failure=lambda name, error: self._device.fail(name, error),
@@ -76,35 +78,61 @@ class LocalBackend:
         )
 
     def info(self) -> Sequence[ModelInfo]:
-        return [self._info(name) for name in self._infos]
+        texts = [
+            self._texts.info(part, self._text_engine(part), self._models.state_of(part))
+            for part in self._texts.parts
+        ]
+        return [*(self._info(name) for name in self._infos), *texts]
 
-    def cost(self, job: Job) -> float:
-        flops = self._flops.now(_size(job))
+    def cost(self, job: AnyJob) -> float:
+        if isinstance(job, PromptJob):
+            flops = self._texts.flops(job, self._text_engine(job.part))
+            flops = self._texts.guess(job) if flops is None else flops
+            return self._device.cost_model.seconds(f"{job.part} {job.task}", flops)
+        flops = self._flops.now(whole_size(job))
         return self._device.cost_model.seconds(
-            f"{job.spec.name} {job.task}", _guessed(job) if flops is None else flops
+            f"{job.spec.name} {job.task}", guessed_flops(job) if flops is None else flops
         )
 
-    async def run(self, job: Job, on_progress: ProgressCallback | None = None) -> Result:
-        size = _size(job)
+    @overload
+    async def run(self, job: Job, on_progress: ProgressCallback | None = None) -> Result: ...
+
+    @overload
+    async def run(self, job: PromptJob, on_progress: ProgressCallback | None = None) -> PromptResult: ...
+
+    async def run(self, job: AnyJob, on_progress: ProgressCallback | None = None) -> AnyResult:
+        if isinstance(job, PromptJob):
+            return await self._run_prompt(job, on_progress)
+        size = whole_size(job)
         flops = self._flops.known(size)
         if flops is not None:
             return await self._device.run(PendingJob(job, flops, batch_key(job), on_progress))
-        pending = PendingJob(job, _guessed(job), batch_key(job), on_progress, is_guess=True)
+        pending = PendingJob(job, guessed_flops(job), batch_key(job), on_progress, is_guess=True)
         if self._models.is_ready(job.spec.name):
             # Planning takes long.  Meanwhile the job has its place in the line, with a guess.
             self._flops.find(size, lambda flops: self._device.plan(pending, flops))
         return await self._device.run(pending)
 
+    async def _run_prompt(self, job: PromptJob, on_progress: ProgressCallback | None) -> AnyResult:
+        engine = self._text_engine(job.part)
+        made = self._texts.made_before(job, engine)
+        if made is not None:
+            return made
+        flops = self._texts.flops(job, engine)
+        if flops is None:
+            return await self._device.run(PendingJob(job, self._texts.guess(job), None, on_progress, is_guess=True))
+        return await self._device.run(PendingJob(job, flops, None, on_progress))
+
     def load(self) -> BackendLoad:
         waiting = self._device.queue.waiting()
-        standings = {name: self._models.state_of(name) for name in self._infos}
+        standings = {name: self._models.state_of(name) for name in (*self._infos, *self._texts.parts)}
         return BackendLoad(
             waiting=len(waiting),
-            waiting_cost=sum(queued.cost_s for queued in waiting),
+            waiting_cost=sum(place.cost_s for place in waiting),
             running=len(self._device.queue.serving()),
             weights_bytes=self._models.weights_bytes,
-            loads={name: state_of.loads for name, state_of in standings.items()},
-            evictions={name: state_of.evictions for name, state_of in standings.items()},
+            loads={name: standing.loads for name, standing in standings.items()},
+            evictions={name: standing.evictions for name, standing in standings.items()},
         )
 
     def preload(self, name: str) -> None:
@@ -134,7 +162,7 @@ class LocalBackend:
         return self._device.is_alive or self._models.is_loading
 
     def _info(self, name: str) -> ModelInfo:
-        before, engine, state_of = self._infos[name], self._models.peek(name), self._models.state_of(name)
+        before, engine, standing = self._infos[name], self._vae_engine(name), self._models.state_of(name)
         info = before if engine is None else _info_of(engine)
         return ModelInfo(
             before.spec,
@@ -143,33 +171,53 @@ class LocalBackend:
             info.dtype,
             info.dtype_reason,
             None if engine is None else engine.weights_bytes,
-            state_of.state,
-            state_of.failure,
+            standing.state,
+            standing.failure,
             info.threads,
             info.config,
         )
 
-    def _may_share(self, engine: Engine) -> int:
+    def _vae_engine(self, name: str) -> Engine | None:
+        """The engine, if it is loaded; what is on the shelf under a model's own name is a VAE."""
+        return cast("Engine | None", self._models.peek(name))
+
+    def _text_engine(self, part: str) -> TextEngine | None:
+        return cast("TextEngine | None", self._models.peek(part))
+
+    def _may_share(self, engine: Engine | TextEngine) -> int:
         """How many jobs may share a run.
 
         On a CPU none: the engine runs the items of a batch one after another, so the first would wait for the last
         and nobody would gain.  Not where bits count either: a GPU's libraries choose their kernels by the shape.
         """
+        if isinstance(engine, TextEngine):
+            return 1
         if self._batch_limit is not None:
             return self._batch_limit
         return 1 if engine.device.value.type == "cpu" or engine.modes == ("whole",) else _BATCH
 
-    def _planned(self, size: _Size) -> float | None:
+    def _planned(self, size: Size) -> float | None:
         """The FLOPs of a size's plan; None while there is nothing to plan with."""
-        engine = self._models.peek(size.model)
+        engine = self._vae_engine(size.model)
         if engine is None:
             return None
         try:
             return float(engine.plan(size.task, size.batch, size.height, size.width).flops)
         except HybridgeError:  # not plannable, or the engine will say what is wrong with it
-            return size.pixels * _FLOPS_PER_PIXEL
+            return size.pixels * FLOPS_PER_PIXEL
 
     def _perform(
+        self,
+        engine: Engine | TextEngine,
+        jobs: Sequence[AnyJob],
+        progress: Callable[[int, int], None],
+        should_stop: Callable[[], bool],
+    ) -> Sequence[AnyResult]:
+        if isinstance(engine, TextEngine):
+            return [self._texts.perform(engine, job, self._models) for job in jobs if isinstance(job, PromptJob)]
+        return self._perform_vae(engine, [job for job in jobs if isinstance(job, Job)], progress, should_stop)
+
+    def _perform_vae(
         self,
         engine: Engine,
         jobs: Sequence[Job],
@@ -177,7 +225,7 @@ class LocalBackend:
         should_stop: Callable[[], bool],
     ) -> Sequence[Result]:
         """Runs jobs that may share a run, within the memory that is left, and once more in less if that fails."""
-        run = _Run(engine, jobs, progress, should_stop)
+        run = Run(engine, jobs, progress, should_stop)
         budget_bytes, ran = self._fit(run)
         try:
             return self._within(run, budget_bytes, ran)
@@ -194,7 +242,7 @@ class LocalBackend:
         reason = f"the device had no room for {ran.peak_bytes} bytes in mode {ran.mode}; {smaller.why}"
         return self._within(run, smaller_bytes, RunInfo(smaller.mode, smaller.peak_bytes, smaller.flops, reason))
 
-    def _fit(self, run: _Run) -> tuple[int | None, RunInfo]:
+    def _fit(self, run: Run) -> tuple[int | None, RunInfo]:
         """The budget for a run, and what comes of it; lets idle models leave if it takes that."""
         budget_bytes = _budget(self._models.room_bytes())
         try:
@@ -205,110 +253,13 @@ class LocalBackend:
             budget_bytes = _budget(self._models.make_room(refusal.least_bytes))
         return budget_bytes, run.plan(budget_bytes)
 
-    def _within(self, run: _Run, budget_bytes: int | None, ran: RunInfo) -> Sequence[Result]:
+    def _within(self, run: Run, budget_bytes: int | None, ran: RunInfo) -> Sequence[Result]:
         engine = run.engine
         with (
             self._models.running(ran.peak_bytes or 0),
             map_torch_errors(f"a {engine.spec.name} job", engine.device.value),
         ):
             return [Result(tensor, ran=ran, shared_by=len(run.jobs)) for tensor in run.tensors(budget_bytes)]
-
-
-class _Size(NamedTuple):
-    """What the arithmetic of a job follows from."""
-
-    model: str
-    task: Task
-    batch: int
-    height: int
-    width: int
-    pixels: int
-
-
-def _size(job: Job) -> _Size:
-    return _Size(job.spec.name, job.task, *size_of(job), job.pixels)
-
-
-def _guessed(job: Job) -> float:
-    return job.pixels * _FLOPS_PER_PIXEL
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Jobs on an engine: all of the same model, task, size and parameters."""
-
-    engine: Engine
-    jobs: Sequence[Job]
-    progress: Callable[[int, int], None]
-    should_stop: Callable[[], bool]
-
-    def plan(self, budget_bytes: int | None) -> RunInfo:
-        """What a budget leads to.
-
-        Raises:
-            TooLarge: when it leads nowhere.
-        """
-        batch, height, width = size_of(self.jobs[0])
-        try:
-            plan = self.engine.plan(
-                self.jobs[0].task, batch * len(self.jobs), height, width, budget_bytes=budget_bytes
-            )
-        except CannotLower as reason:
-            return RunInfo("whole", why=str(reason))
-        return RunInfo(plan.mode, plan.peak_bytes, float(plan.flops), plan.reason)
-
-    def smaller_than(self, peak_bytes: int) -> int | None:
-        """A budget of half of what failed, or the least that works; None if that is no less."""
-        half_bytes = peak_bytes // 2
-        try:
-            self.plan(half_bytes)
-        except TooLarge as refusal:
-            least_bytes = refusal.least_bytes
-            return least_bytes if least_bytes is not None and least_bytes < peak_bytes else None
-        return half_bytes
-
-    def tensors(self, budget_bytes: int | None) -> list[WireTensor]:
-        """What each of the jobs asks for."""
-        tensors = [job.tensor for job in self.jobs]
-        source = to_torch(concatenate(tensors))
-        made = self._decode if self.jobs[0].task == "decode" else self._encode
-        found = made(source, budget_bytes)
-        if len(tensors) == 1:
-            return [from_torch(found)]
-        return [from_torch(part) for part in found.split([tensor.shape[0] for tensor in tensors])]
-
-    def _decode(self, latents: Any, budget_bytes: int | None) -> Any:
-        job = self.jobs[0]
-        request = job.request
-        assert isinstance(request, DecodeRequest)  # noqa: S101 - what the task says
-        sample = self.engine.decode(
-            latents,
-            sent=_normalisation(request.scaling, job.spec),
-            height=request.height,
-            width=request.width,
-            budget_bytes=budget_bytes,
-            progress=self.progress,
-            should_stop=self.should_stop,
-        )
-        if request.output == "signed":
-            return sample
-        return to_unit(sample) if request.output == "unit" else to_pixels(sample)
-
-    def _encode(self, image: Any, budget_bytes: int | None) -> Any:
-        job = self.jobs[0]
-        request = job.request
-        if isinstance(request, DecodeRequest) or not isinstance(request.image, WireTensor):
-            raise EngineFailure("a picture file reached the device unread")
-        how: dict[str, Any] = {
-            "value_range": request.value_range,
-            "budget_bytes": budget_bytes,
-            "progress": self.progress,
-            "should_stop": self.should_stop,
-        }
-        if request.moments:
-            return self.engine.moments(image, **how)
-        wanted = _normalisation(request.scaling, job.spec)
-        return self.engine.encode(image, wanted=wanted, sample=request.sample, seed=request.seed, **how)
 
 
 def _budget(room_bytes: int | None) -> int | None:
@@ -346,8 +297,3 @@ def _info_before_loading(spec: ModelSpec, options: EngineOptions) -> ModelInfo:
 
 def _source(spec: ModelSpec, options: EngineOptions) -> Source[Engine]:
     return Source(lambda: Engine.expected_bytes(spec, options), lambda: Engine.load(spec, options))
-
-
-def _normalisation(scaling: Scaling, spec: ModelSpec) -> Normalisation | None:
-    """The wire's word for it → the engine's: None is VAE space."""
-    return latent_space.normalisation_of(spec, scaling.by, scaling.scaling_factor, scaling.shift_factor)

@@ -82,6 +82,7 @@ class Settings(BaseSettings):
     preload: bool = False
     spool: Path | None = None
     spool_gib: float = Field(default=8, gt=0)
+    prompt_cache_mib: int = Field(default=256, ge=0)
     jobs_limit: int = Field(default=1000, ge=1)
     jobs_mib: int = Field(default=1024, ge=1)
     job_ttl_s: float = Field(default=3600, gt=0)
@@ -137,7 +138,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_default(self) -> Settings:
-        names = [argument.partition("=")[0] for argument in self.models]
+        names = [argument.partition("=")[0].partition(":")[0] for argument in self.models]
         if len(set(names)) < len(names):
             raise ValueError(f"two models of one name in {', '.join(names)}")
         if self.default_model is not None and self.default_model not in names:

@@ -70,6 +70,15 @@ def is_pipeline(source: str) -> bool:
     return (snapshot(Path(source)) / INDEX).is_file()
 
 
+def open_index(source: str, name: str) -> dict[str, Any]:
+    """A pipeline's ``model_index.json``, downloaded if need be; nothing else of it is.
+
+    Raises:
+        ModelUnavailable: when it cannot be had.
+    """
+    return read_object(name, _root(source, name, [INDEX]) / INDEX)
+
+
 def open_repository(source: str | Path, name: str | None = None) -> Repository:
     """The files of a pipeline's text side, downloaded if need be; nothing else of it is.
 

@@ -8,7 +8,6 @@ into, and are read and written where they are: the way to a thread and back take
 from __future__ import annotations
 
 import asyncio
-import difflib
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
@@ -18,22 +17,36 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ... import __version__, protocol
-from ...errors import ClientGone, UnknownModel
-from ...models import CATALOGUE, ModelSpec
+from ...errors import ClientGone
+from ...models import ModelSpec, TextSpec
 from ...protocol import DecodeRequest
+from ...protocol.prompt_wires import from_flux2, from_sd_next
 from ..async_jobs.registry import AsyncJobRegistry
 from ..async_jobs.store import StoredRequest
 from ..middleware.request_record import RequestRecord, record_of
 from ..process.metrics import CONTENT_TYPE, Metrics
-from ..scheduling.backend import Backend, ModelInfo
-from ..scheduling.job import Job, ProgressCallback, Result, admit, finish, infer_model
+from ..scheduling.backend import Backend
+from ..scheduling.job import (
+    AnyJob,
+    AnyResult,
+    Job,
+    ProgressCallback,
+    PromptJob,
+    PromptResult,
+    Result,
+    admit,
+    finish,
+    infer_model,
+)
 from ..scheduling.limits import Limits
+from ..scheduling.prompt_job import admit_prompt, finish_prompt
 from .media_threads import MediaThreads
 from .preview import answer_with_preview
 from .request_body import BodyReader
 from .request_deadline import Deadline
 from .request_headers import client_of, prefers_async, query_of, result_bytes, timeout_of
 from .response_headers import about_job, about_run
+from .served_models import ServedModels
 
 Answered = TypeVar("Answered")
 
@@ -49,7 +62,7 @@ class _Sent:
     headers: dict[str, str]
     body: bytes
     task: protocol.Task | None
-    spec: ModelSpec | None
+    spec: ModelSpec | TextSpec | None
 
 
 class Endpoints:
@@ -60,7 +73,7 @@ class Endpoints:
         limits: What may be asked for.
         intake: Reads the bodies.
         metrics: What ``/metrics`` shows.
-        ledger: Takes what shall be done later.
+        async_jobs: Takes what shall be done later.
         deadline_s: Seconds after which a request that names none is given up; None for never.
         default_model: Taken where a request names no model and several fit.
         media: Threads for picture files and base64.
@@ -85,7 +98,7 @@ class Endpoints:
         self._async_jobs = async_jobs
         self._deadline_s = deadline_s
         self._default_model = default_model
-        self._served = {info.spec.name: info.spec for info in backend.info()}
+        self._served = ServedModels(backend.info())
         self._media = media
 
     # ------------------------------------------------------------------------------------------- work
@@ -98,14 +111,22 @@ class Endpoints:
         """POST /v1/{model}/encode"""
         return await self._answer(request, "encode")
 
+    async def prompt(self, request: Request) -> Response:
+        """POST /v1/{model}/prompt"""
+        return await self._answer(request, "prompt")
+
     async def infer(self, request: Request) -> Response:
         """POST / and /predict: task and model follow from what was sent."""
         return await self._answer(request, None)
 
+    async def sd_next(self, request: Request) -> Response:
+        """POST /te: SD.Next's remote T5."""
+        return await self._answer(request, "prompt")
+
     async def _answer(self, request: Request, task: protocol.Task | None) -> Response:
         arrived = time.perf_counter()
         named = request.path_params.get("model")
-        spec = self._find(named) if named else None
+        spec = self._spec_of(named, task) if named else None
         record = record_of(request.scope)
         record.model, record.task = spec.name if spec else "", task or ""
         deadline = Deadline(timeout_of(request, self._deadline_s))
@@ -116,7 +137,8 @@ class Endpoints:
         job, inferred = read
         job = replace(job, client=client_of(request), timeout_s=deadline.left_s())
         if isinstance(job.request, DecodeRequest) and job.request.preview:
-            loaded = {info.spec.name: info.spec for info in self._backend.info() if info.state == "loaded"}
+            infos = [info for info in self._backend.info() if info.state == "loaded"]
+            loaded = {info.spec.name: info.spec for info in infos if isinstance(info.spec, ModelSpec)}
             record.milliseconds["read"] = 1e3 * (time.perf_counter() - arrived)
             previewed = answer_with_preview(self._backend, job, loaded, self._media.run, inferred, record)
             return await _while_connected(request, previewed)
@@ -124,8 +146,8 @@ class Endpoints:
         return Response(response.body, response.status, response.headers)
 
     async def _receive(
-        self, request: Request, task: protocol.Task | None, spec: ModelSpec | None
-    ) -> tuple[Job, str | None] | Response:
+        self, request: Request, task: protocol.Task | None, spec: ModelSpec | TextSpec | None
+    ) -> tuple[AnyJob, str | None] | Response:
         """The job that a request asks for, or the answer to one that is to be done later.
 
         The body ends here: whoever waits for the device holds what was read from it, and no base64 besides.
@@ -133,7 +155,7 @@ class Endpoints:
         record = record_of(request.scope)
         headers = {name: ", ".join(request.headers.getlist(name)) for name in ("content-type", "accept")}
         async with self._intake.body(request) as body:
-            sent = _Sent(query_of(request), headers, body, task, spec)
+            sent = self._recognised(_Sent(query_of(request), headers, body, task, spec))
             reading = self._read(sent)
             job, inferred = await (reading if _is_quick(sent) else _while_connected(request, reading))
             _note(record, job)
@@ -142,11 +164,11 @@ class Endpoints:
             client = client_of(request)
             job_id = await self._async_jobs.accept(
                 client=client,
-                query=query_of(request),
+                query=sent.query,
                 headers=headers,
-                body=body,
-                task=task,
-                model=spec.name if spec else None,
+                body=sent.body,
+                task=sent.task,
+                model=sent.spec.name if sent.spec else None,
                 result_bytes=result_bytes(job),
                 record=record,
             )
@@ -163,7 +185,7 @@ class Endpoints:
             HybridgeError: in place of it.
         """
         arrived = time.perf_counter()
-        spec = self._find(stored.model) if stored.model else None
+        spec = self._spec_of(stored.model, stored.task) if stored.model else None
         job, inferred = await self._read(_Sent(stored.query, stored.headers, body, stored.task, spec))
         job = replace(job, client=stored.client, is_patient=True)
         _note(record, job)
@@ -175,14 +197,14 @@ class Endpoints:
         Raises:
             HybridgeError: when it cannot be answered as it stands.
         """
-        spec = self._find(stored.model) if stored.model else None
+        spec = self._spec_of(stored.model, stored.task) if stored.model else None
         job, _ = await self._read(_Sent(stored.query, stored.headers, body, stored.task, spec))
         _note(record, job)
         return result_bytes(job)
 
     async def _respond(
         self,
-        job: Job,
+        job: AnyJob,
         inferred: str | None,
         arrived: float,
         record: RequestRecord,
@@ -201,27 +223,51 @@ class Endpoints:
         }
         record.milliseconds.update(stages)
         record.shared_by = result.shared_by
+        if isinstance(result, PromptResult):
+            record.cache = "hit" if result.is_from_cache else "miss"
         about = {**about_job(job, inferred), **about_run(result, stages)}
         return protocol.HttpResponse(response.status, {**response.headers, **about}, response.body)
 
-    async def _read(self, sent: _Sent) -> tuple[Job, str | None]:
+    def _recognised(self, sent: _Sent) -> _Sent:
+        """The request; those of other wires for prompts as one of ours."""
+        limits = self._limits.prompts
+        if sent.task == "prompt" and sent.spec is None:
+            base, (query, body) = "Flux", from_sd_next(sent.query, sent.body, limits)
+        elif sent.task is None:
+            found = from_flux2(sent.query, sent.headers["content-type"], sent.body, limits)
+            if found is None:
+                return sent
+            base, (query, body) = "Flux2", found
+        else:
+            return sent
+        spec = self._served.text_of(base, self._default_model)
+        return _Sent(query, {"content-type": "application/json", "accept": ""}, body, "prompt", spec)
+
+    async def _read(self, sent: _Sent) -> tuple[AnyJob, str | None]:
         """The job, and how its model was found if it was not named."""
         if _is_quick(sent):
             return self._read_here(sent)
         return await self._media.run(self._read_here, sent)
 
-    async def _write(self, job: Job, result: Result) -> protocol.HttpResponse:
+    async def _write(self, job: AnyJob, result: AnyResult) -> protocol.HttpResponse:
+        if isinstance(job, PromptJob) and isinstance(result, PromptResult):
+            return await self._media.run(finish_prompt, job, result)
+        if not (isinstance(job, Job) and isinstance(result, Result)):
+            raise AssertionError("a job of one kind has a result of another")
         request = job.request
         is_file = isinstance(request, DecodeRequest) and request.output in ("picture", "video")
         if request.envelope == "binary" and not is_file:
             return _write_here(job, result)
         return await self._media.run(_write_here, job, result)
 
-    def _read_here(self, sent: _Sent) -> tuple[Job, str | None]:
+    def _read_here(self, sent: _Sent) -> tuple[AnyJob, str | None]:
+        if isinstance(sent.spec, TextSpec):
+            prompts = protocol.read_prompt_request(sent.query, sent.headers, sent.body, self._limits.prompts)
+            return admit_prompt(prompts, sent.spec, self._limits), None
         request = protocol.read_request(sent.query, sent.headers, sent.body, sent.task)
         spec, inferred = sent.spec, None
         if spec is None:
-            spec, reason = infer_model(request, self._served, self._default_model)
+            spec, reason = infer_model(request, self._served.vaes, self._default_model)
             done = "decode" if isinstance(request, DecodeRequest) else "encode"
             inferred = f"model={spec.name}; task={done}; reason={reason}"
         return admit(request, spec, self._limits), inferred
@@ -234,19 +280,20 @@ class Endpoints:
             {
                 "name": "hybridge",
                 "version": __version__,
-                "models": list(self._served),
+                "models": self._served.names,
                 "documentation": "/openapi.json",
             }
         )
 
     async def models(self, _: Request) -> Response:
         """GET /v1/models"""
-        return JSONResponse({"models": [_described(info) for info in self._backend.info()]})
+        infos = self._backend.info()
+        return JSONResponse({"models": [self._served.described(name, infos) for name in self._served.names]})
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/{model}"""
-        spec = self._find(request.path_params["model"])
-        return JSONResponse(next(_described(info) for info in self._backend.info() if info.spec is spec))
+        name = self._served.find(request.path_params["model"]).name
+        return JSONResponse(self._served.described(name, self._backend.info()))
 
     async def health(self, _: Request) -> Response:
         """GET /health: the process answers."""
@@ -263,16 +310,8 @@ class Endpoints:
         """GET /metrics, for Prometheus."""
         return Response(self._metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
-    def _find(self, name: str) -> ModelSpec:
-        if name in self._served:
-            return self._served[name]
-        near = difflib.get_close_matches(name, self._served, n=1)
-        raise UnknownModel(
-            "no such model on this server",
-            saw=repr(name[:80]),
-            expected="one of " + ", ".join(self._served),
-            hint=near[0] if near else f"`hybridge serve {name}`" if name in CATALOGUE else None,
-        )
+    def _spec_of(self, name: str, task: protocol.Task | None) -> ModelSpec | TextSpec:
+        return self._served.text(name) if task == "prompt" else self._served.vae(name)
 
 
 def _is_quick(sent: _Sent) -> bool:
@@ -306,37 +345,12 @@ def accepted(status: dict[str, Any]) -> Response:
     return JSONResponse(status, 202, {"location": here, "preference-applied": "respond-async"})
 
 
-def _note(record: RequestRecord, job: Job) -> None:
+def _note(record: RequestRecord, job: AnyJob) -> None:
     record.model, record.task, record.pictures = job.spec.name, job.task, _pictures_of(job)
 
 
-def _pictures_of(job: Job) -> int:
+def _pictures_of(job: AnyJob) -> int:
+    if isinstance(job, PromptJob):
+        return job.request.batch
     tensor = job.request.latents if isinstance(job.request, DecodeRequest) else job.request.image
     return tensor.shape[0] if isinstance(tensor, protocol.WireTensor) and len(tensor.shape) > 3 else 1
-
-
-def _described(info: ModelInfo) -> dict[str, Any]:
-    spec = info.spec
-    return {
-        "name": spec.name,
-        "title": spec.title,
-        "class": spec.class_name,
-        "latent_channels": spec.latent_channels,
-        "spatial_factor": spec.spatial_factor,
-        "scaling_factor": spec.normalisation.scaling_factor,
-        "shift_factor": spec.normalisation.shift_factor,
-        "latents_mean": spec.normalisation.mean,
-        "latents_std": spec.normalisation.std,
-        "parent": spec.parent,
-        "device": info.device,
-        "device_reason": info.device_reason,
-        "dtype": info.dtype,
-        "dtype_reason": info.dtype_reason,
-        "threads": info.threads,
-        "weights_bytes": info.weights_bytes,
-        "config": dict(info.config),
-        "state": info.state,
-        "failure": info.failure,
-        "decode": f"/v1/{spec.name}/decode",
-        "encode": f"/v1/{spec.name}/encode" if spec.has_encoder else None,
-    }

@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ... import protocol
-from ..scheduling.job import Job, Result, RunInfo
+from ..scheduling.job import AnyJob, AnyResult, RunInfo
 
 #: Tells nginx, and proxies that took its word for it, to pass each piece on as it comes.
 UNBUFFERED = {"x-accel-buffering": "no"}
 
 
-def about_job(job: Job, inferred: str | None) -> dict[str, str]:
+def about_job(job: AnyJob, inferred: str | None) -> dict[str, str]:
     """What is known before it is run, and which headers the pages of a browser may read.
 
     Args:
@@ -30,7 +30,7 @@ def about_job(job: Job, inferred: str | None) -> dict[str, str]:
     return about
 
 
-def about_run(result: Result, milliseconds: Mapping[str, float]) -> dict[str, str]:
+def about_run(result: AnyResult, milliseconds: Mapping[str, float]) -> dict[str, str]:
     """What is known once it was run: the time of each stage, and the engine's plan."""
     about = {"server-timing": ", ".join(f"{stage};dur={spent:.1f}" for stage, spent in milliseconds.items())}
     if result.ran is not None:

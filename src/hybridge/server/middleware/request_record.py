@@ -33,13 +33,14 @@ class RequestRecord:
         request_id: Its own, if it brought a sane one in ``X-Request-Id``, else a new one.
         client_id: ``key:NAME`` or ``address:…``.
         model: The model's name, empty where no model was concerned.
-        task: ``decode``, ``encode``, or empty.
+        task: ``decode``, ``encode``, ``prompt``, or empty.
         status: Of the answer; 499 for a sender who left.
         milliseconds: Of each stage, and ``total``.
         received_bytes: Of the body.
         sent_bytes: Of the answer's body.
-        pictures: In the request.
+        pictures: In the request; or prompts.
         shared_by: Jobs in the run on the device that answered it.
+        cache: ``hit`` or ``miss`` where an answer could have been kept from before, else empty.
         began_at: Seconds since 1970.
         traceparent: The W3C header of that name, if there was one.
     """
@@ -54,6 +55,7 @@ class RequestRecord:
     sent_bytes: int = 0
     pictures: int = 0
     shared_by: int = 0
+    cache: str = ""
     began_at: float = field(default_factory=time.time)
     traceparent: str | None = None
 

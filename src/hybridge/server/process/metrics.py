@@ -51,7 +51,7 @@ class Metrics:
         )
         self._pictures = Histogram(
             "hybridge_request_pictures",
-            "Pictures in one request",
+            "Pictures, or prompts, in one request",
             ["model"],
             buckets=_BATCHES,
             registry=self._registry,
@@ -61,6 +61,12 @@ class Metrics:
             "Jobs in the run on the device, for each job",
             ["model"],
             buckets=_BATCHES,
+            registry=self._registry,
+        )
+        self._cache = Counter(
+            "hybridge_prompt_cache",
+            "Requests for text embeddings, by whether they were kept from before",
+            ["model", "result"],
             registry=self._registry,
         )
         self._received = Counter("hybridge_received_bytes", "Bytes of bodies received", registry=self._registry)
@@ -87,6 +93,8 @@ class Metrics:
             self._stages.labels(record.model, stage).observe(milliseconds / 1e3)
         self._pictures.labels(record.model).observe(record.pictures)
         self._shared.labels(record.model).observe(record.shared_by)
+        if record.cache:
+            self._cache.labels(record.model, record.cache).inc()
 
     def exposition(self) -> bytes:
         """Everything in Prometheus' text format."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, overload
 
-from ...models import ModelSpec
-from .job import Job, ProgressCallback, Result
+from ...models import ModelSpec, TextSpec
+from .job import AnyJob, AnyResult, Job, ProgressCallback, PromptJob, PromptResult, Result, text_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class ModelInfo:
         config: What its module is made with, in JSON's types; clients put a module of their own in its place.
     """
 
-    spec: ModelSpec
+    spec: ModelSpec | TextSpec
     device: str
     device_reason: str
     dtype: str
@@ -37,6 +37,11 @@ class ModelInfo:
     failure: str | None = None
     threads: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+
+    @property
+    def part(self) -> str:
+        """What is loaded for it: a model's VAE has the model's name, its text encoders one of their own."""
+        return text_part(self.spec.name) if isinstance(self.spec, TextSpec) else self.spec.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +72,17 @@ class Backend(Protocol):
         """The models, in the order in which they were asked for."""
         ...
 
-    def cost(self, job: Job) -> float:
+    def cost(self, job: AnyJob) -> float:
         """How much work a job is: seconds of the device, as far as is known."""
         ...
 
-    async def run(self, job: Job, on_progress: ProgressCallback | None = None) -> Result:
+    @overload
+    async def run(self, job: Job, on_progress: ProgressCallback | None = None) -> Result: ...
+
+    @overload
+    async def run(self, job: PromptJob, on_progress: ProgressCallback | None = None) -> PromptResult: ...
+
+    async def run(self, job: AnyJob, on_progress: ProgressCallback | None = None) -> AnyResult:
         """Does the job; cancelling it gives up its place, and stops it if it runs.
 
         Args:

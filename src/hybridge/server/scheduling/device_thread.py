@@ -16,14 +16,14 @@ from typing import Any
 
 from ...errors import DeadlinePassed, EngineFailure, HybridgeError, OutOfMemory, ShuttingDown, Stopped, TooLarge
 from .cost_model import CostModel
-from .job import Job, Progress, ProgressCallback, Result
+from .job import AnyJob, AnyResult, Progress, ProgressCallback
 from .model_cache import ModelCache
 from .queue import FairQueue, QueuedJob, QueueLimits
 
 log = logging.getLogger("hybridge.device")
 
 #: Runs jobs on a model: (model, jobs, progress(done, of), should_stop()) → a result for each.
-Perform = Callable[[Any, Sequence[Job], Callable[[int, int], None], Callable[[], bool]], Sequence[Result]]
+Perform = Callable[[Any, Sequence[AnyJob], Callable[[int, int], None], Callable[[], bool]], Sequence[AnyResult]]
 
 #: A job's progress is told in steps of this size; strips are many.
 _TOLD_STEP = 0.01
@@ -42,7 +42,7 @@ class PendingJob:
 
     def __init__(
         self,
-        job: Job,
+        job: AnyJob,
         flops: float,
         batch_key: object | None,
         on_progress: ProgressCallback | None,
@@ -57,18 +57,18 @@ class PendingJob:
         self._on_progress = on_progress
         self._loop = asyncio.get_running_loop()
         self._last_progress = Progress("waiting", position=-1)
-        self.future: asyncio.Future[Result] = self._loop.create_future()
+        self.future: asyncio.Future[AnyResult] = self._loop.create_future()
 
     @property
     def kind(self) -> str:
         """What sort of work it is, for the pace."""
-        return f"{self.job.spec.name} {self.job.task}"
+        return f"{self.job.part} {self.job.task}"
 
     def plan(self, flops: float) -> None:
         """From any thread: its arithmetic is known by now."""
         self.flops, self.is_guess = flops, False
 
-    def resolve(self, outcome: Result | HybridgeError) -> None:
+    def resolve(self, outcome: AnyResult | HybridgeError) -> None:
         """From any thread."""
         self._on_loop(self._set, outcome)
 
@@ -94,9 +94,9 @@ class PendingJob:
         try:
             self._loop.call_soon_threadsafe(function, value)
         except RuntimeError:  # the loop is gone, and with it whoever waited
-            log.info("nobody waits any more for a %s job", self.job.spec.name)
+            log.info("nobody waits any more for a %s job", self.job.part)
 
-    def _set(self, outcome: Result | HybridgeError) -> None:
+    def _set(self, outcome: AnyResult | HybridgeError) -> None:
         if self.future.done():
             return
         if isinstance(outcome, HybridgeError):
@@ -142,7 +142,7 @@ class DeviceThread:
         """False only if something is broken, or it was closed."""
         return self._thread.is_alive()
 
-    async def run(self, pending: PendingJob) -> Result:
+    async def run(self, pending: PendingJob) -> AnyResult:
         """Lines up, waits for the result, and leaves the line or stops the run when cancelled."""
         job = pending.job
         cost_s, is_guess = self._cost_of(pending)
@@ -150,13 +150,13 @@ class DeviceThread:
             pending,
             client=job.client,
             cost_s=cost_s,
-            nbytes=job.tensor.nbytes,
+            nbytes=job.nbytes,
             is_patient=job.is_patient,
-            group=job.spec.name,
+            group=job.part,
             is_guess=is_guess,
         )
         try:
-            self._models.request(job.spec.name)
+            self._models.request(job.part)
         except HybridgeError:
             self.queue.leave(queued)
             raise
@@ -173,7 +173,7 @@ class DeviceThread:
             self._listeners -= pending.has_listener
             if self.queue.leave(queued):
                 self.notify_positions()
-            self._models.release(job.spec.name)
+            self._models.release(job.part)
 
     def plan(self, pending: PendingJob, flops: float) -> None:
         """Takes in a job's arithmetic, which was guessed when it lined up; from any thread."""
@@ -192,13 +192,13 @@ class DeviceThread:
         ahead_s = sum(queued.left_s for queued in self.queue.serving())
         for position, queued in enumerate(self.queue.waiting()):
             ahead_s += queued.cost_s
-            state = self._models.state_of(queued.item.job.spec.name).state
+            state = self._models.state_of(queued.item.job.part).state
             queued.item.notify(Progress("loading" if state == "loading" else "waiting", position, ahead_s))
 
     def fail(self, model: str, error: HybridgeError) -> None:
         """Tells everybody who waits for a model that it cannot be had."""
         for queued in self.queue.waiting():
-            if queued.item.job.spec.name == model and self.queue.leave(queued):
+            if queued.item.job.part == model and self.queue.leave(queued):
                 queued.item.resolve(copy.copy(error))  # each is raised by itself, and gets a traceback of its own
 
     def close(self, patience_s: float | None = None) -> None:
@@ -212,19 +212,19 @@ class DeviceThread:
         self._thread.join(patience_s)
 
     def _serve(self) -> None:
-        while (queued := self.queue.take(lambda pending: self._models.is_ready(pending.job.spec.name))) is not None:
+        while (queued := self.queue.take(lambda pending: self._models.is_ready(pending.job.part))) is not None:
             self._run([queued], is_nested=False)
 
     def _run(self, queued_jobs: list[QueuedJob[PendingJob]], *, is_nested: bool) -> None:
         """Runs a place, and those that may share its run; answers all of them, or puts them back."""
         first = queued_jobs[0].item
-        with self._models.claim(first.job.spec.name) as model:
+        with self._models.claim(first.job.part) as model:
             if model is None:
                 self._return(queued_jobs[0])
                 return
             if first.batch_key is not None and not is_nested and (most := self._batch_limit(model) - 1) > 0:
                 queued_jobs = queued_jobs + self.queue.join(lambda other: other.batch_key == first.batch_key, most)
-            load_s = self._models.load_s(first.job.spec.name)
+            load_s = self._models.load_s(first.job.part)
             begun = time.perf_counter()
             clock = _Clock(begun)
             self.notify_positions()
@@ -235,14 +235,14 @@ class DeviceThread:
                 queued.item.needs_all_memory = True
                 self._return(queued)
                 continue
-            if isinstance(outcome, Result):
+            if isinstance(outcome, AnyResult):
                 self._learn(queued.item, outcome, clock.seconds / len(queued_jobs))
                 queued_s = max(0.0, begun - queued.item.since - load_s)
                 outcome.milliseconds.update(queue=1e3 * queued_s, load=1e3 * load_s, device=1e3 * clock.seconds)
             self.queue.end(queued, clock.seconds / len(queued_jobs))
             queued.item.resolve(outcome)
 
-    def _learn(self, pending: PendingJob, result: Result, seconds: float) -> None:
+    def _learn(self, pending: PendingJob, result: AnyResult, seconds: float) -> None:
         if pending.is_guess and result.ran is not None and result.ran.flops is not None:
             pending.plan(result.ran.flops / result.shared_by)
         is_first = not self.cost_model.knows(pending.kind)
@@ -252,14 +252,14 @@ class DeviceThread:
 
     def _outcomes(
         self, model: Any, queued_jobs: list[QueuedJob[PendingJob]], clock: _Clock, *, is_nested: bool
-    ) -> Sequence[Result | HybridgeError]:
+    ) -> Sequence[AnyResult | HybridgeError]:
         outcome = self._run_once(model, queued_jobs, clock)
         if not isinstance(outcome, HybridgeError):
             return outcome
         if len(queued_jobs) == 1 or isinstance(outcome, Stopped):
             return [outcome] * len(queued_jobs)
         # One of them may have spoilt it for the others (NaN), and memory for one may be there.
-        alone: list[Result | HybridgeError] = []
+        alone: list[AnyResult | HybridgeError] = []
         for queued in queued_jobs:
             tried = self._run_once(model, [queued], clock)
             alone.append(tried if isinstance(tried, HybridgeError) else tried[0])
@@ -267,7 +267,7 @@ class DeviceThread:
 
     def _run_once(
         self, model: Any, queued_jobs: list[QueuedJob[PendingJob]], clock: _Clock
-    ) -> Sequence[Result] | HybridgeError:
+    ) -> Sequence[AnyResult] | HybridgeError:
         def progress(done: int, of: int) -> None:
             for queued in queued_jobs:
                 self.queue.advance(queued, done / of)
@@ -289,7 +289,7 @@ class DeviceThread:
         except HybridgeError as error:
             return error
         except Exception as error:  # one broken job must not end the thread that all others need
-            log.exception("a %s job failed", queued_jobs[0].item.job.spec.name)
+            log.exception("a %s job failed", queued_jobs[0].item.job.part)
             return EngineFailure("an unexpected failure in the engine", saw=type(error).__name__)
 
     def _return(self, queued: QueuedJob[PendingJob]) -> None:
@@ -307,7 +307,7 @@ class DeviceThread:
         before = self.queue.arrivals
 
         def is_ready(pending: PendingJob) -> bool:
-            return not pending.needs_all_memory and self._models.is_ready(pending.job.spec.name)
+            return not pending.needs_all_memory and self._models.is_ready(pending.job.part)
 
         ran = False
         while (queued := self.queue.interrupt(outer, before=before, is_ready=is_ready)) is not None:
@@ -316,7 +316,7 @@ class DeviceThread:
         return time.perf_counter() - begun if ran else 0.0
 
 
-def _is_short_of_memory(outcome: Result | HybridgeError) -> bool:
+def _is_short_of_memory(outcome: AnyResult | HybridgeError) -> bool:
     return isinstance(outcome, OutOfMemory) or (isinstance(outcome, TooLarge) and outcome.least_bytes is not None)
 
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ...errors import AmbiguousModel, RequestError
-from ...models import ModelSpec, latents_layout
-from ...protocol import Answer, DecodeRequest, EncodeRequest, Request, Task, TensorAnswer, WireTensor
+from ...models import ModelSpec, TextSpec, latents_layout
+from ...protocol import (
+    Answer,
+    DecodeRequest,
+    EncodeRequest,
+    PromptAnswer,
+    PromptRequest,
+    Request,
+    Task,
+    TensorAnswer,
+    VaeTask,
+    WireTensor,
+)
 from ...protocol.media import read_picture, write_picture, write_video
 from .limits import Limits
 
@@ -40,7 +51,7 @@ class Job:
     is_patient: bool = False
 
     @property
-    def task(self) -> Task:
+    def task(self) -> VaeTask:
         """What to do."""
         return "decode" if isinstance(self.request, DecodeRequest) else "encode"
 
@@ -51,6 +62,61 @@ class Job:
             return self.request.latents
         assert isinstance(self.request.image, WireTensor)  # noqa: S101 - admit() has read the file
         return self.request.image
+
+    @property
+    def part(self) -> str:
+        """What has to be loaded for it."""
+        return self.spec.name
+
+    @property
+    def nbytes(self) -> int:
+        """Of what was sent."""
+        return self.tensor.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class PromptJob:
+    """Prompts that were accepted.
+
+    Attributes:
+        spec: The model that they are for.
+        request: What to do; its pictures are in ``pictures`` by now.
+        pictures: uint8 (1, H, W, 3) each.
+        warning, client, timeout_s, is_patient: As of a :class:`Job`.
+    """
+
+    spec: TextSpec
+    request: PromptRequest
+    pictures: tuple[WireTensor, ...] = ()
+    warning: str | None = None
+    client: str = ""
+    timeout_s: float | None = None
+    is_patient: bool = False
+
+    @property
+    def task(self) -> Task:
+        """What to do."""
+        return "prompt"
+
+    @property
+    def part(self) -> str:
+        """What has to be loaded for it."""
+        return text_part(self.spec.name)
+
+    @property
+    def nbytes(self) -> int:
+        """Of what was sent, about."""
+        texts = sum(len(str(value)) for value in self.request.inputs.values())
+        return texts + sum(picture.nbytes for picture in self.pictures)
+
+
+#: All work.
+AnyJob = Job | PromptJob
+
+
+def text_part(name: str) -> str:
+    """What a model's text encoders are called beside its VAE, which has the model's own name."""
+    return f"{name}:text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +172,27 @@ class Result:
     shared_by: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class PromptResult:
+    """What a backend gives back for a PromptJob.
+
+    Attributes:
+        answer: The embeddings.
+        milliseconds, ran, shared_by: As of a :class:`Result`.
+        is_from_cache: Whether they were made before.
+    """
+
+    answer: PromptAnswer
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    ran: RunInfo | None = None
+    shared_by: int = 1
+    is_from_cache: bool = False
+
+
+#: What comes of a job that does not fail.
+AnyResult = Result | PromptResult
+
+
 def admit(request: Request, spec: ModelSpec, limits: Limits) -> Job:
     """Accepts a request for a model, or says why not.  Reads picture files, so it belongs off the event loop.
 
@@ -149,7 +236,7 @@ def finish(job: Job, result: Result) -> Answer:
     return TensorAnswer(tensor, request.envelope)
 
 
-def infer_model(request: Request, served: dict[str, ModelSpec], default: str | None) -> tuple[ModelSpec, str]:
+def infer_model(request: Request, served: Mapping[str, ModelSpec], default: str | None) -> tuple[ModelSpec, str]:
     """The model that a request without a name is for, and the reason.
 
     Latents tell by their channels, and both tasks by the factors that they carry.  A tiny autoencoder is not

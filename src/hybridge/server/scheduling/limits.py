@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...errors import RequestError, TooLarge
 from ...models import Layout, ModelSpec, image_layout, latents_layout
-from ...protocol import DecodeRequest, WireTensor
+from ...protocol import DecodeRequest, PromptLimits, WireTensor
 from ...protocol.media import LONGEST_SIDE
 
 MIB = 1024**2
@@ -34,6 +34,11 @@ class Limits:
     max_inflight_bytes: int = 1024 * MIB
     body_pause_s: float = 30
 
+    @property
+    def prompts(self) -> PromptLimits:
+        """Of a request for text embeddings."""
+        return PromptLimits(max_prompts=self.max_batch)
+
     def check_body(self, body_bytes: int) -> None:
         """Raises TooLarge above ``max_body_bytes``."""
         if body_bytes > self.max_body_bytes:
@@ -55,7 +60,7 @@ class Limits:
                 expected="one",
                 hint="a request for each, or output_type=pt with partial_postprocess=True, which returns them all",
             )
-        self._check_pixels(layout.pixels, f"{layout.batch} × {layout.picture[1]}×{layout.picture[0]}")
+        self.check_pixels(layout.pixels, f"{layout.batch} × {layout.picture[1]}×{layout.picture[0]}")
         file_format = {"picture": request.picture_format, "video": "video"}.get(request.output, "")
         longest = LONGEST_SIDE.get(file_format, self.max_pixels)
         if max(layout.picture) > longest:
@@ -71,7 +76,7 @@ class Limits:
         """The number of pixels of an image tensor, if it is one and within the limits."""
         batch, height, width = image_layout(image.shape, spec, is_bytes=image.dtype == "uint8")
         self._check_batch(batch)
-        self._check_pixels(batch * height * width, f"{batch} × {width}×{height}")
+        self.check_pixels(batch * height * width, f"{batch} × {width}×{height}")
         return batch * height * width
 
     def _check_batch(self, batch: int) -> None:
@@ -80,7 +85,8 @@ class Limits:
                 "the batch is too large", saw=batch, expected=f"at most {self.max_batch}", hint="several requests"
             )
 
-    def _check_pixels(self, pixels: int, saw: str) -> None:
+    def check_pixels(self, pixels: int, saw: str) -> None:
+        """Raises TooLarge above ``max_pixels``; ``saw`` says what has so many."""
         if pixels > self.max_pixels:
             raise TooLarge(
                 "the pictures are too large",

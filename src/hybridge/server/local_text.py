@@ -1,0 +1,145 @@
+"""Prompts on the engines of this machine: what the local backend does where a job is not about a VAE."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import __version__
+from ..engine import EngineOptions, map_torch_errors
+from ..engine.options import choose_device
+from ..engine.text import Embeddings, TextEngine
+from ..errors import EngineFailure
+from ..models import TextSpec
+from ..protocol import PROMPT_ITEM_BYTES, PromptAnswer, WireTensor
+from ..protocol.torch import from_torch
+from .prompt_cache import PromptCache, key_of
+from .scheduling.backend import ModelInfo
+from .scheduling.job import PromptJob, PromptResult, RunInfo, text_part
+from .scheduling.model_cache import ModelCache, ModelState, Source
+
+#: The cost of a prompt for a model that is not loaded: 512 tokens of five thousand million weights.
+_GUESSED_FLOPS = 5e12
+
+#: What decides, besides model and request, about the last bit.
+_LIBRARIES = ("torch", "transformers", "tokenizers", "diffusers")
+
+
+class TextModels:
+    """The text encoders of a backend.
+
+    Args:
+        specs: Those that are served; each is loaded when it is first asked for.
+        options: How they are loaded.
+        cache_bytes: What answers may take that are kept.
+    """
+
+    def __init__(self, specs: Sequence[TextSpec], options: EngineOptions, cache_bytes: int) -> None:
+        self._specs = {text_part(spec.name): spec for spec in specs}
+        self._options = options
+        self._cache = PromptCache(cache_bytes)
+        self._facts: dict[str, dict[str, str]] = {}  # of what was loaded last
+
+    @property
+    def parts(self) -> Sequence[str]:
+        """What these models are called on the shelf."""
+        return list(self._specs)
+
+    def sources(self) -> dict[str, Source[TextEngine]]:
+        """Where they are loaded from."""
+        return {part: self._source(spec) for part, spec in self._specs.items()}
+
+    def info(self, part: str, engine: TextEngine | None, state: ModelState) -> ModelInfo:
+        """What is told of one."""
+        spec = self._specs[part]
+        device = choose_device(self._options.device) if engine is None else engine.device
+        facts = self._facts.get(spec.name, {})
+        return ModelInfo(
+            spec,
+            str(device.value),
+            device.reason,
+            "" if engine is None else str(engine.dtype.value).removeprefix("torch."),
+            "chosen when it is loaded" if engine is None else engine.dtype.reason,
+            None if engine is None else engine.weights_bytes,
+            state.state,
+            state.failure,
+            config=facts,
+        )
+
+    def made_before(self, job: PromptJob, engine: TextEngine | None) -> PromptResult | None:
+        """The answer, if it is kept and the model that made it is loaded."""
+        answer = None if engine is None else self._cache.get(self._key(job))
+        return None if answer is None else PromptResult(answer, is_from_cache=True)
+
+    def flops(self, job: PromptJob, engine: TextEngine | None) -> float | None:
+        """The arithmetic of a job, None where that is not known yet.
+
+        Raises:
+            RequestError: when it cannot be done.
+        """
+        return None if engine is None else engine.flops(job.request.inputs)
+
+    def guess(self, job: PromptJob) -> float:
+        """The arithmetic of a job for a model that is not loaded."""
+        return _GUESSED_FLOPS * job.request.batch
+
+    def perform(self, engine: TextEngine, job: PromptJob, models: ModelCache[Any]) -> PromptResult:
+        """Does a job, on the device thread."""
+        flops = engine.flops(job.request.inputs)
+        pictures = [_picture(one) for one in job.pictures]
+        with models.running(0), map_torch_errors(f"a {job.part} job", engine.device.value):
+            made = engine.encode(job.request.inputs, pictures)
+            answer = _answer(made, engine, self._facts[job.spec.name])
+        self._cache.put(self._key(job), answer)
+        return PromptResult(answer, ran=RunInfo("text", flops=flops))
+
+    def _source(self, spec: TextSpec) -> Source[TextEngine]:
+        def load() -> TextEngine:
+            engine = TextEngine.load(spec.source, self._options, name=spec.name)
+            self._facts[spec.name] = _facts_of(engine, spec)
+            return engine
+
+        return Source(lambda: TextEngine.expected_bytes(spec.source, self._options), load)
+
+    def _key(self, job: PromptJob) -> str:
+        return key_of(self._facts[job.spec.name], job.request, job.pictures)
+
+
+def _facts_of(engine: TextEngine, spec: TextSpec) -> dict[str, str]:
+    """Everything about a loaded model that changes a bit."""
+    return {
+        "model": spec.name,
+        "class": engine.repository.class_name,
+        "revision": engine.revision or "",
+        "weights": engine.repository.identity,
+        "dtype": str(engine.dtype.value).removeprefix("torch."),
+        "device": engine.device.value.type,
+        "hybridge": __version__,
+        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+    }
+
+
+def _answer(made: Embeddings, engine: TextEngine, facts: Mapping[str, str]) -> PromptAnswer:
+    def wire(tensor: Any) -> WireTensor:
+        return from_torch(tensor, PROMPT_ITEM_BYTES)
+
+    tensors = {
+        name: tuple(map(wire, value)) if isinstance(value, list) else wire(value)
+        for name, value in made.tensors.items()
+    }
+    layouts = engine.side.layouts
+    truncated: dict[str, tuple[int, ...]] = {}
+    for one in made.truncated:
+        truncated[one.prompt] = tuple(sorted({*truncated.get(one.prompt, ()), one.index}))
+    return PromptAnswer(tensors, {name: layouts[name] for name in tensors}, facts, truncated)
+
+
+def _picture(pixels: WireTensor) -> Any:
+    """uint8 (1, H, W, 3) as Pillow has it."""
+    from PIL import Image
+
+    if pixels.dtype != "uint8":
+        raise EngineFailure("a picture reached the text encoders unread", saw=pixels.dtype)
+    _, height, width, _ = pixels.shape
+    return Image.frombytes("RGB", (width, height), bytes(pixels.data))

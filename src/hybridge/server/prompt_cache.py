@@ -1,0 +1,62 @@
+"""Text embeddings that were made before, in memory, least recently used first out.
+
+The key is a hash of everything that changes a bit: the prompts and options as they were sent, the pictures, and the
+facts of the model (its files, precision and device, and the versions of the libraries).  So a hit is what would be
+made again, and no prompt is kept as text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+from ..protocol import PromptAnswer, PromptRequest, WireTensor
+
+
+def key_of(facts: Mapping[str, str], request: PromptRequest, pictures: Sequence[WireTensor]) -> str:
+    """The address of an answer."""
+    digest = hashlib.sha256(json.dumps([dict(facts), dict(request.inputs)], sort_keys=True).encode())
+    for picture in pictures:
+        digest.update(f"\0{picture.dtype} {picture.shape}".encode())
+        digest.update(picture.data)
+    return digest.hexdigest()
+
+
+class PromptCache:
+    """Safe to share between threads.
+
+    Args:
+        most_bytes: Of all answers together; 0 keeps none.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._held_bytes = 0
+        self._answers: OrderedDict[str, PromptAnswer] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def held_bytes(self) -> int:
+        """Of the answers that are kept."""
+        return self._held_bytes
+
+    def get(self, key: str) -> PromptAnswer | None:
+        """The answer of that address, if it is kept."""
+        with self._lock:
+            if key in self._answers:
+                self._answers.move_to_end(key)
+            return self._answers.get(key)
+
+    def put(self, key: str, answer: PromptAnswer) -> None:
+        """Keeps an answer, unless it is larger than all that may be kept; others leave for it."""
+        with self._lock:
+            if answer.nbytes > self._most_bytes or key in self._answers:
+                return
+            self._answers[key] = answer
+            self._held_bytes += answer.nbytes
+            while self._held_bytes > self._most_bytes:
+                _, gone = self._answers.popitem(last=False)
+                self._held_bytes -= gone.nbytes
