@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
@@ -79,3 +80,31 @@ def test_a_caller_may_set_what_it_likes(name: str, dtype: torch.dtype) -> None:
     for sample, parameters in found:
         assert torch.equal(sample, quiet[0])
         assert torch.equal(parameters, quiet[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_threads_that_another_thread_sets(dtype: torch.dtype) -> None:
+    """Their number changes all the time; a run may add up in another order, and does nothing worse."""
+    vae, latents, picture = made(dtype)
+    expected = vae.decode(latents).sample, vae.encode(picture).latent_dist.parameters
+    before, has_begun, is_over = torch.get_num_threads(), threading.Event(), threading.Event()
+
+    def change() -> None:
+        while not is_over.is_set():
+            for count in (1, 2, 3, 4):
+                torch.set_num_threads(count)
+            has_begun.set()
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        assert has_begun.wait(60)
+        found = [(vae.decode(latents).sample, vae.encode(picture).latent_dist.parameters) for _ in range(5)]
+    finally:
+        is_over.set()
+        changing.join()
+        torch.set_num_threads(before)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    for results in found:
+        for one, other in zip(results, expected, strict=True):
+            assert torch.allclose(one.float(), other.float(), atol=tolerance, rtol=tolerance)

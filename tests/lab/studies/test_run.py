@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from PIL import Image
+from pipelines import load_small_pipelines
 from typer.testing import CliRunner
 
 from hybridge.cli.application import application
@@ -176,3 +177,32 @@ def test_the_catalogue_is_listed() -> None:
     (row,) = (row for row in rows if row["name"] == "channels-last")
     assert row["outcome"] is None
     assert row["exactness"] == "rounding"
+
+
+def test_a_folder_of_stable_diffusion_15(tmp_path: Path) -> None:
+    """As the hub has it, without a safety checker: its pipelines name their size in the UNet's config alone."""
+    small = load_small_pipelines()
+    folder, prompts = tmp_path / "sd15", tmp_path / "prompts.txt"
+    small.stable_diffusion(small.vae()).save_pretrained(folder)
+    assert json.loads((folder / "model_index.json").read_text())["safety_checker"] == [None, None]
+    prompts.write_text("cat 1 a cat\n")
+    listed = command("lab", "list", folder)
+    assert "remote-vae: no server was named" in listed
+    how = [
+        "--prompts",
+        prompts,
+        "--runs",
+        1,
+        "--steps",
+        2,
+        "--size",
+        64,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "out",
+    ]
+    command("lab", "run", folder, "--technique", "exact-vae", *how)
+    found = json.loads((tmp_path / "out" / runner.RECORD).read_text())
+    outcomes = {entry["configuration"]: entry["outcome"] for entry in found["measurements"]}
+    assert outcomes == {"baseline": "worked", "exact-vae": "worked"}

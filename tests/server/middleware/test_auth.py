@@ -8,15 +8,20 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from diffusers.utils.remote_utils import remote_decode
 from torch import zeros
 
 from hybridge.client import Client
+from hybridge.engine import Engine
 from hybridge.errors import HybridgeError
 from hybridge.protocol import DecodeRequest, WireTensor
 from hybridge.server.app import create_app
@@ -287,3 +292,58 @@ class TestOpening:
         (tmp_path / "empty").write_text("# nobody\n")
         with pytest.raises(HybridgeError, match="holds no key"):
             check_opening(Settings(keys=tmp_path / "empty"))
+
+
+class Ordered:
+    """An engine that holds its first decode until it is let go, and notes the first number of all latents."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.order: list[float] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def decode(self, latents: Any, **named: Any) -> Any:
+        self.order.append(float(latents.flatten()[0]))
+        self.begun.set()
+        assert self.go.wait(60)
+        return self._engine.decode(latents, **named)
+
+
+def test_clients_behind_one_key_share_its_turns(engines, tmp_path) -> None:
+    """However many connections and machines there are behind a key, it gets one share of the device."""
+    keys = tmp_path / "keys"
+    owned = {name: add_key(keys, name) for name in ("alice", "bob")}
+    engine = Ordered(engines["sd-v1"])
+    backend = LocalBackend({"sd-v1": engine})
+    settings = Settings(trusted_proxies="127.0.0.1")
+    app = create_app(backend, settings, keys=KeyRing.read(keys))
+
+    def decode(address: str, name: str, number: int) -> int:
+        latents = np.full((1, 4, 8, 8), number, np.float32)
+        headers = {
+            **BINARY,
+            "authorization": f"Bearer {owned[name]}",
+            "x-forwarded-for": f"192.0.2.{number}",  # each from a machine of its own
+        }
+        url = f"{address}/v1/sd-v1/decode"
+        return httpx.post(url, params=QUERY, content=latents.tobytes(), headers=headers, timeout=60).status_code
+
+    sent = ["alice", "alice", "alice", "alice", "bob", "bob"]
+    with running(app, listening=settings.listening) as address, ThreadPoolExecutor(len(sent)) as pool:
+        answers = []
+        try:
+            for number, name in enumerate(sent):
+                answers.append(pool.submit(decode, address, name, number))
+                assert engine.begun.wait(60)
+                while backend.load().waiting < number:
+                    assert not answers[-1].done()
+        finally:
+            engine.go.set()
+        assert [answer.result() for answer in answers] == [200] * len(sent)
+    assert sorted(engine.order) == [0, 1, 2, 3, 4, 5]
+    # Of those that waited, one of bob's is among the first two, and the other before the last of alice's.
+    assert engine.order.index(4) <= 2
+    assert engine.order.index(5) < engine.order.index(3)
