@@ -1,4 +1,4 @@
-"""Compiles the engine's loops into the package; where there is no compiler, it does without them."""
+"""Compiles the engine's kernels into the package; without a compiler, the package works without them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 _KERNELS = "src/hybridge/engine/kernels"
 
 
-class LoopsHook(BuildHookInterface):
+class KernelsHook(BuildHookInterface):
     """Runs ``$CC``, or ``cc``, before a wheel is made or the package is installed from its folder."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Loops in C are called with right tensors alone: others are errors in Python, whatever is wrong with them."""
+"""The C kernels get only tensors that fit: all others are errors in Python, whatever is wrong with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 
-from hybridge.engine.kernels.compiled import Compiled, _load
+from hybridge.engine.kernels.compiled import CompiledKernels, _load
 from hybridge.engine.planning.conv_algorithms import queries_padded
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
@@ -40,125 +40,127 @@ class Call:
     call: Callable[..., Any]
 
 
-def calls(loops: Compiled) -> dict[str, Callable[[], Call]]:
-    def to_spectrum() -> Call:
+def calls(loops: CompiledKernels) -> dict[str, Callable[[], Call]]:
+    def input_transform() -> Call:
         return Call(
-            {"window": picture(8, 10, 14), "spectrum": numbers(36, 6, 8)},
-            lambda window, spectrum: loops.to_spectrum(window, spectrum, 2, 3, (6, 6)),
+            {"padded": picture(8, 10, 14), "transformed": numbers(36, 6, 8)},
+            lambda padded, transformed: loops.input_transform(padded, transformed, 2, 3, (6, 6)),
         )
 
-    def to_picture() -> Call:
+    def output_transform() -> Call:
         return Call(
             {
                 "products": numbers(16, 6, 8),
                 "bias": numbers(8),
-                "added": picture(8, 4, 5, BFLOAT16),
-                "picture": picture(8, 4, 5),
+                "residual": picture(8, 4, 5, BFLOAT16),
+                "output": picture(8, 4, 5),
             },
-            lambda products, bias, added, picture: loops.to_picture(products, bias, added, picture, 2, 3, (4, 4)),
+            lambda products, bias, residual, output: loops.output_transform(
+                products, bias, residual, output, 2, 3, (4, 4)
+            ),
         )
 
-    def multiply() -> Call:
+    def bmm() -> Call:
         return Call(
             {
-                "spectrum": numbers(2, 5, 32),
-                "filters": loops.pack(numbers(2, 32, 64), FLOAT32),
-                "products": numbers(2, 5, 64),
+                "inputs": numbers(2, 5, 32),
+                "filters": loops.pack_filters(numbers(2, 32, 64), FLOAT32),
+                "out": numbers(2, 5, 64),
             },
-            loops.multiply,
+            loops.bmm,
         )
 
-    def multiply_with_blas() -> Call:
+    def bmm_with_blas() -> Call:
         return Call(
-            {"spectrum": numbers(2, 5, 8), "filters": numbers(2, 8, 16), "products": numbers(2, 5, 16)},
-            loops.multiply,
+            {"inputs": numbers(2, 5, 8), "filters": numbers(2, 8, 16), "out": numbers(2, 5, 16)},
+            loops.bmm,
         )
 
-    def convolve() -> Call:
+    def conv_winograd() -> Call:
         tensors = {
-            "window": picture(32, 6, 8),
-            "filters": loops.pack(numbers(16, 32, 32), FLOAT32),
+            "padded": picture(32, 6, 8),
+            "filters": loops.pack_filters(numbers(16, 32, 32), FLOAT32),
             "bias": numbers(32),
-            "added": picture(32, 4, 6),
-            "picture": picture(32, 4, 6),
-            "memory": numbers(12 * 16 * 64 * torch.get_num_threads()),
+            "residual": picture(32, 4, 6),
+            "output": picture(32, 4, 6),
+            "workspace": numbers(12 * 16 * 64 * torch.get_num_threads()),
         }
 
         def call(**tensors: torch.Tensor) -> None:
-            if not loops.convolve(**tensors, high=2, wide=3, tile=(4, 4)):
-                raise ValueError("not done, for want of memory")
+            if not loops.conv_winograd(**tensors, tile_rows=2, tile_columns=3, tile=(4, 4)):
+                raise ValueError("not done: the workspace is too small")
 
         return Call(tensors, call)
 
-    def convolve_taps(dtype: torch.dtype) -> Call:
+    def conv_direct(dtype: torch.dtype) -> Call:
         tensors = {
-            "window": picture(8, 6, 7, dtype),
-            "filters": loops.pack_taps(numbers(40, 8, 3, 3), dtype),
+            "padded": picture(8, 6, 7, dtype),
+            "filters": loops.pack_direct_filters(numbers(40, 8, 3, 3), dtype),
             "bias": numbers(40),
-            "added": picture(40, 4, 5),
-            "picture": picture(40, 4, 5),
+            "residual": picture(40, 4, 5),
+            "output": picture(40, 4, 5),
         }
-        return Call(tensors, lambda **tensors: loops.convolve_taps(**tensors, stride=1))
+        return Call(tensors, lambda **tensors: loops.conv_direct(**tensors, stride=1))
 
-    def convolve_dots() -> Call:
+    def conv_dot() -> Call:
         tensors = {
-            "window": picture(16, 6, 7),
+            "padded": picture(16, 6, 7),
             "filters": numbers(3, 3, 48),
             "bias": numbers(3),
-            "picture": numbers(1, 3, 4, 5),
+            "output": numbers(1, 3, 4, 5),
         }
-        return Call(tensors, lambda **tensors: loops.convolve_dots(**tensors, stride=1))
+        return Call(tensors, lambda **tensors: loops.conv_dot(**tensors, stride=1))
 
-    def to_window() -> Call:
+    def scale_shift_silu() -> Call:
         tensors = {
             "rows": picture(8, 3, 4, BFLOAT16),
             "scale": numbers(8),
             "shift": numbers(8),
-            "window": picture(8, 3, 4),
+            "output": picture(8, 3, 4),
         }
-        return Call(tensors, loops.to_window)
+        return Call(tensors, loops.scale_shift_silu)
 
-    def measure() -> Call:
-        return Call({"rows": picture(8, 5, 4)}, lambda rows: loops.measure(rows, 2))
+    def channel_moments() -> Call:
+        return Call({"rows": picture(8, 5, 4)}, lambda rows: loops.channel_moments(rows, 2))
 
-    def put_values() -> Call:
+    def pack_values() -> Call:
         return Call(
             {"rows": numbers(7, 8), "values": numbers(2, 8, 128)},
-            lambda rows, values: loops.put_values(rows, 200, values),
+            lambda rows, values: loops.pack_values(rows, 200, values),
         )
 
     def attend(dtype: torch.dtype) -> Call:
-        block = loops.values_in_a_block(dtype)
+        block = loops.key_block(dtype)
         tensors = {
             "queries": numbers(5, 32),
             "keys": numbers(block + 3, 32, dtype=dtype),
             "values": numbers(2, 32, block, dtype=dtype),
             "out": numbers(5, 32),
-            "panels": numbers(queries_padded(5), 32),
-            "mixed": numbers(queries_padded(5), 32),
+            "query_panels": numbers(queries_padded(5), 32),
+            "accumulators": numbers(queries_padded(5), 32),
         }
 
-        def call(panels: torch.Tensor, mixed: torch.Tensor, **tensors: torch.Tensor) -> None:
-            loops.attend(**tensors, memory=(panels, mixed))
+        def call(query_panels: torch.Tensor, accumulators: torch.Tensor, **tensors: torch.Tensor) -> None:
+            loops.attend(**tensors, workspace=(query_panels, accumulators))
 
         return Call(tensors, call)
 
     found: dict[str, Callable[[], Call]] = {
-        "to_spectrum": to_spectrum,
-        "to_picture": to_picture,
-        "convolve_dots": convolve_dots,
-        "to_window": to_window,
-        "measure": measure,
-        "put_values": put_values,
+        "input_transform": input_transform,
+        "output_transform": output_transform,
+        "conv_dot": conv_dot,
+        "scale_shift_silu": scale_shift_silu,
+        "channel_moments": channel_moments,
+        "pack_values": pack_values,
     }
     if loops._sgemm is not None:
-        found["multiply_with_blas"] = multiply_with_blas
+        found["bmm_with_blas"] = bmm_with_blas
     for dtype in (FLOAT32, BFLOAT16):
         if loops.multiplies(dtype):
-            found[f"convolve_taps {dtype}"] = lambda dtype=dtype: convolve_taps(dtype)
+            found[f"conv_direct {dtype}"] = lambda dtype=dtype: conv_direct(dtype)
             found[f"attend {dtype}"] = lambda dtype=dtype: attend(dtype)
     if loops.multiplies(FLOAT32):
-        found |= {"multiply": multiply, "convolve": convolve}
+        found |= {"bmm": bmm, "conv_winograd": conv_winograd}
     return found
 
 
@@ -211,11 +213,11 @@ def test_right_tensors_are_taken(name: str) -> None:
 
 
 def is_still_right(name: str, tensor: str, spoilt: str) -> bool:
-    if spoilt in ("one axis more", "one axis less"):  # memory may have whatever shape, and vectors have one axis
-        return tensor in ("memory", "panels", "mixed") or (
+    if spoilt in ("one axis more", "one axis less"):  # a workspace may have any shape, and vectors have one axis
+        return tensor in ("workspace", "query_panels", "accumulators") or (
             spoilt.endswith("less") and tensor in ("bias", "scale", "shift")
         )
-    return spoilt == "every second number" and (name, tensor) == ("convolve_dots", "picture")  # by its own strides
+    return spoilt == "every second number" and (name, tensor) == ("conv_dot", "output")  # has any strides
 
 
 WRONG = [(*tensor, spoilt) for tensor in TENSORS for spoilt in SPOILT if not is_still_right(*tensor, spoilt)]
@@ -250,26 +252,26 @@ def test_other_sizes_are_refused_or_stay_within_memory(data: st.DataObject) -> N
 @pytest.mark.parametrize(
     "call",
     [
-        pytest.param(lambda: loops.measure(picture(8, 5, 4), 0), id="no rows at once"),
-        pytest.param(lambda: loops.put_values(numbers(7, 8), 250, numbers(2, 8, 128)), id="beyond the last place"),
-        pytest.param(lambda: loops.put_values(numbers(7, 8), -1, numbers(2, 8, 128)), id="before the first place"),
+        pytest.param(lambda: loops.channel_moments(picture(8, 5, 4), 0), id="no rows at once"),
+        pytest.param(lambda: loops.pack_values(numbers(7, 8), 250, numbers(2, 8, 128)), id="beyond the last place"),
+        pytest.param(lambda: loops.pack_values(numbers(7, 8), -1, numbers(2, 8, 128)), id="before the first place"),
         pytest.param(
-            lambda: loops.to_spectrum(picture(8, 10, 14), numbers(20, 6, 8), 2, 3, (5, 4)), id="no such tile"
+            lambda: loops.input_transform(picture(8, 10, 14), numbers(20, 6, 8), 2, 3, (5, 4)), id="no such tile"
         ),
         pytest.param(
-            lambda: loops.to_spectrum(picture(8, 10, 14), numbers(36, 9, 8), 3, 3, (6, 6)),
-            id="more tiles than window",
+            lambda: loops.input_transform(picture(8, 10, 14), numbers(36, 9, 8), 3, 3, (6, 6)),
+            id="more tiles than input",
         ),
         pytest.param(
-            lambda: loops.to_picture(numbers(16, 6, 8), None, None, picture(8, 6, 5), 2, 3, (4, 4)),
+            lambda: loops.output_transform(numbers(16, 6, 8), None, None, picture(8, 6, 5), 2, 3, (4, 4)),
             id="too few tiles",
         ),
         pytest.param(
-            lambda: loops.convolve_dots(picture(8, 4, 4), numbers(3, 1, 24), None, numbers(1, 1, 2, 2), 0),
+            lambda: loops.conv_dot(picture(8, 4, 4), numbers(3, 1, 24), None, numbers(1, 1, 2, 2), 0),
             id="no stride",
         ),
         pytest.param(
-            lambda: loops.multiply(
+            lambda: loops.bmm(
                 torch.empty(1, 2**31, 8, dtype=FLOAT32, device="meta"), numbers(1, 8, 8), numbers(1, 1, 8)
             ),
             id="more than an int",
@@ -281,20 +283,20 @@ def test_wrong_numbers_are_refused(call: Callable[[], None]) -> None:
         call()
 
 
-@pytest.mark.skipif("multiply" not in CALLS, reason="products of our own are for processors with AVX-512")
-@pytest.mark.parametrize("at_once", [0, -1])
-def test_sums_of_no_products_are_refused(at_once: int) -> None:
-    for name in ("multiply", "attend torch.float32"):
+@pytest.mark.skipif("bmm" not in CALLS, reason="products of our own are for processors with AVX-512")
+@pytest.mark.parametrize("k_block", [0, -1])
+def test_sums_of_no_products_are_refused(k_block: int) -> None:
+    for name in ("bmm", "attend torch.float32"):
         made = CALLS[name]()
         tensors = dict(made.tensors)
-        if name != "multiply":
-            tensors["memory"] = tensors.pop("panels"), tensors.pop("mixed")
+        if name != "bmm":
+            tensors["workspace"] = tensors.pop("query_panels"), tensors.pop("accumulators")
         with pytest.raises(ValueError, match="cannot add"):
-            getattr(loops, name.split()[0])(**tensors, added_at_once=at_once)
+            getattr(loops, name.split()[0])(**tensors, k_block=k_block)
 
 
 def test_an_error_says_what_was_seen_and_expected() -> None:
     with pytest.raises(ValueError, match=r"the scale: saw Tensor of shape \[9\].*expected.*shape \[8\]"):
-        loops.to_window(picture(8, 3, 4), numbers(9), numbers(8), picture(8, 3, 4))
-    with pytest.raises(TypeError, match=r"the scale: torch\.float64, but the loop takes torch\.float32"):
-        loops.to_window(picture(8, 3, 4), numbers(8).double(), numbers(8), picture(8, 3, 4))
+        loops.scale_shift_silu(picture(8, 3, 4), numbers(9), numbers(8), picture(8, 3, 4))
+    with pytest.raises(TypeError, match=r"the scale: torch\.float64, but the kernel takes torch\.float32"):
+        loops.scale_shift_silu(picture(8, 3, 4), numbers(8).double(), numbers(8), picture(8, 3, 4))

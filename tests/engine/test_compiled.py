@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from hybridge.engine.execution import convolution
 from hybridge.engine.execution.convolution import prepare
-from hybridge.engine.kernels import compiled, library
+from hybridge.engine.kernels import compiled, conv_kernels, library
 from hybridge.engine.kernels.compiled import multiplies_bfloat16
 from hybridge.engine.memory.arena import Scratch
 from hybridge.engine.memory.device_memory import allocate_picture
@@ -68,7 +68,7 @@ def check(monkeypatch: pytest.MonkeyPatch, *what: Any) -> None:
             theirs = made(*what, out)
         for cache_bytes in (0, 2**30):  # one step after another, and all of them for a few tiles
             with monkeypatch.context() as cached:
-                cached.setattr(compiled, "shared_cache_bytes", partial(int, cache_bytes))
+                cached.setattr(conv_kernels, "shared_cache_bytes", partial(int, cache_bytes))
                 ours = made(*what, out)
             assert ours.shape == theirs.shape
             assert ours.isfinite().all()
@@ -119,13 +119,13 @@ def test_products_are_bmms(dtype, threads, count, positions, into, out) -> None:
     loops = compiled._load()
     assert loops is not None
     spectrum, filters = torch.randn(count, positions, into).to(dtype), torch.randn(count, into, out)
-    packed = loops.pack(filters, dtype)
+    packed = loops.pack_filters(filters, dtype)
     expected = spectrum.double() @ filters.to(dtype).double()
     products = torch.full(expected.shape, torch.nan)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        loops.multiply(spectrum, packed, products)
+        loops.bmm(spectrum, packed, products)
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(products.double(), expected, rtol=1e-4, atol=1e-4)
@@ -154,7 +154,7 @@ def test_they_multiply_without_it() -> None:
 @pytest.mark.parametrize("channels", [(32, 64), (544, 32)])
 @pytest.mark.parametrize("cache_bytes", [0, 2**30], ids=["steps", "tiles"])
 def test_rounded_transforms(way, width, rows, channels, cache_bytes, monkeypatch) -> None:
-    monkeypatch.setattr(compiled, "shared_cache_bytes", partial(int, cache_bytes))
+    monkeypatch.setattr(conv_kernels, "shared_cache_bytes", partial(int, cache_bytes))
     exact = made(replace(way, in_bfloat16=False), width, rows, channels, True, "anywhere")
     rounded = made(way, width, rows, channels, True, "anywhere")
     # Two roundings of 2⁻⁹ at most, made larger by what a transform adds and subtracts.
@@ -172,7 +172,7 @@ def test_transforms_are_rounded_to_the_nearest_even() -> None:
     window = torch.zeros(1, 3, numbers.shape[2] + 2, 32)
     window[:, 1:2, 1:-1] = numbers
     spectrum = torch.empty(9, numbers.shape[2], 32, dtype=torch.bfloat16)
-    loops.to_spectrum(window.permute(0, 3, 1, 2), spectrum, 1, numbers.shape[2], (3, 3))
+    loops.input_transform(window.permute(0, 3, 1, 2), spectrum, 1, numbers.shape[2], (3, 3))
     assert torch.equal(spectrum[0], numbers[0, 0].bfloat16())  # the first of nine is the number itself
 
 
@@ -182,7 +182,7 @@ def test_transforms_are_rounded_to_the_nearest_even() -> None:
 @pytest.mark.parametrize("added_dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("cache_bytes", [0, 2**30], ids=["steps", "tiles"])
 def test_what_is_made_is_added_and_rounded_on_its_way(way, dtype, added_dtype, cache_bytes, monkeypatch) -> None:
-    monkeypatch.setattr(compiled, "shared_cache_bytes", partial(int, cache_bytes))
+    monkeypatch.setattr(conv_kernels, "shared_cache_bytes", partial(int, cache_bytes))
     op = convolve(Weights("conv", 32, 64, 3), way)
     noise = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(64, 32, 3, 3, generator=noise) / 17, torch.randn(64, generator=noise)
@@ -211,7 +211,7 @@ def test_mean_and_variance_of_every_channel(dtype, threads, channels, at_once) -
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        means, variances = compiled.compiled_for(torch.empty(0), channels).measure(rows, at_once)
+        means, variances = compiled.compiled_for(torch.empty(0), channels).channel_moments(rows, at_once)
     finally:
         torch.set_num_threads(before)
     for part, mean, variance in zip(rows.double().split(at_once, dim=2), means, variances, strict=True):
@@ -239,7 +239,7 @@ def test_normalised_and_activated_in_one_pass(dtype, threads) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        compiled.compiled_for(scale, 24).to_window(rows, scale, shift, window[:, :, 2:7, 1:])
+        compiled.compiled_for(scale, 24).scale_shift_silu(rows, scale, shift, window[:, :, 2:7, 1:])
     finally:
         torch.set_num_threads(before)
     summed = rows.double() * scale.double().view(-1, 1, 1) + shift.double().view(-1, 1, 1)
@@ -256,7 +256,7 @@ def test_silu_is_right_to_the_last_bits_and_keeps_nan() -> None:
     rows = numbers.view(1, 1, -1, 8).permute(0, 3, 1, 2)
     out = torch.empty_like(rows)
     ones = torch.ones(8)
-    compiled.compiled_for(ones, 8).to_window(rows, ones, 0 * ones, out)
+    compiled.compiled_for(ones, 8).scale_shift_silu(rows, ones, 0 * ones, out)
     finite = rows.isfinite()
     judge = F.silu(rows.double())
     off = (out.double() - judge)[finite].abs() / judge[finite].abs().clamp_min(1e-25)
@@ -295,7 +295,7 @@ def test_without_a_library_torch_does_it_and_the_log_says_so(uncached, tmp_path,
 
 @needs_them
 def test_loops_made_from_another_source_are_not_run(uncached, tmp_path, monkeypatch, caplog) -> None:
-    changed = tmp_path / "loops.c"
+    changed = tmp_path / "kernels.c"
     changed.write_bytes(library._SOURCES[0].read_bytes() + b"\n")
     monkeypatch.setattr(library, "_SOURCES", [changed, *library._SOURCES[1:]])
     with caplog.at_level("INFO"):

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 import torch.nn.functional as F
 
-from ..kernels.compiled import Compiled, compiled_for
+from ..kernels.compiled import CompiledKernels, compiled_for
 from ..memory.arena import Scratch
 from ..planning.conv_algorithms import Arithmetic
 from ..program.ops import Attend
@@ -69,15 +69,15 @@ class _CompiledAttention(Attention):
 
     def __init__(
         self,
-        compiled: Compiled,
+        compiled: CompiledKernels,
         channels: int,
         dtype: torch.dtype,
         scratch: Scratch,
         positions: int,
-        added_at_once: int,
+        k_block: int,
     ) -> None:
-        self._compiled, self._added_at_once = compiled, added_at_once
-        block = compiled.values_in_a_block(dtype)
+        self._compiled, self._k_block = compiled, k_block
+        block = compiled.key_block(dtype)
         blocks = -(-positions // block)
         narrower = scratch.like.itemsize // dtype.itemsize
         self.keys = scratch.take(positions, channels // narrower).view(dtype)
@@ -85,7 +85,7 @@ class _CompiledAttention(Attention):
         self._values[-1].zero_()  # what no position has is multiplied with zeros
 
     def keep_values(self, first: int, values: torch.Tensor) -> None:
-        self._compiled.put_values(values, first, self._values)
+        self._compiled.pack_values(values, first, self._values)
 
     def attend(self, queries: torch.Tensor, out: torch.Tensor, spare: tuple[torch.Tensor, torch.Tensor]) -> None:
-        self._compiled.attend(queries, self.keys, self._values, out, spare, added_at_once=self._added_at_once)
+        self._compiled.attend(queries, self.keys, self._values, out, spare, k_block=self._k_block)

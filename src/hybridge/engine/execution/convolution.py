@@ -15,7 +15,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from ..kernels.compiled import Compiled, compiled_for, takes_picture
+from ..kernels.compiled import CompiledKernels, compiled_for, supports_layout
 from ..memory.arena import Scratch
 from ..planning.conv_algorithms import ADDED_AT_ONCE, Way
 from ..planning.winograd import Matrix
@@ -71,7 +71,7 @@ class Room(ABC):
 class Convolution(ABC):
     """A convolution's weights, prepared: ``weight`` is of the form that the way works with."""
 
-    #: See :meth:`.Compiled.multiply`.
+    #: See :meth:`.CompiledKernels.bmm`.
     added_at_once = ADDED_AT_ONCE
 
     def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -96,7 +96,7 @@ def prepare(
         way: How it is computed.
         weight: Its own.
         bias: The same.
-        added_at_once: See :meth:`.Compiled.multiply`.
+        added_at_once: See :meth:`.CompiledKernels.bmm`.
     """
     kinds: dict[str, type[Convolution]] = {
         "direct": Direct,
@@ -141,7 +141,9 @@ class Taps(Convolution):
         if compiled is None:
             raise TypeError(f"{way} is for compiled loops")
         self.compiled = compiled
-        super().__init__(op, way, compiled.pack_taps(weight, _BFLOAT16 if way.in_bfloat16 else weight.dtype), bias)
+        super().__init__(
+            op, way, compiled.pack_direct_filters(weight, _BFLOAT16 if way.in_bfloat16 else weight.dtype), bias
+        )
 
     def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
         return _TapsRoom(self, scratch, rows, width)
@@ -156,10 +158,10 @@ class _TapsRoom(Room):
 
     def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
         conv = self._conv
-        if out is None or not takes_picture(out):  # a whole program's output is not
+        if out is None or not supports_layout(out):  # a whole program's output is not
             out = self._result(None, conv.op.weights.out_channels, rows, self._columns)
         ends, at_once = (conv.bias, added, out), conv.added_at_once
-        conv.compiled.convolve_taps(self.window, conv.weight, *ends, conv.op.stride, added_at_once=at_once)
+        conv.compiled.conv_direct(self.window, conv.weight, *ends, conv.op.stride, k_block=at_once)
         return out
 
 
@@ -187,7 +189,7 @@ class _DotsRoom(Room):
             first, end = op.rows_read(0, rows)
             return F.conv2d(self.window[:, :, : end - first], conv.weight, conv.bias, op.stride)
         made = self._result(out, op.weights.out_channels, rows, self._columns)
-        conv.compiled.convolve_dots(self.window, conv.weight, conv.bias, made, op.stride)
+        conv.compiled.conv_dot(self.window, conv.weight, conv.bias, made, op.stride)
         return made
 
 
@@ -229,7 +231,7 @@ class Shortcut:
     Args:
         weight: (O, I, 1, 1), of the dtype to compute in.
         in_bfloat16: Whether it is multiplied with rows in bfloat16.
-        added_at_once: See :meth:`.Compiled.multiply`.
+        added_at_once: See :meth:`.CompiledKernels.bmm`.
 
     Attributes:
         dtype: Of the rows that it takes.
@@ -243,13 +245,13 @@ class Shortcut:
         self.dtype = torch.bfloat16 if in_bfloat16 else weight.dtype
         compiled = compiled_for(kernel, *kernel.shape)
         self._compiled = compiled if compiled and compiled.multiplies(self.dtype, *kernel.shape) else None
-        self._kernel = self._compiled.pack(kernel[None], self.dtype) if self._compiled else kernel
+        self._kernel = self._compiled.pack_filters(kernel[None], self.dtype) if self._compiled else kernel
 
     def multiply(self, rows: torch.Tensor, out: torch.Tensor) -> None:
         """(1, I, n, W) → ``out``, (1, O, n, W), without memory of its own; both channels-last."""
         if self._compiled:
-            self._compiled.multiply(
-                positions(rows)[None], self._kernel, positions(out)[None], added_at_once=self._added_at_once
+            self._compiled.bmm(
+                positions(rows)[None], self._kernel, positions(out)[None], k_block=self._added_at_once
             )
         else:
             torch.mm(positions(rows), self._kernel, out=positions(out))
@@ -307,7 +309,9 @@ class Transformed(Convolution):
         self.compiled = compiled_for(weight, op.weights.in_channels, op.weights.out_channels)
         # (products, C, O), or in the order of compiled loops
         self.weight = (
-            self.compiled.pack(spectrum, self.dtype) if self.compiled else spectrum.to(self.dtype).contiguous()
+            self.compiled.pack_filters(spectrum, self.dtype)
+            if self.compiled
+            else spectrum.to(self.dtype).contiguous()
         )
 
     def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
@@ -355,26 +359,24 @@ class _TransformedRoom(Room):
         return made if made is out else made[:, :, :rows, : conv.op.output_size(rows, self._width)[1]]
 
     def _convolve_compiled(
-        self, compiled: Compiled, high: int, rows: int, out: torch.Tensor | None, added: torch.Tensor | None
+        self, compiled: CompiledKernels, high: int, rows: int, out: torch.Tensor | None, added: torch.Tensor | None
     ) -> torch.Tensor:
         conv, wide = self._conv, self._wide
         weights = conv.op.weights
         tile = conv.along_rows.reads, conv.along_columns.reads
         columns = conv.op.output_size(rows, self._width)[1]
-        if out is None or not takes_picture(out):  # a whole program's output is not
+        if out is None or not supports_layout(out):  # a whole program's output is not
             out = self._result(None, weights.out_channels, rows, columns)
         ends = conv.bias, added, out
         at_once = conv.added_at_once
-        if compiled.convolve(
-            self.window, conv.weight, *ends, self._memory, high, wide, tile, added_at_once=at_once
-        ):
+        if compiled.conv_winograd(self.window, conv.weight, *ends, self._memory, high, wide, tile, k_block=at_once):
             return out
         shape = (len(conv.weight), high * wide)
         operands = _view(self._second.view(conv.dtype), *shape, weights.in_channels)
         products = _view(self._first, *shape, weights.out_channels)
-        compiled.to_spectrum(self.window, operands, high, wide, tile)
-        compiled.multiply(operands, conv.weight, products, added_at_once=at_once)
-        compiled.to_picture(products, *ends, high, wide, tile)
+        compiled.input_transform(self.window, operands, high, wide, tile)
+        compiled.bmm(operands, conv.weight, products, k_block=at_once)
+        compiled.output_transform(products, *ends, high, wide, tile)
         return out
 
     def _look(self, high: int) -> _TileViews:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..kernels.compiled import compiled_for, takes_picture
+from ..kernels.compiled import compiled_for, supports_layout
 from ..planning.conv_algorithms import Arithmetic
 from ..program.ops import Norm
 
@@ -29,9 +29,9 @@ class Moments:
         channels, count, width = rows.shape[1:]
         at_once = self._arithmetic.rows_measured(count, width)
         is_copied = self._arithmetic.computed_bytes < _FLOAT32.itemsize  # which plans count
-        compiled = compiled_for(_FLOAT32, channels) if takes_picture(rows) and not is_copied else None
+        compiled = compiled_for(_FLOAT32, channels) if supports_layout(rows) and not is_copied else None
         if compiled:
-            parts = zip(*compiled.measure(rows, at_once), strict=True)
+            parts = zip(*compiled.channel_moments(rows, at_once), strict=True)
             for first, part in zip(range(0, count, at_once), parts, strict=True):
                 self._strips.append((min(at_once, count - first) * width, *part))
             return
@@ -104,8 +104,8 @@ class Normalise:
 
     def with_silu(self, rows: torch.Tensor, out: torch.Tensor) -> None:
         """The same and SiLU behind it, at once where that was compiled."""
-        if self._compiled and takes_picture(rows) and takes_picture(out):
-            self._compiled.to_window(rows, self._scale, self._shift, out)
+        if self._compiled and supports_layout(rows) and supports_layout(out):
+            self._compiled.scale_shift_silu(rows, self._scale, self._shift, out)
             return
         self(rows, out)
         F.silu(out, inplace=True)

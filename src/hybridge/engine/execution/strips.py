@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..kernels.compiled import takes_picture
+from ..kernels.compiled import supports_layout
 from ..memory.arena import Scratch
 from ..planning.conv_algorithms import Arithmetic, Way, queries_padded
 from ..program.ops import OF_ROUNDED, Attend, Convolve, Norm
@@ -238,7 +238,7 @@ class ConvolutionStrips:
             place = numbers.view(1, -1, residual.width, channels).permute(0, 3, 1, 2)
             residual = Converted(residual, place)
         if shortcut is None:
-            is_read = isinstance(as_it_is, Stored) and takes_picture(as_it_is.tensor)
+            is_read = isinstance(as_it_is, Stored) and supports_layout(as_it_is.tensor)
             return (as_it_is, True) if room.adds and is_read else (residual, False)
         place = scratch.picture(self._op.weights.out_channels, reading.rows, residual.width)
         return Carried(residual, shortcut, place), room.adds

@@ -1,4 +1,4 @@
-"""Compiled loops in C, and the Python that calls them.
+"""Kernels in C, and the Python that calls them.
 
-Each loop has a twin in torch's operators, for machines without a compiler.
+Each has an equivalent in torch's operators, for machines without a compiler.
 """

@@ -1,6 +1,6 @@
 #include <stdint.h>
 
-/* The checksum of all files, which whoever compiles them gives: library.py takes no loops of others. */
+/* The checksum of all sources, given by the build: library.py refuses a library built from other sources. */
 #ifndef MADE_FROM
 #define MADE_FROM 0u
 #endif

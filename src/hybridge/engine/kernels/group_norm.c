@@ -1,115 +1,107 @@
-/* Two halves of a group norm: what it does to rows, with SiLU behind it, and the statistics that it needs. */
+/* Group norm in two halves: the statistics of channels, and scale, shift and SiLU once these are known. */
 
-#include "numbers.h"
+#include "simd.h"
 
-/* --- normalised and activated --- */
+/* --- scale, shift and SiLU --- */
 
-typedef struct {
-    const void *from;
-    const float *scale, *shift;
-    void *to;
-    ptrdiff_t from_row, to_row, rows, columns, channels;
-    int is_bfloat16, to_is_bfloat16;
-    ptrdiff_t next;
-} strip;
+struct scale_shift_silu {
+    const struct scale_shift_silu_args *args;
+    ptrdiff_t next; /* row that no thread has taken */
+};
 
 /* x / (1 + e^-x). */
-INLINE void silu(lanes *x) {
-    lanes y = *x;
-    at_most(&y, 87.0f);
+INLINE void silu(f32x8 *x) {
+    f32x8 y = *x;
+    clamp_max(&y, 87.0f);
     y = -y;
-    at_most(&y, 88.0f);
-    exponential(&y);
+    clamp_max(&y, 88.0f);
+    exp_f32x8(&y);
     *x = *x / (1.0f + y);
 }
 
-FOR_THIS_CPU static void windows(void *what) {
-    strip *s = what;
+MULTIVERSIONED static void scale_shift_silu_worker(void *state) {
+    struct scale_shift_silu *w = state;
+    const struct scale_shift_silu_args a = *w->args;
     ptrdiff_t row;
-    while ((row = __atomic_fetch_add(&s->next, 1, __ATOMIC_RELAXED)) < s->rows)
-        for (ptrdiff_t column = 0; column < s->columns; column++) {
-            const ptrdiff_t from = row * s->from_row + column * s->channels;
-            const ptrdiff_t to = row * s->to_row + column * s->channels;
-            for (ptrdiff_t c = 0; c < s->channels; c += LANES) {
-                lanes x;
-                read_at(&x, s->from, from + c, s->is_bfloat16);
-                x = x * *(const lanes *)(s->scale + c) + *(const lanes *)(s->shift + c);
+    while ((row = take_next(&w->next, 1)) < a.rows)
+        for (ptrdiff_t column = 0; column < a.columns; column++) {
+            const ptrdiff_t from = row * a.input_row_stride + column * a.channels;
+            const ptrdiff_t to = row * a.output_row_stride + column * a.channels;
+            for (ptrdiff_t c = 0; c < a.channels; c += LANES) {
+                f32x8 x;
+                load(&x, a.input, from + c, a.input_is_bfloat16);
+                x = x * *(const f32x8 *)(a.scale + c) + *(const f32x8 *)(a.shift + c);
                 silu(&x);
-                write_at(s->to, to + c, x, s->to_is_bfloat16);
+                store(a.output, to + c, x, a.output_is_bfloat16);
             }
         }
 }
 
-void to_window(const void *rows, const float *scale, const float *shift, void *window, ptrdiff_t from_row,
-               ptrdiff_t to_row, ptrdiff_t count, ptrdiff_t columns, ptrdiff_t channels, int is_bfloat16,
-               int to_is_bfloat16, parallel run, unsigned threads) {
-    strip s = {.from = rows, .scale = scale, .shift = shift, .to = window, .from_row = from_row, .to_row = to_row,
-               .rows = count, .columns = columns, .channels = channels, .is_bfloat16 = is_bfloat16,
-               .to_is_bfloat16 = to_is_bfloat16};
-    in_all_threads(windows, &s, run, threads);
+void scale_shift_silu(const struct scale_shift_silu_args *args) {
+    struct scale_shift_silu w = {.args = args};
+    run_parallel(scale_shift_silu_worker, &w, args->parallel, args->threads);
 }
 
-/* --- measured --- */
+/* --- mean and variance of every channel --- */
 
-enum { VECTORS_AT_ONCE = 4, ADDED_POSITIONS = 64 };
+enum { MAX_VECTORS = 4, POSITION_BLOCK = 64 };
 
-typedef struct {
-    const void *from;
-    float *means, *variances;
-    ptrdiff_t row, rows, columns, channels;
-    ptrdiff_t at_once; /* rows whose mean and variance are taken together */
-    int is_bfloat16;
-    ptrdiff_t next; /* channels of such rows that no thread has taken */
-} picture_measured;
+struct channel_moments {
+    const struct channel_moments_args *args;
+    ptrdiff_t next; /* task that no thread has taken: a block of rows and a few channels of it */
+};
 
-/* Channels from FIRST on, so many VECTORS of them.  What is squared is the distance from the first position, so that
-   little is lost of a variance of values far from zero; and sums are short. */
-INLINE void measure_channels(const picture_measured *w, ptrdiff_t part, ptrdiff_t first, const int vectors) {
-    const ptrdiff_t end = least((part + 1) * w->at_once, w->rows), count = (end - part * w->at_once) * w->columns;
-    lanes origin[VECTORS_AT_ONCE], sum[VECTORS_AT_ONCE], squares[VECTORS_AT_ONCE];
+/* Channels from FIRST_CHANNEL on, so many VECTORS of them.  What is squared is the distance from the first position, so
+   that little is lost of a variance of values far from zero.  Sums are made of POSITION_BLOCK positions at a time. */
+INLINE void moments_of_vectors(const struct channel_moments_args *a, ptrdiff_t row_block, ptrdiff_t first_channel,
+                               const int vectors) {
+    const ptrdiff_t first_row = row_block * a->row_block, end_row = min(first_row + a->row_block, a->rows);
+    const ptrdiff_t count = (end_row - first_row) * a->columns;
+    f32x8 origin[MAX_VECTORS], sum[MAX_VECTORS], sum_of_squares[MAX_VECTORS];
     for (int i = 0; i < vectors; i++) {
-        read_at(&origin[i], w->from, part * w->at_once * w->row + first + i * LANES, w->is_bfloat16);
-        sum[i] = squares[i] = (lanes){0};
+        load(&origin[i], a->input, first_row * a->input_row_stride + first_channel + i * LANES, a->input_is_bfloat16);
+        sum[i] = sum_of_squares[i] = (f32x8){0};
     }
-    for (ptrdiff_t row = part * w->at_once; row < end; row++)
-        for (ptrdiff_t column = 0, last; column < w->columns; column = last) {
-            lanes added[VECTORS_AT_ONCE] = {{0}}, more[VECTORS_AT_ONCE] = {{0}};
-            last = least(column + ADDED_POSITIONS, w->columns);
-            for (ptrdiff_t n = column; n < last; n++)
+    for (ptrdiff_t row = first_row; row < end_row; row++)
+        for (ptrdiff_t column = 0, end; column < a->columns; column = end) {
+            f32x8 block_sum[MAX_VECTORS] = {{0}}, block_squares[MAX_VECTORS] = {{0}};
+            end = min(column + POSITION_BLOCK, a->columns);
+            for (ptrdiff_t n = column; n < end; n++)
                 for (int i = 0; i < vectors; i++) {
-                    lanes x;
-                    read_at(&x, w->from, row * w->row + n * w->channels + first + i * LANES, w->is_bfloat16);
+                    const ptrdiff_t at = row * a->input_row_stride + n * a->channels + first_channel + i * LANES;
+                    f32x8 x;
+                    load(&x, a->input, at, a->input_is_bfloat16);
                     x -= origin[i];
-                    added[i] += x;
-                    more[i] += x * x;
+                    block_sum[i] += x;
+                    block_squares[i] += x * x;
                 }
-            for (int i = 0; i < vectors; i++) sum[i] += added[i], squares[i] += more[i];
+            for (int i = 0; i < vectors; i++) sum[i] += block_sum[i], sum_of_squares[i] += block_squares[i];
         }
     for (int i = 0; i < vectors; i++) {
-        const ptrdiff_t at = part * w->channels + first + i * LANES;
-        const lanes mean = sum[i] / (float)count;
-        *(lanes *)(w->means + at) = origin[i] + mean;
-        *(lanes *)(w->variances + at) = squares[i] / (float)count - mean * mean;
+        const ptrdiff_t at = row_block * a->channels + first_channel + i * LANES;
+        const f32x8 mean = sum[i] / (float)count;
+        *(f32x8 *)(a->means + at) = origin[i] + mean;
+        *(f32x8 *)(a->variances + at) = sum_of_squares[i] / (float)count - mean * mean;
     }
 }
 
-FOR_THIS_CPU static void measured(void *what) {
-    picture_measured *w = what;
-    const ptrdiff_t channels = VECTORS_AT_ONCE * LANES, across = (w->channels + channels - 1) / channels;
-    const ptrdiff_t parts = (w->rows + w->at_once - 1) / w->at_once;
-    ptrdiff_t piece;
-    while ((piece = __atomic_fetch_add(&w->next, 1, __ATOMIC_RELAXED)) < parts * across) {
-        const ptrdiff_t first = piece % across * channels, left = (w->channels - first) / LANES;
-        if (left >= VECTORS_AT_ONCE)
-            measure_channels(w, piece / across, first, VECTORS_AT_ONCE);
+MULTIVERSIONED static void channel_moments_worker(void *state) {
+    struct channel_moments *w = state;
+    const struct channel_moments_args a = *w->args;
+    const ptrdiff_t task_channels = MAX_VECTORS * LANES;
+    const ptrdiff_t tasks_across = (a.channels + task_channels - 1) / task_channels;
+    const ptrdiff_t row_blocks = (a.rows + a.row_block - 1) / a.row_block;
+    ptrdiff_t task;
+    while ((task = take_next(&w->next, 1)) < row_blocks * tasks_across) {
+        const ptrdiff_t first = task % tasks_across * task_channels, vectors = (a.channels - first) / LANES;
+        if (vectors >= MAX_VECTORS)
+            moments_of_vectors(&a, task / tasks_across, first, MAX_VECTORS);
         else
-            for (ptrdiff_t n = 0; n < left; n++) measure_channels(w, piece / across, first + n * LANES, 1);
+            for (ptrdiff_t n = 0; n < vectors; n++) moments_of_vectors(&a, task / tasks_across, first + n * LANES, 1);
     }
 }
 
-void measure(const void *rows, float *means, float *variances, ptrdiff_t row, ptrdiff_t count, ptrdiff_t columns,
-             ptrdiff_t channels, ptrdiff_t at_once, int is_bfloat16, parallel run, unsigned threads) {
-    picture_measured w = {.from = rows, .means = means, .variances = variances, .row = row, .rows = count,
-                          .columns = columns, .channels = channels, .at_once = at_once, .is_bfloat16 = is_bfloat16};
-    in_all_threads(measured, &w, run, threads);
+void channel_moments(const struct channel_moments_args *args) {
+    struct channel_moments w = {.args = args};
+    run_parallel(channel_moments_worker, &w, args->parallel, args->threads);
 }

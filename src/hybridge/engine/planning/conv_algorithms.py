@@ -34,13 +34,13 @@ _WIDENED_BYTES = 2**20
 
 _BFLOAT16_BYTES = 2
 
-#: Products of our own are made for multiples of so many channels, as real models have them; PANEL in numbers.h.
+#: Products of our own are made for multiples of so many channels, as real models have them; PANEL in simd.h.
 CHANNELS_TOGETHER = 32
 
-#: So are those of attention for so many queries, PANEL, and blocks of so many values, twice DEEP.
+#: So are those of attention: for so many queries, PANEL, and so many keys, twice KEY_BLOCK_WORDS in softmax.h.
 _QUERIES_TOGETHER, _VALUES_TOGETHER = 32, 256
 
-#: All loops take so many channels at a time; LANES in numbers.h.
+#: All loops take so many channels at a time; LANES in simd.h.
 _CHANNELS_AT_A_TIME = 8
 
 #: Up to so many outputs are made as dot products, and up to this part of the channels that are read.
