@@ -127,12 +127,12 @@ def _show_guide() -> None:
     for one in compared():
         made = one.estimate
         cells = (
-            one.figure.title,
+            one.title,
             f"{made.counted_bytes / 1e9:.2f}",
             f"{'≥ ' if made.is_lower_bound else ''}{made.peak_bytes / 1e9:.2f}",
-            f"{one.figure.gb:.2f}",
+            f"{one.gb:.2f}",
             f"{one.off:+.1%}",
-            one.figure.note,
+            one.note,
         )
         rows.append(cells)
     show_table(screen(), ("stack", *numbers, ""), rows, title="SDXL, FP16, 1024×1024, GB", numbers=numbers)

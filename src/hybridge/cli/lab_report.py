@@ -16,7 +16,7 @@ def report(
 ) -> None:
     """One page from records: tables, a plot and pictures, which opens in any browser without a network."""
     from ..errors import RequestError
-    from ..lab.report.words import LANGUAGES
+    from ..lab.harness.words import LANGUAGES
 
     known = [one for one in LANGUAGES if one == language]
     if not known:

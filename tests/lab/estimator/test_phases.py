@@ -6,7 +6,7 @@ import pytest
 
 from hybridge.errors import RequestError, TooLarge
 from hybridge.lab.estimator.effects import EFFECTS
-from hybridge.lab.estimator.guide import Compared, compared
+from hybridge.lab.estimator.guide import Figure, compared
 from hybridge.lab.estimator.phases import estimate
 from hybridge.lab.estimator.shapes import PIPELINES
 from hybridge.lab.estimator.types import Phase, Setup, parse_stack
@@ -18,8 +18,8 @@ def phases(*stack: str, pipeline: str = "sdxl", **more: object) -> dict[str, Pha
     return {phase.name: phase for phase in made.phases}
 
 
-@pytest.mark.parametrize("one", compared(), ids=lambda one: one.figure.title)
-def test_the_guides_figures_come_out(one: Compared) -> None:
+@pytest.mark.parametrize("one", compared(), ids=lambda one: one.title)
+def test_the_guides_figures_come_out(one: Figure) -> None:
     if one.estimate.is_lower_bound:
         assert one.off <= 0.001
     else:

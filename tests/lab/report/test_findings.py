@@ -119,7 +119,7 @@ def test_what_had_no_effect_has_gained_nothing(tmp_path: Path) -> None:
         measured("tome", [0.5], exact=1, outcome="no effect"),
         measured("deepcache", [0.5], exact=1),
     )
-    cells = {line.row.name: dict(zip(columns(result), line.cells, strict=True)) for line in lines(result, {})}
+    cells = {line.row.name: dict(zip(columns(result), line.cells, strict=True)) for line in lines(result)}
     for column in ("time_ratio", "memory_ratio"):
         assert (cells["tome"][column].is_better, cells["tome"][column].is_faint) == (False, True)
         assert (cells["deepcache"][column].is_better, cells["deepcache"][column].is_faint) == (True, False)
@@ -147,7 +147,7 @@ def test_equal_pictures_are_equal_and_broken_ones_are_not(tmp_path: Path) -> Non
     assert (difference.psnr_db, difference.ssim, difference.largest) == (30.0, 0.9, 0.3)
     assert (difference.lpips, difference.clip_score) == (0.2, 31.0)
     assert columns(result)[-2:] == ("lpips", "clip")
-    shown = {line.row.name: [cell.text.en for cell in line.cells] for line in lines(result, {})}
+    shown = {line.row.name: [cell.text.en for cell in line.cells] for line in lines(result)}
     assert "equal" in shown["exact-vae"]
     assert shown["fp16"].count("NaN") == 2
 

@@ -17,9 +17,10 @@ from studies import PROMPTS, STACKS, WORKED, painted, written
 from typer.testing import CliRunner
 
 from hybridge.cli.application import application
-from hybridge.lab.report import claims, guide, texts
-from hybridge.lab.report.words import Text, listed
+from hybridge.lab.harness.words import Text, listed
+from hybridge.lab.report import texts
 from hybridge.lab.report.writing import write
+from hybridge.lab.techniques import guide
 from hybridge.lab.techniques.catalogue import TECHNIQUES
 
 from .test_findings import BASELINE, measured
@@ -248,7 +249,7 @@ def test_every_technique_has_a_title_in_both_languages_and_its_claim_in_chinese(
     assert {name: row.title for name, row in TECHNIQUES.items()} == {
         name: texts.TITLES[name].en for name in TECHNIQUES
     }
-    assert [row.claim for row in TECHNIQUES.values() if row.claim not in claims.CLAIMS_ZH] == []
+    assert [row.name for row in TECHNIQUES.values() if not re.search("[\u3400-\u9fff]", row.claim_zh)] == []
 
 
 def test_the_guide_speaks_of_techniques_that_there_are() -> None:
@@ -270,9 +271,29 @@ def test_lists_have_their_language_s_comma() -> None:
     assert listed([Text("a", "甲"), Text("b", "乙")]) == Text("a, b", "甲、乙")
 
 
-@pytest.mark.parametrize("name", ["page.html.jinja", "page.css", "page.js"])
-def test_what_the_page_is_made_of_is_in_the_package(name: str) -> None:
-    assert resources.files("hybridge.lab.report").joinpath("templates", name).is_file()
+@pytest.mark.parametrize(
+    "path",
+    ["templates/page.html.jinja", "templates/page.css", "templates/page.js", "locale/en.json", "locale/zh.json"],
+)
+def test_what_the_page_is_made_of_is_in_the_package(path: str) -> None:
+    assert resources.files("hybridge.lab.report").joinpath(*path.split("/")).is_file()
+
+
+def test_both_languages_have_the_same_keys() -> None:
+    folder = resources.files("hybridge.lab.report").joinpath("locale")
+    en, zh = (json.loads(folder.joinpath(f"{name}.json").read_text(encoding="utf-8")) for name in ("en", "zh"))
+    assert {(table, key) for table in en for key in en[table]} == {
+        (table, key) for table in zh for key in zh[table]
+    }
+
+
+def test_a_report_loads_no_torch(record: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from hybridge.lab.report.writing import write;"
+        " write([pathlib.Path(sys.argv[1])], pathlib.Path(sys.argv[2])); print('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(record), str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
 def test_the_verb_s_help_loads_no_torch() -> None:

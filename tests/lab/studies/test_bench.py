@@ -21,7 +21,7 @@ SHORT = 1
 
 
 def row(name: str, apply: Callable[[PipelineContext], Applied], **further: Any) -> Technique:
-    return Technique(name, name, "", "", "bitwise", further.pop("stage", "layout"), apply, **further)
+    return Technique(name, name, "", "", "bitwise", further.pop("stage", "layout"), apply=apply, **further)
 
 
 def proven(took_effect: bool, evidence: str = "seen") -> Applied:

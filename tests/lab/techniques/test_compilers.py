@@ -97,9 +97,3 @@ def test_stable_fast_says_how_it_is_built(context: PipelineContext) -> None:
         assert missing is not None
         assert "WITH_CUDA=0" in missing.reason
         assert missing.instead == "compile"
-
-
-def test_onediff_is_dead(context: PipelineContext) -> None:
-    (step,) = stack.apply(context, named(["onediff"]))
-    assert step.missing is not None
-    assert (step.missing.outcome, step.missing.instead) == ("dead", "compile")

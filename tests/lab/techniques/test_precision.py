@@ -72,9 +72,3 @@ def test_fp8_storage_on_other_families(other_context: PipelineContext) -> None:
     with applied.witness() as proof:
         other_context.picture("a cat", seed=0)
     assert proof().took_effect, proof().evidence
-
-
-def test_the_version_of_cuda_is_a_note(context: PipelineContext) -> None:
-    missing = TECHNIQUES["cuda-versions"].why_missing(context)
-    assert missing is not None
-    assert torch.__version__ in missing.reason

@@ -50,9 +50,3 @@ def test_a_server_that_is_not_there_leaves_the_vae(context: PipelineContext) -> 
     with pytest.raises(ClientError):
         TECHNIQUES["remote-vae"].apply(context)
     assert context.pipe.vae is before
-
-
-def test_prompts_are_read_here(context: PipelineContext) -> None:
-    missing = TECHNIQUES["remote-text"].why_missing(context)
-    assert missing is not None
-    assert missing.instead == "batch-processing"

@@ -1,4 +1,4 @@
-"""What each technique changes in the estimate, as data.  A new technique is a row.
+"""What each technique changes in the estimate: the ``effect`` of its row in the catalogue.
 
 A field that is None says nothing; two techniques of one stack may not say different things about one field.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ...errors import RequestError
+from ..techniques.facts import FACTS
 from .types import Way
 
 #: What is on the device at a time: all parts; the part that runs; the denoiser and the decoder, then the decoder;
@@ -113,100 +114,23 @@ def _row(name: str) -> Effect:
     return EFFECTS[name]
 
 
-def _unknown(text: str, **fields: Any) -> Effect:
-    return Effect(unknown=(text,), **fields)
+def _effect(said: Mapping[str, Any]) -> Effect:
+    """From a row of the catalogue; ``note`` there says where its numbers are from."""
+    fields = {key: value for key, value in said.items() if key not in ("note", "unknown")}
+    by_pipeline: dict[str, Any] = {key: tuple(fields[key].items()) for key in ("cheap", "work") if key in fields}
+    return Effect(**{**fields, **by_pipeline}, unknown=(said["unknown"],) if "unknown" in said else ())
 
 
-_NOTHING = Effect()
-_COMPILED = _unknown("a compiler plans its own buffers; they are taken to be eager torch's")
-_ELSEWHERE = _unknown("it runs elsewhere; nothing is known of its memory")
-_CACHE = _unknown("what it keeps between steps is not counted, nor is the work that it saves")
+EFFECTS: dict[str, Effect] = {facts.name: _effect(facts.effect) for facts in FACTS.values()}
 
-#: Blocks of 64 numbers in four bits, with a float32 maximum each.
-_NF4_BYTES = 0.5 + 4 / 64
-_WIDENED = "a layer is widened while it runs, which takes up to 0.1 GB and time that are not counted"
-
-EFFECTS: dict[str, Effect] = {
-    "fp16": Effect(half="float16"),
-    "bf16": Effect(half="bfloat16"),
-    "tf32": _unknown("it changes speed; and cuDNN's workspace, in a way that nobody has written down"),
-    "fp8-storage": _unknown(
-        "norms and embeddings, which stay wide, are counted as narrow where they are linear",
-        linear_bytes=1,
-        convolution_bytes=1,
-    ),
-    "cuda-versions": _NOTHING,
-    "attention-vanilla": Effect(attention="matrix"),
-    "attention-sdpa": Effect(attention="fused"),
-    "attention-slicing": Effect(attention="sliced"),
-    "attention-backend": _NOTHING,
-    "xformers": Effect(attention="fused"),
-    "vae-fp16-fix": Effect(fixes_vae=True),
-    "vae-slicing": Effect(slices=True),
-    "vae-tiling": Effect(decoder="tiled"),
-    "tiny-vae": Effect(decoder="tiny"),
-    "exact-vae": Effect(decoder="exact"),
-    "channels-last": _unknown("cuDNN's workspace is another one for channels-last"),
-    "freeu": _NOTHING,
-    "fused-qkv": Effect(fuses=True),
-    "steps-25": Effect(steps=25),
-    "steps-30": Effect(steps=30),
-    "cfg-cutoff-50": Effect(guided=0.5),
-    "cfg-cutoff-75": Effect(guided=0.75),
-    "refiner-ensemble-80": Effect(base=0.8),
-    "refiner-ensemble-90": Effect(base=0.9),
-    # strength 0.3 of 10 and of 20 steps
-    "refiner-img2img-10": Effect(base=1.0, refiner_calls=3),
-    "refiner-img2img-20": Effect(base=1.0, refiner_calls=6),
-    "batch-processing": Effect(resident="phase"),
-    "remote-vae": Effect(decoder="remote"),
-    "remote-text": _unknown("no server has an endpoint for prompts yet, so the encoders are counted"),
-    # interval 3, branch 0; counted with FlopCounterMode on the meta device: 0.2 of SDXL's 13.52 TFLOP
-    "deepcache": _unknown(
-        "what it keeps between steps is not counted", full_every=3, cheap=(("sdxl", 0.2 / 13.52),)
-    ),
-    "pab": _CACHE,
-    "taylorseer": _CACHE,
-    "taylorseer-defaults": _NOTHING,
-    "first-block-cache": _CACHE,
-    "sea-cache": _CACHE,
-    "mag-cache": _CACHE,
-    "faster-cache": _CACHE,
-    "para-attention": _CACHE,
-    "cache-dit": _CACHE,
-    "tome": _NOTHING,
-    "tome-all": Effect(work=(("sdxl", 11.60 / 13.52),)),
-    "tgate": _unknown("work after the gate (6.21 of SDXL's 13.52 TFLOP) is counted as before it"),
-    "compile": _COMPILED,
-    "compile-regional": _COMPILED,
-    "stable-fast": _COMPILED,
-    "onediff": _COMPILED,
-    "torchao-int8": Effect(linear_bytes=1),
-    "torchao-int8-dynamic": Effect(linear_bytes=1),
-    "torchao-fp8": Effect(linear_bytes=1),
-    # groups of 128 with a scale and a zero of two bytes each
-    "torchao-int4": Effect(linear_bytes=0.5 + 4 / 128),
-    "bitsandbytes-int8": Effect(linear_bytes=1),
-    "bitsandbytes-nf4": _unknown(_WIDENED, linear_bytes=_NF4_BYTES, loads_narrow=True),
-    # What the adviser's code does and no study measures: of text encoders.
+# What the adviser's code does and no study measures: of text encoders.
+EFFECTS |= {
     "prompts-first": Effect(prompts_first=True),
     "text-int8": Effect(text_linear_bytes=1),
-    "text-nf4": _unknown(_WIDENED, text_linear_bytes=_NF4_BYTES),
-    "quanto-int8": Effect(linear_bytes=1, convolution_bytes=1),
-    "sdnq-int8": _unknown("it leaves small layers as they are, which are counted as narrow", linear_bytes=1),
-    "torch-ao-dynamic": Effect(linear_bytes=1),
-    "model-offload": Effect(resident="one"),
-    "sequential-offload": Effect(resident="layers"),
-    "disk-offload": Effect(resident="layers"),
-    "group-offload": Effect(resident="layers", pins=True),
-    "group-offload-disk": Effect(resident="layers"),
-    "openvino": _COMPILED,
-    "onnxruntime": _COMPILED,
-    "tensorrt": _COMPILED,
-    "xdit": _ELSEWHERE,
-    "pruna": _ELSEWHERE,
-    "core-ml": _ELSEWHERE,
-    "mps": _ELSEWHERE,
-    "gaudi": _ELSEWHERE,
-    "neuron": _ELSEWHERE,
+    "text-nf4": replace(
+        EFFECTS["bitsandbytes-nf4"],
+        text_linear_bytes=EFFECTS["bitsandbytes-nf4"].linear_bytes,
+        linear_bytes=None,
+        loads_narrow=None,
+    ),
 }

@@ -9,7 +9,8 @@ from typing import Any
 from ...errors import RequestError
 from ..harness.record import Record
 from ..harness.tables import Table
-from . import guide
+from ..techniques import guide
+from ..techniques.facts import GUIDE
 from .findings import Findings, findings
 from .sources import Source, Sources
 from .summary import Summary, summary, title
@@ -25,7 +26,6 @@ class Content:
     Attributes:
         findings, summary: Of the studies; None where there are none.
         vae, serve: Tables of the other records.
-        claims: (claim, source) by technique, as the catalogue has them.
     """
 
     sources: Sources
@@ -34,7 +34,6 @@ class Content:
     summary: Summary | None
     vae: tuple[Table, ...]
     serve: tuple[Table, ...]
-    claims: Mapping[str, tuple[str, str]]
 
     @property
     def where(self) -> str:
@@ -70,7 +69,7 @@ class Content:
             if self.findings
             else {},
             "guide": {
-                "source": guide.SOURCE,
+                "source": GUIDE,
                 "condition": guide.CONDITION.en,
                 "figures": {name: [asdict(one) for one in figures] for name, figures in guide.FIGURES.items()},
                 "recipes": [asdict(recipe) for recipe in guide.RECIPES],
@@ -85,10 +84,6 @@ def content(sources: Sources) -> Content:
     Raises:
         RequestError: for a record of ``hybridge bench`` that is not what its command writes.
     """
-    from ..serve_bench import report as load
-    from ..techniques.catalogue import TECHNIQUES
-    from ..vae_bench import report as vae
-
     environment = sources.environment
     found = findings(sources.studies) if sources.studies else None
     return Content(
@@ -96,10 +91,22 @@ def content(sources: Sources) -> Content:
         environment,
         found,
         summary(found, machine(environment)) if found else None,
-        tuple(table for source in sources.vaes for table in _tables(source, vae.tables)),
-        tuple(table for source in sources.serves for table in _tables(source, load.tables)),
-        {name: (row.claim, row.source) for name, row in TECHNIQUES.items()},
+        tuple(table for source in sources.vaes for table in _tables(source, _vae_tables)),
+        tuple(table for source in sources.serves for table in _tables(source, _serve_tables)),
     )
+
+
+def _vae_tables(record: Record) -> list[Table]:
+    # Imported where there is such a record: it brings torch along.
+    from ..vae_bench.report import tables
+
+    return tables(record)
+
+
+def _serve_tables(record: Record) -> list[Table]:
+    from ..serve_bench.report import tables
+
+    return tables(record)
 
 
 def _tables(source: Source, tables: Callable[[Record], list[Table]]) -> list[Table]:

@@ -7,10 +7,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..harness.words import Text
 from . import formatting
 from .findings import Findings, Measure, Row
 from .summary import names, title
-from .words import Text
+from .texts import UI
 
 #: A glyph's width at the plot's text size, in SVG units; for keeping names apart.
 _LATIN, _CHINESE, _LINE = 6.6, 12.5, 15.0
@@ -156,8 +157,6 @@ def _seconds(row: Row) -> float:
 
 
 def _about(row: Row, measure: Measure, is_front: bool) -> Text:
-    from .texts import UI
-
     numbers = f"{formatting.seconds(_seconds(row))} s, {formatting.size(row.memory[measure])}"
     name, on_it = title(row), UI["front"]
     if not is_front:

@@ -12,14 +12,16 @@ from typing import Any
 
 from ... import __version__
 from ..harness.tables import columns_are_numbers
-from . import formatting, guide, texts
+from ..harness.words import LANGUAGES, Language, Text, same
+from ..techniques import guide
+from ..techniques.facts import GUIDE
+from . import formatting, texts
 from .content import Content
 from .drawing import Plot, plot
 from .findings import Row
 from .pictures import sheets
-from .summary import composition, names, technique_title, title
+from .summary import composition, names, title
 from .table import columns, figure_text, lines
-from .words import LANGUAGES, Language, Text, same
 
 #: (width, height) of the plot on a desk and on a phone, in SVG units, which are CSS pixels there.
 _WIDE, _NARROW = (1040, 520), (380, 400)
@@ -69,13 +71,13 @@ def html(content: Content, language: Language) -> str:
         content=content,
         found=found,
         columns=columns(found) if found else (),
-        lines=lines(found, content.claims) if found else (),
+        lines=lines(found) if found else (),
         wide=_plots(content, _WIDE),
         narrow=_plots(content, _NARROW),
         sheets=sheets(found) if found else (),
         recipes=_recipes(content),
         condition=guide.CONDITION,
-        guide_source=guide.SOURCE,
+        guide_source=GUIDE,
         environment=environment_items(content.environment),
         tables=[(name, tables) for name, tables in (("vae", content.vae), ("serve", content.serve)) if tables],
         downloads=[(source.path.name, _data_uri(source.record)) for source in content.sources.all],
@@ -108,7 +110,7 @@ def _recipes(content: Content) -> list[Compared]:
 
 def _compared(recipe: guide.Recipe, rows: Sequence[Row]) -> Compared:
     ours = next((row for row in rows if sorted(row.techniques) == sorted(recipe.techniques) and row.time), None)
-    made_of = [technique_title(name) for name in recipe.techniques] or [texts.TITLES["fp16"]]
+    made_of = [texts.technique_title(name) for name in recipe.techniques] or [texts.TITLES["fp16"]]
     first = guide.RECIPES[0]
     return Compared(
         recipe,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from . import formatting, guide, texts
+from ..harness.words import Language, Text
+from ..techniques import guide
+from ..techniques.facts import GUIDE
+from . import formatting, texts
 from .content import Content
 from .html import environment_items
-from .summary import technique_title, title
+from .summary import title
 from .table import Line, columns, figure_text, lines
-from .words import Language, Text
 
 
 def markdown(content: Content, language: Language) -> str:
@@ -78,7 +80,7 @@ def _techniques(content: Content, into: _Into) -> list[str]:
     measure = into(texts.MEASURES[found.measures[0]]) if found.measures else formatting.NONE
     head = [into.ui("column_name"), into.ui("column_outcome"), *(into.ui(f"column_{name}") for name in names)]
     head += [into.ui("evidence"), into.ui("guide_says")]
-    body = [_row(line, len(names), into) for line in lines(found, content.claims)]
+    body = [_row(line, len(names), into) for line in lines(found)]
     note = into.filled("table_note", measure=measure)
     return [f"## {into.ui('techniques')}", note, _table(head, body)]
 
@@ -100,7 +102,7 @@ def _guide(into: _Into) -> list[str]:
     body = [
         [
             into(recipe.title),
-            " + ".join(into(technique_title(name)) for name in recipe.techniques) or "FP16",
+            " + ".join(into(texts.technique_title(name)) for name in recipe.techniques) or "FP16",
             into(figure_text(recipe.seconds)) if recipe.seconds else formatting.NONE,
             into(figure_text(recipe.memory)) if recipe.memory else formatting.NONE,
             into(recipe.remark) if recipe.remark else "",
@@ -109,7 +111,7 @@ def _guide(into: _Into) -> list[str]:
     ]
     head[-1] = into.ui("guide_remark")
     note = into.filled("guide_note", condition=guide.CONDITION)
-    return [f"## {into.ui('guide')}", f"{note} {guide.SOURCE}", _table(head, body)]
+    return [f"## {into.ui('guide')}", f"{note} {GUIDE}", _table(head, body)]
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:

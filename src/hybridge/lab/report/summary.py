@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..harness.words import Text, listed, same
 from . import formatting, texts
 from .findings import Findings, Measure, Part, Row
-from .words import Text, listed, same
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +54,8 @@ class Summary:
 def title(row: Row) -> Text:
     """Of a configuration: the technique's, or its own name where it is a stack."""
     if row.techniques == (row.name,):
-        return technique_title(row.techniques[0])
+        return texts.technique_title(row.techniques[0])
     return texts.TITLES["baseline"] if row.is_baseline else same(row.name)
-
-
-def technique_title(name: str) -> Text:
-    return texts.TITLES.get(name, same(name))
 
 
 def summary(found: Findings, where: str) -> Summary:
@@ -166,12 +162,12 @@ def _others(found: Findings) -> dict[str, tuple[Item, ...]]:
 
 def _item(part: Part) -> Item:
     said = part.evidence if part.outcome == "no effect" else part.reason
-    return Item(technique_title(part.name), said or part.reason or part.evidence, part.instead)
+    return Item(texts.technique_title(part.name), said or part.reason or part.evidence, part.instead)
 
 
 def composition(row: Row) -> Text:
     """What a stack is made of."""
-    return _joined((technique_title(name) for name in row.techniques), " + ")
+    return _joined((texts.technique_title(name) for name in row.techniques), " + ")
 
 
 def _joined(titles: Iterable[Text], between: str) -> Text:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from . import formatting, guide
-from .claims import CLAIMS_ZH
+from ..harness.words import Text, listed, same
+from ..techniques import guide
+from ..techniques.facts import FACTS
+from . import formatting
 from .findings import BASELINE, Findings, Measure, Row
-from .summary import composition, technique_title, title
-from .texts import QUANTITIES, UI
-from .words import Text, listed, same
+from .summary import composition, title
+from .texts import MEASURES, QUANTITIES, UI, technique_title
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +96,14 @@ def columns(found: Findings) -> tuple[str, ...]:
     return (*_COLUMNS, *(name for name, is_there in more if is_there))
 
 
-def lines(found: Findings, catalogue: Mapping[str, tuple[str, str]]) -> tuple[Line, ...]:
-    """The table's lines, in the record's order.
-
-    Args:
-        found: What the studies found.
-        catalogue: (claim, source) by technique, in English.
-    """
+def lines(found: Findings) -> tuple[Line, ...]:
+    """The table's lines, in the record's order."""
     names = columns(found)
     measure = found.measures[0] if found.measures else None
-    return tuple(_line(row, names, measure, catalogue) for row in found.rows)
+    return tuple(_line(row, names, measure) for row in found.rows)
 
 
-def _line(
-    row: Row, names: Sequence[str], measure: Measure | None, catalogue: Mapping[str, tuple[str, str]]
-) -> Line:
+def _line(row: Row, names: Sequence[str], measure: Measure | None) -> Line:
     cells = _cells(row, measure) if row.time else {}
     said = tuple(
         (technique_title(part.name) if row.is_stack else None, part.evidence or part.reason, part.instead)
@@ -123,7 +117,7 @@ def _line(
     claimed = (
         BASELINE if row.is_baseline else None if row.is_stack else row.techniques[0] if row.techniques else None
     )
-    claim = _claim(claimed, catalogue) if claimed else None
+    claim = _claim(claimed) if claimed else None
     made_of = composition(row) if row.is_stack else None
     words = [
         row.name,
@@ -207,8 +201,6 @@ def _psnr(row: Row) -> Cell:
 
 
 def _other_memory(row: Row) -> Text | None:
-    from .texts import MEASURES
-
     known = [
         Text(f"{MEASURES[key].en}: {formatting.size(count)}", f"{MEASURES[key].zh}：{formatting.size(count)}")
         for key, count in row.memory.items()
@@ -216,13 +208,11 @@ def _other_memory(row: Row) -> Text | None:
     return listed(known) if known else None
 
 
-def _claim(name: str, catalogue: Mapping[str, tuple[str, str]]) -> Claim | None:
-    claimed, source = catalogue.get(name, (None, None))
-    text = Text(claimed, CLAIMS_ZH.get(claimed, claimed)) if claimed else None
-    guided = None
-    if name in guide.FIGURES:
-        guided = listed(figure_text(figure) for figure in guide.FIGURES[name])
-    return Claim(text, source, guided) if text or guided else None
+def _claim(name: str) -> Claim | None:
+    facts = FACTS.get(name)
+    text = Text(facts.claim, facts.claim_zh) if facts else None
+    guided = listed(map(figure_text, guide.FIGURES[name])) if name in guide.FIGURES else None
+    return Claim(text, facts.source if facts else None, guided) if text or guided else None
 
 
 def figure_text(figure: guide.Figure) -> Text:

@@ -1,324 +1,42 @@
-"""Every word of the page, in English and Chinese.  What a record says itself (evidence, reasons) stays as it is."""
+"""Every word of the page, in English and Chinese.  What a record says itself (evidence, reasons) stays as it is.
+
+The words are in ``locale/en.json`` and ``locale/zh.json``, which have the same keys; titles and claims of
+techniques are in the catalogue.
+"""
 
 from __future__ import annotations
 
-from .words import Text, same
+import json
+from importlib import resources
+
+from ..harness.words import LANGUAGES, Text, same
+from ..techniques.facts import FACTS
+
+_FOLDER = resources.files(__package__).joinpath("locale")
+_EN, _ZH = (json.loads(_FOLDER.joinpath(f"{each}.json").read_text(encoding="utf-8")) for each in LANGUAGES)
+
+
+def _table(name: str) -> dict[str, Text]:
+    return {key: Text(text, _ZH[name][key]) for key, text in _EN[name].items()}
+
+
+OUTCOMES = _table("outcomes")
+MEASURES = _table("measures")
+#: Of the guide's figures.
+QUANTITIES = _table("quantities")
+#: Of the page's furniture.
+UI = _table("ui")
+SUMMARY = _table("summary")
+ENVIRONMENT = _table("environment")
+#: Of the tables of ``hybridge bench``, by what stands in them in English.
+TABLES = _table("tables")
 
 #: By technique; what a product calls itself is its title in both languages.
-TITLES: dict[str, Text] = {
-    "baseline": Text("Baseline", "基线"),
-    "fp16": Text("FP16", "FP16 半精度"),
-    "bf16": Text("BF16", "BF16 半精度"),
-    "tf32": same("TF32"),
-    "fp8-storage": Text("FP8 storage", "FP8 存储"),
-    "cuda-versions": Text("CUDA and PyTorch versions", "CUDA 与 PyTorch 版本"),
-    "attention-vanilla": Text("Attention without a fused kernel", "朴素注意力"),
-    "attention-sdpa": Text("PyTorch's fused attention", "SDPA 注意力"),
-    "attention-slicing": Text("Attention slicing", "注意力切片"),
-    "attention-backend": Text("Attention backend by name", "注意力后端"),
-    "xformers": same("xFormers"),
-    "vae-fp16-fix": Text("VAE FP16 fix", "VAE FP16 修正版"),
-    "vae-slicing": Text("VAE slicing", "VAE 切片"),
-    "vae-tiling": Text("VAE tiling", "VAE 分块"),
-    "tiny-vae": same("Tiny VAE"),
-    "exact-vae": Text("Exact VAE", "精确 VAE"),
-    "channels-last": Text("Channels last", "通道末位布局"),
-    "freeu": same("FreeU"),
-    "fused-qkv": Text("Fused QKV", "QKV 融合"),
-    "steps-25": Text("25 steps", "25 步"),
-    "steps-30": Text("30 steps", "30 步"),
-    "cfg-cutoff-50": Text("Guidance off from 50 %", "50% 处关闭 CFG"),
-    "cfg-cutoff-75": Text("Guidance off from 75 %", "75% 处关闭 CFG"),
-    "refiner-ensemble-80": Text("Refiner, ensemble at 80 %", "精炼模型，80% 处接手"),
-    "refiner-ensemble-90": Text("Refiner, ensemble at 90 %", "精炼模型，90% 处接手"),
-    "refiner-img2img-10": Text("Refiner, image to image, 10 steps", "精炼模型，图生图 10 步"),
-    "refiner-img2img-20": Text("Refiner, image to image, 20 steps", "精炼模型，图生图 20 步"),
-    "batch-processing": Text("Batch processing", "组件分批处理"),
-    "remote-vae": Text("Remote VAE", "远程 VAE"),
-    "remote-text": Text("Remote text encoders", "远程文本编码器"),
-    "deepcache": same("DeepCache"),
-    "pab": Text("Pyramid Attention Broadcast", "金字塔注意力广播（PAB）"),
-    "taylorseer": Text("TaylorSeer, told which blocks", "TaylorSeer，指定模块"),
-    "taylorseer-defaults": Text("TaylorSeer as it comes", "TaylorSeer，默认参数"),
-    "first-block-cache": Text("First Block Cache", "首块缓存"),
-    "sea-cache": same("SeaCache"),
-    "mag-cache": same("MagCache"),
-    "faster-cache": same("FasterCache"),
-    "para-attention": Text("ParaAttention's first-block cache", "ParaAttention 首块缓存"),
-    "cache-dit": same("cache-dit"),
-    "tome": Text("Token merging, defaults", "Token 合并，默认参数"),
-    "tome-all": Text("Token merging, all levels", "Token 合并，全部层级"),
-    "tgate": same("T-GATE"),
-    "compile": same("torch.compile"),
-    "compile-regional": Text("torch.compile, block by block", "torch.compile，分区编译"),
-    "stable-fast": same("Stable Fast"),
-    "onediff": same("OneDiff"),
-    "torchao-int8": Text("torchao, int8 weights", "torchao，int8 权重"),
-    "torchao-int8-dynamic": Text("torchao, int8 weights and activations", "torchao，int8 权重与激活"),
-    "torchao-fp8": Text("torchao, FP8 weights", "torchao，FP8 权重"),
-    "torchao-int4": Text("torchao, int4 weights", "torchao，int4 权重"),
-    "bitsandbytes-int8": Text("bitsandbytes, int8", "bitsandbytes，int8"),
-    "bitsandbytes-nf4": Text("bitsandbytes, NF4", "bitsandbytes，NF4"),
-    "quanto-int8": Text("quanto, int8 weights", "quanto，int8 权重"),
-    "sdnq-int8": Text("SDNQ, int8 weights", "SDNQ，int8 权重"),
-    "torch-ao-dynamic": Text("torch.ao, dynamic int8", "torch.ao，动态 int8"),
-    "model-offload": Text("Model CPU offload", "模型级 CPU 卸载"),
-    "sequential-offload": Text("Sequential CPU offload", "顺序 CPU 卸载"),
-    "disk-offload": Text("Disk offload", "磁盘卸载"),
-    "group-offload": Text("Group offload", "分组卸载"),
-    "group-offload-disk": Text("Group offload to disk", "分组卸载到磁盘"),
-    "openvino": same("OpenVINO"),
-    "onnxruntime": same("ONNX Runtime"),
-    "tensorrt": same("TensorRT"),
-    "xdit": same("xDiT"),
-    "pruna": same("Pruna"),
-    "core-ml": same("Core ML"),
-    "mps": Text("Apple's GPU", "Apple GPU（MPS）"),
-    "gaudi": same("Intel Gaudi"),
-    "neuron": same("AWS Neuron"),
+TITLES = {"baseline": Text("Baseline", "基线")} | {
+    facts.name: Text(facts.title, facts.title_zh) for facts in FACTS.values()
 }
 
-OUTCOMES: dict[str, Text] = {
-    "worked": Text("worked", "有效"),
-    "no effect": Text("no effect", "无效果"),
-    "unavailable": Text("unavailable here", "此处不可用"),
-    "dead": Text("dead", "已停止维护"),
-    "failed": Text("failed", "失败"),
-}
 
-MEASURES: dict[str, Text] = {
-    "allocated": Text("peak allocated on the GPU", "GPU 峰值分配内存"),
-    "counted": Text("weights and live tensors, counted", "权重与存活张量，逐一计数"),
-    "resident": Text("peak resident memory of the process", "进程峰值常驻内存"),
-}
-
-QUANTITIES: dict[str, Text] = {
-    "seconds": Text("{value} s", "{value} 秒"),
-    "bytes": Text("{value}", "{value}"),
-    "time ratio": Text("{value} × the time", "时间的 {value} 倍"),
-    "memory ratio": Text("{value} × the memory", "内存的 {value} 倍"),
-    "first picture": Text("first picture {value} s", "首张图 {value} 秒"),
-    "preparation": Text("preparation {value} s", "准备 {value} 秒"),
-    "file bytes": Text("files {value}", "文件 {value}"),
-}
-
-#: Of the page's furniture.
-UI: dict[str, Text] = {
-    "title": Text("What pays on this machine", "这台机器上，哪些优化值得用"),
-    "language": Text("Language", "语言"),
-    "contents": Text("Contents", "目录"),
-    "skip": Text("Skip to the results", "跳到结果"),
-    "summary": Text("In short", "摘要"),
-    "techniques": Text("Techniques", "各项技术"),
-    "plot": Text("Time and memory", "时间与内存"),
-    "pictures": Text("Pictures", "图像"),
-    "guide": Text("The guide, for comparison", "与原指南对照"),
-    "vae": Text("VAE: the exact engine and its rivals", "VAE：精确引擎与对手"),
-    "serve": Text("Serving", "服务"),
-    "where": Text("Where it was measured", "测量环境"),
-    "data": Text("Data", "数据"),
-    "random": Text(
-        "The weights are random: pictures show whether something changed, not how good it looks, and times are"
-        " those of this model, not of SDXL.",
-        "权重是随机的：图像只能说明是否有变化，不能说明画质；时间也只属于这个模型，不代表 SDXL。",
-    ),
-    "unfinished": Text(
-        "{done} of {asked} configurations were measured so far.", "目前已测量 {done}/{asked} 个配置。"
-    ),
-    "configurations": Text(
-        "{asked} configurations, {prompts} prompts, {runs} runs each after a warm-up, every one in a fresh"
-        " process.",
-        "{asked} 个配置，{prompts} 个提示词，预热后各运行 {runs} 次，每个配置使用全新进程。",
-    ),
-    "subject": Text(
-        "{pipeline} on {where}: {size}×{size}, {steps} steps, CFG {guidance}, {dtype}, batch {batch}.",
-        "{pipeline}，{where}：{size}×{size}，{steps} 步，CFG {guidance}，{dtype}，批大小 {batch}。",
-    ),
-    "filter": Text("Filter", "筛选"),
-    "search": Text("Name or text", "名称或文字"),
-    "all": Text("All", "全部"),
-    "singles": Text("Single", "单项"),
-    "stacks": Text("Stacks", "组合"),
-    "shown": Text("shown", "项"),
-    "sort": Text("Sort by", "排序"),
-    "none_shown": Text("Nothing passes this filter.", "没有符合筛选条件的项目。"),
-    "column_name": Text("Technique", "技术"),
-    "column_outcome": Text("Outcome", "结果"),
-    "column_seconds": Text("s per picture", "秒/张"),
-    "column_time_ratio": Text("× time", "× 时间"),
-    "column_step": Text("s per step", "秒/步"),
-    "column_first": Text("first, s", "首张，秒"),
-    "column_preparation": Text("prepare, s", "准备，秒"),
-    "column_memory": Text("peak memory", "峰值内存"),
-    "column_memory_ratio": Text("× memory", "× 内存"),
-    "column_calls": Text("calls × batch", "调用 × 批"),
-    "column_psnr": Text("PSNR, dB", "PSNR，dB"),
-    "column_ssim": same("SSIM"),
-    "column_largest": Text("largest difference", "最大差异"),
-    "column_lpips": same("LPIPS"),
-    "column_clip": Text("CLIP score", "CLIP 分数"),
-    "equal": Text("equal", "相同"),
-    "noise": Text("within the noise: its samples and the baseline's overlap", "在噪声范围内：与基线的样本重叠"),
-    "range": Text("{lowest} to {highest} s, {samples} samples", "{lowest} 至 {highest} 秒，{samples} 个样本"),
-    "evidence": Text("Seen", "证据"),
-    "claim": Text("Claim", "出处所言"),
-    "source": Text("source", "出处"),
-    "guide_says": Text("Guide", "指南"),
-    "not_measured": Text("not measured", "未测量"),
-    "table_note": Text(
-        "Ratios are to the baseline of the same run. A dotted ratio lies within the noise. PSNR and SSIM are"
-        " the worst, and the difference is the largest, of all prompts, pixels in 0 … 1. GB is 10⁹ bytes; memory"
-        " in the table is: {measure}.",
-        "比值均相对同一次运行的基线；带点线的比值在噪声范围内。"
-        "PSNR、SSIM 取所有提示词中最差者，差异取最大者，像素范围 0…1。"
-        "GB 为 10⁹ 字节；表中的内存是：{measure}。",
-    ),
-    "not_counted": Text("Memory not counted", "内存未计数"),
-    "not_scored": Text("Pictures were not judged by {what}: {why}.", "图像未以 {what} 评判：{why}。"),
-    "plot_note": Text(
-        "Both axes are logarithmic: equal distances are equal ratios. The line is the Pareto front: left of it or"
-        " below it nothing was measured. A point leads to its row.",
-        "两轴均为对数刻度：等距即等比。折线为帕累托前沿：其左下方没有测得任何配置。点击圆点可跳到对应的行。",
-    ),
-    "plot_axis_seconds": Text("seconds per picture", "每张图秒数"),
-    "plot_axis_memory": Text("peak memory", "峰值内存"),
-    "plot_missing": Text(
-        "Without a memory of this kind, so not here: {names}.", "缺少此类内存数据，未画出：{names}。"
-    ),
-    "plot_empty": Text("Nothing with both a time and a memory was measured.", "没有同时测得时间与内存的配置。"),
-    "front": Text("on the Pareto front", "位于帕累托前沿"),
-    "compare_note": Text(
-        "Drag over the picture, or use the arrow keys: left of the line is the baseline, right of it the other.",
-        "在图上拖动或使用方向键：分界线左侧为基线，右侧为所选技术。",
-    ),
-    "compare_baseline": Text("Baseline", "基线"),
-    "open_tile": Text("Compare {name}, {prompt}, with the baseline", "把 {name}（{prompt}）与基线对比"),
-    "guide_ratio_note": Text(
-        "Ratios are time · memory, each to the baseline of its own machine; ours leads to its row above.",
-        "比值依次为时间 · 内存，各自相对所在机器的基线；本机的数字可跳到上表对应的行。",
-    ),
-    "prompt": Text("Prompt", "提示词"),
-    "seed": Text("seed", "种子"),
-    "with": Text("With", "对比"),
-    "view": Text("View", "显示"),
-    "view_pictures": Text("Pictures", "图像"),
-    "view_differences": Text("Differences, amplified", "放大的差异"),
-    "amplified": Text("difference × {factor}", "差异 × {factor}"),
-    "slider": Text("Where the baseline ends, in percent", "基线所占宽度，百分比"),
-    "same_bits": Text("The same eight-bit picture:", "八位精度下相同的图像："),
-    "picture_of": Text("{name}, {prompt}", "{name}，{prompt}"),
-    "no_pictures": Text("No pictures were kept with the record.", "记录未附带图像。"),
-    "lost_pictures": Text("Pictures that could not be read: {names}.", "无法读取的图像：{names}。"),
-    "guide_note": Text(
-        "These are the figures that the guide gives in its text: {condition}. They are of another machine, and"
-        " stand beside ours without being mixed with them.",
-        "以下是原指南正文给出的数字：{condition}。它们来自另一台机器，仅与本机数字并列，不相混合。",
-    ),
-    "guide_preset": Text("Its aim", "目标"),
-    "guide_recipe": Text("Its recipe", "方案"),
-    "guide_time": Text("Its time", "指南时间"),
-    "guide_memory": Text("Its memory", "指南内存"),
-    "guide_remark": Text("It adds", "补充"),
-    "guide_ratios": Text("Its ratios to its baseline", "指南相对其基线"),
-    "our_ratios": Text("Ours to ours", "本机相对本机基线"),
-    "download": Text("The raw records, as they were written:", "原始记录，一字未改："),
-    "download_all": Text("This page's numbers", "本页全部数字"),
-    "made_by": Text("Written by hybridge {version}.", "由 hybridge {version} 生成。"),
-    "measured_on": Text("Measured on {date}.", "测量日期 {date}。"),
-}
-
-SUMMARY: dict[str, Text] = {
-    "fastest": Text("Fastest", "最快"),
-    "smallest": Text("Smallest", "最省内存"),
-    "trade_off": Text("Best trade-off", "最佳折中"),
-    "same_picture": Text("Best with the same picture", "图像不变的最佳选择"),
-    "baseline": Text(
-        "The baseline takes {seconds} s per picture and {memory}.",
-        "基线每张图用时 {seconds} 秒，内存 {memory}。",
-    ),
-    "no_baseline": Text(
-        "The baseline was not measured, so there are no ratios.",
-        "没有测得基线，因此没有比值。",
-    ),
-    "nothing_measured": Text("Nothing could be measured here.", "此处没有任何配置可以测量。"),
-    "time": Text("{seconds} s per picture", "每张图 {seconds} 秒"),
-    "time_and_ratio": Text(
-        "{seconds} s per picture, {ratio} × the baseline", "每张图 {seconds} 秒，为基线的 {ratio} 倍"
-    ),
-    "memory": Text("{memory}", "{memory}"),
-    "memory_and_ratio": Text("{memory}, {ratio} × the baseline", "{memory}，为基线的 {ratio} 倍"),
-    "noise": Text("not told apart from the baseline's time", "与基线的时间无法区分"),
-    "rule": Text("least product of time and memory", "时间与内存之积最小"),
-    "no_effect": Text("Did nothing", "毫无作用"),
-    "unavailable": Text("Cannot run here", "此处不能运行"),
-    "dead": Text("Dead", "已停止维护"),
-    "failed": Text("Failed", "失败"),
-    "use": Text("use {instead}", "改用 {instead}"),
-}
-
-ENVIRONMENT: dict[str, Text] = {
-    "hybridge": same("hybridge"),
-    "torch": same("torch"),
-    "diffusers": same("diffusers"),
-    "transformers": same("transformers"),
-    "openvino": same("OpenVINO"),
-    "python": same("Python"),
-    "system": Text("System", "系统"),
-    "cpu": Text("Processor", "处理器"),
-    "instructions": Text("Instruction sets", "指令集"),
-    "capability": Text("torch's CPU capability", "torch 的 CPU 能力"),
-    "cores": Text("Cores", "核心数"),
-    "threads": Text("Threads", "线程数"),
-    "memory_bytes": Text("Memory", "内存"),
-    "device": Text("Device", "设备"),
-    "gpu": Text("GPU", "GPU"),
-    "gpu_memory_bytes": Text("GPU memory", "GPU 内存"),
-    "cuda": same("CUDA"),
-    "cudnn": same("cuDNN"),
-}
-
-#: Of the tables of ``hybridge bench``, by what stands in them in English.
-TABLES: dict[str, Text] = {
-    english: Text(english, chinese)
-    for english, chinese in {
-        "The roof": "上限",
-        "Time and memory": "时间与内存",
-        "case": "用例",
-        "TFLOP": "TFLOP",
-        "convolutions, GFLOP/s": "卷积，GFLOP/s",
-        "matmul, GFLOP/s": "矩阵乘，GFLOP/s",
-        "roof, s": "上限，秒",
-        "Device": "设备",
-        "Resolution": "分辨率",
-        "dtype": "数据类型",
-        "Time (seconds)": "时间（秒）",
-        "Memory": "内存",
-        "Tiled Time (seconds)": "分块时间（秒）",
-        "Tiled Memory": "分块内存",
-        "Exact Time (seconds)": "精确时间（秒）",
-        "Exact Memory": "精确内存",
-        "Tiled Error": "分块误差",
-        "Exact Error": "精确误差",
-        "rival": "对手",
-        "s": "秒",
-        "rounds, s": "各轮，秒",
-        "× roof": "× 上限",
-        "× exact": "× 精确",
-        "peak": "峰值",
-        "planned peak": "计划峰值",
-        "error": "误差",
-        "PSNR, dB": "PSNR，dB",
-        "remark": "备注",
-        "server": "服务器",
-        "pictures": "图像",
-        "answers": "应答数",
-        "pictures/s": "张/秒",
-        "× engine": "× 引擎",
-        "p50, ms": "p50，毫秒",
-        "p95, ms": "p95，毫秒",
-        "p99, ms": "p99，毫秒",
-        "overhead p50, ms": "开销 p50，毫秒",
-        "errors": "错误",
-        "stage": "阶段",
-    }.items()
-}
+def technique_title(name: str) -> Text:
+    """Of a technique; its own name where the catalogue has none."""
+    return TITLES.get(name, same(name))

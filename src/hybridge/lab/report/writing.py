@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..harness.words import Language
 from .content import content
 from .html import html
 from .markdown import markdown
 from .sources import gather
-from .words import Language
 
 
 def write(records: Sequence[Path], folder: Path, language: Language = "en") -> list[Path]:

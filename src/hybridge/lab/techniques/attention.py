@@ -11,7 +11,7 @@ import torch
 
 from .evidence import looked_at
 from .pipeline_context import PipelineContext
-from .technique import GUIDE, Applied, Missing, Proof, Technique
+from .technique import Applied, Missing, Proof, Technique, row
 
 
 def _named(processors: dict[str, Any]) -> str:
@@ -114,59 +114,13 @@ def _why_no_xformers(context: PipelineContext) -> Missing | None:
 
 
 ROWS: tuple[Technique, ...] = (
-    Technique(
-        name="attention-vanilla",
-        title="Attention without a fused kernel",
-        claim="What everything else should be measured against: the whole matrix of scores is written to memory.",
-        source="https://huggingface.co/docs/diffusers/api/attnprocessor",
-        exactness="rounding",
-        stage="layout",
-        apply=_by_processors(_vanilla),
-        why_missing=_needs_unet,
-        group="attention",
-    ),
-    Technique(
-        name="attention-sdpa",
-        title="PyTorch's fused attention",
-        claim="As fast and as small as xFormers; the default since PyTorch 2.0, so there is nothing to switch on.",
-        source=GUIDE,
-        exactness="rounding",
-        stage="layout",
-        apply=_by_processors(_sdpa),
-        why_missing=_needs_unet,
-        group="attention",
-    ),
-    Technique(
-        name="attention-slicing",
-        title="Attention slicing",
-        claim="One head at a time; saves memory where there is no fused attention, and time nowhere.",
-        source="https://huggingface.co/docs/diffusers/optimization/memory",
-        exactness="rounding",
-        stage="layout",
-        apply=_by_processors(lambda context: context.pipe.enable_attention_slicing("max")),
-        group="attention",
-    ),
-    Technique(
-        name="attention-backend",
-        title="Attention backend by name",
-        claim="One call chooses the kernel of every attention of the model.",
-        source="https://huggingface.co/docs/diffusers/optimization/attention_backends",
-        exactness="rounding",
-        stage="layout",
-        apply=_backend,
-        why_missing=_why_no_backend,
-        group="attention",
-    ),
-    Technique(
-        name="xformers",
-        title="xFormers",
-        claim="Fused attention before PyTorch 2.0 had its own.",
-        source=GUIDE,
-        exactness="rounding",
-        stage="layout",
-        apply=_by_processors(lambda context: context.pipe.enable_xformers_memory_efficient_attention()),
-        why_missing=_why_no_xformers,
-        group="attention",
-        needs=("xformers",),
+    row("attention-vanilla", _by_processors(_vanilla), _needs_unet),
+    row("attention-sdpa", _by_processors(_sdpa), _needs_unet),
+    row("attention-slicing", _by_processors(lambda context: context.pipe.enable_attention_slicing("max"))),
+    row("attention-backend", _backend, _why_no_backend),
+    row(
+        "xformers",
+        _by_processors(lambda context: context.pipe.enable_xformers_memory_efficient_attention()),
+        _why_no_xformers,
     ),
 )

@@ -21,7 +21,7 @@ from .evidence import spared
 from .patching import remembered
 from .pipeline_context import PipelineContext
 from .requirements import no_unet, not_installed
-from .technique import GUIDE, Applied, Missing, Technique
+from .technique import Applied, Missing, Technique, row
 
 #: The guide's settings: a full step, then two that compute the outermost blocks alone.
 _INTERVAL, _BRANCH = 3, 0
@@ -91,41 +91,8 @@ def _unless_installed(distribution: str) -> Callable[[PipelineContext], Missing 
 
 
 ROWS: tuple[Technique, ...] = (
-    Technique(
-        name="deepcache",
-        title="DeepCache",
-        claim="Two steps of three compute the outermost blocks alone: more than twice as fast, visibly worse.",
-        source=GUIDE,
-        exactness="approximate",
-        stage="cache",
-        apply=_deepcache,
-        why_missing=_why_not_deepcache,
-        group="cache",
-        needs=("DeepCache",),
-    ),
+    row("deepcache", _deepcache, _why_not_deepcache),
     *DIFFUSERS_CACHES,
-    Technique(
-        name="para-attention",
-        title="ParaAttention's first-block cache",
-        claim="Leaves out all blocks but the first where the first has changed little; for video models and Flux.",
-        source="https://github.com/chengzeyi/ParaAttention",
-        exactness="approximate",
-        stage="cache",
-        apply=_para_attention,
-        why_missing=_unless_installed("para-attn"),
-        group="cache",
-        needs=("para-attn",),
-    ),
-    Technique(
-        name="cache-dit",
-        title="cache-dit",
-        claim="The first blocks decide whether the others are computed; one line for most transformers.",
-        source="https://github.com/vipshop/cache-dit",
-        exactness="approximate",
-        stage="cache",
-        apply=_cache_dit,
-        why_missing=_unless_installed("cache-dit"),
-        group="cache",
-        needs=("cache-dit",),
-    ),
+    row("para-attention", _para_attention, _unless_installed("para-attn")),
+    row("cache-dit", _cache_dit, _unless_installed("cache-dit")),
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from .evidence import CallLog, counted
 from .pipeline_context import PipelineContext
-from .technique import GUIDE, Applied, Missing, Proof, Technique
+from .technique import Applied, Missing, Proof, Technique, row
 
 
 def _steps(count: int) -> Callable[[PipelineContext], Applied]:
@@ -85,31 +85,9 @@ def _why_no_guidance(context: PipelineContext) -> Missing | None:
     return None
 
 
-def _fewer(count: int, saved: str) -> Technique:
-    return Technique(
-        name=f"steps-{count}",
-        title=f"{count} steps",
-        claim=f"25 to 30 steps of 50 are enough: {saved} of the time.",
-        source=GUIDE,
-        exactness="approximate",
-        stage="call",
-        apply=_steps(count),
-        group="steps",
-    )
-
-
-def _cut(percent: int, saved: str) -> Technique:
-    return Technique(
-        name=f"cfg-cutoff-{percent}",
-        title=f"Guidance off from {percent} %",
-        claim=f"What the prompt asks for is there early: without guidance afterwards {saved} of the time.",
-        source=GUIDE,
-        exactness="approximate",
-        stage="call",
-        apply=_cut_off(percent / 100),
-        why_missing=_why_no_guidance,
-        group="guidance",
-    )
-
-
-ROWS: tuple[Technique, ...] = (_fewer(25, "-50 %"), _fewer(30, "-40 %"), _cut(50, "-25 %"), _cut(75, "-12.5 %"))
+ROWS: tuple[Technique, ...] = (
+    row("steps-25", _steps(25)),
+    row("steps-30", _steps(30)),
+    row("cfg-cutoff-50", _cut_off(0.5), _why_no_guidance),
+    row("cfg-cutoff-75", _cut_off(0.75), _why_no_guidance),
+)

@@ -1,4 +1,4 @@
-"""The table of techniques, by name.  A new one is a row in its family's file."""
+"""The table of techniques.  A new one is a row of ``catalogue.json``, and its functions in a family's file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from . import (
     refiner,
     remote,
     tokens,
+    unavailable,
     vae,
 )
+from .facts import FACTS
 from .technique import Technique
 
 _FAMILIES = (
@@ -36,6 +38,7 @@ _FAMILIES = (
     remote,
     caches,
     tokens,
+    unavailable,
     compilers,
     quantised,
     offload,
@@ -44,7 +47,9 @@ _FAMILIES = (
 )
 
 #: By name, family by family.
-TECHNIQUES: dict[str, Technique] = {row.name: row for family in _FAMILIES for row in family.ROWS}
+TECHNIQUES: dict[str, Technique] = {
+    name: {row.name: row for family in _FAMILIES for row in family.ROWS}[name] for name in FACTS
+}
 
 
 def named(names: Iterable[str]) -> tuple[Technique, ...]:

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from ...errors import EngineFailure
 from ..harness.environment import no_cpp_compiler
 from .evidence import CallLog, looked_at
 from .pipeline_context import PipelineContext
-from .technique import GUIDE, Applied, Missing, Proof, Technique, Witness
+from .technique import Applied, Missing, Proof, Technique, Witness, row
 
 
 def _whole(context: PipelineContext) -> Applied:
@@ -107,66 +106,8 @@ def _why_not_stable_fast(context: PipelineContext) -> Missing | None:
     )
 
 
-def _onediff(_context: PipelineContext) -> Applied:
-    raise EngineFailure(
-        "OneDiff has no backend that this torch can load", saw=torch.__version__, expected="<= 2.5.1"
-    )
-
-
-def _why_not_onediff(_context: PipelineContext) -> Missing | None:
-    return Missing(
-        "dead",
-        f"its backends are gone: oneflow on the index is a placeholder, nexfort wants torch <= 2.5.1, and here is "
-        f"{torch.__version__}; the last commit is of May 2025",
-        "compile",
-    )
-
-
 ROWS: tuple[Technique, ...] = (
-    Technique(
-        name="compile",
-        title="torch.compile",
-        claim="A quick win for one line: the whole denoiser as one graph.",
-        source=GUIDE,
-        exactness="rounding",
-        stage="compile",
-        apply=_whole,
-        why_missing=_why_not_compiled,
-        group="compile",
-    ),
-    Technique(
-        name="compile-regional",
-        title="torch.compile, block by block",
-        claim="Compiles what is repeated once: as fast as the whole, after a fraction of the time.",
-        source="https://docs.pytorch.org/tutorials/recipes/regional_compilation.html",
-        exactness="rounding",
-        stage="compile",
-        apply=_regional,
-        why_missing=_why_not_compiled,
-        group="compile",
-    ),
-    Technique(
-        name="stable-fast",
-        title="Stable Fast",
-        claim="Faster than hoped, somewhat more memory, 19 seconds for the first picture.",
-        source=GUIDE,
-        exactness="rounding",
-        stage="compile",
-        apply=_stable_fast,
-        why_missing=_why_not_stable_fast,
-        group="compile",
-        needs=("stable-fast",),
-    ),
-    Technique(
-        name="onediff",
-        title="OneDiff",
-        claim="The fastest of all: 45 % less time, no more memory, slightly better pictures.",
-        source=GUIDE,
-        exactness="rounding",
-        stage="compile",
-        apply=_onediff,
-        why_missing=_why_not_onediff,
-        group="compile",
-        needs=("onediff", "nexfort"),
-    ),
+    row("compile", _whole, _why_not_compiled),
+    row("compile-regional", _regional, _why_not_compiled),
+    row("stable-fast", _stable_fast, _why_not_stable_fast),
 )

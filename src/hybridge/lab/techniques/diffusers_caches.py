@@ -15,7 +15,7 @@ import torch
 from .evidence import spared
 from .patching import drop_idle
 from .pipeline_context import PipelineContext
-from .technique import Applied, Proof, Technique
+from .technique import Applied, Proof, Technique, row
 
 #: Steps between two computations, as the paper has them: of self-attention, and of attention to the prompt.
 _SELF_ATTENTION_EVERY, _CROSS_ATTENTION_EVERY = 2, 6
@@ -202,60 +202,12 @@ def _faster_cache(context: PipelineContext) -> Applied:
     return applied
 
 
-def _row(name: str, title: str, claim: str, source: str, apply: Callable[[PipelineContext], Applied]) -> Technique:
-    return Technique(name, title, claim, source, "approximate", "cache", apply, group="cache")
-
-
-_PAPERS = "https://huggingface.co/papers/"
-
 DIFFUSERS_CACHES: tuple[Technique, ...] = (
-    _row(
-        "pab",
-        "Pyramid Attention Broadcast",
-        "Keeps attention, that to the prompt longest: up to 10.5 times as fast on video models.",
-        f"{_PAPERS}2408.12588",
-        _pab,
-    ),
-    _row(
-        "taylorseer",
-        "TaylorSeer, told which blocks",
-        "Extrapolates what blocks will give: 4.99 times as fast on FLUX.",
-        f"{_PAPERS}2503.06923",
-        _taylorseer,
-    ),
-    _row(
-        "taylorseer-defaults",
-        "TaylorSeer as it comes",
-        "The same with the library's own choice of modules, whose names a UNet does not have.",
-        f"{_PAPERS}2503.06923",
-        _taylorseer_with,
-    ),
-    _row(
-        "first-block-cache",
-        "First Block Cache",
-        "Leaves out all blocks but the first where the first has changed little.",
-        "https://huggingface.co/docs/diffusers/main/optimization/cache",
-        _first_block_cache,
-    ),
-    _row(
-        "sea-cache",
-        "SeaCache",
-        "Leaves out the blocks where the input, filtered to what this step can still change, has changed little.",
-        f"{_PAPERS}2602.18993",
-        _sea_cache,
-    ),
-    _row(
-        "mag-cache",
-        "MagCache",
-        "Leaves out steps by how the size of residuals falls: 2.1 to 2.68 times as fast on video models.",
-        "https://github.com/Zehong-Ma/MagCache",
-        _mag_cache,
-    ),
-    _row(
-        "faster-cache",
-        "FasterCache",
-        "Keeps attention, and guesses what guidance is measured from: 1.67 times as fast on a video model.",
-        f"{_PAPERS}2410.19355",
-        _faster_cache,
-    ),
+    row("pab", _pab),
+    row("taylorseer", _taylorseer),
+    row("taylorseer-defaults", _taylorseer_with),
+    row("first-block-cache", _first_block_cache),
+    row("sea-cache", _sea_cache),
+    row("mag-cache", _mag_cache),
+    row("faster-cache", _faster_cache),
 )

@@ -25,7 +25,7 @@ from ..harness.memory import storage_bytes
 from .evidence import CallLog, looked_at
 from .pipeline_context import PipelineContext
 from .requirements import no_room, not_installed
-from .technique import GUIDE, Applied, Missing, Proof, Technique
+from .technique import Applied, Missing, Proof, Technique, row
 
 #: Gives the denoiser's output for the tensors of a call.
 Run = Callable[[Sequence[torch.Tensor]], torch.Tensor]
@@ -275,40 +275,7 @@ def _no_tensorrt(context: PipelineContext) -> Missing | None:
 
 
 ROWS: tuple[Technique, ...] = (
-    Technique(
-        name="openvino",
-        title="OpenVINO",
-        claim="The denoiser in Intel's engine: about twice as fast as eager torch on a CPU.",
-        source="https://docs.openvino.ai/2025/openvino-workflow/model-preparation/convert-model-pytorch.html",
-        exactness="rounding",
-        stage="compile",
-        apply=_elsewhere(_openvino),
-        why_missing=_no_openvino,
-        group="engine",
-        needs=("openvino",),
-    ),
-    Technique(
-        name="onnxruntime",
-        title="ONNX Runtime",
-        claim="The denoiser as a file that many engines read: about twice as fast as eager torch on a CPU.",
-        source="https://onnxruntime.ai/docs/",
-        exactness="rounding",
-        stage="compile",
-        apply=_elsewhere(_onnxruntime),
-        why_missing=_no_onnxruntime,
-        group="engine",
-        needs=("onnx", "onnxruntime", "onnxscript"),
-    ),
-    Technique(
-        name="tensorrt",
-        title="TensorRT",
-        claim="8 s instead of 14 s for a picture, after half an hour of preparation.",
-        source=GUIDE,
-        exactness="rounding",
-        stage="compile",
-        apply=_tensorrt,
-        why_missing=_no_tensorrt,
-        group="engine",
-        needs=("torch-tensorrt",),
-    ),
+    row("openvino", _elsewhere(_openvino), _no_openvino),
+    row("onnxruntime", _elsewhere(_onnxruntime), _no_onnxruntime),
+    row("tensorrt", _tensorrt, _no_tensorrt),
 )

@@ -6,7 +6,7 @@ import torch
 
 from .evidence import CallLog, counted, looked_at
 from .pipeline_context import PipelineContext
-from .technique import GUIDE, Applied, Missing, Proof, Technique
+from .technique import Applied, Missing, Proof, Technique, row
 
 
 def _channels_last(context: PipelineContext) -> Applied:
@@ -81,33 +81,7 @@ def _why_not_fused(context: PipelineContext) -> Missing | None:
 
 
 ROWS: tuple[Technique, ...] = (
-    Technique(
-        name="channels-last",
-        title="Channels last",
-        claim="Convolutions read what lies together; faster on most devices, same picture.",
-        source="https://docs.pytorch.org/tutorials/intermediate/memory_format_tutorial.html",
-        exactness="rounding",
-        stage="layout",
-        apply=_channels_last,
-    ),
-    Technique(
-        name="freeu",
-        title="FreeU",
-        claim="No cost, more pleasing pictures, less coherent ones.",
-        source=GUIDE,
-        exactness="approximate",
-        stage="freeu",
-        apply=_freeu,
-        why_missing=_why_no_freeu,
-    ),
-    Technique(
-        name="fused-qkv",
-        title="Fused QKV",
-        claim="One product instead of three in self-attention; the former weights stay beside the fused ones.",
-        source="https://pytorch.org/blog/accelerating-generative-ai-3/",
-        exactness="rounding",
-        stage="fuse",
-        apply=_fused_qkv,
-        why_missing=_why_not_fused,
-    ),
+    row("channels-last", _channels_last),
+    row("freeu", _freeu, _why_no_freeu),
+    row("fused-qkv", _fused_qkv, _why_not_fused),
 )

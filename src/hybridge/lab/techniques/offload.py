@@ -18,7 +18,7 @@ from ..harness.memory import storage_bytes
 from .evidence import looked_at
 from .pipeline_context import PipelineContext
 from .requirements import no_room, not_installed
-from .technique import Applied, Missing, Proof, Technique
+from .technique import Applied, Missing, Proof, Technique, row
 
 
 def _parts(context: PipelineContext) -> Iterator[tuple[str, nn.Module]]:
@@ -161,64 +161,14 @@ def _no_disk(context: PipelineContext) -> Missing | None:
     return no_room(context.folder, sum(storage_bytes(part) for _, part in _parts(context)))
 
 
-_DOCUMENTED = "https://huggingface.co/docs/diffusers/optimization/memory"
-
 ROWS: tuple[Technique, ...] = (
-    Technique(
-        name="model-offload",
-        title="Model CPU offload",
-        claim="Each part waits on the CPU until it is called: half of the memory, little time lost.",
-        source=_DOCUMENTED,
-        exactness="bitwise",
-        stage="offload",
-        apply=_model,
-        why_missing=_no_accelerate,
-        group="offload",
-        needs=("accelerate",),
+    row("model-offload", _model, _no_accelerate),
+    row(
+        "sequential-offload",
+        _by_layer(_to_cpu, "; on a CPU they wait in the same memory, and nothing is saved"),
+        _no_accelerate,
     ),
-    Technique(
-        name="sequential-offload",
-        title="Sequential CPU offload",
-        claim="Each layer waits on the CPU until it runs: the least memory, and it tests one's patience.",
-        source=_DOCUMENTED,
-        exactness="bitwise",
-        stage="offload",
-        apply=_by_layer(_to_cpu, "; on a CPU they wait in the same memory, and nothing is saved"),
-        why_missing=_no_accelerate,
-        group="offload",
-        needs=("accelerate",),
-    ),
-    Technique(
-        name="disk-offload",
-        title="Disk offload",
-        claim="Each layer waits in a file until it runs; saves memory on a CPU too.",
-        source="https://huggingface.co/docs/accelerate/package_reference/big_modeling",
-        exactness="bitwise",
-        stage="offload",
-        apply=_by_layer(_to_disk, ""),
-        why_missing=lambda context: _no_accelerate(context) or _no_disk(context),
-        group="offload",
-        needs=("accelerate",),
-    ),
-    Technique(
-        name="group-offload",
-        title="Group offload",
-        claim="Layers wait on the CPU, the next is fetched while one runs: sequential offload's memory, faster.",
-        source=_DOCUMENTED,
-        exactness="bitwise",
-        stage="offload",
-        apply=_in_groups(disk=False),
-        group="offload",
-    ),
-    Technique(
-        name="group-offload-disk",
-        title="Group offload to disk",
-        claim="Layers wait in files; saves memory on a CPU too.",
-        source=_DOCUMENTED,
-        exactness="bitwise",
-        stage="offload",
-        apply=_in_groups(disk=True),
-        why_missing=_no_disk,
-        group="offload",
-    ),
+    row("disk-offload", _by_layer(_to_disk, ""), lambda context: _no_accelerate(context) or _no_disk(context)),
+    row("group-offload", _in_groups(disk=False)),
+    row("group-offload-disk", _in_groups(disk=True), _no_disk),
 )

@@ -17,7 +17,7 @@ import torch
 
 from . import extra_models
 from .pipeline_context import PipelineContext, default_side, plainly
-from .technique import GUIDE, Applied, Missing, Proof, Technique, Witness
+from .technique import Applied, Missing, Proof, Technique, Witness, row
 from .weights import are_plain, bring_back, check_same, send_away
 
 _FOUR = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
@@ -199,15 +199,4 @@ def _why_whole(context: PipelineContext) -> Missing | None:
     return None
 
 
-ROWS: tuple[Technique, ...] = (
-    Technique(
-        name="batch-processing",
-        title="Batch processing",
-        claim="Component by component: half the memory. Many pictures share the loading; a single one pays for it.",
-        source=GUIDE,
-        exactness="bitwise",
-        stage="call",
-        apply=_batch_processing,
-        why_missing=_why_whole,
-    ),
-)
+ROWS: tuple[Technique, ...] = (row("batch-processing", _batch_processing, _why_whole),)

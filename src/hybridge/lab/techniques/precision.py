@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from ...errors import RequestError
 from ..harness.memory import storage_bytes
 from .aside import Aside, no_room_for
 from .evidence import CallLog
 from .pipeline_context import PipelineContext
-from .technique import GUIDE, Applied, Missing, Proof, Technique, Witness
+from .technique import Applied, Proof, Technique, Witness, row
 from .weights import restore, weights
 
 
@@ -128,64 +127,9 @@ def _fp8_storage(context: PipelineContext) -> Applied:
     return Applied(witness)
 
 
-def _not_a_switch(context: PipelineContext) -> Applied:
-    raise RequestError("the version of CUDA is no switch", hint="another build of torch")
-
-
-def _one_version(context: PipelineContext) -> Missing:
-    built_for = torch.version.cuda or "no CUDA"
-    reason = f"a process has the one CUDA that its torch {torch.__version__} was built for ({built_for})"
-    return Missing("unavailable", reason, instead="one record for each version: the environment is part of it")
-
-
 ROWS: tuple[Technique, ...] = (
-    Technique(
-        name="fp16",
-        title="FP16",
-        claim="Half the memory, much faster, at a loss that nobody sees: always, on a GPU; on a CPU far slower.",
-        source=GUIDE,
-        exactness="approximate",
-        stage="dtype",
-        apply=_half(torch.float16),
-        group="dtype",
-    ),
-    Technique(
-        name="bf16",
-        title="BF16",
-        claim="Half the memory with float32's range: no VAE overflows, and CPUs can do it.",
-        source="https://huggingface.co/docs/diffusers/optimization/fp16",
-        exactness="approximate",
-        stage="dtype",
-        apply=_half(torch.bfloat16),
-        group="dtype",
-    ),
-    Technique(
-        name="tf32",
-        title="TF32",
-        claim="Float32 products with ten bits of mantissa, on GPUs since Ampere: between FP32 and FP16 in speed.",
-        source=GUIDE,
-        exactness="approximate",
-        stage="dtype",
-        apply=_tf32,
-    ),
-    Technique(
-        name="fp8-storage",
-        title="FP8 storage",
-        claim="Weights rest in eight bits, widened layer by layer: a quarter of float32's bytes.",
-        source="https://huggingface.co/docs/diffusers/optimization/memory#layerwise-casting",
-        exactness="approximate",
-        stage="quantise",
-        apply=_fp8_storage,
-        group="quantised",
-    ),
-    Technique(
-        name="cuda-versions",
-        title="CUDA and PyTorch versions",
-        claim="No difference between CUDA 11.8 and 12.1.",
-        source=GUIDE,
-        exactness="rounding",
-        stage="dtype",
-        apply=_not_a_switch,
-        why_missing=_one_version,
-    ),
+    row("fp16", _half(torch.float16)),
+    row("bf16", _half(torch.bfloat16)),
+    row("tf32", _tf32),
+    row("fp8-storage", _fp8_storage),
 )

@@ -20,7 +20,7 @@ from ..harness.memory import storage_bytes
 from .evidence import looked_at
 from .pipeline_context import PipelineContext
 from .requirements import not_installed
-from .technique import Applied, Missing, Proof, Technique
+from .technique import Applied, Missing, Proof, Technique, row
 from .weights import sum_of_bits
 
 #: What quantisers leave on a module to say that it was quantised; a second one would refuse it.
@@ -230,16 +230,8 @@ def _no_int4(context: PipelineContext) -> Missing | None:
     return _no_torchao(context) or not_installed("mslk", instead="torchao-int8, or bitsandbytes-nf4 for four bits")
 
 
-def _no_bitsandbytes(_: PipelineContext) -> Missing | None:
-    return not_installed("bitsandbytes", instead="torchao-int8")
-
-
-def _no_quanto(_: PipelineContext) -> Missing | None:
-    return not_installed("optimum-quanto", instead="torchao-int8")
-
-
-def _no_sdnq(_: PipelineContext) -> Missing | None:
-    return not_installed("sdnq", instead="torchao-int8")
+def _absent(distribution: str) -> Callable[[PipelineContext], Missing | None]:
+    return lambda _: not_installed(distribution, instead="torchao-int8")
 
 
 def _no_torch_ao(context: PipelineContext) -> Missing | None:
@@ -253,115 +245,30 @@ def _no_torch_ao(context: PipelineContext) -> Missing | None:
     return None
 
 
-_TORCHAO = "https://docs.pytorch.org/ao/stable/api_reference/api_ref_quantization.html"
-_BITSANDBYTES = "https://huggingface.co/docs/diffusers/quantization/bitsandbytes"
-
 ROWS: tuple[Technique, ...] = (
-    Technique(
-        name="torchao-int8",
-        title="torchao, int8 weights",
-        claim="Linear layers keep their weights in eight bits and compute as before; half of the bytes of FP16.",
-        source=_TORCHAO,
-        exactness="approximate",
-        stage="quantise",
-        apply=_quantised(_torchao("Int8WeightOnlyConfig"), _weight_is("Int8Tensor")),
-        why_missing=_no_torchao,
-        group="quantised",
-        needs=("torchao",),
+    row("torchao-int8", _quantised(_torchao("Int8WeightOnlyConfig"), _weight_is("Int8Tensor")), _no_torchao),
+    row(
+        "torchao-int8-dynamic",
+        _quantised(_torchao("Int8DynamicActivationInt8WeightConfig"), _weight_is("Int8Tensor", dynamic=True)),
+        _no_torchao,
     ),
-    Technique(
-        name="torchao-int8-dynamic",
-        title="torchao, int8 weights and activations",
-        claim="Linear layers multiply in eight bits; activations are rounded too. Fast where int8 kernels are.",
-        source=_TORCHAO,
-        exactness="approximate",
-        stage="quantise",
-        apply=_quantised(_torchao("Int8DynamicActivationInt8WeightConfig"), _weight_is("Int8Tensor", dynamic=True)),
-        why_missing=_no_torchao,
-        group="quantised",
-        needs=("torchao",),
+    row("torchao-fp8", _quantised(_torchao("Float8WeightOnlyConfig"), _weight_is("Float8Tensor")), _no_torchao),
+    row("torchao-int4", _quantised(_torchao("Int4WeightOnlyConfig"), _weight_is("Int4Tensor")), _no_int4),
+    row(
+        "bitsandbytes-int8",
+        _quantised(_bitsandbytes_int8, _class_is("bitsandbytes.Linear8bitLt")),
+        _absent("bitsandbytes"),
     ),
-    Technique(
-        name="torchao-fp8",
-        title="torchao, FP8 weights",
-        claim="Linear layers keep their weights in eight-bit floats; half of the bytes of FP16.",
-        source=_TORCHAO,
-        exactness="approximate",
-        stage="quantise",
-        apply=_quantised(_torchao("Float8WeightOnlyConfig"), _weight_is("Float8Tensor")),
-        why_missing=_no_torchao,
-        group="quantised",
-        needs=("torchao",),
+    row(
+        "bitsandbytes-nf4",
+        _quantised(_bitsandbytes_nf4, _class_is("bitsandbytes.Linear4bit")),
+        _absent("bitsandbytes"),
     ),
-    Technique(
-        name="torchao-int4",
-        title="torchao, int4 weights",
-        claim="Linear layers keep their weights in four bits; a quarter of the bytes of FP16.",
-        source=_TORCHAO,
-        exactness="approximate",
-        stage="quantise",
-        apply=_quantised(_torchao("Int4WeightOnlyConfig"), _weight_is("Int4Tensor")),
-        why_missing=_no_int4,
-        group="quantised",
-        needs=("torchao", "mslk"),
+    row(
+        "quanto-int8",
+        _quantised(_quanto, _class_is("optimum.QLinear", "optimum.QConv2d")),
+        _absent("optimum-quanto"),
     ),
-    Technique(
-        name="bitsandbytes-int8",
-        title="bitsandbytes, int8",
-        claim="LLM.int8(): linear layers in eight bits, with scales by row; half of the bytes of FP16.",
-        source=_BITSANDBYTES,
-        exactness="approximate",
-        stage="quantise",
-        apply=_quantised(_bitsandbytes_int8, _class_is("bitsandbytes.Linear8bitLt")),
-        why_missing=_no_bitsandbytes,
-        group="quantised",
-        needs=("bitsandbytes",),
-    ),
-    Technique(
-        name="bitsandbytes-nf4",
-        title="bitsandbytes, NF4",
-        claim="Linear layers in four bits, in steps for normally distributed weights; a quarter of FP16's bytes.",
-        source=_BITSANDBYTES,
-        exactness="approximate",
-        stage="quantise",
-        apply=_quantised(_bitsandbytes_nf4, _class_is("bitsandbytes.Linear4bit")),
-        why_missing=_no_bitsandbytes,
-        group="quantised",
-        needs=("bitsandbytes",),
-    ),
-    Technique(
-        name="quanto-int8",
-        title="quanto, int8 weights",
-        claim="Linear and convolution layers keep their weights in eight bits; half of the bytes of FP16.",
-        source="https://huggingface.co/docs/diffusers/quantization/quanto",
-        exactness="approximate",
-        stage="quantise",
-        apply=_quantised(_quanto, _class_is("optimum.QLinear", "optimum.QConv2d")),
-        why_missing=_no_quanto,
-        group="quantised",
-        needs=("optimum-quanto",),
-    ),
-    Technique(
-        name="sdnq-int8",
-        title="SDNQ, int8 weights",
-        claim="Linear layers from 16384 weights on in eight bits, with almost no difference in the picture.",
-        source="https://github.com/Disty0/sdnq",
-        exactness="approximate",
-        stage="quantise",
-        apply=_quantised(_sdnq, _class_is("sdnq.SDNQLinear")),
-        why_missing=_no_sdnq,
-        group="quantised",
-        needs=("sdnq",),
-    ),
-    Technique(
-        name="torch-ao-dynamic",
-        title="torch.ao, dynamic int8",
-        claim="Linear layers multiply in eight bits on a CPU. Deprecated in favour of torchao; still runs.",
-        source="https://docs.pytorch.org/tutorials/recipes/recipes/dynamic_quantization.html",
-        exactness="approximate",
-        stage="quantise",
-        apply=_quantised(_torch_ao, _is_packed),
-        why_missing=_no_torch_ao,
-        group="quantised",
-    ),
+    row("sdnq-int8", _quantised(_sdnq, _class_is("sdnq.SDNQLinear")), _absent("sdnq")),
+    row("torch-ao-dynamic", _quantised(_torch_ao, _is_packed), _no_torch_ao),
 )

@@ -11,7 +11,7 @@ import torch
 from . import extra_models
 from .evidence import CallLog
 from .pipeline_context import Generate, PipelineContext, plainly
-from .technique import GUIDE, Applied, Missing, Proof, Technique
+from .technique import Applied, Missing, Proof, Technique, row
 
 #: How much of its steps the refiner does for a finished picture, unless told otherwise: diffusers' default, which
 #: the guide left as it is.
@@ -109,40 +109,20 @@ def _why_no_refiner(context: PipelineContext) -> Missing | None:
     return extra_models.why_missing(context, extra_models.REFINER)
 
 
-def _row(name: str, title: str, claim: str, apply: Callable[[PipelineContext], Applied]) -> Technique:
-    return Technique(
-        name=f"refiner-{name}",
-        title=f"Refiner, {title}",
-        claim=claim,
-        source=GUIDE,
-        exactness="approximate",
-        stage="call",
-        apply=apply,
-        why_missing=_why_no_refiner,
-        group="refiner",
-    )
-
-
 def _expert(percent: int) -> Technique:
     share = percent / 100
 
     def expected(steps: int) -> tuple[int, int]:
         return round(steps * share), steps - round(steps * share)
 
-    claim = f"The base does {percent} % of the steps, an expert for the last ones the rest: clearly better."
-    return _row(f"ensemble-{percent}", f"ensemble at {percent} %", claim, _refined(_ensemble(share), expected))
+    return row(f"refiner-ensemble-{percent}", _refined(_ensemble(share), expected), _why_no_refiner)
 
 
 def _painter(steps: int) -> Technique:
     def expected(base_steps: int) -> tuple[int, int]:
         return base_steps, int(steps * _STRENGTH)
 
-    claim = (
-        f"{steps} steps over the finished picture, of which the default strength runs three in ten: disappointing."
-    )
-    return _row(
-        f"img2img-{steps}", f"image to image, {steps} steps", claim, _refined(_image_to_image(steps), expected)
-    )
+    return row(f"refiner-img2img-{steps}", _refined(_image_to_image(steps), expected), _why_no_refiner)
 
 
 ROWS: tuple[Technique, ...] = (_expert(80), _expert(90), _painter(10), _painter(20))

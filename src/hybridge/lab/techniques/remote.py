@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from ...client.pipelines import connect
 from ...client.remote_vae import RemoteVAE
-from ...errors import RequestError
 from .decoding import DecodeLog, decoded
 from .pipeline_context import PipelineContext
-from .technique import Applied, Missing, Proof, Technique
+from .technique import Applied, Missing, Proof, Technique, row
 
 
 def _remote_vae(context: PipelineContext) -> Applied:
@@ -35,32 +34,4 @@ def _why_no_server(context: PipelineContext) -> Missing | None:
     return None
 
 
-def _no_endpoint(context: PipelineContext) -> Applied:
-    raise RequestError("no server reads prompts yet", hint="batch-processing")
-
-
-ROWS: tuple[Technique, ...] = (
-    Technique(
-        name="remote-vae",
-        title="Remote VAE",
-        claim="A server decodes: no VAE in this machine's memory, and the network's time instead of the decoder's.",
-        source="https://huggingface.co/docs/diffusers/hybrid_inference/vae_decode",
-        exactness="rounding",
-        stage="vae",
-        apply=_remote_vae,
-        why_missing=_why_no_server,
-        group="vae",
-    ),
-    Technique(
-        name="remote-text",
-        title="Remote text encoders",
-        claim="A server reads the prompt: no text encoder in this machine's memory.",
-        source="https://huggingface.co/docs/diffusers/hybrid_inference/overview",
-        exactness="rounding",
-        stage="offload",
-        apply=_no_endpoint,
-        why_missing=lambda _: Missing(
-            "unavailable", "the server has no endpoint for prompts yet", instead="batch-processing"
-        ),
-    ),
-)
+ROWS: tuple[Technique, ...] = (row("remote-vae", _remote_vae, _why_no_server),)

@@ -1,24 +1,23 @@
-"""What a row of the catalogue is.  Data and one function each; no torch."""
+"""What a technique is: the facts of its row, and the functions that apply, prove and undo it.  No torch."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from .facts import FACTS, GUIDE, Exactness, Facts, Missing, Stage
+
 if TYPE_CHECKING:
     from .pipeline_context import PipelineContext
 
-#: How far the picture may be from the one without it: the same bits; the same up to rounding; another picture.
-Exactness = Literal["bitwise", "rounding", "approximate"]
+__all__ = ["GUIDE", "Applied", "Exactness", "Missing", "Outcome", "Proof", "Stage", "Technique", "Witness", "row"]
 
-#: What became of it.  *no effect*: its call succeeded and its proof says that nothing changed.  *unavailable*: it
-#: lives, not here.  *dead*: nothing that is maintained can load it any more.
+#: What became of it.  *no effect*: its call succeeded and its proof says that nothing changed.  *unavailable* and
+#: *dead*: see :class:`.facts.Missing`.
 Outcome = Literal["worked", "no effect", "unavailable", "dead", "failed"]
-
-#: When it is applied, first to last; within a stage any order will do.  Undone in reverse.
-Stage = Literal["dtype", "vae", "layout", "freeu", "fuse", "quantise", "cache", "compile", "offload", "call"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,49 +50,24 @@ class Applied:
     undo: Callable[[], None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """Why a technique cannot run.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Technique(Facts):
+    """A technique that can be put in force.
 
     Attributes:
-        outcome: ``unavailable`` or ``dead``.
-        reason: What was looked for and not found.
-        instead: What lives in its place, or None where nothing is needed.
-    """
-
-    outcome: Literal["unavailable", "dead"]
-    reason: str
-    instead: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Technique:
-    """A row.
-
-    Attributes:
-        name: On the command line and in records: ``tiny-vae``.
-        title: In tables: ``Tiny VAE``.
-        claim: What its source promises, in a sentence, numbers included.
-        source: Where the claim is made: an address.
-        exactness: See :data:`Exactness`.
-        stage: When it is applied.
         apply: Puts it in force.  Whatever it raises, the context is as it was.
         why_missing: Asked first, cheaply: the reason why it cannot run on this context, or None.
-        group: Of techniques that do the same thing, of which a stack has one: ``cache``, ``offload``.
-        needs: Distributions that must be installed, as ``pip install`` takes them.
     """
 
-    name: str
-    title: str
-    claim: str
-    source: str
-    exactness: Exactness
-    stage: Stage
     apply: Callable[[PipelineContext], Applied]
     why_missing: Callable[[PipelineContext], Missing | None] = lambda _: None
-    group: str | None = None
-    needs: tuple[str, ...] = ()
 
 
-#: Where the claims of most rows are made: one person's table for SDXL on an RTX 3090, 2024.
-GUIDE = "https://www.felixsanz.dev/articles/ultimate-guide-to-optimizing-stable-diffusion-xl"
+def row(
+    name: str,
+    apply: Callable[[PipelineContext], Applied],
+    why_missing: Callable[[PipelineContext], Missing | None] = lambda _: None,
+) -> Technique:
+    """The technique whose facts the catalogue has under this name."""
+    facts = {each.name: getattr(FACTS[name], each.name) for each in dataclasses.fields(Facts)}
+    return Technique(**facts, apply=apply, why_missing=why_missing)

@@ -13,7 +13,7 @@ from .evidence import spared
 from .patching import remembered
 from .pipeline_context import PipelineContext
 from .requirements import no_unet, not_installed
-from .technique import Applied, Missing, Proof, Technique, Witness
+from .technique import Applied, Missing, Proof, Technique, Witness, row
 
 #: Of the tokens, so many are merged away: ToMe's default.
 _MERGED = 0.5
@@ -115,44 +115,8 @@ def _why_not_tgate(context: PipelineContext) -> Missing | None:
     return not_installed("tgate", instead="cfg-cutoff-50")
 
 
-_TOME_CLAIM = "Tokens that are alike go through self-attention as one: up to twice as fast, 5.6 times less memory."
-_TOME_SOURCE = "https://arxiv.org/abs/2303.17604"
-
 ROWS: tuple[Technique, ...] = (
-    Technique(
-        name="tome",
-        title="Token merging, defaults",
-        claim=_TOME_CLAIM + "  As it comes, only where attention has full resolution; SDXL has none there.",
-        source=_TOME_SOURCE,
-        exactness="approximate",
-        stage="cache",
-        apply=lambda context: _tome(context, max_downsample=1),
-        why_missing=_why_not_tome,
-        group="tome",
-        needs=("tomesd",),
-    ),
-    Technique(
-        name="tome-all",
-        title="Token merging, all levels",
-        claim=_TOME_CLAIM,
-        source=_TOME_SOURCE,
-        exactness="approximate",
-        stage="cache",
-        apply=lambda context: _tome(context, max_downsample=4),
-        why_missing=_why_not_tome,
-        group="tome",
-        needs=("tomesd",),
-    ),
-    Technique(
-        name="tgate",
-        title="T-GATE",
-        claim="Attention to the prompt converges early and is kept from then on: 10 to 50 % faster.",
-        source="https://huggingface.co/docs/diffusers/optimization/tgate",
-        exactness="approximate",
-        stage="cache",
-        apply=_tgate,
-        why_missing=_why_not_tgate,
-        group="cache",
-        needs=("tgate",),
-    ),
+    row("tome", lambda context: _tome(context, max_downsample=1), _why_not_tome),
+    row("tome-all", lambda context: _tome(context, max_downsample=4), _why_not_tome),
+    row("tgate", _tgate, _why_not_tgate),
 )

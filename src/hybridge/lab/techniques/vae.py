@@ -12,7 +12,7 @@ from ..harness.memory import storage_bytes
 from . import extra_models
 from .decoding import DecodeLog, decoded
 from .pipeline_context import PipelineContext
-from .technique import GUIDE, Applied, Missing, Proof, Technique
+from .technique import Applied, Missing, Proof, Technique, row
 
 
 def _swap(context: PipelineContext, vae: Any, judge: Callable[[DecodeLog], Proof]) -> Applied:
@@ -162,56 +162,9 @@ def _why_not_exact(context: PipelineContext) -> Missing | None:
 
 
 ROWS: tuple[Technique, ...] = (
-    Technique(
-        name="vae-fp16-fix",
-        title="VAE FP16 fix",
-        claim="SDXL's VAE, tuned to stay within float16: 15 % less memory, the same picture.",
-        source=GUIDE,
-        exactness="approximate",
-        stage="vae",
-        apply=_fp16_fix,
-        why_missing=_why_no_fp16_fix,
-        group="vae",
-    ),
-    Technique(
-        name="tiny-vae",
-        title="Tiny VAE",
-        claim="A distilled VAE: far less memory, about the same time, slightly more contrast.",
-        source=GUIDE,
-        exactness="approximate",
-        stage="vae",
-        apply=_tiny_vae,
-        why_missing=lambda context: extra_models.why_missing(context, extra_models.TINY_VAE),
-        group="vae",
-    ),
-    Technique(
-        name="vae-slicing",
-        title="VAE slicing",
-        claim="Decodes the pictures of a batch one by one; nothing at batch 1.",
-        source=GUIDE,
-        exactness="rounding",
-        stage="vae",
-        apply=_slicing,
-        why_missing=_can("enable_slicing"),
-    ),
-    Technique(
-        name="vae-tiling",
-        title="VAE tiling",
-        claim="Decodes tiles and blends their seams, for pictures of 4K and 8K; nothing at the size of training.",
-        source=GUIDE,
-        exactness="approximate",
-        stage="vae",
-        apply=_tiling,
-        why_missing=_can("enable_tiling"),
-    ),
-    Technique(
-        name="exact-vae",
-        title="Exact VAE",
-        claim="The untiled picture within a bound of memory, in strips with the statistics of the whole.",
-        source="docs/engine.md",
-        exactness="rounding",
-        stage="vae",
-        apply=_exact,
-        why_missing=_why_not_exact,
-    ),
+    row("vae-fp16-fix", _fp16_fix, _why_no_fp16_fix),
+    row("tiny-vae", _tiny_vae, lambda context: extra_models.why_missing(context, extra_models.TINY_VAE)),
+    row("vae-slicing", _slicing, _can("enable_slicing")),
+    row("vae-tiling", _tiling, _can("enable_tiling")),
+    row("exact-vae", _exact, _why_not_exact),
 )

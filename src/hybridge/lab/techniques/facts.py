@@ -1,0 +1,91 @@
+"""The facts of ``catalogue.json``: what is known of a technique without running it.  No torch.
+
+A technique is one row there: titles and claims in both languages, what it needs, what it changes in the estimate,
+which kinds of technique it belongs to (by which :mod:`.compatibility` excludes it), and, where nothing can put it
+in force, why.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+#: How far the picture may be from the one without it: the same bits; the same up to rounding; another picture.
+Exactness = Literal["bitwise", "rounding", "approximate"]
+
+#: When it is applied, first to last; within a stage any order will do.  Undone in reverse.
+Stage = Literal["dtype", "vae", "layout", "freeu", "fuse", "quantise", "cache", "compile", "offload", "call"]
+
+#: Where the claims of most rows are made: one person's table for SDXL on an RTX 3090, 2024.
+GUIDE = "https://www.felixsanz.dev/articles/ultimate-guide-to-optimizing-stable-diffusion-xl"
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Why a technique cannot run.
+
+    Attributes:
+        outcome: *unavailable*: it lives, not here.  *dead*: nothing that is maintained can load it any more.
+        reason: What was looked for and not found.
+        instead: What lives in its place, or None where nothing is needed.
+    """
+
+    outcome: Literal["unavailable", "dead"]
+    reason: str
+    instead: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A row.
+
+    Attributes:
+        name: On the command line and in records: ``tiny-vae``.
+        title: In tables: ``Tiny VAE``.
+        claim: What its source promises, in a sentence, numbers included.
+        source: Where the claim is made: an address.
+        exactness: See :data:`Exactness`.
+        stage: When it is applied.
+        group: Of techniques that do the same thing, of which a stack has one: ``cache``, ``offload``.
+        kinds: Names by which the tables of :mod:`.compatibility` mean it and others.
+        needs: Distributions that must be installed, as ``pip install`` takes them.
+        title_zh: The title in Chinese.
+        claim_zh: The claim in Chinese.
+        effect: Fields of :class:`..estimator.effects.Effect`.
+        unavailable: Why nothing can put it in force, for what is known and not implemented.
+    """
+
+    name: str
+    title: str
+    claim: str
+    source: str
+    exactness: Exactness
+    stage: Stage
+    group: str | None = None
+    kinds: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    title_zh: str = ""
+    claim_zh: str = ""
+    effect: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    unavailable: Missing | None = None
+
+
+def _facts(row: dict[str, Any]) -> Facts:
+    texts = {key: row.pop(key) for key in ("title", "claim")}
+    for key in ("kinds", "needs"):
+        row[key] = tuple(row.get(key, ()))
+    if "unavailable" in row:
+        row["unavailable"] = Missing(**row["unavailable"])
+    row["source"] = GUIDE if row["source"] == "guide" else row["source"]
+    said = {key: text["en"] for key, text in texts.items()}
+    return Facts(**row, **said, **{f"{key}_zh": text["zh"] for key, text in texts.items()})
+
+
+#: The whole file; :mod:`.compatibility` reads its other tables.
+CATALOGUE: dict[str, Any] = json.loads(Path(__file__).with_name("catalogue.json").read_text(encoding="utf-8"))
+
+#: By name, family by family.
+FACTS: dict[str, Facts] = {row["name"]: _facts(dict(row)) for row in CATALOGUE["techniques"]}

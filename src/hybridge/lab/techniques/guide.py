@@ -1,0 +1,85 @@
+"""The figures of Félix Sanz's guide (:data:`.facts.GUIDE`), as data: shown beside ours and never mixed with them.
+
+Everything was measured with SDXL on an RTX 3090 in FP16, 1024×1024, 50 steps, CFG 5, batch 1, mean of five runs
+over four prompts; a condition that differs is said with its figure.  Only numbers in the guide's text are here:
+most of its tables are pictures.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..harness.words import Text
+
+GB = 10**9
+
+#: What a figure is of; ratios are to the guide's own FP16 baseline.
+Quantity = Literal["seconds", "bytes", "time ratio", "memory ratio", "first picture", "preparation", "file bytes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number of the guide.
+
+    Attributes:
+        value: Seconds, bytes or a ratio.
+        bound: ``<`` where the guide only says less than, ``≈`` where it says about.
+        when: A condition beyond :data:`CONDITION`, or None.
+    """
+
+    quantity: Quantity
+    value: float
+    bound: Literal["", "<", "≈"] = ""
+    when: Text | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A preset of the guide's conclusions.
+
+    Attributes:
+        techniques: By our names; a measured configuration of the same techniques stands beside it.
+        remark: What the guide says where it gives no number.
+    """
+
+    title: Text
+    techniques: tuple[str, ...]
+    seconds: Figure | None
+    memory: Figure | None
+    remark: Text | None = None
+
+
+def _text(kept: dict[str, str] | None) -> Text | None:
+    return Text(**kept) if kept else None
+
+
+def _figure(kept: dict[str, Any] | None) -> Figure | None:
+    return Figure(**{**kept, "when": _text(kept.get("when"))}) if kept else None
+
+
+_KEPT: dict[str, Any] = json.loads(Path(__file__).with_name("guide.json").read_text(encoding="utf-8"))
+
+CONDITION = Text(**_KEPT["condition"])
+
+#: By technique.
+FIGURES: dict[str, tuple[Figure, ...]] = {
+    name: tuple(figure for figure in map(_figure, figures) if figure) for name, figures in _KEPT["figures"].items()
+}
+
+#: Its conclusions, in its order.
+RECIPES: tuple[Recipe, ...] = tuple(
+    Recipe(
+        Text(**kept["title"]),
+        tuple(kept["techniques"]),
+        _figure(kept.get("seconds")),
+        _figure(kept.get("memory")),
+        _text(kept.get("remark")),
+    )
+    for kept in _KEPT["recipes"]
+)
+
+#: Peaks of stacks of SDXL in GB, ``torch.cuda.max_memory_allocated()`` / 1e9: rows of keyword arguments.
+MEMORY: tuple[dict[str, Any], ...] = tuple(_KEPT["memory"])
