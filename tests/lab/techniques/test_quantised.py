@@ -76,12 +76,20 @@ def test_fused_projections_come_back_fused(context: PipelineContext) -> None:
     assert np.array_equal(context.picture(PROMPT, seed=0), before)
 
 
-def test_other_weights_than_those_that_were_there_are_refused(context: PipelineContext) -> None:
+def test_weights_that_no_file_has_are_refused_before_anything_is_changed(context: PipelineContext) -> None:
     context.denoiser.time_embedding.linear_1.weight.data[0, 0] += 1
-    applied = TECHNIQUES["torchao-int8"].apply(context)
-    assert applied.undo is not None
+    before = context.picture(PROMPT, seed=0)
     with pytest.raises(ModelUnavailable, match=r"time_embedding.linear_1.weight, loaded anew, is not the weight"):
-        applied.undo()
+        TECHNIQUES["torchao-int8"].apply(context)
+    assert np.array_equal(context.picture(PROMPT, seed=0), before)
+
+
+def test_they_are_quantised_where_nobody_wants_them_back(context: PipelineContext) -> None:
+    context.is_kept = False
+    context.denoiser.time_embedding.linear_1.weight.data[0, 0] += 1
+    with TECHNIQUES["torchao-int8"].apply(context).witness() as proof:
+        context.picture(PROMPT, seed=0)
+    assert proof().took_effect, proof().evidence
 
 
 def test_a_library_that_fails_half_way_leaves_what_was_there(

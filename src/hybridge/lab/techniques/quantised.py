@@ -2,7 +2,9 @@
 
 The denoiser's layers are quantised where they are.  The way back loads them anew: to keep the whole weights aside
 would cost the memory that quantising saves, and to write them to a disk would be paid for by everybody who never
-wants them back.  What is kept is a sum of their bits, so that other weights than those that were there are refused.
+wants them back.  What is kept is a sum of their bits.  Where a way back is wanted, the weights on the disk are
+compared with it before anything is changed: a pipeline that did not come from files, or has a LoRA merged into it,
+is refused.
 """
 
 from __future__ import annotations
@@ -57,6 +59,8 @@ def _quantised(
                 done > 0, f"{done} of {len(whole)} layers in fewer bits; {share:.0%} of the bytes are left"
             )
 
+        if context.is_kept:
+            _check_way_back(context, whole)
         try:
             quantise(context)
         except BaseException:
@@ -86,18 +90,27 @@ class _Kept:
             {name: sum_of_bits(p) for name, p in parameters.items()},
         )
 
+    def check(self, name: str, layer: nn.Module | None, parameter: str) -> None:
+        """Raises ModelUnavailable unless a parameter of a layer that was loaded anew is what it was here."""
+        if (
+            layer is not None
+            and sum_of_bits(layer.get_parameter(parameter).to(self.likes[parameter].dtype))
+            == (self.sums[parameter])
+        ):
+            return
+        raise ModelUnavailable(
+            f"{name}.{parameter}, loaded anew, is not the weight that this pipeline has",
+            expected="weights as they came from the files, or quantising could not be undone",
+            hint="save_pretrained, then from_pretrained: a part was replaced, or a LoRA merged into one",
+        )
+
     def restored(self, name: str, layer: nn.Module, device: torch.device) -> nn.Module:
         """The same layer of a denoiser that was loaded anew, as this one was."""
         for parameter, like in self.likes.items():
+            self.check(name, layer, parameter)
             value = layer.get_parameter(parameter).detach().to(device, like.dtype)
             if value.stride() != like.stride():
                 value = torch.empty_like(like, device=device).copy_(value)
-            if sum_of_bits(value) != self.sums[parameter]:
-                raise ModelUnavailable(
-                    f"{name}.{parameter}, loaded anew, is not the weight that was quantised",
-                    expected="weights as they came from the files",
-                    hint="load the pipeline again, and what was merged into it (a LoRA, say)",
-                )
             setattr(layer, parameter, nn.Parameter(value, requires_grad=like.requires_grad))
         return layer
 
@@ -106,6 +119,13 @@ def _layers(denoiser: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in denoiser.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             yield name, module
+
+
+def _check_way_back(context: PipelineContext, layers: dict[str, _Kept]) -> None:
+    anew = dict(_layers(_loaded_anew(context)))
+    for name, kept in layers.items():
+        for parameter in kept.likes:
+            kept.check(name, anew.get(name), parameter)
 
 
 def _put_back(context: PipelineContext, layers: dict[str, _Kept]) -> None:
