@@ -8,7 +8,7 @@ from hybridge.errors import RequestError, TooLarge
 from hybridge.lab.estimator.effects import EFFECTS
 from hybridge.lab.estimator.guide import Figure, compared
 from hybridge.lab.estimator.phases import estimate
-from hybridge.lab.estimator.shapes import PIPELINES
+from hybridge.lab.estimator.shapes import PIPELINES, shape_named
 from hybridge.lab.estimator.types import Phase, Setup, parse_stack
 from hybridge.lab.techniques.catalogue import TECHNIQUES
 
@@ -62,6 +62,11 @@ def test_components_of_sdxl() -> None:
 
 def test_every_technique_of_the_catalogue_has_an_effect() -> None:
     assert set(TECHNIQUES) <= set(EFFECTS)
+
+
+def test_a_pipeline_has_the_name_of_its_vae_too() -> None:
+    assert [shape_named(name).name for name in ("flux", "sd-v1", "sdxl")] == ["flux-dev", "sd15", "sdxl"]
+    assert estimate(Setup("flux")).setup.pipeline == "flux-dev"
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)

@@ -67,6 +67,7 @@ def estimate(setup: Setup, *, correction: Correction | None = None) -> Estimate:
     refines = setup.refiner or effect.base is not None
     setup = replace(
         setup,
+        pipeline=shape.name,
         height=setup.height or shape.size,
         width=setup.width or shape.size,
         steps=setup.steps or effect.steps or shape.steps,
