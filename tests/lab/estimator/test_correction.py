@@ -14,6 +14,8 @@ from hybridge.lab.estimator.phases import estimate
 from hybridge.lab.estimator.types import Setup
 from hybridge.lab.harness import record
 
+PIPELINE = {"name": "mine", "class": "StableDiffusionXLPipeline", "weights": "mine"}
+
 FP16 = Setup("sdxl", ("fp16",))
 
 
@@ -21,9 +23,10 @@ def study(path: Path, **changes: Any) -> Path:
     """A study whose baseline took the guide's 11.24 GB and 14 s."""
     peak = {"exact_bytes": None, "allocated_bytes": 11_240_000_000, "reserved_bytes": None, "resident_bytes": None}
     tiny = {"peak": {**peak, "allocated_bytes": 7_300_000_000}, "seconds": {"portrait": [13.0, 12.0, 50.0]}}
+    worked = {"outcome": "worked", "techniques": []}
     measurements = [
-        {"configuration": "baseline", "outcome": "worked", "peak": peak, "seconds": {"portrait": [14.0]}},
-        {"configuration": "tiny", "outcome": "worked", **tiny},
+        {"configuration": "baseline", **worked, "peak": peak, "seconds": {"portrait": [14.0]}},
+        {"configuration": "tiny", **worked, **tiny},
         {"configuration": "onediff", "outcome": "dead", "reason": "nobody can load it", "techniques": []},
     ]
     arguments = {
@@ -32,13 +35,13 @@ def study(path: Path, **changes: Any) -> Path:
             {"name": "tiny", "techniques": ["tiny-vae"]},
             {"name": "onediff", "techniques": ["onediff"]},
         ],
-        **{"dtype": "float16", "size": 1024, "batch": 1, "steps": 50},
+        **{"pipeline": "mine", "prompts": [], "dtype": "float16", "size": 1024, "batch": 1, "steps": 50},
     }
     whole = record.begin(
         "study",
         {},
         arguments,
-        pipeline={"name": "mine", "parameters": {"unet": 2_567_463_684}},
+        pipeline={**PIPELINE, "parameters": {"unet": 2_567_463_684}},
         measurements=measurements,
     )
     record.write({**whole, **changes}, path)
@@ -80,9 +83,10 @@ def test_counted_tensors_correct_activations_and_leave_the_allowance(tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pipeline": {"name": "tiny", "parameters": {"unet": 7_000_000}}}, "study of another pipeline.*7 million"),
+        ({"pipeline": {**PIPELINE, "parameters": {"unet": 7_000_000}}}, "study of another pipeline.*7 million"),
         ({"measurements": []}, "no baseline that worked"),
         ({"measurements": [{"configuration": "baseline", "outcome": "worked"}]}, "lacks what a study has"),
+        ({"measurements": [{"configuration": "baseline", "outcome": "worked", "techniques": []}]}, "has no peak"),
         ({"benchmark": "vae"}, "not a record that can be gone on with"),
     ],
 )

@@ -9,9 +9,8 @@ from typing import Literal, get_args
 
 from ...errors import RequestError, TooLarge
 from ...units import format_bytes
-from ..estimator.correction import Correction
 from ..estimator.shapes import PipelineShape, shape_named
-from ..estimator.types import Setup
+from ..estimator.types import Correction, Setup
 from ..harness.environment import version
 from .network import Link
 from .options import BITSANDBYTES, CLOSENESS, GUIDE_FLOPS_PER_S, MARGIN, PCIE_BYTES_PER_S, Option, options

@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...errors import TooLarge
-from ..estimator.correction import Correction
 from ..estimator.phases import estimate
 from ..estimator.shapes import PipelineShape, shape_named
-from ..estimator.types import Estimate, Phase, Setup
+from ..estimator.types import Correction, Estimate, Phase, Setup
 from .network import Link
 
 #: How far a picture is from the pipeline's own.  *own*: the same code and weights.  *rounding*: the same up to

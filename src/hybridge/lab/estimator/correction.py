@@ -6,71 +6,22 @@ applied to every phase of every stack.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ...errors import RequestError
 from ..harness import record
+from ..harness.typed import Misshapen
+from ..studies.record import Measurement, Pipeline, study_of
 from .cost_table import weights_of
 from .phases import estimate
 from .shapes import PipelineShape, shape_named
-from .types import Estimate, Phase, Setup
+from .types import Correction, Estimate, Measured, Setup
 
 #: Two counts of the same denoiser may differ by this: buffers, tied weights.
 _SAME = 0.01
 
 #: A baseline's dtype as a stack.
 _STACKS: dict[str, tuple[str, ...]] = {"float32": (), "float16": ("fp16",), "bfloat16": ("bf16",)}
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One configuration of a study that worked.
-
-    Attributes:
-        stack: Its techniques.
-        peak_bytes: Of everything on the device; None where only a part was measured.
-        seconds: Of a call, the median of all prompts and runs; None where there are none.
-    """
-
-    stack: tuple[str, ...]
-    peak_bytes: int | None
-    seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Correction:
-    """What a study of the same pipeline says.
-
-    Attributes:
-        source: The record, for people.
-        above_weights: Measured through estimated, of what the baseline took on top of its weights.
-        has_workspace: Whether what libraries take was measured with it, so that no allowance is needed: it is where
-            the device's allocator was asked, and is not where tensors were counted.
-        flops_per_s: At which the baseline ran; None where no time was measured.
-        measured: Every configuration that worked.
-    """
-
-    source: str
-    above_weights: float
-    has_workspace: bool
-    flops_per_s: float | None
-    measured: tuple[Measured, ...]
-
-    def applied(self, phase: Phase) -> Phase:
-        """The phase as this device would have it."""
-        return replace(
-            phase,
-            activations_bytes=round(phase.activations_bytes * self.above_weights),
-            workspace_bytes=0 if self.has_workspace else phase.workspace_bytes,
-        )
-
-    def of(self, stack: tuple[str, ...]) -> Measured | None:
-        """What was measured of exactly these techniques, in whatever order."""
-        return next((one for one in self.measured if sorted(one.stack) == sorted(stack)), None)
 
 
 def read_correction(path: Path, pipeline: str) -> Correction:
@@ -80,78 +31,70 @@ def read_correction(path: Path, pipeline: str) -> Correction:
         RequestError: for a file that is no study, one of another pipeline, or one whose baseline has no peak.
         OSError: when it cannot be read.
     """
-    study = record.read(path, "study")
-    shape = shape_named(pipeline)
+    kept, shape = record.read(path, "study"), shape_named(pipeline)
     try:
-        return _read(study, shape, path)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise RequestError(
-            f"{path} lacks what a study has",
-            saw=f"{type(error).__name__}: {error}",
-            expected="a finished study.json",
-        ) from None
-
-
-def _read(study: Mapping[str, Any], shape: PipelineShape, path: Path) -> Correction:
-    _check_same(study["pipeline"], shape, path)
-    arguments = study["arguments"]
-    techniques = {one["name"]: tuple(one["techniques"]) for one in arguments["configurations"]}
-    worked = [one for one in study["measurements"] if one["outcome"] == "worked"]
-    baseline = next((one for one in worked if not techniques[one["configuration"]]), None)
+        study = study_of(kept)
+    except Misshapen as error:
+        raise RequestError(f"{path} lacks what a study has", saw=error, expected="a finished study.json") from None
+    _check_same(study.pipeline, shape, path)
+    asked = study.arguments
+    worked = [one for one in study.measurements if one.outcome == "worked"]
+    baseline = next((one for one in worked if not asked.techniques_of(one.configuration)), None)
     if baseline is None:
         raise RequestError(f"{path} has no baseline that worked", expected="a configuration without techniques")
+    if asked.dtype not in _STACKS:
+        raise RequestError(
+            f"{path} has a dtype that is not estimated", saw=asked.dtype, expected=", ".join(_STACKS)
+        )
     setup = Setup(
         shape.name,
-        _STACKS[arguments["dtype"]],
-        height=arguments["size"],
-        width=arguments["size"],
-        batch=arguments["batch"],
-        steps=arguments["steps"],
+        _STACKS[asked.dtype],
+        height=asked.size,
+        width=asked.size,
+        batch=asked.batch,
+        steps=asked.steps,
     )
-    return _corrected(estimate(setup), baseline, str(path), [_measured(one, techniques, setup) for one in worked])
+    # What a study's baseline is in already is no technique of its stacks.
+    measured = tuple(
+        Measured(
+            tuple(dict.fromkeys((*setup.stack, *(asked.techniques_of(one.configuration) or ())))),
+            one.peak.allocated_bytes,
+            one.median_s,
+        )
+        for one in worked
+    )
+    return _corrected(estimate(setup), baseline, str(path), measured)
 
 
 def _corrected(
-    expected: Estimate, baseline: Mapping[str, Any], source: str, measured: list[Measured]
+    expected: Estimate, baseline: Measurement, source: str, measured: tuple[Measured, ...]
 ) -> Correction:
-    peak, largest = baseline["peak"], max(expected.phases, key=lambda phase: phase.counted_bytes)
-    allocated, exact = peak.get("allocated_bytes"), peak.get("exact_bytes")
-    if allocated is None and exact is None:
+    largest = max(expected.phases, key=lambda phase: phase.counted_bytes)
+    allocated, exact, seconds = baseline.peak.allocated_bytes, baseline.peak.exact_bytes, baseline.median_s
+    above = exact if allocated is None else allocated - largest.weights_bytes
+    if above is None:
         raise RequestError(
             f"the baseline of {source} has no peak that could correct anything",
             saw="neither allocated nor exact bytes",
             expected="one of them",
         )
-    above = exact if allocated is None else allocated - largest.weights_bytes
-    seconds = _median(baseline)
     return Correction(
         source=source,
         above_weights=max(0, above) / largest.activations_bytes,
         has_workspace=allocated is not None,
         flops_per_s=expected.flops / seconds if seconds else None,
-        measured=tuple(measured),
+        measured=measured,
     )
 
 
-def _measured(one: Mapping[str, Any], techniques: Mapping[str, tuple[str, ...]], setup: Setup) -> Measured:
-    # What a study's baseline is in already is no technique of its stacks.
-    stack = dict.fromkeys((*setup.stack, *techniques[one["configuration"]]))
-    return Measured(tuple(stack), one["peak"].get("allocated_bytes"), _median(one))
-
-
-def _median(measurement: Mapping[str, Any]) -> float | None:
-    samples = [second for runs in (measurement.get("seconds") or {}).values() for second in runs]
-    return statistics.median(samples) if samples else None
-
-
-def _check_same(pipeline: Mapping[str, Any], shape: PipelineShape, path: Path) -> None:
-    counted = pipeline["parameters"]
+def _check_same(pipeline: Pipeline, shape: PipelineShape, path: Path) -> None:
+    counted = pipeline.parameters
     found = counted.get("unet") or counted.get("transformer") or 0
     expected = weights_of(shape.denoiser).numbers
     if abs(found - expected) > _SAME * expected:
         raise RequestError(
             f"{path} is a study of another pipeline",
-            saw=f"{pipeline.get('name')}, whose denoiser has {found / 1e6:.0f} million parameters",
+            saw=f"{pipeline.name}, whose denoiser has {found / 1e6:.0f} million parameters",
             expected=f"{shape.title}, {expected / 1e6:.0f} million",
             hint="--record of a study of this pipeline, or none",
         )

@@ -31,12 +31,11 @@ from ...errors import RequestError
 from .cost_table import cost_of, weights_of
 from .effects import Effect, effect_of
 from .shapes import LATENT_PIXELS, Part, PipelineShape, shape_named
-from .types import Estimate, Phase, PhaseName, Setup
+from .types import Correction, Estimate, Phase, PhaseName, Setup
 
 if TYPE_CHECKING:
     from ...engine.planning.plan import Plan
     from ...engine.program.program import Program
-    from .correction import Correction
 
 #: See the table above.
 DECODING_WORKSPACE_BYTES_PER_PIXEL = 0.95e9 / 1024**2

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from ...engine.planning.plan import Plan
-    from .correction import Correction
 
 PhaseName = Literal["encode prompt", "denoise", "refine", "decode"]
 
@@ -85,6 +84,53 @@ class Phase:
     def peak_bytes(self) -> int:
         """With it."""
         return self.counted_bytes + self.workspace_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One configuration of a study that worked.
+
+    Attributes:
+        stack: Its techniques.
+        peak_bytes: Of everything on the device; None where only a part was measured.
+        seconds: Of a call, the median of all prompts and runs; None where there are none.
+    """
+
+    stack: tuple[str, ...]
+    peak_bytes: int | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What a study of the same pipeline says.
+
+    Attributes:
+        source: The record, for people.
+        above_weights: Measured through estimated, of what the baseline took on top of its weights.
+        has_workspace: Whether what libraries take was measured with it, so that no allowance is needed: it is where
+            the device's allocator was asked, and is not where tensors were counted.
+        flops_per_s: At which the baseline ran; None where no time was measured.
+        measured: Every configuration that worked.
+    """
+
+    source: str
+    above_weights: float
+    has_workspace: bool
+    flops_per_s: float | None
+    measured: tuple[Measured, ...]
+
+    def applied(self, phase: Phase) -> Phase:
+        """The phase as this device would have it."""
+        return replace(
+            phase,
+            activations_bytes=round(phase.activations_bytes * self.above_weights),
+            workspace_bytes=0 if self.has_workspace else phase.workspace_bytes,
+        )
+
+    def of(self, stack: tuple[str, ...]) -> Measured | None:
+        """What was measured of exactly these techniques, in whatever order."""
+        return next((one for one in self.measured if sorted(one.stack) == sorted(stack)), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from ..harness.record import Record
-from .sources import Source
+from ..studies.arguments import BASELINE
+from ..studies.record import Asked, Difference, Measurement, Pipeline, Study, TechniqueResult
+from .sources import StudySource
 
 #: How memory was looked at.  *allocated*: by CUDA's allocator.  *counted*: weights, and live tensors on top.
 #: *resident*: by the system, with all libraries.
@@ -19,25 +20,12 @@ Measure = Literal["allocated", "counted", "resident"]
 #: The better one first: resident memory holds freed pages too, and is compared last.
 MEASURES: tuple[Measure, ...] = ("allocated", "counted", "resident")
 
-BASELINE = "baseline"
-
 #: PSNR from which eight-bit pictures are told apart by programs only.
 SAME_PICTURE_DB = 40.0
 
 #: PSNR below which it is not the baseline's picture in any sense: a black one is at about 6 dB, pictures of other
 #: subjects are at 8 to 11 dB.  Fewer steps and caches, which change details, stay above 15 dB.
 LEAST_PICTURE_DB = 12.0
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What became of one technique of a configuration; texts as its row wrote them."""
-
-    name: str
-    outcome: str
-    evidence: str | None
-    reason: str | None
-    instead: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +39,7 @@ class Time:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class WorstDifference:
     """From the baseline's pictures: of all prompts the worst.  None: not measured.
 
     Attributes:
@@ -84,7 +72,7 @@ class Row:
     techniques: tuple[str, ...]
     outcome: str
     reason: str | None
-    parts: tuple[Part, ...]
+    parts: tuple[TechniqueResult, ...]
     folder: Path
     time: Time | None = None
     time_ratio: float | None = None
@@ -97,7 +85,7 @@ class Row:
     weights_bytes: int | None = None
     memory: dict[Measure, int] = field(default_factory=dict)
     memory_ratios: dict[Measure, float] = field(default_factory=dict)
-    difference: Difference | None = None
+    difference: WorstDifference | None = None
     pictures: dict[str, str] = field(default_factory=dict)
     why_not_counted: str | None = None
 
@@ -145,8 +133,8 @@ class Findings:
     rows: tuple[Row, ...]
     asked: int
     measures: tuple[Measure, ...]
-    arguments: dict[str, Any]
-    pipeline: dict[str, Any]
+    arguments: Asked
+    pipeline: Pipeline
     not_scored: dict[str, str]
 
     @property
@@ -180,80 +168,70 @@ class Findings:
         return min(found, key=lambda row: _seconds(row) * row.memory[measure], default=None)
 
 
-def findings(studies: Sequence[Source]) -> Findings:
+def findings(sources: Sequence[StudySource]) -> Findings:
     """What the studies found; of a configuration that is in several, the last has the word."""
     rows: dict[str, Row] = {}
-    baselines = [_baseline(source.record) for source in studies]
+    baselines = [_baseline(source.study) for source in sources]
     fallback = next((one for one in baselines if one), None)
-    for source, baseline in zip(studies, baselines, strict=True):
-        for measured in source.record["measurements"]:
-            rows[measured["configuration"]] = _row(source, measured, baseline or fallback)
-    asked = {one["name"] for source in studies for one in source.record["arguments"]["configurations"]}
+    for source, baseline in zip(sources, baselines, strict=True):
+        for measured in source.study.measurements:
+            row = _row(source.study.arguments, source.folder, measured, baseline or fallback)
+            rows[measured.configuration] = row
+    asked = {one.name for source in sources for one in source.study.arguments.configurations}
     in_order = sorted(rows.values(), key=lambda row: not row.is_baseline)
-    first = studies[0].record
+    first = sources[0].study
     return Findings(
         tuple(in_order),
         len(asked | rows.keys()),
         _measures(in_order),
-        first["arguments"],
-        first["pipeline"],
-        first.get("not_scored") or {},
+        first.arguments,
+        first.pipeline,
+        first.not_scored,
     )
 
 
-def _baseline(record: Record) -> dict[str, Any] | None:
-    found = [one for one in record["measurements"] if one["configuration"] == BASELINE and one.get("seconds")]
-    return found[0] if found else None
+def _baseline(study: Study) -> Measurement | None:
+    return next((one for one in study.measurements if one.configuration == BASELINE and one.seconds), None)
 
 
-def _row(source: Source, measured: dict[str, Any], baseline: dict[str, Any] | None) -> Row:
-    asked = {one["name"]: one["techniques"] for one in source.record["arguments"]["configurations"]}
-    parts = tuple(
-        Part(one["name"], one["outcome"], one.get("evidence"), one.get("reason"), one.get("instead"))
-        for one in measured["techniques"]
-    )
-    name = measured["configuration"]
+def _row(asked: Asked, folder: Path, measured: Measurement, baseline: Measurement | None) -> Row:
+    name = measured.configuration
+    techniques = asked.techniques_of(name)
     about = Row(
         name,
-        tuple(asked.get(name, [part.name for part in parts])),
-        measured["outcome"],
-        measured.get("reason"),
-        parts,
-        source.folder,
+        tuple(part.name for part in measured.techniques) if techniques is None else techniques,
+        measured.outcome,
+        measured.reason,
+        measured.techniques,
+        folder,
     )
-    batch = source.record["arguments"].get("batch") or 1
-    time = _time(measured, batch)
+    time = _time(measured, asked.batch)
     if time is None:
         return about
-    steps, memory = measured.get("steps"), _memory(measured)
-    beside = _time(baseline, batch) if baseline else None
+    memory = _memory(measured)
+    beside = _time(baseline, asked.batch) if baseline else None
     bytes_beside = _memory(baseline) if baseline else {}
-    return Row(
-        about.name,
-        about.techniques,
-        about.outcome,
-        about.reason,
-        about.parts,
-        about.folder,
+    return replace(
+        about,
         time=time,
         time_ratio=time.median_s / beside.median_s if beside and beside.median_s else None,
         within_noise=bool(beside) and _overlap(time, beside),
-        step_s=time.median_s * batch / steps if steps else None,
-        first_s=measured.get("first_picture_s"),
-        load_s=measured.get("load_s"),
-        preparation_s=measured.get("preparation_s"),
-        calls=tuple(measured.get("denoiser_calls") or ()),
-        weights_bytes=measured.get("weights_bytes"),
+        step_s=time.median_s * asked.batch / measured.steps if measured.steps else None,
+        first_s=measured.first_picture_s,
+        load_s=measured.load_s,
+        preparation_s=measured.preparation_s,
+        calls=measured.denoiser_calls,
+        weights_bytes=measured.weights_bytes,
         memory=memory,
         memory_ratios={key: memory[key] / bytes_beside[key] for key in memory if bytes_beside.get(key)},
-        difference=_difference((measured.get("difference") or {}).values(), is_baseline=name == BASELINE),
-        pictures=measured.get("pictures") or {},
-        why_not_counted=measured.get("why_not_exact"),
+        difference=_worst((measured.difference or {}).values(), is_baseline=name == BASELINE),
+        pictures=measured.pictures,
+        why_not_counted=measured.why_not_exact,
     )
 
 
-def _time(measured: dict[str, Any], batch: int) -> Time | None:
-    samples = [second / batch for runs in (measured.get("seconds") or {}).values() for second in runs]
+def _time(measured: Measurement, batch: int) -> Time | None:
+    samples = [second / batch for second in measured.samples]
     if not samples:
         return None
     return Time(statistics.median(samples), min(samples), max(samples), len(samples))
@@ -263,13 +241,13 @@ def _overlap(one: Time, other: Time | None) -> bool:
     return other is not None and one.lowest_s <= other.highest_s and other.lowest_s <= one.highest_s
 
 
-def _memory(measured: dict[str, Any]) -> dict[Measure, int]:
-    peak, weights = measured.get("peak") or {}, measured.get("weights_bytes")
-    exact = peak.get("exact_bytes")
+def _memory(measured: Measurement) -> dict[Measure, int]:
+    peak, weights = measured.peak, measured.weights_bytes
+    counted = peak.exact_bytes is not None and weights is not None
     found: dict[Measure, int | None] = {
-        "allocated": peak.get("allocated_bytes"),
-        "counted": exact + weights if exact is not None and weights is not None else None,
-        "resident": peak.get("resident_bytes"),
+        "allocated": peak.allocated_bytes,
+        "counted": (peak.exact_bytes or 0) + (weights or 0) if counted else None,
+        "resident": peak.resident_bytes,
     }
     return {measure: count for measure, count in found.items() if count}
 
@@ -281,21 +259,21 @@ def _measures(rows: Sequence[Row]) -> tuple[Measure, ...]:
     return tuple(measure for measure in MEASURES if any(measure in memory for memory in known))
 
 
-def _difference(prompts: Iterable[dict[str, Any]], *, is_baseline: bool) -> Difference | None:
+def _worst(prompts: Iterable[Difference], *, is_baseline: bool) -> WorstDifference | None:
     found = list(prompts)
     if not found:
         return None
 
     def values(key: str) -> list[float]:
-        return [one[key] for one in found if one.get(key) is not None]
+        return [value for one in found if (value := getattr(one, key)) is not None]
 
     clip_score = statistics.mean(values("clip_score")) if values("clip_score") else None
     if is_baseline:  # from itself there is no difference worth a word
-        return Difference(False, None, None, None, None, clip_score)
+        return WorstDifference(False, None, None, None, None, clip_score)
     largest = max(values("largest"), default=None)
     # A PSNR of null says equal; a damaged picture (NaN) has none either, but a difference.
     equal = not values("psnr_db") and largest == 0
-    return Difference(
+    return WorstDifference(
         equal,
         min(values("psnr_db"), default=None),
         min(values("ssim"), default=None),

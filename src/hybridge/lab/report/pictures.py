@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..studies.arguments import Prompt
 from .findings import Findings, Row
 
 if TYPE_CHECKING:
@@ -63,25 +64,25 @@ class Sheet:
         lost: Configurations whose picture is named in the record and could not be read.
     """
 
-    prompt: dict[str, Any]
+    prompt: Prompt
     tiles: tuple[Tile, ...]
     lost: tuple[Row, ...]
 
 
 def sheets(found: Findings) -> tuple[Sheet, ...]:
     """A contact sheet for every prompt that has pictures."""
-    made = [_sheet(found.rows, prompt) for prompt in found.arguments["prompts"]]
+    made = [_sheet(found.rows, prompt) for prompt in found.arguments.prompts]
     return tuple(sheet for sheet in made if sheet.tiles or sheet.lost)
 
 
-def _sheet(rows: Sequence[Row], prompt: dict[str, Any]) -> Sheet:
+def _sheet(rows: Sequence[Row], prompt: Prompt) -> Sheet:
     import numpy as np
 
     makers: dict[str, list[Row]] = {}
     pictures: dict[str, Image] = {}
     lost = []
     for row in rows:
-        name = row.pictures.get(prompt["name"])
+        name = row.pictures.get(prompt.name)
         if name is None:
             continue
         picture = _opened(row.folder, name)

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from ...errors import RequestError
 from ..harness.record import SCHEMA, Record, check_alike
+from ..harness.typed import Misshapen, parse
+from ..studies.record import Study, study_of
 
 #: What a page can show, by the name that a record carries.
 BENCHMARKS = ("study", "vae", "serve")
-
-OUTCOMES = ("worked", "no effect", "unavailable", "dead", "failed")
 
 #: Arguments in which the records of one study may differ: what was tried, and how patiently.
 _MAY_DIFFER = ("configurations", "runs", "limit_s", "server")
 
 
 @dataclass(frozen=True, slots=True)
+class _Any:
+    """What every record has."""
+
+    date: str
+    environment: dict[str, Any]
+    arguments: dict[str, Any]
+    measurements: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
-    """One record and the folder that its pictures lie in."""
+    """One record, as it was written, and the folder that its pictures lie in."""
 
     path: Path
     record: Record
@@ -31,6 +40,13 @@ class Source:
     @property
     def folder(self) -> Path:
         return self.path.parent
+
+
+@dataclass(frozen=True, slots=True)
+class StudySource(Source):
+    """The record of a study, read."""
+
+    study: Study
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +59,7 @@ class Sources:
         serves: Of ``hybridge bench serve``.
     """
 
-    studies: tuple[Source, ...]
+    studies: tuple[StudySource, ...]
     vaes: tuple[Source, ...]
     serves: tuple[Source, ...]
 
@@ -65,16 +81,16 @@ def gather(paths: Sequence[Path]) -> Sources:
     """
     if not paths:
         raise RequestError("no record given", expected="files that `hybridge lab run` or `hybridge bench` wrote")
-    by_name: dict[str, list[Source]] = {name: [] for name in BENCHMARKS}
+    by_name: dict[str, list[Any]] = {name: [] for name in BENCHMARKS}
     for path in paths:
-        record = _read(path)
-        by_name[record["benchmark"]].append(Source(path, record))
+        source = _read(path)
+        by_name[source.record["benchmark"]].append(source)
     found = Sources(*(tuple(by_name[name]) for name in BENCHMARKS))
     _check_alike(found)
     return found
 
 
-def _read(path: Path) -> Record:
+def _read(path: Path) -> Source:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -87,12 +103,12 @@ def _read(path: Path) -> Record:
             expected=f"schema {SCHEMA} of {', '.join(BENCHMARKS)}",
         )
     try:
-        _check(record, _COMMON)
+        parse(_Any, record)
         if record["benchmark"] == "study":
-            _check(record, _STUDY)
-    except _Misshapen as wrong:
+            return StudySource(path, record, study_of(record))
+    except Misshapen as wrong:
         raise RequestError(f"{path} is damaged", saw=str(wrong), hint="the file as the command wrote it") from None
-    return dict(record)
+    return Source(path, record)
 
 
 def _check_alike(found: Sources) -> None:
@@ -114,81 +130,3 @@ def _compare(part: str, first: Source, other: Source, *, without: tuple[str, ...
         for source in (first, other)
     )
     check_alike(part, {part: before}, now, hint=f"a page for {first.path}, and another for {other.path}")
-
-
-class _Misshapen(Exception):
-    """Where a record is not what its schema says."""
-
-
-#: Shapes: a type, a mapping of keys (those that end in ``?`` may be missing or null), or a list of one shape.
-Shape = Any
-
-_PEAKS = ("exact_bytes?", "allocated_bytes?", "reserved_bytes?", "resident_bytes?")
-_DIFFERENCES = ("psnr_db?", "ssim?", "largest?", "mean?", "lpips?", "clip_score?")
-_COMMON: Shape = {"date": str, "environment": dict, "arguments": dict, "measurements": [dict]}
-_STUDY: Shape = {
-    "arguments": {
-        "pipeline": str,
-        "prompts": [{"name": str, "prompt": str, "seed": int}],
-        "configurations": [{"name": str, "techniques": [str]}],
-        "size": int,
-        "steps": int,
-        "batch?": int,
-        "runs?": int,
-        "guidance_scale?": Real,
-        "dtype?": str,
-    },
-    "not_scored?": {"*": str},
-    "pipeline": {"name": str, "class": str, "weights": str},
-    "measurements": [
-        {
-            "configuration": str,
-            "outcome": OUTCOMES,
-            "reason?": str,
-            "techniques": [
-                {"name": str, "outcome": OUTCOMES, "evidence?": str, "reason?": str, "instead?": str},
-            ],
-            "load_s?": Real,
-            "preparation_s?": Real,
-            "first_picture_s?": Real,
-            "seconds?": {"*": [Real]},
-            "steps?": int,
-            "denoiser_calls?": [int],
-            "weights_bytes?": int,
-            "why_not_exact?": str,
-            "peak?": dict.fromkeys(_PEAKS, int),
-            "difference?": {"*": dict.fromkeys(_DIFFERENCES, Real)},
-            "pictures?": {"*": str},
-        }
-    ],
-}
-
-
-def _check(value: object, shape: Shape, where: str = "the record") -> None:
-    if isinstance(shape, dict):
-        if not isinstance(value, Mapping):
-            raise _Misshapen(f"{where}: {_short(value)} instead of an object")
-        for key, inner in shape.items():
-            name, may_miss = key.removesuffix("?"), key.endswith("?")
-            if name == "*":
-                for each, item in value.items():
-                    _check(item, inner, f"{where}, {each}")
-            elif value.get(name) is not None:
-                _check(value[name], inner, f"{where}, {name}")
-            elif not may_miss:
-                raise _Misshapen(f"{where} without {name}")
-    elif isinstance(shape, list):
-        if not isinstance(value, list):
-            raise _Misshapen(f"{where}: {_short(value)} instead of a list")
-        for number, item in enumerate(value):
-            _check(item, shape[0], f"{where} {number}")
-    elif isinstance(shape, tuple):
-        if value not in shape:
-            raise _Misshapen(f"{where}: {_short(value)} instead of {', '.join(shape)}")
-    elif not isinstance(value, shape) or isinstance(value, bool):
-        raise _Misshapen(f"{where}: {_short(value)} instead of {shape.__name__}")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..harness.words import Text, listed, same
+from ..studies.record import TechniqueResult
 from . import formatting, texts
-from .findings import Findings, Measure, Part, Row
+from .findings import Findings, Measure, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +67,16 @@ def summary(found: Findings, where: str) -> Summary:
 def _lines(found: Findings, where: str) -> tuple[Text, ...]:
     asked, ui = found.arguments, texts.UI
     subject = ui["subject"].filled(
-        pipeline=found.pipeline["name"],
+        pipeline=found.pipeline.name,
         where=where,
-        size=asked["size"],
-        steps=asked["steps"],
-        guidance=f"{asked['guidance_scale']:g}" if asked.get("guidance_scale") is not None else formatting.NONE,
-        dtype=asked.get("dtype") or formatting.NONE,
-        batch=asked.get("batch") or 1,
+        size=asked.size,
+        steps=asked.steps,
+        guidance=f"{asked.guidance_scale:g}" if asked.guidance_scale is not None else formatting.NONE,
+        dtype=asked.dtype or formatting.NONE,
+        batch=asked.batch,
     )
     method = ui["configurations"].filled(
-        asked=found.asked, prompts=len(asked["prompts"]), runs=asked.get("runs") or formatting.NONE
+        asked=found.asked, prompts=len(asked.prompts), runs=asked.runs or formatting.NONE
     )
     baseline = found.baseline
     if baseline is None or baseline.time is None:
@@ -88,7 +89,7 @@ def _lines(found: Findings, where: str) -> tuple[Text, ...]:
 
 def _warnings(found: Findings) -> tuple[Text, ...]:
     warnings = []
-    if found.pipeline["weights"] == "random":
+    if found.pipeline.weights == "random":
         warnings.append(texts.UI["random"])
     if len(found.rows) < found.asked:
         warnings.append(texts.UI["unfinished"].filled(done=len(found.rows), asked=found.asked))
@@ -160,7 +161,7 @@ def _others(found: Findings) -> dict[str, tuple[Item, ...]]:
     return {outcome: tuple(items.values()) for outcome, items in others.items() if items}
 
 
-def _item(part: Part) -> Item:
+def _item(part: TechniqueResult) -> Item:
     said = part.evidence if part.outcome == "no effect" else part.reason
     return Item(texts.technique_title(part.name), said or part.reason or part.evidence, part.instead)
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..harness.words import Text, listed, same
+from ..studies.arguments import BASELINE
 from ..techniques import guide
 from ..techniques.facts import FACTS
 from . import formatting
-from .findings import BASELINE, Findings, Measure, Row
+from .findings import Findings, Measure, Row
 from .summary import composition, title
 from .texts import MEASURES, QUANTITIES, UI, technique_title
 

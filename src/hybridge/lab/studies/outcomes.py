@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from ..techniques.technique import Missing, Outcome, Proof
+from ..techniques.facts import Missing, Outcome
+from ..techniques.technique import Proof
+from .record import TechniqueResult
 
 #: That of a stack is its worst technique's.
 _WORST_FIRST: tuple[Outcome, ...] = ("failed", "dead", "unavailable", "no effect", "worked")
@@ -43,12 +46,5 @@ def failed(names: Sequence[str], reason: str) -> dict[str, Any]:
     return {"outcome": "failed", "reason": reason, "techniques": techniques}
 
 
-def _technique(
-    name: str,
-    outcome: Outcome,
-    *,
-    evidence: str | None = None,
-    reason: str | None = None,
-    instead: str | None = None,
-) -> dict[str, Any]:
-    return {"name": name, "outcome": outcome, "evidence": evidence, "reason": reason, "instead": instead}
+def _technique(name: str, outcome: Outcome, **said: str | None) -> dict[str, Any]:
+    return asdict(TechniqueResult(name, outcome, **said))

@@ -23,6 +23,11 @@ Stage = Literal["dtype", "vae", "layout", "freeu", "fuse", "quantise", "cache", 
 GUIDE = "https://www.felixsanz.dev/articles/ultimate-guide-to-optimizing-stable-diffusion-xl"
 
 
+#: What became of it.  *no effect*: its call succeeded and its proof says that nothing changed.  *unavailable* and
+#: *dead*: see :class:`Missing`.
+Outcome = Literal["worked", "no effect", "unavailable", "dead", "failed"]
+
+
 @dataclass(frozen=True, slots=True)
 class Missing:
     """Why a technique cannot run.

@@ -6,18 +6,14 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from .facts import FACTS, GUIDE, Exactness, Facts, Missing, Stage
+from .facts import FACTS, GUIDE, Exactness, Facts, Missing, Outcome, Stage
 
 if TYPE_CHECKING:
     from .pipeline_context import PipelineContext
 
 __all__ = ["GUIDE", "Applied", "Exactness", "Missing", "Outcome", "Proof", "Stage", "Technique", "Witness", "row"]
-
-#: What became of it.  *no effect*: its call succeeded and its proof says that nothing changed.  *unavailable* and
-#: *dead*: see :class:`.facts.Missing`.
-Outcome = Literal["worked", "no effect", "unavailable", "dead", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
