@@ -139,10 +139,10 @@ def job(arguments: Arguments, folder: Path, source: str, **further: Any) -> dict
 
 def test_a_record_that_cannot_be_written_is_the_one_before(done: Done, tmp_path: Path) -> None:
     path = tmp_path / runner.RECORD
-    runner.write(done.cut_off, path)
+    record.write(done.cut_off, path)
     path.with_name(f"{path.name}.unfinished").mkdir()
     with pytest.raises(HybridgeError, match=r"the disk takes no more.*Try: room on the disk, then --resume"):
-        runner.write(done.finished, path)
+        record.write(done.finished, path)
     assert json.loads(path.read_text()) == done.cut_off
 
 

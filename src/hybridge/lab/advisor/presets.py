@@ -7,14 +7,13 @@ The sizes are SDXL's at 1024×1024, weights and activations; a CUDA context come
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ...errors import RequestError
+from ..harness.names import look_up
 
 #: What a stack is for.  Other accelerators take the stacks of CUDA; what they cannot run says so.
 Kind = Literal["cuda", "cpu"]
@@ -71,15 +70,7 @@ def preset_named(name: str) -> Preset:
     Raises:
         RequestError: when there is none.
     """
-    if name not in PRESETS:
-        near = difflib.get_close_matches(str(name), PRESETS, n=1)
-        raise RequestError(
-            "unknown preset",
-            saw=repr(name),
-            expected="one of " + ", ".join(PRESETS),
-            hint=near[0] if near else None,
-        )
-    return PRESETS[name]
+    return look_up("preset", name, PRESETS)
 
 
 def kind_of(device_type: str) -> Kind:

@@ -6,13 +6,13 @@ A field that is None says nothing; two techniques of one stack may not say diffe
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ...errors import RequestError
-from ..techniques.facts import FACTS
+from ..harness.names import look_up
+from ..techniques.facts import FACTS, KNOWN
 from .types import Way
 
 #: What is on the device at a time: all parts; the part that runs; the denoiser and the decoder, then the decoder;
@@ -83,7 +83,7 @@ def effect_of(names: Sequence[str]) -> Effect:
     said: dict[str, tuple[str, Any]] = {}
     unknown: list[str] = []
     for name in names:
-        row = _row(name)
+        row = look_up("technique", name, EFFECTS, KNOWN)
         unknown += [f"{name}: {text}" for text in row.unknown]
         for key in _FIELDS:
             value = getattr(row, key)
@@ -100,18 +100,6 @@ def effect_of(names: Sequence[str]) -> Effect:
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Effect) if field.name != "unknown")
-
-
-def _row(name: str) -> Effect:
-    if name not in EFFECTS:
-        near = difflib.get_close_matches(name, EFFECTS, n=1)
-        raise RequestError(
-            "unknown technique",
-            saw=repr(name),
-            expected="a name that `hybridge lab list` shows",
-            hint=near[0] if near else None,
-        )
-    return EFFECTS[name]
 
 
 def _effect(said: Mapping[str, Any]) -> Effect:

@@ -6,14 +6,13 @@ the published checkpoints; a test counts the parameters that come out.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ...errors import RequestError
+from ..harness.names import look_up
 
 #: How a part is called: the signature of its forward, and what its inputs' sizes follow from.
 Call = Literal["clip", "t5", "unet", "unet-sizes", "sd3", "flux", "decode"]
@@ -113,12 +112,7 @@ def shape_named(name: str) -> PipelineShape:
         RequestError: and names the nearest known one.
     """
     name = next((shape.name for shape in PIPELINES.values() if shape.family == name), name)
-    if name not in PIPELINES:
-        near = difflib.get_close_matches(name, PIPELINES, n=1)
-        raise RequestError(
-            "unknown pipeline", saw=repr(name), expected=", ".join(PIPELINES), hint=near[0] if near else None
-        )
-    return PIPELINES[name]
+    return look_up("pipeline", name, PIPELINES)
 
 
 def _part(name: str, kept: dict[str, Any]) -> Part:

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ...errors import RequestError
+from ...errors import HybridgeError, RequestError
 
 #: Goes up when a reader of older records would misread a newer one.
 SCHEMA = 2
@@ -36,11 +36,27 @@ def begin(benchmark: str, environment: Mapping[str, Any], arguments: Mapping[str
 
 
 def write(record: Record, path: Path) -> None:
-    """All or nothing: whoever is ended while writing leaves the older file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    """All or nothing: whoever is ended while writing leaves the older file.
+
+    Raises:
+        HybridgeError: where the disk takes no more; the older file is whole.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"{path.name}.unfinished")
+        unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise no_room(path, error) from None
+
+
+def no_room(path: Path, why: object) -> HybridgeError:
+    """What to raise where something that belongs to a record cannot be written."""
+    return HybridgeError(
+        "the disk takes no more; what was measured until now is in the record",
+        saw=why,
+        hint=f"room on the disk, then --resume {path}",
+    )
 
 
 def read(path: Path, benchmark: str) -> Record:

@@ -8,52 +8,28 @@ takes of the processor is the same for all.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...client.address import Address
 from ...engine import resolve
 from ...errors import EngineFailure, HybridgeError, RequestError
-from ..harness import record as records
-from ..harness.environment import version
 from ..harness.record import Record
-from ..vae_bench.cases import Case
-from ..vae_bench.runner import Asker, Progress
+from ..harness.runner import Progress, Turn, described, no_progress, run_benchmark
+from ..harness.worker_process import ask
 from .cases import Load, ServeArguments
 from .load_generator import OK, Sample, Shot, closed, deal, open_loop, poisson
-from .servers import SERVERS, first_outcome, shot_at_hybridge, started
+from .servers import SERVERS, Server, first_outcome, shot_at_hybridge, started
 
 BENCHMARK = "serve"
 
-#: Libraries that only this benchmark depends on, by what they are called in the environment.
-_LIBRARIES = ("litserve", "ray", "uvicorn")
+_WORKER = "hybridge.lab.serve_bench.worker"
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One measurement."""
-
-    load: Load
-    round: int
-    rival: str
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"{self.load.title}, round {self.round + 1}: {SERVERS[self.rival].title}"
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """What tells its entry in the record from others."""
-        return {"load": self.load.title, "round": self.round, "rival": self.rival}
-
-
-def run(
-    arguments: ServeArguments, path: Path, *, resume: bool = False, progress: Progress = lambda *_: None
-) -> Record:
+def run(arguments: ServeArguments, path: Path, *, resume: bool = False, progress: Progress = no_progress) -> Record:
     """Measures everything that was asked for and is not in the record yet.
 
     Args:
@@ -70,26 +46,30 @@ def run(
     arguments.check(tuple(SERVERS))
     _check_sizes(arguments)
     kept = asdict(replace(arguments, url=str(Address.parse(arguments.url)) if arguments.url else None))
-    before = records.find(path, BENCHMARK, kept, resume=resume)
-    turns = list(_turns(arguments))
-    with tempfile.TemporaryDirectory(prefix="hybridge-bench-") as folder:
-        asker = Asker(Path(folder), arguments.limit_s + (arguments.seconds or 0))
-        environment = _environment(arguments, asker)
-        if before is not None:
-            records.check_alike("environment", before, environment)
-        record = before or records.begin(BENCHMARK, environment, kept, measurements=[])
-        for done, turn in enumerate(turns):
-            if any(turn.key.items() <= entry.items() for entry in record["measurements"]):
-                continue
-            progress(done, len(turns), turn.title)
-            try:
-                measured = _measured(turn, arguments, asker)
-            except HybridgeError as error:  # of one server, which is a row of the table
-                measured = {"missing": str(error)}
-            record["measurements"].append({**turn.key, **measured})
-            records.write(record, path)
-        progress(len(turns), len(turns), "done")
-    return record
+    limit_s = arguments.limit_s + (arguments.seconds or 0)
+
+    def environment() -> dict[str, Any]:
+        found: dict[str, Any] = described(ask(_WORKER, {"what": "describe"}, limit_s=limit_s))["environment"]
+        return found
+
+    def turns(_: Record) -> Iterator[Turn]:
+        for load in arguments.loads:
+            for number in range(arguments.repeats):
+                for server in (server for name, server in SERVERS.items() if name in arguments.rivals):
+                    title = f"{load.title}, round {number + 1}: {server.title}"
+                    key = {"load": load.title, "round": number, "rival": server.name}
+                    yield Turn(title, key, partial(_measured, server, load, arguments, limit_s))
+
+    return run_benchmark(
+        BENCHMARK,
+        kept,
+        path,
+        resume=resume,
+        progress=progress,
+        environment=environment,
+        turns=turns,
+        measurements=[],
+    )
 
 
 def send(shots: list[Shot], load: Load, arguments: ServeArguments) -> list[Sample]:
@@ -103,33 +83,36 @@ def send(shots: list[Shot], load: Load, arguments: ServeArguments) -> list[Sampl
     return closed(clients, arguments.bounds)
 
 
-def _turns(arguments: ServeArguments) -> Iterator[Turn]:
-    for load in arguments.loads:
-        for round_ in range(arguments.repeats):
-            for rival in (name for name in SERVERS if name in arguments.rivals):
-                yield Turn(load, round_, rival)
+def _measured(server: Server, load: Load, arguments: ServeArguments, limit_s: float) -> dict[str, Any]:
+    try:
+        reason = server.why_missing()
+        if reason:
+            return {"missing": reason}
+        if server.command is None:
+            return _engine_alone(load, arguments, limit_s)
+        return {"samples": [asdict(sample) for sample in _samples(server, load, arguments)]}
+    except HybridgeError as error:  # of one server, which is a row of the table
+        return {"missing": str(error)}
 
 
-def _measured(turn: Turn, arguments: ServeArguments, asker: Asker) -> dict[str, Any]:
-    server = SERVERS[turn.rival]
-    reason = server.why_missing()
-    if reason:
-        return {"missing": reason}
-    if server.command is None:
-        kinds = [{"title": kind.title, "model": kind.model, "size": kind.size} for kind in turn.load.kinds]
-        bounds = {"seconds": arguments.seconds, "requests": arguments.bounds.requests, "seed": arguments.seed}
-        weights = [kind.weight for kind in turn.load.kinds]
-        return asker.ask({"what": "engine", "kinds": kinds, "weights": weights, **bounds})
+def _engine_alone(load: Load, arguments: ServeArguments, limit_s: float) -> dict[str, Any]:
+    kinds = [{"title": kind.title, "model": kind.model, "size": kind.size} for kind in load.kinds]
+    bounds = {"seconds": arguments.seconds, "requests": arguments.bounds.requests, "seed": arguments.seed}
+    job = {"what": "engine", "kinds": kinds, "weights": [kind.weight for kind in load.kinds], **bounds}
+    return ask(_WORKER, job, limit_s=limit_s)
+
+
+def _samples(server: Server, load: Load, arguments: ServeArguments) -> list[Sample]:
     if arguments.url is None:
-        with started(server, turn.load, arguments) as shots:
-            return {"samples": [asdict(sample) for sample in send(shots, turn.load, arguments)]}
+        with started(server, load, arguments) as shots:
+            return send(shots, load, arguments)
     address = Address.parse(arguments.url)
-    shots = [shot_at_hybridge(address, kind, arguments) for kind in turn.load.kinds]
+    shots = [shot_at_hybridge(address, kind, arguments) for kind in load.kinds]
     for shot in shots:
         outcome = first_outcome(shot, arguments.limit_s)
         if outcome != OK:
             raise EngineFailure(f"{address} does not answer {shot.kind}", saw=outcome)
-    return {"samples": [asdict(sample) for sample in send(shots, turn.load, arguments)]}
+    return send(shots, load, arguments)
 
 
 def _check_sizes(arguments: ServeArguments) -> None:
@@ -139,13 +122,3 @@ def _check_sizes(arguments: ServeArguments) -> None:
             raise RequestError(
                 "not a size of this model's pictures", saw=kind.size, expected=f"a multiple of {factor}"
             )
-
-
-def _environment(arguments: ServeArguments, asker: Asker) -> dict[str, Any]:
-    """Of this machine; a server elsewhere has another, which is not known here."""
-    case = asdict(Case(arguments.loads[0].kinds[0].model, "decode", 8, "float32"))
-    answer = asker.ask({"what": "describe", "cases": {"float32": case}, "rivals": []})
-    if "missing" in answer:
-        raise EngineFailure("nothing can be measured", saw=answer["missing"])
-    described: dict[str, Any] = answer["environment"]
-    return described | {library: version(library) for library in _LIBRARIES}

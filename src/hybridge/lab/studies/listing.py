@@ -8,7 +8,7 @@ from typing import Any
 
 from ..techniques.catalogue import TECHNIQUES
 from .arguments import TINY_METHOD, Arguments, Prompt, configurations
-from .runner import Asker
+from .runner import StudyWorker
 
 
 def listed(pipeline: str, *, device: str = "auto", server: str | None = None) -> list[dict[str, Any]]:
@@ -39,11 +39,11 @@ def listed(pipeline: str, *, device: str = "auto", server: str | None = None) ->
     )
     asked.check()
     with tempfile.TemporaryDirectory(prefix="hybridge-lab-") as folder:
-        asker = Asker(asked, Path(folder) / "none")
+        worker = StudyWorker(asked, Path(folder) / "none")
         try:
-            missing = asker.describe()["missing"]
+            missing = worker.describe()["missing"]
         finally:
-            asker.tidy()
+            worker.tidy()
     nothing = {"outcome": None, "reason": None, "instead": None}
     return [
         {

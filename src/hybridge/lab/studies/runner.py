@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...client.address import Address
-from ...errors import EngineFailure, HybridgeError, RequestError
+from ...errors import RequestError
 from ..harness import record as records
 from ..harness.record import Record
+from ..harness.runner import Progress, Turn, described, no_progress, take_turns
 from ..harness.worker_process import ForkServer, ask
 from ..techniques import stack
 from ..techniques.catalogue import named
@@ -32,13 +34,10 @@ BENCHMARK = "study"
 #: Name of the record in a study's folder.
 RECORD = "study.json"
 
-#: Called before every measurement with (measurements done, measurements in all, what comes now).
-Progress = Callable[[int, int, str], None]
-
 _WORKER = "hybridge.lab.studies.worker"
 
 
-def run(arguments: Arguments, path: Path, *, resume: bool = False, progress: Progress = lambda *_: None) -> Record:
+def run(arguments: Arguments, path: Path, *, resume: bool = False, progress: Progress = no_progress) -> Record:
     """Measures every configuration that was asked for and is not in the record yet.
 
     Args:
@@ -61,10 +60,10 @@ def run(arguments: Arguments, path: Path, *, resume: bool = False, progress: Pro
     before = records.read(path, BENCHMARK) if resume else None
     if before is not None:
         _check_asked(before, arguments)
-    asker = Asker(arguments, path)
+    worker = StudyWorker(arguments, path)
     try:
         progress(0, len(arguments.configurations), "looking at the pipeline")
-        seen = asker.describe()
+        seen = worker.describe()
         record = before or records.begin(
             BENCHMARK,
             seen["environment"],
@@ -75,9 +74,9 @@ def run(arguments: Arguments, path: Path, *, resume: bool = False, progress: Pro
         )
         for part in ("arguments", "environment"):
             records.check_alike(part, record, seen[part])
-        _measure_all(record, asker, seen, path, progress)
+        take_turns(record, path, _turns(record, worker, seen["missing"]), progress)
     finally:
-        asker.tidy()
+        worker.tidy()
     return record
 
 
@@ -109,41 +108,14 @@ def _bare(server: str | None) -> str | None:
     return str(Address.parse(server)) if server else None
 
 
-def _measure_all(record: Record, asker: Asker, seen: dict[str, Any], path: Path, progress: Progress) -> None:
-    done = {entry["configuration"] for entry in record["measurements"]}
-    open_ = [one for one in Arguments.of(record["arguments"]).configurations if one.name not in done]
-    absent = seen["missing"]
-    to_run = [one for one in open_ if absent.keys().isdisjoint(one.techniques)]
-    number = 0
-    for configuration in open_:
-        if configuration in to_run:
-            progress(number, len(to_run), configuration.name)
-            number += 1
-            measured = asker.measure(configuration)
-        else:
-            measured = outcomes.together([absent[name] for name in configuration.techniques if name in absent])
-        record["measurements"].append({"configuration": configuration.name, **measured})
-        write(record, path)
-    progress(len(to_run), len(to_run), "done")
+def _turns(record: Record, worker: StudyWorker, absent: dict[str, Any]) -> Iterator[Turn]:
+    for one in Arguments.of(record["arguments"]).configurations:
+        known = [absent[name] for name in one.techniques if name in absent]
+        measure = partial(outcomes.together, known) if known else partial(worker.measure, one)
+        yield Turn(one.name, {"configuration": one.name}, measure, is_known=bool(known))
 
 
-def write(record: Record, path: Path) -> None:
-    """All or nothing; raises :class:`HybridgeError` where the disk takes no more, and the older file is whole."""
-    try:
-        records.write(record, path)
-    except OSError as error:
-        raise _no_room(path, error) from None
-
-
-def _no_room(path: Path, why: object) -> HybridgeError:
-    return HybridgeError(
-        "the disk takes no more; what was measured until now is in the record",
-        saw=why,
-        hint=f"room on the disk, then --resume {path}",
-    )
-
-
-class Asker:
+class StudyWorker:
     """Starts processes, one at a time, each with a folder of its own that goes with it.
 
     The folders lie beside the record: where techniques put weights on a disk, it should be one, and where temporary
@@ -162,9 +134,7 @@ class Asker:
 
     def describe(self) -> dict[str, Any]:
         """See :func:`.worker.describe`; takes as long as fetching the pipeline does."""
-        seen = self._ask({"what": "describe"}, None)
-        if "missing" in seen and "environment" not in seen:
-            raise EngineFailure("nothing can be measured", saw=seen["missing"])
+        seen = described(self._ask({"what": "describe"}, None))
         self._asked = Arguments.of(seen["arguments"])
         self._not_scored = list(seen["not_scored"])
         return seen
@@ -178,7 +148,7 @@ class Asker:
         job = {"what": "measure", "configuration": configuration.name, "not_scored": self._not_scored}
         entry = self._ask(job, self._asked.limit_s)
         if "unwritten" in entry:
-            raise _no_room(self._path, entry["unwritten"])
+            raise records.no_room(self._path, entry["unwritten"])
         return outcomes.failed(configuration.techniques, entry["missing"]) if "missing" in entry else entry
 
     def tidy(self) -> None:

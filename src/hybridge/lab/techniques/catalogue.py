@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
-from ...errors import RequestError
+from ..harness.names import look_up
 from . import (
     attention,
     caches,
@@ -24,7 +23,7 @@ from . import (
     unavailable,
     vae,
 )
-from .facts import FACTS
+from .facts import FACTS, KNOWN
 from .technique import Technique
 
 _FAMILIES = (
@@ -58,15 +57,4 @@ def named(names: Iterable[str]) -> tuple[Technique, ...]:
     Raises:
         RequestError: for a name that no row has.
     """
-    found = []
-    for name in names:
-        if name not in TECHNIQUES:
-            near = difflib.get_close_matches(name, TECHNIQUES, n=1)
-            raise RequestError(
-                "unknown technique",
-                saw=name,
-                expected="a name that `hybridge lab list` shows",
-                hint=near[0] if near else None,
-            )
-        found.append(TECHNIQUES[name])
-    return tuple(found)
+    return tuple(look_up("technique", name, TECHNIQUES, KNOWN) for name in names)

@@ -94,3 +94,6 @@ CATALOGUE: dict[str, Any] = json.loads(Path(__file__).with_name("catalogue.json"
 
 #: By name, family by family.
 FACTS: dict[str, Facts] = {row["name"]: _facts(dict(row)) for row in CATALOGUE["techniques"]}
+
+#: What to expect of a name that is none.
+KNOWN = "a name that `hybridge lab list` shows"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ..harness.memory import storage_bytes
 from .aside import Aside, no_room_for
-from .evidence import CallLog
+from .evidence import CallLog, counted
 from .pipeline_context import PipelineContext
-from .technique import Applied, Proof, Technique, Witness, row
+from .technique import Applied, Proof, Technique, row
 from .weights import restore, weights
 
 
@@ -24,11 +23,6 @@ def _half(dtype: torch.dtype) -> Callable[[PipelineContext], Applied]:
         way_back = _put_aside(context, dtype)
         context.pipe.to(dtype=dtype)
 
-        @contextmanager
-        def witness() -> Iterator[Callable[[], Proof]]:
-            with CallLog(context.denoiser) as log:
-                yield lambda: judge(log)
-
         def judge(log: CallLog) -> Proof:
             computed = set(log.dtypes) == {dtype}
             share = storage_bytes(context.denoiser) / before_bytes
@@ -38,7 +32,7 @@ def _half(dtype: torch.dtype) -> Callable[[PipelineContext], Applied]:
                 computed and before != dtype, f"{calls} of {len(log)} forwards of the denoiser in {name}; {kept}"
             )
 
-        return Applied(witness, way_back)
+        return Applied(counted(lambda: context.denoiser, judge), way_back)
 
     return apply
 
@@ -82,16 +76,7 @@ def _tf32(context: PipelineContext) -> Applied:
     def undo() -> None:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
-    def witness() -> Witness:
-        return _watch_tf32(context)
-
-    return Applied(witness, undo)
-
-
-@contextmanager
-def _watch_tf32(context: PipelineContext) -> Iterator[Callable[[], Proof]]:
-    with CallLog(context.denoiser) as log:
-        yield lambda: _judge_tf32(context.device, log)
+    return Applied(counted(lambda: context.denoiser, lambda log: _judge_tf32(context.device, log)), undo)
 
 
 def _judge_tf32(device: torch.device, log: CallLog) -> Proof:
@@ -111,11 +96,6 @@ def _fp8_storage(context: PipelineContext) -> Applied:
     before = storage_bytes(module)
     module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=module.dtype)
 
-    @contextmanager
-    def witness() -> Iterator[Callable[[], Proof]]:
-        with CallLog(module) as log:
-            yield lambda: judge(log)
-
     def judge(log: CallLog) -> Proof:
         stored = [parameter.dtype == torch.float8_e4m3fn for parameter in module.parameters()]
         share = storage_bytes(module) / before
@@ -124,7 +104,7 @@ def _fp8_storage(context: PipelineContext) -> Applied:
         return Proof(any(stored) and share < 1, f"{evidence}; computed in {computed}")
 
     # diffusers' hook has no way back: what was rounded is gone, and it refuses to be removed.
-    return Applied(witness)
+    return Applied(counted(lambda: module, judge))
 
 
 ROWS: tuple[Technique, ...] = (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ...errors import RequestError
+from ..harness.names import look_up
 
 Task = Literal["decode", "encode"]
 
@@ -99,8 +99,4 @@ class Arguments:
 
 def _one_of(name: str, seen: tuple[str, ...], known: tuple[str, ...]) -> None:
     for value in seen:
-        if value not in known:
-            near = difflib.get_close_matches(value, known, n=1)
-            raise RequestError(
-                f"unknown {name}", saw=value, expected=", ".join(known), hint=near[0] if near else None
-            )
+        look_up(name, value, dict.fromkeys(known))

@@ -13,15 +13,15 @@ The process that runs this touches no device.  It writes the record after every 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...engine import locate, resolve
-from ...errors import EngineFailure
-from ..harness import record as records
 from ..harness.record import Record
+from ..harness.runner import Progress, Turn, described, no_progress, run_benchmark
 from ..harness.worker_process import ask
 from .cases import Arguments, Case
 from .rivals import RIVALS, Rival
@@ -29,31 +29,8 @@ from .subject import reference_dtype
 
 BENCHMARK = "vae"
 
-#: Called before every measurement with (measurements done, measurements in all, what comes now).
-Progress = Callable[[int, int, str], None]
 
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One measurement: the roof's where there is no rival."""
-
-    case: Case
-    round: int
-    rival: Rival | None
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"{self.case.title}, round {self.round + 1}: {self.rival.title if self.rival else 'the roof'}"
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """What tells its entry in the record from others."""
-        key = {"task": self.case.task, "size": self.case.size, "dtype": self.case.dtype, "round": self.round}
-        return key | ({"rival": self.rival.name} if self.rival else {})
-
-
-def run(arguments: Arguments, path: Path, *, resume: bool = False, progress: Progress = lambda *_: None) -> Record:
+def run(arguments: Arguments, path: Path, *, resume: bool = False, progress: Progress = no_progress) -> Record:
     """Measures everything that was asked for and is not in the record yet.
 
     Args:
@@ -70,32 +47,26 @@ def run(arguments: Arguments, path: Path, *, resume: bool = False, progress: Pro
     """
     spec = resolve(arguments.model)
     arguments.check(tuple(RIVALS), spec.spatial_factor)
-    before = records.find(path, BENCHMARK, asdict(arguments), resume=resume)
-    if arguments.weights:
-        locate(spec)
-    turns = list(_turns(arguments))
     with tempfile.TemporaryDirectory(prefix="hybridge-bench-") as folder:
-        asker = Asker(Path(folder), arguments.limit_s)
-        environment = asker.describe(arguments)
-        if before is not None:
-            records.check_alike("environment", before, environment)
-        record = before or records.begin(
+        worker = VaeWorker(Path(folder), arguments.limit_s)
+
+        def environment() -> dict[str, Any]:
+            if arguments.weights:
+                locate(spec)
+            return worker.describe(arguments)
+
+        return run_benchmark(
             BENCHMARK,
-            environment,
             asdict(arguments),
+            path,
+            resume=resume,
+            progress=progress,
+            environment=environment,
+            turns=lambda record: _turns(arguments, record, worker),
             model={"name": spec.name, "weights": spec.source if arguments.weights else "random"},
             roofs=[],
             measurements=[],
         )
-        for done, turn in enumerate(turns):
-            entries = record["measurements" if turn.rival else "roofs"]
-            if any(turn.key.items() <= entry.items() for entry in entries):
-                continue
-            progress(done, len(turns), turn.title)
-            entries.append({**turn.key, **_measured(turn, arguments, record, asker)})
-            records.write(record, path)
-        progress(len(turns), len(turns), "done")
-    return record
 
 
 def entries_of(record: Record, case: dict[str, Any], rival: str | None) -> list[dict[str, Any]]:
@@ -104,23 +75,26 @@ def entries_of(record: Record, case: dict[str, Any], rival: str | None) -> list[
     return [entry for entry in entries if case.items() <= entry.items()]
 
 
-def _turns(arguments: Arguments) -> Iterator[Turn]:
+def _turns(arguments: Arguments, record: Record, worker: VaeWorker) -> Iterator[Turn]:
     rivals = [rival for name, rival in RIVALS.items() if name in arguments.rivals]
     for case in arguments.cases():
-        for round_ in range(arguments.repeats):
-            for rival in (None, *rivals):
-                yield Turn(case, round_, rival)
+        about = {"task": case.task, "size": case.size, "dtype": case.dtype}
+        for number in range(arguments.repeats):
+            title, key = f"{case.title}, round {number + 1}", {**about, "round": number}
+            yield Turn(f"{title}: the roof", key, partial(worker.ask, "roof", case), "roofs")
+            for rival in rivals:
+                measure = partial(_measured, case, number, rival, arguments, record, worker)
+                yield Turn(f"{title}: {rival.title}", {**key, "rival": rival.name}, measure)
 
 
-def _measured(turn: Turn, arguments: Arguments, record: Record, asker: Asker) -> dict[str, Any]:
-    case, rival = turn.case, turn.rival
-    if rival is None:
-        return asker.ask({"what": "roof", "case": asdict(case)})
-    about = {key: value for key, value in turn.key.items() if key in ("task", "size", "dtype")}
+def _measured(
+    case: Case, number: int, rival: Rival, arguments: Arguments, record: Record, worker: VaeWorker
+) -> dict[str, Any]:
+    about = {"task": case.task, "size": case.size, "dtype": case.dtype}
     earlier = entries_of(record, about, rival.name)
     # What could not be done in one round is not tried again in the next.
     failed = next((entry["missing"] for entry in earlier if "missing" in entry), None)
-    missing = asker.missing.get((rival.name, case.dtype)) or failed
+    missing = worker.missing.get((rival.name, case.dtype)) or failed
     if missing:
         return {"missing": missing}
     budget_bytes = arguments.budget_bytes
@@ -129,14 +103,14 @@ def _measured(turn: Turn, arguments: Arguments, record: Record, asker: Asker) ->
         budget_bytes = next((peak for peak in peaks if peak), None)
         if budget_bytes is None:
             return {"missing": f"its budget is the peak of {rival.budget_of}, which this run has not measured"}
-    judges = turn.round == 0
+    judges = number == 0
     job = {"rival": rival.name, "budget_bytes": budget_bytes, "tile_pixels": arguments.tile_pixels}
-    reference, why_none = asker.reference(case) if judges else (None, None)
-    answer = asker.ask({"what": "measure", "case": asdict(case), "judges": judges, "reference": reference, **job})
+    reference, why_none = worker.reference(case) if judges else (None, None)
+    answer = worker.ask("measure", case, judges=judges, reference=reference, **job)
     return answer if why_none is None or "missing" in answer else {**answer, "no_reference": why_none}
 
 
-class Asker:
+class VaeWorker:
     """Starts processes, one at a time, and keeps the reference pictures between them.
 
     Args:
@@ -156,9 +130,7 @@ class Asker:
     def describe(self, arguments: Arguments) -> dict[str, Any]:
         """The environment; also asks every rival whether it can take part."""
         cases = {case.dtype: asdict(case) for case in arguments.cases()}
-        answer = self.ask({"what": "describe", "cases": cases, "rivals": arguments.rivals})
-        if "missing" in answer:
-            raise EngineFailure("nothing can be measured", saw=answer["missing"])
+        answer = described(self.ask("describe", cases=cases, rivals=arguments.rivals))
         for dtype, reasons in answer["absent"].items():
             self.missing |= {(rival, dtype): reason for rival, reason in reasons.items()}
         environment: dict[str, Any] = answer["environment"]
@@ -169,11 +141,12 @@ class Asker:
         name = f"{case.task}-{case.size}-{case.dtype}-{reference_dtype(case)}".replace("torch.", "")
         if name not in self._references:
             path = str(self._folder / f"{name}.safetensors")
-            answer = self.ask({"what": "reference", "case": asdict(case), "path": path})
+            answer = self.ask("reference", case, path=path)
             self._references[name] = (None, answer["missing"]) if "missing" in answer else (path, None)
         return self._references[name]
 
-    def ask(self, job: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, what: str, case: Case | None = None, **job: Any) -> dict[str, Any]:
         """What the process answered: what it measured, or ``{"missing": reason}``."""
         caches = {"TORCHINDUCTOR_CACHE_DIR": str(self._folder / "inductor")}
-        return ask("hybridge.lab.vae_bench.worker", job, limit_s=self._limit_s, variables=caches)
+        whole = {"what": what, **({"case": asdict(case)} if case else {}), **job}
+        return ask("hybridge.lab.vae_bench.worker", whole, limit_s=self._limit_s, variables=caches)

@@ -20,7 +20,6 @@ from ...engine.options import choose_device
 from ..harness.environment import environment
 from ..harness.measure import growth, seconds
 from ..harness.worker_process import Jobs, Say, answer
-from ..serve_bench.served_model import run_engine
 from . import roofline
 from .cases import Case
 from .rivals import RIVALS, Limits
@@ -109,7 +108,6 @@ JOBS: Jobs = {
     "roof": measure_roof,
     "reference": make_reference,
     "measure": measure,
-    "engine": run_engine,
 }
 
 
