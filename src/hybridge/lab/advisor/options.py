@@ -63,7 +63,7 @@ _COARSENESS = {"fp8-storage": 1, "text-int8": 1, _NF4: 2, "text-nf4": 2}
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One of them, weighed.
+    """A way to make the picture, weighed.
 
     Attributes:
         decoder: ``local``, ``exact``, ``tiled``, ``tiny`` or ``remote``.

@@ -16,8 +16,7 @@ class Script:
 
     Attributes:
         steps: Of denoising.
-        height: Of the picture in pixels.
-        width: The same.
+        height, width: Of the picture in pixels.
         path: Of the pipeline, in place of the one that everybody knows.
         vae_path: The same of another VAE that it should have: the one that survives float16, or the tiny one.
         device: Where the pipeline computes.

@@ -38,7 +38,7 @@ def markdown() -> str:
 
 
 def large_markdown() -> str:
-    """The same of FLUX.1 dev without a server, for cards and hosts."""
+    """The choices for FLUX.1 dev without a server, for cards and hosts."""
     rows = ["| card | host | choice | needs | of the host | a picture |", "|---|---|---|---|---|---|"]
     for card, host in MACHINES_GB:
         choice = advise(Setup("flux-dev"), card * 10**9, ram_bytes=host * 10**9).choice

@@ -51,11 +51,9 @@ def forward_cost(part: Part, itemsize: int, batch: int, height: int, width: int,
     """What one forward takes on top of the weights.
 
     Args:
-        part: Which.
         itemsize: Bytes of a number: 2 or 4.
         batch: Items.
-        height: Of the picture in pixels; text encoders have no use for it.
-        width: The same.
+        height, width: Of the picture in pixels; text encoders have no use for them.
         way: See :data:`Way`.
     """
     module = build(part, itemsize)

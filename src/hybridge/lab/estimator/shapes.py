@@ -100,7 +100,7 @@ class PipelineShape:
     variant: str | None = None
 
     def parts(self) -> tuple[Part, ...]:
-        """All of them."""
+        """Every network, the refiner and the tiny VAE among them."""
         refiner = (self.refiner,) if self.refiner else ()
         return (*self.texts, self.denoiser, *refiner, self.vae, self.tiny)
 

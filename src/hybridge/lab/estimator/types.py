@@ -48,16 +48,15 @@ class Weights:
 
     @property
     def numbers(self) -> int:
-        """All of them."""
+        """Of the whole part."""
         return self.linear + self.convolution + self.other
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One of them.
+    """A stage of making a picture, and what it has on the device.
 
     Attributes:
-        name: Which.
         weights: (part, bytes) on the device.
         activations_bytes: Of tensors, at their peak.
         workspace_bytes: Allowed for libraries.
@@ -72,7 +71,7 @@ class Phase:
 
     @property
     def weights_bytes(self) -> int:
-        """All of them."""
+        """Of all parts on the device."""
         return sum(nbytes for _, nbytes in self.weights)
 
     @property
@@ -140,8 +139,7 @@ class Setup:
     Attributes:
         pipeline: A name of :data:`.shapes.PIPELINES`.
         stack: Names of techniques.
-        height: Of the picture in pixels.
-        width: The same.
+        height, width: Of the picture in pixels; 0 for what the pipeline was trained for.
         batch: Pictures at once.
         steps: Of denoising, or None for what the stack or the pipeline has.
         refiner: Whether SDXL's refiner finishes the picture.
@@ -198,7 +196,7 @@ class Estimate:
 
     @property
     def counted_bytes(self) -> int:
-        """The same without any allowance."""
+        """Most that is counted, without the allowance for libraries."""
         return max(phase.counted_bytes for phase in self.phases)
 
     @property

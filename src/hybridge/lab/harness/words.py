@@ -11,7 +11,7 @@ LANGUAGES: tuple[Language, ...] = ("en", "zh")
 
 
 class Text(NamedTuple):
-    """The same said twice; which one is read is the reader's choice."""
+    """A text in English and in Chinese."""
 
     en: str
     zh: str

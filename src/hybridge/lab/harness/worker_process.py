@@ -104,7 +104,7 @@ class ForkServer:
     def ask(
         self, job: dict[str, Any], *, limit_s: float | None = None, variables: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """The same as the function :func:`ask`."""
+        """Does what :func:`ask` does, in a fork."""
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._process = self._started()

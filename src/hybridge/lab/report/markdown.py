@@ -1,4 +1,4 @@
-"""The same report as Markdown, in one language: for a pull request, a wiki, a terminal."""
+"""The report as Markdown, in one language: for a pull request, a wiki, a terminal."""
 
 from __future__ import annotations
 

@@ -56,7 +56,6 @@ class Sample:
     """What became of one request.
 
     Attributes:
-        kind: As in :class:`Shot`.
         at_s: When it was meant to be sent, from the beginning of the load.
         wall_s: From then until the last byte of the answer, or until it failed; None if it was not sent.
         outcome: :data:`OK`; the status and the server's code, such as ``429 Overloaded``; the name of what broke on

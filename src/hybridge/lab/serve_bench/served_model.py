@@ -31,7 +31,7 @@ def latents(model: str, size: int, seed: int) -> torch.Tensor:
 
 
 def packed(model: str, size: int, seed: int) -> bytes:
-    """The same as safetensors, which say their own shape and dtype."""
+    """Those latents as safetensors, which say their own shape and dtype."""
     data: bytes = safetensors.torch.save({_LATENTS: latents(model, size, seed)})
     return data
 

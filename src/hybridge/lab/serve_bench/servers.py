@@ -154,7 +154,7 @@ def first_outcome(shot: Shot, limit_s: float) -> str:
 
 
 def _first_outcome(process: subprocess.Popen[bytes], shot: Shot, limit_s: float) -> str:
-    """The same, asked again for as long as the server starts."""
+    """What becomes of one request, which is sent again for as long as the server starts."""
     until = time.monotonic() + limit_s
     while True:
         outcome = first_outcome(shot, limit_s)

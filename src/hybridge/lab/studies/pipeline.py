@@ -66,13 +66,13 @@ def load(source: str, **parts: Any) -> Any:
 
 
 def settled(asked: Arguments, source: str) -> Arguments:
-    """The same with device and dtype chosen, from what the pipeline says of itself before it is loaded."""
+    """The arguments with device and dtype chosen, from what the pipeline says of itself before it is loaded."""
     device = choose_device(asked.device).value
     return replace(asked, device=str(device), dtype=_dtype(asked.dtype, device, source))
 
 
 def sized(asked: Arguments, pipe: Any) -> Arguments:
-    """The same with the size that the pipeline is made for, unless one was asked for."""
+    """The arguments with the size that the pipeline is made for, unless one was asked for."""
     return replace(asked, size=asked.size or default_side(pipe))
 
 
@@ -80,7 +80,7 @@ def context(settled: Arguments, source: str, folder: Path, *, is_placed: bool = 
     """The pipeline on the bench: loaded, on its device, with the arguments of its call.
 
     Args:
-        settled: See there.
+        settled: Arguments as :func:`settled` returns them.
         source: From :func:`located`.
         folder: For what techniques write.
         is_placed: Whether it is moved to its device; else it stays on the CPU for techniques to place.

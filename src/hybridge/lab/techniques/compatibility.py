@@ -37,7 +37,7 @@ class Clash:
     remedy: str = ""
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """All of them, as (first, second)."""
+        """Every pair, as (first, second)."""
         return itertools.product(self.first, self.second)
 
 

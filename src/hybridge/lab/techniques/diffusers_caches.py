@@ -82,7 +82,7 @@ def _hooks(denoiser: Any) -> list[tuple[Any, str]]:
 
 
 def _listening(applied: Applied, listener: Any) -> Applied:
-    """The same, with a listener on the denoiser that goes when it is undone."""
+    """Adds a listener on the denoiser, which goes when the technique is undone."""
 
     def undo() -> None:
         listener.remove()

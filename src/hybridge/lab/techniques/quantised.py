@@ -105,7 +105,7 @@ class _Kept:
         )
 
     def restored(self, name: str, layer: nn.Module, device: torch.device) -> nn.Module:
-        """The same layer of a denoiser that was loaded anew, as this one was."""
+        """A layer that was loaded anew, with the dtype, strides and place that this one had."""
         for parameter, like in self.likes.items():
             self.check(name, layer, parameter)
             value = layer.get_parameter(parameter).detach().to(device, like.dtype)

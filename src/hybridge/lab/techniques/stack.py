@@ -47,7 +47,7 @@ def check(techniques: Sequence[Technique]) -> None:
 
 
 def in_order(techniques: Sequence[Technique]) -> tuple[Technique, ...]:
-    """The same techniques, by stage, and within a stage as their clashes want it; else as they came."""
+    """The techniques by stage, and within a stage as their clashes want it; else as they came."""
     left = sorted(techniques, key=lambda technique: _STAGES.index(technique.stage))
     ordered: list[Technique] = []
     while left:

@@ -75,7 +75,7 @@ def check_same(module: torch.nn.Module, fresh: torch.nn.Module) -> None:
 
 
 def sum_of_bits(tensor: torch.Tensor) -> int:
-    """The same in whichever order it is taken, so on every device and in every layout."""
+    """A sum that does not depend on order: equal on every device and in every layout."""
     integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return int(tensor.detach().view(integers[tensor.element_size()]).sum(dtype=torch.int64))
 

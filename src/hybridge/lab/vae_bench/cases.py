@@ -43,21 +43,17 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """A whole run.  Two runs with equal arguments measure the same.
+    """A whole run.  Two runs with equal arguments measure the same; what a :class:`Case` has too is said there.
 
     Attributes:
-        model: As in :class:`Case`.
         sizes: Sides of pictures in pixels.
         task: ``decode`` or ``encode``.
         dtypes: Names of dtypes.
-        device: As in :class:`Case`.
         repeats: Rounds: how often every rival is started anew.
         budget_bytes: What ``exact`` may take on top of the weights, or None.
         tile_pixels: Side of diffusers' tiles, or None for the model's own.
         rivals: Names, in the order in which they take turns.
-        weights: As in :class:`Case`.
         limit_s: Seconds that one process may take.
-        seed: As in :class:`Case`.
     """
 
     model: str

@@ -45,8 +45,7 @@ class Convolution:
         out_channels: Written.
         kernel: Its side.  A 3×3 convolution of a doubled picture is four of 2×2, as programs count it.
         stride: Of both axes.
-        height: Of the largest picture that is read.
-        width: The same.
+        height, width: Of the largest picture that is read.
         flops: Of all of them together.
     """
 
