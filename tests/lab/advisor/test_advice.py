@@ -15,16 +15,21 @@ from typer.testing import CliRunner
 from hybridge.cli.application import application
 from hybridge.errors import Mismatch, RequestError, ServerUnreachable, TooLarge
 from hybridge.lab.advisor.advice import Advice, advise
-from hybridge.lab.advisor.network import measure
+from hybridge.lab.advisor.network import Link, measure
 from hybridge.lab.advisor.options import GUIDE_FLOPS_PER_S, options
 from hybridge.lab.advisor.snippet import Script, lines
-from hybridge.lab.advisor.table import CARDS_GB, FAR, NEAR
-from hybridge.lab.estimator.correction import Correction, Measured
 from hybridge.lab.estimator.shapes import PIPELINES
-from hybridge.lab.estimator.types import Setup
+from hybridge.lab.estimator.types import Correction, Measured, Setup
 
 SDXL = PIPELINES["sdxl"]
 GB = 10**9
+
+#: Cards, in GB that torch may have.
+CARDS_GB = (4, 6, 8, 12, 24)
+
+#: A server on the same gigabit network, and one at the end of a 20 Mbit/s line.
+NEAR = Link("http://gpu-box:8000", "sdxl-original", 0.002, 117e6, 0.21 / 2**20, 2, own_weights=True)
+FAR = replace(NEAR, latency_s=0.03, bytes_per_s=2.5e6)
 
 
 @pytest.fixture(scope="module")
