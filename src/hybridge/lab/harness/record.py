@@ -92,6 +92,11 @@ def find(path: Path, benchmark: str, arguments: Mapping[str, Any], *, resume: bo
     return record
 
 
+def machine(environment: Mapping[str, Any]) -> str:
+    """The name of what computed."""
+    return str(environment.get("gpu") or environment.get("cpu") or environment.get("device"))
+
+
 def check_alike(
     part: str, record: Record, now: Mapping[str, Any], *, hint: str = "a new run, without --resume"
 ) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+#: In a cell that has nothing to say.
+NONE = "–"
+
 
 @dataclass(frozen=True, slots=True)
 class Table:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...errors import RequestError
-from ..harness.record import Record
+from ..harness.record import Record, machine
 from ..harness.tables import Table
 from ..techniques import guide
 from ..techniques.facts import GUIDE
@@ -115,8 +115,3 @@ def _tables(source: Source, tables: Callable[[Record], list[Table]]) -> list[Tab
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as wrong:
         saw = f"{type(wrong).__name__}: {wrong}"
         raise RequestError(f"{source.path} is damaged", saw=saw, hint="the file as the command wrote it") from None
-
-
-def machine(environment: Mapping[str, Any]) -> str:
-    """The name of what computed."""
-    return str(environment.get("gpu") or environment.get("cpu") or environment.get("device"))

@@ -7,8 +7,9 @@ import math
 from collections.abc import Sequence
 
 from ...units import format_bytes, format_seconds
+from ..harness.tables import NONE
 
-NONE = "–"
+__all__ = ["NONE", "calls", "number", "ratio", "seconds", "size", "small"]
 
 
 def seconds(value: float | None) -> str:

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..harness.record import Record
+from ..harness.record import Record, machine
 from ..harness.stats import percentile
-from ..harness.tables import Table, page
+from ..harness.tables import NONE, Table, page
 from .cases import Kind, Load
 from .load_generator import OK
 from .servers import SERVERS
-
-_NONE = "–"
 
 #: Of what tables show.
 _SHARES = (0.5, 0.95, 0.99)
@@ -105,7 +103,7 @@ def markdown(record: Record) -> str:
     how = f"open loop, {asked['rate']:g}/s" if asked["rate"] else "closed loop"
     long = " and ".join(f"{asked[name]:g} {name}" for name in ("seconds", "requests") if asked[name] is not None)
     lines = [
-        f"# Servers on {environment.get('gpu') or environment['cpu']}",
+        f"# Servers on {machine(environment)}",
         "",
         f"{asked['url'] or 'Servers on this machine, started anew in each round'}; {how}, {long},"
         f" {asked['repeats']} rounds; {asked['picture_format']}, seed {asked['seed']};"
@@ -133,7 +131,7 @@ def _servers(record: Record, load: str, kinds: Sequence[str]) -> Table:
             about = (SERVERS[name].title, kind or ("all" if len(kinds) > 1 else load))
             if not one.rounds:
                 why = f"missing: {one.missing}" if one.missing else "not measured yet"
-                rows.append((*about, *[_NONE] * (len(columns) - 3), why))
+                rows.append((*about, *[NONE] * (len(columns) - 3), why))
                 continue
             speed, alone, good = one.per_second(kind), engine.per_second(kind), one.answered(kind)
             overhead = overheads_ms(good)
@@ -141,10 +139,10 @@ def _servers(record: Record, load: str, kinds: Sequence[str]) -> Table:
                 (
                     *about,
                     str(len(good)),
-                    f"{speed:.2f}" if speed else _NONE,
-                    f"{speed / alone:.3f}" if speed and alone else _NONE,
+                    f"{speed:.2f}" if speed else NONE,
+                    f"{speed / alone:.3f}" if speed and alone else NONE,
                     *_percentiles([1e3 * sample["wall_s"] for sample in good]),
-                    _ms(statistics.median(overhead)) if overhead else _NONE,
+                    _ms(statistics.median(overhead)) if overhead else NONE,
                     "; ".join(_remarks(one, kind)),
                 )
             )
@@ -174,7 +172,7 @@ def _remarks(one: Result, kind: str | None) -> list[str]:
 
 
 def _percentiles(samples: Sequence[float]) -> tuple[str, ...]:
-    return tuple(_ms(percentile(samples, share)) if samples else _NONE for share in _SHARES)
+    return tuple(_ms(percentile(samples, share)) if samples else NONE for share in _SHARES)
 
 
 def _ms(milliseconds: float) -> str:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from ...units import format_bytes, format_seconds
 from ..harness.record import Record
-from ..harness.tables import Table
+from ..harness.tables import NONE, Table
 from .record import Difference, Measurement, Peak, study_of
-
-_NONE = "–"
 
 _COLUMNS = (
     "configuration",
@@ -32,9 +30,9 @@ def table(record: Record) -> Table:
 
 
 def _row(one: Measurement, baseline: float | None) -> tuple[str, ...]:
-    numbers = (_NONE,) * 4
+    numbers = (NONE,) * 4
     if one.median_s is not None:
-        ratio = f"{one.median_s / baseline:.2f}" if baseline else _NONE
+        ratio = f"{one.median_s / baseline:.2f}" if baseline else NONE
         numbers = (format_seconds(one.median_s), ratio, _peak(one.peak), _psnr(one.difference))
     return one.configuration, one.outcome, *numbers
 
@@ -42,12 +40,12 @@ def _row(one: Measurement, baseline: float | None) -> tuple[str, ...]:
 def _peak(peak: Peak) -> str:
     """What a device handed out; on a CPU what the process took, or else the tensors alone."""
     found = peak.allocated_bytes or peak.resident_bytes or peak.exact_bytes
-    return format_bytes(found, up=True) if found else _NONE
+    return format_bytes(found, up=True) if found else NONE
 
 
 def _psnr(difference: dict[str, Difference] | None) -> str:
     """The worst of all prompts."""
     if difference is None:
-        return _NONE
+        return NONE
     apart = [one.psnr_db for one in difference.values() if one.psnr_db is not None]
     return f"{min(apart):.1f}" if apart else "equal"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..harness.record import Record
+from ..harness.record import Record, machine
 from .report import cases, result
 from .rivals import RIVALS
 
@@ -50,7 +50,7 @@ def plot(record: Record, path: Path) -> None:
         axes.text(0.5, 0.5, "nothing was measured", ha="center", transform=axes.transAxes)
     asked = record["arguments"]["dtypes"]
     dtypes = ", ".join(f"{dtype} {_MARKERS[dtype]}" for dtype in asked) if len(asked) > 1 else asked[0]
-    where = record["environment"].get("gpu") or record["environment"]["cpu"]
+    where = machine(record["environment"])
     axes.set(xlabel="peak memory on top of the weights, MiB", ylabel="seconds, median")
     axes.set_title(f"{record['model']['name']}, {record['arguments']['task']}, {dtypes}\n{where}", fontsize=9)
     axes.grid(visible=True, which="both", alpha=0.25)

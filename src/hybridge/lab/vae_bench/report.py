@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...units import format_bytes, format_seconds
-from ..harness.record import Record
+from ..harness.record import Record, machine
 from ..harness.stats import Roof, Summary, roof_of, summary
-from ..harness.tables import Table, page
+from ..harness.tables import NONE, Table, page
 from .rivals import RIVALS
 from .runner import entries_of
-
-_NONE = "–"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ def tables(record: Record) -> list[Table]:
 def markdown(record: Record) -> str:
     """A page: what was run where, and the tables."""
     environment, asked = record["environment"], record["arguments"]
-    where = environment.get("gpu") or environment["cpu"]
+    where = machine(environment)
     weights = "random weights" if record["model"]["weights"] == "random" else record["model"]["weights"]
     lines = [
         f"# {record['model']['name']}, {asked['task']}, on {where}",
@@ -91,9 +89,9 @@ def _roofs(record: Record) -> Table:
         found = roof(record, case)
         if found is None:
             reasons = [entry["missing"] for entry in entries_of(record, case, None) if "missing" in entry]
-            rows.append((title(case), f"missing: {reasons[0]}" if reasons else _NONE, _NONE, _NONE, _NONE))
+            rows.append((title(case), f"missing: {reasons[0]}" if reasons else NONE, NONE, NONE, NONE))
             continue
-        matmul = f"{found.matmul_flops_per_s / 1e9:.0f}" if found.matmul_flops_per_s else _NONE
+        matmul = f"{found.matmul_flops_per_s / 1e9:.0f}" if found.matmul_flops_per_s else NONE
         speeds = (f"{found.convolution_flops_per_s / 1e9:.0f}", matmul)
         rows.append((title(case), f"{found.flops / 1e12:.3g}", *speeds, format_seconds(found.seconds)))
     return Table("The roof", columns, tuple(rows))
@@ -103,7 +101,7 @@ def _documentation(record: Record) -> Table:
     """The columns of diffusers' documentation of remote VAEs, in its order, then ours."""
     columns = ("Device", "Resolution", "dtype", "Time (seconds)", "Memory", "Tiled Time (seconds)", "Tiled Memory")
     ours = ("Exact Time (seconds)", "Exact Memory", "Tiled Error", "Exact Error")
-    device = record["environment"].get("gpu") or record["environment"]["cpu"]
+    device = machine(record["environment"])
     rows = []
     for case in cases(record):
         plain, tiled, exact = (result(record, case, name) for name in ("diffusers", "tiled", "exact"))
@@ -132,7 +130,7 @@ def _rivals(record: Record, case: dict[str, Any]) -> Table:
         one = result(record, case, name)
         if one.time is None:
             why = f"missing: {one.missing}" if one.missing else "not measured yet"
-            rows.append((RIVALS[name].title, *[_NONE] * (len(columns) - 2), why))
+            rows.append((RIVALS[name].title, *[NONE] * (len(columns) - 2), why))
             continue
         median, plan = one.time.median_s, one.judged.get("plan", {})
         rows.append(
@@ -140,10 +138,10 @@ def _rivals(record: Record, case: dict[str, Any]) -> Table:
                 RIVALS[name].title,
                 format_seconds(median),
                 f"{format_seconds(one.time.lowest_s)} … {format_seconds(one.time.highest_s)}",
-                f"{median / found.seconds:.2f}" if found else _NONE,
-                f"{median / exact.median_s:.2f}" if exact else _NONE,
+                f"{median / found.seconds:.2f}" if found else NONE,
+                f"{median / exact.median_s:.2f}" if exact else NONE,
                 _bytes(one.judged),
-                format_bytes(plan["peak_bytes"], up=True) if "peak_bytes" in plan else _NONE,
+                format_bytes(plan["peak_bytes"], up=True) if "peak_bytes" in plan else NONE,
                 _error(one),
                 _psnr(one.judged),
                 _remark(one),
@@ -162,21 +160,21 @@ def _remark(one: Result) -> str:
 
 
 def _median(one: Result) -> str:
-    return format_seconds(one.time.median_s) if one.time else _NONE
+    return format_seconds(one.time.median_s) if one.time else NONE
 
 
 def _bytes(judged: dict[str, Any]) -> str:
     peak = judged.get("peak_bytes")
-    return _NONE if peak is None else format_bytes(peak, up=True)
+    return NONE if peak is None else format_bytes(peak, up=True)
 
 
 def _error(one: Result) -> str:
     if "relative_l2" not in one.judged:
-        return _NONE
+        return NONE
     error = one.judged["relative_l2"]
     return "not finite" if error is None else f"{error:.1e}"
 
 
 def _psnr(judged: dict[str, Any]) -> str:
     psnr = judged.get("psnr_db")
-    return _NONE if psnr is None else f"{psnr:.1f}"
+    return NONE if psnr is None else f"{psnr:.1f}"
