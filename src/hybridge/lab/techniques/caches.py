@@ -64,7 +64,7 @@ def _middle(unet: Any) -> torch.nn.Module:
 
 
 def _why_not_deepcache(context: PipelineContext) -> Missing | None:
-    return no_unet(context, instead="first-block-cache") or not_installed("DeepCache", instead="pab")
+    return no_unet(context, instead="first-block-cache")
 
 
 def _para_attention(context: PipelineContext) -> Applied:

@@ -57,6 +57,7 @@ class Facts:
         group: Of techniques that do the same thing, of which a stack has one: ``cache``, ``offload``.
         kinds: Names by which the tables of :mod:`.compatibility` mean it and others.
         needs: Distributions that must be installed, as ``pip install`` takes them.
+        instead: What lives in its place where they are not; None where its own check says more.
         title_zh: The title in Chinese.
         claim_zh: The claim in Chinese.
         effect: Fields of :class:`..estimator.effects.Effect`.
@@ -72,6 +73,7 @@ class Facts:
     group: str | None = None
     kinds: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    instead: str | None = None
     title_zh: str = ""
     claim_zh: str = ""
     effect: Mapping[str, Any] = field(default_factory=dict, hash=False)

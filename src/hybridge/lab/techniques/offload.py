@@ -17,7 +17,7 @@ from torch import nn
 from ..harness.memory import storage_bytes
 from .evidence import looked_at
 from .pipeline_context import PipelineContext
-from .requirements import no_room, not_installed
+from .requirements import no_room
 from .technique import Applied, Missing, Proof, Technique, row
 
 
@@ -153,22 +153,17 @@ def _has_group_hook(module: nn.Module) -> bool:
     return registry is not None and registry.get_hook("group_offloading") is not None
 
 
-def _no_accelerate(_: PipelineContext) -> Missing | None:
-    return not_installed("accelerate", instead="group-offload")
-
-
 def _no_disk(context: PipelineContext) -> Missing | None:
     return no_room(context.folder, sum(storage_bytes(part) for _, part in _parts(context)))
 
 
 ROWS: tuple[Technique, ...] = (
-    row("model-offload", _model, _no_accelerate),
+    row("model-offload", _model),
     row(
         "sequential-offload",
         _by_layer(_to_cpu, "; on a CPU they wait in the same memory, and nothing is saved"),
-        _no_accelerate,
     ),
-    row("disk-offload", _by_layer(_to_disk, ""), lambda context: _no_accelerate(context) or _no_disk(context)),
+    row("disk-offload", _by_layer(_to_disk, ""), _no_disk),
     row("group-offload", _in_groups(disk=False)),
     row("group-offload-disk", _in_groups(disk=True), _no_disk),
 )

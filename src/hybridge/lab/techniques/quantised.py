@@ -242,16 +242,10 @@ def _is_packed(layer: nn.Module) -> bool:
     return type(layer).__module__.startswith("torch.ao.nn.quantized.dynamic")
 
 
-def _no_torchao(_: PipelineContext) -> Missing | None:
-    return not_installed("torchao", instead="quanto-int8")
-
-
 def _no_int4(context: PipelineContext) -> Missing | None:
-    return _no_torchao(context) or not_installed("mslk", instead="torchao-int8, or bitsandbytes-nf4 for four bits")
-
-
-def _absent(distribution: str) -> Callable[[PipelineContext], Missing | None]:
-    return lambda _: not_installed(distribution, instead="torchao-int8")
+    return not_installed("torchao", instead="quanto-int8") or not_installed(
+        "mslk", instead="torchao-int8, or bitsandbytes-nf4 for four bits"
+    )
 
 
 def _no_torch_ao(context: PipelineContext) -> Missing | None:
@@ -266,29 +260,25 @@ def _no_torch_ao(context: PipelineContext) -> Missing | None:
 
 
 ROWS: tuple[Technique, ...] = (
-    row("torchao-int8", _quantised(_torchao("Int8WeightOnlyConfig"), _weight_is("Int8Tensor")), _no_torchao),
+    row("torchao-int8", _quantised(_torchao("Int8WeightOnlyConfig"), _weight_is("Int8Tensor"))),
     row(
         "torchao-int8-dynamic",
         _quantised(_torchao("Int8DynamicActivationInt8WeightConfig"), _weight_is("Int8Tensor", dynamic=True)),
-        _no_torchao,
     ),
-    row("torchao-fp8", _quantised(_torchao("Float8WeightOnlyConfig"), _weight_is("Float8Tensor")), _no_torchao),
+    row("torchao-fp8", _quantised(_torchao("Float8WeightOnlyConfig"), _weight_is("Float8Tensor"))),
     row("torchao-int4", _quantised(_torchao("Int4WeightOnlyConfig"), _weight_is("Int4Tensor")), _no_int4),
     row(
         "bitsandbytes-int8",
         _quantised(_bitsandbytes_int8, _class_is("bitsandbytes.Linear8bitLt")),
-        _absent("bitsandbytes"),
     ),
     row(
         "bitsandbytes-nf4",
         _quantised(_bitsandbytes_nf4, _class_is("bitsandbytes.Linear4bit")),
-        _absent("bitsandbytes"),
     ),
     row(
         "quanto-int8",
         _quantised(_quanto, _class_is("optimum.QLinear", "optimum.QConv2d")),
-        _absent("optimum-quanto"),
     ),
-    row("sdnq-int8", _quantised(_sdnq, _class_is("sdnq.SDNQLinear")), _absent("sdnq")),
+    row("sdnq-int8", _quantised(_sdnq, _class_is("sdnq.SDNQLinear"))),
     row("torch-ao-dynamic", _quantised(_torch_ao, _is_packed), _no_torch_ao),
 )

@@ -64,6 +64,16 @@ def row(
     apply: Callable[[PipelineContext], Applied],
     why_missing: Callable[[PipelineContext], Missing | None] = lambda _: None,
 ) -> Technique:
-    """The technique whose facts the catalogue has under this name."""
-    facts = {each.name: getattr(FACTS[name], each.name) for each in dataclasses.fields(Facts)}
-    return Technique(**facts, apply=apply, why_missing=why_missing)
+    """The technique whose facts the catalogue has under this name.
+
+    Where the row says what lives instead, its ``needs`` are looked for once ``why_missing`` has nothing to say.
+    """
+    facts = FACTS[name]
+
+    def look(context: PipelineContext) -> Missing | None:
+        from .requirements import not_installed  # which brings torch along
+
+        return why_missing(context) or not_installed(*facts.needs, instead=facts.instead)
+
+    kept = {each.name: getattr(facts, each.name) for each in dataclasses.fields(Facts)}
+    return Technique(**kept, apply=apply, why_missing=look if facts.instead else why_missing)

@@ -12,7 +12,7 @@ import torch
 from .evidence import spared
 from .patching import remembered
 from .pipeline_context import PipelineContext
-from .requirements import no_unet, not_installed
+from .requirements import no_unet
 from .technique import Applied, Missing, Proof, Technique, Witness, row
 
 #: Of the tokens, so many are merged away: ToMe's default.
@@ -77,10 +77,6 @@ def _tokens_into(modules: list[Any]) -> Iterator[list[int]]:
         yield lengths
 
 
-def _why_not_tome(context: PipelineContext) -> Missing | None:
-    return no_unet(context) or not_installed("tomesd", instead="deepcache")
-
-
 def _tgate(context: PipelineContext) -> Applied:
     loader = getattr(importlib.import_module("tgate"), _LOADERS[type(context.pipe).__name__])
     put_back = remembered(context.pipe.unet, "forward", "cache")
@@ -112,11 +108,11 @@ def _why_not_tgate(context: PipelineContext) -> Missing | None:
     kind = type(context.pipe).__name__
     if kind not in _LOADERS:
         return Missing("unavailable", f"T-GATE has a loop of its own for {' and '.join(_LOADERS)}, none for {kind}")
-    return not_installed("tgate", instead="cfg-cutoff-50")
+    return None
 
 
 ROWS: tuple[Technique, ...] = (
-    row("tome", lambda context: _tome(context, max_downsample=1), _why_not_tome),
-    row("tome-all", lambda context: _tome(context, max_downsample=4), _why_not_tome),
+    row("tome", lambda context: _tome(context, max_downsample=1), no_unet),
+    row("tome-all", lambda context: _tome(context, max_downsample=4), no_unet),
     row("tgate", _tgate, _why_not_tgate),
 )
