@@ -18,7 +18,7 @@ from hybridge.engine.options import choose_device
 from hybridge.lab.harness import record
 from hybridge.lab.harness.environment import environment
 from hybridge.lab.serve_bench.cases import Kind, Load, ServeArguments
-from hybridge.lab.serve_bench.load_generator import OK, Bounds, Shot, closed
+from hybridge.lab.serve_bench.load_generator import OK, Bounds, PreparedRequest, closed
 from hybridge.lab.serve_bench.served_model import latents
 from hybridge.lab.serve_bench.servers import SERVERS, started
 from hybridge.models import look_up
@@ -45,9 +45,9 @@ def engine_alone(parent: Connection, size: int) -> None:
         pass
 
 
-def served(shot: Shot, clients: int, bounds: Bounds) -> float:
+def served(request: PreparedRequest, clients: int, bounds: Bounds) -> float:
     """Pictures a second from the first request to the last answer."""
-    samples = closed([shot] * clients, bounds)
+    samples = closed([request] * clients, bounds)
     failed = [sample.outcome for sample in samples if sample.outcome != OK]
     if failed:
         raise SystemExit(f"the server answered {failed[0]}")
@@ -65,14 +65,14 @@ def measure(size: int, clients: int, seconds: float, turns: int) -> dict[str, li
     samples: dict[str, list[float]] = {"engine": [], "server": []}
     try:
         ours.recv()
-        with started(SERVERS["hybridge"], load, asked) as (shot,):
+        with started(SERVERS["hybridge"], load, asked) as (request,):
             for turn in range(turns):
                 for who in ("engine", "server") if turn % 2 else ("server", "engine"):
                     if who == "engine":
                         ours.send(seconds)
                         samples[who].append(ours.recv())
                     else:
-                        samples[who].append(served(shot, clients, asked.bounds))
+                        samples[who].append(served(request, clients, asked.bounds))
     finally:
         ours.close()
         process.join()

@@ -23,7 +23,7 @@ from hybridge.lab.harness import record
 from hybridge.lab.harness.stats import percentile
 from hybridge.lab.serve_bench import load_generator, report, runner, servers
 from hybridge.lab.serve_bench.cases import Kind, Load, ServeArguments, loads_of
-from hybridge.lab.serve_bench.load_generator import Bounds, Sample, Shot
+from hybridge.lab.serve_bench.load_generator import Bounds, PreparedRequest, Sample
 from hybridge.server.process.server import running
 
 ARGUMENTS = ServeArguments(
@@ -79,14 +79,14 @@ def address(counting: Counting) -> Iterator[str]:
         yield address
 
 
-def shot(address: str, name: str) -> Shot:
-    return Shot(name, f"{address}/{name}", {}, b"body")
+def request(address: str, name: str) -> PreparedRequest:
+    return PreparedRequest(name, f"{address}/{name}", {}, b"body")
 
 
 def test_a_closed_loop_sends_what_it_was_asked_to_over_one_connection_for_each_client(
     counting: Counting, address: str
 ) -> None:
-    samples = load_generator.closed([shot(address, "good")] * 3, Bounds(None, 20))
+    samples = load_generator.closed([request(address, "good")] * 3, Bounds(None, 20))
     assert counting.seen == {"good": 20} == Counter(sample.kind for sample in samples)
     assert len(counting.connections) == 3
     assert {sample.outcome for sample in samples} == {load_generator.OK}
@@ -95,15 +95,15 @@ def test_a_closed_loop_sends_what_it_was_asked_to_over_one_connection_for_each_c
 
 
 def test_a_closed_loop_ends_in_time(counting: Counting, address: str) -> None:
-    samples = load_generator.closed([shot(address, "good")], Bounds(0.2, None))
+    samples = load_generator.closed([request(address, "good")], Bounds(0.2, None))
     assert len(samples) == counting.seen["good"] > 1
     assert samples[-1].at_s < 0.2
 
 
 def test_errors_are_counted_by_kind(address: str) -> None:
-    shots = [shot(address, name) for name in ("busy", "page", "nowhere")]
-    shots.append(Shot("gone", "http://127.0.0.1:9/", {}, b""))
-    samples = load_generator.closed(shots, Bounds(None, 4))
+    requests = [request(address, name) for name in ("busy", "page", "nowhere")]
+    requests.append(PreparedRequest("gone", "http://127.0.0.1:9/", {}, b""))
+    samples = load_generator.closed(requests, Bounds(None, 4))
     assert Counter(sample.outcome for sample in samples) == {
         "429 Overloaded": 1,
         "200 text/html": 1,
@@ -113,7 +113,7 @@ def test_errors_are_counted_by_kind(address: str) -> None:
 
 
 def test_an_open_loop_is_bounded_and_counts_from_when_a_request_was_due(counting: Counting, address: str) -> None:
-    due = [(0.0, shot(address, "stuck")), (0.01, shot(address, "stuck")), (0.02, shot(address, "good"))]
+    due = [(0.0, request(address, "stuck")), (0.01, request(address, "stuck")), (0.02, request(address, "good"))]
     samples = load_generator.open_loop(due, 2, Bounds(5.0, None, limit_s=0.3))
     outcomes = {sample.kind: sample for sample in samples}
     assert outcomes["stuck"].outcome == "TimeoutError"
@@ -126,7 +126,7 @@ def test_an_open_loop_is_bounded_and_counts_from_when_a_request_was_due(counting
 
 
 def test_what_could_not_be_sent_in_time_is_not_sent(counting: Counting, address: str) -> None:
-    due = [(0.0, shot(address, "stuck")), (0.01, shot(address, "good"))]
+    due = [(0.0, request(address, "stuck")), (0.01, request(address, "good"))]
     samples = load_generator.open_loop(due, 1, Bounds(0.1, None, limit_s=0.4))
     assert sorted((sample.kind, sample.outcome) for sample in samples) == [
         ("good", load_generator.NOT_SENT),
@@ -136,13 +136,13 @@ def test_what_could_not_be_sent_in_time_is_not_sent(counting: Counting, address:
 
 
 def test_arrivals_are_drawn_by_weight_at_the_rate_and_always_the_same() -> None:
-    shots = [shot("http://x", "small"), shot("http://x", "large")]
-    arrivals = load_generator.poisson(shots, [3, 1], 100.0, Bounds(100.0, None), seed=1)
-    assert arrivals == load_generator.poisson(shots, [3, 1], 100.0, Bounds(100.0, None), seed=1)
+    requests = [request("http://x", "small"), request("http://x", "large")]
+    arrivals = load_generator.poisson(requests, [3, 1], 100.0, Bounds(100.0, None), seed=1)
+    assert arrivals == load_generator.poisson(requests, [3, 1], 100.0, Bounds(100.0, None), seed=1)
     assert len(arrivals) == pytest.approx(10_000, rel=0.05)
     assert sum(one.kind == "large" for _, one in arrivals) / len(arrivals) == pytest.approx(0.25, abs=0.02)
     assert arrivals[-1][0] < 100.0
-    assert len(load_generator.poisson(shots, [1, 1], 100.0, Bounds(None, 7), seed=1)) == 7
+    assert len(load_generator.poisson(requests, [1, 1], 100.0, Bounds(None, 7), seed=1)) == 7
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_server_that_ends_before_it_answers_is_named_with_its_last_words() -> 
 def test_requests_are_what_a_server_understands(server: str, small: str) -> None:
     kind = Kind(small.replace("mine=", "sd-v1="), 64)
     address = Address.parse(server)
-    (sample,) = load_generator.closed([servers.shot_at_hybridge(address, kind, ARGUMENTS)], Bounds(None, 1))
+    (sample,) = load_generator.closed([servers.request_to_hybridge(address, kind, ARGUMENTS)], Bounds(None, 1))
     assert sample.outcome == load_generator.OK
     assert {"device", "encode"} <= set(sample.stages_ms)
 

@@ -111,15 +111,15 @@ class ForkServer:
         files = {name: self._folder / name for name in ("job", "said", "complained")}
         files["job"].write_text(json.dumps({**job, "asker": self._process.pid}), encoding="utf-8")
         order = {**{name: str(path) for name, path in files.items()}, "variables": dict(variables or {})}
-        line = _Line(self._process)
+        channel = _ForkChannel(self._process)
         try:
-            line.write(order)
-            child = line.hear(None)
+            channel.send(order)
+            child = channel.read_number(None)
             assert child is not None  # noqa: S101 - without a limit there is a number
-            status = _status_of(child, line, limit_s)
+            status = _status_of(child, channel, limit_s)
             is_late = status is None
             if is_late:
-                status = line.hear(None)
+                status = channel.read_number(None)
         except (OSError, EOFError):
             how = _how_it_ended(self._process.wait(), "").rstrip(",")
             return {"missing": f"the process that had loaded the libraries has ended: {how}"}
@@ -148,7 +148,7 @@ class ForkServer:
         )
 
 
-class _Line:
+class _ForkChannel:
     """To a fork server for one job: orders go down, numbers come back."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -156,36 +156,36 @@ class _Line:
         assert process.stdout is not None  # noqa: S101 - it has pipes
         # Read and written without buffers: what lies in one is not seen by select.
         self._orders, self._numbers = process.stdin.fileno(), process.stdout.fileno()
-        self._heard = b""
+        self._received = b""
 
-    def write(self, order: dict[str, Any]) -> None:
+    def send(self, order: dict[str, Any]) -> None:
         """Raises OSError when nobody reads it."""
         os.write(self._orders, json.dumps(order).encode() + b"\n")
 
-    def hear(self, limit_s: float | None) -> int | None:
+    def read_number(self, limit_s: float | None) -> int | None:
         """The number in the next line; None when that takes too long.
 
         Raises:
             EOFError: when there will be none.
         """
         until = None if limit_s is None else time.monotonic() + limit_s
-        while b"\n" not in self._heard:
+        while b"\n" not in self._received:
             left_s = None if until is None else max(0.0, until - time.monotonic())
             if not select.select([self._numbers], [], [], left_s)[0]:
                 return None
             more = os.read(self._numbers, 4096)
             if not more:
                 raise EOFError
-            self._heard += more
-        line, _, self._heard = self._heard.partition(b"\n")
+            self._received += more
+        line, _, self._received = self._received.partition(b"\n")
         return int(line)
 
 
-def _status_of(child: int, line: _Line, limit_s: float | None) -> int | None:
+def _status_of(child: int, channel: _ForkChannel, limit_s: float | None) -> int | None:
     """How it ended; None when it was ended for taking too long."""
     status = None
     try:
-        status = line.hear(limit_s)
+        status = channel.read_number(limit_s)
     finally:
         if status is None:  # too long, or Ctrl-C, or without the fork server
             with contextlib.suppress(ProcessLookupError):

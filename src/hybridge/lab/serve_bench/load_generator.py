@@ -35,7 +35,7 @@ _IDLE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class PreparedRequest:
     """A request, ready to be sent as often as it is needed.
 
     Attributes:
@@ -85,13 +85,13 @@ class Bounds:
     limit_s: float = 600.0
 
 
-def closed(clients: Sequence[Shot], bounds: Bounds) -> list[Sample]:
-    """One client for each shot, which it sends again and again."""
+def closed(clients: Sequence[PreparedRequest], bounds: Bounds) -> list[Sample]:
+    """One client for each request, which it sends again and again."""
     samples: list[Sample] = []
     # Shared by all threads: in CPython one step of either is not interrupted.
     left: Iterator[int] = itertools.count() if bounds.requests is None else iter(range(bounds.requests))
 
-    def client(shot: Shot) -> None:
+    def client(request: PreparedRequest) -> None:
         with _Client(bounds.limit_s) as connection:
             while True:
                 now = time.perf_counter()
@@ -99,20 +99,22 @@ def closed(clients: Sequence[Shot], bounds: Bounds) -> list[Sample]:
                     return
                 if next(left, None) is None:
                     return
-                sample = connection.send(shot, now, begun)
+                sample = connection.send(request, now, begun)
                 samples.append(sample)
                 if sample.outcome != OK:
                     time.sleep(_PAUSE_S)
 
     begun = time.perf_counter()
-    threads = [_thread(client, shot) for shot in clients]
+    threads = [_thread(client, request) for request in clients]
     for thread in threads:
         thread.join()
     return samples
 
 
-def open_loop(arrivals: Sequence[tuple[float, Shot]], most_in_flight: int, bounds: Bounds) -> list[Sample]:
-    """Every shot at its second, or as soon after it as fewer than ``most_in_flight`` are under way.
+def open_loop(
+    arrivals: Sequence[tuple[float, PreparedRequest]], most_in_flight: int, bounds: Bounds
+) -> list[Sample]:
+    """Every request at its second, or as soon after it as fewer than ``most_in_flight`` are under way.
 
     Args:
         arrivals: In the order of their seconds, such as :func:`poisson` makes.
@@ -125,41 +127,41 @@ def open_loop(arrivals: Sequence[tuple[float, Shot]], most_in_flight: int, bound
     for _ in range(most_in_flight):
         idle.put(_Client(bounds.limit_s))
 
-    def one(client: _Client, shot: Shot, meant: float) -> None:
+    def one(client: _Client, request: PreparedRequest, meant: float) -> None:
         try:
-            samples.append(client.send(shot, meant, begun))
+            samples.append(client.send(request, meant, begun))
         finally:
             idle.put(client)
 
     begun = time.perf_counter()
-    for at_s, shot in arrivals:
+    for at_s, request in arrivals:
         time.sleep(max(0.0, begun + at_s - time.perf_counter()))
         over_s = None if bounds.seconds is None else max(0.0, begun + bounds.seconds - time.perf_counter())
         try:
             client = idle.get(timeout=over_s) if idle.empty() else idle.get_nowait()  # also by who is a little late
         except queue.Empty:
-            samples.append(Sample(shot.kind, at_s, None, NOT_SENT))
+            samples.append(Sample(request.kind, at_s, None, NOT_SENT))
         else:
-            _thread(one, client, shot, begun + at_s)
+            _thread(one, client, request, begun + at_s)
     for _ in range(most_in_flight):
         idle.get().close()
     return samples
 
 
 def poisson(
-    shots: Sequence[Shot], weights: Sequence[int], rate: float, bounds: Bounds, seed: int
-) -> list[tuple[float, Shot]]:
+    requests: Sequence[PreparedRequest], weights: Sequence[int], rate: float, bounds: Bounds, seed: int
+) -> list[tuple[float, PreparedRequest]]:
     """Arrivals that know nothing of each other, at ``rate`` in a second, each of a kind drawn by weight.
 
     Equal arguments give equal arrivals, so that every server is asked the same at the same moments.
     """
     draw = random.Random(seed)  # noqa: S311 - traffic, not secrets
-    arrivals: list[tuple[float, Shot]] = []
+    arrivals: list[tuple[float, PreparedRequest]] = []
     at_s = draw.expovariate(rate)
     while (bounds.seconds is None or at_s < bounds.seconds) and (
         bounds.requests is None or len(arrivals) < bounds.requests
     ):
-        arrivals.append((at_s, draw.choices(shots, weights)[0]))
+        arrivals.append((at_s, draw.choices(requests, weights)[0]))
         at_s += draw.expovariate(rate)
     return arrivals
 
@@ -197,26 +199,26 @@ class _Client:
             self._connection.close()
             self._connection = None
 
-    def send(self, shot: Shot, meant: float, begun: float) -> Sample:
+    def send(self, request: PreparedRequest, meant: float, begun: float) -> Sample:
         """One request and its answer; times are those of ``time.perf_counter``."""
         stages_ms: dict[str, float] = {}
         if time.perf_counter() - self._used > _IDLE_S:
             self.close()
         try:
-            outcome, stages_ms = self._answer(shot)
+            outcome, stages_ms = self._answer(request)
         except (OSError, http.client.HTTPException) as error:
             outcome = type(error).__name__
             self.close()
         self._used = time.perf_counter()
-        return Sample(shot.kind, meant - begun, self._used - meant, outcome, stages_ms)
+        return Sample(request.kind, meant - begun, self._used - meant, outcome, stages_ms)
 
-    def _answer(self, shot: Shot) -> tuple[str, dict[str, float]]:
-        url = urlsplit(shot.url)
+    def _answer(self, request: PreparedRequest) -> tuple[str, dict[str, float]]:
+        url = urlsplit(request.url)
         if self._connection is None:
             kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
             self._connection = kind(url.netloc, timeout=self._limit_s)
         self._connection.request(
-            "POST", urlunsplit(("", "", url.path, url.query, "")), shot.body, dict(shot.headers)
+            "POST", urlunsplit(("", "", url.path, url.query, "")), request.body, dict(request.headers)
         )
         response = self._connection.getresponse()
         content = response.read()

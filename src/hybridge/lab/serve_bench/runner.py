@@ -21,8 +21,8 @@ from ..harness.record import Record
 from ..harness.runner import Progress, Turn, described, no_progress, run_benchmark
 from ..harness.worker_process import ask
 from .cases import Load, ServeArguments
-from .load_generator import OK, Sample, Shot, closed, deal, open_loop, poisson
-from .servers import SERVERS, Server, first_outcome, shot_at_hybridge, started
+from .load_generator import OK, PreparedRequest, Sample, closed, deal, open_loop, poisson
+from .servers import SERVERS, Server, first_outcome, request_to_hybridge, started
 
 BENCHMARK = "serve"
 
@@ -72,14 +72,14 @@ def run(arguments: ServeArguments, path: Path, *, resume: bool = False, progress
     )
 
 
-def send(shots: list[Shot], load: Load, arguments: ServeArguments) -> list[Sample]:
+def send(requests: list[PreparedRequest], load: Load, arguments: ServeArguments) -> list[Sample]:
     """One load, closed or open, to a server that is ready."""
     weights = [kind.weight for kind in load.kinds]
     if arguments.rate is not None:
-        arrivals = poisson(shots, weights, arguments.rate, arguments.bounds, arguments.seed)
+        arrivals = poisson(requests, weights, arguments.rate, arguments.bounds, arguments.seed)
         return open_loop(arrivals, arguments.in_flight, arguments.bounds)
     dealt = deal(weights, arguments.clients_of(load))
-    clients = [shot for shot, count in zip(shots, dealt, strict=True) for _ in range(count)]
+    clients = [request for request, count in zip(requests, dealt, strict=True) for _ in range(count)]
     return closed(clients, arguments.bounds)
 
 
@@ -104,15 +104,15 @@ def _engine_alone(load: Load, arguments: ServeArguments, limit_s: float) -> dict
 
 def _samples(server: Server, load: Load, arguments: ServeArguments) -> list[Sample]:
     if arguments.url is None:
-        with started(server, load, arguments) as shots:
-            return send(shots, load, arguments)
+        with started(server, load, arguments) as requests:
+            return send(requests, load, arguments)
     address = Address.parse(arguments.url)
-    shots = [shot_at_hybridge(address, kind, arguments) for kind in load.kinds]
-    for shot in shots:
-        outcome = first_outcome(shot, arguments.limit_s)
+    requests = [request_to_hybridge(address, kind, arguments) for kind in load.kinds]
+    for request in requests:
+        outcome = first_outcome(request, arguments.limit_s)
         if outcome != OK:
-            raise EngineFailure(f"{address} does not answer {shot.kind}", saw=outcome)
-    return send(shots, load, arguments)
+            raise EngineFailure(f"{address} does not answer {request.kind}", saw=outcome)
+    return send(requests, load, arguments)
 
 
 def _check_sizes(arguments: ServeArguments) -> None:

@@ -25,7 +25,7 @@ from urllib.parse import urlencode
 from ...client.address import Address
 from ...errors import EngineFailure
 from .cases import Kind, Load, ServeArguments
-from .load_generator import OK, Bounds, Shot, closed
+from .load_generator import OK, Bounds, PreparedRequest, closed
 from .served_model import latents, packed
 
 #: Seconds for a server to finish once it is told to end.
@@ -46,14 +46,14 @@ class Server:
     Attributes:
         name: On the command line and in records.
         title: In tables.
-        shot: The request for pictures of a kind; takes the address, the kind and the arguments.
+        request: The request for pictures of a kind; takes the address, the kind and the arguments.
         command: Starts it on a port; None for what is no server.
         package: What must be installed, or None.
     """
 
     name: str
     title: str
-    shot: Callable[[Address, Kind, ServeArguments], Shot] | None = None
+    request: Callable[[Address, Kind, ServeArguments], PreparedRequest] | None = None
     command: Callable[[int, Load, ServeArguments], list[str]] | None = None
     package: str | None = None
 
@@ -64,19 +64,19 @@ class Server:
         return f"{self.package} is not installed"
 
 
-def shot_at_hybridge(address: Address, kind: Kind, arguments: ServeArguments) -> Shot:
+def request_to_hybridge(address: Address, kind: Kind, arguments: ServeArguments) -> PreparedRequest:
     """A decode as any program would send it."""
     given = latents(kind.model, kind.size, arguments.seed)
     query = [("shape", side) for side in given.shape] + [("dtype", "float32"), ("do_scaling", "false")]
     headers = {"content-type": "tensor/binary", "accept": f"image/{arguments.picture_format}"}
     url = address.resolve(f"/v1/{kind.name}/decode", urlencode(query))
-    return Shot(kind.title, str(url), headers | address.headers(), given.numpy().tobytes())
+    return PreparedRequest(kind.title, str(url), headers | address.headers(), given.numpy().tobytes())
 
 
-def _shot_at_rival(address: Address, kind: Kind, arguments: ServeArguments) -> Shot:
+def _request_to_rival(address: Address, kind: Kind, arguments: ServeArguments) -> PreparedRequest:
     body = packed(kind.model, kind.size, arguments.seed)
     url = address.resolve(f"/{kind.name}")
-    return Shot(kind.title, str(url), {"content-type": "application/octet-stream"}, body)
+    return PreparedRequest(kind.title, str(url), {"content-type": "application/octet-stream"}, body)
 
 
 def _hybridge(port: int, load: Load, arguments: ServeArguments) -> list[str]:
@@ -101,9 +101,9 @@ def _models(load: Load) -> list[str]:
 
 _ROWS = (
     Server("engine", "the engine alone"),
-    Server("hybridge", "hybridge", shot_at_hybridge, _hybridge),
-    Server("litserve", "LitServe, diffusers' decode", _shot_at_rival, _behind("litserve"), "litserve"),
-    Server("ray", "Ray Serve, diffusers' decode", _shot_at_rival, _behind("ray"), "ray"),
+    Server("hybridge", "hybridge", request_to_hybridge, _hybridge),
+    Server("litserve", "LitServe, diffusers' decode", _request_to_rival, _behind("litserve"), "litserve"),
+    Server("ray", "Ray Serve, diffusers' decode", _request_to_rival, _behind("ray"), "ray"),
 )
 
 #: By name, in the order in which they take turns.
@@ -111,17 +111,17 @@ SERVERS: dict[str, Server] = {row.name: row for row in _ROWS}
 
 
 @contextmanager
-def started(server: Server, load: Load, arguments: ServeArguments) -> Iterator[list[Shot]]:
-    """Runs a server inside the ``with`` block, which gets a shot for each kind; each was answered once.
+def started(server: Server, load: Load, arguments: ServeArguments) -> Iterator[list[PreparedRequest]]:
+    """Runs a server inside the ``with`` block, which gets a request for each kind; each was answered once.
 
     Raises:
         EngineFailure: when it ends or does not answer, with the last that it said.
     """
-    if server.command is None or server.shot is None:
+    if server.command is None or server.request is None:
         raise EngineFailure("not a server", saw=server.name)
     port = _free_port()
     address = Address.parse(f"http://127.0.0.1:{port}")
-    shots = [server.shot(address, kind, arguments) for kind in load.kinds]
+    requests = [server.request(address, kind, arguments) for kind in load.kinds]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter
             server.command(port, load, arguments),
@@ -131,11 +131,11 @@ def started(server: Server, load: Load, arguments: ServeArguments) -> Iterator[l
             start_new_session=True,
         )
         try:
-            for shot in shots:
-                outcome = _first_outcome(process, shot, arguments.limit_s)
+            for request in requests:
+                outcome = _first_outcome(process, request, arguments.limit_s)
                 if outcome != OK:
                     raise EngineFailure(f"{server.title} did not answer", saw=f"{outcome}; {_last_line(said)}")
-            yield shots
+            yield requests
         finally:
             _end(process)
 
@@ -147,17 +147,17 @@ def _free_port() -> int:
         return port
 
 
-def first_outcome(shot: Shot, limit_s: float) -> str:
+def first_outcome(request: PreparedRequest, limit_s: float) -> str:
     """What becomes of one request, which also warms up what answers it."""
-    (sample,) = closed([shot], Bounds(None, 1, limit_s))
+    (sample,) = closed([request], Bounds(None, 1, limit_s))
     return sample.outcome
 
 
-def _first_outcome(process: subprocess.Popen[bytes], shot: Shot, limit_s: float) -> str:
+def _first_outcome(process: subprocess.Popen[bytes], request: PreparedRequest, limit_s: float) -> str:
     """What becomes of one request, which is sent again for as long as the server starts."""
     until = time.monotonic() + limit_s
     while True:
-        outcome = first_outcome(shot, limit_s)
+        outcome = first_outcome(request, limit_s)
         if not outcome.startswith(_STARTING) or time.monotonic() > until:
             return outcome
         if process.poll() is not None:

@@ -55,8 +55,8 @@ def _cut_off(share: float) -> Callable[[PipelineContext], Applied]:
             for name in tensors.keys() & _DOUBLED:
                 tensors[name] = tensors[name].chunk(2)[-1]  # first what is not wanted, then what is
             pipe._guidance_scale = 0.0  # set anew at every call
-            for hear in context.guidance_ended:
-                hear(step)
+            for callback in context.guidance_ended:
+                callback(step)
 
         context.after_step.append(end_guidance)
         return Applied(counted(lambda: context.denoiser, _halved), lambda: context.after_step.remove(end_guidance))

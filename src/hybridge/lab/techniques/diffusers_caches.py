@@ -100,9 +100,9 @@ class _Clock:
             1000 if type(context.pipe).__name__.startswith("Flux") else 1
         )  # Flux calls its last timestep 1
         self.timestep = 1000.0
-        self.listener = context.denoiser.register_forward_pre_hook(self._hear, with_kwargs=True)
+        self.listener = context.denoiser.register_forward_pre_hook(self._read_timestep, with_kwargs=True)
 
-    def _hear(self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _read_timestep(self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = kwargs["timestep"] if "timestep" in kwargs else args[1]
         self.timestep = float(torch.as_tensor(given).flatten()[0]) * self._scale
 

@@ -105,6 +105,6 @@ class PipelineContext:
         return [name for name in doubled if name in self.pipe._callback_tensor_inputs]
 
     def _stepped(self, _pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        for hear in self.after_step:
-            hear(self, step, tensors)
+        for callback in self.after_step:
+            callback(self, step, tensors)
         return tensors

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from ..harness.memory import storage_bytes
-from .aside import Aside, no_room_for
 from .evidence import CallLog, counted
 from .pipeline_context import PipelineContext
 from .technique import Applied, Proof, Technique, row
+from .weight_backup import WeightBackup, no_room_for
 from .weights import restore, weights
 
 
@@ -20,7 +20,7 @@ def _half(dtype: torch.dtype) -> Callable[[PipelineContext], Applied]:
 
     def apply(context: PipelineContext) -> Applied:
         before, before_bytes = context.denoiser.dtype, storage_bytes(context.denoiser)
-        way_back = _put_aside(context, dtype)
+        way_back = _backed_up(context, dtype)
         context.pipe.to(dtype=dtype)
 
         def judge(log: CallLog) -> Proof:
@@ -41,7 +41,7 @@ def _modules(pipe: Any) -> dict[str, torch.nn.Module]:
     return {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
 
 
-def _put_aside(context: PipelineContext, dtype: torch.dtype) -> Callable[[], None] | None:
+def _backed_up(context: PipelineContext, dtype: torch.dtype) -> Callable[[], None] | None:
     """Keeps what is about to be rounded to ``dtype``; returns what puts it back, or None where nothing was kept."""
     rounded = {
         part: {name: tensor for name, tensor in weights(module) if _is_rounded(tensor, dtype)}
@@ -51,14 +51,14 @@ def _put_aside(context: PipelineContext, dtype: torch.dtype) -> Callable[[], Non
         context.folder, (one for part in rounded.values() for one in part.values())
     ):
         return None
-    aside = Aside(context.folder)
-    read = {id(tensor): aside.put(tensor) for part in rounded.values() for tensor in part.values()}
+    backup = WeightBackup(context.folder)
+    read = {id(tensor): backup.save(tensor) for part in rounded.values() for tensor in part.values()}
     kept = {part: {name: read[id(tensor)] for name, tensor in tensors.items()} for part, tensors in rounded.items()}
 
     def undo() -> None:
         for part, module in _modules(context.pipe).items():
             restore(module, kept.get(part, {}), context.device)
-        aside.clear()
+        backup.clear()
 
     return undo
 

@@ -1,4 +1,4 @@
-"""Weights that are put aside in files, bit for bit, for the way back of a technique that rounds them.
+"""Copies of weights in files, bit for bit, for the way back of a technique that rounds them.
 
 What was there need not be what the pipeline was loaded from: a VAE was replaced, a LoRA merged.  Memory would hold
 both precisions at once, which halving the precision is meant to save.
@@ -20,14 +20,14 @@ from .technique import Missing
 _ALIGNED_BYTES = 64
 
 
-class Aside:
+class WeightBackup:
     """Tensors in files of a folder of their own, which goes with the context's."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="aside-", dir=folder))
+        self._folder = Path(tempfile.mkdtemp(prefix="backup-", dir=folder))
         self._count = 0
 
-    def put(self, tensor: torch.Tensor) -> Callable[[torch.device], torch.Tensor]:
+    def save(self, tensor: torch.Tensor) -> Callable[[torch.device], torch.Tensor]:
         """Writes a tensor; what is returned reads it back, with its dtype, strides and alignment, onto a device.
 
         Raises:
