@@ -1,6 +1,6 @@
-"""THE MATHS: tensors in, tensors out.
+"""The numerical part: it takes tensors and gives tensors.
 
-Knows models and torch; never the wire, the waiting line or HTTP.
+It knows models and torch, but not the wire format, the queue or HTTP.
 """
 
 from .engine import Engine

@@ -1,4 +1,4 @@
-"""The facade: one loaded VAE on one device, decoding and encoding."""
+"""The engine's public interface: one loaded VAE on one device that decodes and encodes."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ from .runner import Runner, arithmetic_for
 
 @dataclass(slots=True)
 class Engine:
-    """One VAE, ready.  Not thread-safe: one thread owns the device.
+    """One loaded VAE.  Not thread-safe: one thread owns the device.
 
     Attributes:
-        spec: What the model is.
-        module: diffusers' module.
-        device: Where it runs, and why there.
-        dtype: In which precision, and why in this one.
-        modes: Of running it, those that are allowed.
-        spill: Folder in which a CPU parks activations, if mode ``spill`` is allowed; None for the temporary one.
-        weights_bytes: What it keeps between runs: the module's weights, and the forms of them that runs in strips
-            work with.  Those are made by the first run of a task, and counted from the beginning.
+        spec: The model's row of the catalogue.
+        module: The diffusers module.
+        device: The device that it runs on, and the reason for it.
+        dtype: The precision that it runs in, and the reason for it.
+        modes: The allowed modes of running; see :mod:`.planning.plan`.
+        spill: Folder to which a CPU spills activations, if mode ``spill`` is allowed; None for the system's
+            temporary folder.
+        weights_bytes: Bytes kept between runs: the module's weights, and the transformed copies of them that strip
+            runs use.  The first run of a task makes these copies; they are counted from the beginning.
     """
 
     spec: ModelSpec
@@ -49,7 +50,7 @@ class Engine:
     _runner: Runner = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        runner = Runner(self.module, self.spill, reads_weights=False)  # nobody else has hands on them
+        runner = Runner(self.module, self.spill, reads_weights=False)  # no other code writes to them
         own = sum(tensor.nbytes for tensor in (*self.module.parameters(), *self.module.buffers()))
         kept_bytes = own + (0 if self.modes == ("whole",) else runner.prepared_bytes)
         self._runner = runner
@@ -57,16 +58,16 @@ class Engine:
 
     @classmethod
     def load(cls, spec: ModelSpec, options: EngineOptions | None = None) -> Engine:
-        """Loads the weights, from the hub if they are not on this machine.
+        """Load the weights, from the Hugging Face hub if they are not on this machine.
 
         Raises:
-            ModelUnavailable: when they cannot be had.
+            ModelUnavailable: when the weights cannot be loaded or downloaded.
             EngineFailure: when device or dtype cannot be used for this model.
         """
         options = options or EngineOptions()
         device = choose_device(options.device)
         dtype = choose_dtype(options.dtype, spec, device.value)
-        release_memory()  # what models have left that went before
+        release_memory()  # memory that earlier models have left
         module = run_in_own_thread(lambda: loading.load(spec, dtype.value, device.value))
         keeps_off_the_disk = device.value.type == "cpu" and options.spill is None
         modes: tuple[Mode, ...] = IN_MEMORY if keeps_off_the_disk else WITHIN_ROUNDING
@@ -76,15 +77,15 @@ class Engine:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the module was made with, as its ``config.json`` has it, without where it came from."""
+        """Return the module's configuration as in its ``config.json``, without the path that it came from."""
         return {name: value for name, value in self.module.config.items() if not name.startswith("_")}
 
     @staticmethod
     def expected_bytes(spec: ModelSpec, options: EngineOptions | None = None) -> int:
-        """``weights_bytes`` of an engine that is not loaded yet, from what its files say; fetches them if need be.
+        """Return ``weights_bytes`` of an engine before loading, from its files' headers; download them if needed.
 
         Raises:
-            ModelUnavailable: when they cannot be had.
+            ModelUnavailable: when the weights cannot be loaded or downloaded.
             EngineFailure: when device or dtype cannot be used for this model.
         """
         options = options or EngineOptions()
@@ -102,19 +103,19 @@ class Engine:
         return own
 
     def plan(self, task: Task, batch: int, height: int, width: int, *, budget_bytes: int | None = None) -> Plan:
-        """How pictures of this size would be decoded or encoded, and why; arithmetic only.
+        """Return the plan for decoding or encoding pictures of this size, and its reason.  Nothing is run.
 
         Args:
             task: ``decode`` or ``encode``.
-            batch: Pictures.
-            height: Of a picture, in pixels.
-            width: The same.
-            budget_bytes: What one call may take on top of the weights; None for no bound.
+            batch: Number of pictures.
+            height: Height of a picture in pixels.
+            width: Width of a picture in pixels.
+            budget_bytes: Bytes that one call may take on top of the weights; None for no bound.
 
         Raises:
             RequestError: when a picture is too small.
-            TooLarge: when nothing fits the budget; names the smallest that would.
-            CannotLower: when the module cannot be planned; it then runs as it is.
+            TooLarge: when no plan fits the budget; it names the smallest budget that would do.
+            CannotLower: when the module cannot be planned; it then runs its own forward.
         """
         factor = self.spec.spatial_factor if task == "decode" else 1
         return self._runner.plan(
@@ -133,24 +134,24 @@ class Engine:
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
     ) -> torch.Tensor:
-        """Latents → pictures (B, 3, H, W), about [-1, 1], on the engine's device and in its dtype.
+        """Decode latents to pictures (B, 3, H, W), about [-1, 1], on the engine's device and in its dtype.
 
         Args:
             latents: (B, C, h, w), one item (C, h, w), or packed (B, tokens, 4·C), of any dtype, on any device.
-            sent: The normalisation that they carry, ``spec.normalisation`` for a pipeline's latents; None if they
-                are in VAE space.
-            height: Of the picture, in pixels; needed for packed latents.
-            width: The same.
+            sent: The normalisation of the latents: ``spec.normalisation`` for a pipeline's latents, None for
+                latents in VAE space.
+            height: Height of the picture in pixels; needed for packed latents.
+            width: Width of the picture in pixels; needed for packed latents.
             budget_bytes: As for :meth:`plan`.
-            progress: Called with (strips done, strips in all) after every strip.  Another call may be made from
-                within it: the two share nothing but the weights.
-            should_stop: Asked after every strip; True ends the call.
+            progress: Called with (strips done, strips in total) after every strip.  It may itself call the engine:
+                the two calls share nothing but the weights.
+            should_stop: Called after every strip; True ends the call.
 
         Raises:
-            Stopped: when ``should_stop`` said so.
-            TooLarge: when nothing fits the budget.
-            RequestError: when the latents are not this model's, or hold NaN.
-            OutOfMemory: when the device has no room.
+            Stopped: when ``should_stop`` returned True.
+            TooLarge: when no plan fits the budget.
+            RequestError: when the latents do not fit this model, or contain NaN.
+            OutOfMemory: when the device has too little memory.
             EngineFailure: when the forward fails or overflows.
         """
         layout = latents_layout(latents.shape, self.spec, height, width)
@@ -176,26 +177,26 @@ class Engine:
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
     ) -> torch.Tensor:
-        """Pictures → latents (B, C, H / factor, W / factor), on the engine's device and in its dtype.
+        """Encode pictures to latents (B, C, H / factor, W / factor), on the engine's device and in its dtype.
 
         Args:
             image: uint8 (B, H, W, 3) or (B, 3, H, W), or float (B, 3, H, W); see :func:`.pixels.to_signed`.
             wanted: The normalisation to give the latents; None for VAE space.
-            value_range: What floats mean: ``auto``, ``unit`` or ``signed``.
-            sample: A draw from the posterior instead of its mode.
-            seed: Makes the draw repeatable.
+            value_range: The range of floating-point pixels: ``auto``, ``unit`` or ``signed``.
+            sample: Whether to draw a sample from the posterior instead of taking its mode.
+            seed: Makes the sample repeatable.
             budget_bytes: As for :meth:`decode`.
-            progress: The same.
-            should_stop: The same.
+            progress: As for :meth:`decode`.
+            should_stop: As for :meth:`decode`.
 
         Raises:
-            Stopped: when ``should_stop`` said so.
-            TooLarge: when nothing fits the budget.
-            RequestError: when it is not an image, or a side is no multiple of the model's factor.
-            OutOfMemory: when the device has no room.
+            Stopped: when ``should_stop`` returned True.
+            TooLarge: when no plan fits the budget.
+            RequestError: when the input is not an image, or a side is not a multiple of the model's factor.
+            OutOfMemory: when the device has too little memory.
             EngineFailure: when the forward fails or overflows.
         """
-        # Here, because it takes seconds, and whoever made an engine has it loaded by now.
+        # Imported here because it takes seconds; loading an engine has already imported it.
         from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
         generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
@@ -218,9 +219,9 @@ class Engine:
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
     ) -> torch.Tensor:
-        """Pictures → their posteriors in VAE space, (B, 2·C, H / factor, W / factor), on the engine's device.
+        """Encode pictures to posteriors in VAE space, (B, 2·C, H / factor, W / factor), on the engine's device.
 
-        The first C channels are the mean, the others the logarithm of the variance, as the module gives them.
+        The first C channels are the mean and the others the logarithm of the variance, as the module returns them.
         Arguments and errors are those of :meth:`encode`.
 
         Raises:
@@ -243,7 +244,7 @@ class Engine:
         progress: Progress | None,
         should_stop: ShouldStop | None,
     ) -> torch.Tensor:
-        """As the module gives it: moments, or a tiny autoencoder's latents."""
+        """Return the module's output: moments, or a tiny autoencoder's latents."""
         self.spec.check_encodes()
         signed = pixels.to_signed(image.to(self.device.value), self.spec, value_range).to(self.dtype.value)
         encoded = self._run("encode", signed, budget_bytes, progress, should_stop)

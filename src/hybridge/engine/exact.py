@@ -4,8 +4,9 @@
 
     pipe.vae = hybridge.exact(pipe.vae, budget="2GiB")
 
-Every call is planned for its shape: in strips where that is faster or where the budget asks for it, else as the
-module's own forward.  What cannot run in strips runs as the plain module; :meth:`ExactVAE.why_plain` says why.
+Every call is planned for its shape: it runs in strips where that is faster or where the budget requires it, and as
+the module's own forward otherwise.  A module that cannot run in strips runs as it is; :meth:`ExactVAE.why_plain`
+says why.
 """
 
 from __future__ import annotations
@@ -41,23 +42,24 @@ _log = logging.getLogger(__name__)
 def exact(
     vae: nn.Module, budget: int | str | None = None, *, spill: bool | str | os.PathLike[str] = True
 ) -> ExactVAE:
-    """Wraps a diffusers VAE so that it runs untiled within ``budget``.
+    """Wrap a diffusers VAE so that it runs untiled within ``budget``.
 
-    The pictures are those of ``vae`` without tiling, within rounding; see :mod:`.execution.executor`.
+    The pictures equal those of ``vae`` without tiling, within rounding; see :mod:`.execution.executor`.
 
     Args:
-        vae: An AutoencoderKL, AutoencoderKLFlux2 or AutoencoderTiny; any other module is run as it is.  Of an
-            ExactVAE the wrapped module is taken.
+        vae: An AutoencoderKL, AutoencoderKLFlux2 or AutoencoderTiny; any other module is run as it is.  If it is an
+            ExactVAE, the module that it wraps is used.
         budget: Bytes that one call may take on top of the weights, input and output included: a number, or a string
-            such as ``"2GiB"`` or ``"800MiB"``.  None for what is free when the call comes: on a GPU, and on a CPU
-            where a container or ``ulimit`` bounds the process, else no bound.  Not counted are other forms of the
-            weights, which the first call in strips makes and keeps; ``hybridge plan`` says how many bytes.
-        spill: Whether activations may be parked when nothing else fits the budget: on a CPU in a nameless file in
-            this folder, or in the system's temporary one for True, on a GPU in the host's memory.  A temporary
-            folder that lies in memory, as ``/tmp`` does on some systems, saves none.
+            such as ``"2GiB"`` or ``"800MiB"``.  None means the memory that is free at the time of the call, on a
+            GPU and on a CPU where a container or ``ulimit`` bounds the process; elsewhere no bound.  The
+            transformed copies of the weights, which the first call in strips makes and keeps, are not counted;
+            ``hybridge plan`` prints their size.
+        spill: Whether activations may be offloaded when nothing else fits the budget: on a CPU to an unnamed file
+            in this folder, or in the system's temporary folder for True; on a GPU to the host's memory.  A
+            temporary folder that lies in memory, as ``/tmp`` does on some systems, saves no memory.
 
     Raises:
-        RequestError: for what is no module, a budget that is none, or a folder that is not there.
+        RequestError: when ``vae`` is not a module, the budget is not a size, or the folder does not exist.
     """
     if isinstance(vae, ExactVAE):
         vae = vae.vae
@@ -70,10 +72,10 @@ def exact(
 
 
 def check_folder(path: str | os.PathLike[str]) -> Path:
-    """A folder to spill to.
+    """Check a folder for spilled activations, and return its path.
 
     Raises:
-        RequestError: when it is none, or cannot be written to.
+        RequestError: when it is not a folder, or cannot be written to.
     """
     folder = Path(path).expanduser()
     try:
@@ -85,14 +87,14 @@ def check_folder(path: str | os.PathLike[str]) -> Path:
 
 
 class _ItsForward:
-    """``forward`` of the wrapped module's class: its signature is read by pipelines, and accelerate replaces it."""
+    """``forward`` of the wrapped module's class; pipelines read its signature, accelerate replaces it."""
 
     def __get__(self, wrapper: ExactVAE | None, owner: type | None = None) -> Any:
         if wrapper is None:
             return self
         vae = wrapper.vae
         if wrapper._has_strips and not _does_more_when_called(vae):
-            return MethodType(type(vae).forward, wrapper)  # asks for encode and decode, which are the wrapper's
+            return MethodType(type(vae).forward, wrapper)  # it calls encode and decode, which are the wrapper's
 
         @wraps(vae.forward)
         def call(*given: Any, **named: Any) -> Any:
@@ -107,15 +109,15 @@ def _does_more_when_called(module: nn.Module) -> bool:
 
 
 class ExactVAE(nn.Module):
-    """A VAE that pipelines take for their own; made by :func:`exact`.
+    """A VAE that replaces a pipeline's own; made by :func:`exact`.
 
-    To ``isinstance`` it is of the wrapped module's class, too.  It has the wrapped module's parts and weights under
-    their own names, and whatever is not here is looked up, set and deleted in the wrapped module.
+    ``isinstance`` also accepts it as the wrapped module's class.  It has the wrapped module's parts and weights
+    under their own names; any other attribute is looked up, set and deleted in the wrapped module.
 
     Attributes:
         vae: The wrapped module; it owns the weights.
-        budget_bytes: What one call may take on top of them, or None.
-        modes: Ways of running that a call may take.
+        budget_bytes: Bytes that one call may take on top of the weights, or None.
+        modes: Modes of running that a call may use.
     """
 
     vae: nn.Module
@@ -129,10 +131,10 @@ class ExactVAE(nn.Module):
         spill_to: Path | None = None,
     ) -> None:
         super().__init__()
-        self.__dict__["vae"] = vae  # not as a part of this: its parts are
+        self.__dict__["vae"] = vae  # not as a submodule: its submodules become this module's own
         for name in ("_modules", "_parameters", "_buffers"):
             self.__dict__[name] = getattr(vae, name)
-        self.__dict__["__module__"] = type(vae).__module__  # with the name of its class, what pipelines write down
+        self.__dict__["__module__"] = type(vae).__module__  # pipelines save this together with the class's name
         self.budget_bytes = budget_bytes
         self.modes = modes
         self._runner = Runner(vae, spill_to)
@@ -140,14 +142,14 @@ class ExactVAE(nn.Module):
         if self._has_strips and self.use_tiling:
             self.disable_tiling()
 
-    @property  # type: ignore[misc] # nobody may set it
+    @property  # type: ignore[misc] # it cannot be set
     def __class__(self) -> Any:
-        """The wrapped module's, for ``isinstance`` in pipelines; ``type`` tells the difference."""
+        """The wrapped module's class, for ``isinstance`` in pipelines; ``type`` returns the real class."""
         vae = self.__dict__.get("vae")
         return ExactVAE if vae is None else type(vae)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles must not look for the class among what ``isinstance`` says."""
+        """Name the real class, because copying and pickling would otherwise use ``__class__``."""
         return _blank, (), self.__dict__
 
     def __getattr__(self, name: str) -> Any:
@@ -205,7 +207,7 @@ class ExactVAE(nn.Module):
 
     @property
     def use_tiling(self) -> bool:
-        """False, but for a wrapped module of which nothing runs in strips: its own."""
+        """False; for a wrapped module that never runs in strips, that module's own value."""
         return bool(getattr(self.vae, "use_tiling", False))
 
     @use_tiling.setter
@@ -213,16 +215,16 @@ class ExactVAE(nn.Module):
         self.enable_tiling() if wanted else self.disable_tiling()
 
     def to(self, *args: Any, **kwargs: Any) -> ExactVAE:
-        """Moves or converts the wrapped module, as its own ``to`` does it."""
+        """Move or convert the wrapped module with its own ``to``."""
         self.vae.to(*args, **kwargs)
         return self
 
     def why_plain(self, task: Task, source: torch.Tensor | None = None) -> str | None:
-        """Why this task runs as the plain module, whatever the budget; None if it does not.
+        """Return why this task runs as the plain module whatever the budget is; None if it can run in strips.
 
         Args:
             task: ``decode`` or ``encode``.
-            source: What would be decoded or encoded; without it, only the module is looked at.
+            source: The input that would be decoded or encoded; without it, only the module is checked.
         """
         reason = self._runner.why_plain(task)
         if reason is not None or source is None:
@@ -230,17 +232,17 @@ class ExactVAE(nn.Module):
         return why_not_now(source, self._runner.parameters)
 
     def plan(self, task: Task, batch: int, height: int, width: int) -> Plan:
-        """How an input (batch, C, height, width) would be run, and why.
+        """Return the plan for an input (batch, C, height, width), and its reason.
 
         Args:
             task: ``decode`` or ``encode``.
-            batch: Items.
-            height: Of the latents for ``decode``, of the picture for ``encode``.
-            width: The same.
+            batch: Number of items.
+            height: Height of the latents for ``decode``, of the picture for ``encode``.
+            width: Width of the latents for ``decode``, of the picture for ``encode``.
 
         Raises:
             RequestError: when the picture is too small.
-            TooLarge: when nothing fits the budget; names the smallest that would.
+            TooLarge: when no plan fits the budget; it names the smallest budget that would do.
             CannotLower: when the module cannot be planned; see :meth:`why_plain`.
         """
         return self._runner.plan(task, batch, height, width, budget_bytes=self.budget_bytes, modes=self.modes)
@@ -249,22 +251,22 @@ class ExactVAE(nn.Module):
     def decode(
         self, *given: Any, progress: Progress | None = None, should_stop: ShouldStop | None = None, **named: Any
     ) -> Any:
-        """Latents (B, C, h, w) in VAE space → a DecoderOutput with ``sample`` (B, 3, H, W), or a tuple of that.
+        """Decode latents (B, C, h, w) in VAE space to a DecoderOutput with ``sample`` (B, 3, H, W), or to a tuple.
 
-        Latents of any floating dtype are answered in the module's.  A wrapped module of another kind gives what its
-        own ``decode`` does.
+        Latents may have any floating dtype; the picture has the module's.  A wrapped module of another kind returns
+        the result of its own ``decode``.
 
         Args:
-            given: What the wrapped module's ``decode`` takes, in its order.
-            progress: Called with (strips done, strips in all) after every strip.
-            should_stop: Asked after every strip; True ends the call.
-            named: What the wrapped module's ``decode`` takes, by name.
+            given: Positional arguments of the wrapped module's ``decode``.
+            progress: Called with (strips done, strips in total) after every strip.
+            should_stop: Called after every strip; True ends the call.
+            named: Keyword arguments of the wrapped module's ``decode``.
 
         Raises:
-            RequestError: when strips would run on latents of another shape, on another device, of integers, or with
-                NaN or infinity.
+            RequestError: when strips would run on latents that have another shape, are on another device, are
+                integers, or contain NaN or infinity.
             TooLarge: when the budget is too small; nothing was allocated.
-            Stopped: when ``should_stop`` said so.
+            Stopped: when ``should_stop`` returned True.
         """
         answer = self._in_strips("decode", given, named, progress, should_stop)
         if isinstance(answer, _Plain):
@@ -276,10 +278,10 @@ class ExactVAE(nn.Module):
     def encode(
         self, *given: Any, progress: Progress | None = None, should_stop: ShouldStop | None = None, **named: Any
     ) -> Any:
-        """A picture (B, 3, H, W) in [-1, 1] → what the wrapped module's ``encode`` gives.
+        """Encode a picture (B, 3, H, W) in [-1, 1]; return the same type as the wrapped module's ``encode``.
 
-        That is an AutoencoderKLOutput with a ``latent_dist``, or an AutoencoderTinyOutput with ``latents``, or the
-        one or the other in a tuple.  Arguments and errors are those of :meth:`decode`.
+        That is an AutoencoderKLOutput with a ``latent_dist`` or an AutoencoderTinyOutput with ``latents``, or a
+        tuple of either.  Arguments and errors are those of :meth:`decode`.
         """
         answer = self._in_strips("encode", given, named, progress, should_stop)
         if isinstance(answer, _Plain):
@@ -296,7 +298,7 @@ class ExactVAE(nn.Module):
         return any(self._runner.why_plain(task) is None for task in tasks)
 
     def enable_tiling(self, *sizes: Any, **named: Any) -> None:
-        """Left undone where anything runs in strips: tiling changes the picture, the budget bounds the memory."""
+        """Do nothing where a task can run in strips: tiling changes the picture; the budget bounds the memory."""
         if self._has_strips:
             _log.warning(
                 "tiling stays off: strips bound the memory without changing the picture; set a budget instead"
@@ -305,7 +307,7 @@ class ExactVAE(nn.Module):
         self.vae.enable_tiling(*sizes, **named)  # type: ignore[operator] # diffusers' own
 
     def disable_tiling(self) -> None:
-        """The wrapped module takes pictures as a whole again."""
+        """Turn off the wrapped module's own tiling."""
         self.vae.disable_tiling()  # type: ignore[operator] # diffusers' own
 
     def _in_strips(
@@ -316,7 +318,7 @@ class ExactVAE(nn.Module):
         progress: Progress | None,
         should_stop: ShouldStop | None,
     ) -> _Plain | tuple[torch.Tensor, bool]:
-        """What was made, and whether it is wanted with a name; or what to call the wrapped module with instead."""
+        """Return (output, ``return_dict``), or the arguments for the wrapped module's own method."""
         if is_recorded() or not (given or named):
             return _Plain(given, named)
         reason = self._runner.why_plain(task)
@@ -352,7 +354,7 @@ class ExactVAE(nn.Module):
         )
 
     def _converted(self, source: Any) -> Any:
-        """Floating-point numbers in the module's dtype, where it has one and autocast is off."""
+        """Return floating-point input in the module's dtype, where it has one and autocast is off."""
         dtypes = {parameter.dtype for parameter in self._runner.parameters}
         if len(dtypes) != 1 or not isinstance(source, torch.Tensor) or not source.is_floating_point():
             return source

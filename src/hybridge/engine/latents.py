@@ -1,4 +1,4 @@
-"""Latents on their way into a module: scaled in the wider dtype, and checked for numbers that no latents have."""
+"""Prepare latents for a module: scale them in the wider dtype, and check for values that no latents have."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import torch
 from ..errors import RequestError
 from ..models import ModelSpec, Normalisation, latent_space
 
-#: No VAE's latents come near: SD's stay within ±50, in VAE space and out of it.
+#: Far above any VAE's latents: SD's stay within ±50, in VAE space and outside it.
 ABSURD = 1e4
 
-#: As many bytes as an allocator writes over freed memory.  See :func:`check_finite`.
+#: How many bytes of freed memory an allocator overwrites.  See :func:`check_finite`.
 _ALLOCATOR_BYTES = 32
 
 
 def to_module(
     latents: torch.Tensor, spec: ModelSpec, sent: Normalisation | None, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Latents as they were sent → as the module wants them.
+    """Convert latents as sent by a client to the module's normalisation and dtype.
 
     Args:
         latents: (B, C, h, w).
         spec: The model.
-        sent: The normalisation that they carry, or None if they are in VAE space.
-        dtype: The module's.
+        sent: The normalisation of the latents, or None if they are in VAE space.
+        dtype: The module's dtype.
 
-    The arithmetic runs in the wider of both dtypes, so that half-precision latents lose nothing to a float32 VAE,
-    and float32 latents are rounded once.
+    The arithmetic runs in the wider of the two dtypes, so that half-precision latents lose no precision with a
+    float32 VAE, and float32 latents are rounded once.
     """
     wide = latents.to(torch.promote_types(latents.dtype, dtype))
     ready: torch.Tensor = latent_space.to_module(wide, spec, sent)
@@ -34,7 +34,7 @@ def to_module(
 
 
 def check_finite(tensor: torch.Tensor, name: str) -> None:
-    """Raises :class:`RequestError` for NaN, infinity, or numbers that no latents and no pixels have."""
+    """Raise :class:`RequestError` for NaN, infinity, or values that no latents and no pixels have."""
     bad = ~(tensor.abs() <= ABSURD)  # a comparison with NaN is false
     if not bad.any():
         return

@@ -1,6 +1,6 @@
-"""Weights: from the hub, a folder or a single file, safetensors only.
+"""Load weights from the Hugging Face hub, a folder or a single file; safetensors only.
 
-The hub's own settings hold: ``HF_HOME``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, ``HF_HUB_DISABLE_PROGRESS_BARS``.
+The hub's own settings apply: ``HF_HOME``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, ``HF_HUB_DISABLE_PROGRESS_BARS``.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from .memory.device_memory import free_bytes, is_short_of_memory
 from .program.lowering import skeleton
 from .weights import FP16, PICKLED, STEM, check_fit, fill, find_weights, how_to_convert, read_headers
 
-#: Names stand in URLs.
+#: Model names are part of URLs.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
-#: Those of VAEs have about 1 KiB.
+#: Configurations of VAEs have about 1 KiB.
 _MOST_CONFIG_BYTES = 2**20
 
 
 def resolve(argument: str) -> ModelSpec:
-    """A name of the catalogue, or ``NAME=PATH_OR_REPO[:subfolder]`` for any AutoencoderKL or AutoencoderTiny.
+    """Return the model of a catalogue name, or of ``NAME=PATH_OR_REPO[:subfolder]`` for other VAEs.
 
-    The second form reads the model's ``config.json``, from the hub if it has to.  A single file of weights is
-    ``NAME=FILE[:MODEL]``; MODEL is the row of the catalogue that has the same scaling.
+    The second form, for any AutoencoderKL or AutoencoderTiny, reads the model's ``config.json``, from the hub if
+    needed.  A single file of weights is ``NAME=FILE[:MODEL]``; MODEL is the catalogue row with the same scaling.
 
     Raises:
         UnknownModel: for a name that the catalogue does not have.
-        ModelUnavailable: when the config cannot be had, or is of another class.
+        ModelUnavailable: when the config cannot be read or downloaded, or is of another class.
     """
     name, separator, rest = argument.partition("=")
     if not separator:
@@ -74,10 +74,10 @@ def _resolve_file(name: str, source: str, asked: str | None) -> ModelSpec:
 
 
 def _half_of_taesd(name: str, source: str, asked: str | None) -> Path | None:
-    """The file of a decoder in a folder of TAESD's, such as ComfyUI's ``vae_approx``; None for other folders.
+    """Return a decoder's file in a folder of TAESDs, such as ComfyUI's ``vae_approx``; None for other folders.
 
     Raises:
-        ModelUnavailable: when several are there, and none is called ``asked`` or ``name``; for pickles alone.
+        ModelUnavailable: when there are several and none is called ``asked`` or ``name``, or only pickled weights.
     """
     folder = snapshot(Path(source))
     if not folder.is_dir() or (folder / "config.json").is_file() or (asked and (folder / asked).is_dir()):
@@ -122,7 +122,7 @@ def _split_subfolder(source: str) -> tuple[str, str | None]:
 
 
 def expanded(path: str) -> Path:
-    """With a home folder in place of ``~``, where there is one."""
+    """Replace ``~`` by the home folder, if there is one."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -130,55 +130,55 @@ def expanded(path: str) -> Path:
 
 
 def is_path(source: str) -> bool:
-    """Whether this means a place on the disk, there or not, so that no hub is asked for it."""
+    """Return whether this names a path on disk, existing or not, so that the hub is not asked for it."""
     ends = (".safetensors", *PICKLED)
     is_written_so = source.startswith((".", "~")) or "\\" in source or source.lower().endswith(ends)
     return is_written_so or Path(source).is_absolute() or Path(source).exists()
 
 
 def locate(spec: ModelSpec) -> Path:
-    """The folder or the single file that holds this model, downloaded with a progress bar if need be.
+    """Return the folder or the single file of this model, downloaded with a progress bar if needed.
 
     Raises:
-        ModelUnavailable: with what to do about it.
+        ModelUnavailable: when the files cannot be downloaded; the error says what to try.
     """
     patterns = ["config.json", f"{STEM}.safetensors", f"{STEM}-*.safetensors", f"{STEM}*.index.json"]
     if Path(spec.source).is_file():
         return Path(spec.source)
     folder = _locate(spec.name, spec.source, spec.subfolder, patterns)
     if not any(folder.glob(f"{STEM}*.safetensors*")) and not is_path(spec.source):
-        # A repository may have the variant alone; it is not fetched beside the plain file.
+        # A repository may have only the fp16 variant; it is not downloaded in addition to the plain file.
         folder = _locate(spec.name, spec.source, spec.subfolder, ["config.json", FP16])
     find_weights(spec.name, folder)
     return folder
 
 
 def weights_bytes(spec: ModelSpec, dtype: torch.dtype) -> int:
-    """What a module's own weights will take in this dtype, from the headers of their files, fetched if need be.
+    """Return the bytes of a module's own weights in this dtype, from their files' headers, downloaded if needed.
 
     Raises:
-        ModelUnavailable: when they cannot be had.
+        ModelUnavailable: when the weights cannot be read or downloaded.
     """
     return read_headers(spec.name, locate(spec)).numbers * dtype.itemsize
 
 
 def shape_before_loading(spec: ModelSpec) -> Any:
-    """The module that will be loaded, as its files describe it, without its weights.
+    """Return the module that will be loaded, built from its files' description, without weights.
 
     Raises:
-        ModelUnavailable: when they cannot be had.
+        ModelUnavailable: when the weights cannot be read or downloaded.
     """
     folder = locate(spec)
     return _skeleton(spec, _config_of(spec, folder), folder)
 
 
 def config_before_loading(spec: ModelSpec) -> dict[str, Any]:
-    """What the module will be made with, as far as that is known without its weights.
+    """Return the module's configuration, as far as it is known without its weights.
 
-    The catalogue's own figures, or the model's ``config.json``, and the defaults of its class.
+    This is the catalogue's data, or the model's ``config.json``, plus the defaults of its class.
 
     Raises:
-        ModelUnavailable: when the config cannot be had.
+        ModelUnavailable: when the config cannot be read or downloaded.
     """
     config: Mapping[str, Any] | None = spec.architecture
     folder = None
@@ -190,7 +190,7 @@ def config_before_loading(spec: ModelSpec) -> dict[str, Any]:
 
 
 def is_cached(spec: ModelSpec) -> bool:
-    """Whether the weights lie on this machine, so that loading needs no network."""
+    """Return whether the weights are on this machine, so that loading needs no network."""
     if Path(spec.source).exists():
         return True
     from huggingface_hub import try_to_load_from_cache
@@ -201,10 +201,10 @@ def is_cached(spec: ModelSpec) -> bool:
 
 
 def load(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> Any:
-    """The diffusers module, in eval mode, frozen, on its device.
+    """Load the diffusers module: in eval mode, frozen, on its device.
 
     Raises:
-        ModelUnavailable: when the weights cannot be had, or are not what the catalogue says they are.
+        ModelUnavailable: when the weights cannot be read or downloaded, or do not match the catalogue.
     """
     folder = locate(spec)
     config = _config_of(spec, folder)
@@ -222,7 +222,7 @@ def load(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> Any:
     try:
         module = fill(module, stored, dtype)
         return module.eval().requires_grad_(False).to(device)
-    except Exception as error:  # diffusers and safetensors raise many kinds on damaged files
+    except Exception as error:  # diffusers and safetensors raise many types for damaged files
         if is_short_of_memory(error):
             refusal = _no_room(spec, stored.numbers * dtype.itemsize, device)
         else:
@@ -230,7 +230,7 @@ def load(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> Any:
             refusal = ModelUnavailable(
                 f"the weights of {spec.name} cannot be read", saw=f"{type(error).__name__}: {said}", where=folder
             )
-    raise refusal  # out here, because the traceback of the first would hold what was loaded so far
+    raise refusal  # outside of except: the first error's traceback would keep the tensors loaded so far
 
 
 def _no_room(spec: ModelSpec, needed_bytes: int, device: torch.device) -> HybridgeError:
@@ -247,9 +247,9 @@ def _skeleton(spec: ModelSpec, config: Mapping[str, Any], where: object) -> Any:
     try:
         module = skeleton(spec.class_name, config)
         if not spec.has_encoder:
-            module.encoder = torch.nn.Identity()  # which has no weights, and is never called
+            module.encoder = torch.nn.Identity()  # it has no weights and is never called
         return module
-    except Exception as error:  # diffusers raises many kinds: a block or an activation that it does not know
+    except Exception as error:  # diffusers raises many types, for example for unknown blocks or activations
         said = str(error).splitlines()[0] if str(error) else ""
         raise ModelUnavailable(
             f"no module can be made of the config.json of {spec.name}",
@@ -259,7 +259,7 @@ def _skeleton(spec: ModelSpec, config: Mapping[str, Any], where: object) -> Any:
 
 
 def _config_of(spec: ModelSpec, where: Path) -> Mapping[str, Any]:
-    """The ``config.json`` of a folder; what was read from a single file itself when it was resolved."""
+    """Return the ``config.json`` of a folder, or the config that :func:`resolve` read from a single file."""
     if where.is_file():
         return spec.architecture or {}
     return _read_config(spec.name, where)
@@ -286,7 +286,7 @@ def _locate(name: str, source: str, subfolder: str | None, patterns: list[str]) 
 
 
 def snapshot(folder: Path) -> Path:
-    """Of a hub cache's ``models--owner--name`` its main branch, else its newest; other folders as they are."""
+    """Return the main snapshot of a hub cache's ``models--owner--name``, else its newest; else the folder."""
     snapshots = folder / "snapshots"
     if not snapshots.is_dir() or (folder / "config.json").exists():
         return folder
@@ -301,19 +301,19 @@ def snapshot(folder: Path) -> Path:
 
 
 def download(name: str, repository: str, subfolder: str | None, patterns: list[str]) -> Path:
-    """Files of a repository of the hub, from its cache where they are there.
+    """Download files of a hub repository, or take them from the hub's cache.
 
     Args:
-        name: Of the model, for errors.
+        name: Name of the model, for errors.
         repository: ``owner/name``.
-        subfolder: Where in it the files are; None for the top.
-        patterns: Their names; ``*`` stands for anything.
+        subfolder: The subfolder of the files; None for the top level.
+        patterns: File names, with ``*`` as a wildcard.
 
     Returns:
         The folder of the whole repository.
 
     Raises:
-        ModelUnavailable: with what to do about it.
+        ModelUnavailable: when the files cannot be downloaded; the error says what to try.
     """
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
@@ -343,7 +343,7 @@ def download(name: str, repository: str, subfolder: str | None, patterns: list[s
 
 
 def _cause_of(error: Exception) -> str:
-    """Why a download failed: the hub's own word for it is that the file is not in the cache either."""
+    """Return why a download failed: the hub's own error only says that the file is not in the cache either."""
     cause = error.__cause__ or error
     status = getattr(getattr(cause, "response", None), "status_code", None)
     if status is not None:

@@ -1,6 +1,6 @@
-"""What an engine can be told, and the choices that it makes when it is not told.
+"""The engine's options, and the automatic choices for options that are not set.
 
-Every automatic choice is a :class:`Choice`: the value and the reason, which reaches the log and ``/v1/models``.
+Every automatic choice is a :class:`Choice`: a value and its reason, which the log and ``/v1/models`` show.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ Value = TypeVar("Value")
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
-#: How near to the plain forward: the same bits, or the same numbers but for their rounding.
+#: How close to the plain forward: the same bits, or equal within rounding.
 Exactness = Literal["bitwise", "rounding"]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What a person may decide.
+    """Options that the user may set.
 
     Attributes:
-        device: ``auto`` or any torch device.
-        dtype: ``auto`` or a floating dtype's name.
-        exactness: ``rounding`` leaves the engine free to run in strips, which is faster and takes less memory;
-            ``bitwise`` runs diffusers' own forward, untouched.
-        spill: Folder in which a CPU may park activations that memory has no room for; None keeps off the disk.
+        device: ``auto`` or the name of any torch device.
+        dtype: ``auto`` or the name of a floating dtype.
+        exactness: ``rounding`` allows the engine to run in strips, which is faster and takes less memory;
+            ``bitwise`` runs diffusers' own forward, unchanged.
+        spill: Folder to which a CPU may spill activations that do not fit in memory; None to never use the disk.
     """
 
     device: str = "auto"
@@ -43,17 +43,17 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class Choice(Generic[Value]):
-    """A value and why it is this one."""
+    """A chosen value and the reason for it."""
 
     value: Value
     reason: str
 
 
 def choose_device(asked: str) -> Choice[torch.device]:
-    """The device to run on.
+    """Return the device to run on.
 
     Raises:
-        EngineFailure: when the device that was asked for is not there.
+        EngineFailure: when the requested device does not exist.
     """
     if asked == "auto":
         if torch.cuda.is_available():
@@ -71,18 +71,18 @@ def choose_device(asked: str) -> Choice[torch.device]:
     return Choice(device, "asked for")
 
 
-#: Of the memory that a process is granted; the rest is for bodies, answers and what libraries take.
+#: Part of the memory granted to the process; the rest is for request bodies, responses and libraries.
 _GRANTED_PART = 3 / 4
 
 
 def granted_memory(device: str) -> int | None:
-    """What weights and runs may take on a CPU where a container, a service or ``ulimit`` bounds the process.
+    """Return the memory for weights and runs on a CPU if a container, a service or ``ulimit`` bounds the process.
 
     Args:
-        device: As asked for; a GPU has memory of its own.
+        device: The requested device; a GPU has its own memory.
 
     Returns:
-        Bytes, at least 1; None for another device, and where nothing bounds the process.
+        Bytes, at least 1; None for another device, and when nothing bounds the process.
     """
     if choose_device(device).value.type != "cpu":
         return None
@@ -91,14 +91,14 @@ def granted_memory(device: str) -> int | None:
 
 
 def choose_dtype(asked: DtypeName, spec: ModelSpec, device: torch.device) -> Choice[torch.dtype]:
-    """The precision to run in.
+    """Return the precision to run in.
 
-    On a GPU the half precision that the weights survive: half the memory, and more than twice the speed.  On a
-    CPU float32: float16 convolutions are an order of magnitude slower there, and bfloat16 is faster only with
-    AVX-512-BF16 or AMX, at the price of visible rounding (2e-2 relative), so it must be asked for.
+    On a GPU it is the half precision that the model's weights support: half the memory, and more than twice the
+    speed.  On a CPU it is float32: float16 convolutions are an order of magnitude slower there, and bfloat16 is
+    faster only with AVX-512-BF16 or AMX and causes visible rounding (2e-2 relative), so the user must request it.
 
     Raises:
-        EngineFailure: for another dtype, and for float16 with weights that overflow it.
+        EngineFailure: for an unknown dtype, and for float16 with weights that overflow it.
     """
     if asked not in get_args(DtypeName):
         raise EngineFailure(f"unknown dtype {asked!r}", expected="one of " + ", ".join(get_args(DtypeName)))

@@ -1,4 +1,4 @@
-"""What pixels mean: between the numbers that people send and want, and the VAE's [-1, 1]."""
+"""Convert pixels between the ranges that clients use and the VAE's [-1, 1]."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from ..errors import RequestError
 from ..models import ModelSpec, image_layout
 from .latents import check_finite
 
-#: With ``auto``, floats above this are bytes that somebody forgot to divide.
+#: With ``auto``, floats above this are taken for bytes that were not divided by 255.
 _LARGEST_GUESSED = 2.0
 
 
 def to_signed(image: torch.Tensor, spec: ModelSpec, value_range: str = "auto") -> torch.Tensor:
-    """An image as it was sent → float32 (or its own float dtype) (B, 3, H, W) in [-1, 1].
+    """Convert an image as sent to (B, 3, H, W) in [-1, 1], in float32 or its own float dtype.
 
     Args:
         image: uint8 (B, H, W, 3) or (B, 3, H, W), or float (B, 3, H, W); the batch axis may be missing.
-        spec: The model, whose factor the sides must be multiples of.
+        spec: The model; the sides must be multiples of its factor.
         value_range: For floats: ``unit`` is [0, 1], ``signed`` is [-1, 1]; ``auto`` is signed if anything is below
             zero, else unit, which is the rule of diffusers' VaeImageProcessor.
 
@@ -49,10 +49,10 @@ def to_signed(image: torch.Tensor, spec: ModelSpec, value_range: str = "auto") -
 
 
 def to_unit(sample: torch.Tensor) -> torch.Tensor:
-    """[-1, 1] → [0, 1], clamped, in the sample's own dtype, as diffusers' VaeImageProcessor.denormalize does."""
+    """Map [-1, 1] to [0, 1], clamped, in the sample's dtype, as diffusers' VaeImageProcessor.denormalize does."""
     return (sample * 0.5 + 0.5).clamp(0, 1)
 
 
 def to_pixels(sample: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, W) in [-1, 1] → uint8 (B, H, W, 3), rounded half to even: the bytes of diffusers' PIL pictures."""
+    """Convert (B, 3, H, W) in [-1, 1] to uint8 (B, H, W, 3), rounded half to even, as diffusers' PIL pictures."""
     return (to_unit(sample).permute(0, 2, 3, 1).float() * 255).round().to(torch.uint8)

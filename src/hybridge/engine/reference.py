@@ -1,4 +1,4 @@
-"""The plain forward: diffusers' own modules, untouched.  The oracle for whatever is faster."""
+"""The plain forward: diffusers' own modules, unchanged.  The reference for all faster modes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import torch
 
 
 def decode(module: Any, latents: torch.Tensor) -> torch.Tensor:
-    """(B, C, h, w) as the module wants them → (B, 3, H, W), about [-1, 1]."""
+    """Decode latents (B, C, h, w) in VAE space to pictures (B, 3, H, W), about [-1, 1]."""
     sample: torch.Tensor = module.decode(latents, return_dict=False)[0]
     return sample
 
 
 def moments(module: Any, image: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, W) in [-1, 1] → mean and log variance (B, 2·C, h, w); a tiny autoencoder's latents (B, C, h, w)."""
+    """Encode (B, 3, H, W) in [-1, 1] to mean and log variance (B, 2·C, h, w); a tiny VAE gives (B, C, h, w)."""
     encoded = module.encode(image, return_dict=False)[0]
     found: torch.Tensor = encoded if isinstance(encoded, torch.Tensor) else encoded.parameters
     return found
 
 
 def tiled(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
-    """As :func:`decode` or :func:`moments`, by the module's own tiling: an approximation, with seams blended."""
+    """Run :func:`decode` or :func:`moments` with the module's own tiling: an approximation, with blended seams."""
     was = module.use_tiling
     module.enable_tiling()
     try:
@@ -31,7 +31,7 @@ def tiled(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
 
 
 def untiled(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
-    """As :func:`decode` or :func:`moments`, as a whole even if the module's own tiling is on."""
+    """Run :func:`decode` or :func:`moments` untiled, even if the module's own tiling is on."""
     was = module.use_tiling
     module.use_tiling = False
     try:

@@ -1,7 +1,7 @@
-"""One module, and whichever way of running it fits: in strips, or as it is.
+"""Run one module in the mode that fits: in strips, or as it is.
 
-Takes and gives what the program does: latents in VAE space → a picture, a picture → the posterior's moments.  What
-callers want around that (diffusers' outputs, normalised latents) is theirs.
+Inputs and outputs are the program's: latents in VAE space → a picture, a picture → the posterior's moments.
+Callers convert these to what they need (diffusers' outputs, normalised latents).
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ from .program.program import Task
 
 _log = logging.getLogger(__name__)
 
-#: What a strip's numbers should take on a CPU.  Measured, see benchmarks/LOG.md.
+#: Target size of a strip on a CPU.  Measured, see benchmarks/LOG.md.
 CPU_STRIP_BYTES = 16 * 2**20
 
-#: Positions that a thread of a CPU attends with in one strip: twice what torch gives it at a time.
+#: Query positions per CPU thread in one strip of attention: twice as many as torch gives a thread at a time.
 _ATTENDED_BY_A_THREAD = 512
 
-#: Of a GPU's free memory a call may take this part: convolutions take some that no plan knows of.
+#: Part of a GPU's free memory that a call may take: convolutions take some memory that no plan counts.
 _FREE_PART = 0.9
 
-#: Free memory is counted in such steps, so that plans are found again.
+#: Free memory is rounded down to multiples of this, so that cached plans are reused.
 _FREE_STEP_BYTES = 64 * 2**20
 
-#: Plans for as many sizes and budgets are remembered: making one can take a tenth of a second.
+#: Number of plans that are cached, by size and budget: making one can take a tenth of a second.
 _PLANS_KEPT = 256
 
 
 def arithmetic_for(device_type: str, dtype: torch.dtype) -> Arithmetic:
-    """How activations of this dtype are computed on such a device: ``cpu``, ``cuda``, …
+    """Return how activations of this dtype are computed on such a device: ``cpu``, ``cuda``, …
 
-    A CPU multiplies float32 in strips and with transforms.  Half precision is widened to that strip by strip, which
-    is faster there than its own arithmetic and rounds less, unless the CPU has matrix instructions for it (AMX).
-    Some of bfloat16 is multiplied as it is where that takes half of the time;
-    see :func:`.planning.conv_algorithms.way_of`.
+    A CPU multiplies float32 in strips and with transforms.  Half precision is widened to float32 strip by strip,
+    which is faster on a CPU than half-precision arithmetic and rounds less, unless the CPU has matrix instructions
+    for it (AMX).  Some layers are multiplied in bfloat16 where that takes half of the time; see
+    :func:`.planning.conv_algorithms.way_of`.
 
-    With AVX-512, torch's float32 convolutions are four times as close to float64 as with AVX2.  Ours are made to be
-    no further from it there, too, and take more time for that.
+    With AVX-512, torch's float32 convolutions are four times as close to float64 as with AVX2.  Ours then are as
+    close as torch's, which costs them more time.
     """
     stored = dtype.itemsize
     if device_type == "cuda":
@@ -87,11 +87,12 @@ def _has_matrix_instructions(dtype: torch.dtype) -> bool:
 
 
 class Runner:
-    """A diffusers VAE, lowered where that is possible, and again when anything but its weights has changed.
+    """A diffusers VAE, lowered to programs where possible, and lowered again when anything but its weights changes.
 
     Args:
-        module: It owns the weights.
-        spill_to: The folder in which mode ``spill`` parks activations on a CPU; None for the temporary one.
+        module: The module, which owns the weights.
+        spill_to: The folder for activations that mode ``spill`` offloads on a CPU; None for the system's temporary
+            folder.
         reads_weights: As for :class:`.execution.executor.Executor`.
     """
 
@@ -105,28 +106,28 @@ class Runner:
         self._look()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles are made of the module; what follows from it is made again."""
+        """Copy and pickle the module alone; everything derived from it is made again."""
         return partial(type(self), reads_weights=self._reads_weights), (self._module, self._spill_to)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """Taken from the weights."""
         return self._parameters.all()[0].dtype
 
     @property
     def device(self) -> torch.device:
-        """Of the weights."""
+        """Taken from the weights."""
         return self._parameters.all()[0].device
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The module's, as they are at the moment."""
+        """Return the module's current parameters."""
         return self._parameters.all()
 
     def why_plain(self, task: Task) -> str | None:
-        """Why this task runs as the plain module, whatever the budget; None if it does not.
+        """Return why this task runs as the plain module whatever the budget is; None if it can run in strips.
 
-        The module is looked at anew, which takes a fifth of a millisecond.
+        The module is checked at every call, which takes a fifth of a millisecond.
         """
         with self._looking:  # a server plans in one thread while another runs
             if not self._structure.is_as_it_was():
@@ -149,7 +150,7 @@ class Runner:
 
     @property
     def prepared_bytes(self) -> int:
-        """What is kept beside the module's weights once both tasks have run in strips."""
+        """Return the bytes kept in addition to the module's weights once both tasks have run in strips."""
         return sum(
             prepared_bytes(executor.program, arithmetic_for(self.device.type, self.dtype))
             for task, executor in self._executors.items()
@@ -166,20 +167,20 @@ class Runner:
         budget_bytes: int | None = None,
         modes: tuple[Mode, ...] = WITHIN_ROUNDING,
     ) -> Plan:
-        """How an input (batch, C, height, width) would be run, and why.
+        """Return the plan for an input (batch, C, height, width), and its reason.
 
         Args:
             task: ``decode`` or ``encode``.
-            batch: Items.
-            height: Of the latents for ``decode``, of the picture for ``encode``.
-            width: The same.
-            budget_bytes: What the call may take on top of the weights; None for no bound, but that on a GPU what is
-                free is not passed where anything fits that.
-            modes: Those to choose from.
+            batch: Number of items.
+            height: Height of the latents for ``decode``, of the picture for ``encode``.
+            width: Width of the latents for ``decode``, of the picture for ``encode``.
+            budget_bytes: Bytes that the call may take on top of the weights; None for no bound, except that on a
+                GPU a plan that fits in the free memory is preferred.
+            modes: The modes to choose from.
 
         Raises:
             RequestError: when the picture is too small.
-            TooLarge: when nothing fits the budget; names the smallest that would.
+            TooLarge: when no plan fits the budget; it names the smallest budget that would do.
             CannotLower: when the module cannot be planned; see :meth:`why_plain`.
         """
         reason = self.why_plain(task)
@@ -199,7 +200,7 @@ class Runner:
             return within(budget_bytes=budget_bytes)
         try:
             return within(budget_bytes=max(1, int(_FREE_PART * free) // _FREE_STEP_BYTES * _FREE_STEP_BYTES))
-        except TooLarge as refusal:  # nobody has bounded it: the device will say whether it has room for the least
+        except TooLarge as refusal:  # the caller set no bound: the device decides whether the smallest plan fits
             return within(budget_bytes=refusal.least_bytes)
 
     def run(
@@ -212,23 +213,23 @@ class Runner:
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
     ) -> torch.Tensor:
-        """Latents (B, C, h, w) → a picture (B, 3, H, W), or a picture → moments (B, 2·C, h, w).
+        """Decode latents (B, C, h, w) to pictures (B, 3, H, W), or encode pictures to moments (B, 2·C, h, w).
 
         A tiny autoencoder's ``encode`` gives latents (B, C, h, w) instead.
 
         Args:
             task: ``decode`` or ``encode``.
-            source: On the weights' device, of any floating dtype; it is answered in the weights' dtype.
+            source: The input, on the weights' device, of any floating dtype; the output has the weights' dtype.
             budget_bytes: As for :meth:`plan`.
             modes: As for :meth:`plan`.
-            progress: Called with (strips done, strips in all) after every strip.
-            should_stop: Asked after every strip; True ends the call.
+            progress: Called with (strips done, strips in total) after every strip.
+            should_stop: Called after every strip; True ends the call.
 
         Raises:
-            RequestError: when it is not what the module takes.
+            RequestError: when the module cannot take this input.
             TooLarge: when the budget is too small; nothing was allocated.
-            Stopped: when ``should_stop`` said so.
-            OutOfMemory: in mode ``spill``, when there is no room to park activations.
+            Stopped: when ``should_stop`` returned True.
+            OutOfMemory: in mode ``spill``, when there is no room to offload activations.
         """
         reason = self.why_plain(task)
         if reason is not None:
@@ -250,7 +251,7 @@ class Runner:
         if source.dtype != torch.float16 or bool(torch.isfinite(made).all()):
             return made
         if self._overflows or modes == ("whole",):
-            return made  # that is not for being kept in float16, or it was asked for
+            return made  # the overflow is not due to float16, or the caller asked for this mode
         del made
         _log.warning("%s overflowed float16; activations are kept in bfloat16 from now on", task)
         self._overflows = True
@@ -259,7 +260,7 @@ class Runner:
         )
 
     def check_numbers(self, task: Task, source: torch.Tensor) -> None:
-        """Raises a RequestError unless this holds floating-point numbers on the weights' device."""
+        """Raise a RequestError unless the input holds floating-point numbers on the weights' device."""
         if not source.is_floating_point() or source.device != self.device:
             raise RequestError(
                 f"nothing that can be {task}d",
@@ -269,11 +270,11 @@ class Runner:
 
     @property
     def _stored(self) -> torch.dtype:
-        """What activations are kept in: the weights' dtype, but for float16 that has overflowed."""
+        """Return the dtype of stored activations: the weights' dtype, except for float16 that has overflowed."""
         return torch.bfloat16 if self._overflows and self.dtype == torch.float16 else self.dtype
 
     def _without_overflow(self, modes: tuple[Mode, ...]) -> tuple[Mode, ...]:
-        """Those that can keep activations in another dtype than the weights', once those have overflowed."""
+        """Once float16 has overflowed, return only the modes that can store activations in another dtype."""
         if self._stored == self.dtype:
             return modes
         return tuple(mode for mode in modes if mode not in ("whole", "tiles")) or modes
@@ -295,7 +296,7 @@ class Runner:
         return made.to(source.dtype)
 
     def _tile(self, task: Task) -> tuple[int, int] | None:
-        """The side of the module's own tiles, in latents or in pixels."""
+        """Return (height, width) of the module's own tiles, in latents or in pixels."""
         name = "tile_latent_min_size" if task == "decode" else "tile_sample_min_size"
         side = getattr(self._module, name, None)
         return None if side is None else (int(side), int(side))
@@ -304,7 +305,7 @@ class Runner:
         return (reference.decode if task == "decode" else reference.moments)(self._module, source)
 
     def _look(self) -> None:
-        """Takes the module for what it is now."""
+        """Lower the module as it is now."""
         self._structure = Structure(self._module)
         self._parameters = ModuleParameters(self._module)
         self._lower("decode")

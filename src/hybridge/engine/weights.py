@@ -1,4 +1,4 @@
-"""Files of weights: which there are, whether they are whole and fit a module, told before a tensor is read."""
+"""Weight files: find them, and check from their headers that they are complete and fit a module."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from ..models.config_check import shown
 
 STEM = "diffusion_pytorch_model"
 
-#: The variant that is taken where the plain file is missing.
+#: The variant that is used if the plain file is missing.
 FP16 = f"{STEM}.fp16.safetensors"
 
-#: How the names of pickled weights end.
+#: File name endings of pickled weights.
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 
 _log = logging.getLogger(__name__)
 
-#: Of a safetensors header, and of an index; those of VAEs have about 30 KiB.
+#: Size limit of a safetensors header and of an index; those of VAEs have about 30 KiB.
 _MOST_HEADER_BYTES = 16 * 2**20
 
-#: Bytes of a number, by safetensors' names; only these can be weights.
+#: Bytes per number of each safetensors dtype that weights may have.
 _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 
 _MOST_AXES = 8
@@ -40,14 +40,14 @@ _AGAIN = "download them again"
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What files of weights hold.
+    """The contents of weight files.
 
     Attributes:
         files: Their paths.
-        starts: What to put before the names in each of them, as :meth:`SingleFile.own_name` takes them; none for
+        starts: The prefix for the tensor names of each file, as :meth:`SingleFile.own_name` takes them; empty for
             files in diffusers' layout.
-        shapes: Of each tensor, by its name.
-        single: What is known of a single file, whose names and shapes are given as diffusers has them.
+        shapes: The shape of each tensor, by its name.
+        single: The description of a single file; its names and shapes are given in diffusers' layout.
     """
 
     files: tuple[Path, ...]
@@ -57,15 +57,15 @@ class Stored:
 
     @property
     def numbers(self) -> int:
-        """How many weights there are."""
+        """Number of weights."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
 
 def find_weights(name: str, folder: Path) -> tuple[Path, ...]:
-    """The files to load: those of an index, else the one of the plain name, else the fp16 variant.
+    """Return the files to load: those of an index, else the file with the plain name, else the fp16 variant.
 
     Raises:
-        ModelUnavailable: when there are none, or one of them is missing.
+        ModelUnavailable: when there are no weights, or a file of the index is missing.
     """
     index = folder / f"{STEM}.safetensors.index.json"
     if index.is_file():
@@ -88,15 +88,15 @@ def find_weights(name: str, folder: Path) -> tuple[Path, ...]:
 
 
 def how_to_convert(path: Path, target: Path) -> str:
-    """What to try with pickled weights."""
+    """Return a hint how to convert pickled weights."""
     return f"`hybridge convert {path} {target}`; hybridge never unpickles weights that it serves"
 
 
 def read_headers(name: str, folder: Path) -> Stored:
-    """What the weights of a folder or of a single file hold, by the headers of their files; no tensor is read.
+    """Return the contents of a folder's or a single file's weights from the headers; no tensor is read.
 
     Raises:
-        ModelUnavailable: when they are missing, cut short, or no weights at all.
+        ModelUnavailable: when the files are missing, truncated, or not weights.
     """
     if folder.is_file():
         return _read_single(name, folder)
@@ -132,7 +132,7 @@ def _read_single(name: str, path: Path) -> Stored:
 def _read_halves(
     name: str, path: Path, others: set[str]
 ) -> tuple[tuple[Path, ...], tuple[str, ...], dict[str, tuple[int, ...]]]:
-    """A file, with the other one where it is half of a TAESD: paths, what to put before their names, and shapes."""
+    """Return paths, name prefixes and shapes of a file, and of the other file if it is one half of a TAESD."""
     held = checked_shapes(name, path, others)
     start = single_file.half_of_taesd(held)
     if start is None:
@@ -172,31 +172,31 @@ def _load(stored: Stored) -> dict[str, torch.Tensor]:
         return {name: numbers for path in stored.files for name, numbers in load_file(path).items()}
     own: dict[str, torch.Tensor] = {}
     for path, start in zip(stored.files, stored.starts, strict=True):
-        with safe_open(path, framework="pt") as file:  # of a whole checkpoint the VAE alone is read
+        with safe_open(path, framework="pt") as file:  # only the VAE is read from a whole checkpoint
             names = {key: stored.single.own_name(start + key) for key in file.keys()}  # noqa: SIM118 - no dictionary
             own |= {name: file.get_tensor(key) for key, name in names.items() if name is not None}
     return _as_diffusers(stored.single, own)
 
 
 def check_fit(name: str, folder: Path, stored: Stored, module: Any) -> None:
-    """Whether files hold what a module needs; a module with some random weights would give wrong pictures.
+    """Check that files contain all weights of a module; a module with random weights would give wrong pictures.
 
     Args:
-        name: Of the model.
-        folder: Where the files are.
-        stored: What they hold.
+        name: Name of the model.
+        folder: The folder of the files.
+        stored: The contents of the files.
         module: The module on the meta device.
 
     Raises:
         ModelUnavailable: when a tensor is missing or has another shape.
     """
     found: dict[str, Any] = dict(stored.shapes)
-    fix = getattr(module, "_fix_state_dict_keys_on_load", None)  # diffusers reads old names of attention's layers
+    fix = getattr(module, "_fix_state_dict_keys_on_load", None)  # diffusers accepts old names of attention layers
     if fix is not None:
         fix(found)
     needed = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
     if stored.single is not None and stored.single.layout == "TAESD" and (more := sorted(set(found) - set(needed))):
-        raise ModelUnavailable(  # newer ones have norms and other layers, and no layer may be left out
+        raise ModelUnavailable(  # newer TAESDs have norms and other layers, and no layer may be left out
             f"{name} is a TAESD of another architecture",
             saw=f"{more[0]}, and {len(more) - 1} more that are not known",
             expected="that of taesd, taesdxl, taesd3 or taef1",
@@ -222,16 +222,16 @@ def check_fit(name: str, folder: Path, stored: Stored, module: Any) -> None:
 
 
 def fill(module: Any, stored: Stored, dtype: torch.dtype) -> Any:
-    """A module of the ``meta`` device with stored weights, which fit it, in place of its own.
+    """Give a module on the ``meta`` device the stored weights, which must fit it.
 
-    ``from_pretrained`` of diffusers gives the same, but while it builds a module it sets torch's default dtype and
-    replaces functions of ``torch.nn`` for the whole process, in which another thread may be computing.
+    diffusers' ``from_pretrained`` gives the same result, but while it builds a module it sets torch's default dtype
+    and replaces functions of ``torch.nn`` for the whole process, in which another thread may be computing.
 
     Raises:
         ValueError: when weights are missing.
     """
     weights = _load(stored)
-    module._fix_state_dict_keys_on_load(weights)  # diffusers' own, for names of before its version 0.18
+    module._fix_state_dict_keys_on_load(weights)  # diffusers' own method, for names from before its version 0.18
     weights = {name: part.to(dtype) for name, part in weights.items()}
     unlike = module.load_state_dict(weights, strict=False, assign=True)
     if unlike.missing_keys:
@@ -242,12 +242,12 @@ def fill(module: Any, stored: Stored, dtype: torch.dtype) -> Any:
 
 
 def checked_shapes(name: str, path: Path, others: set[str] | None = None) -> dict[str, tuple[int, ...]]:
-    """Of each tensor of a safetensors file its shape, by the file's header, which has to fit the file.
+    """Return each tensor's shape from a safetensors file's header, and check the header against the file.
 
     Args:
-        name: Of the model, for errors.
+        name: Name of the model, for errors.
         path: The file.
-        others: Takes the names of tensors that are no floats; without it they are damage.
+        others: Receives the names of tensors that are not floats; if None, such tensors are treated as damage.
 
     Raises:
         ModelUnavailable: when the file is damaged, or cannot be read.
@@ -267,11 +267,11 @@ def checked_shapes(name: str, path: Path, others: set[str] | None = None) -> dic
 
 
 class _Damaged(Exception):
-    """Says what is wrong with a file."""
+    """The reason why a file is damaged."""
 
 
 def _shapes_of(path: Path, others: set[str] | None) -> dict[str, tuple[int, ...]]:
-    """Of each tensor its shape.  Names of those that are no floats go to ``others``; without it they are damage."""
+    """Return each tensor's shape.  Names of non-float tensors go to ``others``; if None, they are damage."""
     nbytes = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -312,10 +312,10 @@ def _shapes_of(path: Path, others: set[str] | None) -> dict[str, tuple[int, ...]
 
 
 def files_of_index(name: str, index: Path) -> list[str]:
-    """The names of the files that an index of weights lists, all of which are there.
+    """Return the names of the files that an index of weights lists, after checking that all of them exist.
 
     Raises:
-        ModelUnavailable: when it is damaged, or a file is missing.
+        ModelUnavailable: when the index is damaged, or a file is missing.
     """
     try:
         if index.stat().st_size > _MOST_HEADER_BYTES:

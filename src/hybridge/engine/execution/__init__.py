@@ -1,4 +1,4 @@
-"""Runs a program as its plan says, in strips of rows.
+"""Execute a program in strips of rows, as its plan says.
 
-Decides nothing that :mod:`..planning` could have decided.
+This package makes no decision that :mod:`..planning` could have made.
 """

@@ -1,4 +1,4 @@
-"""Self-attention in a strip of queries at a time: what keeps keys and values, and what queries make of them."""
+"""Self-attention, one strip of queries at a time: it stores keys and values, and computes the queries' results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..program.ops import Attend
 
 
 def begin(op: Attend, arithmetic: Arithmetic, scratch: Scratch, positions: int) -> Attention:
-    """Room for the keys and values of so many positions."""
+    """Allocate memory for the keys and values of this many positions."""
     channels = op.query.out_channels
     dtype = torch.bfloat16 if arithmetic.attended_bytes(op) < scratch.like.itemsize else scratch.like.dtype
     compiled = compiled_for(scratch.like, channels)
@@ -27,23 +27,24 @@ class Attention(ABC):
     """One run of softmax(queries · keysᵀ / √d) · values.
 
     Attributes:
-        keys: (positions, C), to be written; of any dtype.
+        keys: Memory for the keys, (positions, C), of any dtype; the caller writes it.
     """
 
     keys: torch.Tensor
 
     @abstractmethod
     def keep_values(self, first: int, values: torch.Tensor) -> None:
-        """Those of positions from ``first`` on, (n, C), contiguous."""
+        """Store the values of positions from ``first`` on, (n, C), contiguous."""
 
     @abstractmethod
     def attend(self, queries: torch.Tensor, out: torch.Tensor, spare: tuple[torch.Tensor, torch.Tensor]) -> None:
-        """Writes ``out``, (n, C), contiguous as the queries are.
+        """Compute the result of each query.
 
         Args:
-            queries: (n, C).
-            out: Is written.
-            spare: Memory for as many numbers each, n rounded up by :func:`.queries_padded`; is written.
+            queries: (n, C), contiguous.
+            out: (n, C), contiguous; the result is written here.
+            spare: Two pieces of memory, each as large as the queries with n rounded up by :func:`.queries_padded`;
+                both are overwritten.
         """
 
 
@@ -65,7 +66,7 @@ class _TorchAttention(Attention):
 
 
 class _CompiledAttention(Attention):
-    """Of one head."""
+    """Attention with one head, in compiled loops."""
 
     def __init__(
         self,
@@ -82,7 +83,7 @@ class _CompiledAttention(Attention):
         narrower = scratch.like.itemsize // dtype.itemsize
         self.keys = scratch.take(positions, channels // narrower).view(dtype)
         self._values = scratch.take(blocks, channels, block // narrower).view(dtype)
-        self._values[-1].zero_()  # what no position has is multiplied with zeros
+        self._values[-1].zero_()  # the padding after the last position is multiplied by zeros
 
     def keep_values(self, first: int, values: torch.Tensor) -> None:
         self._compiled.pack_values(values, first, self._values)

@@ -1,4 +1,4 @@
-"""The memory of a run: each of a plan's buffers where the plan puts it, how rows get in and out, and scratch."""
+"""The memory of a run: a plan's buffers at their planned places, access to their rows, and scratch memory."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .transfer import Copies, Fetched, Sent
 
 
 class Buffers:
-    """A plan's buffers, taken when they are asked for.
+    """A plan's buffers, allocated on first use.
 
     Args:
-        plan: That they are part of.
-        like: Of the dtype to keep, on the device to run on.
-        arena: For those that are not parked, and for scratch; None to take each by itself.
-        copies: Of the device, if it cannot read what is parked.
-        spill_to: The folder to park in; None for the temporary one.
+        plan: The plan that they belong to.
+        like: A tensor of the dtype to store activations in, on the device to run on.
+        arena: Memory for the buffers that are not offloaded, and for scratch; None to allocate each separately.
+        copies: The device's copies, if it cannot read offloaded buffers directly.
+        spill_to: The folder for offloaded buffers; None for the system's temporary folder.
 
     Attributes:
-        scratch: What the op that runs takes for itself.
+        scratch: The scratch memory of the op that runs.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class Buffers:
         self._parked: dict[int, Offloaded] = {}
 
     def take(self, index: int) -> torch.Tensor:
-        """(1, C, H, W), channels-last, its numbers undefined unless it was taken before.
+        """Return a buffer (1, C, H, W), channels-last; its contents are undefined on first use.
 
         Raises:
-            OutOfMemory: when there is no room to park it.
+            OutOfMemory: when there is no room to offload it.
         """
         if index not in self._taken:
             buffer = self._plan.buffers[index]
@@ -56,19 +56,19 @@ class Buffers:
         return self._taken[index]
 
     def rows(self, index: int, most: int) -> Rows:
-        """What a taken buffer holds, to be read so many rows at a time."""
+        """Return a reader for an allocated buffer that reads at most ``most`` rows at a time."""
         if self._copies is not None and index in self._parked:
             return Fetched(self._copies, self._taken[index], self._like, most)
         return Stored(self._taken[index])
 
     def sent(self, index: int, most: int) -> Sent | None:
-        """How so many rows at a time get into a taken buffer; None for one that is written to where it lies."""
+        """Return a writer of at most ``most`` rows at a time; None for a buffer that is written directly."""
         if self._copies is not None and index in self._parked:
             return Sent(self._copies, self._taken[index], self._like, most)
         return None
 
     def make_room(self, op: int) -> None:
-        """Keeps what an op takes and the arena's idle pages together within the plan's peak."""
+        """Keep the op's memory plus the arena's idle pages within the plan's peak."""
         if self._arena is None:
             return
         step = self._plan.steps[op]
@@ -80,12 +80,12 @@ class Buffers:
         self._arena.forget_beside([(0, step.scratch_bytes), *living], self._plan.peak_bytes - step.taken_bytes)
 
     def end_strip(self) -> None:
-        """Lets the process forget the pages of what is parked."""
+        """Release this process's pages of offloaded buffers; their contents stay in the file."""
         for parked in self._parked.values():
             parked.release()
 
     def end_op(self, op: int) -> None:
-        """Frees what it took for itself, and what nothing reads after it."""
+        """Free an op's scratch memory, and the buffers that no later op reads."""
         self._finish()
         self.scratch.clear()
         for index in [index for index in self._taken if self._plan.buffers[index].last_op <= op]:
@@ -93,12 +93,12 @@ class Buffers:
             self._parked.pop(index, None)
 
     def close(self) -> None:
-        """Frees all of them."""
+        """Free all buffers."""
         self._finish()
         self._taken.clear()
         self._parked.clear()
 
     def _finish(self) -> None:
-        """Has whatever is computed from now on wait for copies: it may be given the memory that they use."""
+        """Make later computation wait for the copies, because it may reuse their memory."""
         if self._copies is not None:
             self._copies.finish()

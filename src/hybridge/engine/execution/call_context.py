@@ -1,7 +1,7 @@
-"""Whether this call may be answered in strips, whatever the module is: it may be differentiated, traced or mapped.
+"""Check whether a call may run in strips: it may not if it is differentiated, traced or mapped.
 
-Strips write into memory that they have taken before, some of them in C.  Whoever follows a tensor through torch's
-operators loses it there, so these calls belong to the module's own forward.
+Strips write into memory that was allocated before, partly from C.  Code that follows a tensor through torch's
+operators cannot follow it there, so such calls run the module's own forward.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.nn.modules import module as modules
 from torch.utils._device import DeviceContext
 
-#: What the modules that strips stand for compute with.
+#: The functions that the modules replaced by strips compute with.
 _FUNCTIONS = (
     *("conv2d", "group_norm", "linear", "scaled_dot_product_attention", "interpolate", "pad"),
     *("silu", "relu", "gelu", "mish"),
@@ -24,19 +24,19 @@ _FUNCTIONS = (
 
 
 def is_recorded() -> bool:
-    """Whether somebody writes down what is computed: torch.compile, export, or a trace.
+    """Return whether the computation is being recorded by torch.compile, export or a trace.
 
-    What is asked here, torch.compile can follow; so this is the first thing to ask.
+    torch.compile can follow this check, so callers make it first.
     """
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def why_not_now(source: torch.Tensor, parameters: Iterable[nn.Parameter]) -> str | None:
-    """Why the plain forward has to answer this call; None if it need not.
+    """Return why the plain forward has to run this call; None if strips may run it.
 
     Args:
-        source: What would be decoded or encoded.
-        parameters: The module's.
+        source: The input that would be decoded or encoded.
+        parameters: The module's parameters.
     """
     if modules._has_any_global_hook():  # type: ignore[no-untyped-call]
         return "there are hooks on all modules"
@@ -63,12 +63,12 @@ def why_not_now(source: torch.Tensor, parameters: Iterable[nn.Parameter]) -> str
 
 
 def autocasts(device_type: str) -> bool:
-    """Whether autocast is on for this type of device; ``meta``, for one, has none."""
+    """Return whether autocast is on for this type of device; ``meta``, for example, has no autocast."""
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[object]:
-    """A plan says what is computed in which dtype; a caller's autocast would round within strips."""
+    """Return a context without autocast: the plan decides the dtypes, and autocast would round within strips."""
     return torch.autocast(device_type, enabled=False) if autocasts(device_type) else nullcontext()
 
 

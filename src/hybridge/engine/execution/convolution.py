@@ -1,8 +1,8 @@
-"""The convolutions themselves, each in the way that was planned for it.
+"""Convolutions, each with its planned algorithm.
 
-A convolution is made once for its weights and then :meth:`begun <Convolution.begin>` for a run, which gives it a
-:class:`Room`: the window that source rows are put into, and memory for what the way needs beside it, taken once and
-used by every strip.
+A convolution is prepared once for its weights.  For each run, :meth:`Convolution.begin` gives it a :class:`Room`:
+the window that source rows are written to, and the workspace of the algorithm.  Both are allocated once and used by
+every strip.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _BFLOAT16 = torch.bfloat16
 
 
 class Room(ABC):
-    """One run of a convolution.
+    """The memory of one run of a convolution.
 
     Attributes:
         window: (1, C, rows, columns), channels-last: padded source rows, its side columns zero.
-        adds: Whether it can write to rows of half precision, and add others to what it makes.
+        adds: Whether it can write half-precision rows, and add other rows to its result.
     """
 
     adds = False
@@ -42,13 +42,13 @@ class Room(ABC):
         self.window = memory.permute(0, 3, 1, 2)
         self.window[..., :left].zero_()
         self.window[..., left + width :].zero_()
-        #: The part of the window that is the source's.
+        #: The part of the window that holds the source's columns.
         self.inside = self.window[..., left : left + width]
         self._scratch = scratch
         self._made: torch.Tensor | None = None
 
     def _result(self, out: torch.Tensor | None, channels: int, rows: int, width: int) -> torch.Tensor:
-        """``out`` if it can be written to, else memory of the room's own, taken when it is first needed."""
+        """Return ``out`` if it can be written to, else the room's own memory, allocated on first use."""
         shape = (1, channels, rows, width)
         alike = out is not None and (out.dtype, out.device) == (self._scratch.like.dtype, self.window.device)
         if out is not None and alike and out.shape == shape:
@@ -59,17 +59,18 @@ class Room(ABC):
 
     @abstractmethod
     def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
-        """(1, O, rows, W) from the rows in the window: in ``out``, or in memory that the next strip writes over.
+        """Return (1, O, rows, W), computed from the window: in ``out``, or in memory that the next strip
+        overwrites.
 
         Args:
-            rows: Of the target.
-            out: Where they may be written.
-            added: Rows of the target that are added, which ``out`` may be; only to a room that :attr:`adds`.
+            rows: Number of target rows.
+            out: Memory where they may be written.
+            added: Rows that are added to the result; may be ``out`` itself.  Only for a room with :attr:`adds`.
         """
 
 
 class Convolution(ABC):
-    """A convolution's weights, prepared: ``weight`` is of the form that the way works with."""
+    """A convolution with prepared weights: ``weight`` has the layout that the algorithm needs."""
 
     #: See :meth:`.CompiledKernels.bmm`.
     added_at_once = ADDED_AT_ONCE
@@ -79,7 +80,7 @@ class Convolution(ABC):
 
     @abstractmethod
     def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
-        """Room for up to ``rows`` target rows; ``width`` is the source's."""
+        """Allocate a room for up to ``rows`` target rows; ``width`` is the source's."""
 
 
 def prepare(
@@ -89,13 +90,13 @@ def prepare(
     bias: torch.Tensor | None,
     added_at_once: int = ADDED_AT_ONCE,
 ) -> Convolution:
-    """The convolution of an op whose weight (O, I, k, k) and bias (O,) are of the dtype to compute in.
+    """Return an op's convolution with its weights prepared.
 
     Args:
-        op: Which one.
-        way: How it is computed.
-        weight: Its own.
-        bias: The same.
+        op: The op.
+        way: The algorithm.
+        weight: (O, I, k, k), in the dtype to compute in.
+        bias: (O,), in the dtype to compute in, or None.
         added_at_once: See :meth:`.CompiledKernels.bmm`.
     """
     kinds: dict[str, type[Convolution]] = {
@@ -114,7 +115,7 @@ def prepare(
 
 
 class Direct(Convolution):
-    """torch's own."""
+    """torch's own convolution."""
 
     def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
         return _DirectRoom(self, scratch, rows, width)
@@ -124,7 +125,7 @@ class _DirectRoom(Room):
     def __init__(self, conv: Direct, scratch: Scratch, rows: int, width: int) -> None:
         super().__init__(conv.op, conv.way, scratch, rows, width)
         self._conv = conv
-        # torch pads both sides alike; what differs is in the window.
+        # torch pads both sides equally; unequal padding is in the window.
         self._padding = (0, conv.op.padding.left if conv.op.padding.left == conv.op.padding.right else 0)
 
     def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
@@ -134,7 +135,7 @@ class _DirectRoom(Room):
 
 
 class Taps(Convolution):
-    """The same in loops of our own, perhaps in bfloat16, added up in float32."""
+    """A direct convolution in our own loops, in float32 or bfloat16, added in float32."""
 
     def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         compiled = compiled_for(weight, op.weights.in_channels, op.weights.out_channels)
@@ -158,7 +159,7 @@ class _TapsRoom(Room):
 
     def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
         conv = self._conv
-        if out is None or not supports_layout(out):  # a whole program's output is not
+        if out is None or not supports_layout(out):  # a program's final output has another memory layout
             out = self._result(None, conv.op.weights.out_channels, rows, self._columns)
         ends, at_once = (conv.bias, added, out), conv.added_at_once
         conv.compiled.conv_direct(self.window, conv.weight, *ends, conv.op.stride, k_block=at_once)
@@ -166,7 +167,7 @@ class _TapsRoom(Room):
 
 
 class Dots(Convolution):
-    """A dot product for each of few outputs."""
+    """A convolution with few output channels: one dot product for each output."""
 
     def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.compiled = compiled_for(weight, op.weights.in_channels)
@@ -194,7 +195,7 @@ class _DotsRoom(Room):
 
 
 class Gathered(Convolution):
-    """What every output reads is put side by side, and multiplied."""
+    """A convolution by im2col: the inputs of every output are copied side by side, then multiplied."""
 
     def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__(op, way, weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous(), bias)  # (k·k·I, O)
@@ -208,14 +209,14 @@ class _GatheredRoom(Room):
         super().__init__(conv.op, conv.way, scratch, rows, width)
         self._conv, weights = conv, conv.op.weights
         self._columns = conv.op.output_size(rows, width)[1]
-        of_a_tap_row = weights.kernel * weights.in_channels  # which lie side by side in the window, too
+        of_a_tap_row = weights.kernel * weights.in_channels  # these are contiguous in the window, too
         self._gathered = scratch.take(rows, self._columns, weights.kernel, of_a_tap_row)
 
     def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
         conv, gathered = self._conv, self._gathered[:rows]
         row, column, stride = self.window.stride(2), self.window.stride(3), conv.op.stride
         gathered.copy_(self.window.as_strided(gathered.shape, (stride * row, stride * column, row, 1)))
-        place = out if out is not None and out.stride(1) == 1 else None  # a whole program's output is not
+        place = out if out is not None and out.stride(1) == 1 else None  # a program's output is not channels-last
         made = self._result(place, conv.op.weights.out_channels, rows, self._columns)
         operands = gathered.view(rows * self._columns, -1)
         if conv.bias is None:
@@ -226,15 +227,15 @@ class _GatheredRoom(Room):
 
 
 class Shortcut:
-    """A 1×1 convolution of a residual.
+    """A 1×1 convolution on a residual.
 
     Args:
-        weight: (O, I, 1, 1), of the dtype to compute in.
-        in_bfloat16: Whether it is multiplied with rows in bfloat16.
+        weight: (O, I, 1, 1), in the dtype to compute in.
+        in_bfloat16: Whether it is multiplied by rows in bfloat16.
         added_at_once: See :meth:`.CompiledKernels.bmm`.
 
     Attributes:
-        dtype: Of the rows that it takes.
+        dtype: The dtype of its input rows.
     """
 
     def __init__(
@@ -248,7 +249,7 @@ class Shortcut:
         self._kernel = self._compiled.pack_filters(kernel[None], self.dtype) if self._compiled else kernel
 
     def multiply(self, rows: torch.Tensor, out: torch.Tensor) -> None:
-        """(1, I, n, W) → ``out``, (1, O, n, W), without memory of its own; both channels-last."""
+        """Multiply rows (1, I, n, W) into ``out``, (1, O, n, W), both channels-last, without allocating memory."""
         if self._compiled:
             self._compiled.bmm(
                 positions(rows)[None], self._kernel, positions(out)[None], k_block=self._added_at_once
@@ -258,12 +259,12 @@ class Shortcut:
 
 
 def positions(rows: torch.Tensor) -> torch.Tensor:
-    """(1, C, n, W), channels-last → (n·W, C)."""
+    """View rows (1, C, n, W), channels-last, as positions (n·W, C)."""
     return rows[0].permute(1, 2, 0).flatten(0, 1)
 
 
 class FourPhases(Convolution):
-    """Nearest ×2, then 3×3, as four 2×2 convolutions."""
+    """Nearest ×2 and then a 3×3 convolution, as four 2×2 convolutions."""
 
     def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__(op, way, _phase_kernels(weight), None if bias is None else bias.repeat(4))
@@ -292,7 +293,7 @@ class _FourPhasesRoom(Room):
 
 
 class Transformed(Convolution):
-    """3×3, perhaps after nearest ×2 or with stride 2: tiles are transformed, multiplied, and transformed back."""
+    """A 3×3 convolution, also after nearest ×2 or with stride 2, that multiplies transformed tiles."""
 
     def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__(op, way, weight, bias)
@@ -307,7 +308,7 @@ class Transformed(Convolution):
         spectrum = torch.einsum("ik,ockl,jl->ijco", rows, weight.to(wide), columns).flatten(0, 1)
         self.dtype = torch.bfloat16 if way.in_bfloat16 else weight.dtype
         self.compiled = compiled_for(weight, op.weights.in_channels, op.weights.out_channels)
-        # (products, C, O), or in the order of compiled loops
+        # (products, C, O), or the layout of the compiled loops
         self.weight = (
             self.compiled.pack_filters(spectrum, self.dtype)
             if self.compiled
@@ -319,10 +320,11 @@ class Transformed(Convolution):
 
 
 class _TransformedRoom(Room):
-    """Two halves of memory: every step reads one and writes the other.
+    """Two halves of memory: every step reads one half and writes the other.
 
-    window → input transformed along rows (first half) → and along columns (second) → products (first) → their
-    transform along rows (second) → and along columns: the result.  Compiled, both directions are one step each.
+    window → input transformed along rows (first half) → then along columns (second half) → products (first half) →
+    transformed back along rows (second half) → then along columns: the result.  Compiled loops do each transform,
+    forward and back, in one step.
     """
 
     def __init__(self, conv: Transformed, scratch: Scratch, rows: int, width: int) -> None:
@@ -365,7 +367,7 @@ class _TransformedRoom(Room):
         weights = conv.op.weights
         tile = conv.along_rows.reads, conv.along_columns.reads
         columns = conv.op.output_size(rows, self._width)[1]
-        if out is None or not supports_layout(out):  # a whole program's output is not
+        if out is None or not supports_layout(out):  # a program's final output has another memory layout
             out = self._result(None, weights.out_channels, rows, columns)
         ends = conv.bias, added, out
         at_once = conv.added_at_once
@@ -380,7 +382,7 @@ class _TransformedRoom(Room):
         return out
 
     def _look(self, high: int) -> _TileViews:
-        """At so many rows of tiles: every strip but the last has the same, and slicing takes as long as adding."""
+        """Return the views for this many rows of tiles; slicing is as slow as adding, so the caller keeps them."""
         along_rows, along_columns, wide = self._conv.along_rows, self._conv.along_columns, self._wide
         into, out = self._conv.op.weights.in_channels, self._conv.op.weights.out_channels
         source = self.window[0, :, :, : along_columns.inputs(wide)].permute(1, 2, 0)  # rows, columns, channels
@@ -405,7 +407,7 @@ class _TransformedRoom(Room):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _TileViews:
-    """Views of a room's memory, in the order of their use."""
+    """Views of a room's memory, in order of use."""
 
     source_lines: Sequence[torch.Tensor]
     rowwise: Sequence[torch.Tensor]
@@ -424,7 +426,7 @@ def _every(first: int, step: int, count: int) -> slice:
 
 
 def _combine(matrix: Matrix, sources: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> None:
-    """``targets[i] = Σ matrix[i][k] · sources[k]``."""
+    """Compute ``targets[i] = Σ matrix[i][k] · sources[k]``."""
     for (first, others), target in zip(_recipe(matrix), targets, strict=True):
         if not others:
             target.copy_(sources[first])
@@ -437,7 +439,7 @@ def _combine(matrix: Matrix, sources: Sequence[torch.Tensor], targets: Sequence[
 
 @cache
 def _recipe(matrix: Matrix) -> list[tuple[int, list[tuple[int, float]]]]:
-    """For every row of a matrix that has a one in each: where that is, and the other entries."""
+    """Return, for every row of a matrix, the index of an entry that is 1, and the other entries."""
     recipe = []
     for row in matrix:
         first = row.index(1)
@@ -453,10 +455,10 @@ def _view(memory: torch.Tensor, *shape: int) -> torch.Tensor:
 
 
 def _phase_kernels(weight: torch.Tensor) -> torch.Tensor:
-    """(O, I, 3, 3), to be used after nearest ×2 → (4·O, I, 2, 2), to be used before it, one phase after another.
+    """Convert a filter (O, I, 3, 3) for use after nearest ×2 to filters (4·O, I, 2, 2) for use before it, by phase.
 
-    Of a doubled picture's rows y-1, y and y+1, two come from the same source row: for an even y the last two, for
-    an odd one the first two.  Their taps are summed; the same holds for columns.
+    Two of a doubled picture's rows y-1, y and y+1 come from the same source row: the last two for an even y, the
+    first two for an odd y.  Their taps are summed; the same holds for columns.
     """
     taps = torch.tensor(
         [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]],  # phase, tap of two, tap of three

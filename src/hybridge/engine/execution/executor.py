@@ -1,11 +1,10 @@
-"""Runs a program in strips, as its plan says.
+"""Execute a program in strips, as its plan says.
 
-Numbers: a group norm's statistics are taken per strip, in float32 at least, and merged in float64, so they do not
-depend on where strips begin; everything else is what the plain forward computes, row by row.  The result is *within
-rounding* of the plain forward, never a blend.
+Accuracy: a group norm's statistics are computed per strip, in float32 or wider, and merged in float64, so they do
+not depend on where strips begin; everything else is computed as in the plain forward, row by row.  The result
+equals the plain forward's *within rounding*; it is never a blend of tiles.
 
-Memory: what the plan says, in :mod:`.buffers`.  Activations lie channels-last, so that the rows of a strip are one
-piece of memory.
+Memory: as planned, see :mod:`.buffers`.  Activations are channels-last, so that the rows of a strip are contiguous.
 """
 
 from __future__ import annotations
@@ -33,27 +32,27 @@ from .strips import AttentionStrips, ConvolutionStrips, Into, Parameters, Readin
 from .transfer import copies_for
 from .weight_checksum import checksums
 
-#: Called with (strips done, strips in all).
+#: Called with (strips done, strips in total).
 Progress = Callable[[int, int], None]
 
-#: Asked between strips.
+#: Called between strips; True ends the run.
 ShouldStop = Callable[[], bool]
 
 _Bound = ConvolutionStrips | AttentionStrips
 
 
 class Executor:
-    """A program bound to a module's weights.
+    """A program together with a module's weights.
 
-    What can be computed from the weights alone is computed once, and again when they are moved, replaced or written
-    to.
+    Values that depend on the weights alone are computed once, and again when weights are moved, replaced or
+    written.
 
     Args:
-        program: What to run.
+        program: The program to run.
         module: The module that it was lowered from.
-        spill_to: The folder in which activations are parked, if a plan parks any; None for the temporary one.
-        reads_weights: Whether every run begins with a look at all of the weights that it needs; without it, what is
-            written to them behind torch's back, as through ``parameter.data``, goes unnoticed.
+        spill_to: The folder for offloaded activations, if a plan has any; None for the system's temporary folder.
+        reads_weights: Whether every run first computes checksums of the weights that it needs; without it, changes
+            that torch does not count, such as writes through ``parameter.data``, go unnoticed.
     """
 
     def __init__(
@@ -77,21 +76,21 @@ class Executor:
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
     ) -> torch.Tensor:
-        """The program's output for ``source``.
+        """Compute the program's output for ``source``.
 
         Args:
-            source: (B, C, H, W) of the plan's shape, on the weights' device, of the dtype to keep activations in.
-            plan: In a mode that runs in strips.
-            progress: Hears of every strip.
-            should_stop: Asked after every strip but the last.
+            source: (B, C, H, W) in the plan's shape, on the weights' device, in the dtype to store activations in.
+            plan: A plan in a mode that runs in strips.
+            progress: Called after every strip.
+            should_stop: Called after every strip except the last.
 
         Returns:
             (B, C', H', W'), contiguous, of the source's dtype.
 
         Raises:
-            RequestError: when the source is not what the plan was made for.
-            Stopped: when ``should_stop`` said so.
-            OutOfMemory: when there is no room to park what the plan parks.
+            RequestError: when the source does not match the plan.
+            Stopped: when ``should_stop`` returned True.
+            OutOfMemory: when there is no room for the activations that the plan offloads.
         """
         self._check(source, plan)
         with without_autocast(source.device.type):
@@ -113,7 +112,7 @@ class Executor:
                 if progress:
                     progress(done, plan.strips)
                 if should_stop and done < plan.strips and should_stop():
-                    # A traceback keeps the variables of its frames: none may hold a tensor.
+                    # A traceback keeps the variables of its frames alive: none may hold a tensor.
                     strips.close()
                     del output, strips
                     raise Stopped(
@@ -132,7 +131,7 @@ class Executor:
             )
 
     def _bind(self, stored: torch.dtype, plan: Plan) -> list[_Bound]:
-        """Every op with its weights, prepared for the way that it is planned to run; in one thread at a time."""
+        """Return every op with its weights prepared for its planned algorithm; one thread at a time does this."""
         with self._binding:
             return self._bind_alone(stored, plan)
 
@@ -141,7 +140,7 @@ class Executor:
         read = self._parameters.of(self._layers)
         bound_to: list[object] = [computed, *(_identity(parameter) for parameter in read)]
         if self._reads_weights:
-            bound_to.append(checksums(one for one in read if not one.is_meta))  # a shape holds nothing
+            bound_to.append(checksums(one for one in read if not one.is_meta))  # a meta tensor has no data
         if bound_to != self._bound_to:
             self._bound.clear()
             self._bound_to = bound_to
@@ -158,7 +157,7 @@ class Executor:
                 strips = ConvolutionStrips(op, way or Way("direct"), parameters, plan.arithmetic)
                 self._bound[index] = way, strips
         if missing:
-            trim()  # preparing takes as much again, in pieces between those that stay
+            trim()  # preparing takes the same memory again, scattered between the pieces that stay
         return [self._bound[index][1] for index in range(len(self.program.ops))]
 
     def _strips(
@@ -172,7 +171,7 @@ class Executor:
 
 
 class _Item:
-    """One item of the batch on its way through the program: which values exist, and where."""
+    """The state of one batch item during the run: which values exist, and where."""
 
     def __init__(
         self,
@@ -189,7 +188,7 @@ class _Item:
         self._moments: dict[int, Moments] = {}
 
     def op(self, index: int) -> Generator[None]:
-        """Runs one op, yielding after every strip, and frees what nothing reads any more."""
+        """Run one op, yielding after every strip, and free the values that no later op reads."""
         op, step = self._program.ops[index], self._plan.steps[index]
         self._buffers.make_room(index)
         gather = None
@@ -197,7 +196,7 @@ class _Item:
             gather = self._moments[op.target] = Moments(self._plan.arithmetic)
         if not step.is_streamed:
             yield from self._write(index, gather)
-        elif gather:  # the norm that will read it needs to know all of it first
+        elif gather:  # the norm that will read it needs its complete statistics first
             for strip in self._strips_of(index):
                 gather.add(strip.made)
                 del strip  # before the next one is made
@@ -222,7 +221,7 @@ class _Item:
                 sent.send(strip.first, strip.end, kept)
             elif strip.made.data_ptr() != kept.data_ptr():
                 kept.copy_(strip.made)
-            if gather:  # of what the norm will read, rounded as it is kept
+            if gather:  # statistics of the values as stored, which the norm will read
                 gather.add(kept)
             del strip, kept  # before the next one is made
             self._buffers.end_strip()
@@ -247,7 +246,7 @@ class _Item:
         return self._bound[index].strips(reading, self._buffers.scratch, into)
 
     def _rows(self, value: int, most: int) -> Rows:
-        """A value, of which so many rows are read at a time."""
+        """Return a reader for a value that reads at most ``most`` rows at a time."""
         if value == 0:
             return Stored(self._source)
         buffer = self._plan.steps[value - 1].buffer
@@ -257,6 +256,6 @@ class _Item:
 
 
 def _identity(parameter: torch.Tensor) -> tuple[object, ...]:
-    """What changes when a parameter is moved, replaced or written to; inference mode does not count writes."""
+    """Return a key that changes when a parameter is moved, replaced or written; inference mode counts no writes."""
     version = 0 if parameter.is_inference() else parameter._version
     return parameter.data_ptr(), version, parameter.dtype, parameter.device, parameter.stride()

@@ -1,4 +1,4 @@
-"""A group norm in two halves: its statistics, gathered strip by strip, and what it does once they are complete."""
+"""A group norm in two steps: gather its statistics strip by strip, then apply it once they are complete."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _FLOAT32 = torch.empty(0, dtype=torch.float32, device="cpu")
 
 
 class Moments:
-    """Mean and variance of every channel, strip by strip, merged when they are asked for.
+    """Mean and variance of every channel, collected strip by strip and merged on request.
 
     Args:
-        arithmetic: Of the device.
+        arithmetic: The device's arithmetic.
     """
 
     def __init__(self, arithmetic: Arithmetic) -> None:
@@ -25,10 +25,10 @@ class Moments:
         self._strips: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # positions, mean (C,), variance (C,)
 
     def add(self, rows: torch.Tensor) -> None:
-        """Takes in rows (1, C, n, W), channels-last, that no other call takes in."""
+        """Add rows (1, C, n, W), channels-last; each row may be added only once."""
         channels, count, width = rows.shape[1:]
         at_once = self._arithmetic.rows_measured(count, width)
-        is_copied = self._arithmetic.computed_bytes < _FLOAT32.itemsize  # which plans count
+        is_copied = self._arithmetic.computed_bytes < _FLOAT32.itemsize  # plans count this copy
         compiled = compiled_for(_FLOAT32, channels) if supports_layout(rows) and not is_copied else None
         if compiled:
             parts = zip(*compiled.channel_moments(rows, at_once), strict=True)
@@ -41,11 +41,11 @@ class Moments:
             self._strips.append((some.shape[2] * width, *_measured(some)))
 
     def of_groups(self, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and biased variance of every channel's group, (C,) each.
+        """Return mean and biased variance of every channel's group, (C,) each.
 
         Strips and the channels of a group are parts of one sample, merged by the formula of Chan, Golub and LeVeque
-        ("Updating formulae and a pairwise algorithm for computing sample variances", 1979): the variance of the
-        whole is that within its parts, and that of their means around the common mean.
+        ("Updating formulae and a pairwise algorithm for computing sample variances", 1979): the total variance is
+        the variance within the parts plus the variance of their means around the common mean.
         """
         device = self._strips[0][1].device
         wide = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
@@ -63,9 +63,9 @@ class Moments:
 
 
 def _measured(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and biased variance of every channel."""
+    """Return mean and biased variance of every channel."""
     if rows.device.type in ("cpu", "cuda"):
-        # Twice as fast as the next best of torch's ways, in two passes (mean, then deviation from it), no copy.
+        # Twice as fast as torch's next best function; two passes (mean, then deviation from it), no copy.
         mean, variance = torch.batch_norm_update_stats(rows, None, None, 0.0)
     else:
         variance, mean = torch.var_mean(rows, (0, 2, 3), correction=0)
@@ -76,9 +76,9 @@ class GroupNorm:
     """The parameters of a group norm.
 
     Args:
-        norm: Which one.
+        norm: The norm in the program.
         weight: (C,), in float32 or wider.
-        bias: The same.
+        bias: (C,), in float32 or wider.
     """
 
     def __init__(self, norm: Norm, weight: nn.Parameter | torch.Tensor, bias: nn.Parameter | torch.Tensor) -> None:
@@ -86,16 +86,16 @@ class GroupNorm:
         self.weight, self.bias = weight, bias
 
     def with_statistics(self, moments: Moments) -> Normalise:
-        """The function that it is for a picture of these statistics."""
+        """Return the norm as a function for a picture with these statistics."""
         return Normalise(self, *moments.of_groups(self.groups))
 
 
 class Normalise:
-    """One multiplication and one addition per number."""
+    """A norm with known statistics: one multiplication and one addition per number."""
 
     def __init__(self, norm: GroupNorm, mean: torch.Tensor, variance: torch.Tensor) -> None:
         self._norm, self._mean, self._variance = norm, mean, variance
-        # Two, for on a GPU the operator keeps mean and deviation there until it is done.
+        # Two tensors, because on a GPU the operator stores mean and deviation in them while it runs.
         self._kept = mean.new_empty(0), mean.new_empty(0)
         self._compiled = compiled_for(mean, len(mean))
         if self._compiled:
@@ -103,7 +103,7 @@ class Normalise:
             self._scale, self._shift = scale.float(), (norm.bias.double() - mean.double() * scale).float()
 
     def with_silu(self, rows: torch.Tensor, out: torch.Tensor) -> None:
-        """The same and SiLU behind it, at once where that was compiled."""
+        """Normalise rows and apply SiLU, in one pass where compiled loops exist."""
         if self._compiled and supports_layout(rows) and supports_layout(out):
             self._compiled.scale_shift_silu(rows, self._scale, self._shift, out)
             return
@@ -111,12 +111,12 @@ class Normalise:
         F.silu(out, inplace=True)
 
     def __call__(self, rows: torch.Tensor, out: torch.Tensor) -> None:
-        """Normalised rows (1, C, n, W), channels-last, into ``out``: perhaps wider numbers, perhaps elsewhere."""
+        """Normalise rows (1, C, n, W), channels-last, into ``out``, which may have a wider dtype."""
         if (rows.dtype, rows.device) != (out.dtype, out.device):
             out.copy_(rows, non_blocking=True)
             rows = out
-        # A batch norm with given statistics is the same formula, and torch has it with ``out``, vectorised, and
-        # with float32 parameters for half-precision rows.
+        # A batch norm with given statistics has the same formula; torch's takes ``out``, is vectorised, and
+        # accepts float32 parameters for half-precision rows.
         torch.ops.aten.native_batch_norm.out(
             rows, self._norm.weight, self._norm.bias, self._mean, self._variance, False, 0.0, self._norm.eps,
             out=out, save_mean=self._kept[0], save_invstd=self._kept[1],

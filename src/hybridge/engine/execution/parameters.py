@@ -1,4 +1,4 @@
-"""The parameters of a module as they are at the moment: they may be moved, written to, or replaced by others."""
+"""Look up a module's current parameters: they may be moved, written, or replaced by others."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import nn
 
 
 class ModuleParameters:
-    """Of a module whose parts stay; their parameters need not, for whoever offloads a module puts others there.
+    """The parameters of a module whose submodules stay; offloading a module may replace its parameters.
 
-    ``module.parameters()`` gives the same in ten times the time, half a millisecond for a VAE.
+    ``module.parameters()`` gives the same result but takes ten times as long, half a millisecond for a VAE.
 
     Attributes:
-        parts: By name, as ``module.named_modules()`` gives them.
+        parts: The submodules by name, as in ``module.named_modules()``.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -21,11 +21,11 @@ class ModuleParameters:
         self._owners = [part for part in self.parts.values() if part._parameters]
 
     def all(self) -> list[nn.Parameter]:
-        """All of them, some perhaps more than once."""
+        """Return all parameters; a shared parameter may occur more than once."""
         return _of(self._owners)
 
     def of(self, names: Iterable[str]) -> list[nn.Parameter]:
-        """Those of the parts of these names."""
+        """Return the parameters of the submodules with these names."""
         return _of(self.parts[name] for name in names)
 
 

@@ -1,7 +1,7 @@
-"""Strips of one op: a convolution's or an attention's target, a few rows at a time, from the top.
+"""Compute one op's target in strips: a few rows at a time, from top to bottom.
 
-What reads a value reads it once from the top to the bottom, so a value need not exist: :class:`Stored` has all of
-its rows, :class:`Streamed` makes them when they are asked for and forgets them.
+Every reader of a value reads it once, from top to bottom, so a value need not exist whole: :class:`Stored` has all
+rows, :class:`Streamed` computes rows on request and then drops them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .group_norm import GroupNorm, Moments
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Strip:
-    """Rows [first, end) of a target; ``made``, (1, C, end - first, W), is good until the next is asked for."""
+    """Rows [first, end) of a target; ``made``, (1, C, end - first, W), is valid until the next strip is made."""
 
     first: int
     end: int
@@ -34,11 +34,11 @@ class Strip:
 
 
 class Rows(ABC):
-    """A value that is read from the top to the bottom.
+    """A value that is read from top to bottom.
 
     Attributes:
-        height: In rows.
-        width: In columns.
+        height: Number of rows.
+        width: Number of columns.
     """
 
     height: int
@@ -46,14 +46,14 @@ class Rows(ABC):
 
     @abstractmethod
     def pieces(self, start: int, stop: int, following: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """Rows [start, stop) in one or more pieces (first row, (1, C, n, W)); no row may be asked for again.
+        """Yield rows [start, stop) in pieces (first row, (1, C, n, W)); no row may be requested again.
 
-        A piece is good until the next is asked for.  The next call will ask for rows [stop, following).
+        A piece is valid until the next one is requested.  The next call will request rows [stop, following).
         """
 
 
 class Stored(Rows):
-    """All rows exist, (1, C, H, W), where the device can read them."""
+    """A value that exists whole, (1, C, H, W), where the device can read it."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
@@ -65,7 +65,7 @@ class Stored(Rows):
 
 
 class Streamed(Rows):
-    """A strip exists at a time; others are made on the way."""
+    """A value of which one strip exists at a time; strips are computed on request."""
 
     def __init__(self, strips: Generator[Strip], height: int, width: int) -> None:
         self._strips, self.height, self.width = strips, height, width
@@ -83,7 +83,7 @@ class Streamed(Rows):
 
 
 class Converted(Rows):
-    """The same in the dtype of ``place``, (1, C, n, W), converted there as many rows at a time as it has."""
+    """Rows converted to the dtype of ``place``, (1, C, n, W), which holds n rows at a time."""
 
     def __init__(self, rows: Rows, place: torch.Tensor) -> None:
         self._rows, self._place = rows, place
@@ -101,7 +101,7 @@ class Converted(Rows):
 
 
 class Carried(Rows):
-    """What a shortcut makes of the same, in one piece: made in ``place``, (1, O, n, W), for n rows at most."""
+    """A shortcut's output for rows, in one piece in ``place``, (1, O, n, W), for at most n rows."""
 
     def __init__(self, rows: Rows, shortcut: Shortcut, place: torch.Tensor) -> None:
         self._rows, self._shortcut, self._place = rows, shortcut, place
@@ -117,15 +117,16 @@ class Carried(Rows):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What an op reads in one run.
+    """The inputs of an op in one run.
 
     Attributes:
         source: The value that is convolved or attended to.
-        moments: Its statistics, where the op normalises it.
+        moments: The source's statistics, where the op normalises it.
         residual: The value that is added.
-        converted: Rows of it that are brought to the dtype to compute in at a time; 0 where it is kept in that.
-        height: Of the target.
-        rows: Of the target, made at a time.
+        converted: How many rows of the residual are converted at a time to the dtype to compute in; 0 where it is
+            stored in that dtype.
+        height: Height of the target.
+        rows: Number of target rows computed at a time.
     """
 
     source: Rows
@@ -136,34 +137,34 @@ class Reading:
     rows: int
 
 
-#: Writes rows, normalised and activated, to their place in the window.
+#: Normalises and activates rows, and writes them to their place in the window.
 Enter = Callable[[torch.Tensor, torch.Tensor], None]
 
-#: Gives the place in the target that rows [first, end) are for.
+#: Returns the memory in the target for rows [first, end).
 Into = Callable[[int, int], torch.Tensor]
 
 
 class Parameters:
-    """The parameters of a module by the name of their part, in the dtype to compute in."""
+    """The parameters of a module by the name of their submodule, in the dtype to compute in."""
 
     def __init__(self, parts: Mapping[str, nn.Module], dtype: torch.dtype) -> None:
         self._parts, self.dtype = parts, dtype
 
     def of(self, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weight and bias of a layer."""
+        """Return weight and bias of a layer."""
         part: Any = self._parts[name]
         bias = None if part.bias is None else part.bias.detach().to(self.dtype).contiguous()
         return part.weight.detach().to(self.dtype), bias
 
     def norm(self, norm: Norm) -> GroupNorm:
-        """A group norm's, in float32 at least."""
+        """Return a group norm with its parameters, in float32 or wider."""
         part: Any = self._parts[norm.name]
         wide = torch.promote_types(self.dtype, torch.float32)
         return GroupNorm(norm, part.weight.detach().to(wide), part.bias.detach().to(wide))
 
 
 class ConvolutionStrips:
-    """A :class:`.ops.Convolve` with its weights at hand."""
+    """A :class:`.ops.Convolve` with its weights."""
 
     def __init__(self, op: Convolve, way: Way, parameters: Parameters, arithmetic: Arithmetic) -> None:
         self._op = op
@@ -182,15 +183,15 @@ class ConvolutionStrips:
         self._leaving = _IN_PLACE[op.leaving] if op.leaving else None
 
     def strips(self, reading: Reading, scratch: Scratch, into: Into | None = None) -> Generator[Strip]:
-        """The target's strips, in order.
+        """Yield the target's strips, in order.
 
-        The target may lie where the source or the residual lies: a strip is made after its rows were read, and the
-        window keeps those that the next strip reads again.
+        The target may use the memory of the source or the residual: a strip is written after its rows were read,
+        and the window keeps the rows that the next strip reads again.
 
         Args:
-            reading: What is read.
-            scratch: Memory for the run, of the dtype to compute in.
-            into: Where strips may be written as they are made; those that were not are the caller's to copy.
+            reading: The op's inputs.
+            scratch: Memory for the run, in the dtype to compute in.
+            into: Returns memory to which a strip may be written directly; the caller copies strips that were not.
         """
         source, height = reading.source, reading.height
         enter = self._enter(reading.moments)
@@ -202,7 +203,7 @@ class ConvolutionStrips:
             start, stop = self._op.rows_read(first, end)
             after = min(end + reading.rows, height)
             kept = max(0, ended - start) if first else 0
-            for row in range(kept):  # upwards, for with one-row strips these overlap
+            for row in range(kept):  # in rising order, because with one-row strips source and target overlap
                 room.window[:, :, row].copy_(room.window[:, :, ended - begun - kept + row])
             following = stop if after == end else self._op.rows_read(end, after)[1]
             _fill(room, source, start, start + kept, stop, following, enter)
@@ -210,7 +211,7 @@ class ConvolutionStrips:
 
             place = None if into is None else into(first, end)
             if place is not None and place.dtype != scratch.like.dtype and self._op.leaving not in OF_ROUNDED:
-                place = None  # or it would be rounded before
+                place = None  # or the sum would be rounded before the function is applied
             if residual is None:
                 made = room.convolve(end - first, place)
             elif is_added_within:
@@ -225,16 +226,16 @@ class ConvolutionStrips:
             del made  # before the next one is made
 
     def _residual(self, reading: Reading, room: Room, scratch: Scratch) -> tuple[Rows | None, bool]:
-        """What is added to what the convolution gives, and whether that is within it, of a strip's rows at once."""
+        """Return the rows to add, and whether the convolution itself adds them, for all rows of a strip at once."""
         residual, shortcut = reading.residual, self._shortcut
         if residual is None:
             return None, False
         as_it_is = residual
-        if reading.converted:  # a plan counts that, for it does not know whether there are loops that need none
+        if reading.converted:  # plans count this memory even where compiled loops do not need it
             channels = self._op.shortcut.in_channels if self._op.shortcut else self._op.weights.out_channels
             numbers = scratch.take(reading.converted * residual.width * channels)
             if shortcut:
-                numbers = numbers.view(shortcut.dtype)  # bfloat16, perhaps, of which there is room for more
+                numbers = numbers.view(shortcut.dtype)  # if this is the narrower bfloat16, more rows fit
             place = numbers.view(1, -1, residual.width, channels).permute(0, 3, 1, 2)
             residual = Converted(residual, place)
         if shortcut is None:
@@ -263,7 +264,7 @@ class ConvolutionStrips:
 def _add(
     made: torch.Tensor, added: Iterator[tuple[int, torch.Tensor]], first: int, place: torch.Tensor | None
 ) -> torch.Tensor:
-    """The sum of both, in its place already if that holds numbers as wide."""
+    """Return the sum, written to ``place`` if its dtype is as wide."""
     alike = place is not None and (place.dtype, place.device) == (made.dtype, made.device)
     total = place if place is not None and alike else made
     for row, piece in added:
@@ -274,9 +275,9 @@ def _add(
 
 
 def _fill(room: Room, source: Rows, start: int, fresh: int, stop: int, following: int, enter: Enter) -> None:
-    """Fills the window, whose first row is source row ``start``, with rows [fresh, stop): zeros outside.
+    """Fill the window, whose first row is source row ``start``, with rows [fresh, stop); zeros outside the source.
 
-    The next one will be filled up to row ``following``.
+    The next call will fill it up to row ``following``.
     """
     inside, outside = max(fresh, 0), max(min(stop, source.height), fresh, 0)
     room.window[:, :, fresh - start : inside - start].zero_()
@@ -287,7 +288,7 @@ def _fill(room: Room, source: Rows, start: int, fresh: int, stop: int, following
 
 
 class AttentionStrips:
-    """A :class:`.ops.Attend` with its weights at hand: keys and values of all positions, queries of a strip's."""
+    """A :class:`.ops.Attend` with its weights: keys and values of all positions, queries of one strip."""
 
     def __init__(self, op: Attend, parameters: Parameters, arithmetic: Arithmetic) -> None:
         self._op, self._arithmetic = op, arithmetic
@@ -297,8 +298,8 @@ class AttentionStrips:
         )
 
     def strips(self, reading: Reading, scratch: Scratch, into: Into | None = None) -> Generator[Strip]:
-        """The target's strips, in order; it may lie where the source lies.  Arguments as for convolutions."""
-        del into  # a strip is the sum of two others
+        """Yield the target's strips, in order; it may use the source's memory.  Arguments as for convolutions."""
+        del into  # a strip is the sum of two others, so it cannot be written directly
         if not isinstance(reading.source, Stored) or reading.moments is None:
             raise TypeError("attention reads all of a stored and measured value")
         source, width = reading.source.tensor, reading.source.width
@@ -333,14 +334,14 @@ class AttentionStrips:
 def _linear(
     tokens: torch.Tensor, layer: tuple[torch.Tensor, torch.Tensor | None], out: torch.Tensor
 ) -> torch.Tensor:
-    """(n, C) → ``out``, (n, O)."""
+    """Apply a linear layer to tokens (n, C), into ``out``, (n, O)."""
     weight, bias = layer
     if bias is None:
         return torch.mm(tokens, weight.T, out=out)
     return torch.addmm(bias, tokens, weight.T, out=out)
 
 
-#: What the names of :data:`.ops.POINTWISE` do, in place, in the order of operations of diffusers' own code.
+#: The functions of :data:`.ops.POINTWISE`, in place, with the same order of operations as diffusers' code.
 _IN_PLACE: dict[str, Callable[[torch.Tensor], Any]] = {
     "silu": lambda x: F.silu(x, inplace=True),
     "relu": lambda x: x.relu_(),

@@ -1,8 +1,8 @@
-"""Rows of parked activations on their way between a device and its host, while the device computes.
+"""Copy rows of offloaded activations between a device and its host while the device computes.
 
-A copy goes beside the computing, on a stream of its own.  What it reads or writes on the device is a few rows that
-belong to it alone, so that two rules are enough: a copy begins after everything that the device was told to compute
-before it, and whoever needs what it brought, or wants to use its rows again, waits for it first.
+Copies run on their own stream, concurrently with the computation.  On the device a copy uses a few rows that no
+other code uses, so two rules are enough: a copy begins after all computation that was queued before it, and code
+that needs the copied rows, or wants to reuse their memory, waits for the copy first.
 """
 
 from __future__ import annotations
@@ -17,73 +17,73 @@ from .strips import Rows
 
 
 class Copies(ABC):
-    """Copies of a device, one after the other in the order in which they were begun."""
+    """Copies to and from a device; they run one after another in the order in which they were begun."""
 
     @abstractmethod
     def begin(self, source: torch.Tensor, target: torch.Tensor) -> Any:
-        """Copies after what the device was told so far; the result is for :meth:`wait`."""
+        """Begin a copy after the work queued so far; the result is for :meth:`wait`."""
 
     @abstractmethod
     def wait(self, copy: Any) -> None:
-        """What the device is told from now on comes after the copy."""
+        """Make work that is queued from now on wait for the copy."""
 
     @abstractmethod
     def finish(self) -> None:
-        """The same for all copies."""
+        """Make work that is queued from now on wait for all copies."""
 
 
 class InTurn(Copies):
-    """Copies that are part of what the device computes, for devices of which nothing better is known."""
+    """Copies in the device's normal order of work, for devices without a better known way."""
 
     def begin(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """At once."""
+        """Copy immediately."""
         target.copy_(source)
 
     def wait(self, copy: None) -> None:
-        """It was made."""
+        """Do nothing: the copy is complete."""
 
     def finish(self) -> None:
-        """They were made."""
+        """Do nothing: all copies are complete."""
 
 
 class OnStream(Copies):
-    """Copies on a CUDA stream of their own, between the device and pinned memory."""
+    """Copies on a separate CUDA stream, between the device and pinned memory."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch says nothing of it
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch does not annotate it
 
     def begin(self, source: torch.Tensor, target: torch.Tensor) -> Any:
-        """Returns at once."""
+        """Begin the copy and return immediately."""
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             target.copy_(source, non_blocking=True)
             return self._stream.record_event()
 
     def wait(self, copy: Any) -> None:
-        """Returns at once; the device waits."""
+        """Return immediately; the device waits."""
         torch.cuda.current_stream(self._device).wait_event(copy)
 
     def finish(self) -> None:
-        """Returns at once; the device waits."""
+        """Return immediately; the device waits."""
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
 
 def copies_for(device: torch.device) -> Copies | None:
-    """None for a CPU, which reads what is parked where it lies."""
+    """Return the device's copies; None for a CPU, which reads offloaded values directly."""
     if device.type == "cpu":
         return None
     return OnStream(device) if device.type == "cuda" else InTurn()
 
 
 class Fetched(Rows):
-    """A parked value: the rows that are asked for next come while the device computes with the last ones.
+    """An offloaded value that prefetches: the next rows are copied while the device computes with the current ones.
 
     Args:
-        copies: Of the device.
-        parked: (1, C, H, W) on the host.
-        like: Of the device to fetch to.
-        most: Rows that are asked for at a time.
+        copies: The device's copies.
+        parked: The value on the host, (1, C, H, W).
+        like: A tensor on the device to fetch to.
+        most: Most rows that are requested at a time.
     """
 
     def __init__(self, copies: Copies, parked: torch.Tensor, like: torch.Tensor, most: int) -> None:
@@ -93,7 +93,7 @@ class Fetched(Rows):
         self._coming: tuple[int, int, Any] | None = None  # first row, end, copy
 
     def pieces(self, start: int, stop: int, following: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """One piece, whose memory the rows after it will take."""
+        """Yield one piece; the rows after it will overwrite its memory."""
         if start < stop:
             coming = self._coming
             if coming is None or coming[:2] != (start, stop):
@@ -108,13 +108,13 @@ class Fetched(Rows):
 
 
 class Sent:
-    """Where rows that are made go on their way to a parked value.
+    """A writer that copies computed rows to an offloaded value.
 
     Args:
-        copies: Of the device.
-        parked: (1, C, H, W) on the host.
-        like: Of the device that they are made on.
-        most: Rows that are sent at a time.
+        copies: The device's copies.
+        parked: The value on the host, (1, C, H, W).
+        like: A tensor on the device that computes the rows.
+        most: Most rows that are sent at a time.
     """
 
     def __init__(self, copies: Copies, parked: torch.Tensor, like: torch.Tensor, most: int) -> None:
@@ -123,7 +123,7 @@ class Sent:
         self._going: Any = None
 
     def send(self, first: int, end: int, made: torch.Tensor) -> None:
-        """Rows [first, end), whose memory may be used again at once."""
+        """Send rows [first, end); their memory may be reused immediately."""
         if self._going is not None:
             self._copies.wait(self._going)
         rows = self._place[:, :, : end - first]

@@ -1,1 +1,1 @@
-"""What this process is granted of the machine: processors, memory limits and threads."""
+"""The machine's resources that this process may use: processors, memory and threads."""

@@ -1,7 +1,7 @@
-"""What this process is granted of the machine: Linux's control groups, and the limits of the process itself.
+"""Read the limits of this process: Linux's control groups, and the limits of the process itself.
 
-A container or a service may have less memory and less processor time than the machine has.  Both versions of
-control groups are read, and all groups that this process's own lies in: the least holds.
+A container or a service may have less memory and processor time than the machine.  Both versions of control groups
+are read, for the process's own group and all groups that contain it: the smallest limit holds.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from pathlib import Path
 
 ROOT = Path("/")
 
-#: Version 1 writes this, rounded to pages, for no bound.
+#: Version 1 reports at least this, rounded to pages, if there is no bound.
 _NO_BOUND = 2**60
 
 
 def own_groups(controller: str, root: Path = ROOT) -> Iterator[Path]:
-    """The folders of the groups that this process is in, the innermost first, as far as they can be seen.
+    """Yield the folders of the groups that contain this process, innermost first, as far as they are visible.
 
     Args:
-        controller: Such as ``cpu`` or ``memory``.
-        root: Where ``proc`` and ``sys`` are.
+        controller: The controller's name, such as ``cpu`` or ``memory``.
+        root: The folder that contains ``proc`` and ``sys``.
     """
     try:
         groups = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
@@ -31,7 +31,7 @@ def own_groups(controller: str, root: Path = ROOT) -> Iterator[Path]:
         if controllers and controller not in controllers.split(","):
             continue
         top = root / "sys/fs/cgroup" / (controller if controllers else "")
-        # In a container the path may be the host's, of which only the top is to be seen.
+        # In a container the path may be the host's, of which only the top is visible.
         own = top / path.lstrip("/")
         for folder in (own, *own.parents):
             yield folder
@@ -40,10 +40,10 @@ def own_groups(controller: str, root: Path = ROOT) -> Iterator[Path]:
 
 
 def granted_bytes(root: Path = ROOT) -> int | None:
-    """Memory that this process may take beside what it and its groups hold; None where nothing bounds it.
+    """Return the bytes that this process may still allocate; None where nothing bounds them.
 
-    Of each group it is the limit, less what the group uses, more what it uses for files and can give back; of the
-    process its limits on addresses and on data (``ulimit -v``, ``ulimit -d``), less what it has of both.
+    For each group this is its limit, less its usage, plus its page cache that can be freed; for the process it is
+    its limits on address space and on data (``ulimit -v``, ``ulimit -d``), less its usage of each.
     """
     granted = [_granted_by(folder) for folder in own_groups("memory", root)]
     granted += _granted_by_limits(root)
@@ -51,7 +51,7 @@ def granted_bytes(root: Path = ROOT) -> int | None:
 
 
 def available_bytes(root: Path = ROOT) -> int | None:
-    """Memory that this process can have: what the machine has available, or what is granted where that is less.
+    """Return the bytes that this process can get: the machine's available memory, or the granted bytes if fewer.
 
     None where neither is known.
     """
@@ -92,7 +92,7 @@ def _available_here(root: Path) -> int | None:
 def _number(path: Path) -> int | None:
     try:
         return int(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):  # not there, or `max`
+    except (OSError, ValueError):  # the file does not exist, or contains `max`
         return None
 
 

@@ -1,8 +1,8 @@
-"""What the machine has of processors: how many this process may use, and the cache that they share.
+"""Find how many processors this process may use, and the size of their shared cache.
 
-torch takes a thread for each processor that it may run on.  A container or a service can be granted less time than
-that (``docker run --cpus 2``, ``CPUQuota=200%``), which torch does not look at: then threads that wait for each
-other at a barrier use up what was granted, and all of them stand still until the next period.
+torch uses one thread for each processor that it may run on.  A container or a service can be granted less processor
+time (``docker run --cpus 2``, ``CPUQuota=200%``), which torch ignores: threads that wait for each other at a
+barrier then use up the granted time, and all of them stop until the next period.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from .cgroups import ROOT, own_groups
 
 
 def limit_threads(root: Path = ROOT) -> None:
-    """Has torch take no more threads than there is time granted for.
+    """Limit torch's threads to the processor time that is granted to this process.
 
-    Whoever has set OpenMP's own variable is left alone.  This is for a process that is ours, before it computes.
+    It does nothing if OpenMP's own variable is set.  Only a process that hybridge starts calls it, before
+    computing.
     """
     granted = granted_processors(root)
     if granted is not None and "OMP_NUM_THREADS" not in os.environ:
@@ -28,13 +29,13 @@ def limit_threads(root: Path = ROOT) -> None:
 
 
 def threads_of(device: torch.device) -> int | None:
-    """How many threads add up a run's numbers on a CPU, on which its last bits depend; None on other devices."""
+    """Return the number of threads on a CPU, which affects a result's last bits; None for other devices."""
     return torch.get_num_threads() if device.type == "cpu" else None
 
 
 @cache
 def shared_cache_bytes(root: Path = ROOT) -> int:
-    """Of the cache that the first processor shares with others, by Linux's word; 0 where nobody says so."""
+    """Return the bytes of the cache that the first processor shares, as Linux reports it; 0 if unknown."""
     try:
         size = (root / "sys/devices/system/cpu/cpu0/cache/index3/size").read_text(encoding="ascii").strip()
     except OSError:
@@ -43,12 +44,13 @@ def shared_cache_bytes(root: Path = ROOT) -> int:
 
 
 def granted_processors(root: Path = ROOT) -> float | None:
-    """Seconds of processor time that a second may have, by Linux's control groups; None for no bound.
+    """Return the processor time per second that Linux's control groups grant, in seconds; None for no bound.
 
-    Both versions of them are read, and the groups that this process's own lies in: the least holds.
+    Both versions of control groups are read, for the process's own group and all groups that contain it: the
+    smallest limit holds.
 
     Args:
-        root: Where ``proc`` and ``sys`` are.
+        root: The folder that contains ``proc`` and ``sys``.
     """
     granted = (_granted_by(folder) for folder in own_groups("cpu", root))
     return min((amount for amount in granted if amount is not None), default=None)

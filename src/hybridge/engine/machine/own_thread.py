@@ -1,4 +1,4 @@
-"""Threads of one process share its processor, and its OpenMP."""
+"""Run a call in a short-lived thread, so that its OpenMP threads do not outlive it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Given = TypeVar("Given")
 
 
 def run_in_own_thread(call: Callable[[], Given]) -> Given:
-    """What ``call`` gives, called in a thread that ends with it.
+    """Return the result of ``call``, which runs in a thread that ends with it.
 
-    Every thread that computes has an OpenMP team, which lives as long as the thread does.  When teams together are
-    larger than the processor, GNU's OpenMP lets their members sleep at once instead of waiting a moment for more
-    work, and whoever computes next pays for waking them, operator by operator.  So whoever computes once, and then
-    leaves the device to another thread, does it here.
+    Every thread that computes has an OpenMP team, which lives as long as the thread.  When the teams together have
+    more threads than there are processors, GNU's OpenMP lets them sleep immediately instead of spinning briefly for
+    more work, and the next computation has to wake them at every operator.  So a thread that computes once, and
+    then leaves the device to another thread, uses this function.
 
-    The thread is a daemon: the process can end while ``call`` hangs, in a read from a network say.
+    The thread is a daemon: the process can end while ``call`` hangs, for example in a network read.
     """
     given: Future[Given] = Future()
 

@@ -1,1 +1,1 @@
-"""Memory of the device and of the host: taken, reused, given back, and where activations lie outside a budget."""
+"""Device and host memory: allocation, reuse, release, and storage for activations outside the budget."""

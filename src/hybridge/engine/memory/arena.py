@@ -1,12 +1,12 @@
-"""One piece of memory for a run, which outlives the run.
+"""One block of memory for a run, which the next run reuses.
 
-A plan says where in it each activation lies, above what ops take for themselves.  Pages that the system gives are
-expensive: a kernel fills them with zeros, and a virtual machine may first have to ask its host.  So up to half a
-GiB stays with the process, for the next run, unless the system is short of memory and takes it;
-:func:`.device_memory.release_memory` gives it back.
-What stays never lies beside another run's memory: there is one arena, a
-run inside a run gets one of its own, and pages that nothing lives in go as soon as the plan's peak wants their
-room.
+A plan assigns each activation an offset in it, above the ops' scratch memory.  New pages from the system are
+expensive: the kernel fills them with zeros, and a virtual machine may first have to request them from its host.  So
+    the process
+keeps up to half a GiB for the next run, unless the system is short of memory and takes it back;
+:func:`.device_memory.release_memory` returns it to the system.
+The kept memory never adds to a run's peak: there is one arena, a run inside a run gets its own, and unused pages
+are returned as soon as the plan's peak needs their room.
 """
 
 from __future__ import annotations
@@ -22,29 +22,33 @@ import torch
 from ..planning.footprint import ALIGNMENT
 from .device_memory import MAPPED_FROM_BYTES, allocate, map_pages, on_release
 
-#: What stays with the process at most.
+#: Most bytes that the process keeps.
 _KEPT_BYTES = 512 * 2**20
 
 
 class Arena:
-    """So many bytes, their numbers undefined."""
+    """A block of memory with undefined contents."""
 
     def __init__(self, nbytes: int) -> None:
-        """Raises MemoryError when the system has no room."""
+        """Allocate the block.
+
+        Raises:
+            MemoryError: when the system has too little memory.
+        """
         self.nbytes = nbytes
         self._mapped = map_pages(nbytes)
 
     def numbers(self, like: torch.Tensor, offset: int, *shape: int) -> torch.Tensor:
-        """Contiguous, of ``like``'s dtype, from byte ``offset`` on."""
+        """Return a contiguous tensor of ``like``'s dtype from byte ``offset`` on."""
         count = math.prod(shape)
         return torch.frombuffer(self._mapped, dtype=like.dtype, offset=offset, count=count).view(shape)
 
     def picture(self, like: torch.Tensor, offset: int, channels: int, height: int, width: int) -> torch.Tensor:
-        """(1, channels, height, width), channels-last, of ``like``'s dtype, from byte ``offset`` on."""
+        """Return (1, channels, height, width), channels-last, of ``like``'s dtype, from byte ``offset`` on."""
         return self.numbers(like, offset, 1, height, width, channels).permute(0, 3, 1, 2)
 
     def forget(self, first: int, end: int) -> None:
-        """Gives the pages within bytes [first, end) back to the system."""
+        """Return the pages within bytes [first, end) to the system."""
         first, end = (
             -(-first // mmap.PAGESIZE) * mmap.PAGESIZE,
             min(end, self.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE,
@@ -53,13 +57,13 @@ class Arena:
             self._mapped.madvise(mmap.MADV_DONTNEED, first, end - first)
 
     def offer(self) -> None:
-        """Lets the system have the pages when it is short of them; those that it did not take are as they were."""
+        """Allow the system to take the pages when it is short of memory; the other pages stay unchanged."""
         if hasattr(mmap, "MADV_FREE"):
-            with suppress(OSError):  # a kernel that has none
+            with suppress(OSError):  # the kernel does not support it
                 self._mapped.madvise(mmap.MADV_FREE)
 
     def forget_beside(self, living: Iterable[tuple[int, int]], spare_bytes: int) -> None:
-        """Gives back what is more than ``spare_bytes`` of the pages outside of the ranges that live."""
+        """Return pages outside of the ranges ``living`` to the system, except for ``spare_bytes`` of them."""
         gaps, before = [], 0
         for first, end in sorted(living):
             gaps.append((before, first))
@@ -73,29 +77,29 @@ class Arena:
 
 
 class Scratch:
-    """What ops take for themselves while they run: windows, tiles, keys and values.
+    """Memory that ops use only while they run: windows, tiles, keys and values.
 
-    Piece after piece from the beginning of an arena, and all of them are free again when the op is done.  An
-    allocator, which does not know that, would put them beside each other: they are of ever other sizes.  What finds
-    no room comes from it.
+    Pieces are taken one after another from the beginning of an arena, and all are freed when the op ends.  A
+    general allocator would not reuse the memory, because the sizes differ from op to op.  A piece that finds no
+    room in the arena comes from the allocator.
 
     Args:
-        like: Of the dtype to compute in, on the device to run on.
-        arena: Where they lie; None for the allocator's memory.
-        nbytes: Of the arena that are for this.
+        like: A tensor of the dtype to compute in, on the device to run on.
+        arena: The arena; None to use the allocator.
+        nbytes: Bytes at the beginning of the arena that are reserved for scratch.
 
     Attributes:
-        like: The same.
+        like: The tensor ``like``.
     """
 
     def __init__(self, like: torch.Tensor, arena: Arena | None = None, nbytes: int = 0) -> None:
         self.like, self._arena, self._nbytes, self._used = like, arena, nbytes, 0
 
     def take(self, *shape: int) -> torch.Tensor:
-        """Memory of ``like``'s dtype and device, contiguous, its numbers undefined.
+        """Return contiguous memory of ``like``'s dtype and device, with undefined contents.
 
         Raises:
-            MemoryError: when the system has no room.
+            MemoryError: when the system has too little memory.
         """
         first = -(-self._used // ALIGNMENT) * ALIGNMENT
         end = first + math.prod(shape) * self.like.itemsize
@@ -105,19 +109,19 @@ class Scratch:
         return self._arena.numbers(self.like, first, *shape)
 
     def picture(self, channels: int, height: int, width: int) -> torch.Tensor:
-        """The same for (1, channels, height, width), channels-last."""
+        """Return memory for (1, channels, height, width), channels-last, as :meth:`take` does."""
         return self.take(1, height, width, channels).permute(0, 3, 1, 2)
 
     def clear(self) -> None:
-        """All of it is free: nobody uses any more what was taken."""
+        """Free all pieces; none of them may be used any more."""
         self._used = 0
 
 
 class ArenaPool:
-    """The arena that nobody uses.
+    """The arena that is kept for the next run.
 
     Attributes:
-        kept: None if there is none.
+        kept: The idle arena; None if there is none.
     """
 
     def __init__(self) -> None:
@@ -132,7 +136,7 @@ class ArenaPool:
         if kept is not None and kept.nbytes >= nbytes:
             kept.forget(nbytes, kept.nbytes)
             return kept
-        del kept  # before another one is taken
+        del kept  # before another arena is allocated
         return Arena(nbytes)
 
     def put(self, arena: Arena | None) -> None:
@@ -148,17 +152,17 @@ class ArenaPool:
             self.kept = None
 
 
-#: The only one.
+#: The process's only pool.
 pool = ArenaPool()
 on_release(pool.drop)
 
 
 @contextmanager
 def borrow(like: torch.Tensor, nbytes: int) -> Iterator[Arena | None]:
-    """An arena for one run; None where activations are better taken one by one: other devices, small pictures.
+    """Yield an arena for one run; None for other devices and small pictures, which allocate each activation.
 
     Raises:
-        MemoryError: when the system has no room.
+        MemoryError: when the system has too little memory.
     """
     if like.device.type != "cpu" or nbytes < MAPPED_FROM_BYTES:
         yield None

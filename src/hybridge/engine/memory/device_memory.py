@@ -1,4 +1,4 @@
-"""Taking memory, giving it back, and running out of it, on whatever device."""
+"""Allocate memory, release it, and recognise its shortage, on any device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..machine.cgroups import granted_bytes
 
 @contextmanager
 def map_torch_errors(what: str, device: torch.device) -> Iterator[None]:
-    """Turns the errors of a forward into ours: OutOfMemory where the device had no room, else EngineFailure."""
+    """Convert errors of a forward: to OutOfMemory if the device had too little memory, else to EngineFailure."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -32,16 +32,16 @@ def map_torch_errors(what: str, device: torch.device) -> Iterator[None]:
 
 
 def is_short_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch or Python says that there was no room."""
-    # A CPU allocator raises a plain RuntimeError, and mapping a file an OSError.
+    """Return whether an error of torch or Python means that there was too little memory."""
+    # torch's CPU allocator raises a plain RuntimeError, and mapping a file an OSError.
     return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """What a device has left, None where nothing bounds it.
+    """Return a device's free bytes, or None where nothing bounds them.
 
-    Of a GPU that is what nobody has, and what torch keeps of what it was given; of a CPU what control groups and
-    the process's own limits leave.
+    On a GPU this is the unallocated memory plus the unused part of torch's own reserve; on a CPU it is what control
+    groups and the process's own limits leave.
     """
     if device.type == "cpu":
         return granted_bytes()
@@ -55,15 +55,15 @@ _givers: list[Callable[[], None]] = []
 
 
 def on_release(giver: Callable[[], None]) -> None:
-    """Has :func:`release_memory` call it."""
+    """Register a function that :func:`release_memory` calls."""
     _givers.append(giver)
 
 
 def release_memory() -> None:
-    """Gives the system what is kept of memory that was freed, here and in the C library.
+    """Return freed memory that is still kept, here and in the C library, to the system.
 
-    glibc keeps it for every thread apart, and models are loaded by threads that come and go.  Other libraries give
-    it back by themselves.
+    glibc keeps freed memory for each thread separately, and models are loaded by short-lived threads.  Other C
+    libraries return it by themselves.
     """
     for giver in _givers:
         giver()
@@ -71,17 +71,17 @@ def release_memory() -> None:
 
 
 def trim() -> None:
-    """Has the C library give back the pages of what was freed; takes some 10 ms where there are many."""
+    """Make the C library return the pages of freed memory; this takes about 10 ms if there are many."""
     trim_heaps = _of_glibc("malloc_trim")
     if trim_heaps is not None:
         trim_heaps(0)
 
 
-#: Smaller pieces are the allocator's, which keeps them for the next: fresh pages cost more than small strips take.
+#: Smaller pieces come from the allocator, which reuses them: new pages would take longer than small strips.
 #: See benchmarks/LOG.md.
 MAPPED_FROM_BYTES = 32 * 2**20
 
-#: What the allocator may keep; pieces that one plan has at a time are together smaller.
+#: Most bytes that the allocator may keep; the pieces that one plan uses at a time are smaller in total.
 _KEPT_BYTES = 256 * 2**20
 
 # From malloc.h.
@@ -89,11 +89,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def keep_pieces() -> None:
-    """Has the C library keep the pieces that are freed, for all threads together.
+    """Make the C library keep freed pieces, in one heap for all threads.
 
-    By itself glibc gives each thread a heap of its own, and soon gives its pages back: where the engine does not
-    run in the first thread, a third of its time went into taking them again.  This is for a process that is ours,
-    before it has threads; whoever has set malloc's own variables is left alone.
+    By default glibc gives each thread its own heap and soon returns its pages to the system: when the engine did
+    not run in the first thread, a third of its time went into allocating them again.  Only a process that hybridge
+    starts calls this, before it has threads; it does nothing if malloc's own environment variables are set.
     """
     tune = _of_glibc("mallopt")
     if tune is None or "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
@@ -107,16 +107,16 @@ def _of_glibc(name: str) -> Callable[..., int] | None:
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
-#: Python shares a mapping with processes to come unless it is told not to, and what is shared gets no huge pages.
+#: By default Python shares a mapping with child processes, and shared mappings get no huge pages.
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
 def allocate(like: torch.Tensor, *shape: int) -> torch.Tensor:
-    """Memory of ``like``'s dtype and device, contiguous, its numbers undefined.
+    """Return contiguous memory of ``like``'s dtype and device, with undefined contents.
 
-    On a CPU it is mapped from the system, in huge pages where there are any, and goes back there with the tensor.
-    A C library's allocator would keep what is freed for requests of the same size; strips ask for ever other sizes,
-    and more than the plan's memory would stay with the process.
+    On a CPU it is mapped from the system, in huge pages if possible, and returned together with the tensor.  The C
+    library's allocator would keep freed memory for requests of the same size; strips request many different sizes,
+    so the process would keep more than the plan's memory.
 
     Raises:
         MemoryError: when the system has no room.
@@ -128,7 +128,7 @@ def allocate(like: torch.Tensor, *shape: int) -> torch.Tensor:
 
 
 def map_pages(nbytes: int) -> mmap.mmap:
-    """Memory from the system, in huge pages where there are any.
+    """Return memory from the system, in huge pages if possible.
 
     Raises:
         MemoryError: when the system has no room.
@@ -144,5 +144,5 @@ def map_pages(nbytes: int) -> mmap.mmap:
 
 
 def allocate_picture(like: torch.Tensor, channels: int, height: int, width: int) -> torch.Tensor:
-    """The same for (1, channels, height, width), channels-last."""
+    """Return memory for (1, channels, height, width), channels-last, as :func:`allocate` does."""
     return allocate(like, 1, height, width, channels).permute(0, 3, 1, 2)

@@ -1,9 +1,9 @@
-"""Memory for activations that lie outside of what a plan bounds, so that a budget may be less than one of them.
+"""Memory for activations outside of the planned memory, so that a budget may be smaller than one activation.
 
-On a CPU that is a file without a name, mapped: strips are read and written in place, and :meth:`Offloaded.release`
-takes the pages out of the process again.  The system keeps them in its cache for as long as nobody needs that
-memory, so a machine with room loses little time.  On another device it is the host's memory, pinned, and
-:mod:`..execution.transfer` carries strips to and fro.
+On a CPU this is a mapped file without a name: strips are read and written in place, and :meth:`Offloaded.release`
+removes the pages from the process again.  The system keeps them in its page cache as long as no process needs that
+memory, so a machine with enough memory loses little time.  On another device it is the host's pinned memory, and
+:mod:`..execution.transfer` copies strips in both directions.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from ...errors import OutOfMemory
 
 
 class Offloaded:
-    """One parked activation.
+    """One offloaded activation.
 
     Attributes:
         tensor: (1, C, H, W), channels-last.
     """
 
     def __init__(self, like: torch.Tensor, channels: int, height: int, width: int, folder: Path | None) -> None:
-        """Takes the memory.
+        """Allocate the memory.
 
         Args:
-            like: Of the dtype to keep, on the device to run on.
+            like: A tensor of the dtype to store, on the device to run on.
             channels: C.
             height: H.
             width: W.
-            folder: Where the file is made; None for the system's temporary folder.
+            folder: The folder for the file; None for the system's temporary folder.
 
         Raises:
             OutOfMemory: when there is no room, or the folder cannot be written to.
@@ -52,7 +52,7 @@ class Offloaded:
         self.tensor = tensor.permute(0, 3, 1, 2)
 
     def release(self) -> None:
-        """Lets the process forget the pages that were touched; what they hold stays."""
+        """Remove the pages that were used from the process; their contents stay in the file."""
         if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._mapped.madvise(mmap.MADV_DONTNEED)
 
@@ -72,7 +72,7 @@ def _mapped_file(nbytes: int, folder: Path | None) -> mmap.mmap:
 
 
 def _reserve(file: IO[bytes], nbytes: int, where: Path) -> None:
-    """Takes the room on the disk now: written through a mapping, a full disk would kill the process."""
+    """Reserve the disk space now: on a full disk, a later write through the mapping would kill the process."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, nbytes)
         return

@@ -1,4 +1,4 @@
-"""How a program fits in memory and which algorithm each op takes: arithmetic on shapes, without a device.
+"""Plan how a program fits in memory and which algorithm each op uses: arithmetic on shapes, without a device.
 
-Never touches a tensor.
+No code here uses a tensor.
 """

@@ -1,17 +1,17 @@
-"""What a strip run takes: which values exist whole, where they lie, and how large strips are.
+"""Compute the memory of a strip run: which values exist whole, where they lie, and how large strips are.
 
-A target takes over a buffer that it may overwrite, where there is one:
+A target reuses a buffer that it may overwrite, where there is one:
 
-* its residual's, when nothing reads the residual later: the rows added are the rows replaced
-* its source's, when nothing reads the source later: the window keeps the rows that the next strip needs again,
-  already normalised, so the source's own rows may go
+* the residual's buffer, when no later op reads the residual: the rows that are added are the rows that are replaced
+* the source's buffer, when no later op reads the source: the window keeps the rows that the next strip needs again,
+  already normalised, so the source's own rows may be overwritten
 
-With that no more than two activations exist at a time, whatever the number of layers.  Values that are *streamed*
-do not exist at all, and buffers that are *parked* lie outside of the memory that is counted: in a file, or on a GPU
-in the host's.  Items of a batch do not touch each other, so they run one after another, and a batch costs its input
-and its output more than one item.
+Therefore no more than two activations exist at a time, whatever the number of layers.  *Streamed* values never
+exist whole, and *parked* buffers are offloaded from the memory that is counted: to a file, or on a GPU to the
+host's memory.  Items of a batch are independent, so they run one after another, and a batch takes more memory than
+one item only for its input and its output.
 
-Everything here is in bytes, counts what is on top of the weights, and includes input and output.
+All sizes are in bytes, on top of the weights, and include input and output.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from ..program.ops import Attend, Convolve
 from .conv_algorithms import Way
 from .shape import STATISTICS_ITEMSIZE, Shape
 
-#: Statistics are merged in float64, in an expression of so many terms.
+#: Statistics are merged in float64, in an expression with this many temporaries.
 _MERGING_ITEMSIZE, _MERGING_COPIES = 8, 5
 
-#: Whatever lies in a run's memory begins at multiples of so many bytes.
+#: Every piece of a run's memory begins at a multiple of this many bytes.
 ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """Memory for one activation, perhaps of several values in turn.
+    """Memory for one activation at a time; several values may use it one after another.
 
     Attributes:
-        channels: Of what it holds.
-        height: In rows.
-        width: In columns.
-        nbytes: Of the whole.
-        first_op: The op that writes it first; it is allocated then.
-        last_op: The op after which it is freed.
-        is_parked: Whether it lies outside of the memory that the plan bounds; see :mod:`..memory.offload`.
-        offset: Of the first byte in the run's memory, which no other buffer has at the same time.
+        channels: Number of channels of the activation.
+        height: Number of rows.
+        width: Number of columns.
+        nbytes: Size in bytes.
+        first_op: Index of the op that writes it first; it is allocated then.
+        last_op: Index of the op after which it is freed.
+        is_parked: Whether it is offloaded from the memory that the plan bounds; see :mod:`..memory.offload`.
+        offset: Offset of its first byte in the run's memory; buffers that exist at the same time do not overlap.
     """
 
     channels: int
@@ -58,19 +58,19 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How one op runs.
+    """The plan of one op.
 
     Attributes:
         buffer: Index of the buffer that its target is written to; None for the last op, which writes the output,
             and for a target that is streamed.
-        rows: Rows of the target made at a time.
-        strips: How many times that, in the op's own turn.
-        scratch_bytes: Taken while it runs and returned after it: window, strip and statistics, and those of the
-            streams that it reads.
-        taken_bytes: All that exists while it runs.
-        flops: For one item, however often its target is made; see :meth:`.Program.flops`.
-        way: Of a convolution; None for attention.
-        is_streamed: Whether the target never exists whole.
+            rows: Number of target rows computed at a time.
+            strips: Number of strips in the op's own turn.
+            scratch_bytes: Bytes taken while it runs and freed after it: window, strip and statistics, and those of
+                the streams that it reads.
+            taken_bytes: All bytes that exist while it runs.
+            flops: Floating-point operations for one item, counting every recomputation; see :meth:`.Program.flops`.
+            way: The algorithm of a convolution; None for attention.
+            is_streamed: Whether the target never exists whole.
     """
 
     buffer: int | None
@@ -84,16 +84,16 @@ class Step:
 
 
 class Footprint:
-    """A shape with a choice of what is streamed.
+    """A shape with a choice of streamed values.
 
     Attributes:
-        shape: The shape.
-        streamed: Values that never exist whole.
-        parked: Indices of the buffers that lie outside of the memory that is counted.
-        last_reads: For every value the index of the op that reads it last, be it through streams.
-        buffers: Of the values that exist.
-        flops: Operations; those of values that are streamed count as often as they are made.
-        work: What of them is multiplied, as a measure of time.
+        shape: The program at one size on one device.
+        streamed: The values that never exist whole.
+        parked: Indices of the buffers that are offloaded from the memory that is counted.
+        last_reads: For every value the index of the op that reads it last, directly or through streams.
+        buffers: The buffers of the values that exist whole.
+        flops: Floating-point operations; those of streamed values count every time that they are computed.
+        work: The part of ``flops`` that is left after the algorithms' savings, as a measure of time.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Footprint:
         self.taken = cache(self._taken)
 
     def steps(self, strip_bytes: int) -> tuple[Step, ...]:
-        """One for every op, whose windows and results take ``strip_bytes``, or one row where that is not enough."""
+        """Return a step for every op: strips of ``strip_bytes``, or of one row where that is not enough."""
         return tuple(
             Step(
                 self._homes[index],
@@ -124,9 +124,9 @@ class Footprint:
         )
 
     def laid_out(self, steps: Sequence[Step]) -> tuple[Buffer, ...]:
-        """The buffers with their offsets: the largest first, each as low as those that live with it leave room.
+        """Return the buffers with their offsets, assigned largest first, each at the lowest free offset.
 
-        Lowest of all lies what the ops take for themselves.
+        The ops' scratch memory lies below all buffers.
         """
         placed: dict[int, Buffer] = {}
         for index, buffer in sorted(enumerate(self.buffers), key=lambda item: -item[1].nbytes):
@@ -141,15 +141,15 @@ class Footprint:
         return tuple(placed.get(index, buffer) for index, buffer in enumerate(self.buffers))
 
     def peak(self, strip_bytes: int) -> int:
-        """Most bytes at a time."""
+        """Return the most bytes that exist at a time."""
         return max(self.taken(strip_bytes))
 
     def leaner(self, strip_bytes: int, *, only_doubled: bool) -> Footprint | None:
-        """The same with one more value streamed, of those that exist at the peak; None if that lowers nothing.
+        """Stream one more of the values that exist at the peak; return None if that does not lower the peak.
 
         Args:
             strip_bytes: As for :meth:`steps`.
-            only_doubled: Whether only values that ×2 made may go.
+            only_doubled: Whether only the outputs of ×2 may be streamed.
         """
         taken = self.taken(strip_bytes)
         peak = max(taken)
@@ -159,7 +159,7 @@ class Footprint:
             other = Footprint(self.shape, self.streamed | {value})
             others = other.taken(strip_bytes)
             saved = taken[at_peak] - others[at_peak]
-            # Several ops may be at the peak: then it is lowered one after another.
+            # If several ops are at the peak, they are lowered one after another.
             if saved <= 0 or max(others) > peak:
                 continue
             worth = saved / (other.work - self.work)
@@ -168,7 +168,7 @@ class Footprint:
         return None if best is None else best[1]
 
     def with_more_parked(self, strip_bytes: int) -> Footprint | None:
-        """The same with one more buffer parked, of those that exist at the peak; None if that lowers nothing."""
+        """Offload one more of the buffers that exist at the peak; return None if that does not lower the peak."""
         taken = self.taken(strip_bytes)
         peak = max(taken)
         at_peak = taken.index(peak)
@@ -186,7 +186,7 @@ class Footprint:
 
     @property
     def parked_bytes(self) -> int:
-        """Most bytes of parked buffers at a time."""
+        """Most bytes of offloaded buffers that exist at a time."""
         parked = [buffer for buffer in self.buffers if buffer.is_parked]
         together = (
             sum(other.nbytes for other in parked if other.first_op <= buffer.first_op <= other.last_op)
@@ -203,7 +203,7 @@ class Footprint:
         return tuple(last)
 
     def _count(self) -> list[int]:
-        """For every op how often its target is made."""
+        """Return for every op how often its target is computed."""
         program = self.shape.program
         times = [1] * len(program.ops)
         for index in reversed(range(len(times))):
@@ -228,7 +228,7 @@ class Footprint:
                 yield value
 
     def _place(self) -> tuple[list[int | None], tuple[Buffer, ...]]:
-        """The buffer of every op's target, and all buffers."""
+        """Return the index of the buffer of every op's target, and all buffers."""
         shape = self.shape
         home_of: dict[int, int] = {}
         spans: list[list[int]] = []  # value, first op, last op
@@ -255,7 +255,7 @@ class Footprint:
         return [home_of.get(op.target) for op in shape.program.ops], buffers
 
     def _may_overwrite(self, op: Convolve | Attend, index: int) -> Iterator[int]:
-        """Values whose memory the target may take; the input is not among them, for it is the caller's."""
+        """Yield the values whose memory the target may reuse; the program's input, the caller's, has no buffer."""
         sizes, channels = self.shape.sizes, self.shape.program.channels
         candidates = [op.source] if isinstance(op, Attend) or op.shortcut else [op.residual, op.source]
         for value in candidates:
@@ -268,7 +268,7 @@ class Footprint:
                 yield value
 
     def _taken(self, strip_bytes: int) -> list[int]:
-        """For every op the bytes that exist while it runs."""
+        """Return for every op the bytes that exist while it runs."""
         return [
             self.shape.ends_bytes
             + sum(b.nbytes for b in self.buffers if b.first_op <= index <= b.last_op and not b.is_parked)
@@ -278,7 +278,7 @@ class Footprint:
         ]
 
     def _strips(self, index: int, strip_bytes: int) -> int:
-        """How many strips an op makes in its own turn: none for a stream whose statistics nobody needs."""
+        """Return how many strips an op makes in its own turn: none for a stream that needs no statistics."""
         op, program = self.shape.program.ops[index], self.shape.program
         if op.target in self.streamed and program.norm_of(op.target) is None:
             return 0
@@ -293,7 +293,7 @@ class Footprint:
         return own + sum(self._scratch(value - 1, strip_bytes) for value in streams if value is not None)
 
     def _fetched(self, index: int, strip_bytes: int) -> int:
-        """Bytes of the rows of parked buffers that are at hand while a strip is made."""
+        """Return the bytes of the rows of offloaded buffers that are in memory while a strip is made."""
         op, rows = self.shape.program.ops[index], self.shape.rows(index, strip_bytes)
         first, end = (0, rows) if isinstance(op, Attend) else op.rows_read(0, rows)
         read = {op.source: end - first, op.target: rows}
@@ -309,7 +309,7 @@ class Footprint:
         return value > 0 and self._homes[value - 1] in self.parked
 
     def _may_park(self, running: int) -> Iterator[int]:
-        """Buffers that exist while an op runs; what attention reads or makes stays, for it is small."""
+        """Yield the buffers that exist while an op runs, except attention's inputs and outputs, which are small."""
         program = self.shape.program
         attended = {
             self._homes[value - 1]
@@ -323,26 +323,26 @@ class Footprint:
                 yield index
 
     def _moved(self, buffer: int) -> int:
-        """Bytes that are written to and read from a buffer."""
+        """Return the bytes that are written to and read from a buffer."""
         program = self.shape.program
         values = [index + 1 for index, home in enumerate(self._homes) if home == buffer]
         times = sum(1 + sum(self._times[reader] for reader in program.readers(value)) for value in values)
         return times * self.buffers[buffer].nbytes
 
     def _merging(self, op: Convolve | Attend, strip_bytes: int) -> int:
-        """What is taken to merge the statistics of the strips of what an op normalises."""
+        """Return the bytes needed to merge the statistics of the strips of an op's normalised source."""
         if op.norm is None:
             return 0
         numbers = self._measurements(op.source - 1, strip_bytes) * self.shape.program.channels[op.source]
         return _MERGING_COPIES * _MERGING_ITEMSIZE * numbers
 
     def _measurements(self, index: int, strip_bytes: int) -> int:
-        """How many pieces of an op's target are measured by themselves."""
+        """Return how many pieces of an op's target are measured separately."""
         rows, width = self.shape.rows(index, strip_bytes), self.shape.sizes[index + 1][1]
         return self._strips(index, strip_bytes) * -(-rows // self.shape.arithmetic.rows_measured(rows, width))
 
     def _statistics(self, running: int, strip_bytes: int) -> int:
-        """Mean and variance of every channel and piece, of the values that are still to be normalised."""
+        """Return the bytes of mean and variance, per channel and piece, of the values still to be normalised."""
         program = self.shape.program
         itemsize = max(self.shape.arithmetic.computed_bytes, STATISTICS_ITEMSIZE)
         return sum(

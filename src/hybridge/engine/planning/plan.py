@@ -1,21 +1,21 @@
-"""How a program fits in memory: arithmetic on shapes, decided before any memory is taken.
+"""Decide how a program fits in memory, by arithmetic on shapes, before any memory is allocated.
 
-A strip run walks the program op by op.  Of an op's target it makes a few rows at a time, in a *window* that holds
-the normalised source rows those need, and writes them to the target's buffer.  :mod:`.footprint` says what that
-takes; here the least that is given up for memory is chosen, in this order:
+A strip run executes the program op by op.  It computes a few rows of an op's target at a time, from a *window* of
+the normalised source rows that these need, and writes them to the target's buffer.  :mod:`.footprint` computes the
+memory that this takes; this module chooses the mode that gives up least speed for memory, in this order:
 
 * ``whole``: the module's own forward, where strips are no faster: on a device that does not need them, and for
-  pictures small enough to stay in cache as they are.
-* ``strips``: every value is made once.
-* ``lean``: what ×2 makes, the widest values, never exists whole.  It is made again, strip by strip, whenever it is
-  read: once for its statistics, once for every reader.
+  pictures that are small enough to stay in cache.
+* ``strips``: every value is computed once.
+* ``lean``: the outputs of ×2 upsampling, which are the largest values, never exist whole.  They are recomputed
+  strip by strip whenever they are read: once for their statistics, and once for every reader.
 * ``recompute``: so are values within residual blocks.
 * ``spill``: activations lie in a file, on a GPU in the host's memory, and strips of them are fetched; beside that
   as ``lean``.
 * smaller strips
-* ``tiles``: the module's own tiling, an approximation, and only for those who allow it.
+* ``tiles``: the module's own tiling, which is an approximation; used only if the caller allows it.
 
-Everything here is in bytes, counts what is on top of the weights, and includes input and output.
+All sizes are in bytes, on top of the weights, and include input and output.
 """
 
 from __future__ import annotations
@@ -32,55 +32,57 @@ from .conv_algorithms import Arithmetic
 from .footprint import Buffer, Footprint, Step
 from .shape import Shape
 
-#: Rounded up, so that a budget which is read off a message is never too small.
+#: Rounded up, so that a budget copied from a message is never too small.
 _size = partial(format_bytes, up=True)
 
 Mode = Literal["whole", "strips", "lean", "recompute", "spill", "tiles"]
 
-#: The modes that give the plain forward's picture within rounding.
+#: The modes whose picture equals the plain forward's within rounding.
 WITHIN_ROUNDING: tuple[Mode, ...] = ("whole", "strips", "lean", "recompute", "spill")
 
-#: Those of them that park nothing.
+#: The modes of :data:`WITHIN_ROUNDING` that offload nothing.
 IN_MEMORY: tuple[Mode, ...] = tuple(mode for mode in WITHIN_ROUNDING if mode != "spill")
 
-#: A strip on a device that needs none for speed: large enough to fill it, small beside an activation.
+#: Size of a strip on a device that does not need strips for speed: it fills the device, and is small compared with
+#: an activation.
 _STRIP_BYTES_WITHOUT_CACHE = 256 * 2**20
 
-#: What a run without a budget aims at, as a part of what the plain forward takes …
+#: Memory that a run without a budget aims at, as a part of the plain forward's memory …
 _FRUGAL_PART = 0.4
 
-#: … for as long as that adds no more than this part of the multiplications …
+#: … as long as this adds no more than this part of the multiplications …
 _FRUGAL_WORK = 0.25
 
-#: … and only above what is not worth any time.
+#: … and only where strips take more than this; below it, saving memory is not worth the time.
 _FRUGAL_FROM_BYTES = 512 * 2**20
 
-#: Halvings of a strip that cost little speed, and are tried before values are made twice.
+#: Number of halvings of a strip that cost little speed; they are tried before values are recomputed.
 _CHEAP_HALVINGS = 2
 
-#: How much smaller strips become at a time once everything else was tried.
+#: Factor by which strips shrink at a time once everything else was tried.
 _SHRINKING = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A decision, and why.
+    """The decision how to run, and its reason.
 
     Attributes:
-        mode: ``whole`` is the module's own forward; see above for the others.
-        batch: Items.
-        height: Of the input.
-        width: Of the input.
-        arithmetic: What numbers are kept and computed in.
-        steps: One for every op; empty in modes ``whole`` and ``tiles``.
-        buffers: In the order of their allocation; empty where steps are.
-        last_reads: For every value the op after which it is not needed any more; empty where steps are.
-        peak_bytes: Most that exists at one time on top of the weights, input and output included.  For ``whole`` it
-            follows what diffusers' code keeps alive, and leaves out what a convolution takes inside itself.
-        parked_bytes: Most that lies in a file, or on a GPU in the host's memory, at one time; 0 in other modes than
-            ``spill``.
-        flops: Of the whole batch; see :meth:`.Program.flops`.
-        reason: Why this mode and these strips, in a sentence with numbers.
+        mode: The mode of running; see the module's docstring.
+        batch: Number of items.
+        height: Height of the input.
+        width: Width of the input.
+        arithmetic: The widths in which numbers are stored and computed.
+        steps: One step for every op; empty in modes ``whole`` and ``tiles``.
+        buffers: The buffers in the order of their allocation; empty in modes ``whole`` and ``tiles``.
+        last_reads: For every value the index of the op that reads it last; empty in modes ``whole`` and ``tiles``.
+        peak_bytes: Most bytes that exist at one time on top of the weights, input and output included.  For
+            ``whole`` this follows what diffusers' code keeps alive, without the memory that a convolution takes
+            internally.
+        parked_bytes: Most bytes that lie in a file, or for a GPU in the host's memory, at one time; 0 in modes
+            other than ``spill``.
+        flops: Floating-point operations for the whole batch; see :meth:`.Program.flops`.
+        reason: The reason for this mode and these strips, in a sentence with numbers.
     """
 
     mode: Mode
@@ -98,18 +100,18 @@ class Plan:
 
     @property
     def arena_bytes(self) -> int:
-        """Of the memory that it runs in: what an op takes for itself, and above it buffers that are not parked."""
+        """Bytes of the run's arena: the ops' scratch memory, and above it the buffers that are not offloaded."""
         ends = (buffer.offset + buffer.nbytes for buffer in self.buffers if not buffer.is_parked)
         return max([self.scratch_bytes, *ends])
 
     @property
     def scratch_bytes(self) -> int:
-        """What ops take for themselves at most."""
+        """Most scratch memory that one op takes, in bytes."""
         return max((step.scratch_bytes for step in self.steps), default=0)
 
     @property
     def strips(self) -> int:
-        """Strips of the whole batch, which is what progress counts."""
+        """Number of strips of the whole batch; progress counts these."""
         return self.batch * sum(step.strips for step in self.steps)
 
 
@@ -124,21 +126,21 @@ def plan(
     modes: tuple[Mode, ...] = WITHIN_ROUNDING,
     tile: tuple[int, int] | None = None,
 ) -> Plan:
-    """The best way to run a program on an input (batch, C, height, width) within a budget.
+    """Return the best plan to run a program on an input (batch, C, height, width) within a budget.
 
     Args:
-        program: What to run.
-        batch: Items.
-        height: Of the input: latents for a decoder, pixels for an encoder.
-        width: The same.
-        arithmetic: Of the device, for the dtype that activations are kept in.
-        budget_bytes: What may be taken on top of the weights; None for no bound.
-        modes: Those to choose from.
+        program: The program to run.
+        batch: Number of items.
+        height: Height of the input: in latents for a decoder, in pixels for an encoder.
+        width: Width of the input: in latents for a decoder, in pixels for an encoder.
+        arithmetic: The device's arithmetic for the dtype that activations are stored in.
+        budget_bytes: Bytes that may be taken on top of the weights; None for no bound.
+        modes: The modes to choose from.
         tile: (height, width) of the module's own tiles, in the input's unit; needed for mode ``tiles``.
 
     Raises:
-        RequestError: for a budget that is no budget, or a picture too small for the model.
-        TooLarge: when nothing fits the budget; names the smallest that would.
+        RequestError: for an invalid budget, or a picture that is too small for the model.
+        TooLarge: when no plan fits the budget; it names the smallest budget that would do.
     """
     _check(program, batch, height, width, budget_bytes)
     shape = Shape(program, batch, height, width, arithmetic)
@@ -213,10 +215,10 @@ def _check(program: Program, batch: int, height: int, width: int, budget_bytes: 
 def _in_strips(
     shape: Shape, modes: tuple[Mode, ...], budget_bytes: int | None, whole_peak: int
 ) -> Iterator[tuple[Mode, Footprint, int]]:
-    """Ways to run in strips, from the fastest to the smallest."""
+    """Yield the ways to run in strips, from the fastest to the one that takes the least memory."""
     strip_bytes = shape.arithmetic.strip_bytes or _STRIP_BYTES_WITHOUT_CACHE
     if budget_bytes is None:
-        # As for one item, so that a batch is run like each of its items alone.
+        # Planned for one item, so that each item of a batch runs as it would alone.
         item = Shape(shape.program, 1, shape.height, shape.width, shape.arithmetic)
         in_memory = tuple(mode for mode in modes if mode in IN_MEMORY)
         for mode, level in _frugal(_levels(item, in_memory, strip_bytes), strip_bytes, whole_peak // shape.batch):
@@ -231,10 +233,10 @@ def _in_strips(
 
 
 def _levels(shape: Shape, modes: tuple[Mode, ...], strip_bytes: int) -> Iterator[tuple[Mode, Footprint]]:
-    """Fewer and fewer values that exist whole: first of those that ×2 makes, then of any, or parked instead.
+    """Yield footprints with fewer and fewer whole values: first without outputs of ×2, then without any others.
 
-    At each level the value goes that is there when memory is at its peak, and whose going lowers it most for the
-    work that it adds.
+    In mode ``spill``, buffers are offloaded instead.  Each level removes one value that exists at the peak of
+    memory: the one whose removal lowers the peak most for the work that it adds.
     """
     footprint = lean = Footprint(shape)
     if "strips" in modes:
@@ -254,7 +256,7 @@ def _levels(shape: Shape, modes: tuple[Mode, ...], strip_bytes: int) -> Iterator
 def _frugal(
     levels: Iterator[tuple[Mode, Footprint]], strip_bytes: int, whole_peak: int
 ) -> list[tuple[Mode, Footprint]]:
-    """The first level that is within the frugal part, or the last that its work allows; none if there is none."""
+    """Return, in a list, the first level within the frugal part, or the last that its work allows; or no level."""
     best = next(levels, None)
     if best is None:
         return []

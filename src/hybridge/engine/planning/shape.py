@@ -1,6 +1,6 @@
-"""A program at one size on one device: what follows from that alone, and what its plain forward takes.
+"""A program at one size on one device: the values derived from that alone, and the memory of its plain forward.
 
-Everything here is in bytes, counts what is on top of the weights, and includes input and output.
+All sizes are in bytes, on top of the weights, and include input and output.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from ..program.ops import OF_ROUNDED, Attend, Convolve
 from ..program.program import Program
 from .conv_algorithms import Arithmetic, Way, queries_padded, way_of
 
-#: Statistics are taken in float32, from a copy of the strip where that is narrower.
+#: Statistics are computed in float32, from a copy of the strip where the strip's numbers are narrower.
 STATISTICS_ITEMSIZE = 4
 
 
 class Shape:
-    """What does not depend on a choice.
+    """The values that do not depend on the planner's choices.
 
     Attributes:
-        program: What is run.
-        batch: Items.
-        height: Of the input.
-        width: Of the input.
-        arithmetic: What numbers are kept and computed in.
+        program: The program to run.
+        batch: Number of items.
+        height: Height of the input.
+        width: Width of the input.
+        arithmetic: The widths in which numbers are stored and computed.
         sizes: (height, width) of every value.
-        nbytes: Of every value of one item.
-        ends_bytes: Input and output of the whole batch.
-        ways: Of every op; None for attention.
-        flops: Of every op, made once.
-        work: What of them is multiplied.
+        nbytes: Bytes of every value of one item.
+        ends_bytes: Bytes of input and output of the whole batch.
+        ways: The algorithm of every op; None for attention.
+        flops: Floating-point operations of every op, computed once.
+        work: The part of ``flops`` that is left after the algorithm's savings.
     """
 
     def __init__(self, program: Program, batch: int, height: int, width: int, arithmetic: Arithmetic) -> None:
@@ -45,15 +45,15 @@ class Shape:
             flops * (way.saving(op) if way and isinstance(op, Convolve) else 1)
             for op, way, flops in zip(program.ops, self.ways, self.flops, strict=True)
         ]
-        # Asked for again with every value that is tried as a stream.
+        # Called again for every value that is tried as a stream.
         self.rows = cache(self._rows)
         self.scratch = cache(self._scratch)
 
     def whole_peak(self) -> int:
-        """What the plain forward takes: everything it still names, and the temporaries of the op at hand.
+        """Return the peak of the plain forward: all values that it still refers to, and an op's temporaries.
 
         diffusers runs norm, activation, convolution, sum and the division of the sum one after another, each into
-        memory of its own, and every item of the batch at once.
+        new memory, and all items of the batch at once.
         """
         peak = 0
         last_reads = self.program.last_reads()
@@ -68,15 +68,15 @@ class Shape:
         return self.batch * (peak + entered)
 
     def tiled_peak(self, tile_height: int, tile_width: int) -> int:
-        """What the module's own tiling takes: the tiles' pictures, the joined one, and the forward of one tile."""
+        """Return the peak of the module's own tiling: all tiles' outputs, the joined output, one tile's forward."""
         tile = Shape(self.program, self.batch, tile_height, tile_width, self.arithmetic)
         return self.ends_bytes + 2 * self.batch * self.nbytes[-1] + tile.whole_peak()
 
     def _rows(self, index: int, strip_bytes: int) -> int:
-        """Target rows that an op makes at a time: as many as ``strip_bytes`` hold, one at least."""
+        """Return how many target rows an op computes at a time: as many as fit in ``strip_bytes``, at least one."""
         op, way = self.program.ops[index], self.ways[index]
         if isinstance(op, Convolve) and way and strip_bytes == self.arithmetic.strip_bytes:
-            # Every strip reads all weights: what is shorter than they are reads more of them than of itself.
+            # Every strip reads all weights: a strip smaller than the weights would read more weights than rows.
             strip_bytes = max(strip_bytes, way.weight_bytes(op, self.arithmetic.computed_bytes))
         step = 1 if way is None else way.rows
         one, two = (self._strip(op, way, step * n) for n in (1, 2))
@@ -86,7 +86,7 @@ class Shape:
         return min(self.sizes[op.target][0], step * affordable)
 
     def _scratch(self, index: int, strip_bytes: int, is_streamed: bool) -> int:
-        """Bytes that an op takes while it runs, what it reads as a stream left aside."""
+        """Return the bytes that an op takes while it runs, without the streams that it reads."""
         op, way, rows = self.program.ops[index], self.ways[index], self.rows(index, strip_bytes)
         strip, computed = self._strip(op, way, rows), self.arithmetic.computed_bytes
         if isinstance(op, Attend):  # keys and values of all positions
@@ -106,9 +106,9 @@ class Shape:
         return strip + max(carried, positions * op.weights.out_channels * STATISTICS_ITEMSIZE if measured else 0)
 
     def _strip(self, op: Convolve | Attend, way: Way | None, rows: int) -> int:
-        """Bytes of the window, of what making ``rows`` target rows takes, and of those rows."""
+        """Return the bytes of the window, of the workspace for ``rows`` target rows, and of these rows."""
         width = self.sizes[op.source][1]
-        if isinstance(op, Attend):  # normalised and, where those were, what ``out`` makes; queries, what they get
+        if isinstance(op, Attend):  # normalised rows, later the output of ``out``; queries and their results
             inner = op.query.out_channels
             widest = max(self.program.channels[op.source], inner)
             numbers = queries_padded(rows * width) * 2 * (widest + inner)
@@ -124,7 +124,7 @@ class Shape:
         if isinstance(op, Attend):
             inner = source * op.query.out_channels // self.program.channels[op.source]
             return source + 4 * inner
-        # A source that only this op names is gone once it was normalised.
+        # A source that only this op refers to is freed once it has been normalised.
         gone = source if gone_after else 0
         if op.doubled:
             return 4 * source + target
@@ -132,6 +132,6 @@ class Shape:
         convolving = max(normalising, target)
         if op.residual is None:
             return convolving
-        # What the convolution gave, the shortcut's result, the sum; ResnetBlock2D then divides that, by one.
+        # The convolution's result, the shortcut's result and the sum, which ResnetBlock2D then divides by one.
         adding = (2 + (op.shortcut is not None) + (op.norm is not None)) * target - gone
         return max(convolving, adding)

@@ -1,7 +1,7 @@
-"""What an executor keeps beside the module's weights once it has run: their other forms, as arithmetic.
+"""Compute the size of the transformed weights that an executor keeps in addition to the module's weights.
 
-A transform's weights are larger than the layer's own: by 24/9 for tiles of 4×2.  They are made when an op runs for
-the first time and stay, so whoever gives memory away must count them from the beginning.
+A transform's weights are larger than the layer's own: by 24/9 for tiles of 4×2.  They are made when an op first
+runs and are kept, so a caller that budgets memory must count them from the beginning.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _NORM_BYTES = 4
 
 
 def prepared_bytes(program: Program, arithmetic: Arithmetic) -> int:
-    """Bytes of all that is kept for a program in strips, the module's own weights not among it.
+    """Return the bytes that are kept for a program in strips, without the module's own weights.
 
-    Exact but for biases, which every layer is taken to have.
+    Exact except for biases: every layer is assumed to have one.
     """
     return sum(
         _of_attention(op, arithmetic) if isinstance(op, Attend) else _of_convolution(op, arithmetic)
@@ -29,7 +29,7 @@ def _of_convolution(op: Convolve, arithmetic: Arithmetic) -> int:
     way, width = way_of(op, arithmetic), arithmetic.computed_bytes
     biases = {"four-phases": 4 * op.weights.out_channels}.get(way.kind, op.weights.out_channels)
     nbytes = 0
-    if arithmetic.is_widened or way.kind != "direct":  # else torch's convolution takes the module's own
+    if arithmetic.is_widened or way.kind != "direct":  # else torch's convolution uses the module's own weights
         nbytes += way.weight_bytes(op, width)
     if arithmetic.is_widened or way.kind == "four-phases" or op.shortcut is not None:
         nbytes += biases * width

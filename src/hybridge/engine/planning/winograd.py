@@ -1,11 +1,12 @@
-"""The matrices of fast convolutions: Winograd's, by Toom's and Cook's construction; for nearest ×2; for stride 2.
+"""The matrices of fast convolutions: Winograd's, by the Toom-Cook construction; for nearest ×2; for stride 2.
 
-A filter of three taps makes m outputs from m + 2 inputs: as polynomials, inputs and filter are evaluated at m + 1
-points and at infinity, multiplied point by point, and interpolated.  Written for correlation, as networks have it,
-that is ``output = A (G filter ⊙ B input)``.  In two dimensions it is done along rows, then along columns.
+A filter of three taps computes m outputs from m + 2 inputs: as polynomials, inputs and filter are evaluated at
+m + 1 points and at infinity, multiplied point by point, and interpolated.  For correlation, which networks use,
+this is ``output = A (G filter ⊙ B input)``.  In two dimensions it is applied along rows, then along columns.
 
-The points decide the rounding.  ½ and -2 in place of ±2 are Barabasz et al.'s ("Error analysis and improving the
-accuracy of Winograd convolution for deep neural networks", 2020), and measure a third better here.
+The choice of points decides the rounding error.  ½ and -2 in place of ±2 are from Barabasz et al. ("Error analysis
+and improving the accuracy of Winograd convolution for deep neural networks", 2020); the error measured here is a
+third smaller with them.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ class Transform:
     """``output = of_products (of_filter filter ⊙ of_input input)``, along one side of a tile.
 
     Attributes:
-        of_input: products × inputs.
-        of_filter: products × 3.
-        of_products: outputs × products.
-        step: Inputs from one tile to the next.
-        common: The product that every output has once, which is where a bias can be added.
+        of_input: Matrix of products × inputs.
+        of_filter: Matrix of products × 3.
+        of_products: Matrix of outputs × products.
+        step: Number of inputs from one tile to the next.
+        common: Index of the product that every output contains once; a bias can be added to it.
     """
 
     of_input: Matrix
@@ -44,26 +45,26 @@ class Transform:
 
     @property
     def reads(self) -> int:
-        """Inputs, which are as many as products."""
+        """Number of inputs of a tile, which equals the number of products."""
         return len(self.of_input)
 
     @property
     def outputs(self) -> int:
-        """Outputs."""
+        """Number of outputs of a tile."""
         return len(self.of_products)
 
     def tiles(self, outputs: int) -> int:
-        """That give so many outputs, or a few more."""
+        """Return the number of tiles that cover this many outputs."""
         return -(-outputs // self.outputs)
 
     def inputs(self, tiles: int) -> int:
-        """That so many tiles read together."""
+        """Return the number of inputs that this many tiles read together."""
         return (tiles - 1) * self.step + self.reads
 
 
-#: Of three inputs x₀, x₁, x₂ and a filter a, b, c the two outputs a·x₀ + (b + c)·x₁ and (a + b)·x₁ + c·x₂, which is
-#: what nearest ×2 and the filter make of x₁.  The product (a + b + c)·x₁ is common to both; the rest is a·(x₀ - x₁)
-#: and c·(x₂ - x₁).
+#: Three inputs x₀, x₁, x₂ and a filter a, b, c give the two outputs a·x₀ + (b + c)·x₁ and (a + b)·x₁ + c·x₂: these
+#: are the outputs of nearest ×2 and the filter at x₁.  The product (a + b + c)·x₁ is common to both; the rest is
+#: a·(x₀ - x₁) and c·(x₂ - x₁).
 DOUBLED = Transform(
     of_input=((0, 1, 0), (1, -1, 0), (0, -1, 1)),
     of_filter=((1, 1, 1), (1, 0, 0), (0, 0, 1)),
@@ -72,9 +73,9 @@ DOUBLED = Transform(
     common=0,
 )
 
-#: Of five inputs x₀ … x₄ and a filter a, b, c the two outputs a·x₀ + b·x₁ + c·x₂ and a·x₂ + b·x₃ + c·x₄, which is
-#: what the filter makes with stride 2.  The product (a + c)·x₂ is common to both; the rest is a·(x₀ - x₂),
-#: c·(x₄ - x₂), and b with what lies between.
+#: Five inputs x₀ … x₄ and a filter a, b, c give the two outputs a·x₀ + b·x₁ + c·x₂ and a·x₂ + b·x₃ + c·x₄ of the
+#: filter with stride 2.  The product (a + c)·x₂ is common to both; the rest is a·(x₀ - x₂), c·(x₄ - x₂), and the
+#: products of b with x₁ and x₃.
 HALVED = Transform(
     of_input=((1, 0, -1, 0, 0), (0, 0, 1, 0, 0), (0, 0, -1, 0, 1), (0, 1, 0, 0, 0), (0, 0, 0, 1, 0)),
     of_filter=((1, 0, 0), (1, 0, 1), (0, 0, 1), (0, 1, 0), (0, 1, 0)),
@@ -86,7 +87,7 @@ HALVED = Transform(
 
 @cache
 def transform(outputs: int) -> Transform:
-    """For ``outputs`` outputs at a time, 2 or 4; exact fractions, rounded once to float."""
+    """Return the transform for ``outputs`` outputs at a time, 2 or 4: exact fractions, rounded once to float."""
     points = _POINTS[outputs]
     of_products = _powers(points, outputs)
     of_filter = _powers(points, _TAPS)
@@ -109,13 +110,13 @@ def transform(outputs: int) -> Transform:
 
 
 def _powers(points: tuple[Fraction, ...], count: int) -> list[list[Fraction]]:
-    """Of every point those below ``count``; of infinity the highest alone."""
+    """Return the powers below ``count`` of every point; for infinity, only the highest is 1."""
     finite = [[point**power for power in range(count)] for point in points]
     return [*finite, [Fraction(0)] * (count - 1) + [Fraction(1)]]
 
 
 def _with_roots(roots: tuple[Fraction, ...]) -> list[Fraction]:
-    """Coefficients, lowest first, of the monic polynomial with these roots."""
+    """Return the coefficients, lowest first, of the monic polynomial with these roots."""
     coefficients = [Fraction(1)]
     for root in roots:
         shifted = [Fraction(0), *coefficients]

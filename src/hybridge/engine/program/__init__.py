@@ -1,4 +1,4 @@
-"""What a VAE computes, as data: ops, the flat program of them, and how diffusers' modules become one.
+"""A VAE's computation as data: ops, the flat program of ops, and the lowering of diffusers' modules to a program.
 
-Never runs anything.
+No code here executes a program.
 """

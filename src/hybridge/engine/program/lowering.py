@@ -1,12 +1,12 @@
-"""From diffusers' modules to programs, block type by block type.
+"""Lower diffusers' modules to programs, one function for each block type.
 
-Every block type has one function, registered under the name of its class; a new VAE is a few more of them.  A
-function refuses whatever it does not know for certain (an option that the VAEs here never set, a replaced attention
-processor, a layer that an adapter wrapped) by raising :class:`CannotLower`, and the module is then run as it is.
-Names are compared exactly, and only for classes of torch and diffusers: a subclass may have another ``forward``,
-and adapters call their layers ``Conv2d``, too.
+Each function is registered under the name of its block's class; a new VAE needs a few more of them.  A function
+raises :class:`CannotLower` for everything that it does not support (an option that the VAEs here never set, a
+replaced attention processor, a layer that an adapter wrapped), and the module then runs its own forward.
+Class names must match exactly, and only classes of torch and diffusers match: a subclass may have another
+``forward``, and adapters also name their layers ``Conv2d``.
 
-Nothing here reads a weight, so modules on the ``meta`` device are lowered like any other.
+No weight is read here, so modules on the ``meta`` device can be lowered, too.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Lower = Callable[["_Builder", Any, int], int]
 
 
 def lower(module: nn.Module, task: Task) -> Program:
-    """The program of a VAE's decoder, latents (C, h, w) → picture, or encoder, picture → moments or latents.
+    """Return the program of a VAE's decoder, latents (C, h, w) → picture, or encoder, picture → moments or latents.
 
-    Both as ``module.decode`` and ``module.encode`` compute them, quant convolutions included, slicing and tiling
-    left aside.
+    They compute the same as ``module.decode`` and ``module.encode``, including quant convolutions, but without
+    slicing and tiling.
 
     Raises:
-        CannotLower: and says because of what.
+        CannotLower: when the module has a part that cannot be lowered; the error names it.
     """
     whole = _WHOLE.get((kind(module), task))
     if whole is None:
@@ -45,7 +45,7 @@ def lower(module: nn.Module, task: Task) -> Program:
     builder = _Builder(module)
     try:
         whole(builder, module)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:  # it may lack anything, or have too much
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # of unexpected modules
         raise CannotLower(
             "cannot lower", saw=str(error), expected=f"{kind(module)} as diffusers makes it"
         ) from error
@@ -53,7 +53,7 @@ def lower(module: nn.Module, task: Task) -> Program:
 
 
 def skeleton(class_name: str, config: Mapping[str, Any]) -> nn.Module:
-    """A module of this diffusers class and ``config.json``, on the ``meta`` device: a shape without weights."""
+    """Return a module of this diffusers class and ``config.json`` on the ``meta`` device, without weights."""
     import diffusers
 
     with torch.device("meta"):
@@ -62,7 +62,7 @@ def skeleton(class_name: str, config: Mapping[str, Any]) -> nn.Module:
 
 
 class _Builder:
-    """Collects ops; knows what every submodule is called."""
+    """Collects the ops of a program, and knows the name of every submodule."""
 
     def __init__(self, module: nn.Module) -> None:
         self._names = {part: name for name, part in module.named_modules()}
@@ -157,7 +157,7 @@ class _Builder:
         return str(self._names.get(module, type(module).__name__))
 
     def leave(self, value: int, function: str) -> None:
-        """Applies a function to the value just made, within the op that makes it."""
+        """Apply a function to the last value, as part of the op that computes it."""
         made = self._ops[-1]
         if made.target != value or not isinstance(made, Convolve) or made.leaving is not None:
             raise CannotLower(f"cannot lower {function}", expected="a convolution before it")
@@ -175,15 +175,15 @@ class _Builder:
 
 
 def _has(layer: Any, *shape: int) -> bool:
-    """Whether its weights are parameters of this shape, and its bias, if it has one, is one of as many numbers."""
+    """Return whether a layer's weight is a parameter of this shape, and its bias, if any, has matching length."""
     weight, bias = (layer._parameters.get(name) for name in ("weight", "bias"))
     if weight is not layer.weight or bias is not layer.bias:
-        return False  # buffers and attributes are not looked at when a call begins
+        return False  # buffers and attributes are not checked when a call begins
     return bool(weight.shape == shape and (bias is None or bias.shape == shape[:1]))
 
 
 def check(name: str, *facts: tuple[str, bool]) -> None:
-    """Raises :class:`CannotLower` for the first (expectation, whether it holds) that does not hold."""
+    """Raise :class:`CannotLower` for the first (expectation, whether it holds) that does not hold."""
     for expected, holds in facts:
         if not holds:
             raise CannotLower(f"cannot lower {name}", expected=expected)
@@ -286,11 +286,11 @@ def _downsample(builder: _Builder, block: Any, x: int) -> int:
     return builder.convolve(x, block.conv)
 
 
-#: Processors that compute softmax(q·kᵀ/√d)·v and nothing else.
+#: Attention processors that compute softmax(q·kᵀ/√d)·v and nothing else.
 _PLAIN_PROCESSORS = {"AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor"}
 
 
-#: Those that take 1/√d, whatever the module's ``scale`` is.
+#: Processors that scale by 1/√d, whatever the module's ``scale`` is.
 _SCALES_ITSELF = {"AttnProcessor2_0"}
 
 

@@ -1,8 +1,8 @@
-"""Whether a module still is what its classes say, and whether it is what it was a moment ago.
+"""Check whether a module runs its classes' own code, and whether it has changed since an earlier check.
 
-A program that was lowered from a module knows what the code of torch and diffusers does.  Hooks, methods that were
-replaced, and settings that were changed are nobody's code that it knows: :func:`why_touched` names them, and
-:class:`Structure` notices that something has changed since a look before.
+A program that was lowered from a module reproduces the code of torch and diffusers.  It cannot reproduce hooks,
+replaced methods and changed settings: :func:`why_touched` names them, and :class:`Structure` detects changes since
+an earlier check.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import nn
 
 from .program import Task
 
-#: Submodules of the whole that a task does not run.
+#: Top-level submodules that a task does not run.
 _UNUSED: dict[Task, tuple[str, ...]] = {
     "decode": ("encoder", "quant_conv"),
     "encode": ("decoder", "post_quant_conv"),
 }
 
-#: What a module can be made to call besides its forward.
+#: Hooks that a module calls in addition to its forward.
 _HOOKS = {
     "_forward_pre_hooks": "a forward pre-hook",
     "_forward_hooks": "a forward hook",
@@ -30,13 +30,13 @@ _HOOKS = {
     "_backward_hooks": "a backward hook",
 }
 
-#: Methods by which a module computes.  Replaced in a class, they are replaced in all of its modules.
+#: Methods that do a module's computation.  Replacing one in a class replaces it in all of the class's modules.
 _COMPUTING = (
     *("__call__", "_call_impl", "forward", "_conv_forward", "decode", "_decode", "encode", "_encode"),
     *("get_attention_scores", "prepare_attention_mask", "head_to_batch_dim", "batch_to_head_dim"),
 )
 
-#: What torch gives a module that is not called, a list of others for one.
+#: The name of torch's ``forward`` for modules that are never called, such as a list of modules.
 _NO_FORWARD = "_forward_unimplemented"
 
 #: Attributes that hold tensors.
@@ -46,9 +46,9 @@ _LIBRARIES = ("torch", "diffusers")
 
 
 def kind(thing: Any) -> str:
-    """The name of its class if that is torch's or diffusers' own, else the class's name with its module's.
+    """Return the name of a thing's class if torch or diffusers defines it, else the name with its module.
 
-    Adapters and quantisers call their layers ``Conv2d`` and ``Linear``, too.
+    Adapters and quantisers also name their layers ``Conv2d`` and ``Linear``.
     """
     found = type(thing)
     root = found.__module__.partition(".")[0]
@@ -57,7 +57,7 @@ def kind(thing: Any) -> str:
 
 
 def why_touched(module: nn.Module, task: Task) -> str | None:
-    """What makes this task of the module another than its classes' code; None if nothing does.
+    """Return why this task of the module does not run its classes' own code; None if it does.
 
     The module's own hooks and its own ``forward`` do not count: ``decode`` and ``encode`` do not run them.
     """
@@ -70,10 +70,10 @@ def why_touched(module: nn.Module, task: Task) -> str | None:
 
 
 def why_replaced(thing: Any, besides: Container[str] = ()) -> str | None:
-    """Which method is not that of its class, or not what torch or diffusers wrote for it; None if there is none.
+    """Return which method is not its class's own, or not written by torch or diffusers; None if all are.
 
     Args:
-        thing: A module, or what a module calls.
+        thing: A module, or a callable that a module uses.
         besides: Methods that may be replaced.
     """
     owner = type(thing)
@@ -102,9 +102,10 @@ def _hooks(part: nn.Module) -> str | None:
 
 
 class Structure:
-    """A module's parts with all that is set on them, as they were when this was made.
+    """A snapshot of a module's parts and of their attributes.
 
-    Weights are not among it, but their shapes are.  A look at a module of 250 parts takes a tenth of a millisecond.
+    It contains the shapes of the weights but not their values.  Checking a module of 250 parts takes a tenth of a
+    millisecond.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -117,14 +118,14 @@ class Structure:
         self._shapes = self._look_at_shapes()
 
     def is_as_it_was(self) -> bool:
-        """Whether nothing was set, replaced, added or taken away since."""
+        """Return whether no attribute or part was set, replaced, added or removed since the snapshot."""
         try:
             return (
                 all(type(part) is kind and vars(part) == before for part, kind, before in self._parts)
                 and all(vars(kind) == before for kind, before in self._kinds)
                 and self._look_at_shapes() == self._shapes
             )
-        except (RuntimeError, ValueError, TypeError):  # from comparing what was set with what was there before
+        except (RuntimeError, ValueError, TypeError):  # from comparing new values with old ones
             return False
 
     def _look_at_shapes(self) -> list[torch.Size | None]:
@@ -136,13 +137,13 @@ class Structure:
 
 
 def _with_helpers(part: nn.Module) -> tuple[Any, ...]:
-    """A part and its attention processor, which is no part unless it is a module."""
+    """Return a part and its attention processor, which is not itself a part unless it is a module."""
     processor = vars(part).get("processor")
     return (part,) if not hasattr(processor, "__dict__") else (part, processor)
 
 
 def _copied(part: Any) -> dict[str, Any]:
-    """What is set on a part, one level deep; of its weights no more than the dictionary, or it would keep them."""
+    """Copy a part's attributes one level deep; weight dictionaries are not copied, or old weights would be kept."""
     return {
         name: copy(value) if isinstance(value, dict | list | set) and name not in _WEIGHTS else value
         for name, value in vars(part).items()

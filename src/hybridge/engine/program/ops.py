@@ -1,24 +1,24 @@
-"""The vocabulary of a program: what one op is, as data.
+"""The ops of a program, as data.
 
-Two ops are enough for diffusers' picture VAEs.  A :class:`Convolve` is a convolution with everything local that
-stands around it: a group norm and an activation on the way in, a residual and an activation on the way out, ×2
-before it or a stride in it.  An :class:`Attend` is self-attention over all positions.  Parameters are named, not
-held, so a program says as much about a module without weights.
+Two ops are enough for diffusers' picture VAEs.  A :class:`Convolve` is a convolution with the local operations
+around it: a group norm and an activation on its input, a residual and an activation on its output, ×2 before it or
+a stride. An :class:`Attend` is self-attention over all positions.  Ops refer to parameters by name, so a program
+also describes a module without weights.
 
-Nothing here touches a tensor; :mod:`..execution.executor` gives the names their meaning.
+No code here uses a tensor; :mod:`..execution.executor` looks the names up.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Functions of one number that a convolution can have on its way in or out; execution/ has their bodies.
+#: Elementwise functions on a convolution's input or output; execution/ implements them.
 #:
 #: ``from_signed``, ``to_signed`` and ``soft_clamp`` are the ends of diffusers' AutoencoderTiny: (x + 1) / 2, 2x - 1
 #: and 3·tanh(x / 3).
 POINTWISE = ("silu", "relu", "gelu", "mish", "from_signed", "to_signed", "soft_clamp")
 
-#: Those, and none, that give the same for what was rounded before as rounded after.
+#: The functions (None is the identity) that give the same result whether their input or their output is rounded.
 OF_ROUNDED = (None, "relu")
 
 
@@ -27,10 +27,10 @@ class Weights:
     """The parameters of one convolution or linear layer.
 
     Attributes:
-        name: Of the submodule that owns ``weight`` and ``bias``, as in ``named_modules()``.
-        in_channels: What it reads.
-        out_channels: What it gives.
-        kernel: Side of its square kernel; 1 for a linear layer.
+        name: Name of the submodule that owns ``weight`` and ``bias``, as in ``named_modules()``.
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
+        kernel: Side of the square kernel; 1 for a linear layer.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """A GroupNorm: whose parameters, and over how many groups."""
+    """A GroupNorm: the name of its submodule, and the number of its groups."""
 
     name: str
     groups: int
@@ -50,7 +50,7 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """Zeros around the input, in rows and columns of what the convolution reads."""
+    """Zeros around a convolution's input, in rows and columns of that input."""
 
     top: int = 0
     bottom: int = 0
@@ -60,18 +60,18 @@ class Padding:
 
 @dataclass(frozen=True, slots=True)
 class Convolve:
-    """``target = leaving(conv(×2 entering(norm(source))) + shortcut(residual))``; only the convolution must be.
+    """``target = leaving(conv(×2 entering(norm(source))) + shortcut(residual))``; all but ``conv`` is optional.
 
     Attributes:
-        source: The value that is convolved.
-        target: The value that is made.
-        weights: Of the convolution.
+        source: Index of the value that is convolved.
+        target: Index of the value that is computed.
+        weights: The convolution's weights.
         stride: 1, or 2 in an encoder.
-        padding: Zeros around what the convolution reads, after norm, activation and ×2.
+        padding: Zeros around the convolution's input, after norm, activation and ×2.
         doubled: Whether rows and columns are repeated twice (nearest ×2) before the convolution.
-        norm: What normalises the source.
+        norm: The norm of the source.
         entering: Name of the function applied to the source, after the norm.
-        residual: The value that is added to what the convolution gave.
+        residual: Index of the value that is added to the convolution's output.
         shortcut: A 1×1 convolution on the residual.
         leaving: Name of the function applied to the sum.
     """
@@ -90,11 +90,11 @@ class Convolve:
 
     @property
     def name(self) -> str:
-        """For people: the submodule that it comes from."""
+        """Name of the submodule that it comes from, for messages."""
         return self.weights.name
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the target for a source of this size; the formula of ``torch.nn.Conv2d``."""
+        """Return (height, width) of the target for a source of this size, by the formula of ``torch.nn.Conv2d``."""
         times = 2 if self.doubled else 1
         padding, kernel = self.padding, self.weights.kernel
         return (
@@ -103,9 +103,9 @@ class Convolve:
         )
 
     def rows_read(self, first: int, end: int) -> tuple[int, int]:
-        """The source rows [from, to) that target rows [first, end) need; may reach beyond the source's borders."""
+        """Return the source rows [from, to) for target rows [first, end); they may exceed the source's borders."""
         if self.doubled:
-            # Target row y reads rows y-1 … y+1 of the doubled picture, which are rows (y-1)//2 … (y+1)//2 of this.
+            # Target row y reads rows y-1 … y+1 of the doubled picture: rows (y-1)//2 … (y+1)//2 of the source.
             return (first - 1) // 2, end // 2 + 1
         start = first * self.stride - self.padding.top
         return start, (end - 1) * self.stride - self.padding.top + self.weights.kernel
@@ -116,13 +116,13 @@ class Attend:
     """``target = source + out(softmax(q·kᵀ/√d)·v)`` with q, k, v linear in ``norm(source)``, over all positions.
 
     Attributes:
-        source: What is attended to.
-        target: The value that is made, as large as the source.
-        norm: What normalises the source.
-        heads: Attention heads.
-        query: Linear layer; its ``out_channels`` are all heads together.
-        key: The same.
-        value: The same.
+        source: Index of the value that is attended to.
+        target: Index of the value that is computed, of the source's size.
+        norm: The norm of the source.
+        heads: Number of attention heads.
+        query: Linear layer for the queries; its ``out_channels`` are those of all heads together.
+        key: Linear layer for the keys, of the same size.
+        value: Linear layer for the values, of the same size.
         out: Linear layer back to the source's channels.
     """
 
@@ -137,16 +137,16 @@ class Attend:
 
     @property
     def name(self) -> str:
-        """For people: the submodule that it comes from."""
+        """Name of the submodule that it comes from, for messages."""
         return self.out.name.removesuffix(".to_out.0")
 
     @property
     def residual(self) -> int:
-        """The value that is added, which is the source itself."""
+        """Index of the value that is added: the source."""
         return self.source
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the target: the source's."""
+        """Return (height, width) of the target, which equals the source's."""
         return height, width
 
 

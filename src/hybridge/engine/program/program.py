@@ -1,6 +1,6 @@
-"""A VAE's encoder or decoder as a flat list of ops over numbered values, each written once.
+"""A VAE's encoder or decoder as a flat list of ops on numbered values; each value is written once.
 
-:mod:`.lowering` makes programs, :mod:`..planning.plan` says how one fits in memory, and
+:mod:`.lowering` makes programs, :mod:`..planning.plan` plans how a program fits in memory, and
 :mod:`..execution.executor` runs it.  A program is pure data: it can be compared, printed, and made from a module on
 the ``meta`` device, which has no weights.
 """
@@ -17,15 +17,15 @@ Task = Literal["decode", "encode"]
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to compute, in order.
+    """The ops to run, in order.
 
     Attributes:
         task: ``decode`` or ``encode``.
         module: The class of the module that it was lowered from.
-        channels: Of every value: value 0 is the input, value ``i`` is made by op ``i - 1``.
-        ops: In order; op ``i`` writes value ``i + 1`` and reads only earlier ones.
-        held: For every op the inputs of the blocks it lies in.  The plain forward keeps them alive until the block
-            returns, because its callers still name them; a strip run does not.
+        channels: Number of channels of every value: value 0 is the input, op ``i - 1`` computes value ``i``.
+        ops: The ops in order; op ``i`` writes value ``i + 1`` and reads only earlier values.
+        held: For every op the inputs of the blocks that contain it.  The plain forward keeps these alive until the
+            block returns, because its callers still refer to them; a strip run does not.
     """
 
     task: Task
@@ -35,28 +35,28 @@ class Program:
     held: tuple[frozenset[int], ...]
 
     def sizes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
-        """(height, width) of every value for an input of this size."""
+        """Return (height, width) of every value for an input of this size."""
         sizes = [(height, width)]
         for op in self.ops:
             sizes.append(op.output_size(*sizes[op.source]))
         return tuple(sizes)
 
     def last_reads(self) -> tuple[int, ...]:
-        """For every value the index of the op that reads it last; the output's is one past the end."""
+        """Return for every value the index of the op that reads it last; for the output, the number of ops."""
         last = [len(self.ops)] * len(self.channels)
         for index, op in enumerate(self.ops):
             for value in {op.source, op.residual} - {None}:
-                last[value] = index  # type: ignore[index] # None is taken out above
+                last[value] = index  # type: ignore[index] # None is filtered out above
         return tuple(last)
 
     def readers(self, value: int) -> tuple[int, ...]:
-        """The ops that read a value, once for every time that they do."""
+        """Return the indices of the ops that read a value; an op that reads it twice occurs twice."""
         return tuple(
             index for index, op in enumerate(self.ops) for read in (op.source, op.residual) if read == value
         )
 
     def layers(self) -> tuple[str, ...]:
-        """Names of the submodules whose parameters it reads, each once."""
+        """Return the names of the submodules whose parameters the program uses, without duplicates."""
         names: dict[str, None] = {}
         for op in self.ops:
             own = (op.query, op.key, op.value, op.out) if isinstance(op, Attend) else (op.weights, op.shortcut)
@@ -64,14 +64,14 @@ class Program:
         return tuple(names)
 
     def norm_of(self, value: int) -> Norm | None:
-        """The norm that will be asked for this value's statistics, so that its maker gathers them."""
+        """Return the norm that needs this value's statistics, which are gathered while the value is computed."""
         return next((op.norm for op in self.ops if op.source == value and op.norm is not None), None)
 
     def flops(self, height: int, width: int) -> tuple[int, ...]:
-        """Floating-point operations of every op for one item, a multiplication and its addition counting as two.
+        """Return the floating-point operations of every op for one item; a multiplication and its addition are two.
 
-        Counts convolutions, linear layers and both products of attention.  A doubled 3×3 convolution counts as the
-        four 2×2 ones that it is run as.
+        It counts convolutions, linear layers and both products of attention.  A doubled 3×3 convolution counts as
+        the four 2×2 convolutions that it is run as.
         """
         sizes = self.sizes(height, width)
         counts = []
