@@ -70,7 +70,7 @@ def answers(
         limits = Limits(max_pixels=2**40, max_batch=2**20)
         for request in requests:
             job = admit(request, spec, limits)
-            with console.status(f"{spec.name} on this machine, {job.pixels / 1e6:.1f} megapixels"):
+            with console.status(f"{spec.name} on this machine, {job.size.pixels / 1e6:.1f} megapixels"):
                 answered = finish(job, asyncio.run(backend.run(job)))
             yield answered
     finally:

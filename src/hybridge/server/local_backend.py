@@ -14,7 +14,7 @@ from ..engine.options import choose_device, choose_dtype
 from ..engine.text import TextEngine
 from ..errors import HybridgeError, OutOfMemory, TooLarge
 from ..models import ModelSpec, TextSpec
-from .local_run import FLOPS_PER_PIXEL, Run, Size, guessed_flops, whole_size
+from .local_run import FLOPS_PER_PIXEL, PlanKey, Run, guessed_flops, plan_key
 from .local_text import TextModels
 from .scheduling.backend import BackendLoad, ModelInfo
 from .scheduling.batching import batch_key
@@ -63,7 +63,7 @@ class LocalBackend:
         self._texts = TextModels(texts, options, prompt_cache_bytes)
         self._infos = {name: _info_of(engine) for name, engine in engines.items()}
         self._infos |= {spec.name: _info_before_loading(spec, options) for spec in cold}
-        self._flops: CostCache[Size] = CostCache(self._planned)
+        self._flops: CostCache[PlanKey] = CostCache(self._planned)
         self._batch_limit = batch_limit
         self._patience_s = _PATIENCE_S
         self._models: ModelCache[Any] = ModelCache(
@@ -89,7 +89,7 @@ class LocalBackend:
             flops = self._texts.flops(job, self._text_engine(job.part))
             flops = self._texts.guess(job) if flops is None else flops
             return self._device.cost_model.seconds(f"{job.part} {job.task}", flops)
-        flops = self._flops.now(whole_size(job))
+        flops = self._flops.now(plan_key(job))
         return self._device.cost_model.seconds(
             f"{job.spec.name} {job.task}", guessed_flops(job) if flops is None else flops
         )
@@ -103,14 +103,14 @@ class LocalBackend:
     async def run(self, job: AnyJob, on_progress: ProgressCallback | None = None) -> AnyResult:
         if isinstance(job, PromptJob):
             return await self._run_prompt(job, on_progress)
-        size = whole_size(job)
-        flops = self._flops.known(size)
+        key = plan_key(job)
+        flops = self._flops.known(key)
         if flops is not None:
             return await self._device.run(PendingJob(job, flops, batch_key(job), on_progress))
         pending = PendingJob(job, guessed_flops(job), batch_key(job), on_progress, is_guess=True)
         if self._models.is_ready(job.spec.name):
             # Planning takes long.  Meanwhile the job has its place in the line, with a guess.
-            self._flops.find(size, lambda flops: self._device.plan(pending, flops))
+            self._flops.find(key, lambda flops: self._device.plan(pending, flops))
         return await self._device.run(pending)
 
     async def _run_prompt(self, job: PromptJob, on_progress: ProgressCallback | None) -> AnyResult:
@@ -196,15 +196,15 @@ class LocalBackend:
             return self._batch_limit
         return 1 if engine.device.value.type == "cpu" or engine.modes == ("whole",) else _BATCH
 
-    def _planned(self, size: Size) -> float | None:
+    def _planned(self, key: PlanKey) -> float | None:
         """The FLOPs of a size's plan; None while there is nothing to plan with."""
-        engine = self._vae_engine(size.model)
+        engine = self._vae_engine(key.model)
         if engine is None:
             return None
         try:
-            return float(engine.plan(size.task, size.batch, size.height, size.width).flops)
+            return float(engine.plan(key.task, *key.size).flops)
         except HybridgeError:  # not plannable, or the engine will say what is wrong with it
-            return size.pixels * FLOPS_PER_PIXEL
+            return key.size.pixels * FLOPS_PER_PIXEL
 
     def _perform(
         self,

@@ -11,30 +11,29 @@ from ..errors import CannotLower, EngineFailure, TooLarge
 from ..models import ModelSpec, Normalisation, latent_space
 from ..protocol import DecodeRequest, Scaling, VaeTask, WireTensor
 from ..protocol.torch import from_torch, to_torch
-from .scheduling.batching import concatenate, size_of
+from .scheduling.batching import concatenate
 from .scheduling.job import Job, RunInfo
+from .scheduling.limits import PictureSize
 
 #: What Stable Diffusion's decoder needs for a pixel.  The cost of models that are not loaded yet, or not plannable.
 FLOPS_PER_PIXEL = 9.5e6
 
 
-class Size(NamedTuple):
+class PlanKey(NamedTuple):
     """What the arithmetic of a job follows from."""
 
     model: str
     task: VaeTask
-    batch: int
-    height: int
-    width: int
-    pixels: int
+    size: PictureSize
 
 
-def whole_size(job: Job) -> Size:
-    return Size(job.spec.name, job.task, *size_of(job), job.pixels)
+def plan_key(job: Job) -> PlanKey:
+    """Return what the plan of a job depends on."""
+    return PlanKey(job.spec.name, job.task, job.size)
 
 
 def guessed_flops(job: Job) -> float:
-    return job.pixels * FLOPS_PER_PIXEL
+    return job.size.pixels * FLOPS_PER_PIXEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class Run:
         Raises:
             TooLarge: when it leads nowhere.
         """
-        batch, height, width = size_of(self.jobs[0])
+        batch, height, width = self.jobs[0].size
         try:
             plan = self.engine.plan(
                 self.jobs[0].task, batch * len(self.jobs), height, width, budget_bytes=budget_bytes

@@ -22,6 +22,7 @@ from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.process.server import running
 from hybridge.server.scheduling.job import Job, Progress, Result
+from hybridge.server.scheduling.limits import PictureSize
 from hybridge.server.settings import Settings
 
 WAIT_S = 30
@@ -80,7 +81,9 @@ def latents(side: int, seed: int = 0) -> WireTensor:
 
 
 def job(spec: ModelSpec, side: int, *, seed: int = 0, **about: Any) -> Job:
-    return Job(spec, DecodeRequest(latents(side, seed), output="signed"), (8 * side) ** 2, **about)
+    return Job(
+        spec, DecodeRequest(latents(side, seed), output="signed"), PictureSize(1, 8 * side, 8 * side), **about
+    )
 
 
 def alone(engine: Engine, side: int, seed: int = 0) -> bytes:

@@ -24,6 +24,7 @@ from hybridge.server.local_backend import LocalBackend
 from hybridge.server.process.server import running
 from hybridge.server.scheduling import model_cache
 from hybridge.server.scheduling.job import Job, Result
+from hybridge.server.scheduling.limits import PictureSize
 from hybridge.server.scheduling.model_cache import ModelCache, Source
 
 WAIT_S = 30
@@ -294,7 +295,7 @@ class TestOutOfMemory:
     def job(spec: ModelSpec, side: int) -> Job:
         z = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(side))
         tensor = WireTensor("float32", (1, 4, side, side), z.numpy().tobytes())
-        return Job(spec, DecodeRequest(tensor, output="signed"), (8 * side) ** 2)
+        return Job(spec, DecodeRequest(tensor, output="signed"), PictureSize(1, 8 * side, 8 * side))
 
     @pytest.fixture
     def device_bytes(self, monkeypatch) -> Callable[[int], list[int]]:

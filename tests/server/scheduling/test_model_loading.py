@@ -31,6 +31,7 @@ from hybridge.server.scheduling import model_cache
 from hybridge.server.scheduling.cost_cache import CostCache
 from hybridge.server.scheduling.cost_model import CostModel
 from hybridge.server.scheduling.job import Job
+from hybridge.server.scheduling.limits import PictureSize
 from hybridge.server.scheduling.queue import FairQueue, QueueLimits
 
 WAIT_S = 60
@@ -84,7 +85,7 @@ def decode(address: str, model: str, side: int = 4, **headers: str) -> httpx.Res
 def job(spec: ModelSpec, side: int = 4, **about: Any) -> Job:
     shape = (1, spec.latent_channels, side, side)
     tensor = WireTensor("float32", shape, bytes(4 * spec.latent_channels * side * side))
-    return Job(spec, DecodeRequest(tensor, output="signed"), (8 * side) ** 2, **about)
+    return Job(spec, DecodeRequest(tensor, output="signed"), PictureSize(1, 8 * side, 8 * side), **about)
 
 
 async def until(is_so: Callable[[], bool]) -> None:

@@ -346,11 +346,5 @@ def accepted(status: dict[str, Any]) -> Response:
 
 
 def _note(record: RequestRecord, job: AnyJob) -> None:
-    record.model, record.task, record.pictures = job.spec.name, job.task, _pictures_of(job)
-
-
-def _pictures_of(job: AnyJob) -> int:
-    if isinstance(job, PromptJob):
-        return job.request.batch
-    tensor = job.request.latents if isinstance(job.request, DecodeRequest) else job.request.image
-    return tensor.shape[0] if isinstance(tensor, protocol.WireTensor) and len(tensor.shape) > 3 else 1
+    record.model, record.task = job.spec.name, job.task
+    record.pictures = job.request.batch if isinstance(job, PromptJob) else job.size.batch

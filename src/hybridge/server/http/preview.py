@@ -89,7 +89,7 @@ async def answer_with_preview(
     """
     if not isinstance(job.request, DecodeRequest):
         raise RequestError("only a decode has a preview")
-    batch = latents_layout(job.request.latents.shape, job.spec, job.request.height, job.request.width).batch
+    batch = job.size.batch
     if batch > 1:
         raise RequestError("a preview is of one picture", saw=f"{batch} latents", hint="a request for each")
     source = choose_source(job.spec, served)

@@ -70,4 +70,4 @@ def result_bytes(job: AnyJob) -> int:
         return _LEAST_BYTES + 2 * job.request.batch * _PROMPT_BYTES
     request = job.request
     is_file = isinstance(request, DecodeRequest) and request.output in ("picture", "video")
-    return _LEAST_BYTES + job.pixels * (_FILE_BYTES_PER_PIXEL if is_file else _TENSOR_BYTES_PER_PIXEL)
+    return _LEAST_BYTES + job.size.pixels * (_FILE_BYTES_PER_PIXEL if is_file else _TENSOR_BYTES_PER_PIXEL)

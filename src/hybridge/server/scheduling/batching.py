@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...models import image_layout, latents_layout
 from ...protocol import DecodeRequest, WireTensor
 from .job import Job
-
-
-def size_of(job: Job) -> tuple[int, int, int]:
-    """Pictures of a job, and the height and width of each in pixels."""
-    request = job.request
-    if isinstance(request, DecodeRequest):
-        layout = latents_layout(request.latents.shape, job.spec, request.height, request.width)
-        return layout.batch, *layout.picture
-    return image_layout(job.tensor.shape, job.spec, is_bytes=job.tensor.dtype == "uint8")
 
 
 def batch_key(job: Job) -> object | None:

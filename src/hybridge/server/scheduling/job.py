@@ -22,7 +22,7 @@ from ...protocol import (
     WireTensor,
 )
 from ...protocol.media import read_picture, write_picture, write_video
-from .limits import Limits
+from .limits import Limits, PictureSize
 
 #: Factors travel as text with a handful of digits.
 _FACTOR_TOLERANCE = 1e-3
@@ -35,7 +35,7 @@ class Job:
     Attributes:
         spec: The model that it is for.
         request: What to do.
-        pixels: Its cost, as far as one is known: pixels of all pictures.
+        size: Of its pictures, computed once.
         warning: Something that the sender should hear of.
         client: Who sent it; the waiting line is fair between clients.
         timeout_s: Seconds from now after which nobody wants the result any more; None for never.
@@ -44,7 +44,7 @@ class Job:
 
     spec: ModelSpec
     request: Request
-    pixels: int
+    size: PictureSize
     warning: str | None = None
     client: str = ""
     timeout_s: float | None = None
@@ -204,16 +204,16 @@ def admit(request: Request, spec: ModelSpec, limits: Limits) -> Job:
         spec.check_encodes()
     notes = _notes(request, spec)
     if isinstance(request, DecodeRequest):
-        pixels = limits.check_decode(request, spec).pixels
+        size = limits.check_decode(request, spec)
     elif isinstance(request.image, WireTensor):
-        pixels = limits.check_encode(request.image, spec)
+        size = limits.check_encode(request.image, spec)
     else:
         image = read_picture(
             request.image.data, max_pixels=limits.max_pixels, multiple=spec.spatial_factor, note=notes.append
         )
         request = replace(request, image=image)
-        pixels = limits.check_encode(image, spec)
-    return Job(spec, request, pixels, "; ".join(notes) or None)
+        size = limits.check_encode(image, spec)
+    return Job(spec, request, size, "; ".join(notes) or None)
 
 
 def _notes(request: Request, spec: ModelSpec) -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...errors import RequestError, TooLarge
-from ...models import Layout, ModelSpec, image_layout, latents_layout
+from ...models import ModelSpec, image_layout, latents_layout
 from ...protocol import DecodeRequest, PromptLimits, WireTensor
 from ...protocol.media import LONGEST_SIDE
 
@@ -13,6 +14,25 @@ MIB = 1024**2
 
 #: Slower than any line on which somebody would wait for a picture: who sends or reads so slowly holds a connection.
 SLOWEST_BYTES_PER_S = 4096
+
+
+class PictureSize(NamedTuple):
+    """How many pictures a request is about, and how large each is.
+
+    Attributes:
+        batch: Pictures.
+        height: Of each, in pixels.
+        width: Of each, in pixels.
+    """
+
+    batch: int
+    height: int
+    width: int
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of all pictures together."""
+        return self.batch * self.height * self.width
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +69,8 @@ class Limits:
                 hint="fewer items per request, or a server with a higher --max-body-mib",
             )
 
-    def check_decode(self, request: DecodeRequest, spec: ModelSpec) -> Layout:
-        """The layout of the latents, if the picture that they ask for is within the limits."""
+    def check_decode(self, request: DecodeRequest, spec: ModelSpec) -> PictureSize:
+        """The size of what latents become, if it is within the limits."""
         layout = latents_layout(request.latents.shape, spec, request.height, request.width)
         self._check_batch(layout.batch)
         if request.output == "picture" and layout.batch > 1:
@@ -70,14 +90,14 @@ class Limits:
                 expected=f"at most {longest} pixels on a side",
                 hint="image_format=png, or output_type=pt",
             )
-        return layout
+        return PictureSize(layout.batch, *layout.picture)
 
-    def check_encode(self, image: WireTensor, spec: ModelSpec) -> int:
-        """The number of pixels of an image tensor, if it is one and within the limits."""
-        batch, height, width = image_layout(image.shape, spec, is_bytes=image.dtype == "uint8")
-        self._check_batch(batch)
-        self.check_pixels(batch * height * width, f"{batch} × {width}×{height}")
-        return batch * height * width
+    def check_encode(self, image: WireTensor, spec: ModelSpec) -> PictureSize:
+        """The size of an image tensor, if it is one and within the limits."""
+        size = PictureSize(*image_layout(image.shape, spec, is_bytes=image.dtype == "uint8"))
+        self._check_batch(size.batch)
+        self.check_pixels(size.pixels, f"{size.batch} × {size.width}×{size.height}")
+        return size
 
     def _check_batch(self, batch: int) -> None:
         if batch > self.max_batch:
