@@ -44,13 +44,6 @@ def test_flags_exist() -> None:
     assert asked <= flags_of_serve()
 
 
-def test_every_setting_is_a_flag() -> None:
-    named = {"models": None, "trusted_proxies": "--trusted-proxy", "allowed_hosts": "--allowed-host"}
-    for name in Settings.model_fields:
-        flag = named.get(name, f"--{name.replace('_', '-')}")
-        assert flag is None or flag in flags_of_serve()
-
-
 def test_the_table_of_limits() -> None:
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     listed = dict(re.findall(r"^\| `--([a-z-]+)` \| ([\d.]+) \|", page, re.MULTILINE))

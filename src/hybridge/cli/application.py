@@ -17,6 +17,7 @@ from .openmp import spin_briefly
 from .plan import plan
 from .prompt import prompt
 from .serve import serve
+from .serve_options import ServeCommand
 
 application = typer.Typer(
     name="hybridge",
@@ -43,7 +44,9 @@ def _root(
         spin_briefly()
 
 
-for verb in (demo, serve, models, encode, decode, prompt, plan, convert):
+application.command()(demo)
+application.command(cls=ServeCommand)(serve)
+for verb in (models, encode, decode, prompt, plan, convert):
     application.command()(verb)
 application.add_typer(bench, name="bench")
 application.add_typer(lab, name="lab")

@@ -6,149 +6,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .options import DEVICE, DTYPE
-
 if TYPE_CHECKING:
     from ..server.process.server import ListenOptions
     from ..server.process.traces import Traces
 
-#: The heading of what there is to say about load, memory and long work.
-_LOAD = "Waiting line, memory, long work"
 
-
-def serve(
-    models: list[str] = typer.Argument(
-        None,
-        help="Names from `hybridge models`, with :vae or :text behind them for one part; NAME=PATH_OR_REPO for a"
-        " pipeline of your own, NAME=PATH_OR_REPO[:subfolder] or NAME=FILE[:MODEL] for a VAE. The starter model, if"
-        " none is given.",
-        show_default=False,
-    ),
-    host: str = typer.Option(
-        None, help="Address to listen on; 0.0.0.0 for other machines.", show_default="127.0.0.1"
-    ),
-    port: int = typer.Option(None, help="Port; 0 takes a free one.", show_default="8000"),
-    device: str = DEVICE,
-    dtype: str = DTYPE,
-    exactness: str = typer.Option(
-        None,
-        help="rounding runs the engine, in strips; bitwise runs diffusers' own forward, slower and"
-        " larger, whose bits are a client's own with as many threads (see /v1/models).",
-        show_default="rounding",
-    ),
-    default_model: str = typer.Option(None, help="For requests that name no model where several fit."),
-    queue_limit: int = typer.Option(None, help="Requests that may wait; one more gets 429.", show_default="64"),
-    max_body_mib: int = typer.Option(None, help="Largest request body in MiB.", show_default="256"),
-    max_pixels: int = typer.Option(None, help="Most pixels in one request.", show_default="4194304"),
-    max_batch: int = typer.Option(None, help="Most pictures in one request.", show_default="32"),
-    cors: list[str] = typer.Option(None, help="Web origin that may call from a browser; may be repeated."),
-    allowed_hosts: list[str] = typer.Option(
-        None,
-        "--allowed-host",
-        help="Name under which a server on loopback without keys is called, such as a proxy's; may be repeated.",
-    ),
-    log_level: str = typer.Option(None, help="debug, info, warning or error.", show_default="info"),
-    keys: str = typer.Option(None, help="File of API keys, from `hybridge keys add`; without it nobody needs one."),
-    public: bool = typer.Option(None, "--public", help="Listen on every address; refused without --keys."),
-    max_inflight_mib: int = typer.Option(
-        None, help="Most MiB of all bodies that are being received.", show_default="1024"
-    ),
-    max_connections: int = typer.Option(
-        None, help="Most connections; the one that is idle longest makes room.", show_default="4096"
-    ),
-    max_head_kib: int = typer.Option(None, help="Largest address and headers in KiB.", show_default="32"),
-    head_timeout_s: float = typer.Option(None, help="Seconds for the headers to arrive.", show_default="10"),
-    body_pause_s: float = typer.Option(None, help="Longest pause within a body in seconds.", show_default="30"),
-    tls_cert: str = typer.Option(None, help="File with a certificate in PEM, for HTTPS."),
-    tls_key: str = typer.Option(None, help="File with its key."),
-    trusted_proxies: list[str] = typer.Option(
-        None,
-        "--trusted-proxy",
-        help="Address or network of a proxy whose X-Forwarded-For is believed; may be repeated.",
-    ),
-    log_format: str = typer.Option(None, help="people or json.", show_default="people"),
-    otlp_endpoint: str = typer.Option(None, help="OpenTelemetry collector's address for traces over HTTP."),
-    grace_s: float = typer.Option(
-        None, help="Seconds to finish accepted requests when told to end.", show_default="60"
-    ),
-    queue_work_s: float = typer.Option(
-        None,
-        help="Seconds of estimated work that may wait; beyond it 429.",
-        show_default="300",
-        rich_help_panel=_LOAD,
-    ),
-    queue_mib: int = typer.Option(
-        None,
-        help="MiB of tensors that may wait; beyond it 429.",
-        show_default="1024",
-        rich_help_panel=_LOAD,
-    ),
-    deadline_s: float = typer.Option(
-        None,
-        help="Seconds after which a request is given up with 504.",
-        show_default="never",
-        rich_help_panel=_LOAD,
-    ),
-    memory: str = typer.Option(
-        None,
-        help="What weights and running work may take together, such as 8GiB; idle models leave for others.",
-        show_default="on a CPU 3/4 of what a container or ulimit grants, if any does; else no bound",
-        rich_help_panel=_LOAD,
-    ),
-    preload: bool = typer.Option(
-        None,
-        "--preload",
-        help="Load all models before listening, not when they are first asked for.",
-        rich_help_panel=_LOAD,
-    ),
-    spill: str = typer.Option(
-        None,
-        help="Folder in which a CPU may park activations, namelessly, when --memory has no room for them.",
-        show_default="none: what does not fit is refused",
-        rich_help_panel=_LOAD,
-    ),
-    spool: str = typer.Option(
-        None,
-        help="Folder in which long work survives the process.",
-        show_default="nothing is written to disk",
-        rich_help_panel=_LOAD,
-    ),
-    spool_gib: float = typer.Option(
-        None,
-        help="GiB that it may take.",
-        show_default="8",
-        rich_help_panel=_LOAD,
-    ),
-    jobs_limit: int = typer.Option(
-        None,
-        help="Jobs that are kept, with their results.",
-        show_default="1000",
-        rich_help_panel=_LOAD,
-    ),
-    jobs_mib: int = typer.Option(
-        None,
-        help="MiB that they may take without a spool.",
-        show_default="1024",
-        rich_help_panel=_LOAD,
-    ),
-    prompt_cache_mib: int = typer.Option(
-        None,
-        help="MiB of text embeddings that are kept in memory for who asks for them again; 0 keeps none.",
-        show_default="256",
-        rich_help_panel=_LOAD,
-    ),
-    job_ttl_s: float = typer.Option(
-        None,
-        help="Seconds for which a result is kept.",
-        show_default="3600",
-        rich_help_panel=_LOAD,
-    ),
-) -> None:
+def serve(context: typer.Context) -> None:
     """Serve models over HTTP.
 
     Every option can also be set as a variable, such as HYBRIDGE_PORT.
     """
-    given = {name: value for name, value in locals().items() if value not in (None, [])}
+    given = {name: value for name, value in context.params.items() if value not in (None, (), [])}
 
     from pydantic import ValidationError
 

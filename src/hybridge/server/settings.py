@@ -7,6 +7,7 @@ import ipaddress
 import os
 import re
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -41,51 +42,141 @@ _KUBERNETES = (
 _MOST_PIXELS = 2 * 89_478_485
 
 
+#: The heading of what there is to say about load, memory and long work.
+_LOAD = "Waiting line, memory, long work"
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """What a setting is on the command line, where that does not follow from its name, type and default.
+
+    Attributes:
+        name: The flag; from the setting's name if None.
+        heading: The part of the help in which it stands.
+        default: What happens without the flag; the setting's default if None.
+        is_positional: Whether it is an argument without a flag.
+        is_text: Whether its value is text that this class reads.
+    """
+
+    name: str | None = None
+    heading: str | None = None
+    default: str | None = None
+    is_positional: bool = False
+    is_text: bool = False
+
+
 class Settings(BaseSettings):
-    """Frozen; what is not given comes from the environment, then from the defaults here."""
+    """Frozen; what is not given comes from the environment, then from the defaults here.
+
+    ``hybridge serve`` makes its flags and their help of these fields, in their order.
+    """
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
 
-    models: Annotated[tuple[str, ...], NoDecode] = Field(default=("starter",), min_length=1)
-    default_model: str | None = None
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65535)
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    exactness: Literal["bitwise", "rounding"] = "rounding"
-    spill: Path | None = None
-    queue_limit: int = Field(default=64, ge=1)
-    max_body_mib: int = Field(default=256, ge=1)
-    max_pixels: int = Field(default=2048 * 2048, ge=64, le=_MOST_PIXELS)
-    max_batch: int = Field(default=32, ge=1)
-    cors: Annotated[tuple[str, ...], NoDecode] = ()
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    keys: Path | None = None
-    public: bool = False
-    max_inflight_mib: int = Field(default=1024, ge=1)
-    max_connections: int = Field(default=4096, ge=1)
-    max_head_kib: int = Field(default=32, ge=1)
-    head_timeout_s: float = Field(default=10, gt=0)
-    body_pause_s: float = Field(default=30, gt=0)
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
-    log_format: Literal["people", "json"] = "people"
-    otlp_endpoint: str | None = None
-    grace_s: float = Field(default=60, ge=0)
-    # The waiting line, memory, long work.
-    queue_work_s: float = Field(default=300, gt=0)
-    queue_mib: int = Field(default=1024, ge=1)
-    deadline_s: float | None = Field(default=None, gt=0)
-    memory: int | None = Field(default=None, ge=1)
-    preload: bool = False
-    spool: Path | None = None
-    spool_gib: float = Field(default=8, gt=0)
-    prompt_cache_mib: int = Field(default=256, ge=0)
-    jobs_limit: int = Field(default=1000, ge=1)
-    jobs_mib: int = Field(default=1024, ge=1)
-    job_ttl_s: float = Field(default=3600, gt=0)
+    models: Annotated[tuple[str, ...], NoDecode, Flag(is_positional=True)] = Field(
+        default=("starter",),
+        min_length=1,
+        description="Names from `hybridge models`, with :vae or :text behind them for one part;"
+        " NAME=PATH_OR_REPO for a pipeline of your own, NAME=PATH_OR_REPO[:subfolder] or NAME=FILE[:MODEL] for a"
+        " VAE. The starter model, if none is given.",
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for other machines.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port; 0 takes a free one.")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="auto, float32, bfloat16 or float16."
+    )
+    exactness: Literal["bitwise", "rounding"] = Field(
+        default="rounding",
+        description="rounding runs the engine, in strips; bitwise runs diffusers' own forward, slower and"
+        " larger, whose bits are a client's own with as many threads (see /v1/models).",
+    )
+    default_model: str | None = Field(
+        default=None, description="For requests that name no model where several fit."
+    )
+    queue_limit: int = Field(default=64, ge=1, description="Requests that may wait; one more gets 429.")
+    max_body_mib: int = Field(default=256, ge=1, description="Largest request body in MiB.")
+    max_pixels: int = Field(default=2048 * 2048, ge=64, le=_MOST_PIXELS, description="Most pixels in one request.")
+    max_batch: int = Field(default=32, ge=1, description="Most pictures in one request.")
+    cors: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Web origin that may call from a browser; may be repeated."
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, Flag("--allowed-host")] = Field(
+        default=(),
+        description="Name under which a server on loopback without keys is called, such as a proxy's; may be"
+        " repeated.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug, info, warning or error."
+    )
+    keys: Path | None = Field(
+        default=None, description="File of API keys, from `hybridge keys add`; without it nobody needs one."
+    )
+    public: bool = Field(default=False, description="Listen on every address; refused without --keys.")
+    max_inflight_mib: int = Field(default=1024, ge=1, description="Most MiB of all bodies that are being received.")
+    max_connections: int = Field(
+        default=4096, ge=1, description="Most connections; the one that is idle longest makes room."
+    )
+    max_head_kib: int = Field(default=32, ge=1, description="Largest address and headers in KiB.")
+    head_timeout_s: float = Field(default=10, gt=0, description="Seconds for the headers to arrive.")
+    body_pause_s: float = Field(default=30, gt=0, description="Longest pause within a body in seconds.")
+    tls_cert: Path | None = Field(default=None, description="File with a certificate in PEM, for HTTPS.")
+    tls_key: Path | None = Field(default=None, description="File with its key.")
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode, Flag("--trusted-proxy")] = Field(
+        default=(),
+        description="Address or network of a proxy whose X-Forwarded-For is believed; may be repeated.",
+    )
+    log_format: Literal["people", "json"] = Field(default="people", description="people or json.")
+    otlp_endpoint: str | None = Field(
+        default=None, description="OpenTelemetry collector's address for traces over HTTP."
+    )
+    grace_s: float = Field(default=60, ge=0, description="Seconds to finish accepted requests when told to end.")
+    queue_work_s: Annotated[float, Flag(heading=_LOAD)] = Field(
+        default=300, gt=0, description="Seconds of estimated work that may wait; beyond it 429."
+    )
+    queue_mib: Annotated[int, Flag(heading=_LOAD)] = Field(
+        default=1024, ge=1, description="MiB of tensors that may wait; beyond it 429."
+    )
+    deadline_s: Annotated[float | None, Flag(heading=_LOAD, default="never")] = Field(
+        default=None, gt=0, description="Seconds after which a request is given up with 504."
+    )
+    memory: Annotated[
+        int | None,
+        Flag(
+            heading=_LOAD,
+            default="on a CPU 3/4 of what a container or ulimit grants, if any does; else no bound",
+            is_text=True,
+        ),
+    ] = Field(
+        default=None,
+        ge=1,
+        description="What weights and running work may take together, such as 8GiB; idle models leave for others.",
+    )
+    preload: Annotated[bool, Flag(heading=_LOAD)] = Field(
+        default=False, description="Load all models before listening, not when they are first asked for."
+    )
+    spill: Annotated[Path | None, Flag(heading=_LOAD, default="none: what does not fit is refused")] = Field(
+        default=None,
+        description="Folder in which a CPU may park activations, namelessly, when --memory has no room for them.",
+    )
+    spool: Annotated[Path | None, Flag(heading=_LOAD, default="nothing is written to disk")] = Field(
+        default=None, description="Folder in which long work survives the process."
+    )
+    spool_gib: Annotated[float, Flag(heading=_LOAD)] = Field(default=8, gt=0, description="GiB that it may take.")
+    jobs_limit: Annotated[int, Flag(heading=_LOAD)] = Field(
+        default=1000, ge=1, description="Jobs that are kept, with their results."
+    )
+    jobs_mib: Annotated[int, Flag(heading=_LOAD)] = Field(
+        default=1024, ge=1, description="MiB that they may take without a spool."
+    )
+    prompt_cache_mib: Annotated[int, Flag(heading=_LOAD)] = Field(
+        default=256,
+        ge=0,
+        description="MiB of text embeddings that are kept in memory for who asks for them again; 0 keeps none.",
+    )
+    job_ttl_s: Annotated[float, Flag(heading=_LOAD)] = Field(
+        default=3600, gt=0, description="Seconds for which a result is kept."
+    )
 
     @field_validator("models", "cors", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod

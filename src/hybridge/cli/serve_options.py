@@ -1,0 +1,87 @@
+"""The options of ``hybridge serve``: one for each field of the server's settings."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_origin
+
+import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+
+class ServeCommand(TyperCommand):
+    """A command with an option for each setting.
+
+    The settings are imported when the options are first asked for, because the libraries of the server are not
+    installed with every verb.
+    """
+
+    _params: list[Any] | None = None
+
+    @property
+    def params(self) -> list[Any]:
+        """One for each setting, in their order."""
+        if self._params is None:
+            self._params = _parameters()
+        return self._params
+
+    @params.setter
+    def params(self, params: list[Any]) -> None:
+        """Leaves out what typer found: the function has no parameters but the context."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Calls the function without the options, which it takes from its context."""
+        assert self.callback is not None  # noqa: S101 - it was made of a function
+        return ctx.invoke(self.callback)
+
+
+def _parameters() -> list[Any]:
+    def of_settings() -> None:
+        """Has the signature that follows."""
+
+    declared = list(_declared())
+    of_settings.__signature__ = inspect.Signature(declared)  # type: ignore[attr-defined] # functions may have one
+    of_settings.__annotations__ = {parameter.name: parameter.annotation for parameter in declared}
+    maker = typer.Typer(add_completion=False)
+    maker.command()(of_settings)
+    return typer.main.get_command(maker).params
+
+
+def _declared() -> Iterator[inspect.Parameter]:
+    """The settings as typer declares options: parameters whose default is an option."""
+    from ..server.settings import Flag, Settings
+
+    for name, field in Settings.model_fields.items():
+        flag = next((one for one in field.metadata if isinstance(one, Flag)), Flag())
+        kind = str if flag.is_text else _kind_of(field)
+        option: Any
+        if flag.is_positional:
+            option = typer.Argument(None, help=field.description, show_default=False)
+        else:
+            option = typer.Option(
+                None,
+                flag.name or f"--{name.replace('_', '-')}",
+                help=field.description,
+                show_default=flag.default or _shown(field.default),
+                rich_help_panel=flag.heading,
+            )
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind)
+
+
+def _shown(default: object) -> str | bool:
+    """What the help says of a default; False where there is nothing to say."""
+    return False if default is None or default is False or default == () else str(default)
+
+
+def _kind_of(field: FieldInfo) -> Any:
+    """What typer makes of the text that is typed: a number, a switch, one text or several."""
+    kinds = get_args(field.annotation) if isinstance(field.annotation, UnionType) else (field.annotation,)
+    kind = next(kind for kind in kinds if kind is not NoneType)
+    if get_origin(kind) is tuple:
+        return list[str]
+    return kind if kind in (bool, int, float) else str
