@@ -1,39 +1,39 @@
-"""Every error that hybridge raises on purpose.
+"""All errors that hybridge raises on purpose.
 
 ::
 
     HybridgeError
-    ├── RequestError              what was sent cannot be answered as it stands
-    │   ├── UnknownParameter      a name that this version does not know
-    │   ├── NoPreview             nothing here can make one for this model
-    │   ├── UnsupportedMedia      the body is in a format that we do not read
-    │   ├── TooLarge              a limit would be passed; nothing was allocated
-    │   ├── TooSlow               the sender stopped in the middle of the body
-    │   ├── UnknownModel          no such model here
-    │   ├── KeyNeeded             no key, or one that is not known here
-    │   ├── UnknownJob            no such job here, or none that this client may see
-    │   ├── NotDone               the job's result is not there yet
-    │   └── AmbiguousModel        more than one model fits what was sent
-    ├── ModelUnavailable          the weights cannot be had or are not what they should be
-    ├── Overloaded                the waiting line is full; knows when to come back
-    ├── ShuttingDown              the server no longer takes work
-    ├── ClientGone                the client closed its connection; nobody reads this answer
-    ├── DeadlinePassed            the time that the sender gave it is over
-    ├── StorageFailure            the disk that keeps long work cannot be written
-    │   └── StorageFull           it has no room
-    ├── EngineFailure             the forward itself failed
-    │   ├── OutOfMemory           the device had no room
-    │   ├── CannotLower           the exact engine does not know what this module is made of
-    │   └── Stopped               it was told to stop, and did
-    └── ClientError               seen from the other end of the wire
+    ├── RequestError              the request cannot be answered as it is
+    │   ├── UnknownParameter      a parameter name that this version does not know
+    │   ├── NoPreview             the server cannot make a preview for this model
+    │   ├── UnsupportedMedia      the body has a format that hybridge does not read
+    │   ├── TooLarge              a limit would be exceeded; nothing was allocated
+    │   ├── TooSlow               the client stopped in the middle of the body
+    │   ├── UnknownModel          the server does not serve this model
+    │   ├── KeyNeeded             no key was sent, or an unknown one
+    │   ├── UnknownJob            no such job, or it belongs to another client
+    │   ├── NotDone               the job has no result yet
+    │   └── AmbiguousModel        several models fit the request
+    ├── ModelUnavailable          the weights cannot be loaded or are wrong
+    ├── Overloaded                the queue is full; says when to try again
+    ├── ShuttingDown              the server accepts no more requests
+    ├── ClientGone                the client closed its connection before the answer
+    ├── DeadlinePassed            the request's time is over
+    ├── StorageFailure            the disk for async jobs cannot be written
+    │   └── StorageFull           the disk for async jobs is full
+    ├── EngineFailure             the model's forward failed
+    │   ├── OutOfMemory           the device has too little memory
+    │   ├── CannotLower           the engine does not support this module's structure
+    │   └── Stopped               the run was stopped on request
+    └── ClientError               an error in the client's communication with a server
         ├── ServerUnreachable     no connection
         ├── ServerTimeout         no answer in time
-        ├── BadAnswer             an answer, but not one of ours (a web page, a reply cut short)
-        ├── Mismatch              the server's models and this program's pipeline do not belong together
-        └── ServerRefused         an error that the server explained
+        ├── BadAnswer             not a valid answer (a web page, a truncated response)
+        ├── Mismatch              the server's models do not fit the client's pipeline
+        └── ServerRefused         the server answered with an error
 
-Messages say what was seen, what was expected and what to try next.  This module imports nothing, so that
-every room may use it; which HTTP status an error becomes is a matter of :mod:`hybridge.protocol.failure`.
+Messages say what was seen, what was expected and what to try next.  This module imports no other module of
+hybridge, so every package may use it; :mod:`hybridge.protocol.failure` has the HTTP status of each error.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from collections.abc import Callable
 
 
 class HybridgeError(Exception):
-    """The root.  ``str(error)`` is one paragraph for people; the parts stay available to programs.
+    """The base class.  ``str(error)`` is one paragraph for users; its parts are attributes for programs.
 
     Args:
-        what: What is wrong, in a few words.
-        saw: What was seen.
-        expected: What would have been right.
-        hint: What to try next.
+        what: The problem, in a few words.
+        saw: The value that was seen.
+        expected: The value that was expected.
+        hint: The next thing to try.
     """
 
     def __init__(self, what: str, *, saw: object = None, expected: object = None, hint: str | None = None) -> None:
@@ -59,7 +59,7 @@ class HybridgeError(Exception):
         super().__init__(self._sentence())
 
     def reword(self, change: Callable[[str], str]) -> None:
-        """Passes every part of the text through ``change``."""
+        """Apply ``change`` to every part of the text."""
         self.what = change(self.what)
         self.saw = None if self.saw is None else change(self.saw)
         self.expected = None if self.expected is None else change(self.expected)
@@ -67,7 +67,7 @@ class HybridgeError(Exception):
         self.args = (self._sentence(),)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Errors cross process borders; subclasses need keyword arguments that the default would not pass.
+        # Errors are pickled between processes; subclasses need keyword arguments that the default does not pass.
         return _restore, (type(self), self.args, self.__dict__)
 
     def _sentence(self) -> str:
@@ -84,26 +84,26 @@ def _restore(kind: type[HybridgeError], args: tuple[object, ...], state: dict[st
 
 
 class RequestError(HybridgeError):
-    """What was sent cannot be answered as it stands."""
+    """The request cannot be answered as it is."""
 
 
 class UnknownParameter(RequestError):
-    """A parameter has a name that is not known here; one of the two sides may be older than the other."""
+    """A parameter has an unknown name; the client or the server may be older than the other."""
 
 
 class NoPreview(RequestError):
-    """Nothing on this server can make a preview for this model."""
+    """This server cannot make a preview for this model."""
 
 
 class UnsupportedMedia(RequestError):
-    """The body is in a format that hybridge does not read."""
+    """The body has a format that hybridge does not read."""
 
 
 class TooLarge(RequestError):
-    """Answering would pass a limit.  Raised before any memory is taken.
+    """Answering would exceed a limit.  Raised before any memory is taken.
 
     Attributes:
-        least_bytes: The smallest budget that would do, where memory is the limit.
+        least_bytes: The smallest sufficient budget, if memory is the limit.
     """
 
     def __init__(
@@ -120,34 +120,34 @@ class TooLarge(RequestError):
 
 
 class TooSlow(RequestError):
-    """The sender stopped in the middle of the body, and was not waited for any longer."""
+    """The client stopped in the middle of the body, and the server stopped waiting."""
 
 
 class UnknownModel(RequestError):
-    """No model of that name is served here."""
+    """The server serves no model with this name."""
 
 
 class KeyNeeded(RequestError):
-    """This server answers to those who have a key, and none that it knows was sent."""
+    """The server requires a key, and no valid key was sent."""
 
 
 class UnknownJob(RequestError):
-    """No job of that id is kept here, or it belongs to somebody else."""
+    """The server has no job with this id, or the job belongs to another client."""
 
 
 class NotDone(RequestError):
-    """The job is still waiting or running."""
+    """The job is still queued or running."""
 
 
 class AmbiguousModel(RequestError):
-    """More than one served model fits what was sent, and guessing could give a wrong picture."""
+    """Several served models fit the request, and guessing could give a wrong picture."""
 
 
 class ModelUnavailable(HybridgeError):
-    """The weights cannot be had (offline, gated, missing) or are not what they should be.
+    """The weights cannot be loaded (offline, gated, missing) or are wrong.
 
     Attributes:
-        where: The file or folder that it is about; part of ``str(error)``, and not for strangers.
+        where: The file or folder concerned; it is part of ``str(error)``, but not shown to clients.
     """
 
     def __init__(
@@ -167,17 +167,17 @@ class ModelUnavailable(HybridgeError):
         return f"{text} (in {self.where})" if self.where else text
 
     def for_strangers(self) -> ModelUnavailable:
-        """What whoever asks a server for the model may know: which model it is, and the kind of failure."""
+        """Return the error for clients of a server: it names the model and the kind of failure, but no path."""
         if self.where is None:
             return self
         return ModelUnavailable(self.what, hint="another model; the server's log says more")
 
 
 class Overloaded(HybridgeError):
-    """The waiting line is full.
+    """The queue is full.
 
     Attributes:
-        retry_after_s: Seconds after which a new try is likely to be taken.
+        retry_after_s: Seconds after which a new attempt is likely to be accepted.
     """
 
     def __init__(self, what: str, *, retry_after_s: float, hint: str | None = None) -> None:
@@ -186,50 +186,50 @@ class Overloaded(HybridgeError):
 
 
 class ShuttingDown(HybridgeError):
-    """The server no longer takes work."""
+    """The server accepts no more requests."""
 
 
 class ClientGone(HybridgeError):
-    """The client closed its connection before it had its answer, which therefore nobody reads."""
+    """The client closed its connection before it had its answer."""
 
 
 class DeadlinePassed(HybridgeError):
-    """The job was not done within the time that its sender gave it, and was dropped."""
+    """The job was not done within the client's deadline, and was dropped."""
 
 
 class StorageFailure(HybridgeError):
-    """The disk that keeps long work cannot be written."""
+    """The disk for async jobs cannot be written."""
 
 
 class StorageFull(StorageFailure):
-    """The disk that keeps long work has no room."""
+    """The disk for async jobs is full."""
 
 
 class EngineFailure(HybridgeError):
-    """The forward itself failed."""
+    """The model's forward failed."""
 
 
 class OutOfMemory(EngineFailure):
-    """The device had no room for this request."""
+    """The device has too little memory for this request."""
 
 
 class CannotLower(EngineFailure):
-    """This module is not made of what the exact engine knows; the plain forward still runs it."""
+    """The engine does not support this module's structure; the plain forward still runs it."""
 
 
 class Stopped(EngineFailure):
-    """The run was told to stop and did so between two strips; its memory is free again."""
+    """The run was stopped on request between two strips; its memory is freed."""
 
 
 class ClientError(HybridgeError, RuntimeError):
-    """Something between this program and the server; names the server.
+    """An error in the communication with a server; it names the server.
 
-    A RuntimeError as well, because that is what programs written for diffusers' ``remote_decode`` expect.
+    It is also a RuntimeError, because programs written for diffusers' ``remote_decode`` expect one.
     """
 
 
 class ServerUnreachable(ClientError):
-    """No connection could be made, or it was lost."""
+    """No connection could be made, or the connection was lost."""
 
 
 class ServerTimeout(ClientError):
@@ -237,20 +237,20 @@ class ServerTimeout(ClientError):
 
 
 class BadAnswer(ClientError):
-    """An answer came, but not one that a hybridge server gives."""
+    """The answer is not one that a hybridge server gives."""
 
 
 class Mismatch(ClientError):
-    """What the server has is not what this pipeline needs; names what would be, and how to start it."""
+    """The server's models do not fit this pipeline; the error names a model that would, and how to start it."""
 
 
 class ServerRefused(ClientError):
-    """The server answered with an error and said why.
+    """The server answered with an error and a reason.
 
     Attributes:
         status: The HTTP status code.
-        code: The server's short name for the kind of error, where it gave one.
-        retry_after_s: Seconds after which the server asked to be tried again, where it did.
+        code: The server's short name for the kind of error, or None.
+        retry_after_s: Seconds after which the server asks for a new attempt, or None.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Bytes and seconds: read from what people type, and written for people to read."""
+"""Parse and format sizes in bytes and durations in seconds."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from decimal import Decimal
 
 from .errors import RequestError
 
-#: Larger numbers of bytes do not fit a signed 64-bit integer, in which operating systems count them.
+#: Largest number of bytes: operating systems count them in signed 64-bit integers.
 _MOST_BYTES = 2**63 - 1
 
-#: Powers of 1000 (6GB, 6G) and of 1024 (6GiB, 6Gi), as in the SI and in IEC 80000-13; the case does not matter.
+#: Powers of 1000 (6GB, 6G) and of 1024 (6GiB, 6Gi), as in the SI and in IEC 80000-13; case is ignored.
 _UNITS = {"": 1, "b": 1} | {
     f"{prefix}{suffix}": base**power
     for base, suffixes in ((1000, ("", "b")), (1024, ("i", "ib")))
@@ -21,14 +21,14 @@ _UNITS = {"": 1, "b": 1} | {
 
 
 def parse_bytes(amount: int | float | str, *, small_unit: str = "B") -> int:
-    """A number of bytes from a number or from text such as ``2GiB``, ``800 MiB``, ``1.5GB`` or ``6g``.
+    """Return the bytes of a number or of a text such as ``2GiB``, ``800 MiB``, ``1.5GB`` or ``6g``.
 
     Args:
-        amount: Without a unit it counts bytes.
-        small_unit: What a number below 1024 without a unit counts instead.
+        amount: The size; in bytes if it has no unit.
+        small_unit: The unit of a number below 1024 without a unit.
 
     Raises:
-        RequestError: for anything else, for less than one byte, and for 2**63 bytes and more.
+        RequestError: for any other text, for less than one byte, and for 2**63 bytes or more.
     """
     match = re.fullmatch(r"\s*(\d{1,25}(?:\.\d{0,25})?|\.\d{1,25})\s*([A-Za-z]*)\s*", str(amount))
     unit = match[2].lower() if match else ""
@@ -52,12 +52,12 @@ def _quoted(amount: object) -> str:
 
 
 def format_bytes(count: float, *, decimal: bool = False, up: bool = False) -> str:
-    """A number of bytes for people: ``1.5 GiB``, or ``1.61 GB`` where ``decimal``.
+    """Format a number of bytes: ``1.5 GiB``, or ``1.61 GB`` with ``decimal``.
 
     Args:
-        count: Zero or more.
-        decimal: Powers of 1000, as on a card's box, instead of powers of 1024.
-        up: Round up, so that a limit which is read off the text is never too small.  Otherwise to the nearest.
+        count: The number of bytes, zero or more.
+        decimal: Whether to use powers of 1000, as vendors of graphics cards do, instead of powers of 1024.
+        up: Whether to round up, so that a limit copied from the text is never too small, instead of to the nearest.
     """
     base, units = (1000, ("B", "kB", "MB", "GB")) if decimal else (1024, ("B", "KiB", "MiB", "GiB"))
     power = 0
@@ -70,7 +70,7 @@ def format_bytes(count: float, *, decimal: bool = False, up: bool = False) -> st
 
 
 def format_seconds(seconds: float) -> str:
-    """Seconds as a number of three digits, without the unit, which columns name: ``0.123``, ``12.3``, ``1234``."""
+    """Format seconds with three digits, without the unit, for table columns: ``0.123``, ``12.3``, ``1234``."""
     if seconds >= 100:
         return f"{seconds:.0f}"
     return f"{seconds:.1f}" if seconds >= 10 else f"{seconds:.2f}" if seconds >= 1 else f"{seconds:.3g}"

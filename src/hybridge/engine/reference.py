@@ -8,7 +8,7 @@ import torch
 
 
 def decode(module: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Decode latents (B, C, h, w) in VAE space to pictures (B, 3, H, W), about [-1, 1]."""
+    """Decode latents (B, C, h, w), normalised as the module needs them, to pictures (B, 3, H, W), about [-1, 1]."""
     sample: torch.Tensor = module.decode(latents, return_dict=False)[0]
     return sample
 

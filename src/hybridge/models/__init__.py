@@ -1,6 +1,6 @@
-"""THE CATALOGUE: facts about checkpoints, as data.
+"""The catalogue: facts about checkpoints, as data.
 
-Knows no tensor, no device and no network; loading is the engine's.
+This package uses no tensors, no device and no network; the engine loads models.
 """
 
 from . import latent_space, single_file

@@ -1,4 +1,4 @@
-"""The models that hybridge knows by name.  A new one is a row here."""
+"""The models that hybridge knows by name.  A new model is a new row here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SDXL = Normalisation(0.13025)
 _SD3 = Normalisation(1.5305, 0.0609)
 _FLUX = Normalisation(0.3611, 0.1159)
 
-#: The VAE of latent diffusion, which all of Stability's and Black Forest Labs' picture models kept.
+#: The VAE architecture of latent diffusion, which all of Stability's and Black Forest Labs' picture models use.
 _FULL_SIZE = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -150,10 +150,10 @@ CATALOGUE: dict[str, ModelSpec] = {row.name: row for row in _ROWS}
 
 
 def look_up(name: str) -> ModelSpec:
-    """The row of that name.
+    """Return the row with this name.
 
     Raises:
-        UnknownModel: and names the nearest known one.
+        UnknownModel: when there is none; the error names the nearest known one.
     """
     if name in CATALOGUE:
         return CATALOGUE[name]
@@ -167,7 +167,7 @@ def look_up(name: str) -> ModelSpec:
 
 
 def parent_of_tiny(source: str) -> ModelSpec | None:
-    """The model whose latents a tiny autoencoder reads, told by the name of its folder or repository."""
+    """Return the model whose latents a tiny autoencoder decodes, found by its folder's or repository's name."""
     base = source.rstrip("/").rpartition("/")[2].lower()
     row = CATALOGUE.get(base)
     return CATALOGUE[row.parent] if row and row.parent else None

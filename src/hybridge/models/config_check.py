@@ -1,4 +1,4 @@
-"""Whether a VAE's ``config.json`` can be right, told before a module is made of it."""
+"""Check the values of a VAE's ``config.json`` before a module is made from it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-#: Above what any VAE has by an order of magnitude.
+#: An order of magnitude above any VAE.
 _MOST_CHANNELS = 16_384
 _MOST_BLOCKS = 8
 _MOST_LAYERS = 32
@@ -23,7 +23,7 @@ def _is_whole(least: int, most: int) -> Check:
 
 def _is_number(value: Any) -> bool:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and abs(value) <= _MOST_FACTOR  # false for NaN as well
+    return is_number and abs(value) <= _MOST_FACTOR  # also False for NaN
 
 
 def _is_factor(value: Any) -> bool:
@@ -55,7 +55,7 @@ _NUMBER = _is_number, f"a number within ±{_MOST_FACTOR:g}"
 _FLAG = _is_bool, "true or false"
 _NAME = _is_text, "a name"
 
-#: What each key may hold where it is there and not null.
+#: For each key, the check of its value (if present and not null), and the expected value for errors.
 _KEYS: dict[str, tuple[Check, str]] = {
     "in_channels": _CHANNELS,
     "out_channels": _CHANNELS,
@@ -84,7 +84,7 @@ _KEYS: dict[str, tuple[Check, str]] = {
 
 
 def wrong_value(config: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The first value of a config that cannot be, as (what was seen, what was expected); None if all can."""
+    """Return a config's first impossible value as (what was seen, what was expected); None if there is none."""
     return next(_wrong_values(config), None)
 
 
@@ -100,7 +100,7 @@ def _wrong_values(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     }
     for key, (check, named) in statistics.items():
         value = config.get(key)
-        # Diffusers' own defaults are empty in some releases.
+        # diffusers' own defaults are empty in some releases.
         if value not in (None, [], ()) and not (_are(check, _MOST_CHANNELS)(value) and len(value) == channels):
             yield f"{key} {shown(value)}", f"{channels} {named}, one for each latent channel"
     if str(config.get("_class_name")) != "AutoencoderKL":
@@ -115,7 +115,7 @@ def _wrong_values(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def shown(value: object) -> str:
-    """A value as an error shows it: not longer than a line."""
+    """Return a value for an error message, shortened to a line."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**_MOST_SHOWN:
         return f"a number of {int(math.log10(abs(value))) + 1} digits"
     text = repr(list(value[:_MOST_BLOCKS]) if isinstance(value, (list, tuple)) else value)

@@ -1,20 +1,20 @@
-"""Which model's latents a diffusers pipeline works on, told by the name of its class."""
+"""Find the model whose latents a diffusers pipeline uses, by the name of the pipeline's class."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-#: What a pipeline does with a model; such words change nothing about its VAE.
+#: Words for a pipeline's task in a class name; they do not affect its VAE.
 _TASKS = (
     "Adapter|AttendAndExcite|Control|ControlNet|ControlNetUnion|ControlNetXS|DiffEdit|Fill|GLIGEN|GLIGENTextImage|"
     "ImageVariation|Img2Img|Inpaint|Inpainting|InstructPix2Pix|Kontext|ModelEditing|PAG|Panorama|Paradigms|"
     "Pix2PixZero|Prior|SAG|SparseControlNet|VideoToVideo"
 )
 
-#: How class names begin, and the row of the catalogue whose VAE such pipelines were published with.  A name has to
-#: be made of one of these, tasks, and "Pipeline"; mixins and all other names say nothing.  What is not here has to
-#: be asked for: StableDiffusionUpscale and LDM3D, say, have VAEs of their own.
+#: Prefixes of class names, and the catalogue row whose VAE such pipelines were published with.  A name has to
+#: consist of a prefix, tasks, and "Pipeline"; mixins and all other names are ignored.  For other pipelines the user
+#: has to name the model: StableDiffusionUpscale and LDM3D, for example, have their own VAEs.
 _FAMILIES = {
     "StableDiffusion": "sd-v1",
     "AltDiffusion": "sd-v1",
@@ -23,7 +23,7 @@ _FAMILIES = {
     "LatentConsistencyModel": "sd-v1",
     "PixArtAlpha": "sd-v1",
     "SemanticStableDiffusion": "sd-v1",
-    "StableDiffusionLatentUpscale": "sd-v1",  # it takes SD v1's latents and gives larger ones
+    "StableDiffusionLatentUpscale": "sd-v1",  # it takes SD v1's latents and returns larger ones
     "TextToVideoZero": "sd-v1",
     "AnimateDiffSDXL": "sdxl",
     "AuraFlow": "sdxl",
@@ -45,7 +45,7 @@ _FAMILIES = {
 
 _NAME = re.compile(rf"({'|'.join(sorted(_FAMILIES, key=len, reverse=True))})(?:{_TASKS})*Pipeline")
 
-#: The class that every pipeline has among its bases.
+#: The base class of all pipelines.
 _ROOT = "DiffusionPipeline"
 
 _BASE = re.compile(rf"(.+?)(?:{_TASKS})*Pipeline")
@@ -58,10 +58,10 @@ def base_of_pipeline(class_name: str) -> str | None:
 
 
 def model_of_pipeline(class_names: Iterable[str]) -> str | None:
-    """The catalogue's name of the model whose VAE such a pipeline has, or None where that is not known.
+    """Return the catalogue name of the model whose VAE a pipeline has, or None if it is unknown.
 
     Args:
-        class_names: Of the pipeline's class and then its bases, so that classes of people's own are known too.
+        class_names: Names of the pipeline's class and of its bases, so that users' subclasses are found, too.
     """
     for class_name in class_names:
         if class_name == _ROOT:

@@ -1,7 +1,7 @@
-"""Latents → colours by one matrix: what a picture roughly looks like, without any network.
+"""Approximate a picture from latents with one matrix, without a network.
 
-A row for each latent channel, a column each for red, green and blue in [-1, 1], for latents as pipelines have them
-(normalised).  The picture has the size of the latents.
+The matrix has a row for each latent channel, and columns for red, green and blue in [-1, 1]; latents are
+normalised, as in pipelines.  The picture has the size of the latents.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class LatentRgb:
     Attributes:
         factors: (channels, 3).
         bias: (3,).
-        origin: Where the numbers are from.
+        origin: The source of the numbers.
     """
 
     factors: Sequence[tuple[float, float, float]]
@@ -39,7 +39,7 @@ _SDXL = LatentRgb(
     _INVOKE,
 )
 
-#: By the name of the model whose latents they are for.
+#: The matrices by the name of the model of the latents.
 LATENT_RGB: dict[str, LatentRgb] = {
     "starter": LatentRgb(
         (

@@ -1,10 +1,10 @@
-"""What latents mean: the conventions by which pipelines, full autoencoders and tiny ones exchange them.
+"""Convert latents between the conventions of pipelines, full autoencoders and tiny autoencoders.
 
 A full autoencoder works in *VAE space*.  Pipelines work on *normalised* latents, see :class:`Normalisation`.  A
-tiny autoencoder takes and gives normalised latents itself.
+tiny autoencoder takes and returns normalised latents.
 
-The functions use nothing of an array but its operators and methods that NumPy's arrays and torch's tensors have in
-common, and give back an array of the kind and dtype that they were given.
+The functions use only operators and methods that NumPy's arrays and torch's tensors have in common, and return an
+array of the same type and dtype.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ def normalisation_of(
     scaling_factor: float | None = None,
     shift_factor: float | None = None,
 ) -> Normalisation | None:
-    """The normalisation that a request's scaling means for a model; None is VAE space.
+    """Return the normalisation that a request's scaling means for a model; None is VAE space.
 
     Args:
         spec: The model.
-        by: ``none`` for VAE space, ``given`` for the two factors, ``model`` for what the model's own pipelines do.
-        scaling_factor: With ``given``; 1 where it is missing.
-        shift_factor: With ``given``, 0 where it is missing.  With ``model``, instead of the model's own.
+        by: ``none`` for VAE space, ``given`` for the two factors, ``model`` for the model's own normalisation.
+        scaling_factor: Used with ``given``; 1 if missing.
+        shift_factor: Used with ``given``, 0 if missing; with ``model`` it replaces the model's own.
 
     Raises:
-        RequestError: for a shift factor in place of the model's own where that has a mean for each channel.
+        RequestError: for a shift factor with a model that has a mean for each channel.
     """
     if by == "none":
         return None
@@ -49,30 +49,30 @@ def normalisation_of(
     return Normalisation(own.scaling_factor, shift_factor)
 
 
-# Multiplying, dividing and adding one after the other, in the order of diffusers' pipelines: the same rounding.
+# Multiplication, division and addition are in the order of diffusers' pipelines, for the same rounding.
 
 
 def normalise(latents: Any, by: Normalisation) -> Any:
-    """VAE space → normalised; (B, C, h, w) or (C, h, w) both."""
+    """Convert latents (B, C, h, w) or (C, h, w) from VAE space to normalised."""
     if by.mean and by.std:
         return (latents - _per_channel(by.mean, latents)) * by.scaling_factor / _per_channel(by.std, latents)
     return (latents - by.shift_factor) * by.scaling_factor
 
 
 def denormalise(latents: Any, by: Normalisation) -> Any:
-    """Normalised → VAE space; (B, C, h, w) or (C, h, w) both."""
+    """Convert latents (B, C, h, w) or (C, h, w) from normalised to VAE space."""
     if by.mean and by.std:
         return latents * _per_channel(by.std, latents) / by.scaling_factor + _per_channel(by.mean, latents)
     return latents / by.scaling_factor + by.shift_factor
 
 
 def to_module(latents: Any, spec: ModelSpec, sent: Normalisation | None) -> Any:
-    """Latents as they were sent → as the model's module takes them.
+    """Convert latents as sent to the convention of the model's module.
 
     Args:
         latents: (B, C, h, w) or (C, h, w).
         spec: The model.
-        sent: The normalisation that they carry, or None if they are in VAE space.
+        sent: The normalisation of the latents, or None if they are in VAE space.
     """
     if spec.kind == "tiny":
         return latents if sent else normalise(latents, spec.normalisation)
@@ -80,35 +80,35 @@ def to_module(latents: Any, spec: ModelSpec, sent: Normalisation | None) -> Any:
 
 
 def from_module(latents: Any, spec: ModelSpec, wanted: Normalisation | None) -> Any:
-    """Latents as the model's module gives them → as they are wanted, None meaning VAE space."""
+    """Convert latents from the model's module to the wanted normalisation; None is VAE space."""
     if spec.kind == "tiny":
         return latents if wanted else denormalise(latents, spec.normalisation)
     return normalise(latents, wanted) if wanted else latents
 
 
 def to_pipeline(latents: Any, spec: ModelSpec, sent: Normalisation | None) -> Any:
-    """Latents as they were sent → normalised as the model's own pipelines have them."""
+    """Convert latents as sent to the normalisation of the model's own pipelines."""
     if sent == spec.normalisation or (sent and spec.kind == "tiny"):
         return latents
     return normalise(denormalise(latents, sent) if sent else latents, spec.normalisation)
 
 
 def unpack(latents: Any, layout: Layout) -> Any:
-    """(B, tokens, 4·C), (C, h, w) or (B, C, h, w) → (B, C, h, w).
+    """Convert (B, tokens, 4·C), (C, h, w) or (B, C, h, w) to (B, C, h, w).
 
-    A packed token holds 2×2 latents channel by channel, in the order of Flux's ``_unpack_latents`` in diffusers.
+    A packed token has 2×2 latents channel by channel, in the order of Flux's ``_unpack_latents`` in diffusers.
     """
     batch, channels, height, width = layout.batch, layout.channels, layout.height, layout.width
     if layout.is_packed:
         # (B, rows, columns, C, 2, 2) → (B, C, rows, 2, columns, 2)
         tokens = latents.reshape(batch, height // PACK, width // PACK, channels, PACK, PACK)
         return tokens.swapaxes(1, 3).swapaxes(2, 3).swapaxes(3, 4).reshape(batch, channels, height, width)
-    # Not where the shape is there already: reshaping a batch of one makes torch forget that it is channels-last.
+    # No reshape if the shape is right: reshaping a batch of one makes torch forget that it is channels-last.
     return latents if latents.ndim == 4 else latents.reshape(batch, channels, height, width)
 
 
 def _per_channel(numbers: tuple[float, ...], like: Any) -> Any:
-    """(C, 1, 1) in the dtype of ``like``, by way of float32 as in diffusers' pipelines."""
+    """Return (C, 1, 1) in the dtype of ``like``, rounded to float32 first as in diffusers' pipelines."""
     if hasattr(like, "new_tensor"):
         return like[:0].float().new_tensor(numbers).to(like.dtype).reshape(-1, 1, 1)
     import numpy as np

@@ -1,4 +1,4 @@
-"""Which layout a tensor of latents or pixels has, and how large the picture is.  Arithmetic on shapes."""
+"""Find the layout of a tensor of latents or pixels, and the size of the picture, by arithmetic on shapes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from ..errors import RequestError
 from .spec import ModelSpec
 
-#: Flux's pipelines fold 2×2 latents into the channels of one token.
+#: Flux's pipelines pack 2×2 latents into the channels of one token.
 PACK = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Latents as (batch, channels, height, width), and whether they arrive packed.
+    """The shape of latents as (batch, channels, height, width), and whether they are packed.
 
     ``height`` and ``width`` count latents; the picture is ``spatial_factor`` times as large.
     """
@@ -34,17 +34,17 @@ class Layout:
 
     @property
     def pixels(self) -> int:
-        """Pixels of the whole batch."""
+        """Number of pixels of the whole batch."""
         return self.batch * math.prod(self.picture)
 
 
 def latents_layout(shape: Sequence[int], spec: ModelSpec, height: int | None, width: int | None) -> Layout:
-    """The layout of latents of this shape for this model.
+    """Return the layout of latents of this shape for this model.
 
-    Four axes are (B, C, h, w), whatever ``height`` and ``width`` say: clients send them along, and for videos
+    Four axes are (B, C, h, w), and ``height`` and ``width`` are ignored: clients send them anyway, and for videos
     ComfyUI's nodes send wrong ones.  Three axes are packed, (B, tokens, 4·C), when the last axis and the number
-    of tokens fit ``height`` and ``width``; else they are one item without its batch axis, (C, h, w), which SD.Next
-    sends.  Sides that are no multiple of a token's pixels are floored, as diffusers does.
+    of tokens fit ``height`` and ``width``; otherwise they are one item without its batch axis, (C, h, w), as
+    SD.Next sends it.  Sides that are not multiples of a token's pixels are rounded down, as in diffusers.
 
     Raises:
         RequestError: when the shape is none of these.
@@ -69,12 +69,12 @@ def latents_layout(shape: Sequence[int], spec: ModelSpec, height: int | None, wi
 
 
 def image_layout(shape: Sequence[int], spec: ModelSpec, *, is_bytes: bool) -> tuple[int, int, int]:
-    """(batch, height, width) of an image tensor for this model.
+    """Return (batch, height, width) of an image tensor for this model.
 
     Floats are (B, 3, H, W); bytes may also be (B, H, W, 3); the batch axis may be missing.
 
     Raises:
-        RequestError: for another layout, and for sides that are no multiples of the model's factor.
+        RequestError: for any other layout, and for sides that are not multiples of the model's factor.
     """
     batch, *item = shape if len(shape) == 4 else (1, *shape)
     if is_bytes and len(item) == 3 and item[2] == 3:

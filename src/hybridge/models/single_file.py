@@ -1,7 +1,7 @@
-"""What a single file of weights holds, told by the names and shapes of its tensors: no config.json comes with it.
+"""Find the contents of a single weight file, which has no config.json, from its tensors' names and shapes.
 
-Three layouts are known: that of latent diffusion, which A1111 and ComfyUI keep in ``models/VAE`` and in whole
-checkpoints, diffusers' own, and TAESD's, whose encoder and decoder are files of their own, as in ComfyUI's
+Three layouts are supported: that of latent diffusion, which A1111 and ComfyUI use in ``models/VAE`` and in whole
+checkpoints; diffusers' own; and TAESD's, whose encoder and decoder are separate files, as in ComfyUI's
 ``models/vae_approx``.
 """
 
@@ -21,15 +21,15 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 LayoutName = Literal["latent diffusion", "diffusers", "TAESD"]
 
-#: What stands before the VAE's names in whole checkpoints.
+#: Prefixes of the VAE's tensor names in whole checkpoints.
 _PREFIXES = ("first_stage_model.", "vae.", "")
 
 _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 
-#: GroupNorm's groups leave no trace in the weights.  Every VAE of latent diffusion has 32.
+#: The number of GroupNorm's groups is not visible in the weights.  Every VAE of latent diffusion has 32.
 _NORM_GROUPS = 32
 
-#: Names that only whole checkpoints of a family have, besides its VAE.
+#: Tensor names outside the VAE that only whole checkpoints of one family have.
 _FAMILIES = {
     "conditioner.embedders.": "sdxl",
     "cond_stage_model.": "sd-v1",
@@ -43,10 +43,10 @@ _BLOCKS = {
 }
 
 
-#: TAESD's names: numbers of layers, behind the half that they belong to.
+#: TAESD's tensor names: the half, then the number of the layer.
 _TAESD_KEY = re.compile(r"(?:taesd_)?(encoder|decoder)\.(\d+)\.(.+)")
 
-#: What stands before them where both halves are in one file, and what a file of one half has among its names.
+#: The prefix of each half if both are in one file, and a name that identifies a file with one half.
 _TAESD_HALVES = {
     "taesd_encoder.": ("0.weight", "1.conv.0.weight"),
     "taesd_decoder.": ("1.weight", "3.conv.0.weight"),
@@ -57,15 +57,15 @@ _TAESD_FILE = re.compile(r"(.+)_(encoder|decoder)")
 
 @dataclass(frozen=True, slots=True)
 class SingleFile:
-    """A VAE in a file, or an AutoencoderTiny in one or two of TAESD's.
+    """A VAE in one file, or an AutoencoderTiny in one or two files of TAESD.
 
     Attributes:
-        prefix: What stands before the names of its tensors.
-        layout: Whose names they are.
-        config: What its ``config.json`` would say of the module, without scaling.
-        family: The row of the catalogue that the rest of the checkpoint tells, or the name of a TAESD's file; None
-            where nothing does.
-        has_encoder: Whether it is whole; a TAESD may be its decoder alone.
+        prefix: The prefix of the names of its tensors.
+        layout: The naming convention of its tensors.
+        config: The module's part of its ``config.json``, without scaling.
+        family: The catalogue row found from the rest of the checkpoint, or from the name of a TAESD's file; None if
+            neither identifies one.
+        has_encoder: Whether it has an encoder; a TAESD may consist of a decoder only.
     """
 
     prefix: str
@@ -75,7 +75,7 @@ class SingleFile:
     has_encoder: bool = True
 
     def own_name(self, key: str) -> str | None:
-        """A tensor's name without the prefix, TAESD's as diffusers has them; None for what is not the VAE's."""
+        """Return a tensor's name without prefix, TAESD's in diffusers' form; None for tensors outside the VAE."""
         if self.layout == "TAESD":
             return _name_of_taesd(key)
         name = key.removeprefix(self.prefix)
@@ -83,15 +83,15 @@ class SingleFile:
 
 
 def describe(name: str, where: object, shapes: Shapes) -> SingleFile:
-    """What a file holds.
+    """Describe the VAE in a file.
 
     Args:
-        name: What to call the model.
+        name: Name of the model.
         where: The file.
-        shapes: Of all its tensors, by their names.
+        shapes: The shapes of all its tensors, by name.
 
     Raises:
-        ModelUnavailable: when no VAE is in it.
+        ModelUnavailable: when the file contains no VAE.
     """
     halves = {key: shape for old, shape in shapes.items() if (key := _name_of_taesd(old)) is not None}
     if "decoder.layers.0.weight" in halves:
@@ -117,14 +117,14 @@ def describe(name: str, where: object, shapes: Shapes) -> SingleFile:
 
 
 def spec_from_file(name: str, source: str, asked: str | None, found: SingleFile) -> ModelSpec:
-    """The facts of a VAE in a single file.
+    """Return the catalogue facts of a VAE in a single file.
 
-    Its scaling is the one of a row of the catalogue: the row that is asked for, else the one that the checkpoint
-    around it tells, else the one that has its name.  ``title`` says which, and why.
+    Its scaling is taken from a row of the catalogue: the requested row, else the row found from the checkpoint,
+    else the row with the model's name.  ``title`` says which row and why.
 
     Raises:
-        ModelUnavailable: when the row is of another kind, when several would fit and none is named, and for
-            channels that 32 groups of GroupNorm do not divide.
+        ModelUnavailable: when the row is of another kind, when several fit and none is named, and for channels
+            that are not multiples of GroupNorm's 32 groups.
     """
     if "block_out_channels" in found.config and not found.config["norm_num_groups"]:
         raise ModelUnavailable(
@@ -155,7 +155,7 @@ def spec_from_file(name: str, source: str, asked: str | None, found: SingleFile)
         **found.config,
         "scaling_factor": normalisation.scaling_factor,
         "shift_factor": normalisation.shift_factor or None,
-        # SDXL's original weights overflow float16, and no shape tells them from those that do not.
+        # SDXL's original weights overflow float16; their shapes equal those of the weights that do not.
         "force_upcast": normalisation == CATALOGUE["sdxl"].normalisation,
     }
     if row.kind == "tiny":
@@ -167,7 +167,7 @@ def spec_from_file(name: str, source: str, asked: str | None, found: SingleFile)
 
 
 def half_of_taesd(shapes: Shapes) -> str | None:
-    """What to put before the names in a file that is one half of a TAESD; None for any other file."""
+    """Return the name prefix for a file with one half of a TAESD; None for any other file."""
     for start, names in _TAESD_HALVES.items():
         if all(name in shapes for name in names):
             return start
@@ -175,13 +175,13 @@ def half_of_taesd(shapes: Shapes) -> str | None:
 
 
 def stem_of(path: Path) -> str | None:
-    """``taesd`` for ``taesd_decoder.safetensors`` and ``taesd_encoder.safetensors``; None for other names."""
+    """Return ``taesd`` for ``taesd_decoder.safetensors`` and ``taesd_encoder.safetensors``; None for others."""
     match = _TAESD_FILE.fullmatch(path.stem)
     return match[1] if match else None
 
 
 def other_half(path: Path) -> Path | None:
-    """``taesd_encoder.safetensors`` for ``taesd_decoder.safetensors``, and the other way round; else None."""
+    """Return ``taesd_encoder.safetensors`` for ``taesd_decoder.safetensors``, and vice versa; else None."""
     match = _TAESD_FILE.fullmatch(path.stem)
     if match is None:
         return None
@@ -189,11 +189,11 @@ def other_half(path: Path) -> Path | None:
 
 
 def _name_of_taesd(key: str) -> str | None:
-    """diffusers' name of one of TAESD's tensors."""
+    """Return diffusers' name of one of TAESD's tensors."""
     match = _TAESD_KEY.fullmatch(key)
     if match is None:
         return None
-    # TAESD's decoder begins with a clamp, which diffusers has outside of the layers.
+    # TAESD's decoder begins with a clamp, which in diffusers is not one of the layers.
     return f"{match[1]}.layers.{int(match[2]) - (match[1] == 'decoder')}.{match[3]}"
 
 
@@ -208,7 +208,7 @@ def _family(shapes: Shapes) -> str | None:
 
 
 def _side(own: Shapes, name: str, axis: int) -> int:
-    """A side of a convolution's weights, or 0 where they are none."""
+    """Return one side of a convolution's weight, or 0 if there is no such weight."""
     shape = own.get(name, ())
     return shape[axis] if len(shape) == 4 else 0
 

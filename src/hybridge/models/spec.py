@@ -1,4 +1,4 @@
-"""What is known of a VAE before its weights are loaded: facts, no behaviour of the device."""
+"""Facts about a VAE that are known before its weights are loaded; they do not depend on the device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .config_check import shown, wrong_value
 
 Kind = Literal["kl", "tiny"]
 
-#: diffusers' class names, the only two that are loaded.
+#: The two diffusers classes that hybridge loads.
 CLASS_NAMES: dict[str, Kind] = {"AutoencoderKL": "kl", "AutoencoderTiny": "tiny"}
 
 
@@ -21,9 +21,9 @@ _COLOURS = 3
 
 @dataclass(frozen=True, slots=True)
 class Normalisation:
-    """How pipelines bring VAE latents to unit scale.
+    """How pipelines scale VAE latents to about unit variance.
 
-    ``(z - shift_factor) * scaling_factor``, or with ``mean`` and ``std``, one number for each channel,
+    ``(z - shift_factor) * scaling_factor``, or, with ``mean`` and ``std`` for each channel,
     ``(z - mean) * scaling_factor / std``, as diffusers' SDXL pipelines do for Playground v2.5.
     """
 
@@ -38,21 +38,21 @@ class ModelSpec:
     """One row of the catalogue.
 
     Attributes:
-        name: What it is called in URLs and on the command line.
+        name: Its name in URLs and on the command line.
         source: A repository of the Hugging Face hub, or a folder on disk.
-        subfolder: Where in it the VAE lies.
+        subfolder: The subfolder of the VAE in the source.
         kind: ``kl`` for AutoencoderKL, ``tiny`` for AutoencoderTiny.
         latent_channels: C of latents (B, C, H / spatial_factor, W / spatial_factor).
         spatial_factor: Pixels per latent on each side.
-        normalisation: What the model's own pipelines apply.  A tiny autoencoder eats and gives latents that are
-            normalised already; for it, this is its parent's.
-        half: The half precision that it survives on a GPU, or None where only float32 gives pictures.
-        half_reason: Why.
-        parent: For a tiny autoencoder, the model whose latents it reads.
-        title: For people.
-        architecture: What of its ``config.json`` shapes the module, so that it can be planned before it is fetched;
-            None where that has to be read.
-        has_encoder: False where the weights are a decoder alone, which cannot encode.
+        normalisation: The normalisation of the model's own pipelines.  A tiny autoencoder takes and returns
+            latents that are already normalised; for it, this is its parent's.
+        half: The half precision that the weights support on a GPU, or None if only float32 gives correct pictures.
+        half_reason: The reason for ``half``.
+        parent: For a tiny autoencoder, the model whose latents it decodes.
+        title: A title for users.
+        architecture: The part of its ``config.json`` that defines the module, so that it can be planned before it
+            is downloaded; None if ``config.json`` has to be read.
+        has_encoder: False if the weights are only a decoder, which cannot encode.
     """
 
     name: str
@@ -71,11 +71,11 @@ class ModelSpec:
 
     @property
     def class_name(self) -> str:
-        """The diffusers class."""
+        """Name of the diffusers class."""
         return next(name for name, kind in CLASS_NAMES.items() if kind == self.kind)
 
     def check_encodes(self) -> None:
-        """Raises :class:`RequestError` for a decoder alone."""
+        """Raise :class:`RequestError` if the model has no encoder."""
         if not self.has_encoder:
             raise RequestError(
                 f"{self.name} cannot encode",
@@ -87,17 +87,17 @@ class ModelSpec:
 def spec_from_config(
     name: str, source: str, subfolder: str | None, config: Mapping[str, Any], *, parent: ModelSpec | None = None
 ) -> ModelSpec:
-    """The facts of a VAE that is not in the catalogue, from its ``config.json``.
+    """Return the facts of a VAE that is not in the catalogue, from its ``config.json``.
 
     Args:
-        name: What to call it.
+        name: Name of the model.
         source: Repository or folder.
-        subfolder: Where in it the VAE lies.
+        subfolder: The subfolder of the VAE in the source.
         config: The parsed ``config.json``.
-        parent: For a tiny autoencoder, the model whose latents it reads, where that is known.
+        parent: For a tiny autoencoder, the model whose latents it decodes, if known.
 
     Raises:
-        ModelUnavailable: for a class that hybridge does not run, and for values that cannot be.
+        ModelUnavailable: for a class that hybridge does not run, and for impossible values.
     """
     try:
         return _read_spec(name, source, subfolder, config, parent)
@@ -106,7 +106,7 @@ def spec_from_config(
 
 
 def check_config(name: str, config: Mapping[str, Any], where: object) -> None:
-    """Raises :class:`ModelUnavailable` for a ``config.json`` with a value that no VAE has."""
+    """Raise :class:`ModelUnavailable` for a ``config.json`` with an impossible value."""
     wrong = wrong_value(config)
     if wrong is not None:
         saw, expected = wrong
@@ -150,8 +150,8 @@ def _read_spec(
             half_reason="tiny autoencoders have no norms that overflow",
             parent=parent.name if parent else None,
         )
-    # What is missing has AutoencoderKL's default: SD v1's config.json has no scaling factor.  Except force_upcast,
-    # whose default is True in the class and means nothing there: only what a config says aloud counts.
+    # Missing keys have AutoencoderKL's defaults: SD v1's config.json has no scaling factor.  The exception is
+    # force_upcast, whose default in the class is True but has no meaning: only an explicit value counts.
     blocks = config.get("block_out_channels") or (64,)
     upcast = config.get("force_upcast") is True
     mean, std = (tuple(map(float, config.get(key) or ())) or None for key in ("latents_mean", "latents_std"))

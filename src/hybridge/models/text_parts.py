@@ -1,4 +1,4 @@
-"""What several rows of :mod:`hybridge.models.text_sides` share."""
+"""Parts that several rows of :mod:`hybridge.models.text_sides` share."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ CLEAN = Parameter("clean_caption", "flag")
 
 
 def length(most: int) -> Parameter:
-    """The number of tokens, up to ``most``."""
+    """Return the parameter for the number of tokens, up to ``most``."""
     return Parameter("max_sequence_length", "length", most=most)
 
 
-#: Of most pipelines.
+#: The parameter for the number of tokens in most pipelines.
 LENGTH = length(512)
 
-#: CLIP has no more positions.
+#: Number of CLIP's positions, the most tokens that it reads.
 CLIP_TOKENS = 77
 
 CFG = Guidance()
 EMBEDS = (Output("prompt_embeds"),)
 
-#: Padding of these is behind a mask, so that its values do not matter.
+#: Outputs whose padding is masked, so that its values do not matter.
 MASKED = (Output("prompt_embeds", mask="prompt_attention_mask"), Output("prompt_attention_mask"))
 PAIRS_RETURNED = (
     *("prompt_embeds", "negative_prompt_embeds"),
@@ -36,15 +36,14 @@ MASKED_CALL = Call(
     ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
 )
 
-#: Of a language model: what turns hidden states into words.
+#: The part of a language model that turns hidden states into words.
 LLM_UNUSED = ("lm_head",)
 
-#: Of one that reads pictures too: what reads them, by all names that transformers has had for it.
+#: The parts of a vision-language model that read pictures, by all names that transformers has used.
 VISION_UNUSED = (
     *("model.visual", "visual", "model.vision_tower", "vision_tower"),
     *("model.multi_modal_projector", "multi_modal_projector", *LLM_UNUSED),
 )
 
-#: Libraries that diffusers cleans captions with.  Without them it cleans in another way, and the embeddings are
-#: others.
+#: Libraries with which diffusers cleans captions.  Without them it cleans differently, so the embeddings differ.
 CLEANERS = ("bs4", "ftfy")

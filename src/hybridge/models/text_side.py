@@ -1,8 +1,9 @@
-"""What is known of a pipeline's text encoders before they are loaded: what goes in, and what comes out.
+"""Facts about a pipeline's text encoders that are known before they are loaded: their inputs and outputs.
 
-One :class:`TextSide` for all pipeline classes whose ``encode_prompt`` and ``__call__`` agree about text; the rows
-are in :mod:`hybridge.models.text_sides`.  No value here repeats a default of diffusers: an option that is not given
-takes the default of the installed pipeline's ``__call__``, which is not always that of its ``encode_prompt``.
+There is one :class:`TextSide` for all pipeline classes whose ``encode_prompt`` and ``__call__`` handle text in the
+same way; the rows are in :mod:`hybridge.models.text_sides`.  No value here repeats a default of diffusers: an
+option that is not given has the default of the installed pipeline's ``__call__``, which may differ from that of
+``encode_prompt``.
 """
 
 from __future__ import annotations
@@ -11,29 +12,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-#: Prefix of everything that belongs to the negative prompt: of arguments and of tensors.
+#: Prefix of the arguments and tensors that belong to the negative prompt.
 NEGATIVE_PREFIX = "negative_"
 
 ParameterKind = Literal[
     "prompt", "negative", "length", "clip_skip", "flag", "layers", "text", "texts", "template", "whole"
 ]
 
-#: How the prompts are counted in a tensor: along axis 0, as members of a list, along axis 1, or as running sums.
+#: The position of the prompts in a tensor: along axis 0, as items of a list, along axis 1, or as cumulative sums.
 Layout = Literal["batch", "list", "batch-axis-1", "cu_seqlens"]
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One argument that is about text.
+    """One argument about text.
 
     Attributes:
-        name: As ``__call__`` has it.
+        name: Its name in ``__call__``.
         kind: ``prompt`` and ``negative`` are a string, a list of strings, or null; ``length`` is a number of
             tokens; ``clip_skip`` a number of layers, or null; ``flag`` a bool; ``layers`` a list of layers by their
             number; ``text`` a string or null; ``texts`` a list of strings or null; ``template`` an object with
             ``template``, which has one ``{}``, and ``crop_start``; ``whole`` a whole number or null.
         most: The largest value.
-        above: Of ``clip_skip``, how many of the encoder's hidden states cannot be reached by it.
+        above: For ``clip_skip``, how many of the encoder's hidden states it cannot reach.
     """
 
     name: str
@@ -44,13 +45,14 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One tensor that goes back into ``__call__``, under the same name; its negative twin is named after it.
+    """One tensor that ``__call__`` takes under the same name; its negative counterpart has the same name with a
+    prefix.
 
     Attributes:
         name: The argument of ``__call__``.
-        layout: Where the prompts are counted.
-        mask: The output whose zeros say which positions of this one are padding.  Named only where the picture is
-            the same with zeros there, so that they need not be sent.
+        layout: The position of the prompts in the tensor.
+        mask: The output whose zeros mark the padding of this one.  Set only if zeros in the padding give the same
+            picture, so that the padding need not be sent.
     """
 
     name: str
@@ -63,10 +65,10 @@ class Call:
     """One call of ``encode_prompt``.
 
     Attributes:
-        returns: What it returns, in order: a name under which ``__call__`` takes it back, or None for what is not
-            accepted there.
-        negative: ``argument`` where ``encode_prompt`` takes the negative prompt itself, ``call`` where it is called
-            once more with the negative prompt in place of the prompt.
+        returns: For each returned value, in order, the argument of ``__call__`` that takes it, or None if there is
+            none.
+        negative: ``argument`` if ``encode_prompt`` takes the negative prompt itself, ``call`` if it is called once
+            more with the negative prompt in place of the prompt.
         arguments: Further arguments, the same for every request.
     """
 
@@ -77,19 +79,19 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
-    """When ``__call__`` uses a negative prompt.
+    """The conditions under which ``__call__`` uses a negative prompt.
 
     Attributes:
-        scales: Arguments of ``__call__``; guidance is on when one of them is above ``above``.  Empty where a guider
+        scales: Arguments of ``__call__``; guidance is on when one of them is above ``above``.  Empty if a guider
             decides.
-        above: What they are compared with.
-        only_if_given: Whether guidance needs a negative prompt as well: without one it is off.
+        above: The threshold of the scales.
+        only_if_given: Whether guidance also needs a negative prompt: without one it is off.
         guider: The component that decides instead: guidance is on when it is enabled and has more than one
             condition.
         off_if: The entry of the pipeline's config that turns guidance off.
-        zeros_if: Where the negative embeddings of a prompt that was not given are zeros, which a pipeline makes
-            without encoders: always, or if this entry of its config says so.
-        text: The negative prompt that ``__call__`` takes when it has none and must call ``encode_prompt`` for it.
+        zeros_if: When the negative embeddings of a missing negative prompt are zeros, which a pipeline makes
+            without encoders: always, or if this entry of its config is true.
+        text: The negative prompt that ``__call__`` passes to ``encode_prompt`` when none was given.
     """
 
     scales: tuple[str, ...] = ("guidance_scale",)
@@ -103,19 +105,19 @@ class Guidance:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """One model of a text side, and the tokenizer before it.
+    """One text encoder and its tokenizer.
 
     Attributes:
-        name: The component.
-        tokenizer: The component that makes its tokens.
-        tokens: How many it reads of a prompt at most: a number, or the parameter that says so.
-        extra_tokens: How many a template adds to that.
-        fills: Whether it reads as many for a short prompt.
-        without: Modules that no embedding depends on, by their path; they are not loaded.  A path that a class does
-            not have is no error: older and newer releases have different ones.
-        layers: The path in its config of the number of layers, and the parameter that lists the layers that are
-            read; those above the highest of them are not loaded.
-        optional: Whether pipelines may be without it.
+        name: Name of the component.
+        tokenizer: Name of the tokenizer component.
+        tokens: Most tokens of a prompt: a number, or the parameter with the number.
+        extra_tokens: Number of tokens that a template adds.
+        fills: Whether it also reads that many tokens for a short prompt.
+        without: Paths of modules that do not affect the embeddings; they are not loaded.  A path that a class does
+            not have is ignored: releases have different ones.
+        layers: The path of the number of layers in its config, and the parameter that lists the layers to read;
+            layers above the highest of these are not loaded.
+        optional: Whether pipelines may omit it.
     """
 
     name: str
@@ -128,38 +130,37 @@ class Encoder:
     optional: bool = False
 
 
-#: How a picture is made ready before ``encode_prompt`` sees it: the names of the engine's functions for it.
+#: How a picture is prepared for ``encode_prompt``: the names of the engine's functions.
 Picture = Literal["qwen edit", "qwen edit plus", "hunyuan video"]
 
 
 @dataclass(frozen=True, slots=True)
 class TextSide:
-    """The text encoders of some pipeline classes.
+    """The text encoders of one or more pipeline classes.
 
     Attributes:
-        name: For people, and for the tests.
-        classes: The pipeline classes of diffusers.
-        parameters: What requests may hold.
-        calls: How ``encode_prompt`` is called.
-        outputs: What comes back.
-        guidance: When the negative prompt matters; None where a pipeline takes no negative embeddings.
-        encoders: The models.
-        others: Further components that the text side needs, such as a processor of pictures.
-        stand_ins: Components that the pipeline's constructor or ``encode_prompt`` reads facts from.  Their
+        name: Name for users and tests.
+        classes: Names of the diffusers pipeline classes.
+        parameters: The parameters that requests may have.
+        calls: The calls of ``encode_prompt``.
+        outputs: The tensors that result.
+        guidance: When the negative prompt is used; None if a pipeline takes no negative embeddings.
+        encoders: The text encoders.
+        others: Further components that are needed, such as an image processor.
+        stand_ins: Components whose config the pipeline's constructor or ``encode_prompt`` reads.  Their
             ``config.json`` is read, their weights are not.
-        plain_tokenizers: Components that are saved as processors of pictures, of which text needs the tokenizer
-            alone.
-        count: The argument of ``encode_prompt`` for the number of prompts, where it does not count them itself.
-        takes_dtype: Whether ``__call__`` tells ``encode_prompt`` the denoiser's dtype.
-        call_with: Arguments that ``__call__`` needs when it is given embeddings, because its defaults would use the
+        plain_tokenizers: Components that are saved as image processors but of which text needs only the tokenizer.
+        count: The argument of ``encode_prompt`` for the number of prompts, if it does not count them itself.
+        takes_dtype: Whether ``__call__`` passes the denoiser's dtype to ``encode_prompt``.
+        call_with: Arguments that ``__call__`` needs together with embeddings, because its defaults would use the
             encoder.
-        counts_absent_prompts: Whether ``encode_prompt`` takes the length of the list of prompts although it has
-            embeddings, so that a pipeline without encoders must have it wrapped.
+        counts_absent_prompts: Whether ``encode_prompt`` uses the length of the list of prompts even if it is given
+            embeddings, so that it must be wrapped in a pipeline without encoders.
         separates_empty: Whether an empty prompt in a batch changes the embeddings of the others, so that it is
-            encoded on its own.
+            encoded separately.
         pads_to_longest: Whether the length of the embeddings depends on the longest prompt of a batch.
-        picture: How a picture goes into the embeddings; None where they depend on text alone.
-        libraries: What has to be installed beside transformers.
+        picture: How a picture is used for the embeddings; None if they depend only on text.
+        libraries: Libraries that have to be installed in addition to transformers.
     """
 
     name: str
@@ -183,28 +184,28 @@ class TextSide:
 
     @property
     def components(self) -> tuple[str, ...]:
-        """Every component that is loaded."""
+        """Names of all components that are loaded."""
         names = [name for encoder in self.encoders for name in (encoder.name, encoder.tokenizer)]
         return (*dict.fromkeys(names), *self.others)
 
     @property
     def masks(self) -> dict[str, str]:
-        """For tensors whose padding need not be sent, and their negative twins, the mask that says where it is."""
+        """The mask of each tensor whose padding need not be sent, and of its negative counterpart."""
         own = {output.name: output.mask for output in self.outputs if output.mask}
         return own | {NEGATIVE_PREFIX + name: NEGATIVE_PREFIX + mask for name, mask in own.items()}
 
     @property
     def layouts(self) -> dict[str, Layout]:
-        """Where the prompts are counted in each tensor, and in each negative twin."""
+        """The position of the prompts in each tensor and in each negative counterpart."""
         own = {output.name: output.layout for output in self.outputs}
         return own | {NEGATIVE_PREFIX + name: layout for name, layout in own.items()}
 
     def parameter(self, name: str) -> Parameter | None:
-        """The parameter of this name."""
+        """Return the parameter with this name, or None."""
         return next((parameter for parameter in self.parameters if parameter.name == name), None)
 
     @property
     def negatives(self) -> tuple[str, ...]:
-        """Names of the negative prompts that requests may hold; without a value, one name is known to all."""
+        """Names of the negative prompts that requests may have; all rows accept one name without a value."""
         own = tuple(parameter.name for parameter in self.parameters if parameter.kind == "negative")
         return own or (() if self.guidance is None else (f"{NEGATIVE_PREFIX}prompt",))

@@ -1,4 +1,4 @@
-"""The text encoders of diffusers' pipelines, one row for the classes that agree about text."""
+"""The text encoders of diffusers' pipelines: one row for all classes that handle text in the same way."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ _SDXL = TextSide(
     calls=(Call(_POOLED_PAIR),),
     outputs=_POOLED,
     guidance=Guidance(zeros_if="force_zeros_for_empty_prompt"),
-    # The refiner has the second alone.
+    # The refiner has only the second encoder.
     encoders=(
         Encoder("text_encoder", "tokenizer", CLIP_TOKENS, optional=True),
         Encoder("text_encoder_2", "tokenizer_2", CLIP_TOKENS),
@@ -139,7 +139,7 @@ _SD3 = TextSide(
         Encoder("text_encoder_2", "tokenizer_2", CLIP_TOKENS),
         Encoder("text_encoder_3", "tokenizer_3", LENGTH.name, optional=True),
     ),
-    # Without T5 its place is filled with zeros of the transformer's width.
+    # Without T5 its embeddings are zeros of the transformer's width.
     stand_ins=("transformer",),
 )
 
@@ -198,7 +198,7 @@ _CHROMA = TextSide(
             )
         ),
     ),
-    # Its mask is of the embeddings' dtype and keeps the first token of padding, which the transformer reads.
+    # The mask has the embeddings' dtype and includes the first token of padding, which the transformer reads.
     outputs=(Output("prompt_embeds"), Output("prompt_attention_mask")),
     guidance=CFG,
     encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name),),
@@ -525,10 +525,10 @@ _BY_CLASS = {name: row for row in _ROWS for name in row.classes}
 
 
 def known_text_sides() -> tuple[TextSide, ...]:
-    """Every row."""
+    """Return all rows."""
     return _ROWS
 
 
 def text_side_for(class_name: str) -> TextSide | None:
-    """The row of a pipeline class of diffusers, None where its text encoders are not known."""
+    """Return the row of a diffusers pipeline class, or None if its text encoders are unknown."""
     return _BY_CLASS.get(class_name)

@@ -1,4 +1,4 @@
-"""Rows of :mod:`hybridge.models.text_sides`: those of video models."""
+"""The rows of :mod:`hybridge.models.text_sides` for video models."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ _MOCHI = TextSide(
     outputs=MASKED,
     guidance=CFG,
     encoders=_T5,
-    # An empty prompt at the end of a batch makes zeros of all embeddings.
+    # An empty prompt at the end of a batch sets all embeddings to zero.
     separates_empty=True,
 )
 
@@ -180,7 +180,7 @@ _EASYANIMATE = TextSide(
         ),
     ),
     outputs=(Output("prompt_embeds"), Output("prompt_attention_mask")),
-    # Its own default is none at all, which its encode_prompt cannot read.
+    # The pipeline's default is None, which its encode_prompt cannot read.
     guidance=Guidance(text=""),
     encoders=(Encoder("text_encoder", "tokenizer", 256, without=VISION_UNUSED),),
     takes_dtype=True,

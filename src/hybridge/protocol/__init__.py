@@ -1,8 +1,8 @@
-"""THE WIRE: bytes ↔ typed requests and responses.
+"""The wire format: bytes ↔ typed requests and responses.
 
-A pure library: no sockets, no HTTP library, and torch in :mod:`hybridge.protocol.torch` alone.  The server reads
-requests and writes answers with it, the client writes requests and reads answers.  ``docs/protocol.md`` says what
-is on the wire, client by client.
+This is a pure library: no sockets, no HTTP library, and torch only in :mod:`hybridge.protocol.torch`.  The server
+reads requests and writes answers with it; the client writes requests and reads answers.  ``docs/protocol.md``
+describes the wire format of each kind of client.
 """
 
 from .answers import EXPOSED_HEADERS, read_answer, write_answer

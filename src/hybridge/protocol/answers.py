@@ -1,4 +1,4 @@
-"""TensorAnswer and FileAnswer ↔ HTTP bytes."""
+"""Convert TensorAnswer and FileAnswer to and from HTTP bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .picture_files import sniff_picture
 from .requests import BASE64, BINARY
 from .tensor import ITEM_BYTES, WireTensor, unknown_dtype
 
-#: A browser hides response headers from a page unless they are named; these are part of the answer.
+#: Headers that belong to the answer.  A browser hides response headers from a page unless they are listed.
 EXPOSED_HEADERS = (
     "shape",
     "dtype",
@@ -27,10 +27,10 @@ EXPOSED_HEADERS = (
 
 
 def write_answer(answer: Answer) -> HttpResponse:
-    """The answer as a 200 response.
+    """Return the answer as a 200 response.
 
-    A binary tensor has its shape as a JSON list in the header ``shape`` and its dtype's bare name in ``dtype``:
-    diffusers looks for exactly these.
+    A binary tensor has its shape as a JSON list in the header ``shape`` and its dtype's bare name in ``dtype``,
+    because diffusers reads exactly these.
     """
     if isinstance(answer, FileAnswer):
         return HttpResponse(200, {"content-type": answer.media_type}, answer.data)
@@ -50,13 +50,13 @@ def _sniff_file(data: bytes) -> str | None:
 
 
 def read_answer(response: HttpResponse) -> Answer:
-    """What a server answered; its status is 200.
+    """Return a server's answer from a response with status 200.
 
-    Files are told by their first bytes where their type is missing or wrong: the pilot's servers sent MP4 as
+    A file is recognised by its first bytes if its type is missing or wrong: the pilot's servers sent MP4 as
     ``text/plain``.
 
     Raises:
-        BadAnswer: when it is not what a hybridge server sends, or was cut short.
+        BadAnswer: when it is not an answer of a hybridge server, or is truncated.
     """
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in (BINARY, BASE64):

@@ -1,7 +1,7 @@
-"""Errors ↔ HTTP: which status an error has, and the JSON body that carries it.
+"""Convert errors to and from HTTP: the status of an error, and the JSON body that describes it.
 
-Every error body is JSON with the key ``error``: diffusers' client raises ``RuntimeError(response.json())``, and
-anything else would reach the user as an opaque JSONDecodeError.
+Every error body is JSON with the key ``error``: diffusers' client raises ``RuntimeError(response.json())``, so any
+other body would reach the user as a JSONDecodeError without a reason.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from .. import errors
 from ..errors import BadAnswer, HybridgeError, KeyNeeded, Overloaded, ServerRefused
 from .messages import HttpResponse
 
-#: The nearest ancestor of an error's class decides.  What is the sender's fault is 400, as the pilot's servers
-#: had it, unless a more telling status exists.
+#: The status of an error class; subclasses inherit the nearest one.  A sender's mistake is 400, as on the pilot's
+#: servers, unless a more specific status exists.
 STATUS: dict[type[HybridgeError], int] = {
     errors.RequestError: 400,
     errors.UnknownParameter: 400,
@@ -32,7 +32,7 @@ STATUS: dict[type[HybridgeError], int] = {
     errors.ModelUnavailable: 503,
     errors.Overloaded: 429,
     errors.ShuttingDown: 503,
-    errors.ClientGone: 499,  # nginx's word for it: no answer is sent, the record has this
+    errors.ClientGone: 499,  # nginx's status for this: no answer is sent, only the request record has it
     errors.DeadlinePassed: 504,
     errors.StorageFailure: 503,
     errors.StorageFull: 507,
@@ -41,12 +41,12 @@ STATUS: dict[type[HybridgeError], int] = {
     HybridgeError: 500,
 }
 
-#: Whoever is told to come back later than tomorrow does not.
+#: Longest time in ``Retry-After``: a client that is told to wait longer than a day does not return.
 MAX_RETRY_AFTER_S = 86_400
 
 
 def write_failure(error: HybridgeError) -> HttpResponse:
-    """The response for an error: its paragraph under ``error``, its kind under ``code``, its parts beside them."""
+    """Return the response for an error: its text as ``error``, its kind as ``code``, its parts as further keys."""
     if isinstance(error, errors.ModelUnavailable):
         error = error.for_strangers()
     status = next(STATUS[ancestor] for ancestor in type(error).__mro__ if ancestor in STATUS)
@@ -59,23 +59,23 @@ def write_failure(error: HybridgeError) -> HttpResponse:
     }
     headers = {"content-type": "application/json"}
     if isinstance(error, Overloaded):
-        # An estimate that has no number yet (nan, inf) must not keep the refusal from being written.
+        # An estimate that is not a number yet (nan, inf) must not prevent the response.
         headers["retry-after"] = str(math.ceil(min(max(1, error.retry_after_s), MAX_RETRY_AFTER_S)))
     if isinstance(error, KeyNeeded):
-        # Basic is read as well, but naming it would make browsers ask for a user and a password.
+        # Basic is accepted, too, but naming it would make browsers ask for a user name and a password.
         headers["www-authenticate"] = "Bearer"
     present = {name: value for name, value in document.items() if value is not None}
     return HttpResponse(status, headers, json.dumps(present, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def write_status(status: int, message: str) -> HttpResponse:
-    """The response for an HTTP error that no exception of ours stands for, such as 405."""
+    """Return the response for an HTTP error without an exception of ours, such as 405."""
     body = json.dumps({"error": message, "code": f"http-{status}"}, ensure_ascii=False)
     return HttpResponse(status, {"content-type": "application/json"}, body.encode("utf-8", "replace"))
 
 
 def read_failure(response: HttpResponse) -> ServerRefused | BadAnswer:
-    """The exception for a response whose status is not 2xx."""
+    """Return the exception for a response whose status is not 2xx."""
     try:
         document = json.loads(response.body)
         message = str(document["error"])
@@ -97,7 +97,7 @@ def read_failure(response: HttpResponse) -> ServerRefused | BadAnswer:
 
 
 def _seconds(text: str | None) -> float | None:
-    """``Retry-After`` in seconds, at most a day; its other form, a date, counts from now.  Else None."""
+    """Return ``Retry-After`` in seconds, at most a day; a date is converted to seconds from now.  Else None."""
     try:
         seconds = float(text or "")
     except ValueError:

@@ -1,8 +1,8 @@
-"""JSON bodies: one long text in base64, and a few parameters beside it.
+"""Read JSON bodies: one long base64 string and a few parameters.
 
-``json.loads`` takes thirty times the size of ``[{},{},…]``, and holds the interpreter's lock all the while.  So the
-long text is cut out first, by looking for quotes alone; what is left is small, or refused.  The text is decoded in
-pieces, so that other threads run in between.
+``json.loads`` takes thirty times the size of ``[{},{},…]``, and holds the interpreter's lock throughout.  So the
+long string is cut out first, by searching only for quotes; the rest is refused unless it is small.  The string is
+decoded in pieces, so that other threads run in between.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from typing import Any, NoReturn
 
 from ..errors import RequestError, TooLarge
 
-#: Bytes of a body without its long texts.  Parameters take some hundred; parsing this many takes milliseconds.
+#: Most bytes of a body without its long strings.  Parameters take some hundred; parsing this many takes
+#: milliseconds.
 MAX_BYTES_BESIDE = 64 * 1024
 
-#: Bytes of a text that is parsed with the rest.
+#: Longest string, in bytes, that is parsed with the rest.
 _MAX_TEXT = 4096
 
-#: Digits of a whole number; 2⁶³ has 19.
+#: Most digits of an integer; 2⁶³ has 19.
 _MAX_DIGITS = 25
 
-#: Bytes that are decoded at one time: some milliseconds, for which the interpreter's lock is held.
+#: Bytes that are decoded at a time: this holds the interpreter's lock for some milliseconds.
 _PIECE = 2**20
 
 #: JSON's longest escape is \u0000.
@@ -40,14 +41,14 @@ _FORM = '{"inputs": "<base64>", "parameters": {…}}'
 
 
 def read_json_body(body: bytes) -> tuple[bytes, dict[str, Any]]:
-    """The bytes that ``inputs`` holds, and ``parameters``.
+    """Return the decoded bytes of ``inputs``, and ``parameters``.
 
-    ``inputs`` is base64 in the standard or the URL-safe alphabet, padded or not, with line breaks or without, or a
-    data URI of it.
+    ``inputs`` is base64 in the standard or the URL-safe alphabet, with or without padding and line breaks, or a
+    data URI with it.
 
     Raises:
-        RequestError: for whatever is not such a body, with what is wrong.
-        TooLarge: when what stands beside ``inputs`` is too large.
+        RequestError: for any other body; it says what is wrong.
+        TooLarge: when the body without ``inputs`` is too large.
     """
     rest, texts = _cut_out_texts(body.removeprefix(codecs.BOM_UTF8))
     document = _parse(rest, _FORM)
@@ -61,7 +62,7 @@ def read_json_body(body: bytes) -> tuple[bytes, dict[str, Any]]:
             else "no object",
             expected=_FORM,
         )
-    # Who writes a placeholder himself gets his own text for it.
+    # A placeholder that the client wrote itself stands for its own text.
     encoded = texts.pop(inputs, None)
     if texts:
         raise TooLarge(
@@ -80,16 +81,16 @@ def read_json_body(body: bytes) -> tuple[bytes, dict[str, Any]]:
 
 
 def read_small_json(body: bytes, *, most_bytes: int, form: str) -> Any:
-    """A whole JSON document, which is bounded before it is parsed.
+    """Parse a JSON document after checking its size.
 
     Args:
         body: The document.
-        most_bytes: Its largest size.
-        form: What is expected, for errors.
+        most_bytes: Its largest size in bytes.
+        form: The expected form, for errors.
 
     Raises:
-        RequestError: for what is not JSON in UTF-8, has a key twice, a number that is not finite, or half a pair of
-            surrogates, which no encoding can carry on.
+        RequestError: when it is not JSON in UTF-8, or has a duplicate key, a number that is not finite, or a lone
+            surrogate, which cannot be encoded.
         TooLarge: above ``most_bytes``.
     """
     if len(body) > most_bytes:
@@ -114,7 +115,7 @@ def _refuse_wide(body: bytes) -> None:
 
 
 def _cut_out_texts(body: bytes) -> tuple[bytes, dict[str, memoryview]]:
-    """The body with a placeholder for each long text, and the texts by placeholder, still with their escapes."""
+    """Return the body with a placeholder for each long string, and the strings, still escaped, by placeholder."""
     _refuse_wide(body)
     view = memoryview(body)
     kept: list[bytes] = []
@@ -148,7 +149,7 @@ def _cut_out_texts(body: bytes) -> tuple[bytes, dict[str, memoryview]]:
 
 
 def _closing_quote(body: bytes, begin: int) -> int | None:
-    """Where a text ends that begins there; None where it does not."""
+    """Return the end of the string that begins at ``begin``; None if it has no end."""
     at = begin
     while (quote := body.find(b'"', at)) >= 0:
         before = body[max(begin, quote - _MAX_TEXT) : quote]
@@ -176,7 +177,7 @@ def _parse(rest: bytes, form: str) -> Any:
     try:
         return json.loads(
             text,
-            strict=False,  # line breaks in a text, which ``base64`` in a shell makes
+            strict=False,  # allows line breaks in a string, as the shell's ``base64`` makes them
             parse_int=_whole_number,
             parse_constant=_no_number,
             object_pairs_hook=_object,
@@ -208,11 +209,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def decode_base64(encoded: memoryview, *, is_escaped: bool = False) -> bytes:
-    """What base64 stands for, in any of the spellings that :func:`read_json_body` names.
+    """Decode base64 in any of the spellings of :func:`read_json_body`.
 
     Args:
-        encoded: The text.
-        is_escaped: Whether it may hold JSON's escapes, such as ``\\/`` and ``\\u002b`` that PHP and .NET write.
+        encoded: The base64 text.
+        is_escaped: Whether it may contain JSON's escapes, such as ``\\/`` and ``\\u002b``, which PHP and .NET
+            write.
 
     Raises:
         RequestError: when it is not base64.
@@ -232,7 +234,7 @@ def decode_base64(encoded: memoryview, *, is_escaped: bool = False) -> bytes:
     if len(left) - len(last) > 2 or (left and len(last) < 2):
         _refuse_base64("an incomplete end")
     decoded.append(_decode_exactly(last + b"=" * (-len(last) % 4)))
-    return b"".join(decoded)  # which gives the interpreter's lock back where this is long
+    return b"".join(decoded)  # releases the interpreter's lock if this is long
 
 
 def _pieces(encoded: memoryview, *, is_escaped: bool) -> Iterator[bytes]:
@@ -254,7 +256,7 @@ def _pieces(encoded: memoryview, *, is_escaped: bool) -> Iterator[bytes]:
 def _decode_exactly(text: bytes) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
-    except ValueError:  # binascii.Error is one
+    except ValueError:  # binascii.Error is a subclass
         _refuse_base64("a character that is none of its 64")
 
 

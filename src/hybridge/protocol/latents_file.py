@@ -1,9 +1,9 @@
-"""Latents as programs keep them in files, and in which space each of these files has them.
+"""Read latents from files of several programs, and tell in which space they are.
 
 ========================  ==========================================  =======================================
 written by                tensor                                      space
 ========================  ==========================================  =======================================
-``hybridge encode``       ``latents``                                 what its metadata says
+``hybridge encode``       ``latents``                                 as in the file's metadata
 ComfyUI                   ``latent_tensor``                           the VAE's; without the marker
                                                                       ``latent_format_version_0``, times 0.18215
 sd-scripts                ``latents`` or ``latents_HxW``, (C, h, w)   the VAE's; the pipelines' in ``*_flux.npz``
@@ -11,7 +11,7 @@ musubi-tuner              ``latents_FxHxW_dtype``, (C, F, h, w)       the pipeli
 anything else             ``latents``, or the only tensor             unknown
 ========================  ==========================================  =======================================
 
-A file that would give another picture than its program's is refused instead of guessed at.
+A file whose meaning is unclear, which could give a wrong picture, is refused.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ _VAE_SPACE, _PIPELINES = Scaling(), Scaling("model")
 
 _COMFY, _COMFY_MARKER = "latent_tensor", "latent_format_version_0"
 
-#: What ComfyUI multiplied latents with before it wrote the marker, whatever the model was.
+#: The factor by which ComfyUI multiplied the latents of all models before it wrote the marker.
 _COMFY_FACTOR = 0.18215
 
 _MUSUBI = re.compile(r"latents_(\d+)x(\d+)x(\d+)_\w+")
 _KOHYA = re.compile(r"latents(?:_flipped)?(?:_(\d+)x(\d+))?")
 
-#: What sd-scripts keeps beside the latents, with the latents' size behind it in newer versions.
+#: Names that sd-scripts stores in addition to the latents; newer versions append the latents' size.
 _KOHYA_BESIDE = ("original_size", "crop_ltrb")
 
-#: The channels of SD v1 and SDXL.  sd-scripts keeps 16 channels of SD3 in VAE space and those of FLUX.1 not.
+#: Channels of SD v1 and SDXL.  sd-scripts stores the 16 channels of SD3 in VAE space, but those of FLUX.1 scaled.
 _SD_CHANNELS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class LatentsFile:
-    """Latents, and what their file says of them.
+    """Latents, and the facts about them from their file.
 
     Attributes:
-        tensor: (B, C, h, w), or as they were stored where no program's convention is known.
-        scaling: In which space they are, or None where the file does not say.
-        model: The model that they are for, where the file says so.
-        is_known: Whether a program is known to have written it.
-        notes: What was changed or assumed, for people.
+        tensor: (B, C, h, w), or as stored if the file follows no known program's convention.
+        scaling: The space of the latents, or None if the file does not say it.
+        model: The model of the latents, if the file says it.
+        is_known: Whether the file follows a known program's convention.
+        notes: Changes and assumptions, as sentences for the user.
     """
 
     tensor: WireTensor
@@ -63,17 +63,17 @@ class LatentsFile:
 
 
 def read_latents(path: str | Path, tensor: str | None = None) -> LatentsFile:
-    """The latents of a file; float64 is rounded to float32.
+    """Read the latents of a file; float64 is rounded to float32.
 
     Args:
         path: A safetensors file, among them ComfyUI's ``.latent``; ``.npz`` or ``.npy``, which need NumPy; ``.pt``,
             which needs torch and is read with ``weights_only``.
-        tensor: Which one, where a file has several.
+        tensor: The name of the tensor, if a file has several.
 
     Raises:
-        RequestError: when it is none of these, or has several tensors of which none is known to be the latents.
+        RequestError: when it is not such a file, or has several tensors and none is known to be the latents.
         TooLarge: for more than 1 GiB.
-        OSError: when it cannot be opened.
+        OSError: when the file cannot be opened.
     """
     path = Path(path).expanduser()
     with open_tensors(path) as file:
@@ -113,7 +113,7 @@ def _choose(path: Path, file: TensorFile, asked: str | None) -> str:
 
 
 def _candidates(names: Mapping[str, Stored]) -> list[str]:
-    """Those that a trainer calls latents, without the flipped ones."""
+    """Return the names that trainers give to latents, without the flipped ones."""
     return [name for name in names if _MUSUBI.fullmatch(name) or (_KOHYA.fullmatch(name) and "flip" not in name)]
 
 
@@ -135,7 +135,7 @@ def _read(path: Path, file: TensorFile, name: str, stored: Stored) -> LatentsFil
 
 
 def _unscaled(latents: WireTensor) -> WireTensor:
-    """As ComfyUI reads its old files, in float32.  A tiny autoencoder needs it done here: it takes no factor."""
+    """Convert as ComfyUI does for its old files, in float32; a tiny autoencoder accepts no factor in a request."""
     numbers = numpy_or_refuse()
     return WireTensor.from_numpy(latents.to_numpy().astype(numbers.float32) * numbers.float32(1 / _COMFY_FACTOR))
 
@@ -166,7 +166,7 @@ def _read_musubi(file: TensorFile, name: str, stored: Stored, sides: tuple[int, 
 
 
 def _with_batch(name: str, tensor: WireTensor, axes: int) -> WireTensor:
-    """Latents of one picture, (C, h, w) or (C, F, h, w), with a batch axis before them."""
+    """Return latents of one picture, (C, h, w) or (C, F, h, w), with a batch axis in front."""
     if len(tensor.shape) != axes or axes not in (3, 4):
         raise RequestError(
             f"the tensor `{name}` is not what trainers write",
@@ -177,7 +177,7 @@ def _with_batch(name: str, tensor: WireTensor, axes: int) -> WireTensor:
 
 
 def _without_frame(tensor: WireTensor) -> WireTensor:
-    """(B, C, 1, h, w), a video of one frame, as (B, C, h, w)."""
+    """Return (B, C, 1, h, w), a video of one frame, as (B, C, h, w)."""
     batch, *rest = tensor.shape
     if len(rest) != 4 or rest[1] != 1:
         return tensor

@@ -1,7 +1,7 @@
-"""Pictures and videos as files: reading what strangers send, writing what they asked for.
+"""Read untrusted picture files, and write pictures and videos as files.
 
-Needs Pillow and NumPy, and PyAV for MP4; each is imported where it is used, because a client that only moves
-tensors has none of them.
+This needs Pillow and NumPy, and PyAV for MP4; each is imported where it is used, because a client that only sends
+tensors need not have them.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from .tensor import WireTensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: Longest side that a file format can hold, in pixels: the JPEG library's and WebP's own limits, H.264's at the
-#: highest level.  PNG's is beyond what any picture reaches.
+#: Longest side of each file format in pixels: the JPEG library's and WebP's own limits, and H.264's at the highest
+#: level.  PNG's limit is larger than any picture.
 LONGEST_SIDE = {"jpeg": 65_500, "webp": 16_383, "video": 16_384}
 
-#: Frames per second of an MP4.  HunyuanVideo's pipelines write 15, and no client can say otherwise.
+#: Frames per second of an MP4.  HunyuanVideo's pipelines write 15, and a client cannot request another rate.
 VIDEO_FPS = 15
 
 
 def read_picture(
     data: bytes, *, max_pixels: int, multiple: int = 8, note: Callable[[str], object] = lambda _: None
 ) -> WireTensor:
-    """The pixels of a PNG, JPEG or WebP file, of any mode, as uint8 (1, H, W, 3).
+    """Read the pixels of a PNG, JPEG or WebP file of any mode, as uint8 (1, H, W, 3).
 
-    As diffusers' ``load_image`` and ``VaeImageProcessor`` do: turned upright by EXIF, converted to RGB (alpha is
-    dropped, not blended), and resized with Lanczos to the next lower multiple of ``multiple`` where a side is not
-    one.  16-bit grey is scaled to 8 bits, not clipped.  Of an animation the first frame is read.  Colour profiles
-    are ignored.
+    As in diffusers' ``load_image`` and ``VaeImageProcessor``, the picture is rotated by its EXIF orientation,
+    converted to RGB (alpha is dropped, not blended), and resized with Lanczos if a side is not a multiple of
+    ``multiple``, to the next lower one.  16-bit grey is scaled to 8 bits, not clipped.  For an animation, the first
+    frame is read.  Colour profiles are ignored.
 
     Args:
         data: The file.
-        max_pixels: Width × height that is still decoded; the header is checked before memory is taken.
+        max_pixels: Most pixels (width × height) that are decoded; the header is checked before memory is taken.
         multiple: The VAE's spatial factor.
-        note: Called with a sentence for each thing that the sender may not expect: a picture that was resized, an
-            animation of which one frame was read.
+        note: Called with a sentence for each surprise to the sender: a picture that was resized, an animation of
+            which one frame was read.
 
     Raises:
         TooLarge: above ``max_pixels``, or for a file with far more parts than any program writes.
-        RequestError: for a file that is broken, or smaller than ``multiple`` on a side.
+        RequestError: for a damaged file, or a side smaller than ``multiple``.
     """
     from PIL import Image
 
@@ -62,7 +62,7 @@ def read_picture(
         raise TooLarge(
             "the picture is too large", saw="a decompression bomb", expected=f"at most {max_pixels} pixels"
         ) from None
-    except Exception as error:  # Pillow raises a dozen kinds on broken files, struct.error among them
+    except Exception as error:  # Pillow raises a dozen types for damaged files, for example struct.error
         raise unreadable(data, f"{type(error).__name__}: {error}") from None
     if bare.is_animated:
         note("of the animation the first frame was read")
@@ -83,13 +83,13 @@ def read_picture(
 
 
 def _check_size(file: Image, bare: BarePicture) -> None:
-    """What was checked must be what is decoded."""
+    """Check that the decoder's size equals the size that was checked before."""
     if file.size != (bare.width, bare.height):
         raise ValueError(f"two sizes, {bare.width}×{bare.height} and {file.width}×{file.height}")
 
 
 def _upright(picture: Image, orientation: int) -> Image:
-    """The picture as its EXIF orientation means it."""
+    """Return the picture rotated by its EXIF orientation."""
     from PIL.Image import Transpose
 
     turn = {
@@ -115,7 +115,7 @@ def _to_rgb(picture: Image) -> Image:
         grey = np.asarray(picture).astype(np.float32) / 257.0
         return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8)).convert("RGB")
     if "transparency" in picture.info:
-        # Straight to RGB, a palette with byte transparency makes Pillow warn.
+        # Pillow warns when a palette with byte transparency is converted directly to RGB.
         picture = picture.convert("RGBA")
     return picture.convert("RGB")
 
@@ -123,12 +123,12 @@ def _to_rgb(picture: Image) -> Image:
 def write_picture(
     pixels: WireTensor, picture_format: PictureFormat, *, quality: int = DEFAULT_QUALITY
 ) -> FileAnswer:
-    """One picture as a file.
+    """Write one picture as a file.
 
     Args:
         pixels: uint8 (1, H, W, 3).
         picture_format: JPEG without chroma subsampling, PNG at a light compression, or lossless WebP.
-        quality: JPEG's, 1 to 100.
+        quality: Quality of a JPEG, 1 to 100.
     """
     from PIL import Image
 
@@ -145,10 +145,10 @@ def write_picture(
 
 
 def _png(rgb: bytes | bytearray | memoryview, height: int, width: int) -> bytes:
-    """8-bit RGB as PNG (the specification's sections 9.2, 10 and 11.2), in a sixth of the time that Pillow takes.
+    """Write 8-bit RGB as PNG (the specification's sections 9.2, 10 and 11.2), in a sixth of Pillow's time.
 
-    Pillow tries all five filters for every row.  Here each is the difference to the row above it: about as many
-    bytes for pictures and for drawings.
+    Pillow tries all five filters for every row.  Here every row is stored as the difference to the row above, which
+    takes about as many bytes, for pictures and for drawings.
     """
     import numpy
 
@@ -172,18 +172,18 @@ def _png(rgb: bytes | bytearray | memoryview, height: int, width: int) -> bytes:
 def _deflated(rows: memoryview) -> bytes:
     try:
         from isal import isal_zlib
-    except ImportError:  # it is not made for every processor
-        # Of differences, a search for more than repeats of a byte finds nothing but time to spend.
+    except ImportError:  # not available for every processor
+        # In such differences, searching for more than repeated bytes costs time and finds nothing.
         deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
         return deflate.compress(rows) + deflate.flush()
     return isal_zlib.compress(rows, 1)
 
 
 def write_video(pixels: WireTensor, *, fps: int = VIDEO_FPS) -> FileAnswer:
-    """Frames as an MP4 (H.264, yuv420p, which every player reads).
+    """Write frames as an MP4 (H.264, yuv420p, which every player reads).
 
     Args:
-        pixels: uint8 (F, H, W, 3); H and W even, which every multiple of 8 is.
+        pixels: uint8 (F, H, W, 3); H and W are even.
         fps: Frames per second.
     """
     import av
@@ -194,7 +194,7 @@ def write_video(pixels: WireTensor, *, fps: int = VIDEO_FPS) -> FileAnswer:
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "17", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        # Said aloud: players guess the matrix from the height otherwise, and shift the colours.
+        # Set explicitly: otherwise players guess the matrix from the height, which shifts the colours.
         stream.codec_context.colorspace = Colorspace.ITU709
         stream.codec_context.color_primaries = ColorPrimaries.BT709
         stream.codec_context.color_trc = ColorTrc.BT709

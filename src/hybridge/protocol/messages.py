@@ -1,7 +1,7 @@
-"""The nouns of the wire: what was asked, and what is answered.
+"""The types of requests and answers.
 
-A request says everything that the sender said and nothing that depends on the model; which layout a 3-D tensor
-has, for instance, is decided where the model is known.
+A request contains everything that the sender said and nothing that depends on the model.  The layout of a 3-D
+tensor, for example, is decided where the model is known.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ VaeTask = Literal["decode", "encode"]
 #: What a server does.
 Task = Literal["decode", "encode", "prompt"]
 
-#: What the body of a decode answer holds; one word for each row of the response matrix in docs/protocol.md.
+#: The content of a decode answer's body; one word for each row of the response matrix in docs/protocol.md.
 #:
 #: * ``picture``: one JPEG, PNG or WebP file
 #: * ``unit``: float tensor (N, 3, H, W) in [0, 1]
-#: * ``signed``: float tensor (N, 3, H, W) in [-1, 1], as the VAE gives it (not clamped)
+#: * ``signed``: float tensor (N, 3, H, W), about [-1, 1], as the VAE returns it (not clamped)
 #: * ``pixels``: uint8 tensor (N, H, W, 3)
 #: * ``video``: one MP4 file
 Output = Literal["picture", "unit", "signed", "pixels", "video"]
 
 PictureFormat = Literal["jpeg", "png", "webp"]
 
-#: JPEG's quality when nothing else is asked for: no visible artefacts.
+#: Default quality of a JPEG: no visible artefacts.
 DEFAULT_QUALITY = 95
 
-#: How a tensor is wrapped: raw bytes with ``shape`` and ``dtype`` headers, or base64 inside JSON.
+#: How a tensor is encoded: raw bytes with ``shape`` and ``dtype`` headers, or base64 in JSON.
 Envelope = Literal["binary", "base64"]
 
-#: What the numbers of an image tensor mean: ``unit`` is [0, 1], ``signed`` is [-1, 1]; ``auto`` is diffusers'
-#: rule: signed if anything is below zero, else unit.  uint8 is always 0..255.
+#: The range of an image tensor: ``unit`` is [0, 1], ``signed`` is [-1, 1]; ``auto`` is diffusers' rule: signed if
+#: any value is below zero, else unit.  uint8 is always 0..255.
 ValueRange = Literal["auto", "unit", "signed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """How latents on the wire relate to the VAE's own latent space.
+    """How the latents of a request or an answer relate to the VAE's own latent space.
 
-    ``none``: they are in VAE space.  ``given``: by ``scaling_factor`` and ``shift_factor``.  ``model``: as the
-    model's own pipelines do it, for which a ``shift_factor`` may still be given.
+    ``none``: they are in VAE space.  ``given``: they are scaled by ``scaling_factor`` and ``shift_factor``.
+    ``model``: they are scaled as in the model's own pipelines; a ``shift_factor`` may still be given.
     Decoding computes ``z / scaling_factor + shift_factor``, encoding ``(z - shift_factor) * scaling_factor``.
     """
 
@@ -62,12 +62,13 @@ class Scaling:
         *,
         scales_by_default: bool = False,
     ) -> Scaling:
-        """The scaling that these three parameters mean together; the table is in docs/protocol.md.
+        """Return the scaling that these three parameters mean together; docs/protocol.md has the table.
 
-        ``do_scaling=False`` wins over factors (ComfyUI sends both), then a given factor, then the model's own.
+        ``do_scaling=False`` has priority over factors (ComfyUI sends both), then a given factor, then the model's
+        own.
 
         Raises:
-            RequestError: for a factor that cannot divide, and for a shift that would be applied to nothing.
+            RequestError: for a factor by which one cannot divide, and for a shift that would have no effect.
         """
         if scaling_factor is not None and not scaling_factor > 0:
             raise RequestError(
@@ -82,7 +83,7 @@ class Scaling:
             return cls("given", scaling_factor, shift_factor)
         if do_scaling or scales_by_default:
             return cls("model", None, shift_factor)
-        if shift_factor:  # shifting by zero is no mistake
+        if shift_factor:  # shifting by zero is allowed
             raise RequestError(
                 "shift_factor without scaling_factor",
                 saw=f"shift_factor={shift_factor}",
@@ -94,17 +95,17 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True)
 class PictureFile:
-    """A picture as a file: the bytes of a PNG, JPEG or WebP, not yet looked into."""
+    """A picture as a file: the bytes of a PNG, JPEG or WebP, not yet checked."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeRequest:
-    """Latents that should become a picture.
+    """A request to decode latents.
 
-    ``height`` and ``width`` are those of the picture, in pixels; they mean something for packed latents only.
-    With ``preview`` the answer comes in parts, a quick approximation first; see :mod:`.multipart_answer`.
+    ``height`` and ``width`` are those of the picture, in pixels; they are used only for packed latents.  With
+    ``preview`` the answer comes in parts, a quick approximation first; see :mod:`.multipart_answer`.
     """
 
     latents: WireTensor
@@ -120,14 +121,14 @@ class DecodeRequest:
 
 @dataclass(frozen=True, slots=True)
 class EncodeRequest:
-    """A picture that should become latents.
+    """A request to encode a picture.
 
-    The answer is the mode of the posterior, or with ``sample`` a draw from it that ``seed`` repeats, or with
-    ``moments`` the posterior itself: mean and logarithm of the variance one after the other, (B, 2·C, h, w), in VAE
-    space, as the VAE gives them.
+    The answer is the mode of the posterior; with ``sample`` a sample from it, which ``seed`` makes repeatable; with
+    ``moments`` the posterior itself: mean and then logarithm of the variance, (B, 2·C, h, w), in VAE space, as the
+    VAE returns them.
 
     Raises:
-        RequestError: for moments that are to be scaled or drawn from as well.
+        RequestError: for ``moments`` together with scaling or ``sample``.
     """
 
     image: PictureFile | WireTensor
@@ -153,7 +154,7 @@ Request = DecodeRequest | EncodeRequest
 
 @dataclass(frozen=True, slots=True)
 class TensorAnswer:
-    """A tensor, with the envelope that was asked for."""
+    """An answer with a tensor, and the requested envelope."""
 
     tensor: WireTensor
     envelope: Envelope = "binary"
@@ -161,7 +162,7 @@ class TensorAnswer:
 
 @dataclass(frozen=True, slots=True)
 class FileAnswer:
-    """A file: one picture, or one MP4."""
+    """An answer with a file: one picture, or one MP4."""
 
     data: bytes
     media_type: str
@@ -172,7 +173,7 @@ Answer = TensorAnswer | FileAnswer
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """The parts of an HTTP request that hybridge decides; always a POST."""
+    """The parts of an HTTP request that hybridge sets; the method is always POST."""
 
     query: str
     headers: dict[str, str]
@@ -181,7 +182,7 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """The parts of an HTTP response that hybridge decides.  Header names are lower case."""
+    """The parts of an HTTP response that hybridge sets.  Header names are in lower case."""
 
     status: int
     headers: dict[str, str]

@@ -1,6 +1,6 @@
-"""The parts of a ``multipart/form-data`` body (RFC 7578), as ``curl -F`` and ``requests.post(files=…)`` write it.
+"""Read and write ``multipart/form-data`` bodies (RFC 7578), as ``curl -F`` and ``requests.post(files=…)`` send.
 
-Everything is bounded: the number of parts, and the head of each; their contents share the body's memory.
+The number of parts and the head of each are bounded; the contents share the body's memory.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from ..errors import RequestError, TooLarge
 
-#: Parts of one body.
+#: Most parts of one body.
 MOST_PARTS = 16
 
-#: Of the lines before a part's content.
+#: Most bytes of the header lines of a part.
 _MOST_HEAD_BYTES = 4096
 
-#: RFC 2046 allows 70 characters; quoted, because it may hold what a token may not.
+#: RFC 2046 allows 70 characters; quoted boundaries may contain characters that a token may not.
 _BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))', re.IGNORECASE)
 _NAME = re.compile(rb';\s*name="?([^";\r\n]{1,100})"?', re.IGNORECASE)
 
@@ -30,10 +30,10 @@ class FormPart:
 
 
 def read_form(body: bytes, content_type: str) -> list[FormPart]:
-    """The fields in the order in which they were sent.
+    """Return the fields of a form in the order in which they were sent.
 
     Raises:
-        RequestError: for a body that is not such a form, or is cut short.
+        RequestError: for a body that is not such a form, or is truncated.
         TooLarge: for more parts, or longer heads, than any form here needs.
     """
     found = _BOUNDARY.search(content_type)
@@ -58,7 +58,7 @@ def read_form(body: bytes, content_type: str) -> list[FormPart]:
 
 
 def write_form(fields: list[tuple[str, str, bytes]], boundary: str) -> bytes:
-    """A form of (name, media type, content); ``boundary`` must not occur in any content."""
+    """Write fields (name, media type, content) as a form; ``boundary`` must not occur in any content."""
     lines: list[bytes] = []
     for name, media_type, data in fields:
         file = "" if media_type == "application/json" else f'; filename="{name}"'

@@ -1,8 +1,8 @@
-"""Several answers in one response, each sent as soon as it is there: an extension of hybridge.
+"""Several answers in one response, each sent as soon as it is ready: an extension of hybridge.
 
-``multipart/mixed`` of RFC 2046, more narrowly: every part has a ``Content-Length``, so that a reader need not look
-for the boundary in binary data, and ``hybridge-part`` says what it is.  A part that failed is an error's JSON with
-its status in ``hybridge-status``, because the response's own status went out before.
+The format is ``multipart/mixed`` of RFC 2046, restricted: every part has a ``Content-Length``, so that a reader
+need not search for the boundary in binary data, and ``hybridge-part`` names the part.  A part that failed is an
+error's JSON with its status in ``hybridge-status``, because the response's own status was sent before.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from ..errors import BadAnswer
 from .messages import HttpResponse
 
-#: Constant, because lengths and not the boundary tell where a part ends.
+#: A constant, because the lengths, not the boundary, tell where a part ends.
 BOUNDARY = "hybridge-part"
 
 #: The response's Content-Type.
 PARTED = f"multipart/mixed; boundary={BOUNDARY}"
 
-#: What the headers of one part may take; ours take about 300 bytes.
+#: Most bytes of the headers of one part; ours take about 300 bytes.
 _MAX_HEAD_BYTES = 16_384
 
 _START = f"--{BOUNDARY}\r\n".encode("ascii")
@@ -24,7 +24,7 @@ _END = f"--{BOUNDARY}--\r\n".encode("ascii")
 
 
 def write_part(name: str, response: HttpResponse) -> bytes:
-    """One part: a response with its status, headers and body, under a name such as ``preview`` or ``picture``."""
+    """Write a response, with its status, as a part with a name, such as ``preview`` or ``picture``."""
     headers = {
         **response.headers,
         "hybridge-part": name,
@@ -36,15 +36,15 @@ def write_part(name: str, response: HttpResponse) -> bytes:
 
 
 def end_parts() -> bytes:
-    """What follows the last part."""
+    """Return the bytes after the last part."""
     return _END
 
 
 class PartsReader:
-    """Takes bytes as they come, gives parts as they are complete.
+    """Reads bytes as they arrive, and returns each part when it is complete.
 
     Args:
-        most_bytes: The longest part that is waited for; None for no bound.
+        most_bytes: Size of the largest part that is accepted; None for no bound.
     """
 
     def __init__(self, most_bytes: int | None = None) -> None:
@@ -53,10 +53,10 @@ class PartsReader:
         self._is_at_end = False
 
     def feed(self, data: bytes) -> list[HttpResponse]:
-        """The parts that are complete with ``data``; each has its name in the header ``hybridge-part``.
+        """Return the parts that ``data`` completes; each has its name in the header ``hybridge-part``.
 
         Raises:
-            BadAnswer: for what is not such a response.
+            BadAnswer: when this is not such a response.
         """
         self._buffer += data
         parts = []
@@ -65,7 +65,7 @@ class PartsReader:
         return parts
 
     def finish(self) -> None:
-        """Raises BadAnswer unless the last part has come."""
+        """Raise BadAnswer unless the last part has arrived."""
         if not self._is_at_end:
             raise BadAnswer(
                 "the answer was cut short",

@@ -1,7 +1,7 @@
-"""Leaving out what is padding in text embeddings, and putting zeros back in its place.  Arithmetic on bytes alone.
+"""Drop the padding of text embeddings, and restore it as zeros.  Only bytes are used, no framework.
 
-Embeddings have a row for each token, (B, L, …), and short prompts are padded to L rows.  What is left out is one
-stretch before and one behind the rows that a prompt has.
+Embeddings have a row for each token, (B, L, …), and short prompts are padded to L rows.  The rows before and after
+a prompt's own rows are dropped.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Any
 from ..errors import BadAnswer
 from .tensor import PROMPT_ITEM_BYTES, WireTensor
 
-#: Zeros are looked for in pieces of this size.
+#: Bytes of the pieces in which zeros are searched.
 _PIECE = 1 << 16
 _ZEROS = bytes(_PIECE)
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What of a tensor (B, L, …) is sent.
+    """The rows of a tensor (B, L, …) that are sent.
 
     Attributes:
         rows: L.
-        ranges: For each item of the batch the first row that is kept, and the one behind the last.
+        ranges: For each batch item the first row that is kept, and the end of the kept rows (exclusive).
     """
 
     rows: int
@@ -31,17 +31,17 @@ class Kept:
 
     @property
     def count(self) -> int:
-        """Rows that are sent."""
+        """Number of rows that are sent."""
         return sum(end - begin for begin, end in self.ranges)
 
     @property
     def is_worthwhile(self) -> bool:
-        """Whether anything is left out; a tensor without rows cannot be sent."""
+        """Whether any row is dropped and at least one is left; a tensor without rows cannot be sent."""
         return 0 < self.count < self.rows * len(self.ranges)
 
 
 def kept_by_mask(mask: WireTensor) -> Kept | None:
-    """The rows for which a mask (B, L) of any dtype is not zero; None where they are not one stretch each."""
+    """Return the rows where a mask (B, L) of any dtype is not zero; None unless each item's rows are contiguous."""
     if len(mask.shape) != 2:
         return None
     batch, rows = mask.shape
@@ -60,7 +60,7 @@ def kept_by_mask(mask: WireTensor) -> Kept | None:
 
 
 def kept_by_zeros(tensor: WireTensor) -> Kept | None:
-    """All rows but those at the end that are zeros to the last bit; None for a tensor without rows."""
+    """Return all rows except those at the end with only zero bits; None for a tensor without a row axis."""
     if len(tensor.shape) < 2:
         return None
     batch, rows = tensor.shape[:2]
@@ -74,7 +74,7 @@ def kept_by_zeros(tensor: WireTensor) -> Kept | None:
 
 
 def _used_bytes(data: memoryview) -> int:
-    """The number of bytes before the zeros at the end."""
+    """Return the number of bytes before the zeros at the end."""
     end = len(data)
     while end >= _PIECE and data[end - _PIECE : end] == _ZEROS:
         end -= _PIECE
@@ -87,7 +87,7 @@ def _used_bytes(data: memoryview) -> int:
 
 
 def drop_padding(tensor: WireTensor, kept: Kept) -> WireTensor:
-    """The rows that are kept, one after the other: (B, L, …) → (kept, …), or (kept,) of (B, L)."""
+    """Return the kept rows one after another: (B, L, …) → (kept, …), and (B, L) → (kept,)."""
     batch, rows, *rest = tensor.shape
     if (batch, rows) != (len(kept.ranges), kept.rows):
         raise ValueError(f"{tensor.shape} has other rows than {kept}")
@@ -101,10 +101,10 @@ def drop_padding(tensor: WireTensor, kept: Kept) -> WireTensor:
 
 
 def refill(tensor: WireTensor, kept: Kept, *, most_bytes: int) -> WireTensor:
-    """The inverse of :func:`drop_padding`, with zeros where rows were left out.
+    """Invert :func:`drop_padding`, with zeros for the dropped rows.
 
     Raises:
-        BadAnswer: when ``kept`` cannot be what was left of such a tensor, or is to become more than ``most_bytes``.
+        BadAnswer: when ``kept`` does not fit the tensor, or the result would be larger than ``most_bytes``.
     """
     count, *rest = tensor.shape
     is_right = kept.ranges and all(0 <= begin <= end <= kept.rows for begin, end in kept.ranges)
@@ -132,15 +132,15 @@ def refill(tensor: WireTensor, kept: Kept, *, most_bytes: int) -> WireTensor:
 
 
 def describe(kept: Kept) -> list[object]:
-    """As JSON: ``[rows, [[begin, end], …]]``."""
+    """Return the JSON form ``[rows, [[begin, end], …]]``."""
     return [kept.rows, [list(pair) for pair in kept.ranges]]
 
 
 def understand(value: Any) -> Kept:
-    """The inverse of :func:`describe`.
+    """Invert :func:`describe`.
 
     Raises:
-        BadAnswer: for another form.
+        BadAnswer: for any other form.
     """
     try:
         rows, ranges = value

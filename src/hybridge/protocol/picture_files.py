@@ -1,11 +1,11 @@
-"""What a PNG, JPEG or WebP file holds besides its pixels, taken out before a decoder sees the file.
+"""Remove everything except the pixels from a PNG, JPEG or WebP file before a decoder reads it.
 
 Pillow parses all metadata when it opens a file, refuses some files for the size of their text or colour profile,
-and decodes as many scans of a JPEG as the file has; small files take minutes, and their thread cannot be stopped.
-So the file is walked here first.  Size, orientation and structure are read within bounds, and the decoder gets a
-file that holds what pixels are made of and nothing else.
+and decodes all scans of a JPEG, however many; small files can take minutes, and their thread cannot be stopped.  So
+the file is parsed here first.  Size, orientation and structure are read within bounds, and the decoder gets a file
+with only the parts that the pixels need.
 
-What the worst file within these bounds takes is in docs/server.md.
+docs/server.md has the cost of the worst file within these bounds.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from dataclasses import dataclass
 
 from ..errors import RequestError, TooLarge
 
-#: First bytes of the picture files that are read.  WebP's are "RIFF", four bytes of length, "WEBP".
+#: First bytes of the supported picture files.  WebP's are "RIFF", four bytes of length, "WEBP".
 _MAGIC = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
 
-#: Bytes of a file for each pixel that is allowed, and beside them: 16-bit RGBA that does not compress takes 8, and
+#: Most bytes of a file for each allowed pixel, and in addition: incompressible 16-bit RGBA takes 8 per pixel, and
 #: cameras append a film of some seconds.
 _BYTES_PER_PIXEL = 16
 _BYTES_BESIDE = 16 * 2**20
 
-#: Chunks of a PNG or a WebP.  libpng writes 8 KiB into each.
+#: Most chunks of a PNG or a WebP.  libpng writes 8 KiB into each.
 _MAX_CHUNKS = 65_536
 
-#: Scans of a JPEG.  Each passes over all pixels; libjpeg writes 10, optimisers about 20.
+#: Most scans of a JPEG.  Each processes all pixels; libjpeg writes 10, optimisers about 20.
 _MAX_SCANS = 64
 
-#: Segments of a JPEG, scans among them; a colour profile takes up to 255.
+#: Most segments of a JPEG, including scans; a colour profile takes up to 255.
 _MAX_SEGMENTS = 4096
 
-#: Bytes of a JPEG's tables; those of ten scans take 2 KiB.
+#: Most bytes of a JPEG's tables; those of ten scans take 2 KiB.
 _MAX_TABLE_BYTES = 256 * 1024
 
-#: Bytes of EXIF or XMP that are looked into for the orientation, and entries of EXIF's first directory.
+#: Most bytes of EXIF or XMP that are searched for the orientation, and most entries of EXIF's first directory.
 _MAX_METADATA_BYTES = 64 * 1024
 _MAX_EXIF_ENTRIES = 512
 
@@ -48,14 +48,14 @@ _XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")
 
 @dataclass(frozen=True, slots=True)
 class BarePicture:
-    """A file with its pixels alone.
+    """A picture file without metadata.
 
     Attributes:
-        data: The file.
-        width: As stored, in pixels.
-        height: As stored, in pixels.
-        orientation: EXIF's, 1 to 8: how the stored picture has to be turned; 1 is not at all.
-        is_animated: Whether the sender's file had frames besides the first.
+        data: The bytes of the file.
+        width: Width of the stored picture in pixels.
+        height: Height of the stored picture in pixels.
+        orientation: EXIF's orientation, 1 to 8: how the stored picture has to be rotated; 1 means not at all.
+        is_animated: Whether the sender's file had more than one frame.
     """
 
     data: bytes
@@ -66,7 +66,7 @@ class BarePicture:
 
 
 def sniff_picture(data: bytes | memoryview) -> str | None:
-    """The media type of a PNG, JPEG or WebP file by its first bytes, else None."""
+    """Return the media type of a PNG, JPEG or WebP file by its first bytes, else None."""
     head = bytes(data[:12])
     for media_type, magic in _MAGIC.items():
         if head.startswith(magic):
@@ -74,7 +74,7 @@ def sniff_picture(data: bytes | memoryview) -> str | None:
     return "image/webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
 
 
-#: Other formats that people send, by the bytes that are theirs and where these stand.
+#: Other formats that clients send: their signatures, and the positions of these.
 _OTHERS = (
     ("GIF", 0, (b"GIF87a", b"GIF89a")),
     ("BMP", 0, (b"BM",)),
@@ -94,20 +94,20 @@ _OTHERS = (
 
 
 def name_format(data: bytes) -> str | None:
-    """What a file is that is not read here, by its first bytes; None where that is not known."""
+    """Return the name of an unsupported file's format, by its first bytes; None if unknown."""
     return next((name for name, at, magics in _OTHERS if data.startswith(magics, at)), None)
 
 
 def strip_picture(data: bytes, *, max_pixels: int) -> BarePicture:
-    """The file without metadata, and what matters of them.
+    """Return the file without metadata, and the facts from them that matter.
 
     Args:
         data: A PNG, JPEG or WebP file.
-        max_pixels: Width × height that is still decoded.
+        max_pixels: Most pixels (width × height) that are decoded.
 
     Raises:
         TooLarge: above ``max_pixels``, or above a bound on the file's parts.
-        RequestError: for what is no such file, or so broken that its parts cannot be told apart.
+        RequestError: for another file, or one that is so damaged that its parts cannot be found.
     """
     most_bytes = _BYTES_PER_PIXEL * max_pixels + _BYTES_BESIDE
     if len(data) > most_bytes:
@@ -141,7 +141,7 @@ def strip_picture(data: bytes, *, max_pixels: int) -> BarePicture:
 
 
 def unreadable(data: bytes, why: str) -> RequestError:
-    """The error for a picture file that is broken."""
+    """Return the error for a damaged picture file."""
     return RequestError(
         "the picture file cannot be read",
         saw=f"{len(data)} bytes, {why}",
@@ -158,7 +158,7 @@ def _too_many(what: str, most: int, hint: str) -> TooLarge:
 
 # ------------------------------------------------------------------------------------------------ PNG
 
-#: Chunks that pixels are made of.
+#: Chunks that the pixels need.
 _PNG_PIXELS = frozenset({b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _PNG_XMP = b"XML:com.adobe.xmp\0\0"
 _PNG_RAW_EXIF = b"Raw profile type exif\0"
@@ -189,7 +189,7 @@ def _strip_png(data: bytes) -> BarePicture:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, begin and end of each chunk after IHDR, up to IEND or to where the file was cut."""
+    """Yield kind, begin and end of each chunk after IHDR, up to IEND or to the end of a truncated file."""
     begin = 33
     for _ in range(_MAX_CHUNKS):
         if begin + 8 > len(data):
@@ -204,7 +204,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _raw_exif(content: bytes, *, is_deflated: bool) -> bytes:
-    """EXIF as ImageMagick writes it into text: a name, a length, and lines of hexadecimal digits."""
+    """Return the EXIF that ImageMagick writes as text: a name, a length, and lines of hexadecimal digits."""
     try:
         text = zlib.decompressobj().decompress(content[1:], 4 * _MAX_METADATA_BYTES) if is_deflated else content
         return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
@@ -214,14 +214,14 @@ def _raw_exif(content: bytes, *, is_deflated: bool) -> bytes:
 
 # ----------------------------------------------------------------------------------------------- JPEG
 
-#: A marker that ends what is before it: neither a stuffed zero nor a restart.
+#: A marker that ends the segment before it: neither a stuffed zero nor a restart.
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-#: Searched at one time: the search holds the interpreter's lock.
+#: Bytes that are searched at a time: the search holds the interpreter's lock.
 _JPEG_STRIDE = 1024 * 1024
 
 _SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
 _APP0, _APP1, _APP14 = 0xE0, 0xE1, 0xEE
-#: Baseline, extended, progressive: each with Huffman's code.
+#: Baseline, extended and progressive frames, each with Huffman coding.
 _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _JPEG_TABLES = frozenset({0xC4, 0xDB, 0xDC, 0xDD})  # DHT, DQT, DNL, DRI
 _JPEG_OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - _JPEG_FRAMES - {0xC4}
@@ -270,9 +270,9 @@ def _strip_jpeg(data: bytes) -> BarePicture:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, begin and end of each segment after SOI, up to EOI or to where the file was cut.
+    """Yield marker, begin and end of each segment after SOI, up to EOI or to the end of a truncated file.
 
-    A scan's segment ends where its entropy-coded data do.  What lies between segments belongs to none.
+    A scan's segment includes its entropy-coded data.  Bytes between segments are skipped.
     """
     at = 2
     for _ in range(_MAX_SEGMENTS):
@@ -300,14 +300,14 @@ def _next_marker(data: bytes, at: int) -> int | None:
         found = _JPEG_MARKER.search(data, at, at + _JPEG_STRIDE)
         if found:
             return found.start()
-        at += _JPEG_STRIDE - 1  # a marker may lie on the border
+        at += _JPEG_STRIDE - 1  # a marker may cross the border
     return None
 
 
 # ----------------------------------------------------------------------------------------------- WebP
 
 _WEBP_PIXELS = frozenset({b"ALPH", b"VP8 ", b"VP8L", b"ANIM"})
-#: VP8X's flags of a colour profile, EXIF and XMP.
+#: VP8X's flags for a colour profile, EXIF and XMP.
 _WEBP_METADATA_FLAGS = 0x20 | 0x08 | 0x04
 
 
@@ -342,7 +342,7 @@ def _strip_webp(data: bytes) -> BarePicture:
 
 
 def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, begin and end of each chunk, with the byte that pads it."""
+    """Yield kind, begin and end of each chunk, including its padding byte."""
     begin = 12
     for _ in range(_MAX_CHUNKS):
         if begin + 8 > len(data):
@@ -369,7 +369,7 @@ def _webp_size(data: bytes, kind: bytes, content: int) -> tuple[int, int]:
 
 
 def _orientation(exif: bytes, xmp: bytes) -> int:
-    """1 to 8, by EXIF if it says so, else by XMP; 1 where neither can be read."""
+    """Return the orientation, 1 to 8, from EXIF if it is there, else from XMP; 1 if neither can be read."""
     from_exif = _exif_orientation(exif.removeprefix(_EXIF))
     if from_exif is not None:
         return from_exif
@@ -378,7 +378,7 @@ def _orientation(exif: bytes, xmp: bytes) -> int:
 
 
 def _exif_orientation(tiff: bytes) -> int | None:
-    """That of TIFF's first directory (its specification, version 6, section 2)."""
+    """Return the orientation from TIFF's first directory (its specification, version 6, section 2)."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
         return None

@@ -1,8 +1,8 @@
-"""Prompts and the text embeddings made of them, on the wire.
+"""The wire format of prompts and of their text embeddings.
 
-A request is a JSON object that holds what the pipeline's ``encode_prompt`` takes, or a form with that object and
-pictures.  An answer is one safetensors file: each tensor under the keyword by which the pipeline's ``__call__``
-takes it back.
+A request is a JSON object with the arguments of the pipeline's ``encode_prompt``, or a form with that object and
+pictures.  An answer is one safetensors file: each tensor has the name of the argument of the pipeline's
+``__call__`` that takes it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from .tensor import WireTensor
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
-#: Where in a tensor the prompts are: ``batch``: along its first axis.  ``batch-axis-1``: along its second.
-#: ``list``: a tensor for each prompt.  ``cu_seqlens``: where each prompt's rows begin and the last one's end.
+#: The position of the prompts in a tensor: ``batch``: along its first axis.  ``batch-axis-1``: along its second.
+#: ``list``: one tensor per prompt.  ``cu_seqlens``: the tensor has the begin of each prompt's rows and the last
+#: end.
 TensorLayout = Literal["batch", "batch-axis-1", "list", "cu_seqlens"]
 
 _LAYOUTS = ("batch", "batch-axis-1", "list", "cu_seqlens")
 
 JSON, FORM = "application/json", "multipart/form-data"
 
-#: The fields of a form: the JSON object, and each picture.
+#: The names of a form's fields: the JSON object, and each picture.
 REQUEST_FIELD, IMAGE_FIELD = "request", "image"
 
 #: How embeddings are wrapped: all of them in a safetensors file, or ``prompt_embeds`` alone, as bare bytes with
@@ -42,15 +43,15 @@ PromptEnvelope = Literal["safetensors", "binary", "torch"]
 
 _ENVELOPES: dict[str, PromptEnvelope] = {"safetensors": "safetensors", "binary": "binary", "torch": "torch"}
 
-#: What of a request stands in the query.
+#: The parameters of a request that are in the query.
 PROMPT_PARAMETERS = ("drop_padding", "envelope", "dtype")
 
 _EXAMPLE = '{"prompt": "a lighthouse", "negative_prompt": null, …}'
 
-#: Members of the object, and items of a list that is no list of prompts.
+#: Most members of the object, and most items of a list that is not a list of prompts.
 _MOST_MEMBERS = 64
 
-#: Characters of a member's name.
+#: Most characters of a member's name.
 _MOST_NAME = 60
 
 _BOUNDARY = "hybridge-form-7d1b2c"
@@ -58,13 +59,13 @@ _BOUNDARY = "hybridge-form-7d1b2c"
 
 @dataclass(frozen=True, slots=True)
 class PromptLimits:
-    """What one request may hold.
+    """The limits of one request.
 
     Attributes:
-        max_json_bytes: Of the object as JSON.
-        max_prompts: In a list of prompts.
-        max_characters: Of one text; tokenizers read them all before they cut.
-        max_images: Pictures.
+        max_json_bytes: Most bytes of the JSON object.
+        max_prompts: Most prompts in a list.
+        max_characters: Most characters of one text; tokenizers read the whole text before they truncate it.
+        max_images: Most pictures.
     """
 
     max_json_bytes: int = 256 * 1024
@@ -75,13 +76,13 @@ class PromptLimits:
 
 @dataclass(frozen=True, slots=True)
 class PromptRequest:
-    """Prompts that should become embeddings.
+    """A request to encode prompts.
 
     Attributes:
         inputs: The arguments of ``encode_prompt``, by name, in JSON's types: ``prompt``, ``negative_prompt``,
-            ``prompt_2``, …, ``max_sequence_length``, ….  A member that is None is a None that was sent.
+            ``prompt_2``, …, ``max_sequence_length``, ….  A value None means that null was sent.
         images: Picture files, in the order in which they were sent.
-        drop_padding: Whether rows that are padding may be left out of the answer, where that changes no picture.
+        drop_padding: Whether the answer may omit rows of padding, where that changes no picture.
         envelope: The form of the answer.
         dtype: What floats are rounded to; None for the model's own.
     """
@@ -94,20 +95,20 @@ class PromptRequest:
 
     @property
     def batch(self) -> int:
-        """Prompts in it: the longest list among ``prompt``, ``prompt_2``, …, and the negative ones."""
+        """Number of prompts: the length of the longest list among ``prompt``, ``prompt_2``, … and negative ones."""
         lists = [value for name, value in self.inputs.items() if is_prompt(name) and isinstance(value, list)]
         return max(map(len, lists), default=1)
 
 
 @dataclass(frozen=True, slots=True)
 class PromptAnswer:
-    """Text embeddings, one for each prompt, whatever is to be made of them.
+    """The text embeddings of one or more prompts.
 
     Attributes:
-        tensors: By the keywords of the pipeline's ``__call__``; a tuple has a tensor for each prompt.
-        layouts: For each of them, where in it the prompts are.
+        tensors: The tensors by the argument names of the pipeline's ``__call__``; a tuple has a tensor per prompt.
+        layouts: For each of the tensors, the position of the prompts in it.
         metadata: Facts as text: ``model``, ``class``, ``revision``, ``dtype``, versions of libraries, …
-        truncated: By the name of a prompt, which items of it were cut to the maximal length.
+        truncated: For each prompt argument, the indices of the texts that were cut to the maximal length.
     """
 
     tensors: Mapping[str, WireTensor | tuple[WireTensor, ...]]
@@ -117,11 +118,11 @@ class PromptAnswer:
 
     @property
     def nbytes(self) -> int:
-        """Of all tensors."""
+        """Size of all tensors in bytes."""
         return sum(tensor.nbytes for tensor in self.flat().values())
 
     def flat(self) -> dict[str, WireTensor]:
-        """The tensors by their names in the file: the members of a list are ``name.0``, ``name.1``, …"""
+        """Return the tensors by their names in the file: the items of a list are ``name.0``, ``name.1``, …"""
         flat: dict[str, WireTensor] = {}
         for name, value in self.tensors.items():
             if isinstance(value, tuple):
@@ -132,7 +133,7 @@ class PromptAnswer:
 
 
 def is_prompt(name: str) -> bool:
-    """Whether a member holds prompts: ``prompt``, ``prompt_2``, ``negative_prompt``, …"""
+    """Return whether a member contains prompts: ``prompt``, ``prompt_2``, ``negative_prompt``, …"""
     stem, _, number = name.removeprefix("negative_").partition("_")
     return stem == "prompt" and (not number or number.isdecimal())
 
@@ -143,16 +144,16 @@ def is_prompt(name: str) -> bool:
 def read_prompt_request(
     query: str, headers: Mapping[str, str], body: bytes, limits: PromptLimits | None = None
 ) -> PromptRequest:
-    """What a client asked for.
+    """Read a client's request.
 
     Args:
         query: The raw query string.
         headers: Header names in lower case.
         body: The whole body.
-        limits: What it may hold; those of :class:`PromptLimits` where it is None.
+        limits: The limits of the request; None for the defaults of :class:`PromptLimits`.
 
     Raises:
-        RequestError: for whatever cannot be read; never another exception.
+        RequestError: for anything that cannot be read; no other exception is raised.
     """
     limits = limits or PromptLimits()
     parameters = Parameters(read_query(query))
@@ -162,7 +163,7 @@ def read_prompt_request(
     images: tuple[bytes, ...] = ()
     if media_type == FORM:
         body, images = _read_form(body, content_type, limits)
-    elif media_type not in (JSON, "", "text/json", "application/x-www-form-urlencoded"):  # curl's habit is the last
+    elif media_type not in (JSON, "", "text/json", "application/x-www-form-urlencoded"):  # curl's default
         raise UnsupportedMedia(
             "a prompt comes as JSON", saw=media_type[:_MOST_NAME], expected=f"{JSON}, or {FORM} with pictures"
         )
@@ -180,10 +181,10 @@ def read_prompt_request(
 
 
 def write_prompt_request(request: PromptRequest) -> HttpRequest:
-    """``request`` such that :func:`read_prompt_request` gives the same request back.
+    """Write ``request`` so that :func:`read_prompt_request` returns an equal request.
 
     Raises:
-        RequestError: for a text with half a character, and for an image that is no picture file.
+        RequestError: for a text with a lone surrogate, and for an image that is not a picture file.
     """
     try:
         document = json.dumps(dict(request.inputs), ensure_ascii=False, allow_nan=False).encode()
@@ -212,10 +213,10 @@ def write_prompt_request(request: PromptRequest) -> HttpRequest:
 
 
 def check_inputs(document: object, limits: PromptLimits) -> dict[str, Json]:
-    """The object of a request, whose values are within the limits.
+    """Check the object of a request against the limits, and return it.
 
     Raises:
-        RequestError: for another form, and for an empty list.
+        RequestError: for any other form, and for an empty list.
         TooLarge: for too many prompts, and for a text that is too long.
     """
     if not isinstance(document, dict) or not document:
@@ -299,14 +300,14 @@ def _picture_type(image: bytes) -> str:
 
 
 def padding_of(answer: PromptAnswer, masks: Mapping[str, str]) -> dict[str, Kept]:
-    """What may be left out of an answer.
+    """Return the rows to keep of each tensor whose padding may be omitted from an answer.
 
-    Rows at the end that are zeros may be, for they come back to the last bit.  Rows that a mask excludes may be,
-    where the pipeline is known to look at no such row.
+    Rows of zeros at the end may be omitted, because they are restored exactly.  Rows that a mask excludes may be
+    omitted if the pipeline is known not to use them.
 
     Args:
         answer: The answer.
-        masks: For tensors of such pipelines, the name of the mask.
+        masks: For each tensor whose masked rows are not used, the name of its mask.
     """
     found: dict[str, Kept] = {}
     for name, tensor in answer.tensors.items():
@@ -322,7 +323,7 @@ def padding_of(answer: PromptAnswer, masks: Mapping[str, str]) -> dict[str, Kept
 
 
 def write_prompt_answer(answer: PromptAnswer, padding: Mapping[str, Kept] | None = None) -> bytes:
-    """The answer as one safetensors file; of the tensors in ``padding`` with the rows that are kept alone."""
+    """Write the answer as one safetensors file; tensors in ``padding`` have only the rows that are kept."""
     padding = padding or {}
     about = {
         **answer.metadata,
@@ -339,14 +340,14 @@ def write_prompt_answer(answer: PromptAnswer, padding: Mapping[str, Kept] | None
 
 
 def read_prompt_answer(body: bytes, *, most_bytes: int) -> PromptAnswer:
-    """What a server answered, with the padding that was left out put back.
+    """Read a server's answer, and restore the padding that was omitted.
 
     Args:
         body: The safetensors file.
-        most_bytes: Of all tensors, padding included; checked before memory is taken.
+        most_bytes: Most bytes of all tensors, padding included; checked before memory is taken.
 
     Raises:
-        BadAnswer: when it is not what a hybridge server sends, or was cut short.
+        BadAnswer: when it is not an answer of a hybridge server, or is truncated.
     """
     tensors, metadata = read_safetensors(body)
     layouts = _described(metadata.pop("layouts", None))

@@ -1,7 +1,7 @@
-"""Parameters as text: reading what clients write, and writing what servers read.
+"""Read and write parameters as text in queries.
 
-diffusers writes Python's ``True`` and repeats ``shape``; HTTP libraries disagree on both and on ``None``.
-So this module formats queries itself, and reads every spelling that has been seen.
+diffusers writes Python's ``True`` and repeats ``shape``; HTTP libraries disagree on both and on ``None``.  So this
+module formats queries itself, and reads every known spelling.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from .tensor import ITEM_BYTES, MAX_AXES
 
 Choice = TypeVar("Choice", bound=str)
 
-#: Sent by SD.Next, or by people who pass diffusers' other arguments along; they do not change the answer.
+#: Parameters that SD.Next sends, or users who pass diffusers' other arguments; they do not change the answer.
 #: ``key`` belongs to authentication.
 IGNORED = frozenset({"input_tensor_type", "output_tensor_type", "return_type", "key"})
 
-#: Fields of a query string; all parameters together are about 20, and ``shape`` is repeated.
+#: Most fields of a query string; there are about 20 parameters, and ``shape`` is repeated.
 _MAX_FIELDS = 64
 
-#: Characters of a stranger's text that are looked at or repeated where it is wrong.
+#: Most characters of a client's wrong text that are repeated in an error.
 _SHOWN = 60
 
-#: The wire's dtypes by their own names and torch's aliases; ``torch.`` may stand before each, as ``str()`` writes.
+#: The wire's dtypes by their names and torch's aliases; each may have the prefix ``torch.``, as ``str()`` writes
+#: it.
 _DTYPE_ALIASES = {
     **{name: name for name in ITEM_BYTES},
     **{"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"},
@@ -38,20 +39,20 @@ _DTYPE_ALIASES = {
 _ABSENT = frozenset({"", "none", "null"})
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
-#: No axis, side or seed is longer than this; Python's own integers have no end.
+#: Largest axis, side or seed; Python's own integers are unbounded.
 _MAX_INTEGER = 2**63 - 1
 
 
 def format_query(parameters: Mapping[str, object]) -> str:
-    """A query string as diffusers writes it: lists repeat their name, ``True``/``False``, None is left out."""
+    """Format a query as diffusers does: a list repeats its name, bools are ``True``/``False``, None is omitted."""
     return urlencode({name: value for name, value in parameters.items() if value is not None}, doseq=True)
 
 
 def read_query(query: str) -> list[tuple[str, str]]:
-    """Names and values of a query string.
+    """Return the names and values of a query string.
 
     Raises:
-        RequestError: for more than any request needs.
+        RequestError: for more fields than any request needs.
     """
     try:
         return parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS)
@@ -62,13 +63,13 @@ def read_query(query: str) -> list[tuple[str, str]]:
 
 
 class Parameters:
-    """Named values of one request, read by type.
+    """The named values of one request, with a method to read each type.
 
-    Every ``…`` method returns None when the parameter is absent (also when it is written as an empty text or as
-    ``None``, which some HTTP libraries do), and raises :class:`RequestError` when it cannot be what it says.
+    Every method returns None when the parameter is absent (or written as an empty text or as ``None``, which some
+    HTTP libraries do), and raises :class:`RequestError` when the value does not have the method's type.
 
     Args:
-        pairs: (name, value), values as query text or as JSON gave them; names may repeat.
+        pairs: (name, value); values are query texts or JSON values; names may repeat.
     """
 
     def __init__(self, pairs: Iterable[tuple[str, Any]]) -> None:
@@ -82,7 +83,7 @@ class Parameters:
         return bool(self._values.get(name))
 
     def refuse_unknown(self, known: Iterable[str]) -> None:
-        """Raises for a name that is neither known nor ignorable, and names the nearest known one."""
+        """Raise UnknownParameter for a name that is neither known nor ignored, with the nearest known name."""
         names = set(known) | IGNORED
         for name in self._values:
             if name in names:
@@ -96,7 +97,7 @@ class Parameters:
             )
 
     def shape(self) -> tuple[int, ...] | None:
-        """``shape``, repeated once per axis; ``[1,4,64,64]`` and ``1,4,64,64`` are read as well."""
+        """Return ``shape``, repeated once per axis, or given as ``[1,4,64,64]`` or ``1,4,64,64``."""
         values = self._values.get("shape") or []
         if len(values) == 1 and isinstance(values[0], str) and not _INTEGER.fullmatch(values[0].strip()):
             text = values[0].strip().removeprefix("[").removesuffix("]")
@@ -106,13 +107,13 @@ class Parameters:
         return tuple(_integer("shape", value) for value in values) or None
 
     def dtype(self) -> str | None:
-        """``dtype``, one of the four that the wire has, by its own name or one of torch's."""
+        """Return ``dtype``, one of the wire's four dtypes, given by its own name or one of torch's."""
         value = self._one("dtype")
         alias = _DTYPE_ALIASES.get(value.lower().removeprefix("torch.")) if isinstance(value, str) else None
         return alias or self.choice("dtype", {name: name for name in ITEM_BYTES})
 
     def integer(self, name: str, *, least: int | None = None, most: int | None = None) -> int | None:
-        """A whole number within [least, most]."""
+        """Return an integer within [least, most]."""
         value = self._one(name)
         if value is None:
             return None
@@ -123,7 +124,7 @@ class Parameters:
         return number
 
     def number(self, name: str) -> float | None:
-        """A finite number."""
+        """Return a finite number."""
         value = self._one(name)
         if value is None:
             return None
@@ -136,7 +137,7 @@ class Parameters:
         return number
 
     def boolean(self, name: str) -> bool | None:
-        """Python's ``True``/``False`` in any case, or 1/0."""
+        """Return a bool, given as ``True``/``False`` in upper or lower case, or as 1/0."""
         value = self._one(name)
         if value is None or isinstance(value, bool):
             return value
@@ -146,7 +147,7 @@ class Parameters:
         return read
 
     def choice(self, name: str, allowed: Mapping[str, Choice]) -> Choice | None:
-        """One of the spellings in ``allowed``, as the word that it stands for."""
+        """Return the value of ``allowed`` for the given spelling."""
         value = self._one(name)
         if value is None:
             return None
@@ -171,14 +172,14 @@ class Parameters:
 def _integer(name: str, value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _MAX_INTEGER:
         return value
-    # int() would also take underscores and other scripts' digits.
+    # int() would also accept underscores and the digits of other scripts.
     if isinstance(value, str) and _INTEGER.fullmatch(text := value.strip()) and abs(int(text)) <= _MAX_INTEGER:
         return int(text)
     raise RequestError(f"{name} is not a whole number", saw=_shown(value), expected="digits")
 
 
 def _shown(value: Any) -> str:
-    """A stranger's value, short enough for an error message."""
+    """Return a client's value, shortened for an error message."""
     try:
         text = value if isinstance(value, str) else json.dumps(value)
     except (TypeError, ValueError, RecursionError):

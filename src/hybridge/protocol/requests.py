@@ -1,8 +1,8 @@
-"""HTTP bytes ↔ DecodeRequest and EncodeRequest, in every form that a client in the wild sends.
+"""Convert HTTP bytes to and from DecodeRequest and EncodeRequest, in every form that known clients send.
 
 Four forms are read.  *Binary*: the tensor is the body, everything else is in the query (diffusers, SD.Next,
-ComfyUI).  *Base64*: the tensor is in JSON, the rest in the query.  *JSON*: the oldest form, where the parameters
-are in the JSON too, and where a missing ``do_scaling`` means "scale".  *Picture*: a PNG, JPEG or WebP file.
+ComfyUI).  *Base64*: the tensor is in JSON, the rest in the query.  *JSON*: the oldest form, with the parameters in
+the JSON, too, and with scaling if ``do_scaling`` is missing.  *Picture*: a PNG, JPEG or WebP file.
 """
 
 from __future__ import annotations
@@ -45,20 +45,21 @@ _PICTURE_TYPES: dict[str, PictureFormat] = {
 _OUTPUT_TYPES = {name: name for name in ("pil", "pt", "mp4")}
 _VALUE_RANGES: dict[str, ValueRange] = {"auto": "auto", "unit": "unit", "signed": "signed"}
 
-#: Characters of a stranger's Content-Type that are repeated in an error.
+#: Most characters of a client's Content-Type that are repeated in an error.
 _SHOWN = 60
 
-#: Bytes that are looked at to tell pixels from latents: enough for latents to have a number below zero.
+#: Bytes that are checked to tell pixels from latents: enough for latents to include a negative number.
 _LOOKED_AT = 65_536
 
-#: How memoryview reads a float's bits, and those of 1.0.
+#: The memoryview format for a float's bits, and the bits of 1.0.
 _BITS_OF_ONE: dict[str, tuple[Literal["I", "H"], int]] = {
     "float32": ("I", 0x3F800000),
     "float16": ("H", 0x3C00),
     "bfloat16": ("H", 0x3F80),
 }
 
-#: Entries of an Accept header that are read, and options of each; browsers send about eight, with one or two.
+#: Most entries of an Accept header that are read, and most options of each; browsers send about eight with one or
+#: two.
 _MAX_ACCEPTED = 64
 _MAX_OPTIONS = 8
 
@@ -87,10 +88,10 @@ def read_request(query: str, headers: Mapping[str, str], body: bytes, task: Task
         query: The raw query string, still percent-encoded.
         headers: Header names in lower case.
         body: The whole body.
-        task: What the URL says; None where it says nothing, and the task follows from what was sent.
+        task: The URL's task; None if the URL has none, and the task follows from the body and the parameters.
 
     Raises:
-        RequestError: for whatever cannot be read; never another exception.
+        RequestError: for anything that cannot be read; no other exception is raised.
     """
     pairs = read_query(query)
     content = _Content.read(headers.get("content-type", ""), body, has_shape=any(n == "shape" for n, _ in pairs))
@@ -104,13 +105,13 @@ def read_request(query: str, headers: Mapping[str, str], body: bytes, task: Task
 
 
 def is_raw_tensor(content_type: str) -> bool:
-    """Whether a body of this type is a tensor's bytes, which :func:`read_request` takes as they are."""
+    """Return whether a body of this type is a tensor's raw bytes, which :func:`read_request` need not decode."""
     return content_type.partition(";")[0].strip().lower() == BINARY
 
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """The body, taken out of its form: a picture file, or the raw bytes of a tensor."""
+    """The decoded content of a body: a picture file, or the raw bytes of a tensor."""
 
     data: bytes
     is_picture: bool = False
@@ -124,8 +125,8 @@ class _Content:
         media_type = content_type.partition(";")[0].strip().lower()
         if media_type in (BASE64, JSON):
             return cls._from_json(body, media_type, has_shape=has_shape)
-        # The type is missing, as in diffusers' remote_encode, or one that a tool sends by habit, as curl does its
-        # form type: the content decides.  A shape means a tensor, even if its first bytes look like a picture's.
+        # If the type is missing, as in diffusers' remote_encode, or a tool's default, such as curl's form type,
+        # the content decides.  A shape means a tensor, even if its first bytes look like a picture's.
         if media_type.startswith("multipart/"):
             raise UnsupportedMedia(
                 "forms are not read",
@@ -159,9 +160,11 @@ class _Content:
 
 
 def _infer_task(content: _Content, parameters: Parameters) -> Task:
-    """Pictures are encoded, latents are decoded.  Three channels are pixels: no latents here have as few.
+    """Return the task: pictures are encoded, latents decoded.  Three channels mean pixels: no latents here have
+    three.
 
-    A parameter that only decoding has settles it first: three packed latents, (3, S, C), look like one picture.
+    A parameter that only decoding has decides first, because three packed latents, (3, S, C), look like one
+    picture.
     """
     if not content.is_picture and _asks_for_decode(parameters):
         return "decode"
@@ -177,15 +180,15 @@ def _asks_for_decode(parameters: Parameters) -> bool:
 
 
 def _refuse_pixels(tensor: WireTensor) -> None:
-    """Refuses what would be decoded only because it has four channels, and is a picture with alpha.
+    """Refuse a picture with alpha, which would be decoded because it has four channels.
 
-    Latents lie around zero; pixels as floats lie in [0, 1].  A tensor of one value may be either, and is decoded.
+    Latents have values around zero; float pixels are in [0, 1].  A constant tensor may be either, and is decoded.
     """
     if len(tensor.shape) not in (3, 4) or tensor.shape[-3] != 4:
         return
     one = _BITS_OF_ONE.get(tensor.dtype)
     if one is not None:
-        # As whole numbers, the bits of floats above zero have their order, and those below zero come behind them.
+        # As integers, the bits of positive floats sort like the floats, and those of negative floats are larger.
         bits = memoryview(tensor.data)[:_LOOKED_AT].cast(one[0])
         if not min(bits) < max(bits) <= one[1]:
             return
@@ -255,7 +258,7 @@ def _read_scaling(parameters: Parameters, *, scales_by_default: bool) -> Scaling
 
 
 def _media_types(accept: str) -> list[str]:
-    """The media types of an Accept header, most wanted first, without wildcards."""
+    """Return the media types of an Accept header in order of preference, without wildcards."""
     weighted: list[tuple[float, str]] = []
     for part in accept.split(",", _MAX_ACCEPTED)[:_MAX_ACCEPTED]:
         media_type, *options = (piece.strip().lower() for piece in part.split(";", _MAX_OPTIONS)[:_MAX_OPTIONS])
@@ -277,7 +280,7 @@ def _envelope(accepted: Sequence[str]) -> Envelope:
 
 
 def _choose_output(parameters: Parameters, accepted: Sequence[str]) -> tuple[Output, PictureFormat]:
-    """``output_type`` says what, ``Accept`` says how: "pil" as a tensor means floats in [0, 1]."""
+    """Combine ``output_type``, the content, and ``Accept``, its form: "pil" as a tensor means floats in [0, 1]."""
     wanted = accepted[0] if accepted else ""
     wants_tensor = wanted.startswith("tensor/") or wanted == JSON
     output_type = parameters.choice("output_type", _OUTPUT_TYPES)
@@ -299,7 +302,7 @@ _ACCEPT_PICTURE = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp
 
 
 def write_request(request: Request) -> HttpRequest:
-    """``request`` in the binary form, such that :func:`read_request` gives the same request back."""
+    """Write ``request`` in the binary form, so that :func:`read_request` returns an equal request."""
     return _write_decode(request) if isinstance(request, DecodeRequest) else _write_encode(request)
 
 
@@ -318,7 +321,7 @@ def _write_decode(request: DecodeRequest) -> HttpRequest:
         "height": request.height,
         "width": request.width,
         "output_type": output_type,
-        # The pilot's servers knew "jpg" only.
+        # The pilot's servers accepted only "jpg".
         "image_format": "jpg" if request.picture_format == "jpeg" else request.picture_format,
         "partial_postprocess": request.output == "pixels",
         "quality": None if request.quality == DEFAULT_QUALITY else request.quality,
@@ -349,13 +352,13 @@ def _write_encode(request: EncodeRequest) -> HttpRequest:
 
 
 def _tensor_query(tensor: WireTensor) -> dict[str, object]:
-    # Said only where it is so: servers of others would not know the word.
+    # Only sent if true: other servers do not know the parameter.
     return {"shape": list(tensor.shape), "dtype": tensor.dtype, "channels_last": tensor.channels_last or None}
 
 
 def _scaling_query(scaling: Scaling) -> dict[str, object]:
     if scaling.by == "none":
-        # Said aloud: absent means "none" too, except in the oldest JSON form.
+        # Sent explicitly: without it the meaning is the same, except in the oldest JSON form.
         return {"do_scaling": False}
     if scaling.by == "model":
         return {"do_scaling": True, "shift_factor": scaling.shift_factor}

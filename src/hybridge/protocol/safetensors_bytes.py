@@ -1,7 +1,7 @@
-"""Named tensors ↔ the bytes of one safetensors file, with neither torch nor the safetensors library.
+"""Convert named tensors to and from the bytes of one safetensors file, without torch and the safetensors library.
 
-The form: eight bytes of length, a JSON header (``{name: {dtype, shape, data_offsets}}``, and texts under
-``__metadata__``), then the tensors without gaps.
+The format is: eight bytes with the header's length, a JSON header (``{name: {dtype, shape, data_offsets}}``, and
+texts under ``__metadata__``), then the tensors without gaps.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 from ..errors import BadAnswer
 from .tensor import MAX_AXES, PROMPT_ITEM_BYTES, WireTensor
 
-#: Has no registered media type; this one is what servers of such files use.
+#: safetensors has no registered media type; servers of such files use this one.
 SAFETENSORS = "application/x-safetensors"
 
-#: Of the header of a body that is read.  Ours take a few kilobytes.
+#: Most bytes of the header of a body that is read.  Ours take a few kilobytes.
 MOST_HEADER_BYTES = 2**20
 
-#: Tensors in a body that is read.
+#: Most tensors in a body that is read.
 MOST_TENSORS = 4096
 
 _NAMES = {
@@ -32,9 +32,9 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 
 def write_safetensors(tensors: Mapping[str, WireTensor], metadata: Mapping[str, str]) -> bytes:
-    """One file.
+    """Write one file.
 
-    Larger elements come first and the header is padded to eight bytes, so that each tensor lies aligned.
+    Tensors with larger elements come first and the header is padded to eight bytes, so that each tensor is aligned.
     """
     ordered = sorted(tensors.items(), key=lambda item: (-PROMPT_ITEM_BYTES[item[1].dtype], item[0]))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -49,10 +49,10 @@ def write_safetensors(tensors: Mapping[str, WireTensor], metadata: Mapping[str, 
 
 
 def read_safetensors(body: bytes) -> tuple[dict[str, WireTensor], dict[str, str]]:
-    """The tensors, which share the body's memory, and the metadata.
+    """Return the tensors, which share the body's memory, and the metadata.
 
     Raises:
-        BadAnswer: for what is not such a file, and for one that is cut short.
+        BadAnswer: when this is not such a file, or it is truncated.
     """
     length = struct.unpack_from("<Q", body)[0] if len(body) >= 8 else 0
     if not 2 <= length <= min(len(body) - 8, MOST_HEADER_BYTES):

@@ -1,4 +1,4 @@
-"""A tensor as the wire carries it: a dtype name, a shape and bytes, with no framework behind it."""
+"""A tensor on the wire: a dtype name, a shape and bytes, without a framework."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 #: Bytes per element of the four dtypes that diffusers' client can read and write.
 ITEM_BYTES = {"float16": 2, "float32": 4, "bfloat16": 2, "uint8": 1}
 
-#: Bytes per element of all dtypes that a tensor of text embeddings can have: masks and lengths are among them.
+#: Bytes per element of all dtypes that a tensor of text embeddings can have, including masks and lengths.
 PROMPT_ITEM_BYTES = {**ITEM_BYTES, "int64": 8, "int32": 4, "bool": 1}
 
-#: Video latents have five axes; nothing that a diffusion pipeline sends has more.
+#: Video latents have five axes; no tensor of a diffusion pipeline has more.
 MAX_AXES = 5
 
-#: The axes of what can lie channels-last in memory: (B, C, H, W).
+#: Number of axes of tensors that can be channels-last in memory: (B, C, H, W).
 _PICTURE_AXES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class WireTensor:
-    """``data`` holds the elements in C order, little-endian, without a header.
+    """A tensor whose ``data`` has the elements in C order, little-endian, without a header.
 
-    ``channels_last`` says that the sender held (B, C, H, W) with the channels innermost in memory.  It moves no
-    element, but convolutions sum in another order then, and who wants the sender's last bits has to know.
+    ``channels_last`` says that the sender stored (B, C, H, W) with the channels innermost in memory.  It does not
+    change the order here, but convolutions then sum in another order, which affects the last bits of a result.
 
     The dtype is one of :data:`PROMPT_ITEM_BYTES`; latents and pixels have one of :data:`ITEM_BYTES`.
 
     Raises:
-        RequestError: when dtype, shape and the number of bytes do not belong together.
+        RequestError: when dtype, shape and the number of bytes do not fit together.
     """
 
     dtype: str
@@ -66,7 +66,7 @@ class WireTensor:
 
     @staticmethod
     def nbytes_of(dtype: str, shape: Sequence[int]) -> int:
-        """Bytes that a tensor of this dtype and shape has, without making it.
+        """Return the bytes of a tensor of this dtype and shape.
 
         Raises:
             RequestError: for an unknown dtype or an impossible shape.
@@ -88,9 +88,9 @@ class WireTensor:
         return memoryview(self.data).nbytes
 
     def to_numpy(self) -> numpy.ndarray[Any, Any]:
-        """The elements as an array that shares these bytes.
+        """Return the elements as an array that shares these bytes.
 
-        NumPy has no bfloat16: such tensors come back as float32, which holds every bfloat16 value exactly.
+        NumPy has no bfloat16: such tensors become float32, which represents every bfloat16 value exactly.
         """
         import numpy as np
 
@@ -101,15 +101,15 @@ class WireTensor:
 
     @classmethod
     def from_numpy(cls, array: numpy.ndarray[Any, Any]) -> WireTensor:
-        """Copies ``array`` to the wire.  float64, NumPy's default, is rounded to float32.
+        """Copy ``array`` to a wire tensor.  float64, NumPy's default, is rounded to float32.
 
         Raises:
-            RequestError: for a dtype that the wire does not have.
+            RequestError: for a dtype that the wire does not support.
         """
         import numpy as np
 
-        if array.dtype.name == "float64":  # whatever its byte order
-            with np.errstate(over="ignore"):  # infinity is refused where finite numbers are needed
+        if array.dtype.name == "float64":  # in any byte order
+            with np.errstate(over="ignore"):  # the receiver refuses infinity where finite numbers are needed
                 array = array.astype(np.float32)
         name = array.dtype.name
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
@@ -119,7 +119,7 @@ class WireTensor:
 
 
 def unknown_dtype(name: object) -> RequestError:
-    """The error for a dtype that latents and pixels do not have on the wire."""
+    """Return the error for a dtype that latents and pixels cannot have on the wire."""
     return RequestError(
         "unknown dtype",
         saw=repr(name),

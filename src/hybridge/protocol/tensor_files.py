@@ -1,6 +1,6 @@
-"""Tensors in files: safetensors, NumPy's .npy and .npz, and PyTorch's .pt.  Which file it is, its first bytes tell.
+"""Read tensors from files: safetensors, NumPy's .npy and .npz, and PyTorch's .pt, recognised by their first bytes.
 
-What a file declares is checked before memory is taken for it, and nothing is unpickled but tensors.
+A file's declared sizes are checked before memory is taken, and only tensors are unpickled.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import Any, BinaryIO
 from ..errors import HybridgeError, RequestError, TooLarge
 from .tensor import WireTensor
 
-#: Of one tensor: a hundred pictures of 4096×4096 with 4 latent channels in float32.
+#: Most bytes of one tensor: a hundred pictures of 4096×4096 with 4 latent channels in float32 have as many.
 MOST_TENSOR_BYTES = 2**30
 
-#: Of a safetensors header; ComfyUI writes its whole workflow there.
+#: Most bytes of a safetensors header; ComfyUI writes its whole workflow there.
 MOST_HEADER_BYTES = 16 * 2**20
 
-#: The forms that are read, for errors.
+#: The supported formats, for errors.
 READABLE = "safetensors (also ComfyUI's .latent), .npz, .npy, or .pt where torch is installed"
 
-#: Bytes of a number, by safetensors' names.
+#: Bytes per number of safetensors' dtypes.
 _ITEM_BYTES = {
     **{"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2},
     **{"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1},
@@ -39,19 +39,18 @@ _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 
 _NUMPY_START, _ZIP_START, _LFS_START = b"\x93NUMPY", b"PK", b"version https://git-lfs"
 
-#: How a pickle of protocol 2 and later begins.
+#: First byte of a pickle of protocol 2 and later.
 _PICKLE_START = b"\x80"
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor that lies in a file and has not been read.
+    """A tensor in a file, not yet read.
 
     Attributes:
-        dtype: NumPy's name, or what the file calls it where it is none of ``float16``, ``bfloat16``, ``float32``
-            and ``float64``.
-        shape: Its sides.
-        load: Reads it; float64 is rounded to float32.
+        dtype: ``float16``, ``bfloat16``, ``float32`` or ``float64``, or the file's own name for any other dtype.
+        shape: The tensor's shape.
+        load: Function that reads the tensor; float64 is rounded to float32.
     """
 
     dtype: str
@@ -59,10 +58,10 @@ class Stored:
     load: Callable[[], WireTensor] = field(repr=False)
 
     def read(self, name: str) -> WireTensor:
-        """The tensor.
+        """Read the tensor.
 
         Raises:
-            RequestError: when its numbers are no floats.
+            RequestError: when its numbers are not floats.
             TooLarge: above 1 GiB, before memory is taken.
         """
         if self.dtype not in _FLOATS.values():
@@ -81,7 +80,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class TensorFile:
-    """``form`` is ``safetensors``, ``npy``, ``npz`` or ``pt``; ``about`` is the metadata of safetensors."""
+    """An open file: ``form`` is ``safetensors``, ``npy``, ``npz`` or ``pt``; ``about`` is safetensors' metadata."""
 
     form: str
     tensors: Mapping[str, Stored]
@@ -90,11 +89,11 @@ class TensorFile:
 
 @contextmanager
 def open_tensors(path: Path) -> Iterator[TensorFile]:
-    """The tensors of a file, to be read before the context ends.
+    """Open a file; its tensors have to be read before the context ends.
 
     Raises:
-        RequestError: for a file that is damaged, or in another form.
-        OSError: for one that cannot be opened.
+        RequestError: for a damaged file, or another format.
+        OSError: for a file that cannot be opened.
     """
     with path.open("rb") as file:
         start = file.read(len(_LFS_START))
@@ -113,12 +112,12 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
                 yield _open_safetensors(file)
         except (HybridgeError, MemoryError):
             raise
-        except Exception as error:  # zipfile and NumPy raise many kinds on damaged files
+        except Exception as error:  # zipfile and NumPy raise many types for damaged files
             raise RequestError(f"{path} cannot be read as tensors", saw=str(error), expected=READABLE) from None
 
 
 class _Damaged(Exception):
-    """Says what is wrong with a file."""
+    """The reason why a file is damaged."""
 
 
 def _open_safetensors(file: BinaryIO) -> TensorFile:
@@ -147,7 +146,7 @@ def _described(file: BinaryIO, start: int, nbytes: int, name: str, entry: Any) -
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         is_right = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
-        # Dtypes that are not known here are not latents; their size is their own business.
+        # Tensors of unknown dtypes are not latents; their size is not checked.
         is_right = is_right and end - begin == _ITEM_BYTES.get(dtype, end - begin) * math.prod(shape)
     except (KeyError, TypeError, ValueError):
         is_right = False
@@ -175,7 +174,7 @@ def _described(file: BinaryIO, start: int, nbytes: int, name: str, entry: Any) -
 def _open_npy(path: Path) -> TensorFile:
     np = numpy_or_refuse()
     try:
-        # Mapped, so that a header that lies about the size takes no memory.
+        # Mapped, so that a header with a wrong size takes no memory.
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError) as error:
         raise _Damaged(f"a .npy file that NumPy refuses: {error}") from None
@@ -201,7 +200,7 @@ def _open_npz(archive: zipfile.ZipFile) -> TensorFile:
                 shape, _, dtype = getattr(np.lib.format, headers[version])(file)
             except ValueError as error:
                 raise _Damaged(f"an array `{name[:80]}` that NumPy refuses: {error}") from None
-            # zipfile gives no more bytes than the archive declares, however many are packed into it.
+            # zipfile returns no more bytes than the archive declares, however many it contains.
             declared = member.file_size - file.tell()
         if not dtype.hasobject and declared != math.prod(shape) * dtype.itemsize:
             raise _Damaged(f"an array `{name[:80]}` of {declared} bytes, described as {dtype.name} {list(shape)}")
@@ -239,7 +238,7 @@ def _open_pt(path: Path, archive: zipfile.ZipFile | None) -> TensorFile:
 
 
 def numpy_or_refuse() -> Any:
-    """NumPy; raises RequestError where it is not installed."""
+    """Return the module NumPy, or raise RequestError if it is not installed."""
     try:
         import numpy
     except ImportError:

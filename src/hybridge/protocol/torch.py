@@ -1,4 +1,4 @@
-"""WireTensor ↔ torch.Tensor.  The only file of this room that knows torch."""
+"""Convert WireTensor to and from torch.Tensor.  No other module of this package imports torch."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from .tensor import ITEM_BYTES, WireTensor
 
 
 def to_torch(tensor: WireTensor) -> torch.Tensor:
-    """The same elements as a CPU tensor that owns its memory, in the sender's memory layout."""
-    # torch wants writable memory, and the bytes of a request belong to the server: one copy.
+    """Return a CPU tensor with the same elements in its own memory, in the sender's memory layout."""
+    # One copy, because torch needs writable memory, and the bytes of a request belong to the server.
     elements = torch.frombuffer(bytearray(tensor.data), dtype=getattr(torch, tensor.dtype)).reshape(tensor.shape)
     return elements.contiguous(memory_format=torch.channels_last) if tensor.channels_last else elements
 
 
 def from_torch(tensor: torch.Tensor, dtypes: Collection[str] = ITEM_BYTES) -> WireTensor:
-    """The elements of ``tensor``, from whatever device and in whatever memory layout, in C order.
+    """Copy ``tensor``, from any device and in any memory layout, to a wire tensor in C order.
 
-    Of the layout, ``channels_last`` is kept.  float64 is rounded to float32.
+    The flag ``channels_last`` records that layout.  float64 is rounded to float32.
 
     Args:
         tensor: The tensor.
-        dtypes: Those that may be sent: latents and pixels have :data:`ITEM_BYTES`, text embeddings
-            :data:`PROMPT_ITEM_BYTES`.
+        dtypes: The dtypes that may be sent: :data:`ITEM_BYTES` for latents and pixels,
+            :data:`PROMPT_ITEM_BYTES` for text embeddings.
 
     Raises:
-        RequestError: for another dtype.
+        RequestError: for any other dtype.
     """
     if tensor.dtype is torch.float64:
         tensor = tensor.float()
@@ -42,8 +42,8 @@ def from_torch(tensor: torch.Tensor, dtypes: Collection[str] = ITEM_BYTES) -> Wi
             expected="one of " + ", ".join(dtypes),
             hint="tensor.to(torch.float32)",
         )
-    # Held in a local until the bytes are copied.  diffusers' client since 0.39 lets the host copy of a GPU
-    # tensor go first and reads freed memory.
+    # Kept in a local variable until the bytes are copied.  diffusers' client since 0.39 frees the host copy of a
+    # GPU tensor too early and reads freed memory.
     host = tensor.detach().cpu().contiguous()
     data = host.reshape(-1).view(torch.uint8).numpy().tobytes()
     return WireTensor(name, tuple(host.shape), data, channels_last=_is_channels_last(tensor))
@@ -63,17 +63,17 @@ def saved(tensor: WireTensor) -> bytes:
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file that ``torch.save`` wrote, by their names; one tensor alone has the name "".
+    """Return the tensors of a file that ``torch.save`` wrote, by name; a single tensor has the name "".
 
-    Nothing is executed (``weights_only``).  Dictionaries in dictionaries are followed, with dots between the names;
-    an outer ``state_dict`` is left out of the names.  What is neither a tensor nor a dictionary is left out.
+    No code is executed (``weights_only``).  Nested dictionaries are read, with dots between the names; an outer
+    ``state_dict`` is omitted from the names.  Values that are neither tensors nor dictionaries are skipped.
 
     Raises:
-        RequestError: when the file is damaged, or holds more than tensors and plain values.
+        RequestError: when the file is damaged, or contains more than tensors and plain values.
     """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise many kinds
+    except Exception as error:  # damaged files raise many types
         raise RequestError(
             f"{path} cannot be read as tensors",
             saw=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}",
@@ -86,7 +86,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-#: Dictionaries in dictionaries that are followed.
+#: Most levels of nested dictionaries that are read.
 _MOST_LEVELS = 4
 
 
@@ -100,9 +100,9 @@ def _collect(name: str, value: object, found: dict[str, torch.Tensor], level: in
 
 
 def _is_channels_last(tensor: torch.Tensor) -> bool:
-    """Whether torch's convolutions take this (B, C, H, W) for channels-last, be it a part of a larger tensor."""
+    """Return whether torch's convolutions treat this (B, C, H, W) as channels-last; it may be a view of a part."""
     if tensor.ndim != 4 or tensor.is_contiguous():
         return False
-    # "Like" keeps the order of the strides and closes their gaps; the meta device takes no memory for it.
+    # ``empty_like`` keeps the order of the strides without gaps; on the meta device it takes no memory.
     like = torch.empty_like(tensor, device="meta")
     return like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
