@@ -19,6 +19,7 @@ from hybridge.errors import DeadlinePassed, EngineFailure, Overloaded
 from hybridge.models import ModelSpec
 from hybridge.protocol import DecodeRequest, EncodeRequest, WireTensor
 from hybridge.server.app import create_app
+from hybridge.server.http.request_deadline import Deadline
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.process.server import running
 from hybridge.server.scheduling.job import Job, Progress, Result
@@ -197,8 +198,8 @@ class TestStopping:
         async def scene() -> None:
             large = asyncio.create_task(backend.run(job(engine.spec, LARGE)))
             await asyncio.to_thread(watched.begun.wait, WAIT_S)
-            with pytest.raises(DeadlinePassed, match=r"0\.01 s since"):
-                await backend.run(job(engine.spec, SMALL, timeout_s=0.01))
+            with pytest.raises(DeadlinePassed, match=r"0\.01 s since"), Deadline(0.01).bound():
+                await backend.run(job(engine.spec, SMALL))
             assert backend.load().waiting == 0
             watched.go.set()
             await large
@@ -208,8 +209,8 @@ class TestStopping:
 
     def test_a_deadline_that_passes_while_running(self, backend, watched, engine) -> None:
         async def scene() -> None:
-            with pytest.raises(DeadlinePassed):
-                await backend.run(job(engine.spec, LARGE, timeout_s=1))
+            with pytest.raises(DeadlinePassed), Deadline(1).bound():
+                await backend.run(job(engine.spec, LARGE))
             assert watched.begun.is_set()
             watched.go.set()
             await backend.run(job(engine.spec, SMALL))

@@ -25,6 +25,7 @@ from hybridge.errors import DeadlinePassed, ModelUnavailable, Overloaded
 from hybridge.models import ModelSpec
 from hybridge.protocol import DecodeRequest, WireTensor
 from hybridge.server.app import create_app
+from hybridge.server.http.request_deadline import Deadline
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.process.server import running
 from hybridge.server.scheduling import model_cache
@@ -192,8 +193,8 @@ class TestLoading:
             leaving = asyncio.create_task(backend.run(job(specs["flux"])))
             await until(lambda: backend.load().waiting == 1)
             leaving.cancel()
-            with pytest.raises(DeadlinePassed):
-                await backend.run(job(specs["flux"], timeout_s=0.01))
+            with pytest.raises(DeadlinePassed), Deadline(0.01).bound():
+                await backend.run(job(specs["flux"]))
             with pytest.raises(asyncio.CancelledError):
                 await leaving
             assert backend.load().waiting == 0

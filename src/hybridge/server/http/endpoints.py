@@ -135,12 +135,12 @@ class Endpoints:
         if isinstance(read, Response):
             return read
         job, inferred = read
-        job = replace(job, client=client_of(request), timeout_s=deadline.left_s())
+        job = replace(job, client=client_of(request))
         if isinstance(job.request, DecodeRequest) and job.request.preview:
             infos = [info for info in self._backend.info() if info.state == "loaded"]
             loaded = {info.spec.name: info.spec for info in infos if isinstance(info.spec, ModelSpec)}
             record.milliseconds["read"] = 1e3 * (time.perf_counter() - arrived)
-            previewed = answer_with_preview(self._backend, job, loaded, self._media.run, inferred, record)
+            previewed = answer_with_preview(self._backend, job, loaded, self._media.run, inferred, record, deadline)
             return await _while_connected(request, previewed)
         response = await _while_connected(request, self._respond(job, inferred, arrived, record, deadline))
         return Response(response.body, response.status, response.headers)
@@ -212,9 +212,9 @@ class Endpoints:
         on_progress: ProgressCallback | None = None,
     ) -> protocol.HttpResponse:
         read = time.perf_counter()
-        result = await self._backend.run(job, on_progress)
-        computed = time.perf_counter()
         with deadline.bound():
+            result = await self._backend.run(job, on_progress)
+            computed = time.perf_counter()
             response = await self._write(job, result)
         stages = {
             "read": 1e3 * (read - arrived),

@@ -25,6 +25,7 @@ from ..middleware.request_record import HUNG_UP, RequestRecord
 from ..scheduling.backend import Backend
 from ..scheduling.job import Job, Result, finish
 from .error_responses import log_failure
+from .request_deadline import Deadline
 from .response_headers import UNBUFFERED, about_job, about_run
 
 log = logging.getLogger("hybridge.preview")
@@ -77,6 +78,7 @@ async def answer_with_preview(
     in_worker: InWorker,
     inferred: str | None,
     record: RequestRecord,
+    deadline: Deadline,
 ) -> Response:
     """The response to an admitted decode job that asked for a preview.
 
@@ -98,7 +100,8 @@ async def answer_with_preview(
     full = asyncio.ensure_future(backend.run(job))
     full.add_done_callback(lambda task: task.cancelled() or task.exception())  # retrieved, whoever gave up on it
     try:
-        first = await preview
+        with deadline.bound():
+            first = await preview
         if full.done():
             full.result()  # refused at once: that still has a status of its own
     except BaseException:
@@ -106,7 +109,7 @@ async def answer_with_preview(
         full.cancel()
         raise
     headers = {"content-type": protocol.PARTED, **UNBUFFERED, **about_job(job, inferred)}
-    return _Parted(_parts(first, full, job, in_worker, record), full, headers)
+    return _Parted(_parts(first, full, job, in_worker, record, deadline), full, headers)
 
 
 class _Parted(StreamingResponse):
@@ -141,23 +144,29 @@ async def _preview(
 
 
 async def _parts(
-    first: HttpResponse, full: asyncio.Future[Result], job: Job, in_worker: InWorker, record: RequestRecord
+    first: HttpResponse,
+    full: asyncio.Future[Result],
+    job: Job,
+    in_worker: InWorker,
+    record: RequestRecord,
+    deadline: Deadline,
 ) -> AsyncIterator[bytes]:
     record.status = HUNG_UP  # unless it is there to the end
     yield protocol.write_part("preview", first)
-    picture = await _finished(full, job, in_worker, record)
+    picture = await _finished(full, job, in_worker, record, deadline)
     record.status = picture.status  # the response's own went out before
     yield protocol.write_part("picture", picture)
     yield protocol.end_parts()
 
 
 async def _finished(
-    full: asyncio.Future[Result], job: Job, in_worker: InWorker, record: RequestRecord
+    full: asyncio.Future[Result], job: Job, in_worker: InWorker, record: RequestRecord, deadline: Deadline
 ) -> HttpResponse:
     try:
-        result = await full
-        computed = time.perf_counter()
-        response: HttpResponse = await in_worker(_write, job, result)
+        with deadline.bound():
+            result = await full
+            computed = time.perf_counter()
+            response: HttpResponse = await in_worker(_write, job, result)
     except HybridgeError as error:
         log_failure(error)
         return protocol.write_failure(error)

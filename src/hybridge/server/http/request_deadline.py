@@ -1,15 +1,12 @@
-"""When a request's time is over, while its body is read and its answer is written.
-
-The device watches the time of what waits for it and runs on it; see :mod:`..scheduling.device_thread`.
-"""
+"""When a request is out of time, while its body is read, while it waits and runs, or while it is answered."""
 
 from __future__ import annotations
 
-import asyncio
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from anyio import move_on_after
+import anyio
 
 from ...errors import DeadlinePassed
 
@@ -23,29 +20,18 @@ class Deadline:
 
     def __init__(self, timeout_s: float | None) -> None:
         self._timeout_s = timeout_s
-        self._begun = asyncio.get_running_loop().time()
-
-    def left_s(self) -> float | None:
-        """Seconds that are left; None for any number.
-
-        Raises:
-            DeadlinePassed: when none are.
-        """
-        if self._timeout_s is None:
-            return None
-        left_s = self._begun + self._timeout_s - asyncio.get_running_loop().time()
-        if left_s <= 0:
-            raise self._passed()
-        return left_s
+        self._ends = math.inf if timeout_s is None else anyio.current_time() + timeout_s
 
     @contextmanager
     def bound(self) -> Iterator[None]:
-        """Cancels what is awaited inside when the time is over.
+        """Cancels what is awaited inside when the time is over, and begins nothing after that.
 
         Raises:
             DeadlinePassed: in its place.
         """
-        with move_on_after(self.left_s()) as scope:
+        if anyio.current_time() >= self._ends:
+            raise self._passed()
+        with anyio.CancelScope(deadline=self._ends) as scope:
             yield
         if scope.cancelled_caught:
             raise self._passed()

@@ -86,7 +86,7 @@ class Backend(Protocol):
         """Does the job; cancelling it gives up its place, and stops it if it runs.
 
         Args:
-            job: Its ``client``, ``timeout_s`` and ``is_patient`` are honoured.
+            job: Its ``client`` and ``is_patient`` are honoured.
             hear: Told of its progress, by backends that know of any.
 
         Raises:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import DeadlinePassed, EngineFailure, HybridgeError, OutOfMemory, ShuttingDown, Stopped, TooLarge
+from ...errors import EngineFailure, HybridgeError, OutOfMemory, ShuttingDown, Stopped, TooLarge
 from .cost_model import CostModel
 from .job import AnyJob, AnyResult, Progress, ProgressCallback
 from .model_cache import ModelCache
@@ -79,16 +79,6 @@ class PendingJob:
         if self._on_progress is not None and (has_changed or progress.done - last.done >= _TOLD_STEP):
             self._last_progress = progress
             self._on_loop(self._on_progress, progress)
-
-    def expire(self) -> None:
-        """On the event loop: the time that its sender gave it is over."""
-        self._set(
-            DeadlinePassed(
-                "the job was not done in time",
-                saw=f"{self.job.timeout_s:.3g} s since it was read",
-                hint="a longer Request-Timeout, or Prefer: respond-async",
-            )
-        )
 
     def _on_loop(self, function: Callable[[Any], None], value: object) -> None:
         try:
@@ -160,15 +150,11 @@ class DeviceThread:
         except HybridgeError:
             self.queue.leave(queued)
             raise
-        loop = asyncio.get_running_loop()
-        timer = None if job.timeout_s is None else loop.call_later(job.timeout_s, pending.expire)
         self._listeners += pending.has_listener
         try:
             self.notify_positions()
             return await pending.future
         finally:
-            if timer is not None:
-                timer.cancel()
             pending.is_wanted = False
             self._listeners -= pending.has_listener
             if self.queue.leave(queued):

@@ -38,7 +38,6 @@ class Job:
         size: Of its pictures, computed once.
         warning: Something that the sender should hear of.
         client: Who sent it; the waiting line is fair between clients.
-        timeout_s: Seconds from now after which nobody wants the result any more; None for never.
         is_patient: It was accepted for later, and is not refused because the line is full.
     """
 
@@ -47,7 +46,6 @@ class Job:
     size: PictureSize
     warning: str | None = None
     client: str = ""
-    timeout_s: float | None = None
     is_patient: bool = False
 
     @property
@@ -82,7 +80,7 @@ class PromptJob:
         spec: The model that they are for.
         request: What to do; its pictures are in ``pictures`` by now.
         pictures: uint8 (1, H, W, 3) each.
-        warning, client, timeout_s, is_patient: As of a :class:`Job`.
+        warning, client, is_patient: As of a :class:`Job`.
     """
 
     spec: TextSpec
@@ -90,7 +88,6 @@ class PromptJob:
     pictures: tuple[WireTensor, ...] = ()
     warning: str | None = None
     client: str = ""
-    timeout_s: float | None = None
     is_patient: bool = False
 
     @property
