@@ -1,4 +1,4 @@
-"""Writes the documents that would rot if they were kept by hand: ``make docs``.  A test compares them."""
+"""Write the generated documents: ``make docs``.  A test compares them with the files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOTE = "<!-- Written by docs/generate.py; `make docs` writes it again. -->\n\n"
 _TERMINAL = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "FORCE_COLOR": None, "GITHUB_ACTIONS": None}
 
 
-_SINGLE_FILES = """## Files as people have them
+_SINGLE_FILES = """## Files and folders
 
 | what | how |
 |---|---|
@@ -38,16 +38,20 @@ as their author publishes them and ComfyUI keeps them | `taesdxl=./models/vae_ap
 | a repository's folder in the hub's cache | `mine=~/.cache/huggingface/hub/models--owner--name` |
 | `.ckpt`, `.pt`, `.pth`, `.bin` | `hybridge convert model.ckpt model.safetensors`, once |
 
-Shapes do not tell SD v1's VAE from SDXL's, nor SD3's from FLUX.1's, but their scaling differs. `NAME=FILE:MODEL`
-names the row of the table below with the right scaling. Without it the checkpoint around the VAE decides, then a
-NAME that is in the table (`sdxl=./vae.safetensors`); else the file is refused. The title in `/v1/models` says which
-it was. Files of SDXL run in float32, because their weights may overflow float16 and no shape tells.
+The VAEs of SD v1 and SDXL have equal shapes, and so have those of SD3 and FLUX.1, but their scaling differs.
+`NAME=FILE:MODEL` names the row of the table below with the right scaling.
+Without `:MODEL` the checkpoint around the VAE decides, then a NAME that is in the table \
+(`sdxl=./vae.safetensors`); otherwise the file is refused.
+The title in `/v1/models` says which row was used.
+Files of SDXL run in float32, because their weights may overflow float16 and their shapes do not tell.
 
-Of a folder with several TAESDs the one is taken that `:MODEL` or NAME names; which model a pair belongs to is told
-by its files' name. A decoder whose encoder is not beside it is served, too, and refuses to encode.
+In a folder with several TAESDs, `:MODEL` or NAME selects one; the names of the files say which model \
+a pair belongs to.
+A decoder without its encoder is served, too, and refuses to encode.
 
-What exists on disk, begins with `.`, `/` or `~`, or ends like a file of weights, is never looked for on the hub.
-`hybridge convert` reads tensors with `torch.load(weights_only=True)` in a process of its own, keeps their dtypes,
+A source that exists on disk, begins with `.`, `/` or `~`, or ends like a file of weights is never \
+looked up on the hub.
+`hybridge convert` reads tensors with `torch.load(weights_only=True)` in a separate process, keeps their dtypes, \
 follows `state_dict`, and refuses files with other objects.
 
 ## The catalogue
@@ -75,9 +79,9 @@ def cli() -> str:
 def models() -> str:
     """docs/models.md: the catalogue."""
     rows = [
-        "# The models\n\nAny other AutoencoderKL or AutoencoderTiny is added with `NAME=PATH_OR_REPO[:subfolder]`,"
-        " from a folder or from the hub: `hybridge serve mine=./my-vae`.\n",
-        "Weights come from the hub when they are first used, as safetensors only; nothing is ever unpickled.\n",
+        "# Models\n\nAny other AutoencoderKL or AutoencoderTiny is added with `NAME=PATH_OR_REPO[:subfolder]`,"
+        " from a folder or from the Hugging Face Hub: `hybridge serve mine=./my-vae`.\n",
+        "Weights are downloaded from the hub on first use, as safetensors only; nothing is unpickled.\n",
         _SINGLE_FILES,
         "| name | what | source | latents | scaling, shift | on a GPU | because |",
         "|---|---|---|---|---|---|---|",
@@ -94,16 +98,17 @@ def models() -> str:
             f" {norm.scaling_factor:g}, {norm.shift_factor:g} | {spec.half or 'float32'} | {spec.half_reason} |"
         )
     rows.append(
-        "\nOn a CPU every model runs in float32 unless `--dtype` says otherwise: float16 is an order of magnitude"
-        " slower there, and bfloat16, faster on processors that have it, rounds visibly.\n\n"
-        "The tiny autoencoders eat latents as pipelines have them. hybridge knows that: latents that a request"
-        " scales, by whatever factor, are taken as they are, and those in VAE space get the parent's scaling first."
-        " So the same request gives the same picture whether the full or the tiny model is behind the URL."
+        "\nOn a CPU every model runs in float32 unless `--dtype` says otherwise.\nfloat16 is an order of magnitude"
+        " slower there, and bfloat16 is faster on processors that have it, but rounds visibly.\n\n"
+        "The tiny autoencoders take latents as pipelines have them.\nSo hybridge passes them latents that a request"
+        " scales, by whatever factor, as they are, and applies the parent's scaling to latents in VAE space.\n"
+        "The same request thus gives the same picture whether the full or the tiny model is behind the URL."
     )
     rows.append(
-        "\n## Text encoders\n\nA name that both tables have serves both; `NAME:vae` and `NAME:text` serve one part."
-        " Any other pipeline of these classes is added with `NAME=PATH_OR_REPO`, which serves its VAE, too, where"
-        " hybridge runs it.\n\n| name | source | pipeline |\n|---|---|---|"
+        "\n## Text encoders\n\n"
+        "A name in both tables serves both parts; `NAME:vae` and `NAME:text` serve one part.\n"
+        "Any other pipeline of these classes is added with `NAME=PATH_OR_REPO`, which also serves its VAE if"
+        " hybridge supports it.\n\n| name | source | pipeline |\n|---|---|---|"
     )
     rows += [f"| `{row.name}` | `{row.source}` | {row.class_name} |" for row in TEXT_CATALOGUE.values()]
     classes = sorted({name for side in known_text_sides() for name in side.classes})
