@@ -110,6 +110,10 @@ def test_nobody_imports_the_cli() -> None:
             assert "cli" not in {room_of(module) for module in imports(path)}, path
 
 
+def test_a_request_on_this_machine_needs_no_server() -> None:
+    assert "server" not in {room_of(module) for module in imports(Path("cli/single_request.py"))}
+
+
 def test_the_allowed_list_names_every_room() -> None:
     rooms = {path.parts[0].removesuffix(".py") for path in files()} - {"__init__"}
     assert rooms == set(ALLOWED)

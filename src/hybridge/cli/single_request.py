@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from ..protocol import Answer, Request
+from ..models import Normalisation, latent_space
+from ..protocol import Answer, DecodeRequest, EncodeRequest, FileAnswer, PictureFile, Request, TensorAnswer
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+
+#: A picture on this machine may be as large as its memory allows.
+_MAX_PIXELS = 2**40
 
 
 def answer(
@@ -54,24 +62,53 @@ def answers(
                 yield answered
         return
 
-    import asyncio
-
     from ..engine import Engine, EngineOptions, limit_threads, resolve
-    from ..server.local_backend import LocalBackend
-    from ..server.scheduling.job import admit, finish
-    from ..server.scheduling.limits import Limits
 
     limit_threads()
-    spec = resolve(model)
     options = EngineOptions(device=device or "auto", dtype=dtype or "auto")  # type: ignore[arg-type] # checked there
-    backend = LocalBackend({spec.name: Engine.load(spec, options)})
-    try:
-        # One's own machine, one's own memory: no limit on size.
-        limits = Limits(max_pixels=2**40, max_batch=2**20)
-        for request in requests:
-            job = admit(request, spec, limits)
-            with console.status(f"{spec.name} on this machine, {job.size.pixels / 1e6:.1f} megapixels"):
-                answered = finish(job, asyncio.run(backend.run(job)))
-            yield answered
-    finally:
-        backend.close()
+    engine = Engine.load(resolve(model), options)
+    for request in requests:
+        with console.status(f"{engine.spec.name} on this machine"):
+            answered = (
+                _decoded(engine, request) if isinstance(request, DecodeRequest) else _encoded(engine, request)
+            )
+        yield answered
+
+
+def _decoded(engine: Engine, request: DecodeRequest) -> FileAnswer:
+    """The picture that a server would answer with."""
+    from ..engine import to_pixels
+    from ..protocol.media import write_picture
+    from ..protocol.torch import from_torch, to_torch
+
+    signed = engine.decode(
+        to_torch(request.latents),
+        sent=_normalisation(engine, request),
+        height=request.height,
+        width=request.width,
+    )
+    return write_picture(from_torch(to_pixels(signed)), request.picture_format, quality=request.quality)
+
+
+def _encoded(engine: Engine, request: EncodeRequest) -> TensorAnswer:
+    """The latents that a server would answer with."""
+    from ..protocol.media import read_picture
+    from ..protocol.torch import from_torch, to_torch
+
+    engine.spec.check_encodes()
+    image = request.image
+    if isinstance(image, PictureFile):
+        image = read_picture(image.data, max_pixels=_MAX_PIXELS, multiple=engine.spec.spatial_factor)
+    latents = engine.encode(
+        to_torch(image),
+        wanted=_normalisation(engine, request),
+        value_range=request.value_range,
+        sample=request.sample,
+        seed=request.seed,
+    )
+    return TensorAnswer(from_torch(latents))
+
+
+def _normalisation(engine: Engine, request: Request) -> Normalisation | None:
+    by, scale, shift = request.scaling.by, request.scaling.scaling_factor, request.scaling.shift_factor
+    return latent_space.normalisation_of(engine.spec, by, scale, shift)
