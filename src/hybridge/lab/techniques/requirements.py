@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ...units import format_bytes
 from ..harness.environment import version
+from .facts import Missing
 from .pipeline_context import PipelineContext
-from .technique import Missing
 
 
 def not_installed(*distributions: str, instead: str | None = None) -> Missing | None:
