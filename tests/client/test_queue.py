@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from hybridge.client import AsyncClient, Client, Finished, Retry
-from hybridge.client.queue import Ledger
+from hybridge.client.queue import ReorderBuffer
 from hybridge.errors import ClientError, RequestError, ServerRefused
 from hybridge.protocol import HttpResponse
 
@@ -285,14 +285,14 @@ def test_mistakes_are_named_before_anything_is_sent(stub: Any) -> None:
     assert stub.seen == []
 
 
-def test_the_ledger_alone() -> None:
-    ledger = Ledger("put")
-    assert [ledger.put() for _ in range(3)] == [0, 1, 2]
-    assert ledger.done(Finished(1, None)) == []
-    assert [f.index for f in ledger.done(Finished(0, None))] == [0, 1]
-    assert not ledger.is_settled
-    assert [f.index for f in ledger.done(Finished(2, None))] == [2]
-    assert ledger.is_settled
+def test_the_reorder_buffer_alone() -> None:
+    buffer = ReorderBuffer("put")
+    assert [buffer.put() for _ in range(3)] == [0, 1, 2]
+    assert buffer.done(Finished(1, None)) == []
+    assert [f.index for f in buffer.done(Finished(0, None))] == [0, 1]
+    assert not buffer.is_settled
+    assert [f.index for f in buffer.done(Finished(2, None))] == [2]
+    assert buffer.is_settled
 
 
 # ------------------------------------------------------------------------------------------------- async

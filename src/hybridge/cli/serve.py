@@ -69,7 +69,7 @@ def serve(context: typer.Context) -> None:
             texts=[parts.text for parts in models_parts if parts.text is not None],
             prompt_cache_bytes=settings.prompt_cache_mib * 2**20,
             options=EngineOptions(settings.device, settings.dtype, settings.exactness, settings.spill),
-            limits=settings.line_limits,
+            limits=settings.queue_limits,
             memory_bytes=memory_bytes,
         )
         for info in backend.info():

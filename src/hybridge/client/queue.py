@@ -1,7 +1,7 @@
 """Calls that overlap with making the next input: put latents in, get pictures out, in order or as they are done.
 
-:class:`Ledger` decides which result may be handed over, with no thread and no event loop; :class:`CallQueue` works
-with threads, :class:`AsyncCallQueue` with tasks.
+:class:`ReorderBuffer` decides which result may be handed over, with no thread and no event loop.
+:class:`CallQueue` works with threads, :class:`AsyncCallQueue` with tasks.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Recipe(Generic[ResultT]):
         inspect.signature(self.call).bind(None, **self.arguments)
 
 
-class Ledger(Generic[ResultT]):
+class ReorderBuffer(Generic[ResultT]):
     """Who was put, who is done, and whose turn it is."""
 
     def __init__(self, order: Order) -> None:
@@ -162,7 +162,7 @@ class CallQueue(Generic[ItemT, ResultT]):
     def __init__(self, recipe: Recipe[ResultT], run: Callable[[Flow[ResultT]], ResultT]) -> None:
         self._recipe = recipe
         self._run = run
-        self._ledger: Ledger[ResultT] = Ledger(recipe.order)
+        self._order: ReorderBuffer[ResultT] = ReorderBuffer(recipe.order)
         self._results: deque[Finished[ResultT]] = deque()
         self._changed = threading.Condition()
         self._handing = threading.Lock()
@@ -195,7 +195,7 @@ class CallQueue(Generic[ItemT, ResultT]):
             self._places.release()
             raise self._failure
         with self._changed:
-            index = self._ledger.put()
+            index = self._order.put()
         self._bars.put()
         pool.submit(self._work, index, tag, flow)
 
@@ -208,7 +208,7 @@ class CallQueue(Generic[ItemT, ResultT]):
         _refuse_both(self._recipe)
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._results or self._ledger.is_settled)
+                self._changed.wait_for(lambda: self._results or self._order.is_settled)
                 if not self._results:
                     return
                 finished = self._results.popleft()
@@ -241,7 +241,7 @@ class CallQueue(Generic[ItemT, ResultT]):
         self._places.release()
         with self._handing:  # one callback at a time, in order
             with self._changed:
-                ready = self._ledger.done(finished)
+                ready = self._order.done(finished)
                 if self._recipe.callback is None:
                     self._results.extend(ready)
                 self._changed.notify_all()
@@ -260,7 +260,7 @@ class AsyncCallQueue(Generic[ItemT, ResultT]):
     def __init__(self, recipe: Recipe[ResultT], run: Callable[[Flow[ResultT]], Awaitable[ResultT]]) -> None:
         self._recipe = recipe
         self._run = run
-        self._ledger: Ledger[ResultT] = Ledger(recipe.order)
+        self._order: ReorderBuffer[ResultT] = ReorderBuffer(recipe.order)
         self._results: deque[Finished[ResultT]] = deque()
         self._failure: Exception | None = None
         self._is_open = False
@@ -283,7 +283,7 @@ class AsyncCallQueue(Generic[ItemT, ResultT]):
         if self._failure is not None:
             self._places.release()
             raise self._failure
-        index = self._ledger.put()
+        index = self._order.put()
         self._bars.put()
         self._tasks.start_soon(self._work, index, tag, flow)
 
@@ -292,7 +292,7 @@ class AsyncCallQueue(Generic[ItemT, ResultT]):
         _refuse_both(self._recipe)
         while True:
             while not self._results:
-                if self._ledger.is_settled:
+                if self._order.is_settled:
                     return
                 await self._changed.wait()
             yield self._results.popleft()
@@ -324,7 +324,7 @@ class AsyncCallQueue(Generic[ItemT, ResultT]):
     def _hand_over(self, finished: Finished[ResultT]) -> None:
         self._bars.done()
         self._places.release()
-        ready = self._ledger.done(finished)
+        ready = self._order.done(finished)
         if self._recipe.callback is None:
             self._results.extend(ready)
         try:

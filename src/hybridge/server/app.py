@@ -20,8 +20,8 @@ from starlette.routing import Route
 from .. import protocol
 from ..errors import HybridgeError
 from .async_jobs.registry import AsyncJobRegistry
-from .async_jobs.spool import Spool
-from .async_jobs.store import Memory
+from .async_jobs.spool import SpoolStore
+from .async_jobs.store import MemoryStore
 from .http.endpoints import Endpoints
 from .http.error_responses import failure_response, log_failure
 from .http.job_routes import JobRoutes
@@ -63,10 +63,10 @@ def create_app(
     """
     settings = settings or Settings()
     drain = drain or Drain()
-    store = Memory() if settings.spool is None else Spool(settings.spool)
+    store = MemoryStore() if settings.spool is None else SpoolStore(settings.spool)
     intake = BodyReader(settings.limits)
     metrics = Metrics(backend, lambda: intake.held_bytes)
-    async_jobs = AsyncJobRegistry(store, settings.ledger_limits, observers=(log_job, metrics.observe_job))
+    async_jobs = AsyncJobRegistry(store, settings.async_job_limits, observers=(log_job, metrics.observe_job))
     drain.begin_with(async_jobs.begin_to_end)
     drain.also_wait_for(async_jobs.finished)
     drain.end_with(async_jobs.close)

@@ -284,12 +284,12 @@ class Settings(BaseSettings):
         )
 
     @property
-    def line_limits(self) -> QueueLimits:
+    def queue_limits(self) -> QueueLimits:
         """How much may wait for the device."""
         return QueueLimits(self.queue_limit, self.queue_work_s, self.queue_mib * MIB)
 
     @property
-    def ledger_limits(self) -> AsyncJobLimits:
+    def async_job_limits(self) -> AsyncJobLimits:
         """How much long work is kept: on disk with a spool, else in memory."""
         kept_bytes = self.jobs_mib * MIB if self.spool is None else int(self.spool_gib * 1024 * MIB)
         return AsyncJobLimits(self.jobs_limit, kept_bytes, self.job_ttl_s)

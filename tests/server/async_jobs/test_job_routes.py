@@ -18,16 +18,16 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from async_jobs import Scene, play
 from conftest import in_strips
-from ledgers import Scene, play
 from starlette.requests import Request
 
 from hybridge.engine import Engine, EngineOptions
 from hybridge.errors import HybridgeError, NotDone, Overloaded, UnknownJob
 from hybridge.models import ModelSpec
 from hybridge.server.app import create_app
-from hybridge.server.async_jobs.spool import Spool
-from hybridge.server.async_jobs.store import Memory
+from hybridge.server.async_jobs.spool import SpoolStore
+from hybridge.server.async_jobs.store import MemoryStore
 from hybridge.server.http.job_routes import MOST_STREAMS, JobRoutes
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.middleware.auth import KeyRing, add_key
@@ -303,7 +303,7 @@ class TestLedger:
         play(act, ttl_s=0.2)
 
     def test_a_cancelled_job_leaves_nothing(self) -> None:
-        store = Memory()
+        store = MemoryStore()
 
         async def act(scene: Scene) -> None:
             running_, waiting = await scene.accept("a"), [await scene.accept("b") for _ in range(3)]
@@ -319,7 +319,7 @@ class TestLedger:
 
         play(act, store=store)
 
-    @pytest.mark.parametrize("make", [lambda _: Memory(), Spool], ids=["memory", "spool"])
+    @pytest.mark.parametrize("make", [lambda _: MemoryStore(), SpoolStore], ids=["memory", "spool"])
     def test_a_job_that_goes_while_it_is_read_is_unknown(self, tmp_path: Path, make) -> None:
         """Before, whoever fetched a result while it was deleted, or its time ended, heard of a KeyError."""
         store = make(tmp_path / "spool")
@@ -384,7 +384,7 @@ class TestLedger:
             assert await watching == "waiting"
 
         play(lost)
-        play(kept, store=Spool(tmp_path))
+        play(kept, store=SpoolStore(tmp_path))
 
     def test_what_is_done_while_the_server_ends_can_be_fetched_before_it_does(self) -> None:
         async def act(scene: Scene) -> None:
@@ -422,7 +422,7 @@ class TestLedger:
             assert status["expires_at"] > time.time() + 3000  # the next process has it
             await scene.async_jobs.finished()
 
-        play(act, store=Spool(tmp_path))
+        play(act, store=SpoolStore(tmp_path))
 
     def test_every_end_is_told_once(self) -> None:
         async def act(scene: Scene) -> None:
@@ -461,7 +461,7 @@ class TestLedger:
             assert scene.ended == []
 
         for act in (before, after, much_later):
-            play(act, store=Spool(tmp_path))
+            play(act, store=SpoolStore(tmp_path))
 
 
 def test_a_system_without_posix_locks_serves_without_a_spool(tmp_path: Path) -> None:
@@ -470,7 +470,7 @@ def test_a_system_without_posix_locks_serves_without_a_spool(tmp_path: Path) -> 
         "import hybridge.server.app, hybridge.server.async_jobs.spool\n"
         "from hybridge.errors import HybridgeError\n"
         "try:\n"
-        "    hybridge.server.async_jobs.spool.Spool(pathlib.Path(sys.argv[1]) / 'spool')\n"
+        "    hybridge.server.async_jobs.spool.SpoolStore(pathlib.Path(sys.argv[1]) / 'spool')\n"
         "except HybridgeError as error:\n"
         "    print(error)"
     )
@@ -500,29 +500,29 @@ class TestSpool:
             for job in jobs:
                 await scene.async_jobs.cancel(job, "address:1")
 
-        play(before, store=Spool(tmp_path))
+        play(before, store=SpoolStore(tmp_path))
         (tmp_path / "half.request.new").write_bytes(b"{")
         (tmp_path / "orphan.result").write_bytes(b'{"status": 200, "headers": {}}\n')
-        play(after, store=Spool(tmp_path))
+        play(after, store=SpoolStore(tmp_path))
         assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
     def test_one_process_at_a_time(self, tmp_path: Path) -> None:
-        spool = Spool(tmp_path)
+        spool = SpoolStore(tmp_path)
         with pytest.raises(HybridgeError, match="another server uses"):
-            Spool(tmp_path)
+            SpoolStore(tmp_path)
         spool.close()
-        Spool(tmp_path).close()
+        SpoolStore(tmp_path).close()
 
     def test_a_place_that_cannot_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"")
         with pytest.raises(HybridgeError, match="cannot be used"):
-            Spool(tmp_path / "file" / "spool")
+            SpoolStore(tmp_path / "file" / "spool")
 
     def test_files_are_for_their_owner_alone(self, tmp_path: Path) -> None:
         async def act(scene: Scene) -> None:
             await scene.accept()
 
-        play(act, store=Spool(tmp_path / "spool"))
+        play(act, store=SpoolStore(tmp_path / "spool"))
         for path in (tmp_path / "spool").glob("*.request"):
             assert path.stat().st_mode & 0o077 == 0
         assert (tmp_path / "spool").stat().st_mode & 0o077 == 0
@@ -576,8 +576,8 @@ def test_a_result_that_cannot_be_kept(tmp_path: Path, caplog: pytest.LogCaptureF
         assert job not in caplog.text
         (tmp_path / f"{job}.result.new").rmdir()
 
-    play(act, store=Spool(tmp_path))
-    spool = Spool(tmp_path)
+    play(act, store=SpoolStore(tmp_path))
+    spool = SpoolStore(tmp_path)
     assert [found.done_at for found in spool.recover()] == [None]  # it will be done again
     spool.close()
 
@@ -586,6 +586,6 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYBRIDGE_MEMORY", "1.5GiB")
     settings = Settings(spool="/x", spool_gib=0.5)  # type: ignore[arg-type]
     assert settings.memory == 1536 * 2**20
-    assert settings.ledger_limits.nbytes == 2**29
+    assert settings.async_job_limits.nbytes == 2**29
     assert Settings(memory=1000).memory == 1000
     assert Settings(memory="8 GB").memory == 8 * 10**9  # type: ignore[arg-type]

@@ -17,13 +17,13 @@ from typing import Any
 
 import httpx
 import pytest
-from ledgers import Scene, play
+from async_jobs import Scene, play
 
 from hybridge.errors import HybridgeError, Overloaded, StorageFailure, StorageFull, UnknownJob
 from hybridge.protocol import HttpResponse, WireTensor
 from hybridge.server.app import create_app
 from hybridge.server.async_jobs import spool as spool_module
-from hybridge.server.async_jobs.spool import Spool
+from hybridge.server.async_jobs.spool import SpoolStore
 from hybridge.server.async_jobs.spool_file import write
 from hybridge.server.async_jobs.store import StoredRequest
 from hybridge.server.local_backend import LocalBackend
@@ -42,7 +42,7 @@ def asked(job: str) -> StoredRequest:
 
 
 def good(folder: Path, job: str = "good", *, is_done: bool = False) -> None:
-    with closing(Spool(folder)) as spool:
+    with closing(SpoolStore(folder)) as spool:
         spool.keep(asked(job), b"body" * 1000)
         if is_done:
             spool.finish(asked(job), ANSWER)
@@ -50,7 +50,7 @@ def good(folder: Path, job: str = "good", *, is_done: bool = False) -> None:
 
 def found_in(folder: Path) -> dict[str, bool]:
     """The jobs that the next server finds, and whether they are done."""
-    with closing(Spool(folder)) as spool:
+    with closing(SpoolStore(folder)) as spool:
         return {found.stored.id: found.done_at is not None for found in spool.recover()}
 
 
@@ -158,7 +158,7 @@ class TestOddFiles:
             status = scene.async_jobs.status("good", "address:1")
             assert status["expires_at"] < 4e9
 
-        play(act, store=Spool(tmp_path))
+        play(act, store=SpoolStore(tmp_path))
 
 
 class TestFolder:
@@ -167,25 +167,25 @@ class TestFolder:
         (tmp_path / "spool").mkdir(mode=0o700)
         (tmp_path / "spool" / "lock").symlink_to(tmp_path / "precious")
         with pytest.raises(HybridgeError, match="its lock is a symbolic link"):
-            Spool(tmp_path / "spool")
+            SpoolStore(tmp_path / "spool")
         assert (tmp_path / "precious").read_text() == "text"
 
     def test_the_lock_is_not_emptied(self, tmp_path) -> None:
         (tmp_path / "lock").write_text("text")
-        Spool(tmp_path).close()
+        SpoolStore(tmp_path).close()
         assert (tmp_path / "lock").read_text() == "text"
 
     @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770])
     def test_others_may_not_write_there(self, tmp_path, mode) -> None:
         tmp_path.chmod(mode)
         with pytest.raises(HybridgeError, match="chmod 700"):
-            Spool(tmp_path)
-        Spool(tmp_path / "inside").close()  # as the error suggests
+            SpoolStore(tmp_path)
+        SpoolStore(tmp_path / "inside").close()  # as the error suggests
         tmp_path.chmod(0o700)
 
     def test_others_that_may_list_it_are_warned_of(self, tmp_path, caplog) -> None:
         tmp_path.chmod(0o755)
-        Spool(tmp_path).close()
+        SpoolStore(tmp_path).close()
         assert "chmod 700" in caplog.text
 
     @pytest.mark.parametrize("umask", [0o000, 0o277, 0o777])
@@ -200,7 +200,7 @@ class TestFolder:
 
     def test_what_is_removed_while_it_is_written_stays_away(self, tmp_path, monkeypatch) -> None:
         good(tmp_path)
-        with closing(Spool(tmp_path)) as spool:
+        with closing(SpoolStore(tmp_path)) as spool:
 
             def slowly(*arguments: Any) -> None:
                 write(*arguments)
@@ -213,7 +213,7 @@ class TestFolder:
     def test_results_that_are_fetched_at_once_are_bounded(self, tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(spool_module, "_MOST_OPEN", 2)
         good(tmp_path, is_done=True)
-        with closing(Spool(tmp_path)) as spool:
+        with closing(SpoolStore(tmp_path)) as spool:
             opened = [spool.result(asked("good")) for _ in range(2)]
             with pytest.raises(Overloaded, match="2 results"):
                 spool.result(asked("good"))
@@ -235,7 +235,7 @@ stored = StoredRequest("job", "c", "q", {}, "decode", None)
 files = (spool.__file__, spool_file.__file__)
 
 def steps(folder):
-    store = spool.Spool(folder)
+    store = spool.SpoolStore(folder)
     store.keep(stored, b"body")
     store.finish(stored, HttpResponse(200, {}, b"result"))
     store.remove(stored)
@@ -264,7 +264,7 @@ while True:
     lines += 1
     folder = Path(sys.argv[1], str(lines))
     is_over = lives_through(folder, lines)
-    store = spool.Spool(folder)
+    store = spool.SpoolStore(folder)
     found = store.recover()
     for one in found:
         assert store.body(one.stored) == b"body"
@@ -426,7 +426,7 @@ class TestFullDisk:
             for filler in fillers:
                 filler.unlink()
 
-        play(act, store=Spool(spool))
+        play(act, store=SpoolStore(spool))
         assert list(found_in(spool).values()) == [False]  # the next server makes it again
 
 
@@ -449,7 +449,7 @@ def fill(disk: Path) -> list[Path]:
 def test_a_disk_that_fails(tmp_path, monkeypatch, caplog) -> None:
     """ENOSPC and EIO where nothing can be mounted, and a half-written file that cannot be deleted either."""
     caplog.set_level(logging.INFO)
-    with closing(Spool(tmp_path)) as spool:
+    with closing(SpoolStore(tmp_path)) as spool:
         for number, kind in ((28, StorageFull), (27, StorageFull), (5, StorageFailure)):
 
             def failing(*arguments: Any, number: int = number) -> None:
@@ -485,7 +485,7 @@ def test_what_nobody_was_told_of_is_not_kept(tmp_path) -> None:
         with pytest.raises(asyncio.CancelledError):
             await accepting
 
-    play(act, store=Spool(tmp_path))
+    play(act, store=SpoolStore(tmp_path))
     assert found_in(tmp_path) == {}
 
 
@@ -502,5 +502,5 @@ def test_a_folder_that_is_gone_when_a_job_expires(tmp_path, caplog) -> None:
             scene.async_jobs.status(job, "address:1")
         assert "the spool cannot be written" in caplog.text
 
-    play(act, store=Spool(tmp_path / "spool"), ttl_s=0.1)
+    play(act, store=SpoolStore(tmp_path / "spool"), ttl_s=0.1)
     assert not [record for record in caplog.records if record.exc_info]

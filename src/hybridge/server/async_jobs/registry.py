@@ -13,11 +13,11 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import HybridgeError, NotDone, Overloaded, ShuttingDown, UnknownJob
-from ...protocol import HttpResponse, Task, write_failure
+from ...protocol import HttpResponse, write_failure
 from ..http.error_responses import log_failure
 from ..middleware.request_record import HUNG_UP, Observer, RequestRecord
 from ..scheduling.job import Progress, ProgressCallback
@@ -143,29 +143,14 @@ class AsyncJobRegistry:
             entry.notify()
         self._store.close()
 
-    async def accept(
-        self,
-        *,
-        client: str,
-        query: str,
-        headers: dict[str, str],
-        body: bytes,
-        task: Task | None,
-        model: str | None,
-        result_bytes: int,
-        record: RequestRecord,
-    ) -> str:
-        """Takes a request and returns its job's id; the request is safe by then, as safe as the store is.
+    async def accept(self, request: StoredRequest, body: bytes, *, result_bytes: int, record: RequestRecord) -> str:
+        """Take a request and return its job's id; by then the request is as safe as the store is.
 
         Args:
-            client: Who sent it.
-            query: The raw query string, without a key.
-            headers: ``content-type`` and ``accept``.
+            request: What was asked; its ``id`` and ``request_id`` are given here.
             body: The body.
-            task: What the address says.
-            model: The same.
-            result_bytes: What its result will take at most.
-            record: Of the request that asks for it: what will be told of the job begins with what it says.
+            result_bytes: What its result takes at most.
+            record: Of the request that asks for it; the job's record begins with what it says.
 
         Raises:
             Overloaded: when too much is kept already.
@@ -174,11 +159,12 @@ class AsyncJobRegistry:
         """
         if self._answer is None:
             raise ShuttingDown("the server is shutting down", hint="another server, or again in a while")
-        job_id = secrets.token_urlsafe(_ID_BYTES)
-        stored = StoredRequest(job_id, client, query, headers, task, model, request_id=record.request_id)
-        about = RequestRecord(record.request_id, client, record.model, record.task, pictures=record.pictures)
+        stored = replace(request, id=secrets.token_urlsafe(_ID_BYTES), request_id=record.request_id)
+        about = RequestRecord(
+            record.request_id, request.client, record.model, record.task, pictures=record.pictures
+        )
         entry = AsyncJob(stored, len(body), result_bytes, about)
-        self._check_room(client, entry.nbytes)
+        self._check_room(request.client, entry.nbytes)
         self._entries[entry.stored.id] = entry
         keeping = asyncio.ensure_future(asyncio.to_thread(self._store.keep, entry.stored, body))
         try:

@@ -47,7 +47,7 @@ _MOST_OPEN = 128
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-class Spool:
+class SpoolStore:
     """A store in a folder, which belongs to one process at a time.
 
     Args:

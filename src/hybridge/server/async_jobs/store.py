@@ -19,12 +19,12 @@ class StoredRequest:
     """A request that was accepted for later, without its body.
 
     Attributes:
-        id: Of the job; 128 random bits.
+        id: Of the job; 128 random bits.  Empty until the job is accepted.
         client: Who sent it.
         query: The raw query string.
         headers: Those that decide what is meant: ``content-type`` and ``accept``.
         task: What the address says; None where it says nothing.
-        model: The same.
+        model: What the address says; None where it says nothing.
         made_at: In seconds since 1970.
         request_id: Of the request, under which its logs have it; unlike ``id`` it opens nothing.
     """
@@ -134,7 +134,7 @@ class Store(Protocol):
         ...
 
 
-class Memory:
+class MemoryStore:
     """A store that lasts as long as the process, and touches no disk."""
 
     is_durable = False

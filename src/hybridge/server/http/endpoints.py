@@ -162,13 +162,10 @@ class Endpoints:
             if not prefers_async(request):
                 return job, inferred
             client = client_of(request)
+            model = sent.spec.name if sent.spec else None
             job_id = await self._async_jobs.accept(
-                client=client,
-                query=sent.query,
-                headers=headers,
-                body=sent.body,
-                task=sent.task,
-                model=sent.spec.name if sent.spec else None,
+                StoredRequest("", client, sent.query, headers, sent.task, model),
+                sent.body,
                 result_bytes=result_bytes(job),
                 record=record,
             )

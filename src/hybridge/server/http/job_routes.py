@@ -95,20 +95,10 @@ class JobRoutes:
         query = urlencode([pair for pair in old if pair[0] not in names] + given)
         wanted = request.headers.get("accept", "*/*")
         headers = before.headers if wanted == "*/*" else {**before.headers, "accept": wanted}
-        stored, record = (
-            StoredRequest("", client, query, headers, before.task, before.model),
-            record_of(request.scope),
-        )
-        made = await self._async_jobs.accept(
-            client=client,
-            query=query,
-            headers=headers,
-            body=body,
-            task=before.task,
-            model=before.model,
-            result_bytes=await self._check(stored, body, record),
-            record=record,
-        )
+        again = StoredRequest("", client, query, headers, before.task, before.model)
+        record = record_of(request.scope)
+        result_bytes = await self._check(again, body, record)
+        made = await self._async_jobs.accept(again, body, result_bytes=result_bytes, record=record)
         return accepted(self._async_jobs.status(made, client))
 
     async def _unless_deleted(self, request: Request, reading: Awaitable[Read]) -> Read:

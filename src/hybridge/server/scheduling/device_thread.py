@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import EngineFailure, HybridgeError, OutOfMemory, ShuttingDown, Stopped, TooLarge
@@ -224,7 +224,8 @@ class DeviceThread:
             if isinstance(outcome, AnyResult):
                 self._learn(queued.item, outcome, clock.seconds / len(queued_jobs))
                 queued_s = max(0.0, begun - queued.item.since - load_s)
-                outcome.milliseconds.update(queue=1e3 * queued_s, load=1e3 * load_s, device=1e3 * clock.seconds)
+                stages = {"queue": 1e3 * queued_s, "load": 1e3 * load_s, "device": 1e3 * clock.seconds}
+                outcome = replace(outcome, milliseconds={**outcome.milliseconds, **stages})
             self.queue.end(queued, clock.seconds / len(queued_jobs))
             queued.item.resolve(outcome)
 

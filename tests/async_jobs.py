@@ -1,4 +1,4 @@
-"""A ledger without a server, for tests that decide when a job ends."""
+"""Async jobs without a server, for tests that decide when a job ends."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 from hybridge.protocol import HttpResponse
 from hybridge.server.async_jobs.registry import AsyncJobLimits, AsyncJobRegistry
-from hybridge.server.async_jobs.store import Memory
+from hybridge.server.async_jobs.store import MemoryStore, StoredRequest
 from hybridge.server.middleware.request_record import RequestRecord
 from hybridge.server.scheduling.job import Progress
 
 
 class Scene:
-    """A ledger whose answers a test gives, one by one."""
+    """Async jobs whose answers a test gives, one by one."""
 
     def __init__(self, store: Any = None, **limits: float) -> None:
         self.ended: list[tuple[str, int]] = []
         tell = [lambda record: self.ended.append((record.request_id, record.status))]
-        self.async_jobs = AsyncJobRegistry(store or Memory(), AsyncJobLimits(**limits), tell)  # type: ignore[arg-type]
+        self.async_jobs = AsyncJobRegistry(store or MemoryStore(), AsyncJobLimits(**limits), tell)  # type: ignore[arg-type]
         self.asked: list[str] = []
         self.gates: dict[str, asyncio.Event] = {}
         self.begun = asyncio.Event()
@@ -34,12 +34,8 @@ class Scene:
 
     async def accept(self, query: str = "q", client: str = "address:1", body: bytes = b"body") -> str:
         return await self.async_jobs.accept(
-            client=client,
-            query=query,
-            headers={},
-            body=body,
-            task=None,
-            model=None,
+            StoredRequest("", client, query, {}, None, None),
+            body,
             result_bytes=len(body),
             record=RequestRecord(query),
         )
