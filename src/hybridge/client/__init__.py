@@ -1,31 +1,29 @@
-"""THE OTHER END: calling a hybridge server from Python.
+"""The client: call a hybridge server from Python.
 
-What is on the wire is :mod:`hybridge.protocol`'s business; this room sends it, tries again where that is right,
-and turns answers into what the caller works with.  It imports neither torch nor NumPy nor Pillow until a value of
-theirs comes or goes, keeps no state outside its objects, and never puts a credential into an error message or a
-``repr``.
+:mod:`hybridge.protocol` defines the wire format; this package sends requests, retries where that is safe, and
+converts answers to the caller's types.  It imports torch, NumPy and Pillow only for values of these libraries,
+keeps no global state, and never puts a credential into an error message or a ``repr``.
 
-* ``address``: where a server is, and the credentials in its URL
-* ``load_balancer``: which of several servers is asked next; arithmetic only
-* ``retry``: after which failure to try again, and when; arithmetic only
+* ``address``: a server's URL, and the credentials in it
+* ``load_balancer``: the choice of the next of several servers; arithmetic only
+* ``retry``: the failures after which to retry, and the wait; arithmetic only
 * ``transport_errors``: failures as errors that name the server
-* ``conversion``, ``precision``: torch, NumPy and pictures ↔ the wire's nouns
+* ``conversion``, ``precision``: torch, NumPy and pictures ↔ the protocol's types
 * ``prompts``: prompts and pictures → a request, and its answer → keyword arguments of a pipeline
 * ``calls``: arguments, documented and checked once
-* ``call_types``: which type of result follows from which arguments
-* ``flow_types``: what such a conversation asks of its driver
-* ``flow``, ``preview``, ``prompt_flow``: every conversation as a generator that does no I/O
-* ``answer_limits``: how large an answer to a request may be, and what is checked of it
-* ``redaction``: texts of servers without credentials
-* ``proxies``, ``tls``: through which proxy, and with which certificates
-* ``network``, ``async_network``: connections that end when the call has to
+* ``call_types``: the types of results for each combination of arguments
+* ``flow_types``: the steps that a flow asks its driver to take
+* ``flow``, ``preview``, ``prompt_flow``: every exchange with servers as a generator that does no I/O
+* ``answer_limits``: the largest answer to a request, and the checks of an answer
+* ``redaction``: servers' texts without credentials
+* ``proxies``, ``tls``: the proxy and the certificates of a connection
+* ``network``, ``async_network``: connections that end at a call's deadline
 * ``transport``, ``client``, ``async_client``: the two drivers, blocking and async
-* ``queue``: calls that overlap with making the next input
-* ``fallback``: a VAE of the caller's own, where no server can
+* ``queue``: calls that overlap with the computation of the next input
+* ``fallback``: the caller's own VAE, used when no server can answer
 * ``compat``: diffusers' ``remote_decode`` and ``remote_encode``
-* ``model_matching``: what a pipeline needs, what a server says of its models, and which of them fits
-* ``remote_vae`` and ``pipelines``: a pipeline's VAE that is on a server; these two know torch and are not imported
-  here
+* ``model_matching``: the model of a server that fits a pipeline
+* ``remote_vae`` and ``pipelines``: a pipeline's VAE on a server; these two import torch and are not imported here
 """
 
 from .async_client import AsyncClient

@@ -1,4 +1,4 @@
-"""Where a server is.  Credentials live here and nowhere else; ``str(address)`` is safe to show."""
+"""A server's address.  Credentials are stored only here; ``str(address)`` does not show them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..errors import ClientError
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Address:
-    """A server's URL, and the ``Authorization`` header that goes with every call to it.
+    """A server's URL, and the ``Authorization`` header of every call to it.
 
-    ``url`` has its path prefix and its query (``?key=…`` may be in it), but no userinfo: that has become
-    ``authorization``, because a URL is logged and shown where a header is not.
+    ``url`` has the path prefix and the query (which may include ``?key=…``), but no userinfo: that is moved to
+    ``authorization``, because URLs are logged and shown but headers are not.
     """
 
     url: httpx.URL
@@ -23,17 +23,17 @@ class Address:
 
     @classmethod
     def parse(cls, text: str, api_key: str | None = None) -> Address:
-        """Reads ``http://user:token@host/prefix?key=…``, of which only ``http://host`` is needed.
+        """Parse ``http://user:token@host/prefix?key=…``; only ``http://host`` is required.
 
         Raises:
-            ClientError: when it is no such URL, the key cannot stand in a header, or there are two credentials.
+            ClientError: when it is not such a URL, the key is not valid in a header, or there are two credentials.
         """
         try:
             url = httpx.URL(text)
         except httpx.InvalidURL:
             url = httpx.URL()
         if url.scheme not in ("http", "https") or not url.host:
-            # Not shown: a token may be in it, and without a scheme there is no telling where.
+            # The text is not shown: it may contain a token, which cannot be located without a scheme.
             raise ClientError("this is not a server's address", expected="http://host:port or https://host")
         authorization = None
         if api_key and api_key.strip():
@@ -45,10 +45,10 @@ class Address:
         return cls(url.copy_with(userinfo=b""), authorization)
 
     def at(self, endpoint: str) -> Address:
-        """The address of ``endpoint``, a full URL on this server; what it lacks of credentials or query is kept.
+        """Return the address of ``endpoint``, a full URL on this server, with this address's credentials and query.
 
         Raises:
-            ClientError: when it is on another server, which must not be sent this one's credentials.
+            ClientError: when it is on another server, which must not receive this one's credentials.
         """
         other = Address.parse(endpoint)
         if _origin(other.url) != _origin(self.url):
@@ -59,22 +59,22 @@ class Address:
         return Address(url, other.authorization or self.authorization)
 
     def has(self, endpoint: str) -> bool:
-        """Whether a full URL is on this server."""
+        """Return whether a full URL is on this server."""
         return _origin(Address.parse(endpoint).url) == _origin(self.url)
 
     def resolve(self, path: str, query: str = "") -> httpx.URL:
-        """The URL of ``path`` below this address (of the address itself for ``""``), both queries joined."""
+        """Return the URL of ``path`` below this address (of the address itself for ``""``), with both queries."""
         prefix, _, own_query = self.url.raw_path.partition(b"?")
         target = prefix.rstrip(b"/") + path.encode("ascii") if path else prefix
         queries = b"&".join(part for part in (own_query, query.encode("ascii")) if part)
         return self.url.copy_with(raw_path=target + b"?" + queries if queries else target)
 
     def headers(self) -> dict[str, str]:
-        """The headers that every call to this address has."""
+        """Return the headers of every call to this address."""
         return {"authorization": self.authorization} if self.authorization else {}
 
     def secrets(self) -> list[str]:
-        """What of this address must not be shown, in each form in which it is sent."""
+        """Return the secrets of this address in every form in which they are sent."""
         found = [value for _, value in self.url.params.multi_items()]
         if self.authorization is not None:
             scheme, _, credential = self.authorization.partition(" ")

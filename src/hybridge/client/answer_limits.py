@@ -1,7 +1,7 @@
-"""What an answer to a request may be: how many bytes at most, which dtype and which shape.
+"""Bound an answer's size, and check its dtype and shape against the request.
 
-How many pixels a latent becomes is the server's knowledge.  Here every whole number is taken for possible, as long
-as it is the same for both sides.
+Only the server knows how many pixels a latent becomes.  Here every integer factor is accepted if it is the same for
+both sides.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ from ..protocol import (
     sniff_picture,
 )
 
-#: The most pixels per latent on each side, and frames per latent of a video: what published VAEs have.
+#: Most pixels per latent on each side, and most frames per latent of a video, as in published VAEs.
 _MOST_FACTOR = 32
 _MOST_FRAMES = 8
 
 #: The most channels of a picture.
 _MOST_CHANNELS = 4
 
-#: For headers of files, and so that no bound is ever tight.
+#: Bytes added to every bound, for files' headers and as a margin.
 _SLACK_BYTES = 1 << 20
 
-#: Bytes per pixel of an answer, at most: float32 in base64, or 8 bits for each channel.
+#: Most bytes per pixel of an answer: float32 in base64, or 8 bits for each channel.
 _FLOAT_PIXEL_BYTES = 16
 _BYTE_PIXEL_BYTES = 4
 
-#: Where nothing tells how large the picture is that was sent.
+#: Most bytes of an answer if the size of the sent picture is unknown.
 _MOST_BYTES = 1 << 30
 
-#: Any document that a server tells about itself.
+#: Most bytes of a document with which a server describes itself.
 MOST_DOCUMENT_BYTES = 1 << 24
 
-#: Of one text's embeddings, padding included: 1024 tokens of 49 layers of 3840 numbers in float32 are 771 MB.
+#: Most bytes of one text's embeddings, with padding: 1024 tokens × 49 layers × 3840 numbers in float32 are 771 MB.
 _MOST_TEXT_BYTES = 1 << 30
 
 
 def most_embeddings_bytes(request: PromptRequest) -> int:
-    """The largest body that can be an answer, and the most that it may become with its padding."""
+    """Return the size of the largest possible answer's body, and of its tensors with padding."""
     twins = 2 if any(name.startswith("negative") for name in request.inputs) else 1
     return request.batch * twins * _MOST_TEXT_BYTES
 
 
 def most_bytes(request: Request) -> int:
-    """The largest body that can be an answer."""
+    """Return the size of the largest possible answer's body."""
     if isinstance(request, EncodeRequest):
         size = _image_size(request.image)
-        # A VAE's latents are fewer numbers than the picture's own, moments included.
+        # A VAE's latents, including moments, are fewer numbers than the picture.
         return _MOST_BYTES if size is None else math.prod(size) * _FLOAT_PIXEL_BYTES + _SLACK_BYTES
     each = _FLOAT_PIXEL_BYTES if request.output in ("unit", "signed") else _BYTE_PIXEL_BYTES
     pixels = max(grid.count * grid.height * grid.width * grid.most_factor**2 for grid in _grids(request))
@@ -66,10 +66,10 @@ def most_bytes(request: Request) -> int:
 
 
 def check(request: Request, answer: Answer) -> None:
-    """Looks at an answer's kind, dtype, shape or size, before anything is decoded.
+    """Check an answer's kind, dtype, shape or size before it is decoded.
 
     Raises:
-        BadAnswer: when it is not what was asked for.
+        BadAnswer: when it does not fit the request.
     """
     wants_file = isinstance(request, DecodeRequest) and request.output in ("picture", "video")
     if isinstance(answer, FileAnswer):
@@ -87,9 +87,9 @@ def check(request: Request, answer: Answer) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """Latents as (count, height, width), each of which becomes ``f`` × ``f`` pixels for one whole ``f``.
+    """Latents as (count, height, width), each of which becomes ``f`` × ``f`` pixels for one integer ``f``.
 
-    With ``most_factor`` 1 the numbers are the picture's own, and ``slack`` says how much smaller it may be.
+    With ``most_factor`` 1 the sides are the picture's own, and ``slack`` is how much smaller the picture may be.
     """
 
     count: int
@@ -99,7 +99,7 @@ class _Grid:
     slack: int = 0
 
     def has(self, height: int, width: int) -> bool:
-        """Whether a picture of this size can be made of it."""
+        """Return whether a picture of this size is possible."""
         if self.most_factor == 1:
             return 0 <= self.height - height <= self.slack and 0 <= self.width - width <= self.slack
         factor = height // self.height
@@ -108,18 +108,18 @@ class _Grid:
 
 
 def _grids(request: DecodeRequest) -> list[_Grid]:
-    """What the latents can be; three axes are packed latents or one item without its batch axis."""
+    """Return the possible grids of the latents; three axes are packed latents or one item without batch axis."""
     shape = request.latents.shape
     if len(shape) == 5:
         frames = shape[0] * shape[2] * _MOST_FRAMES
         return [_Grid(frames, shape[3], shape[4])]
     if len(shape) == 3 and request.height and request.width:
-        # Sides that are no multiples of a token's pixels are floored.
+        # Sides that are not multiples of a token's pixels are rounded down.
         packed = _Grid(shape[0], request.height, request.width, most_factor=1, slack=2 * _MOST_FACTOR - 1)
         return [packed, _Grid(1, shape[1], shape[2])]
     if len(shape) in (3, 4):
         return [_Grid(shape[0] if len(shape) == 4 else 1, shape[-2], shape[-1])]
-    return [_Grid(1, math.prod(shape), 1)]  # no server takes it
+    return [_Grid(1, math.prod(shape), 1)]  # every server refuses it
 
 
 def _check_pixels(request: DecodeRequest, tensor: WireTensor) -> None:
@@ -200,7 +200,7 @@ def _cut_short(what: str, data: bytes) -> BadAnswer:
 
 
 def _image_size(image: PictureFile | WireTensor) -> tuple[int, int, int] | None:
-    """(count, height, width) of what is to be encoded; None where it is not known."""
+    """Return (count, height, width) of the input of an encode; None if unknown."""
     if isinstance(image, PictureFile):
         size = picture_size(image.data)
         return None if size is None else (1, *size)
@@ -212,9 +212,9 @@ def _image_size(image: PictureFile | WireTensor) -> tuple[int, int, int] | None:
 
 
 def picture_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) that a PNG, JPEG or WebP file declares; None where it declares none.
+    """Return (height, width) as declared by a PNG, JPEG or WebP file; None if it declares none.
 
-    By hand, because Pillow may be missing, and warns of large pictures before anybody could refuse them.
+    This does not use Pillow, which may be missing, and which warns of large pictures before they can be refused.
     """
     kind = sniff_picture(data)
     try:
@@ -229,7 +229,7 @@ def picture_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """From the first frame header, ITU T.81 B.2.2."""
+    """Read the size from the first frame header, ITU T.81 B.2.2."""
     position = 2
     while True:
         mark, marker, length = struct.unpack_from(">BBH", data, position)
@@ -245,7 +245,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """From the first chunk, RFC 9649."""
+    """Read the size from the first chunk, RFC 9649."""
     chunk = data[12:16]
     if chunk == b"VP8X":
         width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
@@ -260,7 +260,7 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _ends_well(data: bytes) -> bool:
-    """Whether a PNG, JPEG or WebP file has its end; others are left to Pillow."""
+    """Return whether a PNG, JPEG or WebP file has its end; True for other files, which Pillow checks."""
     kind = sniff_picture(data)
     if kind == "image/png":
         return b"IEND" in data[-64:]
@@ -272,7 +272,7 @@ def _ends_well(data: bytes) -> bool:
 
 
 def _is_whole_mp4(data: bytes) -> bool:
-    """Whether a file's boxes (ISO 14496-12) end where the file does, with an index and frames among them."""
+    """Return whether a file's boxes (ISO 14496-12) end at the end of the file and include an index and frames."""
     kinds = set()
     position = 0
     for kind, length in _boxes(data):

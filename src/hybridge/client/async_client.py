@@ -1,4 +1,4 @@
-"""The async driver: it awaits the I/O of a flow."""
+"""The async client, which awaits the I/O of flows."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ class AsyncClient(
         stop_on_error: bool = False,
         **encode_arguments: Any,
     ) -> AsyncCallQueue[Any, Any]:
-        """As :meth:`decode_queue`, from pictures to latents."""
+        """As :meth:`decode_queue`, but encodes pictures to latents."""
         recipe = Recipe(
             self._begin_encode,
             self.encode,
@@ -249,7 +249,7 @@ class AsyncClient(
         return await self._run(self._flows.health(self._terms(None, None)))
 
     async def aclose(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._transport.aclose()
 
     async def __aenter__(self) -> AsyncClient:

@@ -1,4 +1,4 @@
-"""HTTP over sockets, awaited: as :mod:`.network`, with cancel scopes in the place of timeouts."""
+"""Asynchronous HTTP over sockets: as :mod:`.network`, with cancel scopes instead of timeouts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class AsyncNetwork(httpx.AsyncBaseTransport):
         self._is_closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """The response, whose body is still to come."""
+        """Send a request, and return the response before its body has arrived."""
         pool = self._pool(request.url)
         ends_at = request.extensions.get("ends_at")
         with translated(), _ending(ends_at) as scope:
@@ -37,7 +37,7 @@ class AsyncNetwork(httpx.AsyncBaseTransport):
         return httpx.Response(response.status, headers=response.headers, stream=_AsyncBody(response, ends_at))
 
     async def aclose(self) -> None:
-        """Closes the connections of this event loop."""
+        """Close the connections of this event loop."""
         self._is_closed = True
         for pool in self._loop_pools().values():
             await pool.aclose()
@@ -85,10 +85,10 @@ class _AsyncBody(httpx.AsyncByteStream):
 
 @contextlib.contextmanager
 def _ending(ends_at: float | None) -> Iterator[anyio.CancelScope]:
-    """Cancels what is in it when the time is over.
+    """Cancel the block when the time is over.
 
     Raises:
-        httpcore.ReadTimeout: then.
+        httpcore.ReadTimeout: when the time is over.
     """
     left_s = None if ends_at is None else ends_at - time.monotonic()
     with anyio.move_on_after(left_s) as scope:

@@ -1,7 +1,7 @@
 """The types of a client's arguments and results, for type checkers and editors.
 
-What a call returns depends on its ``output``, or on its ``kind`` and on the type of its input; the overloads that
-say so name the types and the options here.  Libraries whose types appear are imported for type checkers alone.
+The type of a call's result depends on ``output``, or on ``kind`` and the type of the input; the overloads use the
+types and options from here.  The libraries of these types are imported only for type checkers.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     TorchTensor: TypeAlias = torch.Tensor
     NumpyArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
     Tensor: TypeAlias = TorchTensor | NumpyArray | WireTensor
-    #: What is decoded.
+    #: The input of a decode.
     Latents: TypeAlias = Tensor | str | Path
-    #: A picture as Pillow has it, or a file of one: its path or its bytes.
+    #: A Pillow image, or a picture file: its path or its bytes.
     PictureSource: TypeAlias = Image | str | Path | bytes | bytearray
-    #: What is encoded.
+    #: The input of an encode.
     Encodable: TypeAlias = Tensor | PictureSource
     #: The result of ``output="picture"``: a list for a batch.
     Pictures: TypeAlias = Image | list[Image]
     #: The result of a decode whose ``output`` is not known to a type checker.
     Decoded: TypeAlias = Pictures | bytes | Tensor
 
-#: The outputs that come back as a tensor, of the kind that the latents were.
+#: The outputs that are returned as a tensor of the same kind as the latents.
 TensorOutput = Literal["unit", "signed", "pixels"]
 
-#: The file that a picture travels in; ``jpg`` is diffusers' name for ``jpeg``.
+#: The file format in which a picture is sent; ``jpg`` is diffusers' name for ``jpeg``.
 ImageFormat = Literal["jpg"] | PictureFormat
 
 

@@ -1,4 +1,4 @@
-"""The arguments of a call, documented and checked once for both clients."""
+"""The calls of both clients: their arguments are documented and checked here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .call_types import Encodable, Latents, NumpyArray, PictureSource, TorchTensor
 
-# What calls return.  A blocking client returns the value itself, an async one a coroutine that gives it.
+# The types of results.  A blocking client returns the value itself, an async client a coroutine.
 PicturesT = TypeVar("PicturesT")
 VideoT = TypeVar("VideoT")
 TorchT = TypeVar("TorchT")
@@ -33,14 +33,14 @@ EmbeddingsT = TypeVar("EmbeddingsT")
 
 
 class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, EmbeddingsT]):
-    """What both clients can do; an :class:`AsyncClient` gives each result as an awaitable."""
+    """The calls of both clients; an :class:`AsyncClient` returns each result as an awaitable."""
 
     _flows: Flows
     _deadline_s: float | None
 
     @abc.abstractmethod
     def _run(self, flow: Flow[Any]) -> Any:
-        """Drives ``flow`` to its result."""
+        """Run ``flow`` and return its result."""
 
     @overload
     def decode(
@@ -75,34 +75,34 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
         deadline_s: float | None = None,
         progress: Progress | None = None,
     ) -> Any:
-        """Latents to a picture.
+        """Decode latents to a picture.
 
         Args:
             latents: (B, C, H, W), (B, C, F, H, W) for video, or packed (B, S, C); a torch tensor, a NumPy array
                 or a WireTensor, float64 rounded to float32; or the path of a file that
                 :func:`hybridge.protocol.read_latents` reads.
-            model: An id from :meth:`models`; without one the server infers it, and refuses where it cannot.
+            model: An id from :meth:`models`; if None, the server infers it, and refuses if it cannot.
             scaling_factor: With ``shift_factor``, as in the VAE's config: z / scaling_factor + shift_factor.
-                Without, the latents are in the VAE's own space already, or in the one that their file says.
-            do_scaling: True scales as the model's own pipeline does; False never scales.  One of the two is needed
-                for a file that does not say in which space its latents are.
-            height, width: The picture's, in pixels; needed for packed latents and for nothing else.
-            output: What comes back; see below.
-            image_format: The file that a picture travels in: ``png`` or ``webp`` (lossless), or ``jpg``.
-            quality: JPEG's, 1 to 100; 95 if None.
-            quantize: ``float16`` or ``bfloat16`` sends fewer bytes than the latents have; None sends them as they
-                are.  docs/client.md says what it costs.
-            deadline_s: Seconds for all of it, attempts and waits included; the client's own if None.
-            progress: ``progress("up" or "down", bytes done, bytes in total or None)``, called as bodies go.
+                If None, the latents are in the VAE's own space already, or in the space that their file says.
+            do_scaling: True scales as the model's own pipeline does; False never scales.  It is required for a file
+                that does not say in which space its latents are, unless ``scaling_factor`` is given.
+            height, width: The picture's size in pixels; needed only for packed latents.
+            output: The kind of result; see below.
+            image_format: The file format in which a picture is sent: ``png`` or ``webp`` (lossless), or ``jpg``.
+            quality: Quality of a JPEG, 1 to 100; 95 if None.
+            quantize: ``float16`` or ``bfloat16`` sends fewer bytes than the latents have; None sends them
+                unchanged.  docs/client.md describes the loss.
+            deadline_s: Seconds for the whole call, attempts and waits included; the client's own if None.
+            progress: ``progress("up" or "down", bytes done, bytes in total or None)``, called during transfers.
 
         Returns:
-            * ``picture``: a PIL image, and for a batch a list of them, fetched one by one
+            * ``picture``: a PIL image, or for a batch a list of images, requested one by one
             * ``unit``: (N, 3, H, W) floats in [0, 1]
-            * ``signed``: (N, 3, H, W) floats as the VAE gives them, about [-1, 1]
+            * ``signed``: (N, 3, H, W) floats as the VAE returns them, about [-1, 1]
             * ``pixels``: (N, H, W, 3) uint8
             * ``video``: the bytes of an MP4
 
-            Tensors are of the kind that the latents were; NumPy has no bfloat16 and gets float32.
+            Tensors have the same kind as the latents; NumPy has no bfloat16, so float32 is returned.
         """
         request, kind = decode_request(
             latents,
@@ -149,22 +149,23 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
         deadline_s: float | None = None,
         progress: Progress | None = None,
     ) -> Any:
-        """A picture to latents (N, C, H, W).
+        """Encode a picture to latents (N, C, H, W).
 
         Args:
             image: A PIL image, the path or the bytes of a picture file, uint8 (H, W, 3) or (N, H, W, 3), or
                 floats (N, 3, H, W); arrays may be torch, NumPy or WireTensor.
-            model: An id from :meth:`models`; without one the server infers it, and refuses where it cannot.
-            scaling_factor: With ``shift_factor``: (z - shift_factor) * scaling_factor.  Without, the latents come
-                in the VAE's own space.
+            model: An id from :meth:`models`; if None, the server infers it, and refuses if it cannot.
+            scaling_factor: With ``shift_factor``: (z - shift_factor) * scaling_factor.  If None, the latents are
+                returned in the VAE's own space.
             do_scaling: True scales as the model's own pipeline does; False never scales.
-            value_range: What floats mean: ``unit`` [0, 1], ``signed`` [-1, 1], ``auto`` by whether any is below 0.
-            sample: Draw from the posterior instead of taking its mode.
-            seed: Repeats a draw.
-            kind: ``torch``, ``numpy`` or ``wire``.  If None, arrays get their own kind back, and pictures the
-                first of the three that is installed.
-            deadline_s: Seconds for all of it, attempts and waits included; the client's own if None.
-            progress: ``progress("up" or "down", bytes done, bytes in total or None)``, called as bodies go.
+            value_range: The range of floats: ``unit`` [0, 1], ``signed`` [-1, 1], ``auto`` is signed if any is
+                below 0.
+            sample: Whether to draw a sample from the posterior instead of taking its mode.
+            seed: Makes the sample repeatable.
+            kind: ``torch``, ``numpy`` or ``wire``.  If None, the kind of the input array, or for pictures the first
+                of the three that is installed.
+            deadline_s: Seconds for the whole call, attempts and waits included; the client's own if None.
+            progress: ``progress("up" or "down", bytes done, bytes in total or None)``, called during transfers.
         """
         request, natural_kind = encode_request(
             image,
@@ -191,30 +192,30 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
         progress: Progress | None = None,
         **options: Any,
     ) -> EmbeddingsT:
-        """Prompts to text embeddings, as keyword arguments for the pipeline: ``pipe(**embeddings)``.
+        """Encode prompts to text embeddings, as keyword arguments for the pipeline: ``pipe(**embeddings)``.
 
         Args:
-            prompt: One, or a list of them.
-            model: An id from :meth:`models`; without one the only model that takes prompts.
-            images: Of pipelines whose embeddings depend on pictures: a PIL image, the path or the bytes of a file,
-                or a list of them.
-            num_images_per_prompt: How often each embedding is repeated, side by side; see
-                :func:`~hybridge.client.repeat_for_images`.  The pipeline is then called without this argument.
-            drop_padding: Let the server leave out rows of padding where that changes no picture; what is returned
+            prompt: A prompt, or a list of prompts.
+            model: An id from :meth:`models`; if None, the only model that takes prompts.
+            images: For pipelines whose embeddings depend on pictures: a PIL image, the path or the bytes of a file,
+                or a list of these.
+            num_images_per_prompt: How often each embedding is repeated, with repeats next to each other; see
+                :func:`~hybridge.client.repeat_for_images`.  Call the pipeline without this argument.
+            drop_padding: Whether the server may omit rows of padding where that changes no picture; the result
                 has zeros there.
-            kind: ``torch``, ``numpy`` (which has no bfloat16 and gets float32) or ``wire``; None for the first of
-                them that is installed.
-            deadline_s: Seconds for all of it, attempts and waits included; the client's own if None.
-            progress: ``progress("up" or "down", bytes done, bytes in total or None)``, called as bodies go.
-            options: What else the pipeline's ``__call__`` takes about text: ``negative_prompt`` (None is sent as
-                such, and not the same as leaving it out, for which no negative embeddings are made), ``prompt_2``,
-                ``max_sequence_length``, ``clip_skip``, ….  What is left out has the default of ``__call__``.
+            kind: ``torch``, ``numpy`` (float32 instead of bfloat16) or ``wire``; None for the first of these that
+                is installed.
+            deadline_s: Seconds for the whole call, attempts and waits included; the client's own if None.
+            progress: ``progress("up" or "down", bytes done, bytes in total or None)``, called during transfers.
+            options: Other arguments of the pipeline's ``__call__`` about text: ``negative_prompt`` (None is sent as
+                null; if omitted, no negative embeddings are made), ``prompt_2``, ``max_sequence_length``,
+                ``clip_skip``, ….  An omitted option has the default of ``__call__``.
 
         Returns:
             :class:`~hybridge.client.Embeddings`, a dict.
 
         Raises:
-            ServerRefused: for an option that this pipeline does not have, and names the nearest one.
+            ServerRefused: for an option that this pipeline does not have; the error names the nearest one.
         """
         request = prompt_request({"prompt": prompt, **options}, images, drop_padding=drop_padding)
         kind, terms = kind or best_kind(), self._terms(deadline_s, progress)
@@ -232,7 +233,7 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
         progress: Progress | None = None,
         **arguments: Any,
     ) -> Flow[Any]:
-        """What :meth:`decode` would run: the latents are read now, all else happens when the flow is driven."""
+        """Return the flow of :meth:`decode`: latents are read now, everything else happens when the flow runs."""
         request, kind = decode_request(latents, **arguments)
         return self._flows.decode(request, model, kind, self._terms(deadline_s, progress))
 
@@ -254,7 +255,7 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
 
     @property
     def server(self) -> str:
-        """The address, without secrets; of several servers all, with commas between."""
+        """The server's address without secrets; several servers are separated by commas."""
         return ", ".join(str(server.address) for server in self._flows.fleet.servers)
 
     def __repr__(self) -> str:
@@ -275,10 +276,10 @@ def decode_request(
     quantize: Precision | None = None,
     preview: bool = False,
 ) -> tuple[DecodeRequest, Kind]:
-    """The request that :meth:`Calls.decode`'s arguments mean, and the kind that the latents were.
+    """Return the request for :meth:`Calls.decode`'s arguments, and the kind of the latents.
 
     Raises:
-        RequestError: for arguments that make no sense.
+        RequestError: for invalid arguments.
     """
     scaling = Scaling.of(do_scaling, scaling_factor, shift_factor)
     if isinstance(latents, (str, Path)):
@@ -320,10 +321,10 @@ def encode_request(
     sample: bool = False,
     seed: int | None = None,
 ) -> tuple[EncodeRequest, Kind]:
-    """The request that :meth:`Calls.encode`'s arguments mean, and the kind that its latents should have.
+    """Return the request for :meth:`Calls.encode`'s arguments, and the kind of the resulting latents.
 
     Raises:
-        RequestError: for arguments that make no sense.
+        RequestError: for invalid arguments.
     """
     if seed is not None and not sample:
         raise RequestError("a seed without sampling", saw=f"seed={seed}", expected="sample=True as well")

@@ -1,4 +1,4 @@
-"""The blocking driver: it does the I/O of a flow."""
+"""The blocking client, which does the I/O of flows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ T = TypeVar("T")
 
 
 class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, Embeddings]):
-    """One hybridge server or several, from Python.  Keeps its connections; safe to share between threads.
+    """A client of one or several hybridge servers.  It keeps connections open, and is safe to share between
+    threads.
 
     ::
 
@@ -46,27 +47,27 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
             picture = client.decode(latents, model="sd-v1", scaling_factor=0.18215)
 
     Args:
-        base_url: ``http://user:token@host:port/prefix?key=…``; what there is of user, prefix and query goes with
-            every call.  No error and no log shows them.  A list of them is a fleet: calls go to each in proportion
-            to how fast it answers, and to another where one fails.
-        api_key: Sent as ``Authorization: Bearer``, to all of them.
+        base_url: ``http://user:token@host:port/prefix?key=…``; user, prefix and query are optional and used for
+            every call.  No error and no log shows them.  With a list of URLs, each server gets calls in proportion
+            to its speed, and if one fails another is asked.
+        api_key: Sent as ``Authorization: Bearer`` to all servers.
         headers: More headers for every call.
-        timeout: Seconds to wait for an answer (connecting never takes more than 10), None to wait for ever, or
-            httpx's own finer ``Timeout``.
-        deadline_s: Seconds for a whole call, attempts and waits included, where it does not say its own.
-        retries: When to try again.
-        breaker: When a server of several is left alone.
-        fallback: A diffusers VAE, or a function from Request to Answer, that works where no server can; without
-            one the error is raised.
-        proxy: None: the environment's, for public addresses.  True: for those of the local network, too.  False:
-            none.  A URL: this one.  This machine is never called through a proxy.
+        timeout: Seconds to wait for an answer (at most 10 for connecting), None to wait for ever, or an
+            ``httpx.Timeout``.
+        deadline_s: Default of the calls' ``deadline_s``: seconds for a whole call, attempts and waits included.
+        retries: The retry policy.
+        breaker: When one of several servers is not asked for a while.
+        fallback: A diffusers VAE, or a function from Request to Answer, that is used if no server can answer; if
+            None, the error is raised.
+        proxy: None: the environment's proxy, for public addresses.  True: also for addresses of the local network.
+            False: no proxy.  A URL: this proxy.  This machine is never called through a proxy.
         verify: A file or folder of certificates that are trusted instead of the public ones, an ssl.SSLContext, or
-            False to trust whoever answers.  None: the environment's HYBRIDGE_CA, SSL_CERT_FILE or SSL_CERT_DIR.
-        transport: Takes the place of the network, for tests.
-        sleep: Waits between attempts.
+            False to trust any server.  None: the environment's HYBRIDGE_CA, SSL_CERT_FILE or SSL_CERT_DIR.
+        transport: Replaces the network, for tests.
+        sleep: Function that waits between attempts.
 
     Every call raises a :class:`~hybridge.errors.ClientError`: ServerUnreachable, ServerTimeout, ServerRefused with
-    the server's reason, or BadAnswer.  What cannot be sent is a :class:`~hybridge.errors.RequestError`.
+    the server's reason, or BadAnswer.  Input that cannot be sent raises a :class:`~hybridge.errors.RequestError`.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
         deadline_s: float | None = None,
         progress: Progress | None = None,
     ) -> Reply:
-        """One request as the wire has it, answered with all that is known about the answer.
+        """Send one request of the protocol, and return the answer with all facts about it.
 
         Args:
             request: A DecodeRequest or an EncodeRequest of :mod:`hybridge.protocol`.
@@ -141,14 +142,14 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
         progress: Progress | None = None,
         **decode_arguments: Any,
     ) -> Iterator[Preview | Picture[Any]]:
-        """Latents of one picture to a :class:`Preview` as soon as there is one, then to the :class:`Picture`.
+        """Decode latents of one picture: yield a :class:`Preview` as soon as possible, then the :class:`Picture`.
 
         Args:
             latents, model, deadline_s, progress: As for :meth:`decode`.
-            decode_arguments: The others that :meth:`decode` has.
+            decode_arguments: The other arguments of :meth:`decode`.
 
         Raises:
-            ServerRefused: with the code ``NoPreview`` where the server has nothing to make one with.
+            ServerRefused: with the code ``NoPreview`` if the server cannot make a preview.
         """
         request, kind = decode_request(latents, preview=True, **decode_arguments)
         return self._stream(preview_flow(self._flows, request, model, kind, self._terms(deadline_s, progress)))
@@ -196,16 +197,18 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
         stop_on_error: bool = False,
         **decode_arguments: Any,
     ) -> CallQueue[Any, Any]:
-        """A queue of latents that are decoded while the next are made; see :class:`CallQueue`.
+        """Return a queue that decodes latents while the next ones are computed; see :class:`CallQueue`.
 
         Args:
-            limit: Calls in flight at a time; :meth:`CallQueue.put` waits for a place.
-            order: Results come as they were ``put``, or as they are ``done``.
-            callback: Gets every result, one at a time, from a thread of the queue; then nothing is kept to iterate.
-            progress: True draws two tqdm bars, put and done; a class such as ``tqdm.notebook.tqdm`` draws its own.
-            total: How many will be put, for the bars.
-            stop_on_error: Whether the first failure ends the queue; else it belongs to its item alone.
-            decode_arguments: What every item has in common, as :meth:`decode` has it.
+            limit: Most calls at a time; at the limit, :meth:`CallQueue.put` waits.
+            order: The order of results: as items were ``put``, or as they are ``done``.
+            callback: Called with every result, one at a time, from a thread of the queue; iteration then gives
+                nothing.
+            progress: True draws two tqdm bars, put and done; a class such as ``tqdm.notebook.tqdm`` is used
+                instead.
+            total: Number of items that will be put, for the bars.
+            stop_on_error: Whether the first failure ends the queue; otherwise a failure affects only its item.
+            decode_arguments: Arguments of :meth:`decode` that all items share.
         """
         recipe = Recipe(
             self._begin_decode,
@@ -263,7 +266,7 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
         stop_on_error: bool = False,
         **encode_arguments: Any,
     ) -> CallQueue[Any, Any]:
-        """As :meth:`decode_queue`, from pictures to latents."""
+        """As :meth:`decode_queue`, but encodes pictures to latents."""
         recipe = Recipe(
             self._begin_encode,
             self.encode,
@@ -278,15 +281,15 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
         return CallQueue(recipe, self._run)
 
     def models(self) -> list[dict[str, Any]]:
-        """What the server serves; of several, one that answers."""
+        """Return the server's models; with several servers, those of one that answers."""
         return self._run(self._flows.models(self._terms(None, None)))
 
     def health(self) -> Json:
-        """What the server says of its health, as JSON or text; raises where it cannot be asked."""
+        """Return the server's health report as JSON or text; raise an error if the server does not answer."""
         return self._run(self._flows.health(self._terms(None, None)))
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._transport.close()
 
     def __enter__(self) -> Client:
@@ -305,7 +308,7 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
                 return cast(T, end.value)
 
     def _stream(self, flow: Flow[Any]) -> Iterator[Any]:
-        """Drives a flow that has results before it ends."""
+        """Run a flow that yields results before it ends."""
         with contextlib.ExitStack() as opened, contextlib.closing(flow):
             chunks: Iterator[bytes] = iter(())
             outcome: Any = None
@@ -336,7 +339,7 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
             return self._open(step, opened)[0]
 
     def _open(self, call: Call, opened: contextlib.ExitStack) -> tuple[Outcome, Iterator[bytes]]:
-        """What came of a call, and what is still to come; ``opened`` closes the response."""
+        """Make a call; return its outcome and the rest of the body.  ``opened`` closes the response."""
         if call.wait_s:
             self._sleep(call.wait_s)
         exchange = Exchange(call, self._timeout, self._headers)

@@ -1,11 +1,11 @@
-"""diffusers' ``remote_decode`` and ``remote_encode``: the same arguments, the same results, without their defects.
+"""diffusers' ``remote_decode`` and ``remote_encode`` with the same arguments and results, without their bugs.
 
-Where diffusers 0.42 gives what was asked for, these give the same.  Where it fails after the work is done (an MP4
+Where diffusers 0.42 gives the requested result, these give the same.  Where it fails after the work is done (an MP4
 with the default ``return_type``, a tensor from ``output_type="pil"``), reads freed memory (latents on a GPU), sends
-elements in the wrong order (non-contiguous latents) or waits for ever, these do what was meant.
-Latents and images may be NumPy arrays too, and tensors then come back as NumPy arrays.
+elements in the wrong order (non-contiguous latents) or waits for ever, these give the intended result.
+Latents and images may also be NumPy arrays; tensors are then returned as NumPy arrays.
 
-Each call opens a connection of its own, because a shared one would be global state; ``client=`` keeps one.
+Each call opens a new connection, because a shared one would be global state; ``client=`` keeps a connection.
 """
 
 from __future__ import annotations
@@ -134,27 +134,27 @@ def remote_decode(
     timeout: float | None = ANSWER_TIMEOUT_S,
     client: Client | None = None,
 ) -> Image | list[Image] | bytes | Tensor:
-    """Decodes latents at ``endpoint``.
+    """Decode latents at ``endpoint``.
 
     Args:
         endpoint: The full URL to post to; its query, prefix and ``user:token@`` are kept.
         tensor: Latents (B, C, H, W), (B, C, F, H, W), or packed (B, S, C) with ``height`` and ``width``.
-        processor: Makes the pictures of ``output_type="pt"``; with ``"pil"`` its presence asks for the pixels as a
-            tensor, and gives a list.
-        do_scaling: Whether the server scales: by the factors, or without a ``scaling_factor`` as the model's own
+        processor: Converts the tensor of ``output_type="pt"`` to pictures; with ``"pil"`` the pixels are then sent
+            as a tensor, and a list is returned.
+        do_scaling: Whether the server scales: by the factors, or if ``scaling_factor`` is None as the model's own
             pipeline does.
         scaling_factor: z / scaling_factor + shift_factor.
-        output_type: What travels: a picture file, a tensor, or an MP4.
-        return_type: What is returned: PIL images or a tensor; an MP4 is always bytes.
-        image_format: The file that a picture travels in.
-        partial_postprocess: With ``output_type="pt"``, whether uint8 (N, H, W, 3) travels, not floats in [-1, 1].
-        input_tensor_type, output_tensor_type: Ignored: tensors travel as binary, as they do in diffusers.
-        timeout: Seconds to wait for the answer, if there is no ``client``.
-        client: A client of the same server, whose connections, timeout, retries and key are then used.
+        output_type: The form in which the server sends the result: a picture file, a tensor, or an MP4.
+        return_type: The type of the result: PIL images or a tensor; an MP4 is always bytes.
+        image_format: The file format in which a picture is sent.
+        partial_postprocess: With ``output_type="pt"``, whether uint8 (N, H, W, 3) is sent, not floats in [-1, 1].
+        input_tensor_type, output_tensor_type: Ignored: tensors are sent as binary, as in diffusers.
+        timeout: Seconds to wait for the answer, if ``client`` is None.
+        client: A client of the same server, whose connections, timeout, retries and key are used.
 
     Raises:
-        ClientError: as :class:`Client` has them.
-        ValueError: for packed latents without a size, and for types that do not exist or do not go together.
+        ClientError: as for :class:`Client`.
+        ValueError: for packed latents without a size, and for types that do not exist or cannot be combined.
     """
     latents, kind = to_wire(tensor)
     if len(latents.shape) == 3 and height is None and width is None:
@@ -217,17 +217,17 @@ def remote_encode(
     timeout: float | None = ANSWER_TIMEOUT_S,
     client: Client | None = None,
 ) -> Tensor:
-    """Encodes a picture at ``endpoint`` to latents (N, C, H, W).
+    """Encode a picture at ``endpoint`` to latents (N, C, H, W).
 
     Args:
         endpoint: The full URL to post to; its query, prefix and ``user:token@`` are kept.
-        image: A PIL image, or a tensor (N, 3, H, W); all else that :meth:`Client.encode` takes is taken too.
-        scaling_factor: (z - shift_factor) * scaling_factor; without it the latents are in the VAE's own space.
-        timeout: Seconds to wait for the answer, if there is no ``client``.
-        client: A client of the same server, whose connections, timeout, retries and key are then used.
+        image: A PIL image, a tensor (N, 3, H, W), or any other input of :meth:`Client.encode`.
+        scaling_factor: (z - shift_factor) * scaling_factor; if None, the latents are in the VAE's own space.
+        timeout: Seconds to wait for the answer, if ``client`` is None.
+        client: A client of the same server, whose connections, timeout, retries and key are used.
 
     Raises:
-        ClientError: as :class:`Client` has them.
+        ClientError: as for :class:`Client`.
     """
     content, kind = image_to_wire(image)
     request = EncodeRequest(content, Scaling.of(None, scaling_factor, shift_factor))
@@ -243,7 +243,7 @@ def _caller(
 
 
 def _wire_output(output_type: str, return_type: str, partial_postprocess: bool, *, has_processor: bool) -> Output:
-    """What has to travel, so that what was asked for can be returned."""
+    """Return the output to request from the server for the wanted result."""
     for name, value in (("output_type", output_type), ("return_type", return_type)):
         if value not in ("mp4", "pil", "pt"):
             raise ValueError(f"`{name}` is {value!r}; expected 'mp4', 'pil' or 'pt'.")
@@ -259,7 +259,7 @@ def _wire_output(output_type: str, return_type: str, partial_postprocess: bool, 
 
 
 def _pixels_from_unit(unit: WireTensor) -> WireTensor:
-    """Floats (N, 3, H, W) in [0, 1] as uint8 (N, H, W, 3)."""
+    """Convert floats (N, 3, H, W) in [0, 1] to uint8 (N, H, W, 3)."""
     import numpy as np
 
     floats = unit.to_numpy().astype(np.float32).transpose(0, 2, 3, 1)
@@ -267,7 +267,7 @@ def _pixels_from_unit(unit: WireTensor) -> WireTensor:
 
 
 def _postprocess(processor: Any, signed: torch.Tensor) -> Image | list[Image]:
-    """The first picture, or the frames of the first video.  A VideoProcessor is an image processor too."""
+    """Return the first picture, or the frames of the first video.  A VideoProcessor is also an image processor."""
     if hasattr(processor, "postprocess_video"):
         return processor.postprocess_video(signed, output_type="pil")[0]  # type: ignore[no-any-return]
     return processor.postprocess(signed, output_type="pil")[0]  # type: ignore[no-any-return]

@@ -1,6 +1,6 @@
-"""What callers hold and say ↔ what the wire carries: tensors, arrays, pictures, and arguments by name.
+"""Convert tensors, arrays, pictures and named arguments between the caller's types and the protocol's.
 
-torch, NumPy and Pillow are recognised without being imported: a value of theirs can exist only once they are.
+Values of torch, NumPy and Pillow are recognised without importing these: a value exists only after its import.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-#: The forms in which a tensor comes and goes.
+#: The libraries' forms of a tensor.
 Kind = Literal["torch", "numpy", "wire"]
 
-#: A packed token stands for 2×2 latents of 8×8 pixels each.
+#: Side of a packed token in pixels: it has 2×2 latents of 8×8 pixels each.
 _TOKEN_PIXELS = 16
 
-#: What a PNG can hold.  The server makes RGB of each of these in its own, documented way.
+#: Pillow's modes that a PNG supports.  The server converts each of these to RGB in its documented way.
 _PNG_MODES = frozenset({"1", "L", "LA", "I;16", "P", "RGB", "RGBA"})
 
 
 def to_wire(value: Any) -> tuple[WireTensor, Kind]:
-    """A tensor, from whatever device and in whatever memory layout, and the kind that it was.
+    """Convert a tensor from any device and in any memory layout; return it with its kind.
 
     Raises:
-        RequestError: for anything else, and for a dtype that the wire does not have.
+        RequestError: for any other value, and for a dtype that the wire does not support.
     """
     if isinstance(value, WireTensor):
         return value, "wire"
@@ -59,11 +59,11 @@ def to_wire(value: Any) -> tuple[WireTensor, Kind]:
 
 
 def latents_of_file(path: str | Path) -> tuple[WireTensor, Kind, Scaling | None]:
-    """The latents of a file, the best kind installed here, and the space that they are in where the file says so.
+    """Return a file's latents, the best kind installed here, and the latents' space if the file says it.
 
     Raises:
         RequestError: for a file that :func:`~hybridge.protocol.read_latents` refuses.
-        OSError: for a file that is not there.
+        OSError: for a file that does not exist or cannot be read.
     """
     file = read_latents(path)
     return file.tensor, best_kind(), file.scaling
@@ -76,7 +76,7 @@ def from_wire(tensor: WireTensor, kind: Literal["numpy"]) -> np.ndarray[Any, np.
 @overload
 def from_wire(tensor: WireTensor, kind: Kind) -> torch.Tensor | np.ndarray[Any, np.dtype[Any]] | WireTensor: ...
 def from_wire(tensor: WireTensor, kind: Kind) -> Any:
-    """The same elements as a torch CPU tensor, as a NumPy array (bfloat16 as float32), or as they are."""
+    """Return a tensor as a torch CPU tensor, a NumPy array (bfloat16 as float32), or unchanged."""
     if kind == "torch":
         from ..protocol.torch import to_torch
 
@@ -84,19 +84,19 @@ def from_wire(tensor: WireTensor, kind: Kind) -> Any:
     if kind == "numpy":
         import numpy as np
 
-        # The received bytes are read-only; a caller's array should not be.
+        # The received bytes are read-only; the caller's array should be writable.
         return np.require(tensor.to_numpy(), requirements="W")
     return tensor
 
 
 def image_to_wire(image: Any) -> tuple[PictureFile | WireTensor, Kind]:
-    """Anything that :meth:`Client.encode` takes, and the kind that its latents should have.
+    """Convert any input of :meth:`Client.encode`; return it with the kind for the latents.
 
-    For pictures and files that is the best kind installed here: torch, else NumPy, else WireTensor.
+    For pictures and files this is the best kind installed here: torch, else NumPy, else WireTensor.
 
     Raises:
-        RequestError: for what is neither a picture nor a tensor.
-        OSError: for a file that is not there.
+        RequestError: for a value that is neither a picture nor a tensor.
+        OSError: for a file that does not exist or cannot be read.
     """
     if isinstance(image, (str, Path)):
         return _picture_file(Path(image).read_bytes()), best_kind()
@@ -111,10 +111,10 @@ def image_to_wire(image: Any) -> tuple[PictureFile | WireTensor, Kind]:
 
 
 def pictures_of(request: DecodeRequest) -> list[WireTensor]:
-    """Latents cut into those of one picture each, batch axes kept.
+    """Split latents into those of one picture each, with their batch axes.
 
-    Of three axes the first is a batch if the second counts the tokens of a picture of the request's size, 16×16
-    pixels each; else they are one picture, and so is whatever has another number of axes.
+    With four axes, the first is a batch.  With three, it is a batch if the second is the number of tokens (16×16
+    pixels each) of a picture of the request's size.  All other latents are one picture.
     """
     latents = request.latents
     tokens = (request.height or 0) // _TOKEN_PIXELS * ((request.width or 0) // _TOKEN_PIXELS)
@@ -131,10 +131,10 @@ def pictures_of(request: DecodeRequest) -> list[WireTensor]:
 
 
 def images_from_pixels(pixels: WireTensor) -> list[Image]:
-    """The pictures in a uint8 tensor (N, H, W, 3).
+    """Return the pictures in a uint8 tensor (N, H, W, 3).
 
     Raises:
-        BadAnswer: when it is another tensor.
+        BadAnswer: for any other tensor.
     """
     from PIL import Image
 
@@ -150,10 +150,10 @@ def images_from_pixels(pixels: WireTensor) -> list[Image]:
 
 
 def picture_format_from(name: str) -> PictureFormat:
-    """``jpg``, as diffusers spells it, or one of the wire's own names."""
+    """Return the protocol's name of a format; diffusers' ``jpg`` is accepted, too."""
     for known in get_args(PictureFormat):
         if name == known or (name == "jpg" and known == "jpeg"):
-            return known  # type: ignore[no-any-return] # get_args gives Any
+            return known  # type: ignore[no-any-return] # get_args returns Any
     raise RequestError("unknown image_format", saw=repr(name), expected="one of jpg, png, webp")
 
 
@@ -163,14 +163,14 @@ def _is_a(value: object, module: str, name: str) -> bool:
 
 
 def best_kind() -> Kind:
-    """The first of torch and NumPy that is installed, else ``wire``."""
+    """Return the first of torch and NumPy that is installed, else ``wire``."""
     if importlib.util.find_spec("torch") is not None:
         return "torch"
     return "numpy" if importlib.util.find_spec("numpy") is not None else "wire"
 
 
 def _picture_file(data: bytes) -> PictureFile:
-    """A PNG, JPEG or WebP file as it is; any other kind that Pillow reads, as PNG."""
+    """Return a PNG, JPEG or WebP file unchanged; convert any other file that Pillow reads to PNG."""
     if sniff_picture(data) is not None:
         return PictureFile(data)
     try:
@@ -188,8 +188,8 @@ def _picture_file(data: bytes) -> PictureFile:
 
 def _write_png(picture: Image) -> bytes:
     file = io.BytesIO()
-    if picture.mode == "I":  # 32 bits, of which pictures use 16
+    if picture.mode == "I":  # 32 bits; pictures use 16 of them
         picture = picture.convert("I;16")
-    # Level 1 takes a quarter of the time of Pillow's default for a few per cent more bytes.
+    # Level 1 takes a quarter of the time of Pillow's default and gives a few per cent more bytes.
     (picture if picture.mode in _PNG_MODES else picture.convert("RGB")).save(file, "PNG", compress_level=1)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""What works where no server can: a VAE of the caller's own, on the caller's machine."""
+"""The local fallback: the caller's own VAE, used when no server can answer."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from .flow_types import Local
 #: A diffusers VAE, or a function that answers a request of :mod:`hybridge.protocol`.
 Fallback = Any
 
-#: No fallback is asked for more than a machine has room for; the caller chose the size of the picture.
+#: Most pixels of a local request: practically unlimited, because the caller chose the size of the picture.
 _MAX_PIXELS = 2**28
 
 
 def local_of(fallback: Fallback) -> Local:
-    """The fallback as a function of a request.
+    """Return the fallback as a function of a request.
 
     Raises:
-        ClientError: for what is neither a VAE nor a function.
+        ClientError: for a value that is neither a VAE nor a function.
     """
     if all(hasattr(fallback, name) for name in ("config", "decode", "encode")):
         return LocalVae(fallback)
-    if isinstance(fallback, Callable):  # type: ignore[arg-type] # mypy has no callable test for Any
+    if isinstance(fallback, Callable):  # type: ignore[arg-type] # mypy does not narrow Any to a callable
         return fallback  # type: ignore[no-any-return]
     raise ClientError(
         "this cannot be a fallback",
@@ -45,9 +45,9 @@ def local_of(fallback: Fallback) -> Local:
 
 
 class LocalVae:
-    """A diffusers AutoencoderKL or AutoencoderTiny that answers requests as a server with it would.
+    """A diffusers AutoencoderKL or AutoencoderTiny that answers requests as a server would.
 
-    One request at a time, in the VAE's own dtype and on its own device.
+    It runs one request at a time, in the VAE's own dtype and on its own device.
 
     Args:
         vae: The module.
@@ -60,10 +60,10 @@ class LocalVae:
         self._turn = threading.Lock()
 
     def __call__(self, request: Request) -> Answer:
-        """The answer to a request.
+        """Answer a request.
 
         Raises:
-            RequestError: for what this VAE cannot do.
+            RequestError: for a request that this VAE cannot answer.
         """
         import torch
 
@@ -119,7 +119,7 @@ def _normalisation(scaling: Scaling, spec: ModelSpec) -> Normalisation | None:
 
 
 def _signed(request: EncodeRequest, spec: ModelSpec) -> Any:
-    """Pixels (B, 3, H, W) in [-1, 1], of whatever was to be encoded."""
+    """Return the input of an encode as pixels (B, 3, H, W) in [-1, 1]."""
     from ..protocol.media import read_picture
     from ..protocol.torch import to_torch
 

@@ -1,8 +1,7 @@
-"""Every conversation with the servers, as a generator that does no I/O.
+"""Every exchange with the servers, as a generator that does no I/O.
 
-A flow yields the :data:`~.steps.Step` to take and is sent what came of it; what it returns is the result.  So
-retries, failover, deadlines, errors and conversions are written once, and :mod:`.client` and :mod:`.async_client`
-drive them.
+A flow yields the next :data:`~.flow_types.Step`, is sent the step's outcome, and returns the result.  So retries,
+failover, deadlines, errors and conversions are written once, and :mod:`.client` and :mod:`.async_client` run them.
 """
 
 from __future__ import annotations
@@ -42,20 +41,20 @@ from .retry import Retry, another_may
 
 T = TypeVar("T")
 
-#: Headers of a caller's that hold no credential.
+#: Headers of a caller that contain no credential.
 _OPEN_HEADERS = frozenset({"accept", "accept-language", "content-type", "user-agent"})
 
 
 @dataclass(frozen=True, slots=True)
 class Flows:
-    """The conversations that can be had with a fleet; :class:`Client` documents each.
+    """The flows to a fleet of servers; :class:`Client` documents each.
 
     Attributes:
         fleet: The servers.
-        retries: When to try again.
-        patience_s: How long the driver waits for an answer, which servers are told; None for ever.
-        fallback: Decodes and encodes where no server can.
-        redact: Takes out of texts what must not be shown.
+        retries: The retry policy.
+        patience_s: Seconds that the client waits for an answer, which is sent to servers; None for no limit.
+        fallback: Decodes and encodes if no server can.
+        redact: Removes secrets from texts.
     """
 
     fleet: Fleet
@@ -66,14 +65,14 @@ class Flows:
 
     @property
     def address(self) -> Address:
-        """The first server's."""
+        """The first server's address."""
         return self.fleet.servers[0].address
 
     def decode(self, request: DecodeRequest, model: str | None, kind: Kind, terms: Terms) -> Flow[Any]:
         until, convert = self.begin(terms), converter(request, kind)
         if request.output != "picture":
             return (yield from self.answer(request, model, until, convert))
-        # A picture answer holds one picture.  Several small files are sent faster than one large tensor.
+        # A picture answer has one picture.  Several small files are faster to send than one large tensor.
         pictures = []
         for part in pictures_of(request):
             single = dataclasses.replace(request, latents=part)
@@ -94,7 +93,7 @@ class Flows:
         def there(_: Address, left_s: float | None) -> Call:
             return post(target, left_s)
 
-        # The server's own retries, but nobody else's help: the caller named this endpoint.
+        # Retries go only to this server, without failover and fallback: the caller named this endpoint.
         only = dataclasses.replace(self, fleet=Fleet([target], clock=self.fleet.clock), fallback=None)
         return self._noted((yield from only.exchange(there, _reader(request, _itself), self.begin(terms))))
 
@@ -107,13 +106,13 @@ class Flows:
     # ------------------------------------------------------------------------------------------- parts
 
     def begin(self, terms: Terms) -> Until:
-        """Starts the clock of a call."""
+        """Start the clock of a call."""
         return Until(terms, None if terms.deadline_s is None else self.fleet.clock() + terms.deadline_s)
 
     def answer(self, request: Request, model: str | None, until: Until, convert: Callable[[Reply], T]) -> Flow[T]:
-        """One request, answered by a server or, where none can, by the fallback.
+        """Answer one request by a server or, if none can, by the fallback.
 
-        What ``convert`` cannot read is the server's failure, after which another one is asked.
+        An answer that ``convert`` cannot read counts as the server's failure, after which another server is asked.
         """
         fallback = self.fallback
         if fallback is not None and not self.fleet.has_hope():
@@ -129,11 +128,11 @@ class Flows:
         return convert((yield from self._compute(fallback, request, reason)))
 
     def exchange(self, build: Build, read: Callable[[Arrived, Address], T], until: Until) -> Flow[T]:
-        """What ``read`` makes of the first good response, of as many attempts as the policy allows.
+        """Return the result of ``read`` for the first good response, within the attempts that the policy allows.
 
-        A server that fails is left at once for another that has not failed this call; only when all have, the
-        policy says whether to go round again, and after which wait.  A response that was only opened is read as
-        one without a body.
+        After a failure, another server that has not failed this call is asked immediately; only when all have
+        failed, the policy decides whether to ask them again, and after which wait.  A response that was only opened
+        is read without its body.
         """
         attempt, wait_s = 1, 0.0
         failed: list[Server] = []
@@ -151,7 +150,7 @@ class Flows:
                     value = _accepted(outcome, read, server.address)
                 except ClientError as refused:
                     error = refused
-                except BaseException:  # no fault of the server's: torch is not installed
+                except BaseException:  # not the server's fault, for example torch is not installed
                     self.fleet.released(server)
                     raise
                 else:
@@ -172,7 +171,7 @@ class Flows:
     def _attempt(
         self, server: Server, build: Build, until: Until, wait_s: float
     ) -> Flow[Arrived | httpx.RequestError | BadAnswer]:
-        """One call to a server, which gets its place back if nobody waits for what comes of it."""
+        """Make one call to a server; if the flow is closed meanwhile, the call no longer counts as in flight."""
         try:
             left_s = None if until.ends_at is None else until.ends_at - self.fleet.clock() - wait_s
             if left_s is not None and left_s <= 0:
@@ -184,17 +183,17 @@ class Flows:
         return Arrived(200, outcome.headers, b"", None) if isinstance(outcome, Opened) else outcome
 
     def post(self, request: Request, path: str, terms: Terms, *, is_parted: bool = False) -> Build:
-        """The call that sends a request to whichever server it will be."""
+        """Return the function that builds the call with a request for a given server."""
         return self.sender(write_request(request), most_bytes(request), path, terms, is_parted=is_parted)
 
     def sender(self, message: HttpRequest, most: int, path: str, terms: Terms, *, is_parted: bool = False) -> Build:
-        """The call that sends a message to whichever server it will be, for an answer of ``most`` bytes at most."""
+        """Return the function that builds the call with a message, for an answer of at most ``most`` bytes."""
 
         def build(address: Address, left_s: float | None) -> Call:
             headers = {**message.headers, **address.headers()}
             known = [seconds for seconds in (left_s, self.patience_s) if seconds is not None]
             if known:
-                # So that a server does not work for somebody who has gone.
+                # So that a server stops working for a client that has given up.
                 headers["request-timeout"] = f"{min(known):.3f}"
             return Call(
                 "POST",
@@ -210,25 +209,25 @@ class Flows:
         return build
 
     def _noted(self, read: tuple[T, Reply]) -> T:
-        """What was read of a reply, once the server's remark has been passed on."""
+        """Issue the server's warning, if any, and return the value that was read."""
         value, reply = read
         self.pass_on(reply.headers, reply.server)
         return value
 
     def pass_on(self, headers: Mapping[str, str], server: str) -> None:
-        """Warns the caller of the server's remark, if there is one."""
+        """Issue the server's warning to the caller, if there is one."""
         if (remark := headers.get("hybridge-warning")) is not None:
             warn_caller(f"{server}: {self.redact(remark)}")
 
     def blamed(self, error: ClientError) -> ClientError:
-        """The error with texts that may be shown."""
+        """Return the error with its texts redacted."""
         error.reword(self.redact)
         if isinstance(error, ServerRefused) and error.code is not None:
             error.code = self.redact(error.code)
         return error
 
     def _at(self, endpoint: str) -> Address:
-        """The endpoint's address, with the credentials of the server that it is on."""
+        """Return the endpoint's address with the credentials of its server."""
         addresses = [server.address for server in self.fleet.servers]
         return next((a for a in addresses if a.has(endpoint)), self.address).at(endpoint)
 
@@ -251,12 +250,12 @@ def flows_to(
     patience_s: float | None,
     fallback: Fallback | None,
 ) -> Flows:
-    """The flows to one server or to several, from what a client is given.
+    """Return the flows to one or several servers, from a client's arguments.
 
     Raises:
-        ClientError: for what is no address, no key or no fallback.
+        ClientError: for an invalid address, key or fallback.
     """
-    # An empty list is refused as an empty address is.
+    # An empty list is refused like an empty address.
     urls = [servers] if isinstance(servers, str) else list(servers) or [""]
     fleet = Fleet([Address.parse(url, api_key) for url in urls], breaker=breaker)
     secrets = [secret for server in fleet.servers for secret in server.address.secrets()]
@@ -266,12 +265,12 @@ def flows_to(
 
 
 def _secrets_of(name: str, value: str) -> list[str]:
-    """What of a header of the caller's own may be a credential: all of it, and what follows ``Bearer``."""
+    """Return the parts of a caller's header that may be a credential: all of it, and the part after ``Bearer``."""
     return [] if str(name).lower() in _OPEN_HEADERS else [str(value), *str(value).split()[1:]]
 
 
 def converter(request: Request, kind: Kind) -> Callable[[Reply], Any]:
-    """What a call gives for a reply: a picture, the bytes of a video, or a tensor of ``kind``."""
+    """Return the function from a reply to a call's result: a picture, a video's bytes, or a tensor of ``kind``."""
     if isinstance(request, DecodeRequest) and request.output == "picture":
         return Reply.picture
     if isinstance(request, DecodeRequest) and request.output == "video":
@@ -284,17 +283,17 @@ def _itself(reply: Reply) -> Reply:
 
 
 def path_of(request: Request, model: str | None) -> str:
-    """Where a request for a model goes; without one the server infers it."""
+    """Return the URL path of a request for a model; if None, the server infers the model."""
     if model is None:
         return "/"
     return f"/v1/{quote(model, safe='')}/{'decode' if isinstance(request, DecodeRequest) else 'encode'}"
 
 
 def _accepted(arrived: Arrived, read: Callable[[Arrived, Address], T], address: Address) -> T:
-    """What ``read`` makes of a 2xx response.
+    """Return the result of ``read`` for a 2xx response.
 
     Raises:
-        ClientError: for any other, and for what cannot be read; it names the server.
+        ClientError: for any other status, and for an answer that cannot be read; it names the server.
     """
     if not 200 <= arrived.status < 300:
         raise transport_errors.refusal(_plain(arrived), arrived.moved_to, address)
@@ -325,7 +324,7 @@ def _reader(request: Request, convert: Callable[[Reply], T]) -> Callable[[Arrive
 
 
 def getter(path: str) -> Build:
-    """The call that asks for a document."""
+    """Return the function that builds the call for a document."""
 
     def build(address: Address, left_s: float | None) -> Call:
         headers = {"accept": "application/json", **address.headers()}
@@ -335,10 +334,10 @@ def getter(path: str) -> Build:
 
 
 def read_model_list(arrived: Arrived, address: Address) -> list[dict[str, Any]]:
-    """What a server says of its models.
+    """Return a server's list of models.
 
     Raises:
-        BadAnswer: when it does not.
+        BadAnswer: when the answer is not such a list.
     """
     document = _read_document(arrived, address)
     models = document.get("models") if isinstance(document, dict) else None
@@ -350,7 +349,7 @@ def read_model_list(arrived: Arrived, address: Address) -> list[dict[str, Any]]:
 
 
 def _read_document(arrived: Arrived, _: Address) -> Json:
-    """The JSON document, or the plain text, that came."""
+    """Return the JSON document or the plain text of a response."""
     media_type = arrived.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "text/plain":
         return arrived.body.decode("utf-8", "replace")
@@ -370,7 +369,7 @@ def _plain(arrived: Arrived) -> HttpResponse:
 
 
 def _queue_s(arrived: Arrived) -> float:
-    """How long the request stood in the server's line, by its own word."""
+    """Return the seconds that the request waited in the server's queue, as the server reports them."""
     return timings_ms(arrived.headers).get("queue", 0.0) / 1e3
 
 
@@ -383,7 +382,7 @@ def _too_late(until: Until, address: Address) -> ServerTimeout:
 
 
 def warn_caller(text: str) -> None:
-    """Warns at the line outside this package that made the call, however deep below it this is."""
+    """Issue a warning at the line outside this package that made the call."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(__package__):
         level, frame = level + 1, frame.f_back

@@ -1,4 +1,4 @@
-"""What a flow may ask of its driver, and what it is sent: the border between deciding and doing I/O."""
+"""The steps that a flow asks its driver to take, and their outcomes: the interface between logic and I/O."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .address import Address
 
 T = TypeVar("T")
 
-#: Told about bytes as they go: ``progress("up" or "down", bytes done, bytes in total)``; the total is None where a
-#: server does not say it.
+#: Called during transfers: ``progress("up" or "down", bytes done, bytes in total)``; the total is None if a server
+#: does not say it.
 Progress = Callable[[Literal["up", "down"], int, "int | None"], None]
 
-#: Does what a server would have done: the fallback.
+#: The fallback: a function that answers in place of a server.
 Local = Callable[[Request], Answer]
 
 
@@ -26,8 +26,8 @@ Local = Callable[[Request], Answer]
 class Call:
     """One HTTP exchange to make, after waiting ``wait_s`` seconds.
 
-    With ``timeout_s`` the whole response has to be there within so many seconds; without, the driver's own timeout
-    holds.  A response that is larger than ``most_bytes`` is not read.  With ``is_parted`` a multipart response is
+    With ``timeout_s`` the whole response has to arrive within that many seconds; otherwise the driver's own timeout
+    applies.  A response that is larger than ``most_bytes`` is not read.  With ``is_parted`` a multipart response is
     not read either: the flow is sent :class:`Opened` and asks for :class:`More`.
     """
 
@@ -44,10 +44,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A whole response.
+    """A complete response.
 
-    Header names are in lower case.  ``seconds`` is how long it took, None where that is not known yet; ``moved_to``
-    is where a redirect leads, without secrets.
+    Header names are in lower case.  ``seconds`` is the time that it took, None if not known yet; ``moved_to`` is
+    the target of a redirect, without secrets.
     """
 
     status: int
@@ -59,26 +59,26 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The beginning of a multipart response; its body is still to come."""
+    """The head of a multipart response, whose body has not arrived yet."""
 
     headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class More:
-    """Asks for the next bytes of what was opened; the flow is sent them, ``b""`` at the end, or the error."""
+    """Asks for the next bytes of an opened response; the flow is sent these, ``b""`` at the end, or the error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """A result that the caller gets before the flow has ended."""
+    """A result that the caller gets before the flow ends."""
 
     value: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Work on this machine, which an async driver must not do on its event loop."""
+    """Local work, which an async driver must not do on its event loop."""
 
     work: Local
     request: Request
@@ -86,23 +86,23 @@ class Compute:
 
 Step = Call | Compute | More | Emit
 
-#: What came of a call: a response, its beginning, why there is none, or why it was not read.
+#: The outcome of a call: a response, its head, the reason for having none, or the reason for not reading it.
 Outcome = Arrived | Opened | httpx.RequestError | BadAnswer
 
 Flow = Generator[Step, Any, T]
 
 
-#: Makes the call to a server, given its address and the seconds that are left for it.
+#: Builds the call to a server from the server's address and the seconds that are left.
 Build = Callable[[Address, "float | None"], Call]
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a caller wants of one call besides its result.
+    """A caller's conditions for one call.
 
     Attributes:
-        deadline_s: Seconds for all of it, attempts and waits included; None for no end.
-        progress: Told about every part of a body as it goes.
+        deadline_s: Seconds for the whole call, attempts and waits included; None for no limit.
+        progress: Called for every part of a body that is transferred.
     """
 
     deadline_s: float | None = None
@@ -111,7 +111,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Until:
-    """Terms whose time has begun to run: ``ends_at`` is on the fleet's clock."""
+    """Terms of a call that has begun: ``ends_at`` is on the fleet's clock."""
 
     terms: Terms
     ends_at: float | None

@@ -1,7 +1,7 @@
-"""Which of several servers is asked next.  Arithmetic on what was seen of them; nothing here waits or calls.
+"""Choose the next of several servers, from observations of them; no code here waits or makes calls.
 
-The one owner of what a client knows about its servers: how fast each answers, how busy it says it is, and whether
-it is worth asking at all.
+This module has all of a client's knowledge about its servers: each one's speed, its reported queue time, and
+whether it should be asked at all.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from dataclasses import dataclass, field
 from ..errors import BadAnswer, ClientError, ServerRefused, ServerTimeout, ServerUnreachable, ShuttingDown
 from .address import Address
 
-#: How much the latest answer counts in the running mean of a server's speed.
+#: Weight of the latest answer in the running mean of a server's speed.
 _SMOOTHING = 0.3
 
-#: No server is left alone for longer, whatever it asked for: nobody would find out that it is well again.
+#: Longest time for which a server is not asked, even if it requests more: its recovery has to be noticed.
 _LONGEST_REST_S = 600.0
 
-#: No answer is faster, so that a weight stays a number.
+#: Lower bound of an answer's time, so that a weight stays finite.
 _SHORTEST_S = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """When a server is no longer asked, and when it is tried again.
+    """The circuit breaker: when a server is no longer asked, and when it is tried again.
 
     Args:
-        failures: In a row, after which its circuit opens.
-        pause_s: Seconds until one request is let through to see; if that fails too, the pause begins again.
+        failures: Number of consecutive failures after which its circuit opens.
+        pause_s: Seconds until one test request is sent; if that fails, too, the pause begins again.
     """
 
     failures: int = 3
@@ -39,16 +39,17 @@ class Breaker:
 
 @dataclass(slots=True, eq=False)
 class Server:
-    """One server, and what is known about it.  Changed by its :class:`Fleet` alone.
+    """One server and the client's knowledge about it.  Only its :class:`Fleet` changes it.
 
     Attributes:
-        address: Where it is.
-        in_flight: Calls of this client that it has not answered yet.
-        speed_s: Running mean of the seconds that an answer takes, without the time in its waiting line.
-        queue_s: How long the latest call stood in its waiting line, by its own word (Server-Timing).
-        failures: In a row.
-        rests_until: On the fleet's clock: before that it does not want to be asked, or its circuit is open.
-        credit: Its turn in the weighted round.
+        address: The server's address.
+        in_flight: Number of this client's calls that it has not answered yet.
+        speed_s: Running mean of the seconds that an answer takes, without the time in its queue.
+        queue_s: Seconds that the latest call waited in its queue, as the server reports them (Server-Timing).
+        failures: Number of consecutive failures.
+        rests_until: Time on the fleet's clock before which the server asked not to be called, or its circuit is
+            open.
+        credit: Its credit in the weighted round robin.
     """
 
     address: Address
@@ -63,13 +64,13 @@ class Server:
 class Fleet:
     """Servers that are asked in turn, each in proportion to how soon it is likely to answer.
 
-    Smooth weighted round robin, as nginx has it; a weight is 1 / ((speed + declared wait) · (calls in flight + 1)).
-    A server whose speed is not known yet counts as the fastest.  Safe to share between threads.
+    This is smooth weighted round robin as in nginx; a weight is 1 / ((speed + reported wait) · (calls in flight +
+    1)). A server whose speed is not known yet counts as the fastest.  It is safe to share between threads.
 
     Args:
-        addresses: At least one.
-        breaker: When to leave a server alone.
-        clock: Seconds that only grow.
+        addresses: The servers' addresses, at least one.
+        breaker: The circuit breaker.
+        clock: Returns monotonic seconds.
     """
 
     def __init__(
@@ -85,9 +86,11 @@ class Fleet:
         self._lock = threading.Lock()
 
     def lease(self, failed: Collection[Server] = ()) -> Server:
-        """The server to ask now, counted as in flight until :meth:`answered`, :meth:`failed` or :meth:`released`.
+        """Return the server to ask now; it counts as in flight until :meth:`answered`, :meth:`failed` or
+        :meth:`released`.
 
-        Those that ``failed`` this call already are asked last; if all rest, whoever rests for the shortest.
+        Servers in ``failed``, which have failed this call already, are asked last.  If all servers rest, the one
+        with the shortest remaining rest is returned.
         """
         now = self.clock()
         with self._lock:
@@ -100,13 +103,13 @@ class Fleet:
             return chosen
 
     def can_spare(self, failed: Collection[Server]) -> bool:
-        """Whether a server that has not failed this call is worth asking at once."""
+        """Return whether a server that has not failed this call can be asked immediately."""
         now = self.clock()
         with self._lock:
             return any(s not in failed and self._is_awake(s, now) for s in self.servers)
 
     def answered(self, server: Server, seconds: float | None, queue_s: float = 0.0) -> None:
-        """It answered after ``seconds`` (None: not known), of which ``queue_s`` were spent in its waiting line."""
+        """Record an answer after ``seconds`` (None if not known), of which it waited ``queue_s`` in the queue."""
         with self._lock:
             server.in_flight -= 1
             server.failures, server.rests_until = 0, 0.0
@@ -119,7 +122,7 @@ class Fleet:
             server.queue_s = max(queue_s, 0.0)
 
     def failed(self, server: Server, error: ClientError) -> None:
-        """It did not answer, or refused: it rests for as long as it asked to, or once its circuit opens."""
+        """Record a failure: the server rests for the time that it requested, or when its circuit opens."""
         rest_s = (error.retry_after_s or 0.0) if isinstance(error, ServerRefused) else 0.0
         with self._lock:
             server.in_flight -= 1
@@ -132,18 +135,18 @@ class Fleet:
             server.rests_until = self.clock() + min(rest_s, _LONGEST_REST_S) if rest_s else 0.0
 
     def released(self, server: Server) -> None:
-        """The call was given up; nothing was learnt."""
+        """Record that a call was given up, which says nothing about the server."""
         with self._lock:
             server.in_flight -= 1
 
     def has_hope(self) -> bool:
-        """Whether any circuit is closed, or has been open for long enough to try again."""
+        """Return whether any circuit is closed, or has been open for long enough to try again."""
         now = self.clock()
         with self._lock:
             return any(not self._is_open(s) or self._is_awake(s, now) for s in self.servers)
 
     def soonest_s(self) -> float:
-        """Seconds until the first of the servers no longer rests."""
+        """Return the seconds until the first of the servers no longer rests."""
         now = self.clock()
         with self._lock:
             return max(0.0, min(server.rests_until for server in self.servers) - now)
@@ -152,7 +155,7 @@ class Fleet:
         return server.failures >= self._breaker.failures
 
     def _is_awake(self, server: Server, now: float) -> bool:
-        # Half-open: its pause is over, and one call at a time finds out.
+        # Half-open: the pause is over, and one call at a time tests the server.
         return now >= server.rests_until and not (self._is_open(server) and server.in_flight)
 
     def _next_in_turn(self, servers: Sequence[Server]) -> Server:
@@ -170,6 +173,6 @@ class Fleet:
 
 
 def _is_ill(error: ClientError) -> bool:
-    """Whether a failure says that the server itself does not work, not that it cannot do this one thing now."""
+    """Return whether a failure means that the server itself does not work, not just this call."""
     is_leaving = isinstance(error, ServerRefused) and error.code == ShuttingDown.__name__
     return is_leaving or isinstance(error, (ServerUnreachable, ServerTimeout, BadAnswer))

@@ -1,6 +1,6 @@
-"""What a pipeline needs, what a server says of its models, and which of them fits.
+"""Find the model of a server that fits a pipeline.
 
-Arithmetic on configs: it reads attributes of the pipeline, and knows neither torch nor the wire.
+It compares configs: it reads attributes of the pipeline, and uses neither torch nor the wire format.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ..errors import BadAnswer, Mismatch, ModelUnavailable
 from ..models import CATALOGUE, CLASS_NAMES, ModelSpec, Normalisation, model_of_pipeline, spec_from_config
 from ..models.spec import Kind
 
-#: Checkpoints write the same factor with more or fewer digits.
+#: Relative tolerance: checkpoints give the same factor with more or fewer digits.
 _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model as ``GET /v1/models`` describes it: the part that decides whether it fits, and its config."""
+    """A model from ``GET /v1/models``: the facts that decide whether it fits, and its config."""
 
     name: str
     class_name: str
@@ -36,24 +36,24 @@ class ServedModel:
 
     @property
     def kind(self) -> Kind:
-        """Whether it is a full or a tiny autoencoder."""
+        """``kl`` for a full or ``tiny`` for a tiny autoencoder."""
         return CLASS_NAMES[self.class_name]
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """The VAE that a pipeline works with, as far as it can be known.
+    """The VAE that a pipeline needs, as far as it is known.
 
     Attributes:
-        who: What the pipeline is called in messages.
-        known_from: Where this knowledge comes from.
-        kind: Whether it has a full or a tiny autoencoder.
-        latent_channels: One number; or every one that is possible where only the denoiser's channels are known,
-            which may be packed or several latents side by side.
-        normalisation: None where it is not known.
-        spatial_factor: None where the pipeline can be made to fit any.
-        family: The catalogue's name of the model, where the class tells.
-        config: Of the VAE that is there, if one is.
+        who: Name of the pipeline in messages.
+        known_from: The source of this knowledge.
+        kind: Whether it needs a full or a tiny autoencoder.
+        latent_channels: The number of channels; or all possible numbers if only the denoiser's channels are known,
+            which may be packed or include several latents.
+        normalisation: The normalisation; None if unknown.
+        spatial_factor: Pixels per latent; None if the pipeline can be adapted to any factor.
+        family: The catalogue's name of the model, if the pipeline's class identifies it.
+        config: The config of the pipeline's own VAE, if it has one.
     """
 
     who: str
@@ -66,7 +66,7 @@ class Need:
     config: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
 
     def impossibilities(self, model: ServedModel | ModelSpec) -> list[str]:
-        """Why ``model`` cannot work at all, whoever asks for it."""
+        """Return the reasons why ``model`` cannot work at all, even if the user asks for it."""
         found = []
         if model.latent_channels not in self.latent_channels:
             found.append(f"{model.latent_channels} latent channels where {self.latent_channels[0]} are needed")
@@ -75,14 +75,14 @@ class Need:
         return found
 
     def differences(self, model: ServedModel | ModelSpec) -> list[str]:
-        """In what ``model`` is not what is needed; full or tiny makes no difference."""
+        """Return how ``model`` differs from the need; full or tiny makes no difference."""
         found = self.impossibilities(model)
         if self.normalisation is not None and not _same(model.normalisation, self.normalisation):
             found.append(f"{_said(model.normalisation)} where {_said(self.normalisation)} is needed")
         return found
 
     def to_start(self) -> str:
-        """The command that starts a server for this pipeline."""
+        """Return the command that starts a server for this pipeline."""
         rows = [row for row in CATALOGUE.values() if row.kind == self.kind and not self.differences(row)]
         if self.normalisation is None or not rows:
             return "`hybridge serve NAME=REPOSITORY:vae`, with the repository that the pipeline came from"
@@ -91,10 +91,10 @@ class Need:
 
 
 def read_models(documents: Sequence[Any], server: str) -> list[ServedModel]:
-    """What the server serves of the classes that a pipeline's VAE can be.
+    """Return the server's models whose class a pipeline's VAE can have.
 
     Raises:
-        BadAnswer: when it does not say what has to be known.
+        BadAnswer: when the server's description lacks a required fact.
     """
     return [
         _read_model(document, server)
@@ -133,15 +133,15 @@ _STATISTICS = ("latents_mean", "latents_std")
 
 
 def need_of(pipe: Any, *, is_chosen: bool) -> Need:
-    """What ``pipe`` needs: by its VAE's config, else by its class, else by its denoiser.
+    """Return the need of ``pipe``: from its VAE's config, else from its class, else from its denoiser.
 
     Args:
         pipe: A diffusers pipeline.
-        is_chosen: Whether somebody chose the model, so that a pipeline without a VAE may be made to fit it, and the
-            number of the denoiser's channels is enough where the class says nothing.
+        is_chosen: Whether the user chose the model; a pipeline without a VAE is then adapted to it, and the
+            number of the denoiser's channels suffices if the class is unknown.
 
     Raises:
-        Mismatch: when it has no VAE that can be replaced, or nothing tells which one it needs.
+        Mismatch: when it has no VAE that can be replaced, or its need cannot be determined.
     """
     who = type(pipe).__name__
     if not all(hasattr(pipe, name) for name in ("vae", "_internal_dict")):
@@ -149,7 +149,7 @@ def need_of(pipe: Any, *, is_chosen: bool) -> Need:
     family = model_of_pipeline(base.__name__ for base in type(pipe).__mro__)
     channels = _denoiser_channels(pipe)
     row = CATALOGUE.get(family or "")
-    is_playground = type(getattr(pipe, "scheduler", None)).__name__.startswith("EDM")  # v2.5, in SDXL's class
+    is_playground = type(getattr(pipe, "scheduler", None)).__name__.startswith("EDM")  # v2.5 uses SDXL's class
     if row is not None and (is_playground or (channels and row.latent_channels not in channels)):
         row = None
     if pipe.vae is not None:
@@ -161,7 +161,7 @@ def need_of(pipe: Any, *, is_chosen: bool) -> Need:
             expected=" or ".join(CLASS_NAMES),
         )
     if row is not None:
-        # Whoever chose a model may have one of another factor; without a choice the family's own is meant.
+        # A model that the user chose may have another factor; otherwise the family's own factor is required.
         factor = None if is_chosen else row.spatial_factor
         return Need(who, who, row.kind, (row.latent_channels,), row.normalisation, factor, row.name)
     if is_chosen and channels:
@@ -175,7 +175,7 @@ def need_of(pipe: Any, *, is_chosen: bool) -> Need:
 
 
 def _annotated(pipeline: type) -> list[str]:
-    """The names of diffusers' VAE classes that its ``__init__`` says it takes; none where it does not say."""
+    """Return the names of diffusers' VAE classes in its ``__init__``'s annotation; none without annotation."""
     annotation = inspect.signature(pipeline.__init__).parameters.get("vae")  # type: ignore[misc]
     said = "" if annotation is None or annotation.annotation is annotation.empty else annotation.annotation
     return re.findall(r"\w*Autoencoder\w+", said.__name__ if inspect.isclass(said) else str(said))
@@ -213,14 +213,14 @@ def _need_of_vae(vae: Any, who: str, row: ModelSpec | None, *, is_chosen: bool) 
 
 
 def denoiser_of(pipe: Any) -> Any:
-    """The module that makes a pipeline's latents, under the name that its class has for it; None without one."""
+    """Return the module that makes a pipeline's latents, under any of its usual names; None if there is none."""
     present = (getattr(pipe, name, None) for name in ("unet", "transformer", "image_unet"))
     return next((module for module in present if module is not None), None)
 
 
 def _denoiser_channels(pipe: Any) -> tuple[int, ...]:
     config = getattr(denoiser_of(pipe), "config", None)
-    # What a denoiser gives is latents alone; what it takes may be latents, masks and pictures side by side.
+    # A denoiser's output is only latents; its input may be latents, masks and pictures together.
     ends = [getattr(config, name, None) for name in ("out_channels", "in_channels")]
     known = [end for end in ends if isinstance(end, int) and end > 0]
     possible = [end // parts for end in known for parts in range(1, end + 1) if end % parts == 0]
@@ -228,22 +228,22 @@ def _denoiser_channels(pipe: Any) -> tuple[int, ...]:
 
 
 def choose(need: Need, models: Sequence[ServedModel], asked: str | None, server: str) -> tuple[ServedModel, str]:
-    """The model that takes the place of the pipeline's VAE, and why this one.
+    """Return the model that replaces the pipeline's VAE, and the reason.
 
     Args:
-        need: What is needed.
-        models: What there is.
-        asked: The name that somebody chose, which is taken unless it cannot work at all.
-        server: Its address, for messages.
+        need: The pipeline's need.
+        models: The server's models.
+        asked: The model's name that the user chose, which is used unless it cannot work at all.
+        server: The server's address, for messages.
 
     Raises:
-        Mismatch: when nothing fits, or what was chosen is not there or does not.
+        Mismatch: when no model fits, or the chosen model does not exist or cannot work.
     """
     if asked is not None:
         chosen = _asked_for(asked, need, models, server)
         doubts = [] if _is_of_unknown_parent(chosen) else need.differences(chosen)
         return chosen, f"asked for, although {', '.join(doubts)}, by {need.known_from}" if doubts else "asked for"
-    # Nothing tells whose latents a tiny autoencoder of somebody's own reads: it has to be asked for.
+    # The latents of an unknown tiny autoencoder cannot be identified: the user has to name it.
     usable = [model for model in models if not _is_of_unknown_parent(model)]
     fitting = [model for model in usable if not need.differences(model)]
     fitting += [model for model in models if model not in usable and not need.impossibilities(model)]
@@ -255,7 +255,7 @@ def choose(need: Need, models: Sequence[ServedModel], asked: str | None, server:
             expected=f"{_wanted(need)}, by {need.known_from}",
             hint=f'model="{fitting[0].name}"' if fitting else f"{need.to_start()} on that machine",
         )
-    # Same weights cannot be told by facts; the same config is the nearest to it, then the catalogue's own name.
+    # Equal weights cannot be recognised; an equal config is closest to that, then the catalogue's own name.
     candidates.sort(key=lambda model: (model.config != need.config, model.name != need.family))
     chosen, *others = candidates
     reason = f"{_wanted(need)}, by {need.known_from}"
@@ -266,7 +266,7 @@ def choose(need: Need, models: Sequence[ServedModel], asked: str | None, server:
 
 
 def _is_of_unknown_parent(model: ServedModel) -> bool:
-    """Whether it is a tiny autoencoder that the server knows no full one of; its factors say nothing then."""
+    """Return whether it is a tiny autoencoder without a known full model; its factors then mean nothing."""
     return model.kind == "tiny" and _same(model.normalisation, Normalisation())
 
 
@@ -294,7 +294,7 @@ def _asked_for(asked: str, need: Need, models: Sequence[ServedModel], server: st
 
 
 def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A module's config in JSON's own types, without the entries about where it came from."""
+    """Return a module's config in JSON's types, without the entries about its source."""
     public = {name: value for name, value in config.items() if not name.startswith("_")}
     plain: dict[str, Any] = json.loads(json.dumps(public))
     return plain

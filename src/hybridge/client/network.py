@@ -1,7 +1,7 @@
-"""HTTP over sockets: httpcore's connections, each read and write of which ends when the call has to end.
+"""HTTP over sockets: httpcore's connections, with every read and write bounded by the call's deadline.
 
-httpx's own transports cannot do that: their timeouts hold for single reads, so that a server which sends a byte now
-and then is waited for without end.  Redirects are not followed, compression is not unpacked, cookies are not kept.
+httpx's own transports cannot do that: their timeouts apply to single reads, so a server that sends a byte now and
+then is waited for without end.  Redirects are not followed, compression is not decoded, cookies are not kept.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from ..errors import ClientError
 from .proxies import Proxies, Proxy, ProxyChoice
 from .tls import Verify, trust
 
-#: httpx drops an idle connection after 5 s, less than it takes to make the next latents.
+#: httpx closes an idle connection after 5 s, less than the time to compute the next latents.
 LIMITS: dict[str, Any] = {"max_connections": 100, "max_keepalive_connections": 20, "keepalive_expiry": 60.0}
 
-#: A large body is written in pieces, so that time is looked at between them.
+#: A large body is written in pieces of this size, with a check of the time between them.
 _WRITE_BYTES = 1 << 18
 
-#: How httpcore's names of two events end.
+#: The endings of httpcore's names of two events.
 HEAD_BEGINS = "receive_response_headers.started"
 HEAD_ENDS = "receive_response_headers.complete"
 
 
 class TimeLimit(threading.local):
-    """Until when this thread may wait.  The call's end holds for all, the head's while a response's head comes."""
+    """The time until which this thread may wait: the call's end, and while a response's head arrives the head's."""
 
     def __init__(self) -> None:
         self.ends_at: float | None = None
@@ -43,7 +43,7 @@ class TimeLimit(threading.local):
 
     @contextlib.contextmanager
     def until(self, ends_at: float | None) -> Iterator[None]:
-        """Sets the call's end, in seconds of time.monotonic()."""
+        """Set the call's end, in seconds of time.monotonic()."""
         before, self.ends_at = self.ends_at, ends_at
         try:
             yield
@@ -51,9 +51,9 @@ class TimeLimit(threading.local):
             self.ends_at, self.head_ends_at = before, None
 
     def trace(self, timeout: float | None) -> Callable[..., None]:
-        """What httpcore tells about its progress: the whole head may take as long as one read.
+        """Return httpcore's trace function, which bounds the whole head by the time of one read.
 
-        Else a server could send ``100 Continue`` for ever to somebody without a deadline.
+        Otherwise a server could send ``100 Continue`` for ever to a client without a deadline.
         """
 
         def trace(event: str, info: object) -> None:
@@ -65,10 +65,10 @@ class TimeLimit(threading.local):
         return trace
 
     def left(self, timeout: float | None, expired: type[Exception]) -> float | None:
-        """The shorter of ``timeout`` and the time that is left.
+        """Return the shorter of ``timeout`` and the remaining time.
 
         Raises:
-            expired: when none is left.
+            expired: when no time is left.
         """
         ends = [end for end in (self.ends_at, self.head_ends_at) if end is not None]
         if not ends:
@@ -80,7 +80,7 @@ class TimeLimit(threading.local):
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection that keeps to the limit."""
+    """A connection that respects the time limit."""
 
     def __init__(self, stream: httpcore.NetworkStream, limit: TimeLimit) -> None:
         self._stream = stream
@@ -97,11 +97,11 @@ class _Stream(httpcore.NetworkStream):
             self._stream.write(bytes(view[start : start + _WRITE_BYTES]), left_s)
 
     def close(self) -> None:
-        # A thread that waits for this socket would not notice that it is closed, but it does notice a shutdown.
-        # Not in a process that was forked: the connection is its parent's.
+        # A thread that waits for this socket does not notice a close, but it does notice a shutdown.
+        # Not in a forked process: the connection belongs to its parent.
         with contextlib.suppress(OSError):
             if self._owner == os.getpid():
-                # The plain socket's: that of TLS would drop its cipher under the waiting thread.
+                # The plain socket's shutdown: that of TLS would remove the cipher that the waiting thread uses.
                 socket.socket.shutdown(self._stream.get_extra_info("socket"), socket.SHUT_RDWR)
         self._stream.close()
 
@@ -116,7 +116,7 @@ class _Stream(httpcore.NetworkStream):
 
 
 class _Backend(httpcore.NetworkBackend):
-    """Connects within the limit, all addresses of a name together."""
+    """Connects to the addresses of a name, all together within the time limit."""
 
     def __init__(self, limit: TimeLimit) -> None:
         self._limit = limit
@@ -149,10 +149,10 @@ class _Backend(httpcore.NetworkBackend):
 
 
 def _addresses(host: str, port: int, timeout: float | None) -> list[str]:
-    """The addresses of a host.  The system's resolver takes no timeout, so a thread waits for it.
+    """Return the addresses of a host.  The system's resolver has no timeout, so a separate thread waits for it.
 
     Raises:
-        httpcore.ConnectError, httpcore.ConnectTimeout: as a connection has them.
+        httpcore.ConnectError, httpcore.ConnectTimeout: as for a connection.
     """
     with contextlib.suppress(ValueError):
         return [str(ipaddress.ip_address(host))]
@@ -176,12 +176,12 @@ def _addresses(host: str, port: int, timeout: float | None) -> list[str]:
 
 
 class Network(httpx.BaseTransport):
-    """The blocking transport.  Safe to share between threads, and with processes that are forked.
+    """The blocking transport.  It is safe to share between threads and with forked processes.
 
-    A request's extension ``ends_at`` says when its call has to be over, on time.monotonic()'s clock.
+    A request's extension ``ends_at`` is the deadline of its call, on time.monotonic()'s clock.
 
     Args:
-        proxies: Says which proxy to take.
+        proxies: Chooses the proxy of a URL.
         context: Verifies certificates.
     """
 
@@ -196,7 +196,7 @@ class Network(httpx.BaseTransport):
         self._is_closed = False
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """The response, whose body is still to come."""
+        """Send a request, and return the response before its body has arrived."""
         pool = self._pool(request.url)
         trace = self._limit.trace(read_timeout(request))
         ends_at = request.extensions.get("ends_at")
@@ -207,7 +207,7 @@ class Network(httpx.BaseTransport):
         )
 
     def close(self) -> None:
-        """Closes every connection; calls that are under way fail."""
+        """Close all connections; calls in progress fail."""
         with self._lock:
             pools, self._pools = list(self._pools.values()), {}
             self._is_closed = True
@@ -217,7 +217,7 @@ class Network(httpx.BaseTransport):
     def _pool(self, url: httpx.URL) -> httpcore.ConnectionPool:
         proxy = self._proxies.of(url)
         if self._owner != os.getpid():
-            # The parent's connections cannot be used by two, and closing them is the parent's business.
+            # Two processes cannot use the parent's connections, and only the parent may close them.
             self._inherited.append(self._pools)
             self._lock, self._pools, self._owner = threading.Lock(), {}, os.getpid()
         with self._lock:
@@ -248,10 +248,10 @@ N = TypeVar("N")
 def network_to(
     urls: Sequence[httpx.URL], kind: Callable[[Proxies, ssl.SSLContext], N], proxy: ProxyChoice, verify: Verify
 ) -> N:
-    """The transport to some servers.
+    """Return the transport to the given servers.
 
     Raises:
-        ClientError: for a proxy and for certificates that cannot be used, where one of the servers needs them.
+        ClientError: for an unusable proxy or certificates, if one of the servers needs them.
     """
     proxies = Proxies(proxy)
     taken = [proxies.of(url) for url in urls]
@@ -260,7 +260,7 @@ def network_to(
 
 
 def closed() -> ClientError:
-    """The error for a call of a client that was closed."""
+    """Return the error for a call of a closed client."""
     return ClientError("this client is closed", hint="a new one, or calls inside of its `with` block")
 
 
@@ -273,7 +273,7 @@ class _Body(httpx.SyncByteStream):
     def __iter__(self) -> Iterator[bytes]:
         parts = self._response.iter_stream()
         while True:
-            # Not around the yield: what this thread does in between is not this call.
+            # Not around the yield: in between, this thread does other work than this call.
             with translated(), self._limit.until(self._ends_at):
                 part = next(parts, None)
             if part is None:
@@ -286,7 +286,7 @@ class _Body(httpx.SyncByteStream):
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """httpcore's errors as httpx's, which have the same names."""
+    """Convert httpcore's errors to httpx's, which have the same names."""
     try:
         yield
     except (
@@ -301,7 +301,7 @@ def translated() -> Iterator[None]:
 
 
 def core_request(request: httpx.Request, trace: Callable[..., Any]) -> httpcore.Request:
-    """A request of httpx's as httpcore has it."""
+    """Convert an httpx request to an httpcore request."""
     url = request.url
     return httpcore.Request(
         method=request.method,
@@ -313,6 +313,6 @@ def core_request(request: httpx.Request, trace: Callable[..., Any]) -> httpcore.
 
 
 def read_timeout(request: httpx.Request) -> float | None:
-    """Seconds for a single read, and for a response's whole head."""
+    """Return the seconds for a single read, and for a response's whole head."""
     timeout: float | None = request.extensions.get("timeout", {}).get("read")
     return timeout

@@ -1,4 +1,4 @@
-"""One line that makes a diffusers pipeline hybrid: its VAE and its text encoders are those of a server."""
+"""Make a diffusers pipeline hybrid with one call: its VAE and its text encoders run on a server."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ PARTS = ("vae", "text")
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """A part of the pipeline, the server's model that took its place, and why that one."""
+    """A part of the pipeline, the server's model that replaced it, and the reason for the choice."""
 
     part: str
     model: str
     reason: str
 
 
-#: Stands for an attribute that the pipeline's class has and the pipeline itself had not.
+#: Marks an attribute that the pipeline's class has but the pipeline itself did not have.
 _ABSENT = object()
 
 
 class _Changes:
-    """What was set on pipelines, and what was there before.
+    """Attributes that were set on pipelines, and their earlier values.
 
     Args:
-        values: The pipelines, changed when this returns, each with the new values of its attributes.
-        owned: Closed when the changes are undone.
+        values: The pipelines, each with the new values of its attributes; they are set on creation.
+        owned: Resources that are closed when the changes are undone.
     """
 
     def __init__(self, values: Sequence[tuple[Any, Mapping[str, Any]]], owned: contextlib.ExitStack) -> None:
         self._values = list(values)
-        # A pipeline's config is where setting a part leaves a trace.
+        # Setting a part also changes the pipeline's config.
         self._before = [
             (pipe, {name: vars(pipe).get(name, _ABSENT) for name in new}, pipe._internal_dict)
             for pipe, new in values
@@ -81,11 +81,11 @@ class _Changes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Connection:
-    """What :func:`connect` did.  ``with`` undoes it at the end of the block.
+    """The changes that :func:`connect` made.  ``with`` undoes them at the end of the block.
 
     Attributes:
         server: The server's address, without secrets.
-        replaced: What was replaced, by what, and why.
+        replaced: The replaced parts, their replacements, and the reasons.
     """
 
     server: str
@@ -93,10 +93,10 @@ class Connection:
     _changes: _Changes = field(repr=False)
 
     def undo(self) -> None:
-        """Puts everything back as it was before.  Once is enough; again does nothing.
+        """Restore the earlier state.  A second call does nothing.
 
         Raises:
-            ClientError: when something else has taken a part's place since, such as a later connection.
+            ClientError: when a part has been replaced again since, for example by a later connection.
         """
         self._changes.undo()
 
@@ -120,7 +120,7 @@ def connect(
     api_key: str | None = None,
     timeout: float | None = ANSWER_TIMEOUT_S,
 ) -> Connection:
-    """Lets ``server`` run the heavy parts of a diffusers pipeline; the pipeline is used as before.
+    """Let ``server`` run the heavy parts of a diffusers pipeline; the pipeline is used as before.
 
     ::
 
@@ -133,19 +133,19 @@ def connect(
         pipe: Any pipeline with a ``vae`` of class AutoencoderKL or AutoencoderTiny, or of a known class with
             ``vae=None``; for ``text``, one of a class in :mod:`hybridge.models.text_sides`.  It is changed in
             place.
-        server: Its URL, as for :class:`Client`; or a client, which then stays the caller's to close.
-        parts: What to replace, ``vae`` or ``text`` or both.  ``auto`` is the VAE, and the text encoders of a
-            pipeline that was loaded without them, where the server has them: nothing tells whether those that a
-            pipeline has are the server's.
-        model: The server's model to take for the VAE; without, the one that fits the pipeline's config or class.
-        text_model: The same for the text encoders; without, the only one that serves such a pipeline.
+        server: Its URL, as for :class:`Client`; or a client, which the caller has to close.
+        parts: The parts to replace: ``vae`` or ``text`` or both.  ``auto`` is the VAE, and the text encoders if the
+            pipeline was loaded without them and the server has them.  Existing text encoders are kept, because
+            they cannot be compared with the server's.
+        model: The server's model for the VAE; if None, the one that fits the pipeline's config or class.
+        text_model: The server's model for the text encoders; if None, the only one that serves such a pipeline.
         api_key: Sent as ``Authorization: Bearer``; not together with a client.
         timeout: Seconds to wait for an answer; not together with a client.
 
     Raises:
-        ClientError: as :class:`Client` has them; Mismatch when no model of the server fits.  Nothing has changed
-            then.
-        RequestError: for parts that do not exist, and for what a client that is given has of its own.
+        ClientError: as for :class:`Client`; Mismatch when no model of the server fits.  The pipeline is then
+            unchanged.
+        RequestError: for unknown parts, and for arguments that a given client has itself.
     """
     wanted = _named_parts(parts)
     if isinstance(server, Client) and (api_key is not None or timeout != ANSWER_TIMEOUT_S):
@@ -176,7 +176,7 @@ def connect(
 def _remote_vae(
     pipe: Any, client: Client, documents: Sequence[Any], model: str | None
 ) -> tuple[RemoteVAE, str, str]:
-    """The module that takes the place of the pipeline's VAE, the server's name for it, and why that one."""
+    """Return the module that replaces the pipeline's VAE, its name on the server, and the reason."""
     need = need_of(pipe, is_chosen=model is not None)
     chosen, reason = choose(need, read_models(documents, client.server), model, client.server)
     like = _module_like(pipe)
@@ -190,10 +190,10 @@ def _remote_vae(
 def _remote_text(
     pipe: Any, client: Client, documents: Sequence[Any], asked: str | None, *, is_needed: bool
 ) -> tuple[RemoteTextEncoder, str] | None:
-    """What takes the place of ``encode_prompt``, and why that one; None where nothing need or can.
+    """Return the replacement of ``encode_prompt`` and the reason; None if it need not or cannot be replaced.
 
     Raises:
-        Mismatch: where nothing can, and somebody asked for it.
+        Mismatch: when it cannot be replaced although the user asked for it.
     """
     known = side_of(pipe)
     if not is_needed and (known is None or not lacks_encoders(pipe, known[1])):
@@ -210,7 +210,7 @@ def _remote_text(
 
 
 def _inner(pipe: Any) -> list[Any]:
-    """Pipelines that a pipeline is made of and shares its VAE with, as VisualCloze's two."""
+    """Return the pipelines inside a pipeline that share its VAE, such as VisualCloze's two."""
     pipelines = [value for value in vars(pipe).values() if hasattr(value, "components") and hasattr(value, "vae")]
     return [inner for inner in pipelines if inner.vae is pipe.vae]
 
@@ -232,21 +232,21 @@ def _named_parts(parts: str | Iterable[str]) -> Sequence[str]:
 
 
 def _module_like(pipe: Any) -> Any:
-    """The module whose dtype and device the remote VAE takes over: the VAE that was there, else the denoiser."""
+    """Return the module whose dtype and device the remote VAE gets: the pipeline's VAE, else its denoiser."""
     present = (getattr(pipe, "vae", None), denoiser_of(pipe))
     return next((module for module in present if module is not None), pipe)
 
 
 def _usable(device: torch.device) -> torch.device:
-    # While its weights are offloaded a module is on "meta", and pipelines look elsewhere for where they compute.
+    # A module with offloaded weights is on "meta", and pipelines find their device in another way.
     return torch.device("cpu") if device.type == "meta" else device
 
 
 def _place_like_offloaded(vae: RemoteVAE, pipe: Any) -> None:
-    """Hooks ``vae`` if the pipeline's modules are offloaded already.
+    """Add a hook to ``vae`` if the pipeline's modules are offloaded already.
 
-    Of offloaded modules, pipelines ask the first one's hook where to compute, and take one without for the answer
-    that nothing is offloaded.
+    Pipelines read their device from the first module's hook, and conclude from a missing hook that no module is
+    offloaded.
     """
     if any(hasattr(part, "_hf_hook") for part in pipe.components.values()):
         from accelerate.hooks import AlignDevicesHook, add_hook_to_module  # type: ignore[import-untyped]
@@ -255,12 +255,12 @@ def _place_like_offloaded(vae: RemoteVAE, pipe: Any) -> None:
 
 
 def _learned(pipe: Any, vae: RemoteVAE) -> dict[str, Any]:
-    """What changes in the pipeline besides its VAE.
+    """Return the pipeline's other attributes that change with its VAE.
 
-    Its class is shown the VAE in any case: Bria's, for one, fills in what the VAE's config leaves open.
+    A pipeline is always made with the VAE, because Bria's class, for example, completes the VAE's config.
 
     Raises:
-        Mismatch: for a pipeline without a VAE whose class cannot be made anew.
+        Mismatch: for a pipeline without a VAE if its class cannot make another one.
     """
     with_vae = _made_with(pipe, vae)
     if pipe.vae is not None:
@@ -275,7 +275,7 @@ def _learned(pipe: Any, vae: RemoteVAE) -> dict[str, Any]:
 
 
 def _made_with(pipe: Any, vae: RemoteVAE | None) -> Any:
-    """A pipeline of the same class and parts that its class made with ``vae``; None where it cannot."""
+    """Return a new pipeline of the same class and parts, but with ``vae``; None if the class cannot make it."""
     known = {**pipe.config, **_parts_of(pipe), "vae": vae}
     takes = inspect.signature(type(pipe).__init__).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
@@ -289,7 +289,7 @@ def _made_with(pipe: Any, vae: RemoteVAE | None) -> Any:
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Leaves out what diffusers has said when the pipeline was made."""
+    """Suppress diffusers' warnings, which were shown when the pipeline was first made."""
     log = logging.getLogger("diffusers")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -302,20 +302,20 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _parts_of(pipe: Any) -> dict[str, Any]:
-    """Its components; not by its property for them, which raises for classes whose ``__init__`` keeps others."""
+    """Return a pipeline's components; its own property raises for classes whose ``__init__`` adds others."""
     return {name: vars(pipe)[name] for name in pipe.config if name in vars(pipe)}
 
 
 def _corrected(pipe: Any, with_vae: Any) -> dict[str, Any]:
-    """What the pipeline's ``__init__`` took for granted because it had no VAE to ask, made right.
+    """Return corrected values of attributes for which the pipeline's ``__init__`` used defaults without a VAE.
 
-    diffusers' pipelines keep ``vae_scale_factor``, in some ``latent_channels``, and processors of pictures made of
-    a multiple of the one and of the other.  Which multiple is their own affair: what their class makes of this VAE
-    and not of None is taken over.
+    diffusers' pipelines store ``vae_scale_factor``, sometimes ``latent_channels``, and image processors whose
+    settings are a multiple of these.  The multiple depends on the class, so the attributes of a pipeline that the
+    class made with this VAE are used where they differ.
 
     Args:
         pipe: The pipeline, which has no VAE.
-        with_vae: What :func:`_made_with` gave.
+        with_vae: The pipeline that :func:`_made_with` returned.
     """
     without = _made_with(pipe, None)
     assumed = vars(pipe if without is None else without)
@@ -328,7 +328,7 @@ def _corrected(pipe: Any, with_vae: Any) -> dict[str, Any]:
 
 
 def _is_alike(value: Any, other: Any) -> bool:
-    """Equal numbers, and processors of pictures of equal settings; of other values nothing is known to differ."""
+    """Return whether numbers, or settings of image processors, are equal; True for all other values."""
     if hasattr(value, "config") and not hasattr(value, "components"):
         return type(value) is type(other) and bool(value.config == other.config)
     return not isinstance(value, int | float) or value == other

@@ -1,4 +1,4 @@
-"""Latents in fewer bits than they were made in, where the caller asks for it."""
+"""Round latents to a narrower dtype at the caller's request."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ..protocol import WireTensor
 if TYPE_CHECKING:
     import numpy
 
-#: The halves that the wire has.
+#: The wire's half-precision dtypes.
 Precision = Literal["float16", "bfloat16"]
 
 
 def lowered(tensor: WireTensor, precision: Precision) -> WireTensor:
-    """The elements rounded to nearest, ties to even, as torch and NumPy do.
+    """Round the elements to nearest, ties to even, as torch and NumPy do.
 
     Raises:
-        RequestError: for another precision, for a tensor without floats, and for elements that do not fit.
+        RequestError: for any other precision, for a tensor that is not float, and for elements out of range.
     """
     import numpy as np
 
@@ -46,7 +46,7 @@ def lowered(tensor: WireTensor, precision: Precision) -> WireTensor:
 
 
 def _to_bfloat16(floats: numpy.ndarray[Any, Any]) -> numpy.ndarray[Any, Any]:
-    """The upper halves of float32, rounded.  NaN stays NaN: its payload would be rounded away to infinity."""
+    """Round to the upper halves of float32.  NaN is kept: rounding its payload could give infinity."""
     import numpy as np
 
     bits = np.ascontiguousarray(floats).view("<u4")

@@ -1,4 +1,4 @@
-"""A picture in two steps over one response: an approximation at once, the full decode when it is done."""
+"""A picture in two steps in one response: first an approximation, then the full decode."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 ValueT = TypeVar("ValueT")
 
-#: Far more than any server sends of one picture.
+#: Most parts of a response: far more than any server sends for one picture.
 _MOST_PARTS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """An approximation, at the size that it was made in.
+    """An approximation of the picture, in the size in which it was made.
 
     Attributes:
         picture: A PIL image.
@@ -42,15 +42,15 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Picture(Generic[ValueT]):
-    """The full decode: what :meth:`Client.decode` gives for the same arguments."""
+    """The full decode: the result of :meth:`Client.decode` for the same arguments."""
 
     value: ValueT
 
 
 def preview_flow(flows: Flows, request: DecodeRequest, model: str | None, kind: Kind, terms: Terms) -> Flow[None]:
-    """Emits a Preview and a Picture.
+    """Emit a Preview and a Picture.
 
-    Where the connection is lost after the preview, the picture is asked for again, alone.
+    If the connection is lost after the preview, only the picture is requested again.
     """
     until, convert = flows.begin(terms), converter(request, kind)
     source: list[Address] = []
@@ -67,7 +67,7 @@ def preview_flow(flows: Flows, request: DecodeRequest, model: str | None, kind: 
     yield from flows.exchange(flows.post(request, path_of(request, model), terms, is_parted=True), opened, until)
     address, reader, has_picture = source[-1], PartsReader(most_bytes(request)), False
     count = 0
-    while True:  # to the end of the response, so that its connection can be used again
+    while True:  # read to the end of the response, so that its connection can be reused
         data = yield More()
         if isinstance(data, httpx.TimeoutException):
             raise flows.blamed(transport_errors.loss(data, address))

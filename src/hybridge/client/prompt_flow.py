@@ -1,4 +1,4 @@
-"""The conversation that makes text embeddings of prompts."""
+"""The flow that encodes prompts to text embeddings."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .prompts import Embeddings, embeddings_of
 def prompt_flow(
     flows: Flows, request: PromptRequest, model: str | None, kind: Kind, count: int, terms: Terms
 ) -> Flow[Embeddings]:
-    """The embeddings of a request.
+    """Return the embeddings of a request.
 
     Args:
-        flows: Of the fleet.
-        request: What is asked for.
-        model: Whose embeddings; None for those of the only model that takes prompts.
-        kind: What the tensors become.
+        flows: The flows to the servers.
+        request: The request.
+        model: The model's id; None for the only model that takes prompts.
+        kind: The kind of the resulting tensors.
         count: How often each prompt's embedding is repeated.
-        terms: Of the call.
+        terms: The terms of the call.
     """
     until = flows.begin(terms)
     if model is None:
@@ -44,10 +44,10 @@ def prompt_flow(
 
 
 def _only_model(flows: Flows, until: Until) -> Flow[str]:
-    """The model that is meant where nobody names one.
+    """Return the only model that takes prompts.
 
     Raises:
-        RequestError: where none or several could be.
+        RequestError: when no model or several models take prompts.
     """
     documents = yield from flows.exchange(getter("/v1/models"), read_model_list, until)
     names = [str(model.get("name")) for model in documents if "prompt" in (model.get("tasks") or ())]

@@ -1,4 +1,4 @@
-"""Prompts to embeddings: what a caller says and holds ↔ the wire, and one embedding for each picture."""
+"""Convert prompts and embeddings between the caller's types and the wire, and repeat embeddings per picture."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from ..protocol import PictureFile, PromptAnswer, PromptLimits, PromptRequest, T
 from ..protocol.prompt import check_inputs
 from .conversion import Kind, from_wire, image_to_wire
 
-#: The client leaves most limits to the server; these are beyond what any server takes.
+#: The server enforces the limits; these are larger than any server's.
 _LIMITS = PromptLimits(max_json_bytes=1 << 30, max_prompts=1 << 20, max_characters=1 << 30, max_images=1 << 10)
 
 
 class Embeddings(dict[str, Any]):
-    """Text embeddings by the keywords under which the pipeline's ``__call__`` takes them: ``pipe(**embeddings)``.
+    """Text embeddings by the argument names of the pipeline's ``__call__``: ``pipe(**embeddings)``.
 
-    A value is a tensor, or a list of tensors where the pipeline wants one for each prompt.
+    A value is a tensor, or a list of tensors if the pipeline takes one for each prompt.
 
     Attributes:
-        layouts: For each keyword, where in its value the prompts are; see :data:`hybridge.protocol.TensorLayout`.
-        metadata: What the server said: model, revision, dtype, class, versions of libraries.
-        truncated: By the name of a prompt, which items of it were cut to the maximal length.
+        layouts: For each argument, the position of the prompts; see :data:`hybridge.protocol.TensorLayout`.
+        metadata: The server's facts: model, revision, dtype, class, versions of libraries.
+        truncated: For each prompt argument, the indices of the texts that were cut to the maximal length.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class Embeddings(dict[str, Any]):
 
 
 def prompt_request(inputs: Mapping[str, Any], images: Any, *, drop_padding: bool) -> PromptRequest:
-    """The request that :meth:`Calls.encode_prompt`'s arguments mean.
+    """Return the request for :meth:`Calls.encode_prompt`'s arguments.
 
     Raises:
-        RequestError: for arguments that make no sense.
+        RequestError: for invalid arguments.
     """
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in inputs.items()}
     pictures = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
@@ -61,7 +61,7 @@ def _file_of(image: Any) -> bytes:
 
 
 def embeddings_of(answer: PromptAnswer, kind: Kind, count: int) -> Embeddings:
-    """What a caller gets for an answer: values of ``kind``, each prompt's embedding ``count`` times."""
+    """Convert an answer to values of ``kind``, with each prompt's embedding ``count`` times."""
     values = {
         name: [from_wire(one, kind) for one in value] if isinstance(value, tuple) else from_wire(value, kind)
         for name, value in answer.tensors.items()
@@ -70,15 +70,15 @@ def embeddings_of(answer: PromptAnswer, kind: Kind, count: int) -> Embeddings:
 
 
 def repeat_for_images(embeddings: Embeddings, num_images_per_prompt: int) -> Embeddings:
-    """The embeddings for a number of pictures of each prompt: those of one prompt stand side by side.
+    """Repeat embeddings for several pictures of each prompt; repeats of one prompt are adjacent.
 
-    Servers give one embedding for each prompt.  Pipelines that are given embeddings differ in what they do with
-    ``num_images_per_prompt``: some repeat them, some refuse, and some give other pictures.  So the embeddings are
-    repeated here, and the pipeline is called with ``num_images_per_prompt=1``, which is its default.
+    Servers return one embedding for each prompt.  Pipelines that are given embeddings handle
+    ``num_images_per_prompt`` differently: some repeat them, some refuse, and some give other pictures.  So the
+    embeddings are repeated here, and the pipeline is called with ``num_images_per_prompt=1``, which is its default.
 
     Args:
-        embeddings: What :meth:`Client.encode_prompt` gave.
-        num_images_per_prompt: At least 1.
+        embeddings: The result of :meth:`Client.encode_prompt`.
+        num_images_per_prompt: Number of pictures of each prompt, at least 1.
 
     Raises:
         RequestError: for a number below 1.
@@ -93,7 +93,7 @@ def repeat_for_images(embeddings: Embeddings, num_images_per_prompt: int) -> Emb
 
 
 def repeated(value: Any, layout: TensorLayout, count: int) -> Any:
-    """One value of embeddings with each prompt ``count`` times."""
+    """Return one value of embeddings with each prompt repeated ``count`` times."""
     if layout == "list":
         return [one for one in value for _ in range(count)]
     if isinstance(value, WireTensor):

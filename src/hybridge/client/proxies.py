@@ -1,4 +1,4 @@
-"""Which server is called through a proxy: the caller's word, else the environment's, and never for this machine."""
+"""Choose the proxy for a server: the caller's choice, else the environment's; none for this machine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import httpx
 
 from ..errors import ClientError
 
-#: What ``proxy=`` may be; :class:`~hybridge.client.Client` documents it.
+#: The type of ``proxy=``; :class:`~hybridge.client.Client` documents it.
 ProxyChoice = str | bool | None
 
-#: Other spellings of SOCKS version 5; desktops write the first one into ALL_PROXY.
+#: Proxy URL schemes.  ``socks`` is another name of SOCKS version 5, which desktops write into ALL_PROXY.
 _SCHEMES = {"http": "http", "https": "https", "socks": "socks5", "socks5": "socks5", "socks5h": "socks5"}
 
 #: RFC 1918, IPv4 and IPv6 link-local, and IPv6's private addresses (RFC 4193).
@@ -27,25 +27,25 @@ _LAN = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy's URL without credentials, its user and password, and whether it speaks SOCKS."""
+    """A proxy's URL without credentials, its user and password, and its protocol."""
 
     url: httpx.URL
     auth: tuple[str, str] | None = field(repr=False)
 
     @property
     def is_socks(self) -> bool:
-        """Whether it speaks SOCKS version 5, not HTTP."""
+        """Whether its protocol is SOCKS version 5, not HTTP."""
         return self.url.scheme == "socks5"
 
 
 class Proxies:
-    """Says for each URL which proxy to take.
+    """Chooses the proxy for each URL.
 
     Args:
-        choice: ``None``: the environment's (``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``) for
-            public addresses.  ``True``: the environment's also for addresses of a local network.  ``False``: none.
-            A URL: this one, for every server but one on this machine.
-        environment: Gives the environment's proxies by scheme, as urllib does.
+        choice: ``None``: the environment's proxy (``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``) for
+            public addresses.  ``True``: the environment's also for addresses of a local network.  ``False``: no
+            proxy.  A URL: this proxy, for every server except on this machine.
+        environment: Function that returns the environment's proxies by scheme, as urllib does.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class Proxies:
         self._environment = dict((environment or getproxies)()) if is_asked else {}
 
     def of(self, url: httpx.URL) -> Proxy | None:
-        """The proxy for ``url``; None for a direct connection.
+        """Return the proxy for ``url``; None for a direct connection.
 
         Raises:
-            ClientError: for a proxy that cannot be used; it says where that was asked for.
+            ClientError: for a proxy that cannot be used; it says where the proxy was set.
         """
         if is_loopback(url.host):
             return None
@@ -76,7 +76,7 @@ class Proxies:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine by its name or address."""
+    """Return whether a host is this machine by its name or address."""
     ip = _ip(host)
     if ip is None:
         name = host.lower().rstrip(".")
@@ -85,9 +85,9 @@ def is_loopback(host: str) -> bool:
 
 
 def is_local(host: str) -> bool:
-    """Whether a host is in the local network: a private or link-local address, ``.local``, a name without a dot.
+    """Return whether a host is local: a private or link-local address, ``.local``, or a name without a dot.
 
-    Names are not looked up.
+    Names are not resolved.
     """
     ip = _ip(host)
     if ip is None:
@@ -105,9 +105,10 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _is_excepted(url: httpx.URL, no_proxy: str) -> bool:
-    """Whether NO_PROXY names a URL's host: ``*``, names, suffixes, addresses, networks, each with a port or not.
+    """Return whether NO_PROXY names a URL's host: ``*``, names, suffixes, addresses, networks, with or without
+    port.
 
-    An entry that is none of these names nothing.
+    Any other entry is ignored.
     """
     return any(_names(entry, url) for entry in no_proxy.replace(",", " ").split())
 
@@ -141,7 +142,7 @@ def _read(text: str, source: str) -> Proxy:
     except (httpx.InvalidURL, UnicodeError):
         url = httpx.URL()
     if url.scheme not in _SCHEMES or not url.host:
-        # Not shown whole: a password may be in it.
+        # The whole text is not shown: it may contain a password.
         raise ClientError(
             f"{source} is not a proxy's address",
             saw=f"{url.scheme}://…" if url.scheme and url.scheme not in _SCHEMES else None,

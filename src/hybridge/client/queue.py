@@ -1,7 +1,7 @@
-"""Calls that overlap with making the next input: put latents in, get pictures out, in order or as they are done.
+"""Queues of calls that overlap with the computation of the next input; results come in order or as they are done.
 
-:class:`ReorderBuffer` decides which result may be handed over, with no thread and no event loop.
-:class:`CallQueue` works with threads, :class:`AsyncCallQueue` with tasks.
+:class:`ReorderBuffer` decides which results may be delivered, without threads or an event loop.
+:class:`CallQueue` uses threads, :class:`AsyncCallQueue` tasks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import anyio
 from ..errors import ClientError, RequestError
 from .flow_types import Flow
 
-#: Results come as their items were ``put``, or as they are ``done``.
+#: The order of results: as their items were ``put``, or as they are ``done``.
 Order = Literal["put", "done"]
 
 
@@ -29,12 +29,12 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, slots=True)
 class Finished(Generic[ResultT]):
-    """One item's end.
+    """The outcome of one item.
 
     Attributes:
-        index: It was the item put as number ``index``, from 0.
-        tag: What was put with it.
-        error: Why there is no result; None where there is one.
+        index: The item's number, from 0, in the order of :meth:`CallQueue.put`.
+        tag: The tag that was put with the item.
+        error: The error of a failed call; None if there is a result.
     """
 
     index: int
@@ -43,7 +43,7 @@ class Finished(Generic[ResultT]):
     error: Exception | None = None
 
     def result(self) -> ResultT:
-        """What the call gave; raises its own error where it failed."""
+        """Return the call's result, or raise its error."""
         if self.error is not None:
             raise self.error
         return cast(ResultT, self.value)
@@ -51,10 +51,10 @@ class Finished(Generic[ResultT]):
 
 @dataclass(frozen=True, slots=True)
 class Recipe(Generic[ResultT]):
-    """What a queue does with each item, and how; :meth:`Client.decode_queue` documents the fields.
+    """The settings of a queue; :meth:`Client.decode_queue` documents the fields.
 
     Raises:
-        RequestError: for a limit or an order that is none.
+        RequestError: for an invalid limit or order.
         TypeError: for arguments that the call does not have.
     """
 
@@ -77,7 +77,7 @@ class Recipe(Generic[ResultT]):
 
 
 class ReorderBuffer(Generic[ResultT]):
-    """Who was put, who is done, and whose turn it is."""
+    """A buffer of results that delivers them in the queue's order."""
 
     def __init__(self, order: Order) -> None:
         self._keeps_order = order == "put"
@@ -86,12 +86,12 @@ class ReorderBuffer(Generic[ResultT]):
         self._early: dict[int, Finished[ResultT]] = {}
 
     def put(self) -> int:
-        """Takes in an item; its index."""
+        """Record a new item and return its index."""
         self._put += 1
         return self._put - 1
 
     def done(self, finished: Finished[ResultT]) -> list[Finished[ResultT]]:
-        """Takes note of a result; those that may be handed over now, in their order."""
+        """Record a result, and return the results that may be delivered now, in order."""
         self._early[finished.index] = finished
         ready = []
         while self._early:
@@ -104,7 +104,7 @@ class ReorderBuffer(Generic[ResultT]):
 
     @property
     def is_settled(self) -> bool:
-        """Whether everything that was put has been handed over."""
+        """Whether the results of all items have been delivered."""
         return self._handed == self._put
 
 
@@ -144,7 +144,7 @@ def _tqdm() -> Any:
 
 
 class CallQueue(Generic[ItemT, ResultT]):
-    """Calls in threads, ``limit`` at a time.
+    """Calls in threads, at most ``limit`` at a time.
 
     ::
 
@@ -154,9 +154,9 @@ class CallQueue(Generic[ItemT, ResultT]):
         for finished in queue:
             finished.result().save(f"{finished.index}.png")
 
-    An item's failure is its own, raised by :meth:`Finished.result`.  With ``stop_on_error`` the next :meth:`put`,
-    or leaving the block, raises the first one.  Leaving the block waits for every result.  An exception inside the
-    block cancels what has not been sent; a call that is under way is waited for.
+    A failure affects only its item, and :meth:`Finished.result` raises it.  With ``stop_on_error`` the next
+    :meth:`put`, or the end of the block, raises the first failure.  The end of the block waits for all results.  An
+    exception inside the block cancels items that have not been sent; calls in progress are waited for.
     """
 
     def __init__(self, recipe: Recipe[ResultT], run: Callable[[Flow[ResultT]], ResultT]) -> None:
@@ -177,13 +177,13 @@ class CallQueue(Generic[ItemT, ResultT]):
         return self
 
     def put(self, item: ItemT, *, tag: Any = None) -> None:
-        """Sends an item on its way; returns at once if fewer than ``limit`` are under way, else waits for a place.
+        """Start the call of an item; with ``limit`` calls in progress, first wait until one ends.
 
-        The item is read before this returns, so that its memory may be used for the next.
+        The item is read before this returns, so its memory may be reused for the next item.
 
         Args:
             item: Latents for a decode queue, a picture for an encode queue.
-            tag: Whatever should stand beside the result: the prompt, a file name.
+            tag: Any value to return with the result, such as the prompt or a file name.
 
         Raises:
             RequestError: when the item cannot be sent, or outside of the ``with`` block.
@@ -200,10 +200,9 @@ class CallQueue(Generic[ItemT, ResultT]):
         pool.submit(self._work, index, tag, flow)
 
     def __iter__(self) -> Iterator[Finished[ResultT]]:
-        """Results, each once; ends when everything that was put until then has been given.
+        """Yield each result once, and end when the results of all items put so far have been yielded.
 
-        Inside the block this waits for results; another thread that wants them while items are still being put is
-        better served by ``callback``.
+        Inside the block this waits for results; to receive them while items are still being put, use ``callback``.
         """
         _refuse_both(self._recipe)
         while True:
@@ -232,12 +231,12 @@ class CallQueue(Generic[ItemT, ResultT]):
             if self._is_cancelled or self._failure is not None:
                 raise _not_sent(index)
             finished = Finished(index, tag, self._run(flow))
-        except Exception as error:  # it belongs to the item, whatever it is
+        except Exception as error:  # any error is the item's result
             finished = Finished(index, tag, error=error)
             if self._recipe.stop_on_error:
                 self._failure = self._failure or error
         self._bars.done()
-        # Before the callback, which may put the next item.
+        # Released before the callback, which may put the next item.
         self._places.release()
         with self._handing:  # one callback at a time, in order
             with self._changed:
@@ -247,14 +246,14 @@ class CallQueue(Generic[ItemT, ResultT]):
                 self._changed.notify_all()
             try:
                 _call_back(self._recipe, ready)
-            except Exception as error:  # raised where somebody sees it: by put, or on leaving the block
+            except Exception as error:  # raised later, by put or at the end of the block
                 self._failure = self._failure or error
 
 
 class AsyncCallQueue(Generic[ItemT, ResultT]):
     """:class:`CallQueue` with tasks: ``async with``, ``await queue.put(…)``, ``async for``.
 
-    An exception inside the block cancels every call, also those under way.
+    An exception inside the block cancels all calls, including those in progress.
     """
 
     def __init__(self, recipe: Recipe[ResultT], run: Callable[[Flow[ResultT]], Awaitable[ResultT]]) -> None:
@@ -302,7 +301,7 @@ class AsyncCallQueue(Generic[ItemT, ResultT]):
         if kind is not None:
             self._tasks.cancel_scope.cancel()
         try:
-            # Without the block's exception, which the group would wrap in another.
+            # Without the block's exception, which the task group would wrap in another.
             await self._tasks.__aexit__(None, None, None)
         finally:
             self._bars.close()
@@ -314,7 +313,7 @@ class AsyncCallQueue(Generic[ItemT, ResultT]):
         try:
             if self._failure is None:
                 finished = Finished(index, tag, await self._run(flow))
-        except Exception as error:  # it belongs to the item, whatever it is
+        except Exception as error:  # any error is the item's result
             finished = Finished(index, tag, error=error)
             if self._recipe.stop_on_error:
                 self._failure = self._failure or error
@@ -329,7 +328,7 @@ class AsyncCallQueue(Generic[ItemT, ResultT]):
             self._results.extend(ready)
         try:
             _call_back(self._recipe, ready)
-        except Exception as error:  # raised where somebody sees it: by put, or on leaving the block
+        except Exception as error:  # raised later, by put or at the end of the block
             self._failure = self._failure or error
         self._changed.set()
         self._changed = anyio.Event()

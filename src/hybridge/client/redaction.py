@@ -1,25 +1,25 @@
-"""What must not be shown: credentials that a server may echo, and characters that a terminal would obey."""
+"""Remove credentials that a server may echo, and control characters that affect terminals, from texts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from urllib.parse import quote
 
-#: Of a secret that was cut off at the end of an excerpt, so many characters are still hidden.
+#: Shortest beginning of a secret that is hidden at the end of a truncated text, in characters.
 _SHORTEST_PART = 6
 
-#: Shorter values would be found everywhere.
+#: Shorter secrets are not hidden, because they would match everywhere.
 _SHORTEST_SECRET = 3
 
-#: Beyond that nobody reads an error message.
+#: Most characters of a server's text that are shown.
 _LONGEST_TEXT = 2000
 
 
 class Redactor:
-    """Makes text from a server fit to be shown.
+    """Makes a server's text safe to show.
 
     Args:
-        secrets: What is replaced by ``***``: each whole, its beginning where it was cut off, and its quoted forms.
+        secrets: The texts to replace by ``***``, also in quoted forms and if truncated at the end of a text.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
@@ -29,7 +29,7 @@ class Redactor:
         self._secrets = sorted((form for form in forms if len(form) >= _SHORTEST_SECRET), key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
-        """The text without secrets and control characters, at most 2000 characters of it."""
+        """Return the text without secrets and control characters, cut to 2000 characters."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         for secret in self._secrets:

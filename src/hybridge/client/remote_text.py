@@ -1,4 +1,4 @@
-"""Text encoders that are on a server, in the place of a pipeline's ``encode_prompt``."""
+"""A server's text encoders as a replacement of a pipeline's ``encode_prompt``."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from .client import Client
 from .flow import warn_caller
 from .prompts import Embeddings, repeated
 
-#: How ``encode_prompt`` is told the number of pictures of each prompt.
+#: The arguments of ``encode_prompt`` for the number of pictures of each prompt.
 _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt")
 
-#: How it is given pictures.
+#: The arguments of ``encode_prompt`` for pictures.
 _PICTURES = ("image", "images")
 
-#: Denoisers, and the entry of their configs that is the width of ``prompt_embeds``.
+#: Denoiser components, and the entry of their config with the width of ``prompt_embeds``.
 _WIDTHS = (("unet", "cross_attention_dim"), ("transformer", "joint_attention_dim"))
 
 
 class RemoteTextEncoder:
-    """What ``encode_prompt`` is to a pipeline, computed elsewhere.
+    """A replacement of a pipeline's ``encode_prompt`` that runs on a server.
 
-    The pipeline calls it as it calls its own: so it is the pipeline that decides whether negative embeddings are
-    needed, how many pictures there are of each prompt, and which layers count.  What comes back is what its own
-    would give, in the denoiser's dtype and on the device that was asked for.
+    The pipeline calls it like its own method, and so decides whether negative embeddings are needed, how many
+    pictures there are of each prompt, and which layers are used.  The result equals that of the pipeline's own
+    method, in the denoiser's dtype and on the requested device.
 
     Args:
-        client: The server; closing it is the caller's business.
+        client: The client of the server; the caller has to close it.
         model: The server's name for the model.
-        side: What is known of the pipeline's text encoders.
+        side: The facts about the pipeline's text encoders.
         pipe: The pipeline.
 
     Attributes:
@@ -52,18 +52,18 @@ class RemoteTextEncoder:
         return f"RemoteTextEncoder({self.model!r} of {self._client.server})"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The arguments and the result of the pipeline's own ``encode_prompt``.
+        """Encode prompts, with the arguments and the result of the pipeline's own ``encode_prompt``.
 
         Raises:
-            ClientError: as :class:`~hybridge.client.Client` has them.
-            Mismatch: when the embeddings are of another width than the pipeline's denoiser reads.
+            ClientError: as for :class:`~hybridge.client.Client`.
+            Mismatch: when the width of the embeddings differs from the denoiser's.
         """
         bound = self._signature.bind(self._pipe, *args, **kwargs)
         bound.apply_defaults()
         given = dict(bound.arguments)
         own = [output.name for output in self._side.outputs]
         if any(given.get(f"{prefix}{name}") is not None for name in own for prefix in ("", NEGATIVE_PREFIX)):
-            return self._own(self._pipe, *args, **kwargs)  # it has embeddings, and only repeats them
+            return self._own(self._pipe, *args, **kwargs)  # it is given embeddings, and only repeats them
         if given.get("lora_scale") not in (None, 1, 1.0):
             warn_caller("lora_scale does not reach the text encoders, which are on a server")
         call = next(one for one in self._side.calls if one.arguments.items() <= given.items())
@@ -76,7 +76,7 @@ class RemoteTextEncoder:
         }
         if None not in call.returns:
             return tuple(values.get(name) for name in call.returns if name is not None)
-        # It returns more than embeddings, such as positions, which it makes of embeddings that it is given.
+        # It returns more than embeddings, such as positions, which it computes from given embeddings.
         takes = self._signature.parameters
         given |= {name: value for name, value in values.items() if name in takes}
         given |= {name: 1 for name in _COUNTS if name in given}
@@ -90,7 +90,7 @@ class RemoteTextEncoder:
         return [one.name for one in self._side.parameters if one.kind in ("prompt", "negative")]
 
     def _inputs(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What is sent: every value about text that ``encode_prompt`` has, its own defaults among them."""
+        """Return the values to send: all arguments of ``encode_prompt`` about text, including its own defaults."""
         inputs = {}
         is_guided = given.get("do_classifier_free_guidance", True)
         for parameter in self._side.parameters:
@@ -99,7 +99,7 @@ class RemoteTextEncoder:
                 value = given[parameter.name]
                 inputs[parameter.name] = list(value) if isinstance(value, (list, tuple)) else value
         if inputs.get("prompt") is None:
-            # The negative half of pipelines that have no other default for it.
+            # The negative prompt of pipelines that have no other default for it.
             inputs["prompt"] = [""] * int(given.get(self._side.count or "") or 1)
         return inputs
 
@@ -110,7 +110,7 @@ class RemoteTextEncoder:
         return list(images) if isinstance(images, (list, tuple)) else [images]
 
     def _fetch(self, inputs: dict[str, Any], images: list[Any]) -> Embeddings:
-        """The embeddings; of pipelines that ask in several calls for parts of them, one request for all."""
+        """Return the embeddings; one request serves pipelines that ask for parts of them in several calls."""
         key = json.dumps(inputs, sort_keys=True, default=str) if len(self._side.calls) > 1 and not images else ""
         if key and self._last is not None and self._last[0] == key:
             (_, known), self._last = self._last, None
@@ -123,7 +123,7 @@ class RemoteTextEncoder:
         return embeddings
 
     def _placed(self, value: Any, given: Mapping[str, Any], embeddings: Embeddings) -> Any:
-        """On the device that was asked for; what has the server's dtype gets that of the denoiser."""
+        """Move a value to the requested device, and convert tensors of the server's dtype to the denoiser's."""
         if isinstance(value, list):
             return [self._placed(one, given, embeddings) for one in value]
         device = given.get("device") or self._pipe._execution_device
@@ -134,7 +134,7 @@ class RemoteTextEncoder:
 
     def _check_width(self, embeddings: Embeddings) -> None:
         configs = [(getattr(getattr(self._pipe, part, None), "config", None) or {}, name) for part, name in _WIDTHS]
-        # A denoiser with a projection of its own in front takes what that takes.
+        # A denoiser with its own projection of the embeddings takes the projection's width.
         said = [config.get(name) for config, name in configs if not config.get("encoder_hid_dim")]
         needed = next((width for width in said if isinstance(width, int)), None)
         value = embeddings.get("prompt_embeds")

@@ -1,4 +1,4 @@
-"""A VAE that is on a server, as a module that diffusers' pipelines take for one of their own."""
+"""A server's VAE as a module that replaces the VAE of diffusers' pipelines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .model_matching import ServedModel
 
 
 class _Nothing(torch.nn.Module):
-    """One parameter without elements: it has a dtype and a device, and whatever moves modules moves it for free."""
+    """A module with one empty parameter, which has a dtype and a device and can be moved at no cost."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
@@ -28,24 +28,24 @@ class _Nothing(torch.nn.Module):
 
 
 class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers is not typed
-    """What AutoencoderKL and AutoencoderTiny are to a pipeline, computed elsewhere.
+    """A replacement of AutoencoderKL and AutoencoderTiny that runs on a server.
 
-    Latents travel in VAE space and in this module's dtype, unrounded and unscaled; what comes back is given in this
-    module's dtype, on the device that the input was on.  Encoding with a full VAE gives a real distribution made of
-    the server's moments, so that drawing from it uses the caller's generator.  Nothing here has a gradient.
+    Latents are sent in VAE space and in this module's dtype, unrounded and unscaled; results have this module's
+    dtype and the input's device.  Encoding with a full VAE returns a distribution with the server's moments, so
+    sampling from it uses the caller's generator.  Results have no gradient.
 
-    It is no ModelMixin on purpose: ``from_pipe`` hands those on only if their class is the one that it expects.
+    It is not a ModelMixin on purpose: ``from_pipe`` passes a ModelMixin on only if it has the expected class.
 
     Args:
-        client: The server; closing it is the caller's business.
-        model: What the server said of the model.
-        dtype: As of a module that is loaded so; ``.to()`` changes it.
-        device: The same.
+        client: The client of the server; the caller has to close it.
+        model: The server's description of the model.
+        dtype: The module's dtype; ``.to()`` changes it.
+        device: The module's device; ``.to()`` changes it.
 
     Attributes:
         model: The server's name for the model.
-        use_slicing: Whether each item of a batch is sent as a request of its own.
-        use_tiling: Kept for whoever asks; how a picture fits in memory is the server's decision.
+        use_slicing: Whether each item of a batch is sent as a separate request.
+        use_tiling: Stored only for compatibility; the server decides how a picture fits in its memory.
     """
 
     config_name = "config.json"
@@ -65,43 +65,44 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
         self.use_tiling = False
         self._client = client
         self._is_tiny = model.kind == "tiny"
-        # A tiny autoencoder works in its pipeline's space, which the wire calls scaled as the model's own.
+        # A tiny autoencoder takes normalised latents, which on the wire is the scaling ``model``.
         self._scaling = Scaling("model") if self._is_tiny else Scaling()
-        # SDXL's pipelines ask this part for its dtype after they have moved the whole to float32.
+        # SDXL's pipelines read the dtype of this part after they have converted the VAE to float32.
         self.post_quant_conv = _Nothing(dtype, torch.device(device))
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what is sent and of what is returned."""
+        """The dtype of the tensors that are sent and returned."""
         return self.post_quant_conv.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where pipelines believe it to be."""
+        """The device that pipelines see."""
         return self.post_quant_conv.weight.device
 
     def enable_tiling(self, use_tiling: bool = True) -> None:
-        """Changes nothing: the server fits pictures into its memory by itself."""
+        """Set ``use_tiling``, which has no effect: the server fits pictures into its memory itself."""
         self.use_tiling = use_tiling
 
     def disable_tiling(self) -> None:
-        """Undoes :meth:`enable_tiling`."""
+        """Undo :meth:`enable_tiling`."""
         self.enable_tiling(False)
 
     def enable_slicing(self) -> None:
-        """Sends each item of a batch as a request of its own, for batches that pass the server's limits."""
+        """Send each item of a batch as a separate request, for batches that exceed the server's limits."""
         self.use_slicing = True
 
     def disable_slicing(self) -> None:
-        """Undoes :meth:`enable_slicing`."""
+        """Undo :meth:`enable_slicing`."""
         self.use_slicing = False
 
     @apply_forward_hook  # type: ignore[untyped-decorator]
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
-        """Pictures (B, 3, H, W) in [-1, 1] → AutoencoderKLOutput, or for a tiny autoencoder AutoencoderTinyOutput.
+        """Encode pictures (B, 3, H, W) in [-1, 1] to an AutoencoderKLOutput, or AutoencoderTinyOutput if it is
+        tiny.
 
         Raises:
-            ClientError: as :class:`~hybridge.client.Client` has them.
+            ClientError: as for :class:`~hybridge.client.Client`.
         """
         encoded = self._send(x, self._encode_request)
         if self._is_tiny:
@@ -113,25 +114,25 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
     def decode(
         self, z: torch.Tensor, return_dict: bool = True, generator: torch.Generator | None = None
     ) -> DecoderOutput | tuple[torch.Tensor]:
-        """Latents (B, C, h, w) as the VAE has them → DecoderOutput with pictures (B, 3, H, W) in about [-1, 1].
+        """Decode the VAE's latents (B, C, h, w) to a DecoderOutput with pictures (B, 3, H, W), about [-1, 1].
 
-        ``generator`` is taken because pipelines pass one; decoding draws nothing, in diffusers neither.
+        ``generator`` is accepted because pipelines pass one; decoding uses no random numbers, as in diffusers.
 
         Raises:
-            ClientError: as :class:`~hybridge.client.Client` has them.
+            ClientError: as for :class:`~hybridge.client.Client`.
         """
         sample = self._send(z, self._decode_request)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def forward(self, sample: torch.Tensor, sample_posterior: bool = False, return_dict: bool = True) -> Any:
-        """Pictures → pictures, through the latents' mode, or with ``sample_posterior`` through a draw."""
+        """Encode pictures and decode the posterior's mode, or with ``sample_posterior`` a sample from it."""
         encoded = self.encode(sample, return_dict=False)[0]
         if not self._is_tiny:
             encoded = encoded.sample() if sample_posterior else encoded.mode()
         return self.decode(encoded, return_dict=return_dict)
 
     def extra_repr(self) -> str:
-        """Where it is."""
+        """Return the server's address and the model for ``repr``."""
         return f"{self.model} of {self._client.server}"
 
     def _decode_request(self, z: torch.Tensor) -> DecodeRequest:
@@ -141,7 +142,7 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
         return EncodeRequest(from_torch(x), self._scaling, value_range="signed", moments=not self._is_tiny)
 
     def _send(self, batch: torch.Tensor, request: Callable[[torch.Tensor], Request]) -> torch.Tensor:
-        """The answer to ``batch``, in this module's dtype, where ``batch`` is."""
+        """Return the answer to ``batch``, in this module's dtype, on the device of ``batch``."""
         items = torch.split(batch, 1) if self.use_slicing else (batch,)
         answers = []
         for item in items:

@@ -1,4 +1,4 @@
-"""What came back, and what is known about how it came."""
+"""A server's answer, and the facts about its transfer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import BadAnswer
 from ..protocol import Answer, FileAnswer, WireTensor
 
-#: Milliseconds as servers write them; nobody waits for a thousand million.
+#: Milliseconds as servers write them, with at most nine digits before the point.
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?")
 
 if TYPE_CHECKING:
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class ServerWarning(UserWarning):
-    """The server answered, and has a remark about what it was sent."""
+    """The server answered, with a warning about the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, and what is known about how it came.
+    """An answer, and the facts about its transfer.
 
     Attributes:
-        answer: What was answered, as the wire has it.
+        answer: The answer in the protocol's type.
         headers: The response's headers; names in lower case.
         server: The server's address, without secrets.
         bytes_up: Size of the body that was sent.
@@ -49,44 +49,44 @@ class Reply:
 
     @property
     def inferred(self) -> str | None:
-        """What the server had to infer, and from what."""
+        """The facts that the server inferred, and their source."""
         return self.headers.get("hybridge-inferred")
 
     @property
     def warning(self) -> str | None:
-        """The server's remark about the request; it has been issued as a :class:`ServerWarning`."""
+        """The server's warning about the request; it has been issued as a :class:`ServerWarning`."""
         return self.headers.get("hybridge-warning")
 
     @property
     def timings_ms(self) -> dict[str, float]:
-        """Milliseconds by stage, as ``Server-Timing`` has them."""
+        """Milliseconds of each stage, from ``Server-Timing``."""
         return timings_ms(self.headers)
 
     def tensor(self) -> WireTensor:
-        """The tensor that was answered.
+        """The tensor of the answer.
 
         Raises:
-            BadAnswer: when it was a file.
+            BadAnswer: when the answer is a file.
         """
         if isinstance(self.answer, FileAnswer):
             raise BadAnswer(f"{self.server} sent a file", saw=self.answer.media_type, expected="a tensor")
         return self.answer.tensor
 
     def file(self) -> bytes:
-        """The file that was answered, as its bytes.
+        """The bytes of the answer's file.
 
         Raises:
-            BadAnswer: when it was a tensor.
+            BadAnswer: when the answer is a tensor.
         """
         if not isinstance(self.answer, FileAnswer):
             raise BadAnswer(f"{self.server} sent a tensor", saw=list(self.answer.tensor.shape), expected="a file")
         return self.answer.data
 
     def picture(self) -> Image:
-        """The picture that was answered, loaded; its ``format`` says what file it was.
+        """The answer's picture, loaded; its ``format`` is the format of the file.
 
         Raises:
-            BadAnswer: when it was no picture, or one cut short.
+            BadAnswer: when the answer is not a picture, or is truncated.
         """
         from PIL import Image
 
@@ -103,7 +103,7 @@ class Reply:
             ) from None
         except MemoryError:
             raise
-        except Exception as error:  # Pillow raises a dozen kinds on broken files, struct.error among them
+        except Exception as error:  # Pillow raises a dozen types for damaged files, for example struct.error
             raise BadAnswer(
                 f"{self.server} sent a picture that cannot be read",
                 saw=f"{len(data)} bytes, {type(error).__name__}: {error}",
@@ -113,7 +113,7 @@ class Reply:
 
 
 def timings_ms(headers: Mapping[str, str]) -> dict[str, float]:
-    """Milliseconds by stage, from a response's ``Server-Timing``."""
+    """Return the milliseconds of each stage from a response's ``Server-Timing``."""
     timings: dict[str, float] = {}
     for entry in headers.get("server-timing", "").split(","):
         name, *details = (part.strip() for part in entry.split(";"))

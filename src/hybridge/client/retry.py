@@ -1,4 +1,4 @@
-"""After which failure a call is tried again, and when.  Arithmetic only: nothing here waits."""
+"""The retry policy: after which failures a call is retried, and when.  No code here waits."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from dataclasses import dataclass
 
 from ..errors import BadAnswer, ClientError, ModelUnavailable, ServerRefused, ServerTimeout, ServerUnreachable
 
-#: Too many requests, and service unavailable: the two that promise that a later try may do.
+#: Too many requests, and service unavailable: after these a later attempt may succeed.
 PASSING_STATUSES = frozenset({429, 503})
 
-#: Refusals of what was sent or of who sent it, which another server would repeat or should not be asked to hide.
+#: Refusals of the request or of the client, which another server would repeat, or must not be asked to bypass.
 FINAL_STATUSES = frozenset({400, 401, 403, 405, 411, 413, 414, 415, 422, 431})
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Waits that double, stretched at random so that clients which failed together do not come back together.
+    """Exponential backoff with random jitter, so that clients that failed together do not retry together.
 
-    Decoding and encoding change nothing on the server, so a call whose connection broke may be sent again.  One
-    that timed out may not: the server is still at work on it, and the second would double its load.
+    Decoding and encoding change nothing on the server, so a call whose connection broke may be sent again.  A call
+    that timed out may not: the server is still working on it, and a second one would double its load.
 
     Args:
-        attempts: How often a call is sent at most; 1 never tries again.
+        attempts: Most attempts of a call; 1 never retries.
         first_wait_s: Seconds before the second attempt.
-        longest_wait_s: No wait is longer (before jitter), not even one that the server asks for.
-        jitter: A wait is made longer by up to this share of itself.
-        random: Gives numbers in [0, 1).
+        longest_wait_s: Longest wait (before jitter), even if the server asks for a longer one.
+        jitter: A wait is extended by up to this fraction of itself.
+        random: Returns random numbers in [0, 1).
     """
 
     attempts: int = 4
@@ -37,12 +37,12 @@ class Retry:
     random: Callable[[], float] = random.random
 
     def wait_s(self, attempt: int, error: ClientError, status: int | None = None) -> float | None:
-        """Seconds to wait before the next attempt, or None to give up.
+        """Return the seconds to wait before the next attempt, or None to give up.
 
         Args:
             attempt: The attempt that failed, counted from 1.
-            error: What it failed with.  Where the server said ``Retry-After``, its word replaces the doubling.
-            status: The HTTP status, where there was an answer at all.
+            error: The error of the attempt.  The server's ``Retry-After``, if any, replaces the doubling.
+            status: The HTTP status, or None without an answer.
         """
         if attempt >= self.attempts or not _may_pass(error, status):
             return None
@@ -51,23 +51,23 @@ class Retry:
         return min(wait_s, self.longest_wait_s) * (1 + self.jitter * self.random())
 
 
-#: What a client does unless told otherwise: four attempts within about two seconds, if the server names no time.
+#: The default policy: four attempts within about two seconds, unless the server sends ``Retry-After``.
 DEFAULT_RETRY = Retry()
 
 
 def _may_pass(error: ClientError, status: int | None) -> bool:
     if status is None:
         return isinstance(error, ServerUnreachable)
-    # Also 503, but weights that are missing now are missing in a second.
+    # This is also a 503, but missing weights will still be missing in a second.
     is_lasting = isinstance(error, ServerRefused) and error.code == ModelUnavailable.__name__
     return status in PASSING_STATUSES and not is_lasting
 
 
 def another_may(error: ClientError, status: int | None) -> bool:
-    """Whether another server, or whatever else can decode, may do what this one did not.
+    """Return whether another server, or the fallback, may succeed where this server failed.
 
-    Decoding and encoding change nothing, so it is always safe; it is of no use where the request is at fault.
-    A server that is still at work on a call that timed out is not asked again, but another one is.
+    Decoding and encoding change nothing, so another attempt is always safe; it is useless if the request is wrong.
+    After a timeout, the same server is not asked again, because it is still working, but another one is.
     """
     if status is not None:
         return status not in FINAL_STATUSES

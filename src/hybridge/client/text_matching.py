@@ -1,4 +1,4 @@
-"""Which of a server's models has the text encoders that a pipeline needs.  It knows neither torch nor the wire."""
+"""Find the model of a server with the text encoders that a pipeline needs, without torch and the wire format."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..models import TextSide, base_of_pipeline, text_side_for
 
 @dataclass(frozen=True, slots=True)
 class ServedText:
-    """A model that takes prompts, as ``GET /v1/models`` describes it.
+    """A model from ``GET /v1/models`` that takes prompts.
 
     Attributes:
-        name: The server's.
-        pipeline: The class of the pipeline whose text encoders it has.
-        dtype: In which they compute.
+        name: The model's name on the server.
+        pipeline: Name of the pipeline class whose text encoders it has.
+        dtype: The dtype in which they compute.
     """
 
     name: str
@@ -26,7 +26,7 @@ class ServedText:
 
 
 def read_text_models(documents: Sequence[Any]) -> list[ServedText]:
-    """Those of a server's models that take prompts; whatever it says in another form is left out."""
+    """Return the server's models that take prompts; descriptions in any other form are skipped."""
     found = []
     for document in documents:
         text = document.get("text") if isinstance(document, Mapping) else None
@@ -36,7 +36,7 @@ def read_text_models(documents: Sequence[Any]) -> list[ServedText]:
 
 
 def side_of(pipe: Any) -> tuple[str, TextSide] | None:
-    """The first class of a pipeline and its bases whose text encoders are known, and what is known of them."""
+    """Return the first of a pipeline's class and bases with known text encoders, and the facts about them."""
     for base in type(pipe).__mro__:
         side = text_side_for(base.__name__)
         if side is not None:
@@ -45,21 +45,21 @@ def side_of(pipe: Any) -> tuple[str, TextSide] | None:
 
 
 def lacks_encoders(pipe: Any, side: TextSide) -> bool:
-    """Whether a pipeline has none of its text encoders."""
+    """Return whether a pipeline has none of its text encoders."""
     return all(getattr(pipe, encoder.name, None) is None for encoder in side.encoders)
 
 
 def choose_text(pipe: Any, models: Sequence[ServedText], asked: str | None, server: str) -> tuple[ServedText, str]:
-    """The model that takes the place of the pipeline's text encoders, and why this one.
+    """Return the model that replaces the pipeline's text encoders, and the reason.
 
     Args:
         pipe: The pipeline.
-        models: What there is.
-        asked: The name that somebody chose, which is taken unless its embeddings have other names.
-        server: Its address, for messages.
+        models: The server's models that take prompts.
+        asked: The model's name that the user chose, which is used unless its embeddings have other names.
+        server: The server's address, for messages.
 
     Raises:
-        Mismatch: when nothing fits, several do, or what was chosen is not there or does not.
+        Mismatch: when no model or several models fit, or the chosen model does not exist or fit.
     """
     who = type(pipe).__name__
     known = side_of(pipe)
@@ -90,7 +90,7 @@ def choose_text(pipe: Any, models: Sequence[ServedText], asked: str | None, serv
 
 
 def _given(side: TextSide) -> tuple[object, ...]:
-    """What ``encode_prompt`` gives."""
+    """Return a description of the results of ``encode_prompt``, for comparison."""
     return side.outputs, tuple(call.returns for call in side.calls)
 
 

@@ -1,4 +1,4 @@
-"""Which certificates are trusted."""
+"""The certificates that a client trusts."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import httpx
 
 from ..errors import ClientError
 
-#: What ``verify=`` may be; :class:`~hybridge.client.Client` documents it.
+#: The type of ``verify=``; :class:`~hybridge.client.Client` documents it.
 Verify = ssl.SSLContext | str | os.PathLike[str] | bool | None
 
-#: Names a file or a folder of certificates, before httpx's own SSL_CERT_FILE and SSL_CERT_DIR.
+#: Variable with a file or folder of certificates; it has priority over httpx's SSL_CERT_FILE and SSL_CERT_DIR.
 CA_VARIABLE = "HYBRIDGE_CA"
 
 
 def trust(verify: Verify, *, is_needed: bool) -> ssl.SSLContext:
-    """The context that verifies servers' certificates.
+    """Return the context that verifies servers' certificates.
 
     Args:
-        verify: A context of the caller's, a file or folder of certificates that are trusted instead of the public
-            ones, False to trust whoever answers, or None for what the environment says.
-        is_needed: Whether there can be a connection with TLS at all.
+        verify: The caller's context, a file or folder of certificates that are trusted instead of the public ones,
+            False to trust any server, or None for the environment's setting.
+        is_needed: Whether there can be a TLS connection at all.
 
     Raises:
-        ClientError: when there is no such file, or no certificate in it.
+        ClientError: when the file does not exist or contains no certificate.
     """
     if isinstance(verify, ssl.SSLContext):
         return verify
@@ -36,7 +36,7 @@ def trust(verify: Verify, *, is_needed: bool) -> ssl.SSLContext:
         return _trusting(Path(verify), "verify=")
     if not is_needed:
         # Reading the certificate store takes 35 ms, a tenth of a decode, and remote_decode would do it for every
-        # call.  A context without roots trusts nobody, should a connection with TLS arise.
+        # call.  If there is a TLS connection nevertheless, a context without roots trusts no server.
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for variable in (CA_VARIABLE, "SSL_CERT_FILE", "SSL_CERT_DIR"):
         if path := os.environ.get(variable):

@@ -1,4 +1,4 @@
-"""What the blocking and the async driver share of HTTP: timeouts, and bodies that are bounded and reported."""
+"""The HTTP code shared by the blocking and the async client: timeouts, size limits and progress of bodies."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from .. import __version__
 from ..errors import BadAnswer, ClientError
 from .flow_types import Arrived, Call
 
-#: Long enough for a large video on a slow machine; SD.Next waits as long.
+#: Long enough for a large video on a slow machine; SD.Next has the same timeout.
 ANSWER_TIMEOUT_S = 300.0
 
-#: A machine that is up says so within seconds, however busy it is.
+#: A running machine accepts a connection within seconds, even if it is busy.
 CONNECT_TIMEOUT_S = 10.0
 
-#: Of an error's body; ours take a few hundred bytes, and of a web page nobody reads more.
+#: Most bytes of an error's body that are read; ours have a few hundred.
 _MOST_ERROR_BYTES = 1 << 16
 
-#: Between two reports of an upload: a hundredth of a large tensor, and more than a packet.
+#: Bytes between two reports of an upload: a hundredth of a large tensor, and more than a packet.
 _REPORT_BYTES = 1 << 18
 
-#: What goes with every call.  Compression would let a few bytes become gigabytes, and saves nothing on noise.
+#: Headers of every call.  Compression would let a few bytes expand to gigabytes, and saves nothing on latents.
 _HEADERS = {"accept": "*/*", "accept-encoding": "identity", "user-agent": f"hybridge/{__version__}"}
 
 
 def timeout_of(timeout: float | httpx.Timeout | None) -> httpx.Timeout:
-    """httpx's own, in which connecting never takes long."""
+    """Return an ``httpx.Timeout`` with a short time for connecting."""
     if isinstance(timeout, httpx.Timeout):
         return timeout
     connect_s = CONNECT_TIMEOUT_S if timeout is None else min(timeout, CONNECT_TIMEOUT_S)
-    # Waiting for a connection of our own pool is no fault of the server's, and ends when another call does.
+    # Waiting for a connection of our own pool is not the server's fault, and ends when another call ends.
     return httpx.Timeout(timeout, connect=connect_s, pool=None)
 
 
 class Exchange:
-    """One call on its way: what goes up, what has come down, and whether there is time and room left.
+    """The transfer of one call: the request, the received body, and the checks of time and size.
 
     Args:
         call: The call.
-        timeout: The driver's own, which ``call.timeout_s`` shortens.
-        headers: The caller's own, for every call.
+        timeout: The client's timeout, which ``call.timeout_s`` shortens.
+        headers: The caller's headers for every call.
     """
 
     def __init__(self, call: Call, timeout: httpx.Timeout, headers: Mapping[str, str]) -> None:
@@ -60,17 +60,17 @@ class Exchange:
             )
 
     def request(self, *, is_async: bool = False) -> httpx.Request:
-        """What is sent.
+        """Return the request to send.
 
         Raises:
-            ClientError: for headers that cannot be.
+            ClientError: for headers that cannot be sent.
         """
         headers = httpx.Headers(_HEADERS)
         try:
             headers.update(self._own_headers)
             headers.update(self._call.headers)
         except (UnicodeError, TypeError, AttributeError):
-            # Not quoted: the value may be a credential.
+            # The value is not shown: it may be a credential.
             raise ClientError("`headers` cannot be sent", expected="names and values of ASCII characters") from None
         content: bytes | Iterator[bytes] | AsyncIterator[bytes] = self._call.body
         if self._call.body:
@@ -83,10 +83,10 @@ class Exchange:
         )
 
     def begin(self, response: httpx.Response) -> None:
-        """Looks at a response's head before its body is read.
+        """Check a response's head before its body is read.
 
         Raises:
-            BadAnswer: for a body that is compressed, or declared to be larger than what was asked for.
+            BadAnswer: for a body that is compressed, or declared to be larger than any answer to the request.
         """
         self._response = response
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
@@ -102,10 +102,10 @@ class Exchange:
             self._check_room(declared)
 
     def take(self, part: bytes) -> bool:
-        """Keeps a part of the response's body; whether more of it is of use.
+        """Store a part of the response's body, and return whether more of it is needed.
 
         Raises:
-            BadAnswer: when it is larger than what was asked for.
+            BadAnswer: when it is larger than any answer to the request.
             httpx.ReadTimeout: when the call has taken too long.
         """
         self._received += len(part)
@@ -118,12 +118,12 @@ class Exchange:
         return self._response.is_success or self._received < _MOST_ERROR_BYTES
 
     def check_time(self) -> None:
-        """Raises httpx.ReadTimeout when the call has taken too long, whoever did not look at the time."""
+        """Raise httpx.ReadTimeout when the call has taken too long, even if the transport did not notice."""
         if self.ends_at is not None and time.monotonic() > self.ends_at:
             raise httpx.ReadTimeout(f"more than {self._call.timeout_s:.3g} s")
 
     def arrived(self) -> Arrived:
-        """The whole response, or of an error the beginning, once every part was taken."""
+        """Return the complete response (for an error, its beginning) after all parts were taken."""
         body = b"".join(self._parts)
         return Arrived(
             self._response.status_code,
@@ -156,7 +156,7 @@ async def _awaited(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def is_parted(response: httpx.Response) -> bool:
-    """Whether a response comes in parts."""
+    """Return whether a response comes in parts."""
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     return response.is_success and media_type == "multipart/mixed"
 
@@ -167,7 +167,7 @@ def _declared_bytes(response: httpx.Response) -> int | None:
 
 
 def _moved_to(response: httpx.Response, asked: httpx.URL) -> str | None:
-    """Where a redirect leads, without secrets; None where it is no redirect."""
+    """Return the target of a redirect, without secrets; None if it is not a redirect."""
     if not response.has_redirect_location:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Every way in which a call fails, as one error that names the server and says what to try."""
+"""Convert every failure of a call to an error that names the server and says what to try."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ..errors import BadAnswer, ClientError, ServerRefused, ServerTimeout, Serve
 from ..protocol import HttpResponse, read_failure
 from .address import Address
 
-#: What a server of another version says to a request that it does not know.
+#: Codes with which a server of another version answers an unknown request.
 _SKEW_CODES = frozenset({UnknownParameter.__name__, "http-404", "http-405"})
 
-#: Unauthorised, and forbidden: whoever says so, a server or a proxy, and in whatever form, the remedy is a key.
+#: Unauthorised, and forbidden: a key is the remedy, whether a server or a proxy sends them.
 _KEY_STATUSES = frozenset({401, 403})
 
 _ASYNC = ", or `Prefer: respond-async` and a job for work that takes longer (docs/protocol.md)"
 
-#: What something before the server means by its page.
+#: Hints for the error pages of a proxy in front of the server.
 _PAGE_HINTS = {
     413: "a larger limit in the proxy before the server (nginx: client_max_body_size), or less in one call",
     502: "`hybridge serve` behind that proxy, and the address that the proxy has of it",
@@ -27,15 +27,15 @@ _PAGE_HINTS = {
     524: f"a shorter call: Cloudflare waits for 100 seconds{_ASYNC}",
 }
 
-#: How nginx, Apache and Go answer HTTP on a port for HTTPS.
+#: Texts with which nginx, Apache and Go answer HTTP on a port for HTTPS.
 _TLS_PAGE = re.compile(rb"HTTPS port|HTTPS server|SSL-enabled server port")
 
-#: How OpenSSL says that what came is no TLS.
+#: OpenSSL's texts for an answer that is not TLS.
 _NO_TLS = re.compile(
     r"WRONG_VERSION_NUMBER|PACKET_LENGTH_TOO_LONG|RECORD_LAYER_FAILURE|record layer|EOF occurred", re.I
 )
 
-#: How systems say that a name has no address.
+#: Operating systems' texts for a name without an address.
 _NO_NAME = re.compile(
     r"getaddrinfo|Name or service|name resolution|nodename nor servname|No address|looked up", re.I
 )
@@ -44,14 +44,14 @@ _SKEW_HINT = f"a look at the server's version (GET / says it); this client is {_
 
 
 def named(error: BadAnswer, address: Address) -> BadAnswer:
-    """The error with the server's name, and with a hint if it has none."""
+    """Return the error with the server's name, and with a hint if it has none."""
     return BadAnswer(
         f"{address}: {error.what}", saw=error.saw, expected=error.expected, hint=error.hint or _SKEW_HINT
     )
 
 
 def refusal(response: HttpResponse, moved_to: str | None, address: Address) -> ClientError:
-    """The error for a response that is not 2xx."""
+    """Return the error for a response that is not 2xx."""
     if moved_to is not None:
         return BadAnswer(
             f"{address} sends its callers elsewhere",
@@ -82,14 +82,14 @@ def refusal(response: HttpResponse, moved_to: str | None, address: Address) -> C
 
 
 def _hint_for_page(response: HttpResponse, address: Address) -> str | None:
-    """What to try where not the server has refused but something before it."""
+    """Return a hint for a refusal by a proxy in front of the server."""
     if response.status == 400 and address.url.scheme == "http" and _TLS_PAGE.search(response.body):
         return "https:// in the address"
     return _PAGE_HINTS.get(response.status)
 
 
 def loss(error: httpx.RequestError, address: Address) -> ClientError:
-    """The error for a call without a response."""
+    """Return the error for a call without a response."""
     seen = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, httpx.ProxyError):
         hint = "user:password@ in the proxy's address, or NO_PROXY or proxy=False if none is wanted"
@@ -100,7 +100,7 @@ def loss(error: httpx.RequestError, address: Address) -> ClientError:
         hint = "a longer timeout or deadline_s; the first call for a model may have to load it"
         return ServerTimeout(f"{address} did not answer in time", saw=seen, hint=hint)
     if isinstance(error, (httpx.LocalProtocolError, httpx.UnsupportedProtocol)):
-        # The text would quote the header that is wrong, and that may be a credential.
+        # The original text would quote the invalid header, which may be a credential.
         return ClientError(f"the call to {address} is not valid HTTP", hint="look for line breaks in `headers`")
     hint = "a look at the server's log"
     if address.url.scheme == "http":
