@@ -17,6 +17,7 @@ from hybridge.server.http.request_deadline import Deadline
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.middleware.request_record import RequestRecord
 from hybridge.server.scheduling.job import Job
+from hybridge.server.scheduling.limits import PictureSize
 
 WAIT_S = 60
 
@@ -42,7 +43,7 @@ def test_a_deadline_that_passes_after_the_preview(engines: dict[str, Engine], pa
     engine = HeldEngine(engines["sd-v1"])
     backend = LocalBackend({"sd-v1": engine})  # type: ignore[dict-item]
     latents = WireTensor("float32", (1, 4, 8, 8), bytes(1024))
-    job = Job(engines["sd-v1"].spec, DecodeRequest(latents, preview=True), 64 * 64)
+    job = Job(engines["sd-v1"].spec, DecodeRequest(latents, preview=True), PictureSize(1, 64, 64))
     record = RequestRecord("one")
 
     async def scene() -> None:
