@@ -27,6 +27,36 @@ ALLOWED = {
 #: The files of the server that may know the engine.
 SERVER_TO_ENGINE = {Path(f"server/local_{name}.py") for name in ("backend", "run", "text")}
 
+#: What the folders of a room may import of each other.  Files that lie beside the folders may import any of them.
+LAYERS = {
+    "engine": {
+        "program": set(),
+        "machine": set(),
+        "planning": {"program"},
+        "memory": {"machine", "planning"},
+        "kernels": {"machine", "planning"},
+        "execution": {"kernels", "memory", "planning", "program"},
+        "text": {"machine", "memory"},
+    },
+    "server": {
+        "scheduling": set(),
+        "middleware": set(),
+        "async_jobs": {"middleware", "scheduling"},
+        "process": {"middleware", "scheduling"},
+        "http": {"async_jobs", "middleware", "process", "scheduling"},
+    },
+    "lab": {
+        "harness": set(),
+        "techniques": {"harness"},
+        "studies": {"harness", "techniques"},
+        "vae_bench": {"harness"},
+        "serve_bench": {"harness", "vae_bench"},
+        "estimator": {"harness", "studies", "techniques"},
+        "advisor": {"estimator", "harness", "techniques"},
+        "report": {"harness", "serve_bench", "studies", "techniques", "vae_bench"},
+    },
+}
+
 #: Where torch may be imported, be it inside a function: files, and folders with all that is in them.
 KNOWS_TORCH = {
     Path("protocol/torch.py"),
@@ -64,7 +94,7 @@ def files() -> list[Path]:
 
 
 def imports(path: Path) -> set[str]:
-    """Absolute names of every module that a file imports, anywhere in it."""
+    """Absolute names of every module that a file imports, anywhere in it, and of what it imports from them."""
     package = ["hybridge", *path.parent.parts]
     found = set()
     for node in ast.walk(ast.parse((SOURCE / path).read_text(encoding="utf-8"))):
@@ -74,8 +104,7 @@ def imports(path: Path) -> set[str]:
             base = package[: len(package) - node.level + 1] if node.level else []
             module = [*base, *([node.module] if node.module else [])]
             found.add(".".join(module))
-            if node.module is None:
-                found |= {".".join([*module, alias.name]) for alias in node.names}
+            found |= {".".join([*module, alias.name]) for alias in node.names}
     return found
 
 
@@ -96,6 +125,26 @@ def test_rooms_import_only_what_stands_on_their_right(path: Path) -> None:
         allowed.add("engine")
     reached = {room_of(module) for module in imports(path)} - {None}
     assert reached <= allowed, f"{path} imports {reached - allowed}"
+
+
+@pytest.mark.parametrize("room", LAYERS)
+def test_folders_of_a_room_import_only_what_their_layer_allows(room: str) -> None:
+    layers = LAYERS[room]
+    assert set(layers) == {path.parts[1] for path in files() if path.parts[0] == room and len(path.parts) > 2}
+    for path in files():
+        if path.parts[0] != room or len(path.parts) < 3:
+            continue
+        reached = {module.split(".")[2] for module in imports(path) if module.startswith(f"hybridge.{room}.")}
+        assert reached & set(layers) <= layers[path.parts[1]] | {path.parts[1]}, path
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Also where the import is for types alone: whoever reads one of the two files has to read the other first."""
+    names = {".".join(("hybridge", *path.with_suffix("").parts)): path for path in files()}
+    graph = {name: imports(path) & set(names) - {name} for name, path in names.items()}
+    while leaves := {name for name, reached in graph.items() if not reached}:
+        graph = {name: reached - leaves for name, reached in graph.items() if name not in leaves}
+    assert not graph
 
 
 @pytest.mark.parametrize("path", [p for p in files() if p.parts[0] != "engine"], ids=str)

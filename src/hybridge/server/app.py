@@ -22,8 +22,8 @@ from ..errors import HybridgeError
 from .async_jobs.registry import AsyncJobRegistry
 from .async_jobs.spool import SpoolStore
 from .async_jobs.store import MemoryStore
+from .error_responses import failure_response, log_failure
 from .http.endpoints import Endpoints
-from .http.error_responses import failure_response, log_failure
 from .http.job_routes import JobRoutes
 from .http.media_threads import MediaThreads
 from .http.openapi import describe

@@ -18,7 +18,7 @@ from typing import Any
 
 from ...errors import HybridgeError, NotDone, Overloaded, ShuttingDown, UnknownJob
 from ...protocol import HttpResponse, write_failure
-from ..http.error_responses import log_failure
+from ..error_responses import log_failure
 from ..middleware.request_record import HUNG_UP, Observer, RequestRecord
 from ..scheduling.job import Progress, ProgressCallback
 from .backlog import Backlog

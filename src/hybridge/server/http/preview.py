@@ -21,10 +21,10 @@ from ...errors import HybridgeError, NoPreview, RequestError
 from ...models import LATENT_RGB, LatentRgb, ModelSpec, latent_space, latents_layout
 from ...protocol import DecodeRequest, HttpResponse, WireTensor
 from ...protocol.media import write_picture
+from ..error_responses import log_failure
 from ..middleware.request_record import HUNG_UP, RequestRecord
 from ..scheduling.backend import Backend
 from ..scheduling.job import Job, Result, finish
-from .error_responses import log_failure
 from .request_deadline import Deadline
 from .response_headers import UNBUFFERED, about_job, about_run
 

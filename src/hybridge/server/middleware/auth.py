@@ -26,7 +26,7 @@ from urllib.parse import unquote, unquote_to_bytes
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...errors import HybridgeError, KeyNeeded
-from ..http.error_responses import refuse
+from ..error_responses import refuse
 from .request_record import record_of
 
 #: 256 bits, more than anybody can try.

@@ -17,7 +17,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...errors import ShuttingDown
-from ..http.error_responses import refuse
+from ..error_responses import refuse
 
 #: Seconds in which a refusal can surely be written.
 _REFUSING_S = 5.0

@@ -8,8 +8,8 @@ from http import HTTPStatus
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ... import protocol
-from ...errors import HybridgeError
+from .. import protocol
+from ..errors import HybridgeError
 
 log = logging.getLogger("hybridge.server")
 
