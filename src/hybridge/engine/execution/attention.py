@@ -19,7 +19,7 @@ def begin(op: Attend, arithmetic: Arithmetic, scratch: Scratch, positions: int) 
     dtype = torch.bfloat16 if arithmetic.attended_bytes(op) < scratch.like.itemsize else scratch.like.dtype
     compiled = compiled_for(scratch.like, channels)
     if compiled and op.heads == 1 and compiled.multiplies(dtype, channels):
-        return _CompiledAttention(compiled, channels, dtype, scratch, positions, arithmetic.added_at_once)
+        return _CompiledAttention(compiled, channels, dtype, scratch, positions, arithmetic.k_block)
     return _TorchAttention(op, scratch, positions)
 
 

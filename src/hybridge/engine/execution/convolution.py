@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from ..kernels.compiled import CompiledKernels, compiled_for, supports_layout
 from ..memory.arena import Scratch
-from ..planning.conv_algorithms import ADDED_AT_ONCE, Way
+from ..planning.conv_algorithms import K_BLOCK, Way
 from ..planning.winograd import Matrix
 from ..program.ops import Convolve
 
@@ -73,7 +73,7 @@ class Convolution(ABC):
     """A convolution with prepared weights: ``weight`` has the layout that the algorithm needs."""
 
     #: See :meth:`.CompiledKernels.bmm`.
-    added_at_once = ADDED_AT_ONCE
+    k_block = K_BLOCK
 
     def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.op, self.way, self.weight, self.bias = op, way, weight, bias
@@ -88,7 +88,7 @@ def prepare(
     way: Way,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
-    added_at_once: int = ADDED_AT_ONCE,
+    k_block: int = K_BLOCK,
 ) -> Convolution:
     """Return an op's convolution with its weights prepared.
 
@@ -97,7 +97,7 @@ def prepare(
         way: The algorithm.
         weight: (O, I, k, k), in the dtype to compute in.
         bias: (O,), in the dtype to compute in, or None.
-        added_at_once: See :meth:`.CompiledKernels.bmm`.
+        k_block: See :meth:`.CompiledKernels.bmm`.
     """
     kinds: dict[str, type[Convolution]] = {
         "direct": Direct,
@@ -110,7 +110,7 @@ def prepare(
         "taps": Taps,
     }
     made = kinds[way.kind](op, way, weight, bias)
-    made.added_at_once = added_at_once
+    made.k_block = k_block
     return made
 
 
@@ -161,8 +161,8 @@ class _TapsRoom(Room):
         conv = self._conv
         if out is None or not supports_layout(out):  # a program's final output has another memory layout
             out = self._result(None, conv.op.weights.out_channels, rows, self._columns)
-        ends, at_once = (conv.bias, added, out), conv.added_at_once
-        conv.compiled.conv_direct(self.window, conv.weight, *ends, conv.op.stride, k_block=at_once)
+        ends = conv.bias, added, out
+        conv.compiled.conv_direct(self.window, conv.weight, *ends, conv.op.stride, k_block=conv.k_block)
         return out
 
 
@@ -232,16 +232,14 @@ class Shortcut:
     Args:
         weight: (O, I, 1, 1), in the dtype to compute in.
         in_bfloat16: Whether it is multiplied by rows in bfloat16.
-        added_at_once: See :meth:`.CompiledKernels.bmm`.
+        k_block: See :meth:`.CompiledKernels.bmm`.
 
     Attributes:
         dtype: The dtype of its input rows.
     """
 
-    def __init__(
-        self, weight: torch.Tensor, *, in_bfloat16: bool = False, added_at_once: int = ADDED_AT_ONCE
-    ) -> None:
-        self._added_at_once = added_at_once
+    def __init__(self, weight: torch.Tensor, *, in_bfloat16: bool = False, k_block: int = K_BLOCK) -> None:
+        self._k_block = k_block
         kernel = weight.flatten(1).T.contiguous()
         self.dtype = torch.bfloat16 if in_bfloat16 else weight.dtype
         compiled = compiled_for(kernel, *kernel.shape)
@@ -251,9 +249,7 @@ class Shortcut:
     def multiply(self, rows: torch.Tensor, out: torch.Tensor) -> None:
         """Multiply rows (1, I, n, W) into ``out``, (1, O, n, W), both channels-last, without allocating memory."""
         if self._compiled:
-            self._compiled.bmm(
-                positions(rows)[None], self._kernel, positions(out)[None], k_block=self._added_at_once
-            )
+            self._compiled.bmm(positions(rows)[None], self._kernel, positions(out)[None], k_block=self._k_block)
         else:
             torch.mm(positions(rows), self._kernel, out=positions(out))
 
@@ -370,14 +366,15 @@ class _TransformedRoom(Room):
         if out is None or not supports_layout(out):  # a program's final output has another memory layout
             out = self._result(None, weights.out_channels, rows, columns)
         ends = conv.bias, added, out
-        at_once = conv.added_at_once
-        if compiled.conv_winograd(self.window, conv.weight, *ends, self._memory, high, wide, tile, k_block=at_once):
+        if compiled.conv_winograd(
+            self.window, conv.weight, *ends, self._memory, high, wide, tile, k_block=conv.k_block
+        ):
             return out
         shape = (len(conv.weight), high * wide)
         operands = _view(self._second.view(conv.dtype), *shape, weights.in_channels)
         products = _view(self._first, *shape, weights.out_channels)
         compiled.input_transform(self.window, operands, high, wide, tile)
-        compiled.bmm(operands, conv.weight, products, k_block=at_once)
+        compiled.bmm(operands, conv.weight, products, k_block=conv.k_block)
         compiled.output_transform(products, *ends, high, wide, tile)
         return out
 

@@ -173,11 +173,11 @@ class ConvolutionStrips:
         if op.shortcut is not None:
             carrying, carried_bias = parameters.of(op.shortcut.name)
             self._shortcut = Shortcut(
-                carrying, in_bfloat16=arithmetic.rounds(op.shortcut), added_at_once=arithmetic.added_at_once
+                carrying, in_bfloat16=arithmetic.rounds(op.shortcut), k_block=arithmetic.k_block
             )
             if carried_bias is not None:  # both are added to every position
                 bias = carried_bias if bias is None else bias + carried_bias
-        self._convolution: Convolution = prepare(op, way, weight, bias, arithmetic.added_at_once)
+        self._convolution: Convolution = prepare(op, way, weight, bias, arithmetic.k_block)
         self._norm = None if op.norm is None else parameters.norm(op.norm)
         self._entering = _IN_PLACE[op.entering] if op.entering else None
         self._leaving = _IN_PLACE[op.leaving] if op.leaving else None

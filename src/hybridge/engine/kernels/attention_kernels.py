@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..planning.conv_algorithms import ADDED_AT_ONCE, queries_padded
+from ..planning.conv_algorithms import K_BLOCK, queries_padded
 from . import tensor_pointers
 from .arguments import AttentionArgs, PackValuesArgs
 from .gemm_kernels import GemmKernels
@@ -57,7 +57,7 @@ class AttentionKernels(GemmKernels):
         out: torch.Tensor,
         workspace: tuple[torch.Tensor, torch.Tensor],
         *,
-        k_block: int = ADDED_AT_ONCE,
+        k_block: int = K_BLOCK,
     ) -> None:
         """``out = softmax(queries · keysᵀ / √C) · values``, for a dtype and channels that :meth:`multiplies` has.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..machine.cpu import shared_cache_bytes
-from ..planning.conv_algorithms import ADDED_AT_ONCE, CHANNELS_TOGETHER
+from ..planning.conv_algorithms import K_BLOCK, PANEL_CHANNELS
 from . import tensor_pointers
 from .arguments import ConvDirectArgs, ConvDotArgs, ConvWinogradArgs, InputTransformArgs, OutputTransformArgs
 from .gemm_kernels import GemmKernels, pad_to_panels, to_panels
@@ -118,7 +118,7 @@ class ConvKernels(GemmKernels):
         tile_columns: int,
         tile: tuple[int, int],
         *,
-        k_block: int = ADDED_AT_ONCE,
+        k_block: int = K_BLOCK,
     ) -> bool:
         """:meth:`input_transform`, :meth:`bmm` and :meth:`output_transform`, for a few tiles at a time.
 
@@ -202,7 +202,7 @@ class ConvKernels(GemmKernels):
         output: torch.Tensor,
         stride: int,
         *,
-        k_block: int = ADDED_AT_ONCE,
+        k_block: int = K_BLOCK,
     ) -> None:
         """A convolution without a transform, for a dtype that :meth:`multiplies` has and multiples of 8 channels.
 
@@ -217,14 +217,14 @@ class ConvKernels(GemmKernels):
         """
         in_channels, out_channels = padded.shape[1], output.shape[1]
         rows, columns = output.shape[2:]
-        kernel, panels = filters.shape[1], -(-out_channels // CHANNELS_TOGETHER)
+        kernel, panels = filters.shape[1], -(-out_channels // PANEL_CHANNELS)
         read = (rows - 1) * stride + kernel, (columns - 1) * stride + kernel
         tensor_pointers.check_positive(stride=stride)
         tensor_pointers.check_k_block(kernel * in_channels, k_block)
         of_input = tensor_pointers.image(
             "the padded input", padded, (filters.dtype,), in_channels, *read, in_words=True
         )
-        of_filters = self._panels(filters, panels, kernel * in_channels, CHANNELS_TOGETHER, kernel)
+        of_filters = self._panels(filters, panels, kernel * in_channels, PANEL_CHANNELS, kernel)
         of_bias, of_residual, of_output = tensor_pointers.epilogue(bias, residual, output)
         self._library.conv_direct(
             ConvDirectArgs(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ..planning.conv_algorithms import ADDED_AT_ONCE, CHANNELS_TOGETHER
+from ..planning.conv_algorithms import K_BLOCK, PANEL_CHANNELS
 from . import library, tensor_pointers
 from .arguments import BatchedGemmArgs, BatchedGemmBlasArgs
 from .tensor_pointers import EITHER, FLOAT32
@@ -25,7 +25,7 @@ class GemmKernels:
 
     def multiplies(self, dtype: torch.dtype, *channels: int) -> bool:
         """Whether there are matrix products for this processor, this dtype and so many channels."""
-        return dtype in self._multiplied and not any(count % CHANNELS_TOGETHER for count in channels)
+        return dtype in self._multiplied and not any(count % PANEL_CHANNELS for count in channels)
 
     def pack_filters(self, filters: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Filters (n, C, O) in the order in which :meth:`bmm` and :meth:`.ConvKernels.conv_winograd` read them.
@@ -43,7 +43,7 @@ class GemmKernels:
         return to_panels(filters.to(dtype)).contiguous()
 
     def bmm(
-        self, inputs: torch.Tensor, filters: torch.Tensor, out: torch.Tensor, *, k_block: int = ADDED_AT_ONCE
+        self, inputs: torch.Tensor, filters: torch.Tensor, out: torch.Tensor, *, k_block: int = K_BLOCK
     ) -> None:
         """``out = inputs · filters``: (n, positions, C) · (n, C, O) → (n, positions, O).
 
@@ -116,9 +116,9 @@ class GemmKernels:
         dtype = filters.dtype
         if not self.multiplies(dtype, out_channels):
             raise TypeError(f"the filters: no kernel here for {dtype} and {out_channels} channels")
-        panels = () if kernel else (out_channels // CHANNELS_TOGETHER,)
+        panels = () if kernel else (out_channels // PANEL_CHANNELS,)
         pair = _word_elements(dtype)
-        shape = count, *kernel, *panels, depth // pair, CHANNELS_TOGETHER, pair
+        shape = count, *kernel, *panels, depth // pair, PANEL_CHANNELS, pair
         return tensor_pointers.contiguous("the filters", filters, (dtype,), *shape, in_words=True)
 
 
@@ -126,13 +126,13 @@ def to_panels(filters: torch.Tensor) -> torch.Tensor:
     """(n, C, O) → (n, panels, C, channels of a panel, 1); in bfloat16 the last axis has two of C."""
     count, in_channels, _ = filters.shape
     pair = _word_elements(filters.dtype)
-    panels = filters.reshape(count, in_channels // pair, pair, -1, CHANNELS_TOGETHER)
+    panels = filters.reshape(count, in_channels // pair, pair, -1, PANEL_CHANNELS)
     return panels.permute(0, 3, 1, 4, 2)
 
 
 def pad_to_panels(filters: torch.Tensor, out_channels: int) -> torch.Tensor:
     """(…, out_channels), with zeros up to a whole panel."""
-    return F.pad(filters, (0, -out_channels % CHANNELS_TOGETHER))
+    return F.pad(filters, (0, -out_channels % PANEL_CHANNELS))
 
 
 def _word_elements(dtype: torch.dtype) -> int:

@@ -35,11 +35,11 @@ _WIDENED_BYTES = 2**20
 _BFLOAT16_BYTES = 2
 
 #: The compiled matrix products work on multiples of this many channels, as real models have; PANEL in simd.h.
-CHANNELS_TOGETHER = 32
+PANEL_CHANNELS = 32
 
 #: The products of attention work on multiples of this many queries, PANEL, and of this many keys, twice
 #: KEY_BLOCK_WORDS in softmax.h.
-_QUERIES_TOGETHER, _VALUES_TOGETHER = 32, 256
+_PANEL_QUERIES, _KEY_BLOCK = 32, 256
 
 #: All compiled loops process this many channels at a time; LANES in simd.h.
 _CHANNELS_AT_A_TIME = 8
@@ -49,7 +49,7 @@ _FEW_OUTPUTS, _FEW_OF_CHANNELS = 4, 8
 
 #: How many products are added one after another: in general, and where shorter sums reduce the rounding error.
 #: Measured, see benchmarks/LOG.md.
-ADDED_AT_ONCE, _FINELY_ADDED_AT_ONCE = 128, 32
+K_BLOCK, _FINE_K_BLOCK = 128, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,9 @@ class Arithmetic:
     is_fine: bool = False
 
     @property
-    def added_at_once(self) -> int:
+    def k_block(self) -> int:
         """How many products are added one after another, before their sums are added."""
-        return _FINELY_ADDED_AT_ONCE if self.is_fine else ADDED_AT_ONCE
+        return _FINE_K_BLOCK if self.is_fine else K_BLOCK
 
     @property
     def is_widened(self) -> bool:
@@ -100,7 +100,7 @@ class Arithmetic:
         """Return whether compiled products exist and these channel counts fill their panels completely."""
         channels = weights.in_channels, weights.out_channels
         has_loops = self.multiplies_float32 or self.multiplies_bfloat16
-        return has_loops and not any(count % CHANNELS_TOGETHER for count in channels)
+        return has_loops and not any(count % PANEL_CHANNELS for count in channels)
 
     def takes_taps(self, weights: Weights) -> bool:
         """Return whether the convolution runs tap by tap in our own loops: a transform would be no better."""
@@ -117,7 +117,7 @@ class Arithmetic:
 
     def attention_bytes(self, op: Attend, positions: int) -> int:
         """Return the bytes of the keys and values of this many positions."""
-        padded = -(-positions // _VALUES_TOGETHER) * _VALUES_TOGETHER
+        padded = -(-positions // _KEY_BLOCK) * _KEY_BLOCK
         return 2 * padded * op.query.out_channels * self.attended_bytes(op)
 
     def rows_widened(self, channels: int, width: int) -> int:
@@ -131,7 +131,7 @@ class Arithmetic:
 
 def queries_padded(positions: int) -> int:
     """Return for how many queries attention needs memory: ``positions`` rounded up to whole panels."""
-    return -(-positions // _QUERIES_TOGETHER) * _QUERIES_TOGETHER
+    return -(-positions // _PANEL_QUERIES) * _PANEL_QUERIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ class Way:
         """Return the bytes of the prepared weights."""
         pairs = op.weights.in_channels * op.weights.out_channels
         if self.kind == "taps":
-            whole = -(-op.weights.out_channels // CHANNELS_TOGETHER) * CHANNELS_TOGETHER
+            whole = -(-op.weights.out_channels // PANEL_CHANNELS) * PANEL_CHANNELS
             return op.weights.in_channels * whole * op.weights.kernel**2 * computed_bytes // self.narrower
         if self.transforms:
             products = self.transforms[0].reads * self.transforms[1].reads
