@@ -28,7 +28,7 @@ test: $(VENV)/dev $(VENV)/quantisers ## All tests that need no GPU
 # In a copy of the sources, for the library works only where the sanitizer was loaded before Python.  libstdc++ is loaded
 # with it, or the sanitizer ends the process at the first exception of torch; -s, or pytest keeps its report.
 ASAN := $(VENV)/asan
-ASAN_TESTS := $(addprefix tests/engine/test_,addresses.py arguments.py attending.py compiled.py few_channels.py)
+ASAN_TESTS := tests/engine/kernels $(addprefix tests/engine/execution/test_,attention.py convolution_few_channels.py)
 asan: $(VENV)/dev ## Tests of the C kernels under AddressSanitizer and UBSan, with gcc; minutes
 	rm -rf $(ASAN) && mkdir $(ASAN) && cp -r src tests pyproject.toml $(ASAN)
 	cd $(ASAN)/src/hybridge/engine/kernels && gcc -std=gnu11 -O1 -g -fPIC -shared -fsanitize=address,undefined \

@@ -1,7 +1,7 @@
 /* The arguments of the functions that the library exports: each takes a pointer to its struct.
 
-   arguments.py has the same structs for ctypes; tests/engine/test_arguments.py compares the two.  tensor_pointers.py
-   checks every pointer before a struct gets it.
+   arguments.py has the same structs for ctypes, and tests/engine/kernels/test_arguments.py compares the two.
+   tensor_pointers.py checks every pointer before a struct gets it.
 
    Images are channels-last, with a batch of one.  A row stride is the number of elements from one row of an image to
    the next.  Where an argument may be float32 or bfloat16, it is a void pointer, and a flag says which. */

@@ -1,6 +1,6 @@
 """The structs of ``arguments.h`` for ctypes: what each function of the library takes a pointer to.
 
-The header says what every field means.  tests/engine/test_arguments.py compares sizes, offsets and types.
+The header says what every field means.  tests/engine/kernels/test_arguments.py compares sizes, offsets and types.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import pytest
 from hybridge.engine.kernels import arguments, attention_kernels, conv_kernels, gemm_kernels, group_norm_kernels
 from hybridge.engine.kernels.arguments import OF_FUNCTIONS, Arguments
 
-from .test_addresses import CALLS
+from .test_tensor_pointers import CALLS
 
 _HEADER = Path(arguments.__file__).with_name("arguments.h")
 _COMPILER = shutil.which("cc") if sys.platform == "linux" else None
