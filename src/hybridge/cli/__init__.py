@@ -1,6 +1,6 @@
-"""THE TERMINAL: one file per verb, which parses, calls and prints.
+"""The command line: one file for each verb, which parses arguments, calls the library and prints.
 
-Verbs import the rooms inside their functions, so that ``hybridge --help`` loads no torch.
+Verbs import other packages inside their functions, so that ``hybridge --help`` does not load torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 
 def main() -> None:
-    """The command ``hybridge``."""
+    """Run the command ``hybridge``."""
     try:
         from .application import application
         from .console import speak
@@ -21,8 +21,8 @@ def main() -> None:
     from ..errors import HybridgeError
 
     speak(sys.stdout, sys.stderr)
-    # At its end Python looks for garbage among all that torch has made, some hundred thousand objects.  That takes
-    # seconds, in which a server that has answered everybody could still be killed.
+    # At exit Python collects garbage among all of torch's objects, some hundred thousand.  This takes seconds,
+    # in which a server that has answered all requests could still be killed.
     atexit.register(gc.freeze)
     try:
         application()
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def _extra(arguments: Sequence[str]) -> str:
-    """What installs the libraries of a verb."""
+    """Return the name of the extra that installs a verb's libraries."""
     verb, more = (*arguments, "", "")[:2]
     if verb == "bench" and more == "serve":
         return "lab,server"

@@ -1,4 +1,4 @@
-"""The command with all its verbs."""
+"""The command ``hybridge`` with all its verbs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _root(
     context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print it."),
 ) -> None:
-    # What is measured is measured as it comes: a benchmark's rivals run in the environment that the user gave them.
+    # Benchmarks measure their competitors in the user's own environment, unchanged.
     if context.invoked_subcommand not in ("bench", "lab"):
         spin_briefly()
 

@@ -1,6 +1,6 @@
-"""What all verbs print with: consoles of any encoding, and tables that fold between words in narrow ones.
+"""The console of all verbs: it supports any encoding, and tables wrap between words in narrow terminals.
 
-A console that is not UTF-8 gets ASCII look-alikes (``x`` for ``×``) of what it cannot show.
+A console that is not UTF-8 gets ASCII replacements (``x`` for ``×``) for characters that it cannot show.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _ALIKE = str.maketrans(
 
 
 def speak(*streams: Any) -> None:
-    """Makes streams show a look-alike, or ``?``, where their encoding lacks a character, instead of raising."""
+    """Make streams print a similar character, or ``?``, for one outside their encoding, instead of raising."""
     codecs.register_error(_ERRORS, _replaced)
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper):
@@ -68,9 +68,9 @@ def _alike(letter: str, encoding: str) -> str:
 
 
 class _Screen(Console):
-    """rich's console, which replaces letters before it measures columns, and never breaks a line of prose.
+    """rich's console, but it replaces characters before it measures columns, and never breaks lines of text.
 
-    Terminals break lines by themselves, and what is pasted from them or read from a file stays whole.
+    Terminals wrap lines themselves, and text that is copied or redirected to a file keeps its lines.
     """
 
     def render_str(self, text: str, **options: Any) -> Text:
@@ -89,7 +89,7 @@ class _Screen(Console):
 
 
 def screen(*, stderr: bool = False) -> Console:
-    """A console for a verb."""
+    """Return a console for a verb."""
     speak(sys.stdout, sys.stderr)
     return _Screen(stderr=stderr, soft_wrap=True)
 
@@ -103,15 +103,15 @@ def show_table(
     numbers: Iterable[str] = (),
     whole: Iterable[str] = (),
 ) -> None:
-    """Prints a table that breaks lines between words only; as a list where the console is too narrow for that.
+    """Print a table that breaks lines only between words; if the console is too narrow for it, print a list.
 
     Args:
-        console: From :func:`screen`.
-        columns: Headings; they may be empty.
-        rows: Cells, with rich's markup.
-        title: Above it.
-        numbers: Headings of columns that are aligned to the right.
-        whole: Headings of columns whose cells stay in one line.
+        console: A console from :func:`screen`.
+        columns: The headings of the columns; they may be empty.
+        rows: The cells, with rich's markup.
+        title: The title above the table.
+        numbers: Headings of the columns that are aligned to the right.
+        whole: Headings of the columns whose cells are not wrapped.
     """
     cells = [list(row) for row in rows]
     plain = [[console.render_str(cell).plain for cell in row] for row in [list(columns), *cells]]
@@ -135,7 +135,7 @@ def show_table(
 
 
 def _widths(least: Sequence[int], most: Sequence[int], room: int) -> list[int]:
-    """Every column its least; what is left goes to those that want little first, and is shared by the others."""
+    """Give every column its minimum, then fill columns with small needs; the other columns share the rest."""
     widths, spare = list(least), room - sum(least)
     wanting = sorted(range(len(least)), key=lambda index: most[index] - least[index])
     for done, index in enumerate(wanting):
@@ -155,8 +155,6 @@ def _show_list(console: Console, columns: Sequence[str], rows: Sequence[Sequence
                 continue
             said = console.render_str(f"{name}: {cell}" if name else cell)
             if any(cell_len(word) + 2 > console.width for word in said.plain.split()):
-                console.print(
-                    "  ", said, sep=""
-                )  # which a terminal breaks, but whoever copies it does not get broken
+                console.print("  ", said, sep="")  # the terminal wraps this, so that a copy has no line breaks
             else:
                 console.print(Padding(said, (0, 0, 0, 2)), soft_wrap=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-#: What the child process says on its error stream before an error of ours.
+#: Prefix of our own errors on the child process's error stream.
 _MARK = "hybridge convert: "
 
 
@@ -26,7 +26,7 @@ def convert(
     if target.exists():
         raise RequestError(f"{target} is there already", hint="another name, or remove it first")
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    # A process of its own: whatever the file does to torch's reader, nothing else is in its memory.
+    # A separate process: if the file exploits torch's reader, the memory contains nothing else.
     command = [sys.executable, "-c", "from hybridge.cli.convert import work; work()", str(source), str(part)]
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
@@ -50,13 +50,13 @@ def convert(
 
 
 def work() -> None:
-    """The child process: reads the first file that it is called with, writes the second, and prints how many."""
+    """Run the child process: read the first file argument, write the second, and print the number of tensors."""
     from ..errors import HybridgeError, RequestError
     from ..protocol.torch import load_tensors
 
     source, target = map(Path, sys.argv[1:])
     try:
-        # Weights share memory with each other in some checkpoints, which safetensors does not allow.
+        # In some checkpoints weights share memory, which safetensors does not allow.
         tensors = {name: tensor.contiguous().clone() for name, tensor in load_tensors(source).items()}
         if not tensors or "" in tensors:
             raise RequestError(f"{source} holds no weights by name", saw=f"{len(tensors)} tensors")

@@ -70,7 +70,7 @@ def decode(
 
 
 def _space(path: Path, file: LatentsFile, scaled: bool | None) -> tuple[Scaling, list[str]]:
-    """The space that latents are in, and what to tell people of it."""
+    """Return the space of the latents, and messages about it for the user."""
     from ..errors import RequestError
 
     notes = list(file.notes)

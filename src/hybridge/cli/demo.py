@@ -1,4 +1,4 @@
-"""``hybridge demo``: the main job, on the model that the package ships."""
+"""``hybridge demo``: a round trip with the model that the package includes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class _Row:
 
 
 def _round_trip(picture: Image, address: str, engine: Any, meter: _Meter, output: Path) -> list[_Row]:
-    """Photograph → latents → picture, by three ways that must agree."""
+    """Convert a photograph to latents and back in three ways, whose results must agree."""
     import numpy as np
     from diffusers.utils.remote_utils import remote_decode, remote_encode
 
@@ -86,7 +86,7 @@ def _round_trip(picture: Image, address: str, engine: Any, meter: _Meter, output
     def quality(other: Image) -> str:
         return f"PSNR {_psnr(photograph, np.asarray(other)):.1f} dB"
 
-    _in_process(engine, photograph)  # once unmeasured: torch's first forward of a shape takes longer
+    _in_process(engine, photograph)  # a warm-up, not measured: torch's first forward of a shape takes longer
     with Client(address) as client:
         latents = step(
             "encode",
@@ -141,7 +141,7 @@ def _in_process(engine: Any, photograph: np.ndarray[Any, Any]) -> np.ndarray[Any
 
 
 class _Meter:
-    """An ASGI application around another that counts the bytes of bodies, whichever client sends them."""
+    """An ASGI middleware that counts the bytes of all bodies."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

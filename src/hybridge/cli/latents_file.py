@@ -1,6 +1,6 @@
-"""Latents on disk: one tensor in a safetensors file, with what is needed to decode it again.
+"""Write latents to disk: one tensor in a safetensors file, with the metadata needed to decode it.
 
-:mod:`hybridge.protocol.latents_file` reads it, and the files of other programs.
+:mod:`hybridge.protocol.latents_file` reads these files and those of other programs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ..protocol import WireTensor
 
 
 def write_latents(path: Path, tensor: WireTensor, *, model: str, is_scaled: bool) -> None:
-    """``is_scaled`` tells pipelines' latents from the VAE's own."""
+    """Write latents to a file; ``is_scaled`` means a pipeline's normalised latents, not VAE space."""
     from safetensors.torch import save
 
     from ..protocol.torch import to_torch

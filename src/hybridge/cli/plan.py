@@ -10,7 +10,7 @@ import typer
 
 from ..units import format_bytes, parse_bytes
 
-#: Rounded up, so that it can be taken for a budget.
+#: Rounded up, so that a printed size can be used as a budget.
 _size = partial(format_bytes, up=True)
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -74,7 +74,7 @@ def plan(
 
 
 def sides(size: str) -> tuple[int, int]:
-    """(height, width) of ``1024`` or ``768x1024``."""
+    """Return (height, width) of ``1024`` or ``768x1024``."""
     from ..errors import RequestError
 
     match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", size)

@@ -1,7 +1,7 @@
-"""Embeddings in a folder: which file belongs to which prompt, and what of it is there already.
+"""A folder of embeddings: the file of each prompt, and the files that exist already.
 
-A file's name is made of everything that changes its contents, so that a folder never mixes models, precisions or
-options.  ``prompts.jsonl`` says which prompt is in which file.
+A file's name depends on everything that affects its contents, so that a folder never mixes models, precisions or
+options.  ``prompts.jsonl`` lists the file of each prompt.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ..client import Client
 from ..errors import HybridgeError, RequestError, ServerRefused
 from ..protocol import PromptAnswer, write_prompt_answer
 
-#: Statuses of refusals that are about one prompt; after any other the next prompt would fare no better.
+#: Statuses of refusals that concern one prompt; after any other, the next prompt would fail, too.
 _ABOUT_THE_PROMPT = frozenset({400, 413, 422})
 
 
 def read_prompts(path: Path, *, empty: bool) -> list[str]:
-    """The lines of a file, each once, without line ends; the empty prompt first where it is wanted.
+    """Return the lines of a file without duplicates and line ends, after the empty prompt if ``empty``.
 
     Raises:
-        RequestError: for a file that is not UTF-8, or holds no prompt.
+        RequestError: for a file that is not UTF-8, or contains no prompt.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -43,10 +43,10 @@ def read_prompts(path: Path, *, empty: bool) -> list[str]:
 
 
 def read_options(arguments: Sequence[str]) -> dict[str, Any]:
-    """``NAME=VALUE`` as names and values; what is not JSON is text.
+    """Parse ``NAME=VALUE`` arguments; a value that is not JSON is text.
 
     Raises:
-        RequestError: for another form, and for a name twice.
+        RequestError: for any other form, and for a duplicate name.
     """
     options: dict[str, Any] = {}
     for argument in arguments:
@@ -66,13 +66,13 @@ class Folder:
     """The files of one model and one set of options.
 
     Args:
-        path: The folder; it is made where it is not there.
-        client: The server.
-        model: Its name for the model; None for the only one that takes prompts.
-        options: Beside the prompt.
+        path: The folder; it is created if it does not exist.
+        client: The client of the server.
+        model: The server's name for the model; None for the only one that takes prompts.
+        options: The options of every request.
 
     Attributes:
-        found: How many prompts had their files before.
+        found: Number of prompts whose files existed before.
     """
 
     def __init__(self, path: Path, client: Client, model: str | None, options: dict[str, Any]) -> None:
@@ -88,21 +88,21 @@ class Folder:
                 hint=f"--model {names[0]}" if names else "`hybridge serve` with a model that has text encoders",
             )
         self._model = model
-        self._about: dict[str, str] = {}  # what the server says that its embeddings were made with
+        self._about: dict[str, str] = {}  # the server's facts about how the embeddings were made
         self.found = 0
 
     def file_of(self, prompt: str) -> Path:
-        """Where the embeddings of a prompt are."""
+        """Return the path of a prompt's embeddings."""
         said = json.dumps([self._model, self._about, self._options, prompt], sort_keys=True)
         return self._path / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.safetensors"
 
     def begin(self, prompts: Sequence[str]) -> list[str]:
-        """Writes ``prompts.jsonl``, and returns the prompts whose files are missing.
+        """Write ``prompts.jsonl``, and return the prompts whose files are missing.
 
-        The first prompt is encoded in any case: only an answer tells what embeddings are made with.
+        The first prompt is always encoded, because only an answer says how embeddings are made.
 
         Raises:
-            HybridgeError: when it cannot be.
+            HybridgeError: when it cannot be encoded.
         """
         self._path.mkdir(parents=True, exist_ok=True)
         first = self._encode(prompts[0])
@@ -119,10 +119,10 @@ class Folder:
     def fill(
         self, prompts: Sequence[str], jobs: int, advance: Callable[[], object]
     ) -> list[tuple[str, HybridgeError]]:
-        """Makes the files of some prompts; returns the prompts that were refused, and why.
+        """Create the files of prompts, and return the refused prompts with the errors.
 
         Raises:
-            HybridgeError: what no prompt is to blame for; files that are there by then stay.
+            HybridgeError: for errors that do not concern one prompt; files written before are kept.
         """
         refused: list[tuple[str, HybridgeError]] = []
         ahead = iter(prompts)
@@ -160,7 +160,7 @@ def _is_about_the_prompt(error: BaseException) -> bool:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """The whole file or none, also when it is broken off."""
+    """Write a file atomically: after an interruption it is complete or missing."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         partial.write_bytes(data)

@@ -82,7 +82,7 @@ def serve(context: typer.Context) -> None:
         scheme = "https" if settings.tls_cert else "http"
         try:
             for listener in listeners:
-                listener.listen(BACKLOG)  # so that whoever reads the next line can connect
+                listener.listen(BACKLOG)  # so that a program that reads the next line can connect
         except OSError as error:
             raise refusal(settings.address, settings.port, error) from None
         console.print(f"serving on [bold]{address_of(listeners[0], scheme=scheme)}[/]  (Ctrl-C ends it)")
@@ -101,9 +101,9 @@ def serve(context: typer.Context) -> None:
 
 
 def _leave() -> None:
-    """Ends the process beside a thread that cannot be stopped, such as a load from a network that hangs.
+    """End the process even if a thread cannot be stopped, for example while loading from a network that hangs.
 
-    Everything that was accepted is answered or in the spool by now; Python's own end would trip over the thread.
+    All accepted requests are answered or in the spool by now; Python's normal exit is unsafe while the thread runs.
     """
     import logging
     import os
@@ -131,7 +131,7 @@ def _traces(endpoint: str | None) -> list[Traces]:
 
 
 def _fitted(listening: ListenOptions) -> ListenOptions:
-    """With no more connections than this process may open files; otherwise strangers could use them all up."""
+    """Limit connections to the number of files that the process may open, so that clients cannot use them up."""
     import logging
     from dataclasses import replace
 

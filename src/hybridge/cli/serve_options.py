@@ -17,35 +17,35 @@ if TYPE_CHECKING:
 class ServeCommand(TyperCommand):
     """A command with an option for each setting.
 
-    The settings are imported when the options are first asked for, because the libraries of the server are not
-    installed with every verb.
+    The settings are imported when the options are first needed, because the server's libraries are not installed
+    with every verb.
     """
 
     _params: list[Any] | None = None
 
     @property
     def params(self) -> list[Any]:
-        """One for each setting, in their order."""
+        """One option for each setting, in the order of the settings."""
         if self._params is None:
             self._params = _parameters()
         return self._params
 
     @params.setter
     def params(self, params: list[Any]) -> None:
-        """Leaves out what typer found: the function has no parameters but the context."""
+        """Ignore the parameters that typer found: the function has only the context."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Calls the function without the options, which it takes from its context."""
+        """Call the function without the options, which it reads from its context."""
         assert self.callback is not None  # noqa: S101 - it was made of a function
         return ctx.invoke(self.callback)
 
 
 def _parameters() -> list[Any]:
     def of_settings() -> None:
-        """Has the signature that follows."""
+        """A function with the signature below."""
 
     declared = list(_declared())
-    of_settings.__signature__ = inspect.Signature(declared)  # type: ignore[attr-defined] # functions may have one
+    of_settings.__signature__ = inspect.Signature(declared)  # type: ignore[attr-defined] # functions may have this attribute
     of_settings.__annotations__ = {parameter.name: parameter.annotation for parameter in declared}
     maker = typer.Typer(add_completion=False)
     maker.command()(of_settings)
@@ -53,7 +53,7 @@ def _parameters() -> list[Any]:
 
 
 def _declared() -> Iterator[inspect.Parameter]:
-    """The settings as typer declares options: parameters whose default is an option."""
+    """Yield the settings as typer declares options: parameters whose default is an option."""
     from ..server.settings import Flag, Settings
 
     for name, field in Settings.model_fields.items():
@@ -74,12 +74,12 @@ def _declared() -> Iterator[inspect.Parameter]:
 
 
 def _shown(default: object) -> str | bool:
-    """What the help says of a default; False where there is nothing to say."""
+    """Return a default's text in the help; False for none."""
     return False if default is None or default is False or default == () else str(default)
 
 
 def _kind_of(field: FieldInfo) -> Any:
-    """What typer makes of the text that is typed: a number, a switch, one text or several."""
+    """Return the type to which typer converts an option's text: a number, a switch, one text or several."""
     kinds = get_args(field.annotation) if isinstance(field.annotation, UnionType) else (field.annotation,)
     kind = next(kind for kind in kinds if kind is not NoneType)
     if get_origin(kind) is tuple:

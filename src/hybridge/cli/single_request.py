@@ -1,4 +1,4 @@
-"""One request, answered by a server or by a model on this machine."""
+"""Answer a request by a server or by a model on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..protocol import Answer, DecodeRequest, EncodeRequest, FileAnswer, Picture
 if TYPE_CHECKING:
     from ..engine import Engine
 
-#: A picture on this machine may be as large as its memory allows.
+#: Practically no limit on the size of a picture: the user's own machine has no other clients.
 _MAX_PIXELS = 2**40
 
 
@@ -25,10 +25,10 @@ def answer(
     device: str | None,
     dtype: str | None,
 ) -> Answer:
-    """What becomes of a request; shows on the terminal what is being done.
+    """Return the answer to a request, and show the progress on the terminal.
 
     Raises:
-        HybridgeError: whatever goes wrong.
+        HybridgeError: when the request cannot be answered.
     """
     return next(answers([request], model=model, server=server, key=key, ca=ca, device=device, dtype=dtype))
 
@@ -43,10 +43,10 @@ def answers(
     device: str | None,
     dtype: str | None,
 ) -> Iterator[Answer]:
-    """What becomes of each request, one after the other by one client or one loaded model.
+    """Yield the answer to each request, one after another, from one client or one loaded model.
 
     Raises:
-        HybridgeError: whatever goes wrong.
+        HybridgeError: when the request cannot be answered.
     """
 
     from .console import screen
@@ -76,7 +76,7 @@ def answers(
 
 
 def _decoded(engine: Engine, request: DecodeRequest) -> FileAnswer:
-    """The picture that a server would answer with."""
+    """Return the picture with which a server would answer."""
     from ..engine import to_pixels
     from ..protocol.media import write_picture
     from ..protocol.torch import from_torch, to_torch
@@ -91,7 +91,7 @@ def _decoded(engine: Engine, request: DecodeRequest) -> FileAnswer:
 
 
 def _encoded(engine: Engine, request: EncodeRequest) -> TensorAnswer:
-    """The latents that a server would answer with."""
+    """Return the latents with which a server would answer."""
     from ..protocol.media import read_picture
     from ..protocol.torch import from_torch, to_torch
 

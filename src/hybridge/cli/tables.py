@@ -1,4 +1,4 @@
-"""What verbs that measure have in common on the screen."""
+"""Progress bars and tables of the verbs that measure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def measuring(console: Any) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar for as long as it is measured; the block gets what moves it: (done, in all, what comes now)."""
+    """Show a progress bar; the block gets the function that advances it: (done, total, current step)."""
     with progress_bar(console) as shown:
         bar = shown.add_task("starting", total=None)
 
@@ -25,7 +25,7 @@ def measuring(console: Any) -> Iterator[Callable[[int, int, str], None]]:
 
 
 def progress_bar(console: Any) -> Progress:
-    """A bar that is gone at the end, with the time that is left beside it."""
+    """Return a progress bar with the remaining time, which disappears at the end."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn())
@@ -33,12 +33,12 @@ def progress_bar(console: Any) -> Progress:
 
 
 def draw(table: Table, console: Any) -> None:
-    """Prints a table of the workbench."""
+    """Print a table of the workbench."""
     from ..lab.harness.tables import columns_are_numbers
     from .console import show_table
 
     numbers = [
         name for name, is_number in zip(table.columns, columns_are_numbers(table.columns), strict=True) if is_number
     ]
-    # Names of configurations are copied.
+    # Users copy the names of configurations.
     show_table(console, table.columns, table.rows, title=table.title, numbers=numbers, whole=("configuration",))

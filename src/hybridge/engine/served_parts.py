@@ -1,4 +1,4 @@
-"""From an argument of the command line to the parts of a model that can be served."""
+"""Find the parts of a model to serve from a command line argument."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .text.repository import INDEX, is_pipeline, open_index
 
 
 def resolve_parts(argument: str) -> ModelParts:
-    """What an argument of ``hybridge serve`` stands for.
+    """Return the parts of a model that an argument of ``hybridge serve`` names.
 
-    ``NAME`` is all parts of a row of the catalogue; ``NAME:vae`` and ``NAME:text`` choose one.  ``NAME=SOURCE`` is
-    all that can be served of a whole pipeline, which has a ``model_index.json``, and ``NAME=SOURCE:text`` its text
-    encoders alone.  Everything else is a VAE, as :func:`resolve` has it.
+    ``NAME`` means all parts of a catalogue row; ``NAME:vae`` and ``NAME:text`` choose one.  ``NAME=SOURCE`` means
+    all supported parts of a whole pipeline, which has a ``model_index.json``, and ``NAME=SOURCE:text`` only its
+    text encoders.  All other arguments name a VAE; see :func:`resolve`.
 
     Raises:
         UnknownModel: for a name that the catalogue does not have.
-        ModelUnavailable: when what decides cannot be had, or nothing of it can be served.
+        ModelUnavailable: when the required files cannot be read or downloaded, or no part can be served.
     """
     name, separator, source = argument.partition("=")
     if not separator:
@@ -34,7 +34,7 @@ def resolve_parts(argument: str) -> ModelParts:
     try:
         return ModelParts(name, vae=resolve(argument))
     except ModelUnavailable as error:
-        # A repository of the hub that is a whole pipeline has no config.json at its top.
+        # A hub repository with a whole pipeline has no config.json at its top level.
         try:
             return _of_pipeline(name, source)
         except ModelUnavailable:
@@ -61,10 +61,10 @@ def _of_catalogue(argument: str) -> ModelParts:
 
 
 def _of_pipeline(name: str, source: str) -> ModelParts:
-    """All that can be served of a whole pipeline.
+    """Return all supported parts of a whole pipeline.
 
     Raises:
-        ModelUnavailable: when that is nothing.
+        ModelUnavailable: when no part is supported.
     """
     text: TextSpec | None = None
     why: ModelUnavailable | None = None
