@@ -509,7 +509,7 @@ _LONGCAT = TextSide(
     calls=(Call(("prompt_embeds", None), negative="call"),),
     outputs=EMBEDS,
     guidance=Guidance(text=""),
-    encoders=(Encoder("text_encoder", "tokenizer", 512, extra_tokens=50, without=VISION_UNUSED),),
+    encoders=(Encoder("text_encoder", "tokenizer", 512, extra_tokens=50, cut_with=0, without=VISION_UNUSED),),
     call_with={"enable_prompt_rewrite": False},
     counts_absent_prompts=True,
 )

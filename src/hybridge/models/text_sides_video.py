@@ -194,7 +194,9 @@ _KANDINSKY_OUTPUTS = (
     Output("prompt_cu_seqlens", layout="cu_seqlens"),
 )
 _KANDINSKY_ENCODERS = (
-    Encoder("text_encoder", "tokenizer", LENGTH.name, extra_tokens=130, fills=False, without=VISION_UNUSED),
+    Encoder(
+        "text_encoder", "tokenizer", LENGTH.name, extra_tokens=130, cut_with=2, fills=False, without=VISION_UNUSED
+    ),
     Encoder("text_encoder_2", "tokenizer_2", CLIP_TOKENS),
 )
 

@@ -53,6 +53,8 @@ def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TextE
         ("WanPipeline", {"max_sequence_length": 40}, {("tokenizer", 40)}),
         ("BriaPipeline", {"max_sequence_length": 40}, {("tokenizer", 40)}),
         ("HunyuanDiTPipeline", {}, {("tokenizer", 77), ("tokenizer_2", 256)}),
+        ("LongCatImagePipeline", {}, {("tokenizer", 512)}),
+        ("Kandinsky5T2IPipeline", {"max_sequence_length": 40}, {("tokenizer", 80), ("tokenizer_2", 77)}),
         ("CogView4Pipeline", {"max_sequence_length": 40}, {("tokenizer", 40)}),
     ],
 )

@@ -269,10 +269,26 @@ class TextEngine:
         with fresh(self.parts.reads) as reads:
             made = self.parts.pipeline.encode_prompt(**given)
             truncated += _truncations(reads, asked.count, prefix)
+        known = {(one.prompt, one.index, one.tokenizer) for one in truncated}
+        cut_before = self._cut_before(texts["prompt"] or [], asked, prefix)
+        truncated += [one for one in cut_before if (one.prompt, one.index, one.tokenizer) not in known]
         for name, value in zip(call.returns, made, strict=True):
             is_wanted = guided or not (name or "").startswith(NEGATIVE_PREFIX)
             if name is not None and value is not None and is_wanted:
                 tensors[prefix + name] = value
+
+    def _cut_before(self, prompts: Sequence[str], asked: Asked, prefix: str) -> Iterator[Truncation]:
+        """What pipelines cut before a tokenizer could, found by counting once more."""
+        for encoder in self.side.encoders:
+            if encoder.cut_with is None:
+                continue
+            tokenizer = getattr(self.parts.pipeline, encoder.tokenizer)
+            most = encoder.tokens
+            if isinstance(most, str):
+                most = int(asked.options.get(most, self._default(most)))
+            for index, text in enumerate(prompts):
+                if len(tokenizer(text, add_special_tokens=False)["input_ids"]) + encoder.cut_with > most:
+                    yield Truncation(f"{prefix}prompt", index, encoder.tokenizer, most)
 
     def _negatives(self, asked: Asked) -> dict[str, list[str] | None] | None:
         """The negative prompts to encode; None where the pipeline uses none."""
