@@ -21,7 +21,8 @@ from .scheduling.batching import batch_key
 from .scheduling.cost_cache import CostCache
 from .scheduling.device_thread import DeviceThread, PendingJob
 from .scheduling.job import AnyJob, AnyResult, Job, ProgressCallback, PromptJob, PromptResult, Result, RunInfo
-from .scheduling.model_cache import ModelCache, Source
+from .scheduling.model_cache import ModelCache
+from .scheduling.model_slot import Source
 from .scheduling.queue import QueueLimits
 
 #: Seconds for which the end waits for a run or a load that cannot be stopped.

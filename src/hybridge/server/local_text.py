@@ -17,7 +17,8 @@ from ..protocol.torch import from_torch
 from .prompt_cache import PromptCache, key_of
 from .scheduling.backend import ModelInfo
 from .scheduling.job import PromptJob, PromptResult, RunInfo, text_part
-from .scheduling.model_cache import ModelCache, ModelState, Source
+from .scheduling.model_cache import ModelCache
+from .scheduling.model_slot import ModelState, Source
 
 #: The cost of a prompt for a model that is not loaded: 512 tokens of five thousand million weights.
 _GUESSED_FLOPS = 5e12

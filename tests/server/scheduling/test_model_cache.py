@@ -25,7 +25,8 @@ from hybridge.server.process.server import running
 from hybridge.server.scheduling import model_cache
 from hybridge.server.scheduling.job import Job, Result
 from hybridge.server.scheduling.limits import PictureSize
-from hybridge.server.scheduling.model_cache import ModelCache, Source
+from hybridge.server.scheduling.model_cache import ModelCache
+from hybridge.server.scheduling.model_slot import Source
 
 WAIT_S = 30
 CPU = EngineOptions(device="cpu")

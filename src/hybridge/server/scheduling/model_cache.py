@@ -5,7 +5,7 @@ runs that are going on.  Each load has a thread of its own, so that a cold model
 for it; one loads at a time, and one that takes very long is no longer waited for.  The device thread claims models,
 and gives room back.
 
-Knows neither torch nor the engine: whatever has ``weights_bytes`` can stand on the shelf.
+Knows neither torch nor the engine: whatever has ``weights_bytes`` can be kept here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic
 
 from ...errors import HybridgeError, ModelUnavailable, OutOfMemory
+from .model_slot import Model, ModelState, Slot, Source
 
 log = logging.getLogger("hybridge.models")
 
@@ -29,70 +29,6 @@ _OVERTAKEN_AFTER_S = 60.0
 #: After a load that failed none is tried for as long as it took, within these bounds: a model that cannot be loaded
 #: takes no more than half of the loaders' time, however often it is asked for.
 _MIN_RETRY_S, _MAX_RETRY_S = 1.0, 60.0
-
-State = Literal["cold", "loading", "loaded", "leaving"]
-
-
-class _Loaded(Protocol):
-    @property
-    def weights_bytes(self) -> int: ...
-
-
-Model = TypeVar("Model", bound=_Loaded)
-
-
-@dataclass(frozen=True, slots=True)
-class Source(Generic[Model]):
-    """Where a model comes from.
-
-    Attributes:
-        weights_bytes: What it will take, told before it is loaded; may take long.
-        load: Loads it; takes long.
-    """
-
-    weights_bytes: Callable[[], int]
-    load: Callable[[], Model]
-
-
-@dataclass(slots=True)
-class _Slot(Generic[Model]):
-    """One model's place on the shelf.
-
-    ``waiting`` are the jobs for it, ``owed`` those of them that waited when it was loaded: until they are served it
-    does not leave again, or two models that do not fit together would push each other out without doing any work.
-    After a failure the next load begins no earlier than ``retry_at``, of :func:`time.monotonic`.
-    """
-
-    source: Source[Model] | None  # None: it was loaded by the caller, and stays
-    model: Model | None = None
-    state: State = "cold"
-    failure: HybridgeError | None = None
-    retry_at: float = 0.0
-    reserved_bytes: int = 0
-    waiting: int = 0
-    owed: int = 0
-    in_use: int = 0
-    used_at: int = 0
-    load_s: float = 0.0
-    loads: int = 0
-    evictions: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ModelState:
-    """What is to be seen of a model from outside.
-
-    Attributes:
-        state: ``cold``, ``loading``, ``loaded``, or ``leaving`` once its last job is done.
-        failure: Why the last attempt to load it failed, if it did.
-        loads: How often it was loaded.
-        evictions: How often it left to make room.
-    """
-
-    state: State
-    failure: str | None
-    loads: int
-    evictions: int
 
 
 class ModelCache(Generic[Model]):
@@ -115,9 +51,9 @@ class ModelCache(Generic[Model]):
         on_change: Callable[[], None],
         on_failure: Callable[[str, HybridgeError], None],
     ) -> None:
-        self._slots: dict[str, _Slot[Model]] = {
-            **{name: _Slot(None, model, "loaded", loads=1) for name, model in loaded.items()},
-            **{name: _Slot(source) for name, source in sources.items()},
+        self._slots: dict[str, Slot[Model]] = {
+            **{name: Slot(None, model, "loaded", loads=1) for name, model in loaded.items()},
+            **{name: Slot(source) for name, source in sources.items()},
         }
         self._memory_bytes = memory_bytes
         self._on_change, self._on_failure = on_change, on_failure
@@ -283,7 +219,7 @@ class ModelCache(Generic[Model]):
         )
         return self._memory_bytes - weights - sum(self._peaks)
 
-    def _load_if_cold(self, name: str, slot: _Slot[Model]) -> None:
+    def _load_if_cold(self, name: str, slot: Slot[Model]) -> None:
         if slot.state == "cold":
             slot.state, slot.failure = "loading", None
             loader = threading.Thread(
@@ -292,7 +228,7 @@ class ModelCache(Generic[Model]):
             self._loaders.add(loader)
             loader.start()
 
-    def _victim(self, may_leave: Callable[[_Slot[Model]], bool]) -> str | None:
+    def _victim(self, may_leave: Callable[[Slot[Model]], bool]) -> str | None:
         """Who leaves first: of those that nobody waits for the one unused for longest, then of the others."""
         candidates = [
             (slot.waiting > 0, slot.used_at, name)
@@ -312,13 +248,13 @@ class ModelCache(Generic[Model]):
             self._load_if_cold(name, slot)
         self._changed.notify_all()
 
-    def _await_end_of_use(self, slot: _Slot[Model]) -> None:
+    def _await_end_of_use(self, slot: Slot[Model]) -> None:
         # No new job of it is begun meanwhile, so that a model which is always busy comes to leave as well.
         slot.state = "leaving"
         self._changed.notify_all()
         self._changed.wait_for(lambda: not slot.in_use or self._is_closed)
 
-    def _bring(self, name: str, slot: _Slot[Model]) -> None:
+    def _bring(self, name: str, slot: Slot[Model]) -> None:
         """Loads a model; the whole life of a loader."""
         try:
             failure = self._load(name, slot) if self._take_turn(name, slot) else None
@@ -337,7 +273,7 @@ class ModelCache(Generic[Model]):
         """Seconds for which the load that is going on is still waited for."""
         return 0.0 if self._loading is None else self._loading_since + _OVERTAKEN_AFTER_S - time.monotonic()
 
-    def _take_turn(self, name: str, slot: _Slot[Model]) -> bool:
+    def _take_turn(self, name: str, slot: Slot[Model]) -> bool:
         """Waits for the load before; False, and the model is cold again, if by then nobody wants it."""
         with self._changed:
             while not self._is_given_up(slot) and (left_s := self._turn_s()) > 0:
@@ -350,10 +286,10 @@ class ModelCache(Generic[Model]):
             self._loading, self._loading_since = name, time.monotonic()
             return True
 
-    def _is_given_up(self, slot: _Slot[Model]) -> bool:
+    def _is_given_up(self, slot: Slot[Model]) -> bool:
         return self._is_closed or not slot.waiting
 
-    def _load(self, name: str, slot: _Slot[Model]) -> HybridgeError | None:
+    def _load(self, name: str, slot: Slot[Model]) -> HybridgeError | None:
         """Loads it in its turn; gives back why that failed."""
         begun = time.monotonic()
         model: Model | None = None
@@ -390,7 +326,7 @@ class ModelCache(Generic[Model]):
             self._changed.notify_all()
         return failure
 
-    def _reserve(self, name: str, slot: _Slot[Model], wanted_bytes: int) -> bool:
+    def _reserve(self, name: str, slot: Slot[Model], wanted_bytes: int) -> bool:
         """Waits until there is room for the weights, and takes it; False if nobody wants them any more.
 
         Raises:
