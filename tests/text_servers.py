@@ -25,6 +25,7 @@ def case_of(name: str) -> Case:
 
 def saved(case: Case, folder: Path) -> TextSpec:
     """The pipeline on disk: whole, and its text side alone, which is what the specification means."""
+    folder.mkdir(exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # diffusers and transformers deprecate what they use themselves
         case.save(folder)

@@ -15,7 +15,10 @@ import torch
 from commands import hybridge
 from safetensors import safe_open
 from safetensors.torch import load_file
+from text_servers import case_of, saved, serving
 
+from hybridge.engine import EngineOptions
+from hybridge.engine.text import TextEngine
 from hybridge.errors import RequestError
 from hybridge.protocol import (
     PROMPT_ITEM_BYTES,
@@ -168,6 +171,23 @@ def test_a_prompt_that_is_refused_stops_no_other(server: Server, lines: Path, tm
     server.refused = set()
     hybridge("prompt", "-i", lines, "-o", tmp_path, "--server", server.url)
     assert server.prompts == ["", "a cat", "a dog", "ein Löwe"]
+
+
+def test_with_a_real_server(lines: Path, tmp_path: Path) -> None:
+    case = case_of("FluxPipeline")
+    spec = saved(case, tmp_path / "pipeline")
+    out = tmp_path / "out"
+    with serving([spec]) as address:
+        shown = hybridge("models", "--server", address).stdout
+        hybridge("prompt", "-i", lines, "-o", out, "--server", address, "--option", "max_sequence_length=32")
+    assert "prompt" in shown
+    assert "FluxPipeline" in shown
+    engine = TextEngine.load(spec.source, EngineOptions(device="cpu"))
+    for prompt, path in listed(out).items():
+        expected = engine.encode({"prompt": prompt, "max_sequence_length": 32}).tensors
+        found = load_file(path)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
 @pytest.mark.parametrize(

@@ -354,3 +354,40 @@ def test_a_hit_does_not_ask_the_device(server: str) -> None:
     hit = ask(server, "flux", {"prompt": "once"})
     assert hit.headers["hybridge-cache"] == "hit"
     assert "device" not in hit.headers["server-timing"]
+
+
+# --------------------------------------------------------------------------------- what is told of it
+
+
+def test_the_document_describes_prompts_where_there_are_text_encoders(
+    server: str, specs: dict[str, TextSpec], starter: Any
+) -> None:
+    document = httpx.get(f"{server}/openapi.json").json()
+    assert "/v1/{model}/decode" not in document["paths"]
+    operation = document["paths"]["/v1/{model}/prompt"]
+    assert operation["parameters"][0]["schema"]["enum"] == list(specs)
+    named = {parameter["name"] for parameter in operation["post"]["parameters"] if parameter["in"] == "query"}
+    assert named == {"drop_padding", "envelope", "dtype"}
+    assert {"application/json", "multipart/form-data"} == operation["post"]["requestBody"]["content"].keys()
+    with serving([], cold=[starter]) as address:
+        assert "/v1/{model}/prompt" not in httpx.get(f"{address}/openapi.json").json()["paths"]
+
+
+def test_models_say_their_options_and_what_they_were_made_with(server: str) -> None:
+    assert ask(server, "flux", {"prompt": "a"}).status_code == 200
+    model = httpx.get(f"{server}/v1/models/flux").json()
+    assert (model["tasks"], model["prompt"]) == (["prompt"], "/v1/flux/prompt")
+    assert "latent_channels" not in model
+    assert {"prompt", "prompt_2", "negative_prompt", "max_sequence_length"} <= set(model["text"]["options"])
+    assert model["text"]["dtype"] == model["text"]["made_with"]["dtype"] == "float32"
+    assert model["text"]["weights_bytes"] > 0
+
+
+def test_one_name_can_have_a_vae_and_text_encoders(specs: dict[str, TextSpec], starter: Any) -> None:
+    both = TextSpec("starter", specs["flux"].source, specs["flux"].class_name)
+    with serving([both], cold=[starter]) as address:
+        (model,) = httpx.get(f"{address}/v1/models").json()["models"]
+        decoded = httpx.post(f"{address}/v1/starter/decode?shape=1,4,8,8&dtype=float32", content=bytes(1024))
+        assert ask(address, "starter", {"prompt": "a"}).status_code == decoded.status_code == 200
+    assert model["tasks"] == ["decode", "encode", "prompt"]
+    assert (model["class"], model["text"]["class"]) == ("AutoencoderKL", "FluxPipeline")

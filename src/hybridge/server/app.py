@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from .. import protocol
 from ..errors import HybridgeError
+from ..models import ModelSpec, TextSpec
 from .async_jobs.registry import AsyncJobRegistry
 from .async_jobs.spool import SpoolStore
 from .async_jobs.store import MemoryStore
@@ -91,7 +92,9 @@ def create_app(
         await run_in_threadpool(media.close, _MEDIA_PATIENCE_S)
 
     async def openapi(_: Request) -> Response:
-        return JSONResponse(describe(list(dict.fromkeys(info.spec.name for info in backend.info()))))
+        specs = [info.spec for info in backend.info()]
+        vaes, texts = ([spec.name for spec in specs if isinstance(spec, kind)] for kind in (ModelSpec, TextSpec))
+        return JSONResponse(describe(vaes, texts))
 
     app = Starlette(
         routes=[

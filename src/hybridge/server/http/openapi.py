@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ... import __version__
-from ...protocol import ITEM_BYTES
+from ...protocol import ITEM_BYTES, SAFETENSORS
+from ...protocol.prompt import PROMPT_PARAMETERS
 from ...protocol.requests import DECODE_PARAMETERS, ENCODE_PARAMETERS
 
 Schema = dict[str, Any]
@@ -30,6 +31,11 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
     "do_scaling": ("True: scale as the model's own pipelines do. False: never scale.", _BOOLEAN),
     "scaling_factor": ("Decoding divides latents by it, encoding multiplies.", _NUMBER),
     "shift_factor": ("Decoding adds it after dividing, encoding subtracts it before.", {"type": "number"}),
+    "drop_padding": ("Leave out rows of padding where that changes no picture.", _BOOLEAN),
+    "envelope": (
+        "All tensors in a safetensors file; or prompt_embeds alone, as bytes or as torch.save writes it.",
+        {"type": "string", "enum": ["safetensors", "binary", "torch"]},
+    ),
     "height": ("Of the picture in pixels. Needed for packed latents, otherwise ignored.", _SIDE),
     "width": ("Of the picture in pixels. Needed for packed latents, otherwise ignored.", _SIDE),
     "output_type": (
@@ -86,6 +92,10 @@ _TENSOR_HEADERS: Schema = {
     "hybridge-plan": {
         "description": "How the engine ran: mode, peak_bytes on top of the weights, tflop.",
         "schema": {"type": "string"},
+    },
+    "hybridge-cache": {
+        "description": "Of prompts: hit where the answer was kept from before, else miss.",
+        "schema": {"type": "string", "enum": ["hit", "miss"]},
     },
     "server-timing": {"description": "Milliseconds of each stage.", "schema": {"type": "string"}},
 }
@@ -169,14 +179,9 @@ _DECODE_ANSWERS: Schema = {
 }
 
 
-def describe(models: Sequence[str]) -> Schema:
-    """The document, for a server with these models."""
-    model = {
-        "name": "model",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "enum": list(models)},
-    }
+def describe(vaes: Sequence[str], texts: Sequence[str] = ()) -> Schema:
+    """The document, for a server with these models: those with a VAE, and those with text encoders."""
+    model = _model(list(dict.fromkeys((*vaes, *texts))))
     inferred = _operation(
         "Decode or encode; task and model follow from what is sent",
         [*DECODE_PARAMETERS, *(name for name in ENCODE_PARAMETERS if name not in DECODE_PARAMETERS)],
@@ -192,7 +197,7 @@ def describe(models: Sequence[str]) -> Schema:
         "info": {
             "title": "hybridge",
             "version": __version__,
-            "description": "VAE decode and encode over HTTP, compatible with the clients of Hybrid Inference.",
+            "description": "VAEs and text encoders over HTTP, compatible with the clients of Hybrid Inference.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": {
@@ -200,8 +205,21 @@ def describe(models: Sequence[str]) -> Schema:
             "/predict": {"post": {**inferred, "operationId": "predict"}},
             "/v1/models": {"get": _information("The models, and the choices made for them")},
             "/v1/models/{model}": {"get": _information("One model", "404"), "parameters": [model]},
-            "/v1/{model}/decode": {"post": {**decode, "operationId": "decode"}, "parameters": [model]},
-            "/v1/{model}/encode": {"post": {**encode, "operationId": "encode"}, "parameters": [model]},
+            **(
+                {
+                    "/v1/{model}/decode": {
+                        "post": {**decode, "operationId": "decode"},
+                        "parameters": [_model(vaes)],
+                    },
+                    "/v1/{model}/encode": {
+                        "post": {**encode, "operationId": "encode"},
+                        "parameters": [_model(vaes)],
+                    },
+                }
+                if vaes
+                else {}
+            ),
+            **(_prompts(texts) if texts else {}),
             **_jobs(),
             "/health": {"get": _information("Whether the process answers")},
             "/ready": {"get": _information("Whether work is taken")},
@@ -225,6 +243,41 @@ def describe(models: Sequence[str]) -> Schema:
                 "query": {"type": "apiKey", "in": "query", "name": "key"},
             },
         },
+    }
+
+
+def _model(names: Sequence[str]) -> Schema:
+    return {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "enum": list(names)}}
+
+
+def _prompts(texts: Sequence[str]) -> Schema:
+    prompt: Schema = {"type": ["string", "array", "null"], "items": {"type": "string"}, "minItems": 1}
+    request: Schema = {
+        "type": "object",
+        "required": ["prompt"],
+        "properties": {"prompt": prompt, "negative_prompt": prompt},
+        "description": "What the pipeline's __call__ takes about text; /v1/models lists the options of each model.",
+    }
+    form: Schema = {
+        "type": "object",
+        "required": ["request"],
+        "properties": {"request": request, "image": {"type": "array", "items": _BYTES}},
+    }
+    operation = _operation("Prompts to text embeddings", PROMPT_PARAMETERS, {}, {})
+    operation["operationId"] = "prompt"
+    operation["requestBody"] = {
+        "required": True,
+        "content": {"application/json": {"schema": request}, "multipart/form-data": {"schema": form}},
+    }
+    answers = (SAFETENSORS, "tensor/binary", "application/octet-stream")
+    operation["responses"]["200"]["content"] = {answer: {"schema": _BYTES} for answer in answers}
+    t5 = {**operation, "operationId": "t5", "summary": "SD.Next's remote T5", "parameters": []}
+    t5["parameters"] = [one for one in operation["parameters"] if one["name"] == "dtype"]
+    texts_alone: Schema = {"type": ["string", "array"], "items": {"type": "string"}, "minItems": 1}
+    t5["requestBody"] = {"required": True, "content": {"application/json": {"schema": texts_alone}}}
+    return {
+        "/v1/{model}/prompt": {"post": operation, "parameters": [_model(texts)]},
+        "/te": {"post": t5},
     }
 
 
