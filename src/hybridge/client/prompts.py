@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import RequestError
+from ..models import text_side_for
 from ..protocol import PictureFile, PromptAnswer, PromptLimits, PromptRequest, TensorLayout, WireTensor
 from ..protocol.prompt import check_inputs
 from .conversion import Kind, from_wire, image_to_wire
@@ -17,7 +18,8 @@ _LIMITS = PromptLimits(max_json_bytes=1 << 30, max_prompts=1 << 20, max_characte
 class Embeddings(dict[str, Any]):
     """Text embeddings by the argument names of the pipeline's ``__call__``: ``pipe(**embeddings)``.
 
-    A value is a tensor, or a list of tensors if the pipeline takes one for each prompt.
+    A value is a tensor, or a list of tensors if the pipeline takes one for each prompt.  ``prompt`` and
+    ``negative_prompt`` are None, because not every pipeline has that as its default.
 
     Attributes:
         layouts: For each argument, the position of the prompts; see :data:`hybridge.protocol.TensorLayout`.
@@ -61,11 +63,18 @@ def _file_of(image: Any) -> bytes:
 
 
 def embeddings_of(answer: PromptAnswer, kind: Kind, count: int) -> Embeddings:
-    """Convert an answer to values of ``kind``, with each prompt's embedding ``count`` times."""
-    values = {
+    """Convert an answer to values of ``kind``, with each prompt's embedding ``count`` times.
+
+    Pipelines whose negative prompt is empty by default refuse it beside embeddings; so prompts are None.
+    """
+    values: dict[str, Any] = {
         name: [from_wire(one, kind) for one in value] if isinstance(value, tuple) else from_wire(value, kind)
         for name, value in answer.tensors.items()
     }
+    side = text_side_for(answer.metadata.get("class", ""))
+    if side is not None and kind != "wire":
+        negative = "negative_prompt" if side.parameter("negative_prompt") else "prompt"
+        values = {"prompt": None, negative: None, **side.call_with, **values}
     return repeat_for_images(Embeddings(values, answer.layouts, answer.metadata, answer.truncated), count)
 
 
@@ -88,7 +97,10 @@ def repeat_for_images(embeddings: Embeddings, num_images_per_prompt: int) -> Emb
         raise RequestError("num_images_per_prompt is no number of pictures", saw=repr(count), expected="1 or more")
     if count == 1:
         return embeddings
-    values = {name: repeated(value, embeddings.layouts[name], count) for name, value in embeddings.items()}
+    values = {
+        name: repeated(value, embeddings.layouts[name], count) if name in embeddings.layouts else value
+        for name, value in embeddings.items()
+    }
     return Embeddings(values, embeddings.layouts, embeddings.metadata, embeddings.truncated)
 
 

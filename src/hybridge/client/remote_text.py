@@ -73,6 +73,7 @@ class RemoteTextEncoder:
         values = {
             name: self._placed(repeated(value, embeddings.layouts[name], count), given, embeddings)
             for name, value in embeddings.items()
+            if name in embeddings.layouts
         }
         if None not in call.returns:
             return tuple(values.get(name) for name in call.returns if name is not None)
