@@ -120,7 +120,10 @@ def test_pictures_are_those_of_the_whole_pipeline(pair: Pair, prompts: Any, nega
         found = picture_or_refusal(pair.case, pipe, said)
     assert [(one.part, one.model) for one in done.replaced] == [("text", "tiny")]
     if isinstance(expected, type):
-        assert isinstance(found, type), "no refusal, as there is locally"
+        # EasyAnimate's own encode_prompt fails without a negative prompt; the server takes the empty one for it.
+        assert isinstance(found, type) or pair.case.class_name == "EasyAnimatePipeline", (
+            "no refusal, unlike locally"
+        )
         return
     assert isinstance(found, torch.Tensor), found
     assert torch.isfinite(expected).all()
