@@ -19,11 +19,10 @@ import torch
 from torch import nn
 
 from ...errors import CannotLower
+from .builder import Lower, ProgramBuilder, check
 from .module_structure import kind, why_replaced, why_touched
-from .ops import Attend, Convolve, Norm, Op, Padding, Weights
+from .ops import Padding
 from .program import Program, Task
-
-Lower = Callable[["_Builder", Any, int], int]
 
 
 def lower(module: nn.Module, task: Task) -> Program:
@@ -42,7 +41,7 @@ def lower(module: nn.Module, task: Task) -> Program:
     reason = why_touched(module, task)
     if reason is not None:
         raise CannotLower(reason)
-    builder = _Builder(module)
+    builder = ProgramBuilder(module, _BLOCKS)
     try:
         whole(builder, module)
     except (AttributeError, LookupError, TypeError, ValueError) as error:  # of unexpected modules
@@ -61,138 +60,10 @@ def skeleton(class_name: str, config: Mapping[str, Any]) -> nn.Module:
     return module
 
 
-class _Builder:
-    """Collects the ops of a program, and knows the name of every submodule."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._names = {part: name for name, part in module.named_modules()}
-        self._module = type(module).__name__
-        self._channels: list[int] = []
-        self._ops: list[Op] = []
-        self._held: list[frozenset[int]] = []
-        self._open: list[int] = []  # inputs of the blocks that are being lowered, outermost first
-
-    def input(self, channels: int) -> int:
-        self._channels.append(channels)
-        return 0
-
-    def convolve(self, source: int, conv: Any, **around: Any) -> int:
-        weights = self.conv_weights(conv)
-        side = (weights.kernel - 1) // 2
-        padding = around.pop("padding", None)
-        expected, given = (0, padding) if padding else (side, Padding(side, side, side, side))
-        check(
-            weights.name,
-            ("an odd kernel", weights.kernel % 2 == 1),
-            (f"padding of {expected}", set(conv.padding) == {expected}),
-            ("stride 1, or 2 with a 3×3 kernel", conv.stride[0] == 1 or (conv.stride[0], weights.kernel) == (2, 3)),
-            ("stride 1 where something is added", conv.stride[0] == 1 or "residual" not in around),
-        )
-        op = Convolve(source, len(self._channels), weights, conv.stride[0], given, **around)
-        if weights.in_channels != self._channels[source]:
-            raise CannotLower(
-                f"cannot lower {weights.name}",
-                saw=f"{self._channels[source]} channels",
-                expected=weights.in_channels,
-            )
-        if op.residual is not None:
-            added = op.shortcut.out_channels if op.shortcut else self._channels[op.residual]
-            check(weights.name, ("as many channels as are added to it", added == weights.out_channels))
-        return self._add(op, weights.out_channels)
-
-    def attend(self, source: int, **layers: Any) -> int:
-        inside = {layers[name].in_channels for name in ("query", "key", "value")} | {layers["out"].out_channels}
-        check(layers["out"].name, ("as many channels as are attended to", inside == {self._channels[source]}))
-        return self._add(Attend(source, len(self._channels), **layers), self._channels[source])
-
-    def conv_weights(self, conv: Any) -> Weights:
-        name = self.name(conv)
-        check(
-            name,
-            ("a Conv2d", kind(conv) == "Conv2d"),
-            ("padding with zeros", conv.padding_mode == "zeros" and not isinstance(conv.padding, str)),
-            ("one group, no dilation", conv.groups == 1 and set(conv.dilation) == {1}),
-            ("a square kernel and stride", len(set(conv.kernel_size)) == 1 and len(set(conv.stride)) == 1),
-            ("parameters of its shape", _has(conv, conv.out_channels, conv.in_channels, *conv.kernel_size)),
-        )
-        return Weights(name, conv.in_channels, conv.out_channels, conv.kernel_size[0])
-
-    def shortcut_weights(self, conv: Any) -> Weights:
-        weights = self.conv_weights(conv)
-        geometry = weights.kernel, set(conv.stride), set(conv.padding)
-        check(weights.name, ("a 1×1 shortcut without stride and padding", geometry == (1, {1}, {0})))
-        return weights
-
-    def linear_weights(self, layer: Any) -> Weights:
-        name = self.name(layer)
-        check(
-            name,
-            ("a Linear", kind(layer) == "Linear"),
-            ("parameters of its shape", _has(layer, layer.out_features, layer.in_features)),
-        )
-        return Weights(name, layer.in_features, layer.out_features)
-
-    def norm(self, norm: Any, source: int) -> Norm:
-        name = self.name(norm)
-        check(
-            name,
-            ("a GroupNorm with weight and bias", kind(norm) == "GroupNorm" and norm.affine),
-            ("parameters of its shape", norm.bias is not None and _has(norm, self._channels[source])),
-            ("groups of the same size", self._channels[source] % norm.num_groups == 0),
-        )
-        return Norm(name, norm.num_groups, norm.eps)
-
-    def block(self, block: Any, source: int) -> int:
-        function = _BLOCKS.get(kind(block))
-        if function is None:
-            raise CannotLower(
-                f"cannot lower {self.name(block)}", saw=kind(block), expected=", ".join(sorted(_BLOCKS))
-            )
-        self._open.append(source)
-        target = function(self, block, source)
-        self._open.pop()
-        return target
-
-    def name(self, module: Any) -> str:
-        return str(self._names.get(module, type(module).__name__))
-
-    def leave(self, value: int, function: str) -> None:
-        """Apply a function to the last value, as part of the op that computes it."""
-        made = self._ops[-1]
-        if made.target != value or not isinstance(made, Convolve) or made.leaving is not None:
-            raise CannotLower(f"cannot lower {function}", expected="a convolution before it")
-        around = {field: getattr(made, field) for field in Convolve.__slots__}
-        self._ops[-1] = Convolve(**(around | {"leaving": function}))
-
-    def program(self, task: Task) -> Program:
-        return Program(task, self._module, tuple(self._channels), tuple(self._ops), tuple(self._held))
-
-    def _add(self, op: Op, channels: int) -> int:
-        self._channels.append(channels)
-        self._ops.append(op)
-        self._held.append(frozenset(self._open))
-        return op.target
-
-
-def _has(layer: Any, *shape: int) -> bool:
-    """Return whether a layer's weight is a parameter of this shape, and its bias, if any, has matching length."""
-    weight, bias = (layer._parameters.get(name) for name in ("weight", "bias"))
-    if weight is not layer.weight or bias is not layer.bias:
-        return False  # buffers and attributes are not checked when a call begins
-    return bool(weight.shape == shape and (bias is None or bias.shape == shape[:1]))
-
-
-def check(name: str, *facts: tuple[str, bool]) -> None:
-    """Raise :class:`CannotLower` for the first (expectation, whether it holds) that does not hold."""
-    for expected, holds in facts:
-        if not holds:
-            raise CannotLower(f"cannot lower {name}", expected=expected)
-
-
 # --- AutoencoderKL and AutoencoderKLFlux2: diffusers.models.autoencoders.vae.Encoder and Decoder ------------------
 
 
-def _kl_decoder(builder: _Builder, vae: Any) -> None:
+def _kl_decoder(builder: ProgramBuilder, vae: Any) -> None:
     decoder = vae.decoder
     check("decoder", ("diffusers' Decoder", kind(decoder) == "Decoder"))
     x = builder.input((decoder.conv_in if vae.post_quant_conv is None else vae.post_quant_conv).in_channels)
@@ -204,7 +75,7 @@ def _kl_decoder(builder: _Builder, vae: Any) -> None:
     _norm_act_conv(builder, x, decoder.conv_norm_out, decoder.conv_act, decoder.conv_out)
 
 
-def _kl_encoder(builder: _Builder, vae: Any) -> None:
+def _kl_encoder(builder: ProgramBuilder, vae: Any) -> None:
     encoder = vae.encoder
     check("encoder", ("diffusers' Encoder", kind(encoder) == "Encoder"))
     x = builder.convolve(builder.input(encoder.conv_in.in_channels), encoder.conv_in)
@@ -215,18 +86,18 @@ def _kl_encoder(builder: _Builder, vae: Any) -> None:
         builder.convolve(x, vae.quant_conv)
 
 
-def _norm_act_conv(builder: _Builder, x: int, norm: Any, activation: Any, conv: Any, **around: Any) -> int:
+def _norm_act_conv(builder: ProgramBuilder, x: int, norm: Any, activation: Any, conv: Any, **around: Any) -> int:
     return builder.convolve(x, conv, norm=builder.norm(norm, x), entering=_pointwise(activation), **around)
 
 
-def _blocks_then_resamplers(builder: _Builder, block: Any, x: int) -> int:
+def _blocks_then_resamplers(builder: ProgramBuilder, block: Any, x: int) -> int:
     resamplers = getattr(block, "upsamplers", None) or getattr(block, "downsamplers", None) or ()
     for part in (*block.resnets, *resamplers):
         x = builder.block(part, x)
     return x
 
 
-def _mid_block(builder: _Builder, block: Any, x: int) -> int:
+def _mid_block(builder: ProgramBuilder, block: Any, x: int) -> int:
     x = builder.block(block.resnets[0], x)
     for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
         if attention is not None:
@@ -235,7 +106,7 @@ def _mid_block(builder: _Builder, block: Any, x: int) -> int:
     return x
 
 
-def _resnet(builder: _Builder, block: Any, x: int) -> int:
+def _resnet(builder: ProgramBuilder, block: Any, x: int) -> int:
     check(
         builder.name(block),
         ("no time embedding", block.time_emb_proj is None and block.time_embedding_norm != "scale_shift"),
@@ -251,7 +122,7 @@ def _resnet(builder: _Builder, block: Any, x: int) -> int:
     )
 
 
-def _upsample(builder: _Builder, block: Any, x: int) -> int:
+def _upsample(builder: ProgramBuilder, block: Any, x: int) -> int:
     check(
         builder.name(block),
         ("nearest ×2, then a convolution", block.use_conv and block.interpolate and not block.use_conv_transpose),
@@ -262,7 +133,7 @@ def _upsample(builder: _Builder, block: Any, x: int) -> int:
     return _doubled(builder, x, conv)
 
 
-def _doubled(builder: _Builder, x: int, conv: Any) -> int:
+def _doubled(builder: ProgramBuilder, x: int, conv: Any) -> int:
     check(
         builder.name(conv),
         (
@@ -273,7 +144,7 @@ def _doubled(builder: _Builder, x: int, conv: Any) -> int:
     return builder.convolve(x, conv, doubled=True)
 
 
-def _downsample(builder: _Builder, block: Any, x: int) -> int:
+def _downsample(builder: ProgramBuilder, block: Any, x: int) -> int:
     check(
         builder.name(block),
         ("a convolution", block.use_conv),
@@ -294,7 +165,7 @@ _PLAIN_PROCESSORS = {"AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor
 _SCALES_ITSELF = {"AttnProcessor2_0"}
 
 
-def _attention(builder: _Builder, block: Any, x: int) -> int:
+def _attention(builder: ProgramBuilder, block: Any, x: int) -> int:
     processor = kind(block.processor)
     layers = [builder.linear_weights(layer) for layer in (block.to_q, block.to_k, block.to_v, block.to_out[0])]
     query, key, value, out = layers
@@ -324,7 +195,7 @@ def _drops_nothing(dropout: Any) -> bool:
 # --- AutoencoderTiny: a sequence of convolutions, activations, ×2 and small residual blocks -----------------------
 
 
-def _tiny_decoder(builder: _Builder, vae: Any) -> None:
+def _tiny_decoder(builder: ProgramBuilder, vae: Any) -> None:
     decoder = vae.decoder
     check("decoder", ("diffusers' DecoderTiny", kind(decoder) == "DecoderTiny"))
     first, *rest = decoder.layers
@@ -332,7 +203,7 @@ def _tiny_decoder(builder: _Builder, vae: Any) -> None:
     builder.leave(_sequence(builder, rest, x), "to_signed")
 
 
-def _tiny_encoder(builder: _Builder, vae: Any) -> None:
+def _tiny_encoder(builder: ProgramBuilder, vae: Any) -> None:
     encoder = vae.encoder
     check("encoder", ("diffusers' EncoderTiny", kind(encoder) == "EncoderTiny"))
     first, *rest = encoder.layers
@@ -340,7 +211,7 @@ def _tiny_encoder(builder: _Builder, vae: Any) -> None:
     _sequence(builder, rest, x)
 
 
-def _sequence(builder: _Builder, layers: Iterable[Any], x: int) -> int:
+def _sequence(builder: ProgramBuilder, layers: Iterable[Any], x: int) -> int:
     doubled = False
     for layer in layers:
         is_called = kind(layer)
@@ -359,7 +230,7 @@ def _sequence(builder: _Builder, layers: Iterable[Any], x: int) -> int:
     return x
 
 
-def _tiny_block(builder: _Builder, block: Any, x: int) -> int:
+def _tiny_block(builder: ProgramBuilder, block: Any, x: int) -> int:
     shortcut = None if kind(block.skip) == "Identity" else builder.shortcut_weights(block.skip)
     check(
         builder.name(block),
@@ -381,7 +252,7 @@ def _pointwise(module: Any) -> str:
     return _ACTIVATIONS[found]
 
 
-_WHOLE: dict[tuple[str, Task], Callable[[_Builder, Any], None]] = {
+_WHOLE: dict[tuple[str, Task], Callable[[ProgramBuilder, Any], None]] = {
     ("AutoencoderKL", "decode"): _kl_decoder,
     ("AutoencoderKL", "encode"): _kl_encoder,
     ("AutoencoderKLFlux2", "decode"): _kl_decoder,

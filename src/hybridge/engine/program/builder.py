@@ -1,0 +1,150 @@
+"""Collects a program's ops, and checks that each layer is one that ops can express."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from ...errors import CannotLower
+from .module_structure import kind
+from .ops import Attend, Convolve, Norm, Op, Padding, Weights
+from .program import Program, Task
+
+#: Lowers one block: (builder, block, the value that it reads) → the value that it makes.
+Lower = Callable[["ProgramBuilder", Any, int], int]
+
+
+class ProgramBuilder:
+    """Collects the ops of a program, and knows the name of every submodule.
+
+    Args:
+        module: The VAE.
+        blocks: The function that lowers each block, by the name of the block's class.
+    """
+
+    def __init__(self, module: nn.Module, blocks: Mapping[str, Lower]) -> None:
+        self._blocks = blocks
+        self._names = {part: name for name, part in module.named_modules()}
+        self._module = type(module).__name__
+        self._channels: list[int] = []
+        self._ops: list[Op] = []
+        self._held: list[frozenset[int]] = []
+        self._open: list[int] = []  # inputs of the blocks that are being lowered, outermost first
+
+    def input(self, channels: int) -> int:
+        self._channels.append(channels)
+        return 0
+
+    def convolve(self, source: int, conv: Any, **around: Any) -> int:
+        weights = self.conv_weights(conv)
+        side = (weights.kernel - 1) // 2
+        padding = around.pop("padding", None)
+        expected, given = (0, padding) if padding else (side, Padding(side, side, side, side))
+        check(
+            weights.name,
+            ("an odd kernel", weights.kernel % 2 == 1),
+            (f"padding of {expected}", set(conv.padding) == {expected}),
+            ("stride 1, or 2 with a 3×3 kernel", conv.stride[0] == 1 or (conv.stride[0], weights.kernel) == (2, 3)),
+            ("stride 1 where something is added", conv.stride[0] == 1 or "residual" not in around),
+        )
+        op = Convolve(source, len(self._channels), weights, conv.stride[0], given, **around)
+        if weights.in_channels != self._channels[source]:
+            raise CannotLower(
+                f"cannot lower {weights.name}",
+                saw=f"{self._channels[source]} channels",
+                expected=weights.in_channels,
+            )
+        if op.residual is not None:
+            added = op.shortcut.out_channels if op.shortcut else self._channels[op.residual]
+            check(weights.name, ("as many channels as are added to it", added == weights.out_channels))
+        return self._add(op, weights.out_channels)
+
+    def attend(self, source: int, **layers: Any) -> int:
+        inside = {layers[name].in_channels for name in ("query", "key", "value")} | {layers["out"].out_channels}
+        check(layers["out"].name, ("as many channels as are attended to", inside == {self._channels[source]}))
+        return self._add(Attend(source, len(self._channels), **layers), self._channels[source])
+
+    def conv_weights(self, conv: Any) -> Weights:
+        name = self.name(conv)
+        check(
+            name,
+            ("a Conv2d", kind(conv) == "Conv2d"),
+            ("padding with zeros", conv.padding_mode == "zeros" and not isinstance(conv.padding, str)),
+            ("one group, no dilation", conv.groups == 1 and set(conv.dilation) == {1}),
+            ("a square kernel and stride", len(set(conv.kernel_size)) == 1 and len(set(conv.stride)) == 1),
+            ("parameters of its shape", _has(conv, conv.out_channels, conv.in_channels, *conv.kernel_size)),
+        )
+        return Weights(name, conv.in_channels, conv.out_channels, conv.kernel_size[0])
+
+    def shortcut_weights(self, conv: Any) -> Weights:
+        weights = self.conv_weights(conv)
+        geometry = weights.kernel, set(conv.stride), set(conv.padding)
+        check(weights.name, ("a 1×1 shortcut without stride and padding", geometry == (1, {1}, {0})))
+        return weights
+
+    def linear_weights(self, layer: Any) -> Weights:
+        name = self.name(layer)
+        check(
+            name,
+            ("a Linear", kind(layer) == "Linear"),
+            ("parameters of its shape", _has(layer, layer.out_features, layer.in_features)),
+        )
+        return Weights(name, layer.in_features, layer.out_features)
+
+    def norm(self, norm: Any, source: int) -> Norm:
+        name = self.name(norm)
+        check(
+            name,
+            ("a GroupNorm with weight and bias", kind(norm) == "GroupNorm" and norm.affine),
+            ("parameters of its shape", norm.bias is not None and _has(norm, self._channels[source])),
+            ("groups of the same size", self._channels[source] % norm.num_groups == 0),
+        )
+        return Norm(name, norm.num_groups, norm.eps)
+
+    def block(self, block: Any, source: int) -> int:
+        function = self._blocks.get(kind(block))
+        if function is None:
+            raise CannotLower(
+                f"cannot lower {self.name(block)}", saw=kind(block), expected=", ".join(sorted(self._blocks))
+            )
+        self._open.append(source)
+        target = function(self, block, source)
+        self._open.pop()
+        return target
+
+    def name(self, module: Any) -> str:
+        return str(self._names.get(module, type(module).__name__))
+
+    def leave(self, value: int, function: str) -> None:
+        """Apply a function to the last value, as part of the op that computes it."""
+        made = self._ops[-1]
+        if made.target != value or not isinstance(made, Convolve) or made.leaving is not None:
+            raise CannotLower(f"cannot lower {function}", expected="a convolution before it")
+        around = {field: getattr(made, field) for field in Convolve.__slots__}
+        self._ops[-1] = Convolve(**(around | {"leaving": function}))
+
+    def program(self, task: Task) -> Program:
+        return Program(task, self._module, tuple(self._channels), tuple(self._ops), tuple(self._held))
+
+    def _add(self, op: Op, channels: int) -> int:
+        self._channels.append(channels)
+        self._ops.append(op)
+        self._held.append(frozenset(self._open))
+        return op.target
+
+
+def _has(layer: Any, *shape: int) -> bool:
+    """Return whether a layer's weight is a parameter of this shape, and its bias, if any, has matching length."""
+    weight, bias = (layer._parameters.get(name) for name in ("weight", "bias"))
+    if weight is not layer.weight or bias is not layer.bias:
+        return False  # buffers and attributes are not checked when a call begins
+    return bool(weight.shape == shape and (bias is None or bias.shape == shape[:1]))
+
+
+def check(name: str, *facts: tuple[str, bool]) -> None:
+    """Raise :class:`CannotLower` for the first (expectation, whether it holds) that does not hold."""
+    for expected, holds in facts:
+        if not holds:
+            raise CannotLower(f"cannot lower {name}", expected=expected)
