@@ -38,8 +38,7 @@ T = TypeVar("T")
 
 
 class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, Embeddings]):
-    """A client of one or several hybridge servers.  It keeps connections open, and is safe to share between
-    threads.
+    """A client of one or several hybridge servers, with kept connections; safe to share between threads.
 
     ::
 

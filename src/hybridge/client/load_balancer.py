@@ -86,8 +86,7 @@ class Fleet:
         self._lock = threading.Lock()
 
     def lease(self, failed: Collection[Server] = ()) -> Server:
-        """Return the server to ask now; it counts as in flight until :meth:`answered`, :meth:`failed` or
-        :meth:`released`.
+        """Return the server to ask now; the call is in flight until it is answered, failed or released.
 
         Servers in ``failed``, which have failed this call already, are asked last.  If all servers rest, the one
         with the shortest remaining rest is returned.

@@ -105,8 +105,7 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _is_excepted(url: httpx.URL, no_proxy: str) -> bool:
-    """Return whether NO_PROXY names a URL's host: ``*``, names, suffixes, addresses, networks, with or without
-    port.
+    """Return whether NO_PROXY names a URL's host: ``*``, names, suffixes, addresses, networks, also with port.
 
     Any other entry is ignored.
     """

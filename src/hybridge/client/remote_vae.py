@@ -98,8 +98,7 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
 
     @apply_forward_hook  # type: ignore[untyped-decorator]
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
-        """Encode pictures (B, 3, H, W) in [-1, 1] to an AutoencoderKLOutput, or AutoencoderTinyOutput if it is
-        tiny.
+        """Encode pictures (B, 3, H, W) in [-1, 1] to an AutoencoderKLOutput or an AutoencoderTinyOutput.
 
         Raises:
             ClientError: as for :class:`~hybridge.client.Client`.

@@ -45,8 +45,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One tensor that ``__call__`` takes under the same name; its negative counterpart has the same name with a
-    prefix.
+    """One tensor that ``__call__`` takes under the same name; its negative counterpart has a prefix.
 
     Attributes:
         name: The argument of ``__call__``.

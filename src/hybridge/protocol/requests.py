@@ -160,8 +160,7 @@ class _Content:
 
 
 def _infer_task(content: _Content, parameters: Parameters) -> Task:
-    """Return the task: pictures are encoded, latents decoded.  Three channels mean pixels: no latents here have
-    three.
+    """Return the task: pictures are encoded, latents decoded.  Three channels are pixels: no latents have three.
 
     A parameter that only decoding has decides first, because three packed latents, (3, S, C), look like one
     picture.

@@ -59,8 +59,7 @@ class Room(ABC):
 
     @abstractmethod
     def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
-        """Return (1, O, rows, W), computed from the window: in ``out``, or in memory that the next strip
-        overwrites.
+        """Compute (1, O, rows, W) from the window, in ``out`` or in memory that the next strip overwrites.
 
         Args:
             rows: Number of target rows.
