@@ -19,6 +19,7 @@ from text_pipelines import CASES, Case, keep_text_alone
 
 from hybridge.engine.options import EngineOptions
 from hybridge.engine.text import TextEngine
+from hybridge.engine.text.tokenizers import load_tokenizer
 from hybridge.errors import ModelUnavailable
 
 CPU = EngineOptions(device="cpu")
@@ -217,6 +218,7 @@ def test_a_library_that_changes_embeddings_is_named(
 LOAD_FROM_HUB = """
 from hybridge.engine.options import EngineOptions
 from hybridge.engine.text import TextEngine
+from hybridge.engine.text.tokenizers import load_tokenizer
 engine = TextEngine.load("owner/cosmos", EngineOptions(device="cpu"))
 made = engine.encode({"prompt": "a cat", "max_sequence_length": 16})
 print(engine.revision, list(made.tensors["prompt_embeds"].shape))
@@ -242,3 +244,25 @@ def test_a_copy_of_the_text_side_is_enough(tmp_path: Path) -> None:
     case.make().save_pretrained(tmp_path / "whole")
     keep_text_alone(tmp_path / "whole", tmp_path / "text", case.side)
     assert {path.name for path in (tmp_path / "text").iterdir()} == {"model_index.json", *case.side.components}
+
+
+def test_a_sentencepiece_model_alone_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older repositories of T5 have no other file; without the library, transformers speaks of tiktoken."""
+    import sentencepiece
+    import transformers
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a cat in rain", "a lighthouse at night"] * 20),
+        model_prefix=str(tmp_path / "spiece"),
+        vocab_size=20,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    tokenizer = load_tokenizer("mine", "tokenizer", tmp_path, transformers.T5Tokenizer)
+    assert tokenizer.decode(tokenizer("a cat").input_ids, skip_special_tokens=True) == "a cat"
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(ModelUnavailable, match=r"needs sentencepiece\. Try: pip install sentencepiece"):
+        load_tokenizer("mine", "tokenizer", tmp_path, transformers.T5Tokenizer)
