@@ -16,7 +16,7 @@ from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from PIL import Image
 
 from hybridge.engine import Choice, Engine, EngineOptions, resolve, to_pixels, to_unit
-from hybridge.engine.runner import arithmetic_for
+from hybridge.engine.runner import device_profile_for
 from hybridge.errors import EngineFailure, RequestError, Stopped, TooLarge
 from hybridge.models import CATALOGUE, Normalisation
 
@@ -251,7 +251,7 @@ def test_weights_bytes_are_what_stays_after_a_run(tmp_path, dtype, exactness) ->
     stays = sum(nbytes for address, nbytes in held_bytes().items() if address not in before)
     own = sum(parameter.nbytes for parameter in engine.module.parameters())
     is_transformed = (
-        exactness == "rounding" and arithmetic_for("cpu", engine.dtype.value).transform_from is not None
+        exactness == "rounding" and device_profile_for("cpu", engine.dtype.value).transform_from is not None
     )
     assert (stays > 2 * own) == is_transformed
     assert stays <= expected <= 1.01 * stays

@@ -17,7 +17,7 @@ from hybridge.engine.memory.device_memory import free_bytes
 from hybridge.engine.planning.plan import Mode, Plan, plan
 from hybridge.engine.program.lowering import lower
 from hybridge.engine.program.program import Task
-from hybridge.engine.runner import arithmetic_for
+from hybridge.engine.runner import device_profile_for
 from hybridge.errors import TooLarge
 
 MODES: list[Mode] = ["strips", "recompute"]
@@ -27,7 +27,7 @@ def planned(module: Any, task: Task, source: torch.Tensor, device_type: str, mod
     """As large strips as a device likes best; where values are made again, the smallest ones."""
     batch, _, height, width = source.shape
     about = {"batch": batch, "height": height, "width": width, "modes": (mode,)}
-    how = arithmetic_for(device_type, source.dtype)
+    how = device_profile_for(device_type, source.dtype)
     budget_bytes = None
     if mode != "strips":
         with pytest.raises(TooLarge) as refused:
@@ -91,7 +91,7 @@ def test_free_is_what_nobody_has_and_what_torch_keeps(monkeypatch) -> None:
 @pytest.fixture
 def gpu(monkeypatch) -> Any:
     """A CPU that is taken for a GPU, and a way to say how much of its memory is free."""
-    monkeypatch.setattr(runner, "arithmetic_for", lambda _, dtype: arithmetic_for("cuda", dtype))
+    monkeypatch.setattr(runner, "device_profile_for", lambda _, dtype: device_profile_for("cuda", dtype))
     monkeypatch.setattr(runner, "_FREE_STEP_BYTES", 1)
     return lambda free: monkeypatch.setattr(runner, "free_bytes", lambda _: free)
 

@@ -42,7 +42,7 @@ def plan(
     from ..engine.planning.plan import plan as make_plan
     from ..engine.planning.weight_forms import prepared_bytes
     from ..engine.program.lowering import lower, skeleton
-    from ..engine.runner import arithmetic_for
+    from ..engine.runner import device_profile_for
     from ..errors import RequestError
 
     if task not in ("decode", "encode"):
@@ -55,7 +55,7 @@ def plan(
     program = lower(
         skeleton(spec.class_name, config_before_loading(spec)), "decode" if task == "decode" else "encode"
     )
-    arithmetic = arithmetic_for(device, getattr(torch, dtype))
+    arithmetic = device_profile_for(device, getattr(torch, dtype))
     made = make_plan(
         program,
         batch=batch,

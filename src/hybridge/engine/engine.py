@@ -21,7 +21,7 @@ from .planning.plan import IN_MEMORY, WITHIN_ROUNDING, Mode, Plan
 from .planning.weight_forms import prepared_bytes
 from .program.lowering import lower
 from .program.program import Task
-from .runner import Runner, arithmetic_for
+from .runner import Runner, device_profile_for
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class Engine:
         if options.exactness == "bitwise":
             return own
         module = loading.shape_before_loading(spec)
-        arithmetic = arithmetic_for(device.type, dtype)
+        arithmetic = device_profile_for(device.type, dtype)
         tasks: tuple[Task, ...] = ("decode", "encode")
         for task in tasks:
             with suppress(CannotLower):

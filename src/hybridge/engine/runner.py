@@ -23,7 +23,7 @@ from .execution.executor import Executor, Progress, ShouldStop
 from .execution.parameters import ModuleParameters
 from .kernels.compiled import multiplies_bfloat16, multiplies_float32
 from .memory.device_memory import free_bytes
-from .planning.conv_algorithms import TRANSFORM_FROM_CHANNELS, Arithmetic
+from .planning.conv_algorithms import TRANSFORM_FROM_CHANNELS, DeviceProfile
 from .planning.plan import WITHIN_ROUNDING, Mode, Plan, plan
 from .planning.weight_forms import prepared_bytes
 from .program.lowering import lower
@@ -48,27 +48,27 @@ _FREE_STEP_BYTES = 64 * 2**20
 _PLANS_KEPT = 256
 
 
-def arithmetic_for(device_type: str, dtype: torch.dtype) -> Arithmetic:
+def device_profile_for(device_type: str, dtype: torch.dtype) -> DeviceProfile:
     """Return how activations of this dtype are computed on such a device: ``cpu``, ``cuda``, …
 
     A CPU multiplies float32 in strips and with transforms.  Half precision is widened to float32 strip by strip,
     which is faster on a CPU than half-precision arithmetic and rounds less, unless the CPU has matrix instructions
     for it (AMX).  Some layers are multiplied in bfloat16 where that takes half of the time; see
-    :func:`.planning.conv_algorithms.way_of`.
+    :func:`.planning.conv_algorithms.algorithm_of`.
 
     With AVX-512, torch's float32 convolutions are four times as close to float64 as with AVX2.  Ours then are as
     close as torch's, which costs them more time.
     """
     stored = dtype.itemsize
     if device_type == "cuda":
-        return Arithmetic(stored, stored, measured_positions=None)
+        return DeviceProfile(stored, stored, measured_positions=None)
     if device_type != "cpu":
-        return Arithmetic(stored, stored)
+        return DeviceProfile(stored, stored)
     attended = _ATTENDED_BY_A_THREAD * torch.get_num_threads()
     if stored < torch.float32.itemsize and _has_matrix_instructions(dtype):
-        return Arithmetic(stored, stored, CPU_STRIP_BYTES, attended_positions=attended)
+        return DeviceProfile(stored, stored, CPU_STRIP_BYTES, attended_positions=attended)
     computed = max(stored, torch.float32.itemsize)
-    return Arithmetic(
+    return DeviceProfile(
         stored,
         computed,
         CPU_STRIP_BYTES,
@@ -152,7 +152,7 @@ class Runner:
     def prepared_bytes(self) -> int:
         """Return the bytes kept in addition to the module's weights once both tasks have run in strips."""
         return sum(
-            prepared_bytes(executor.program, arithmetic_for(self.device.type, self.dtype))
+            prepared_bytes(executor.program, device_profile_for(self.device.type, self.dtype))
             for task, executor in self._executors.items()
             if self.why_plain(task) is None
         )
@@ -191,7 +191,7 @@ class Runner:
             batch=batch,
             height=height,
             width=width,
-            arithmetic=arithmetic_for(self.device.type, self._stored),
+            arithmetic=device_profile_for(self.device.type, self._stored),
             modes=self._without_overflow(modes),
             tile=self._tile(task),
         )

@@ -8,7 +8,7 @@ import torch
 from hybridge.engine.execution import attention
 from hybridge.engine.kernels.compiled import multiplies_bfloat16
 from hybridge.engine.memory.arena import Scratch
-from hybridge.engine.planning.conv_algorithms import Arithmetic, queries_padded
+from hybridge.engine.planning.conv_algorithms import DeviceProfile, queries_padded
 from hybridge.engine.program.ops import Attend, Norm, Weights
 
 #: How far from float64 each may be: a few roundings of what it keeps keys and values in.
@@ -34,7 +34,7 @@ def check(
     if grows:  # every block of keys has the largest score so far
         keys += 0.05 * torch.arange(positions).view(-1, 1) * queries.mean(0)
     layers = [Weights(name, channels, channels) for name in ("q", "k", "v", "out")]
-    arithmetic = Arithmetic(4, 4, multiplies_bfloat16=dtype == torch.bfloat16)
+    arithmetic = DeviceProfile(4, 4, multiplies_bfloat16=dtype == torch.bfloat16)
     op = Attend(0, 1, Norm("norm", 1, 1e-6), heads, *layers)
     scratch = Scratch(torch.empty(0))
     begun = attention.begin(op, arithmetic, scratch, positions)
@@ -77,7 +77,7 @@ def test_what_the_loops_do_not_take_is_torchs(channels, heads) -> None:
 @needs_bfloat16
 def test_keys_and_values_in_bfloat16_are_counted_as_such() -> None:
     op = Attend(0, 1, Norm("norm", 1, 1e-6), 1, *(Weights(name, 64, 64) for name in ("q", "k", "v", "out")))
-    rounding, plain = Arithmetic(2, 4, multiplies_bfloat16=True), Arithmetic(2, 4)
+    rounding, plain = DeviceProfile(2, 4, multiplies_bfloat16=True), DeviceProfile(2, 4)
     assert 2 * rounding.attention_bytes(op, 700) == plain.attention_bytes(op, 700)
     begun = attention.begin(op, rounding, Scratch(torch.empty(0)), 700)
     assert begun.keys.dtype == torch.bfloat16

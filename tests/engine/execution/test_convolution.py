@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from hybridge.engine.execution.convolution import prepare
 from hybridge.engine.memory.arena import Scratch
 from hybridge.engine.memory.device_memory import allocate_picture
-from hybridge.engine.planning.conv_algorithms import Arithmetic, Way, way_of
+from hybridge.engine.planning.conv_algorithms import ConvAlgorithm, DeviceProfile, algorithm_of
 from hybridge.engine.planning.winograd import transform
 from hybridge.engine.program.ops import Convolve, Padding, Weights
 
-LARGE, TALL, SQUARE = (Way("winograd", *tile) for tile in ((4, 4), (4, 2), (2, 2)))
-FOUR, NINE = Way("four-phases", 2, 2), Way("nine-products", 2, 2)
+LARGE, TALL, SQUARE = (ConvAlgorithm("winograd", *tile) for tile in ((4, 4), (4, 2), (2, 2)))
+FOUR, NINE = ConvAlgorithm("four-phases", 2, 2), ConvAlgorithm("nine-products", 2, 2)
 
 
 def convolution(*, doubled: bool = False, into: int = 6, out: int = 10) -> Convolve:
@@ -31,7 +31,7 @@ def noise(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
 
 
-@pytest.mark.parametrize("way", [LARGE, TALL, SQUARE, FOUR, NINE, Way("direct")], ids=str)
+@pytest.mark.parametrize("way", [LARGE, TALL, SQUARE, FOUR, NINE, ConvAlgorithm("direct")], ids=str)
 @pytest.mark.parametrize("width", [8, 7, 1])
 @pytest.mark.parametrize("rows", [8, 5, 1])
 @pytest.mark.parametrize("has_bias", [True, False])
@@ -53,7 +53,9 @@ def test_it_is_the_convolution(way, width, rows, has_bias) -> None:
         torch.testing.assert_close(room.convolve(wanted, out), expected, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("way", [Way("halved", 2, 2), Way("gathered"), Way("direct")], ids=str)
+@pytest.mark.parametrize(
+    "way", [ConvAlgorithm("halved", 2, 2), ConvAlgorithm("gathered"), ConvAlgorithm("direct")], ids=str
+)
 @pytest.mark.parametrize("padding", [(0, 1, 0, 1), (1, 1, 1, 1), (0, 0, 0, 0)])
 @pytest.mark.parametrize("width", [3, 8, 9, 10, 11])
 @pytest.mark.parametrize("rows", [3, 8, 9, 10, 11])
@@ -79,7 +81,7 @@ def test_what_is_gathered(out) -> None:
     """Three channels, at stride 1, as at the beginning of an encoder."""
     op = convolution(into=3, out=out)
     weight, source = noise(out, 3, 3, 3), noise(1, 3, 6, 9)
-    room = prepare(op, Way("gathered"), weight, None).begin(Scratch(source), 6, 9)
+    room = prepare(op, ConvAlgorithm("gathered"), weight, None).begin(Scratch(source), 6, 9)
     room.window.zero_()
     room.inside[:, :, 1:7] = source
     expected = F.conv2d(source, weight, padding=1)
@@ -123,31 +125,33 @@ def test_the_matrices_correlate(outputs) -> None:
 
 
 class TestTheWayThatIsTaken:
-    transforming = Arithmetic(4, 4, 2**20, 32)
+    transforming = DeviceProfile(4, 4, 2**20, 32)
 
     def test_many_channels_are_transformed(self) -> None:
-        assert way_of(convolution(into=128, out=512), self.transforming) == TALL
-        assert way_of(convolution(into=128, out=32), self.transforming) == LARGE
-        assert way_of(convolution(into=64, out=64), self.transforming) == SQUARE
-        assert way_of(convolution(doubled=True, into=64, out=64), self.transforming) == NINE
+        assert algorithm_of(convolution(into=128, out=512), self.transforming) == TALL
+        assert algorithm_of(convolution(into=128, out=32), self.transforming) == LARGE
+        assert algorithm_of(convolution(into=64, out=64), self.transforming) == SQUARE
+        assert algorithm_of(convolution(doubled=True, into=64, out=64), self.transforming) == NINE
 
     def test_few_channels_are_not(self) -> None:
-        assert way_of(convolution(into=128, out=20), self.transforming) == Way("direct")
-        assert way_of(convolution(doubled=True, into=16, out=16), self.transforming) == FOUR
+        assert algorithm_of(convolution(into=128, out=20), self.transforming) == ConvAlgorithm("direct")
+        assert algorithm_of(convolution(doubled=True, into=16, out=16), self.transforming) == FOUR
 
     def test_nor_is_anything_where_it_is_no_faster(self) -> None:
-        assert way_of(convolution(into=512, out=512), Arithmetic(2, 2)) == Way("direct")
+        assert algorithm_of(convolution(into=512, out=512), DeviceProfile(2, 2)) == ConvAlgorithm("direct")
 
     def test_stride_two_has_a_transform(self) -> None:
         op = Convolve(0, 1, Weights("conv", 64, 64, 3), stride=2, padding=Padding(bottom=1, right=1))
-        assert way_of(op, self.transforming) == Way("halved", 2, 2)
-        assert way_of(replace(op, weights=Weights("conv", 16, 16, 3)), self.transforming) == Way("direct")
+        assert algorithm_of(op, self.transforming) == ConvAlgorithm("halved", 2, 2)
+        assert algorithm_of(replace(op, weights=Weights("conv", 16, 16, 3)), self.transforming) == ConvAlgorithm(
+            "direct"
+        )
 
     def test_few_channels_that_become_many_are_gathered(self) -> None:
-        assert way_of(convolution(into=3, out=27), self.transforming) == Way("gathered")
-        assert way_of(convolution(into=3, out=26), self.transforming) == Way("direct")
-        assert way_of(convolution(into=3, out=27), Arithmetic(2, 2)) == Way("direct")
+        assert algorithm_of(convolution(into=3, out=27), self.transforming) == ConvAlgorithm("gathered")
+        assert algorithm_of(convolution(into=3, out=26), self.transforming) == ConvAlgorithm("direct")
+        assert algorithm_of(convolution(into=3, out=27), DeviceProfile(2, 2)) == ConvAlgorithm("direct")
 
     def test_other_kernels_and_paddings_are_direct(self) -> None:
         for op in (Convolve(0, 1, Weights("conv", 64, 64, 1)), Convolve(0, 1, Weights("conv", 64, 64, 3))):
-            assert way_of(op, self.transforming) == Way("direct")
+            assert algorithm_of(op, self.transforming) == ConvAlgorithm("direct")

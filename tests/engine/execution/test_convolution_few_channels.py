@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 
 from hybridge.engine.execution import convolution
-from hybridge.engine.execution.convolution import Room, prepare
+from hybridge.engine.execution.convolution import Workspace, prepare
 from hybridge.engine.kernels.compiled import multiplies_bfloat16, multiplies_float32
 from hybridge.engine.memory.arena import Scratch
 from hybridge.engine.memory.device_memory import allocate_picture
-from hybridge.engine.planning.conv_algorithms import Arithmetic, Way, way_of
+from hybridge.engine.planning.conv_algorithms import ConvAlgorithm, DeviceProfile, algorithm_of
 from hybridge.engine.program.ops import Convolve, Padding, Weights
 
-DOTS, TAPS, TAPS_IN_BFLOAT16 = Way("dots"), Way("taps"), Way("taps", in_bfloat16=True)
+DOTS, TAPS, TAPS_IN_BFLOAT16 = ConvAlgorithm("dots"), ConvAlgorithm("taps"), ConvAlgorithm("taps", in_bfloat16=True)
 
 needs_float32 = pytest.mark.skipif(not multiplies_float32(), reason="there are no loops for it without AVX-512")
 needs_bfloat16 = pytest.mark.skipif(
@@ -62,7 +62,7 @@ class Case:
         self.expected = F.conv2d(padded, self.weight.double(), bias, stride=op.stride)
         self.rows = self.expected.shape[2]
 
-    def begin(self, way: Way) -> Room:
+    def begin(self, way: ConvAlgorithm) -> Workspace:
         """A room with the source in its window, whatever was there before."""
         prepared = prepare(self.op, way, self.weight.float(), self.bias)
         room = prepared.begin(Scratch(torch.empty(0)), self.rows, self.source.shape[3])
@@ -148,37 +148,37 @@ def test_nothing_is_read_or_written_beyond_its_rows() -> None:
 
 
 class TestTheWayThatIsTaken:
-    of_float32 = Arithmetic(4, 4, 2**20, 64)
+    of_float32 = DeviceProfile(4, 4, 2**20, 64)
     of_panels = replace(of_float32, multiplies_float32=True)
     of_bfloat16 = replace(of_float32, stored_bytes=2, multiplies_bfloat16=True)
 
     def test_pictures_and_moments_are_made_of_dots(self) -> None:
         for arithmetic in (self.of_float32, self.of_panels, self.of_bfloat16):
-            assert way_of(convolve(128, 3), arithmetic) == DOTS
-            assert way_of(convolve(512, 8), arithmetic) == DOTS
-            assert way_of(convolve(12, 3), arithmetic) == Way("direct")
-            assert way_of(convolve(128, 20), arithmetic) == Way("direct")
-        assert way_of(convolve(128, 3), Arithmetic(2, 2)) == Way("direct")
+            assert algorithm_of(convolve(128, 3), arithmetic) == DOTS
+            assert algorithm_of(convolve(512, 8), arithmetic) == DOTS
+            assert algorithm_of(convolve(12, 3), arithmetic) == ConvAlgorithm("direct")
+            assert algorithm_of(convolve(128, 20), arithmetic) == ConvAlgorithm("direct")
+        assert algorithm_of(convolve(128, 3), DeviceProfile(2, 2)) == ConvAlgorithm("direct")
 
     def test_few_channels_are_rounded_as_they_are(self) -> None:
         for channels in ((16, 16), (64, 64), (96, 32), (96, 128)):
-            assert way_of(convolve(*channels), self.of_bfloat16) == TAPS_IN_BFLOAT16
-        assert way_of(convolve(64, 64, stride=2), self.of_bfloat16) == TAPS_IN_BFLOAT16
-        assert way_of(convolve(128, 40), self.of_bfloat16) == Way("direct")
-        assert way_of(convolve(12, 16), self.of_bfloat16) == Way("direct")
+            assert algorithm_of(convolve(*channels), self.of_bfloat16) == TAPS_IN_BFLOAT16
+        assert algorithm_of(convolve(64, 64, stride=2), self.of_bfloat16) == TAPS_IN_BFLOAT16
+        assert algorithm_of(convolve(128, 40), self.of_bfloat16) == ConvAlgorithm("direct")
+        assert algorithm_of(convolve(12, 16), self.of_bfloat16) == ConvAlgorithm("direct")
 
     def test_float32_fills_whole_panels(self) -> None:
         for channels in ((32, 32), (96, 32), (128, 32)):
-            assert way_of(convolve(*channels), self.of_panels) == TAPS
-            assert way_of(convolve(*channels), self.of_float32) == Way("direct")
-        assert way_of(convolve(32, 16), self.of_panels) == Way("direct")
-        assert way_of(convolve(64, 64), self.of_panels).kind == "winograd"
+            assert algorithm_of(convolve(*channels), self.of_panels) == TAPS
+            assert algorithm_of(convolve(*channels), self.of_float32) == ConvAlgorithm("direct")
+        assert algorithm_of(convolve(32, 16), self.of_panels) == ConvAlgorithm("direct")
+        assert algorithm_of(convolve(64, 64), self.of_panels).kind == "winograd"
 
     def test_so_does_times_two(self) -> None:
         doubled = replace(convolve(32, 32), doubled=True)
-        assert way_of(doubled, self.of_float32).kind == "four-phases"
-        assert way_of(doubled, self.of_panels) == Way("nine-products", 2, 2)
-        assert way_of(doubled, self.of_bfloat16) == Way("nine-products", 2, 2, in_bfloat16=True)
+        assert algorithm_of(doubled, self.of_float32).kind == "four-phases"
+        assert algorithm_of(doubled, self.of_panels) == ConvAlgorithm("nine-products", 2, 2)
+        assert algorithm_of(doubled, self.of_bfloat16) == ConvAlgorithm("nine-products", 2, 2, in_bfloat16=True)
 
     def test_what_a_row_takes(self) -> None:
         op = convolve(24, 40)

@@ -12,22 +12,22 @@ from conftest import small_kl, small_tiny
 from diffusers import AutoencoderKL, AutoencoderKLFlux2
 
 from hybridge.engine.execution.executor import Executor
-from hybridge.engine.planning.conv_algorithms import Arithmetic
+from hybridge.engine.planning.conv_algorithms import DeviceProfile
 from hybridge.engine.planning.footprint import Footprint
 from hybridge.engine.planning.plan import Mode, Plan, plan
 from hybridge.engine.planning.shape import Shape
 from hybridge.engine.program.lowering import lower
 from hybridge.engine.program.program import Program
-from hybridge.engine.runner import Runner, arithmetic_for
+from hybridge.engine.runner import Runner, device_profile_for
 from hybridge.errors import RequestError, Stopped
 from hybridge.lab.harness.memory import PeakBytes
 
 ONE_STRIP, MANY_STRIPS, ONE_ROW = 2**30, 2**13, 1
 
 
-def planned(program: Program, source: torch.Tensor, strip_bytes: int, how: Arithmetic | None = None) -> Plan:
+def planned(program: Program, source: torch.Tensor, strip_bytes: int, how: DeviceProfile | None = None) -> Plan:
     batch, _, height, width = source.shape
-    how = how or Arithmetic(source.itemsize, source.itemsize, transform_from=1 if source.itemsize > 2 else None)
+    how = how or DeviceProfile(source.itemsize, source.itemsize, transform_from=1 if source.itemsize > 2 else None)
     how = replace(how, strip_bytes=strip_bytes)
     modes: tuple[Mode, ...] = ("strips", "lean", "recompute")
     return plan(program, batch=batch, height=height, width=width, arithmetic=how, modes=modes)
@@ -38,7 +38,7 @@ def in_strips(
     task: str,
     source: torch.Tensor,
     strip_bytes: int,
-    how: Arithmetic | None = None,
+    how: DeviceProfile | None = None,
     **callbacks: Any,
 ) -> torch.Tensor:
     program = lower(module, task)
@@ -159,7 +159,9 @@ def test_items_of_a_batch_do_not_touch_each_other(task) -> None:
         assert torch.equal(together[index : index + 1], in_strips(module, task, alone[None], MANY_STRIPS))
 
 
-@pytest.mark.parametrize("how", [Arithmetic(2, 2), Arithmetic(2, 4, transform_from=1)], ids=["as it is", "widened"])
+@pytest.mark.parametrize(
+    "how", [DeviceProfile(2, 2), DeviceProfile(2, 4, transform_from=1)], ids=["as it is", "widened"]
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("task", ["decode", "encode"])
 @pytest.mark.parametrize("make", [small_kl, small_tiny])
@@ -177,14 +179,14 @@ def test_half_precision_is_no_further_from_float64_than_the_plain_forward(make, 
 
 
 @pytest.mark.skipif(
-    not arithmetic_for("cpu", torch.bfloat16).multiplies_bfloat16,
+    not device_profile_for("cpu", torch.bfloat16).multiplies_bfloat16,
     reason="on this processor bfloat16 is not multiplied by our loops: it has no AVX512_BF16, or AMX besides",
 )
 @pytest.mark.parametrize("task", ["decode", "encode"])
 def test_products_of_bfloat16_are_no_further_from_float64_than_the_plain_forward(task) -> None:
     """Ops of more than 256 channels and those behind ×2, whose shortcuts are multiplied so, too."""
     ours = plain = 0.0
-    how = Arithmetic(2, 4, transform_from=1, multiplies_bfloat16=True)
+    how = DeviceProfile(2, 4, transform_from=1, multiplies_bfloat16=True)
     for seed in range(3):
         module = to(wide_kl(seed), torch.bfloat16)
         source = noise(1, 4, 12, 9, seed=seed) if task == "decode" else noise(1, 3, 24, 32, seed=seed).clamp(-1, 1)
@@ -256,7 +258,7 @@ def test_streaming_changes_rounding_only(make, task, transform_from) -> None:
     module = to(make(4), torch.float64)
     source, program = source_for(task, (9, 6)).double(), lower(module, task)
     plain = plainly(module, task, source)
-    how = Arithmetic(8, 8, MANY_STRIPS, transform_from)
+    how = DeviceProfile(8, 8, MANY_STRIPS, transform_from)
     level: Footprint | None = Footprint(Shape(program, 1, *source.shape[2:], how))
     streamed = 0
     while level is not None:

@@ -20,13 +20,13 @@ from hybridge.engine.kernels import compiled, conv_kernels, library
 from hybridge.engine.kernels.compiled import multiplies_bfloat16
 from hybridge.engine.memory.arena import Scratch
 from hybridge.engine.memory.device_memory import allocate_picture
-from hybridge.engine.planning.conv_algorithms import Way
+from hybridge.engine.planning.conv_algorithms import ConvAlgorithm
 from hybridge.engine.program.ops import Convolve, Padding, Weights
 
 WAYS = [
-    *(Way("winograd", *tile) for tile in ((4, 4), (4, 2), (2, 2))),
-    Way("nine-products", 2, 2),
-    Way("halved", 2, 2),
+    *(ConvAlgorithm("winograd", *tile) for tile in ((4, 4), (4, 2), (2, 2))),
+    ConvAlgorithm("nine-products", 2, 2),
+    ConvAlgorithm("halved", 2, 2),
 ]
 
 _HAS_COMPILER = sys.platform == "linux" and shutil.which("cc") is not None
@@ -34,13 +34,15 @@ _HAS_COMPILER = sys.platform == "linux" and shutil.which("cc") is not None
 needs_them = pytest.mark.skipif(not _HAS_COMPILER, reason="no C compiler for Linux, so nothing was compiled")
 
 
-def convolve(weights: Weights, way: Way) -> Convolve:
+def convolve(weights: Weights, way: ConvAlgorithm) -> Convolve:
     if way.kind == "halved":
         return Convolve(0, 1, weights, stride=2, padding=Padding(bottom=1, right=1))
     return Convolve(0, 1, weights, padding=Padding(1, 1, 1, 1), doubled="nine" in way.kind)
 
 
-def made(way: Way, width: int, rows: int, channels: tuple[int, int], has_bias: bool, out: str) -> torch.Tensor:
+def made(
+    way: ConvAlgorithm, width: int, rows: int, channels: tuple[int, int], has_bias: bool, out: str
+) -> torch.Tensor:
     noise = torch.Generator().manual_seed(0)
     into, outputs = channels
     weights = Weights("conv", into, outputs, 3)

@@ -19,7 +19,7 @@ from hybridge.engine.memory.arena import Arena, Scratch
 from hybridge.engine.memory.device_memory import release_memory
 from hybridge.engine.planning.plan import Plan, plan
 from hybridge.engine.program import lowering
-from hybridge.engine.runner import arithmetic_for
+from hybridge.engine.runner import device_profile_for
 from hybridge.lab.vae_bench.cases import Case
 from hybridge.lab.vae_bench.subject import program_of
 from hybridge.models import CATALOGUE
@@ -41,7 +41,7 @@ def test_no_two_activations_share_a_place_and_none_is_wasted(model, task, budget
     program = program_of(Case(model, task, 512, "float32", "cpu"), CATALOGUE[model])
     side = 64 if task == "decode" else 512
     made = plan(
-        program, batch=1, height=side, width=side, arithmetic=arithmetic_for("cpu", torch.float32),
+        program, batch=1, height=side, width=side, arithmetic=device_profile_for("cpu", torch.float32),
         budget_bytes=budget_bytes,
     )  # fmt: skip
     for one, other in combinations(made.buffers, 2):
@@ -60,7 +60,7 @@ def test_no_two_activations_share_a_place_and_none_is_wasted(model, task, budget
 
 def planned(module: torch.nn.Module, latents: torch.Tensor) -> Plan:
     batch, _, height, width = latents.shape
-    how = arithmetic_for("cpu", latents.dtype)
+    how = device_profile_for("cpu", latents.dtype)
     program = lowering.lower(module, "decode")
     return plan(program, batch=batch, height=height, width=width, arithmetic=how, modes=("strips",))
 
@@ -183,10 +183,10 @@ print(json.dumps([afresh, touched, exact.plan("decode", 1, 256, 256).arena_bytes
 _GROWTH = """
 import json, torch, hybridge
 from diffusers import AutoencoderKL
-from hybridge.engine.runner import arithmetic_for
+from hybridge.engine.runner import device_profile_for
 from hybridge.lab.harness.measure import growth
 torch.manual_seed(0)
-dtype = torch.bfloat16 if arithmetic_for("cpu", torch.bfloat16).is_widened else torch.float32
+dtype = torch.bfloat16 if device_profile_for("cpu", torch.bfloat16).is_widened else torch.float32
 vae = AutoencoderKL(block_out_channels=[64, 128], down_block_types=["DownEncoderBlock2D"] * 2, norm_num_groups=8,
                     up_block_types=["UpDecoderBlock2D"] * 2, mid_block_add_attention=False)
 vae.eval().requires_grad_(False)

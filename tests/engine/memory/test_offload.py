@@ -22,7 +22,7 @@ from hybridge.engine.execution import executor as execution
 from hybridge.engine.execution.executor import Executor
 from hybridge.engine.execution.transfer import Copies
 from hybridge.engine.memory.offload import Offloaded
-from hybridge.engine.planning.conv_algorithms import Arithmetic
+from hybridge.engine.planning.conv_algorithms import DeviceProfile
 from hybridge.engine.planning.footprint import Footprint
 from hybridge.engine.planning.plan import IN_MEMORY, WITHIN_ROUNDING, Plan, plan
 from hybridge.engine.planning.shape import Shape
@@ -33,7 +33,7 @@ from hybridge.lab.harness.memory import PeakBytes
 STRIP = 2**13
 
 
-def tight(module: Any, task: str, source: torch.Tensor, arithmetic: Arithmetic) -> Plan:
+def tight(module: Any, task: str, source: torch.Tensor, arithmetic: DeviceProfile) -> Plan:
     """The plan of the smallest budget, which parks all that can be parked."""
     batch, _, height, width = source.shape
     options: dict[str, Any] = {"batch": batch, "height": height, "width": width, "arithmetic": arithmetic}
@@ -94,7 +94,7 @@ def test_parking_changes_no_bit_and_takes_no_memory(
 ) -> None:
     module = torch.nn.Module.to(make(4), dtype)
     source = source_for(task).to(dtype)
-    arithmetic = Arithmetic(dtype.itemsize, computed_bytes, STRIP, transform_from)
+    arithmetic = DeviceProfile(dtype.itemsize, computed_bytes, STRIP, transform_from)
     chosen = tight(module, task, source, arithmetic)
     assert chosen.mode == "spill"
     assert chosen.parked_bytes > 0
@@ -128,7 +128,7 @@ def test_parking_changes_no_bit_and_takes_no_memory(
 @torch.no_grad()
 def test_a_run_that_is_stopped_leaves_no_copy_behind(monkeypatch) -> None:
     module, source = small_kl(4), source_for("decode")
-    chosen = tight(module, "decode", source, Arithmetic(4, 4, STRIP))
+    chosen = tight(module, "decode", source, DeviceProfile(4, 4, STRIP))
     late = Late()
     monkeypatch.setattr(execution, "copies_for", lambda _: late)
     with pytest.raises(Stopped):
@@ -147,7 +147,7 @@ def _streamed(chosen: Plan) -> frozenset[int]:
 def test_a_gpu_parks_in_its_host() -> None:
     module = small_kl(4).cuda()
     source = source_for("decode").cuda()
-    chosen = tight(module, "decode", source, Arithmetic(4, 4))
+    chosen = tight(module, "decode", source, DeviceProfile(4, 4))
     assert chosen.mode == "spill"
     made = Executor(lower(module, "decode"), module).run(source, chosen)
     expected = module.decode(source).sample

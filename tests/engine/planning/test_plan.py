@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 
 from hybridge.engine.execution.executor import Executor
 from hybridge.engine.kernels.compiled import multiplies_bfloat16
-from hybridge.engine.planning.conv_algorithms import Arithmetic
+from hybridge.engine.planning.conv_algorithms import DeviceProfile
 from hybridge.engine.planning.plan import IN_MEMORY, WITHIN_ROUNDING, Plan, plan
 from hybridge.engine.program.lowering import lower, skeleton
 from hybridge.engine.program.ops import Attend
@@ -32,7 +32,7 @@ SD = {
 
 def planned(module: torch.nn.Module, task: str, shape: tuple[int, ...], **options: Any) -> Plan:
     batch, _, height, width = shape
-    options = {"arithmetic": Arithmetic(4, 4, 2**20)} | options
+    options = {"arithmetic": DeviceProfile(4, 4, 2**20)} | options
     return plan(lower(module, task), batch=batch, height=height, width=width, **options)
 
 
@@ -54,7 +54,7 @@ def test_peak_is_what_torch_allocates(
         pytest.skip("half precision is not transformed")
     module = torch.nn.Module.to(make(4), dtype)
     source = torch.randn(batch, *shape, dtype=dtype)
-    arithmetic = Arithmetic(dtype.itemsize, computed_bytes, strip_bytes, transform_from)
+    arithmetic = DeviceProfile(dtype.itemsize, computed_bytes, strip_bytes, transform_from)
     budget = None if modes == ("whole",) else 2**40
     try:
         chosen = planned(module, task, source.shape, arithmetic=arithmetic, modes=modes, budget_bytes=budget)
@@ -85,7 +85,7 @@ def test_peak_where_products_are_of_bfloat16(modes, strip_bytes) -> None:
     }
     module = torch.nn.Module.to(AutoencoderKL(**config), torch.bfloat16)
     source = torch.randn(1, 4, 12, 16, dtype=torch.bfloat16)
-    arithmetic = Arithmetic(2, 4, strip_bytes, 64, multiplies_bfloat16=True)
+    arithmetic = DeviceProfile(2, 4, strip_bytes, 64, multiplies_bfloat16=True)
     chosen = planned(module, "decode", source.shape, arithmetic=arithmetic, modes=modes, budget_bytes=2**40)
     assert any(step.way is not None and step.way.in_bfloat16 for step in chosen.steps)
     executor = Executor(lower(module, "decode"), module)
@@ -106,14 +106,14 @@ class TestFullSize:
 
     def plan(self, size: int, *, encode: bool = False, strip_bytes: int | None = None, **options: Any) -> Plan:
         side = size if encode else size // 8
-        arithmetic = Arithmetic(2, 2, strip_bytes)
+        arithmetic = DeviceProfile(2, 2, strip_bytes)
         options = {"arithmetic": arithmetic} | options
         return plan(self.encoder if encode else self.decoder, batch=1, height=side, width=side, **options)
 
     @pytest.mark.parametrize("stored", [4, 2])
     @pytest.mark.parametrize("encode", [False, True])
     def test_without_a_budget_a_cpu_is_frugal(self, encode, stored) -> None:
-        on_cpu = Arithmetic(stored, 4, 8 * 2**20, 32)
+        on_cpu = DeviceProfile(stored, 4, 8 * 2**20, 32)
         for size in (1024, 2048):
             chosen = self.plan(size, encode=encode, arithmetic=on_cpu)
             whole = self.plan(size, encode=encode, modes=("whole",))
@@ -135,7 +135,7 @@ class TestFullSize:
     def test_no_strip_of_attention_is_long(self, size) -> None:
         attention = next(index for index, op in enumerate(self.decoder.ops) if isinstance(op, Attend))
         bounded, unbounded = (
-            self.plan(size, arithmetic=Arithmetic(4, 4, 2**24, attended_positions=most)).steps[attention]
+            self.plan(size, arithmetic=DeviceProfile(4, 4, 2**24, attended_positions=most)).steps[attention]
             for most in (1024, None)
         )
         assert bounded.rows * size // 8 == 1024 < unbounded.rows * size // 8
@@ -152,7 +152,7 @@ class TestFullSize:
         assert any(step.is_streamed for step in again.steps)
 
     def test_less_and_less_memory_for_more_and_more_work(self) -> None:
-        on_cpu, modes = Arithmetic(2, 4, 8 * 2**20, 32), []
+        on_cpu, modes = DeviceProfile(2, 4, 8 * 2**20, 32), []
         budget, flops = 8 * GIB, 0
         while budget:
             try:

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 
 from ..kernels.compiled import CompiledKernels, compiled_for
 from ..memory.arena import Scratch
-from ..planning.conv_algorithms import Arithmetic
+from ..planning.conv_algorithms import DeviceProfile
 from ..program.ops import Attend
 
 
-def begin(op: Attend, arithmetic: Arithmetic, scratch: Scratch, positions: int) -> Attention:
+def begin(op: Attend, arithmetic: DeviceProfile, scratch: Scratch, positions: int) -> Attention:
     """Allocate memory for the keys and values of this many positions."""
     channels = op.query.out_channels
     dtype = torch.bfloat16 if arithmetic.attended_bytes(op) < scratch.like.itemsize else scratch.like.dtype

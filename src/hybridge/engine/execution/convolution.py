@@ -1,30 +1,27 @@
 """Convolutions, each with its planned algorithm.
 
-A convolution is prepared once for its weights.  For each run, :meth:`Convolution.begin` gives it a :class:`Room`:
-the window that source rows are written to, and the workspace of the algorithm.  Both are allocated once and used by
-every strip.
+A convolution is prepared once for its weights.  For each run, :meth:`Convolution.begin` gives it a
+:class:`Workspace`: the window that source rows are written to, and what the algorithm needs beside it.  Both are
+allocated once and used by every strip.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 
 from ..kernels.compiled import CompiledKernels, compiled_for, supports_layout
 from ..memory.arena import Scratch
-from ..planning.conv_algorithms import K_BLOCK, Way
-from ..planning.winograd import Matrix
+from ..planning.conv_algorithms import K_BLOCK, ConvAlgorithm
 from ..program.ops import Convolve
+from .tiles import TileViews, combine, positions, strided, view
 
 _BFLOAT16 = torch.bfloat16
 
 
-class Room(ABC):
+class Workspace(ABC):
     """The memory of one run of a convolution.
 
     Attributes:
@@ -34,7 +31,7 @@ class Room(ABC):
 
     adds = False
 
-    def __init__(self, op: Convolve, way: Way, scratch: Scratch, rows: int, width: int) -> None:
+    def __init__(self, op: Convolve, way: ConvAlgorithm, scratch: Scratch, rows: int, width: int) -> None:
         high, wide = way.window(op, rows, width)
         left, _ = way.side_columns(op.padding)
         channels = op.weights.in_channels // way.narrower
@@ -48,7 +45,7 @@ class Room(ABC):
         self._made: torch.Tensor | None = None
 
     def _result(self, out: torch.Tensor | None, channels: int, rows: int, width: int) -> torch.Tensor:
-        """Return ``out`` if it can be written to, else the room's own memory, allocated on first use."""
+        """Return ``out`` if it can be written to, else the workspace's own memory, allocated on first use."""
         shape = (1, channels, rows, width)
         alike = out is not None and (out.dtype, out.device) == (self._scratch.like.dtype, self.window.device)
         if out is not None and alike and out.shape == shape:
@@ -64,7 +61,7 @@ class Room(ABC):
         Args:
             rows: Number of target rows.
             out: Memory where they may be written.
-            added: Rows that are added to the result; may be ``out`` itself.  Only for a room with :attr:`adds`.
+            added: Rows that are added to the result; may be ``out`` itself.  Only where :attr:`adds`.
         """
 
 
@@ -74,17 +71,17 @@ class Convolution(ABC):
     #: See :meth:`.CompiledKernels.bmm`.
     k_block = K_BLOCK
 
-    def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, op: Convolve, way: ConvAlgorithm, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.op, self.way, self.weight, self.bias = op, way, weight, bias
 
     @abstractmethod
-    def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
-        """Allocate a room for up to ``rows`` target rows; ``width`` is the source's."""
+    def begin(self, scratch: Scratch, rows: int, width: int) -> Workspace:
+        """Allocate a workspace for up to ``rows`` target rows; ``width`` is the source's."""
 
 
 def prepare(
     op: Convolve,
-    way: Way,
+    way: ConvAlgorithm,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     k_block: int = K_BLOCK,
@@ -93,7 +90,7 @@ def prepare(
 
     Args:
         op: The op.
-        way: The algorithm.
+        way: How it is computed.
         weight: (O, I, k, k), in the dtype to compute in.
         bias: (O,), in the dtype to compute in, or None.
         k_block: See :meth:`.CompiledKernels.bmm`.
@@ -116,11 +113,11 @@ def prepare(
 class Direct(Convolution):
     """torch's own convolution."""
 
-    def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
-        return _DirectRoom(self, scratch, rows, width)
+    def begin(self, scratch: Scratch, rows: int, width: int) -> Workspace:
+        return _DirectWorkspace(self, scratch, rows, width)
 
 
-class _DirectRoom(Room):
+class _DirectWorkspace(Workspace):
     def __init__(self, conv: Direct, scratch: Scratch, rows: int, width: int) -> None:
         super().__init__(conv.op, conv.way, scratch, rows, width)
         self._conv = conv
@@ -136,20 +133,23 @@ class _DirectRoom(Room):
 class Taps(Convolution):
     """A direct convolution in our own loops, in float32 or bfloat16, added in float32."""
 
-    def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, op: Convolve, way: ConvAlgorithm, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         compiled = compiled_for(weight, op.weights.in_channels, op.weights.out_channels)
         if compiled is None:
             raise TypeError(f"{way} is for compiled loops")
         self.compiled = compiled
         super().__init__(
-            op, way, compiled.pack_direct_filters(weight, _BFLOAT16 if way.in_bfloat16 else weight.dtype), bias
+            op,
+            way,
+            compiled.pack_direct_filters(weight, _BFLOAT16 if way.in_bfloat16 else weight.dtype),
+            bias,
         )
 
-    def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
-        return _TapsRoom(self, scratch, rows, width)
+    def begin(self, scratch: Scratch, rows: int, width: int) -> Workspace:
+        return _TapsWorkspace(self, scratch, rows, width)
 
 
-class _TapsRoom(Room):
+class _TapsWorkspace(Workspace):
     adds = True
 
     def __init__(self, conv: Taps, scratch: Scratch, rows: int, width: int) -> None:
@@ -168,17 +168,17 @@ class _TapsRoom(Room):
 class Dots(Convolution):
     """A convolution with few output channels: one dot product for each output."""
 
-    def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, op: Convolve, way: ConvAlgorithm, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.compiled = compiled_for(weight, op.weights.in_channels)
         if self.compiled:
             weight = weight.permute(2, 0, 3, 1).flatten(2).contiguous()  # (k, O, k·I)
         super().__init__(op, way, weight, bias)
 
-    def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
-        return _DotsRoom(self, scratch, rows, width)
+    def begin(self, scratch: Scratch, rows: int, width: int) -> Workspace:
+        return _DotsWorkspace(self, scratch, rows, width)
 
 
-class _DotsRoom(Room):
+class _DotsWorkspace(Workspace):
     def __init__(self, conv: Dots, scratch: Scratch, rows: int, width: int) -> None:
         super().__init__(conv.op, conv.way, scratch, rows, width)
         self._conv, self._columns = conv, conv.op.output_size(rows, width)[1]
@@ -196,14 +196,14 @@ class _DotsRoom(Room):
 class Gathered(Convolution):
     """A convolution by im2col: the inputs of every output are copied side by side, then multiplied."""
 
-    def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, op: Convolve, way: ConvAlgorithm, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__(op, way, weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous(), bias)  # (k·k·I, O)
 
-    def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
-        return _GatheredRoom(self, scratch, rows, width)
+    def begin(self, scratch: Scratch, rows: int, width: int) -> Workspace:
+        return _GatheredWorkspace(self, scratch, rows, width)
 
 
-class _GatheredRoom(Room):
+class _GatheredWorkspace(Workspace):
     def __init__(self, conv: Gathered, scratch: Scratch, rows: int, width: int) -> None:
         super().__init__(conv.op, conv.way, scratch, rows, width)
         self._conv, weights = conv, conv.op.weights
@@ -225,50 +225,17 @@ class _GatheredRoom(Room):
         return made
 
 
-class Shortcut:
-    """A 1×1 convolution on a residual.
-
-    Args:
-        weight: (O, I, 1, 1), in the dtype to compute in.
-        in_bfloat16: Whether it is multiplied by rows in bfloat16.
-        k_block: See :meth:`.CompiledKernels.bmm`.
-
-    Attributes:
-        dtype: The dtype of its input rows.
-    """
-
-    def __init__(self, weight: torch.Tensor, *, in_bfloat16: bool = False, k_block: int = K_BLOCK) -> None:
-        self._k_block = k_block
-        kernel = weight.flatten(1).T.contiguous()
-        self.dtype = torch.bfloat16 if in_bfloat16 else weight.dtype
-        compiled = compiled_for(kernel, *kernel.shape)
-        self._compiled = compiled if compiled and compiled.multiplies(self.dtype, *kernel.shape) else None
-        self._kernel = self._compiled.pack_filters(kernel[None], self.dtype) if self._compiled else kernel
-
-    def multiply(self, rows: torch.Tensor, out: torch.Tensor) -> None:
-        """Multiply rows (1, I, n, W) into ``out``, (1, O, n, W), both channels-last, without allocating memory."""
-        if self._compiled:
-            self._compiled.bmm(positions(rows)[None], self._kernel, positions(out)[None], k_block=self._k_block)
-        else:
-            torch.mm(positions(rows), self._kernel, out=positions(out))
-
-
-def positions(rows: torch.Tensor) -> torch.Tensor:
-    """View rows (1, C, n, W), channels-last, as positions (n·W, C)."""
-    return rows[0].permute(1, 2, 0).flatten(0, 1)
-
-
 class FourPhases(Convolution):
     """Nearest ×2 and then a 3×3 convolution, as four 2×2 convolutions."""
 
-    def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, op: Convolve, way: ConvAlgorithm, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__(op, way, _phase_kernels(weight), None if bias is None else bias.repeat(4))
 
-    def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
-        return _FourPhasesRoom(self, scratch, rows, width)
+    def begin(self, scratch: Scratch, rows: int, width: int) -> Workspace:
+        return _FourPhasesWorkspace(self, scratch, rows, width)
 
 
-class _FourPhasesRoom(Room):
+class _FourPhasesWorkspace(Workspace):
     def __init__(self, conv: FourPhases, scratch: Scratch, rows: int, width: int) -> None:
         super().__init__(conv.op, conv.way, scratch, rows, width)
         self._conv, self._width = conv, width
@@ -290,7 +257,7 @@ class _FourPhasesRoom(Room):
 class Transformed(Convolution):
     """A 3×3 convolution, also after nearest ×2 or with stride 2, that multiplies transformed tiles."""
 
-    def __init__(self, op: Convolve, way: Way, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, op: Convolve, way: ConvAlgorithm, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__(op, way, weight, bias)
         if way.transforms is None:
             raise TypeError(f"{way} has no tiles")
@@ -310,11 +277,11 @@ class Transformed(Convolution):
             else spectrum.to(self.dtype).contiguous()
         )
 
-    def begin(self, scratch: Scratch, rows: int, width: int) -> Room:
-        return _TransformedRoom(self, scratch, rows, width)
+    def begin(self, scratch: Scratch, rows: int, width: int) -> Workspace:
+        return _TransformedWorkspace(self, scratch, rows, width)
 
 
-class _TransformedRoom(Room):
+class _TransformedWorkspace(Workspace):
     """Two halves of memory: every step reads one half and writes the other.
 
     window → input transformed along rows (first half) → then along columns (second half) → products (first half) →
@@ -330,7 +297,7 @@ class _TransformedRoom(Room):
         halves = conv.way.halves(conv.op, high, self._wide)
         self._memory = scratch.take(sum(halves))
         self._first, self._second = self._memory[: halves[0]], self._memory[halves[0] :]
-        self._views: dict[int, _TileViews] = {}
+        self._views: dict[int, TileViews] = {}
 
     def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
         conv = self._conv
@@ -342,17 +309,17 @@ class _TransformedRoom(Room):
         if high not in self._views:
             self._views[high] = self._look(high)
         views = self._views[high]
-        _combine(conv.along_rows.of_input, views.source_lines, views.rowwise)
-        _combine(conv.along_columns.of_input, views.rowwise_lines, views.spectrum)
+        combine(conv.along_rows.of_input, views.source_lines, views.rowwise)
+        combine(conv.along_columns.of_input, views.rowwise_lines, views.spectrum)
         torch.bmm(views.operands, conv.weight, out=views.products)
         if conv.bias is not None:
             views.biased.add_(conv.bias)
-        _combine(conv.along_rows.of_products, views.product_lines, views.columnwise)
+        combine(conv.along_rows.of_products, views.product_lines, views.columnwise)
         tall, broad = conv.along_rows.outputs, conv.along_columns.outputs
         made = self._result(out, conv.op.weights.out_channels, high * tall, self._wide * broad)
         tiles = made[0].permute(1, 2, 0).view(high, tall, self._wide, broad, -1)
         targets = [tiles[:, :, :, q].transpose(0, 1) for q in range(broad)]  # outputs of a tile's rows, tiles, …
-        _combine(conv.along_columns.of_products, views.columnwise_lines, targets)
+        combine(conv.along_columns.of_products, views.columnwise_lines, targets)
         return made if made is out else made[:, :, :rows, : conv.op.output_size(rows, self._width)[1]]
 
     def _convolve_compiled(
@@ -370,27 +337,27 @@ class _TransformedRoom(Room):
         ):
             return out
         shape = (len(conv.weight), high * wide)
-        operands = _view(self._second.view(conv.dtype), *shape, weights.in_channels)
-        products = _view(self._first, *shape, weights.out_channels)
+        operands = view(self._second.view(conv.dtype), *shape, weights.in_channels)
+        products = view(self._first, *shape, weights.out_channels)
         compiled.input_transform(self.window, operands, high, wide, tile)
         compiled.bmm(operands, conv.weight, products, k_block=conv.k_block)
         compiled.output_transform(products, *ends, high, wide, tile)
         return out
 
-    def _look(self, high: int) -> _TileViews:
+    def _look(self, high: int) -> TileViews:
         """Return the views for this many rows of tiles; slicing is as slow as adding, so the caller keeps them."""
         along_rows, along_columns, wide = self._conv.along_rows, self._conv.along_columns, self._wide
         into, out = self._conv.op.weights.in_channels, self._conv.op.weights.out_channels
         source = self.window[0, :, :, : along_columns.inputs(wide)].permute(1, 2, 0)  # rows, columns, channels
         tall, broad = along_rows.reads, along_columns.reads
-        rowwise = _view(self._first, tall, high, along_columns.inputs(wide), into)
-        spectrum = _view(self._second, tall, broad, high, wide, into)
-        products = _view(self._first, tall, broad, high, wide, out)
-        columnwise = _view(self._second, along_rows.outputs, broad, high, wide, out)
-        return _TileViews(
-            source_lines=[source[_every(i, along_rows.step, high)] for i in range(tall)],
+        rowwise = view(self._first, tall, high, along_columns.inputs(wide), into)
+        spectrum = view(self._second, tall, broad, high, wide, into)
+        products = view(self._first, tall, broad, high, wide, out)
+        columnwise = view(self._second, along_rows.outputs, broad, high, wide, out)
+        return TileViews(
+            source_lines=[source[strided(i, along_rows.step, high)] for i in range(tall)],
             rowwise=rowwise.unbind(),
-            rowwise_lines=[rowwise[:, :, _every(j, along_columns.step, wide)] for j in range(broad)],
+            rowwise_lines=[rowwise[:, :, strided(j, along_columns.step, wide)] for j in range(broad)],
             spectrum=spectrum.unbind(1),
             operands=spectrum.flatten(0, 1).flatten(1, 2),
             products=products.flatten(0, 1).flatten(1, 2),
@@ -399,55 +366,6 @@ class _TransformedRoom(Room):
             columnwise=columnwise.unbind(),
             columnwise_lines=columnwise.unbind(1),
         )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _TileViews:
-    """Views of a room's memory, in order of use."""
-
-    source_lines: Sequence[torch.Tensor]
-    rowwise: Sequence[torch.Tensor]
-    rowwise_lines: Sequence[torch.Tensor]
-    spectrum: Sequence[torch.Tensor]
-    operands: torch.Tensor
-    products: torch.Tensor
-    biased: torch.Tensor
-    product_lines: Sequence[torch.Tensor]
-    columnwise: Sequence[torch.Tensor]
-    columnwise_lines: Sequence[torch.Tensor]
-
-
-def _every(first: int, step: int, count: int) -> slice:
-    return slice(first, first + step * (count - 1) + 1, step)
-
-
-def _combine(matrix: Matrix, sources: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> None:
-    """Compute ``targets[i] = Σ matrix[i][k] · sources[k]``."""
-    for (first, others), target in zip(_recipe(matrix), targets, strict=True):
-        if not others:
-            target.copy_(sources[first])
-            continue
-        (second, factor), *rest = others
-        torch.add(sources[first], sources[second], alpha=factor, out=target)
-        for k, other in rest:
-            target.add_(sources[k], alpha=other)
-
-
-@cache
-def _recipe(matrix: Matrix) -> list[tuple[int, list[tuple[int, float]]]]:
-    """Return, for every row of a matrix, the index of an entry that is 1, and the other entries."""
-    recipe = []
-    for row in matrix:
-        first = row.index(1)
-        recipe.append((first, [(k, factor) for k, factor in enumerate(row) if factor and k != first]))
-    return recipe
-
-
-def _view(memory: torch.Tensor, *shape: int) -> torch.Tensor:
-    count = 1
-    for side in shape:
-        count *= side
-    return memory[:count].view(shape)
 
 
 def _phase_kernels(weight: torch.Tensor) -> torch.Tensor:

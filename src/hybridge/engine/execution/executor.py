@@ -20,7 +20,7 @@ from torch import nn
 from ...errors import RequestError, Stopped
 from ..memory.arena import borrow
 from ..memory.device_memory import trim
-from ..planning.conv_algorithms import Way
+from ..planning.conv_algorithms import ConvAlgorithm
 from ..planning.plan import Plan
 from ..program.ops import Attend
 from ..program.program import Program
@@ -63,7 +63,7 @@ class Executor:
         self._reads_weights = reads_weights
         self._parameters = ModuleParameters(module)
         self._layers = program.layers()
-        self._bound: dict[int, tuple[Way | None, _Bound]] = {}
+        self._bound: dict[int, tuple[ConvAlgorithm | None, _Bound]] = {}
         self._bound_to: list[object] = []
         self._binding = threading.Lock()
 
@@ -154,7 +154,7 @@ class Executor:
             if isinstance(op, Attend):
                 self._bound[index] = None, AttentionStrips(op, parameters, plan.arithmetic)
             else:
-                strips = ConvolutionStrips(op, way or Way("direct"), parameters, plan.arithmetic)
+                strips = ConvolutionStrips(op, way or ConvAlgorithm("direct"), parameters, plan.arithmetic)
                 self._bound[index] = way, strips
         if missing:
             trim()  # preparing takes the same memory again, scattered between the pieces that stay

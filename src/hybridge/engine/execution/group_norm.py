@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..kernels.compiled import compiled_for, supports_layout
-from ..planning.conv_algorithms import Arithmetic
+from ..planning.conv_algorithms import DeviceProfile
 from ..program.ops import Norm
 
 _FLOAT32 = torch.empty(0, dtype=torch.float32, device="cpu")
@@ -20,7 +20,7 @@ class Moments:
         arithmetic: The device's arithmetic.
     """
 
-    def __init__(self, arithmetic: Arithmetic) -> None:
+    def __init__(self, arithmetic: DeviceProfile) -> None:
         self._arithmetic = arithmetic
         self._strips: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # positions, mean (C,), variance (C,)
 

@@ -17,11 +17,12 @@ from torch import nn
 
 from ..kernels.compiled import supports_layout
 from ..memory.arena import Scratch
-from ..planning.conv_algorithms import Arithmetic, Way, queries_padded
+from ..planning.conv_algorithms import ConvAlgorithm, DeviceProfile, queries_padded
 from ..program.ops import OF_ROUNDED, Attend, Convolve, Norm
 from .attention import begin
-from .convolution import Convolution, Room, Shortcut, prepare
+from .convolution import Convolution, Workspace, prepare
 from .group_norm import GroupNorm, Moments
+from .shortcut import Shortcut
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,7 +167,7 @@ class Parameters:
 class ConvolutionStrips:
     """A :class:`.ops.Convolve` with its weights."""
 
-    def __init__(self, op: Convolve, way: Way, parameters: Parameters, arithmetic: Arithmetic) -> None:
+    def __init__(self, op: Convolve, way: ConvAlgorithm, parameters: Parameters, arithmetic: DeviceProfile) -> None:
         self._op = op
         weight, bias = parameters.of(op.weights.name)
         self._shortcut: Shortcut | None = None
@@ -225,7 +226,7 @@ class ConvolutionStrips:
             yield Strip(first, end, made)
             del made  # before the next one is made
 
-    def _residual(self, reading: Reading, room: Room, scratch: Scratch) -> tuple[Rows | None, bool]:
+    def _residual(self, reading: Reading, room: Workspace, scratch: Scratch) -> tuple[Rows | None, bool]:
         """Return the rows to add, and whether the convolution itself adds them, for all rows of a strip at once."""
         residual, shortcut = reading.residual, self._shortcut
         if residual is None:
@@ -274,7 +275,7 @@ def _add(
     return total
 
 
-def _fill(room: Room, source: Rows, start: int, fresh: int, stop: int, following: int, enter: Enter) -> None:
+def _fill(room: Workspace, source: Rows, start: int, fresh: int, stop: int, following: int, enter: Enter) -> None:
     """Fill the window, whose first row is source row ``start``, with rows [fresh, stop); zeros outside the source.
 
     The next call will fill it up to row ``following``.
@@ -290,7 +291,7 @@ def _fill(room: Room, source: Rows, start: int, fresh: int, stop: int, following
 class AttentionStrips:
     """A :class:`.ops.Attend` with its weights: keys and values of all positions, queries of one strip."""
 
-    def __init__(self, op: Attend, parameters: Parameters, arithmetic: Arithmetic) -> None:
+    def __init__(self, op: Attend, parameters: Parameters, arithmetic: DeviceProfile) -> None:
         self._op, self._arithmetic = op, arithmetic
         self._norm = parameters.norm(op.norm)
         self._query, self._key, self._value, self._out = (

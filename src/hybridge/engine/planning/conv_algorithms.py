@@ -53,7 +53,7 @@ K_BLOCK, _FINE_K_BLOCK = 128, 32
 
 
 @dataclass(frozen=True, slots=True)
-class Arithmetic:
+class DeviceProfile:
     """How a device stores numbers and multiplies them.
 
     Attributes:
@@ -135,7 +135,7 @@ def queries_padded(positions: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class ConvAlgorithm:
     """An algorithm of a convolution, with the size of its tiles.
 
     ``direct`` multiplies every tap.  ``winograd`` computes tiles of rows × columns outputs from
@@ -251,34 +251,34 @@ class Way:
         return self.transforms
 
 
-def way_of(op: Convolve, arithmetic: Arithmetic) -> Way:
+def algorithm_of(op: Convolve, arithmetic: DeviceProfile) -> ConvAlgorithm:
     """Return the algorithm of an op."""
     weights, least = op.weights, arithmetic.transform_from
     transforms = least is not None and min(weights.in_channels, weights.out_channels) >= least
     if op.doubled:
         # The transform adds and subtracts neighbours, so rounding its input costs little; see benchmarks/LOG.md.
         takes_nine = transforms or arithmetic.fills_panels(weights)
-        return Way("nine-products" if takes_nine else "four-phases", 2, 2, arithmetic.rounds(weights))
+        return ConvAlgorithm("nine-products" if takes_nine else "four-phases", 2, 2, arithmetic.rounds(weights))
     are_few = weights.out_channels <= max(_FEW_OUTPUTS, weights.in_channels // _FEW_OF_CHANNELS)
     if least is not None and not transforms and are_few and not weights.in_channels % _CHANNELS_AT_A_TIME:
-        return Way("dots")
+        return ConvAlgorithm("dots")
     if arithmetic.takes_taps(weights):
-        return Way("taps", in_bfloat16=arithmetic.multiplies_bfloat16)
+        return ConvAlgorithm("taps", in_bfloat16=arithmetic.multiplies_bfloat16)
     if transforms and weights.kernel == 3 and op.stride == 1 and op.padding == Padding(1, 1, 1, 1):
         return _tiles_of(weights, arithmetic)
     if transforms and weights.kernel == 3 and op.stride == 2:
-        return Way("halved", 2, 2, arithmetic.rounds(weights))
+        return ConvAlgorithm("halved", 2, 2, arithmetic.rounds(weights))
     if least is not None and weights.kernel > 1 and weights.kernel**2 * weights.in_channels <= weights.out_channels:
-        return Way("gathered")
-    return Way("direct")
+        return ConvAlgorithm("gathered")
+    return ConvAlgorithm("direct")
 
 
-def _tiles_of(weights: Weights, arithmetic: Arithmetic) -> Way:
+def _tiles_of(weights: Weights, arithmetic: DeviceProfile) -> ConvAlgorithm:
     """Return the tiles of a transformed 3×3 convolution; benchmarks/LOG.md has the rounding of each."""
     widest = max(weights.in_channels, weights.out_channels)
     if weights.in_channels < _CHANNELS_FOR_TALL_TILES or arithmetic.is_fine:
-        return Way("winograd", 2, 2)
+        return ConvAlgorithm("winograd", 2, 2)
     is_square = widest <= _CHANNELS_FOR_SQUARE_TILES
     if arithmetic.rounds(weights) and not is_square:
-        return Way("winograd", 2, 2, in_bfloat16=True)
-    return Way("winograd", 4, 4 if is_square else 2)
+        return ConvAlgorithm("winograd", 2, 2, in_bfloat16=True)
+    return ConvAlgorithm("winograd", 4, 4 if is_square else 2)

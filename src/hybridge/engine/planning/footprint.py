@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from ..program.ops import Attend, Convolve
-from .conv_algorithms import Way
+from .conv_algorithms import ConvAlgorithm
 from .shape import STATISTICS_ITEMSIZE, Shape
 
 #: Statistics are merged in float64, in an expression with this many temporaries.
@@ -79,7 +79,7 @@ class Step:
     scratch_bytes: int
     taken_bytes: int
     flops: int
-    way: Way | None
+    way: ConvAlgorithm | None
     is_streamed: bool
 
 

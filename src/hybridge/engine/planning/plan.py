@@ -28,7 +28,7 @@ from typing import Literal
 from ...errors import RequestError, TooLarge
 from ...units import format_bytes
 from ..program.program import Program
-from .conv_algorithms import Arithmetic
+from .conv_algorithms import DeviceProfile
 from .footprint import Buffer, Footprint, Step
 from .shape import Shape
 
@@ -89,7 +89,7 @@ class Plan:
     batch: int
     height: int
     width: int
-    arithmetic: Arithmetic
+    arithmetic: DeviceProfile
     steps: tuple[Step, ...]
     buffers: tuple[Buffer, ...]
     last_reads: tuple[int, ...]
@@ -121,7 +121,7 @@ def plan(
     batch: int,
     height: int,
     width: int,
-    arithmetic: Arithmetic,
+    arithmetic: DeviceProfile,
     budget_bytes: int | None = None,
     modes: tuple[Mode, ...] = WITHIN_ROUNDING,
     tile: tuple[int, int] | None = None,

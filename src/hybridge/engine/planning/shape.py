@@ -9,7 +9,7 @@ from functools import cache
 
 from ..program.ops import OF_ROUNDED, Attend, Convolve
 from ..program.program import Program
-from .conv_algorithms import Arithmetic, Way, queries_padded, way_of
+from .conv_algorithms import ConvAlgorithm, DeviceProfile, algorithm_of, queries_padded
 
 #: Statistics are computed in float32, from a copy of the strip where the strip's numbers are narrower.
 STATISTICS_ITEMSIZE = 4
@@ -32,7 +32,7 @@ class Shape:
         work: The part of ``flops`` that is left after the algorithm's savings.
     """
 
-    def __init__(self, program: Program, batch: int, height: int, width: int, arithmetic: Arithmetic) -> None:
+    def __init__(self, program: Program, batch: int, height: int, width: int, arithmetic: DeviceProfile) -> None:
         self.program, self.batch, self.height, self.width = program, batch, height, width
         self.arithmetic = arithmetic
         self.sizes = program.sizes(height, width)
@@ -40,7 +40,7 @@ class Shape:
         self.nbytes = [c * h * w * stored for c, (h, w) in zip(program.channels, self.sizes, strict=True)]
         self.flops = program.flops(height, width)
         self.ends_bytes = batch * (self.nbytes[0] + self.nbytes[-1])
-        self.ways = [None if isinstance(op, Attend) else way_of(op, arithmetic) for op in program.ops]
+        self.ways = [None if isinstance(op, Attend) else algorithm_of(op, arithmetic) for op in program.ops]
         self.work = [
             flops * (way.saving(op) if way and isinstance(op, Convolve) else 1)
             for op, way, flops in zip(program.ops, self.ways, self.flops, strict=True)
@@ -105,7 +105,7 @@ class Shape:
         measured = is_copied and self.program.norm_of(op.target)
         return strip + max(carried, positions * op.weights.out_channels * STATISTICS_ITEMSIZE if measured else 0)
 
-    def _strip(self, op: Convolve | Attend, way: Way | None, rows: int) -> int:
+    def _strip(self, op: Convolve | Attend, way: ConvAlgorithm | None, rows: int) -> int:
         """Return the bytes of the window, of the workspace for ``rows`` target rows, and of these rows."""
         width = self.sizes[op.source][1]
         if isinstance(op, Attend):  # normalised rows, later the output of ``out``; queries and their results

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from ..program.ops import Attend, Convolve, Weights
 from ..program.program import Program
-from .conv_algorithms import Arithmetic, way_of
+from .conv_algorithms import DeviceProfile, algorithm_of
 
 #: Norms are computed in float32 at least.
 _NORM_BYTES = 4
 
 
-def prepared_bytes(program: Program, arithmetic: Arithmetic) -> int:
+def prepared_bytes(program: Program, arithmetic: DeviceProfile) -> int:
     """Return the bytes that are kept for a program in strips, without the module's own weights.
 
     Exact except for biases: every layer is assumed to have one.
@@ -25,8 +25,8 @@ def prepared_bytes(program: Program, arithmetic: Arithmetic) -> int:
     )
 
 
-def _of_convolution(op: Convolve, arithmetic: Arithmetic) -> int:
-    way, width = way_of(op, arithmetic), arithmetic.computed_bytes
+def _of_convolution(op: Convolve, arithmetic: DeviceProfile) -> int:
+    way, width = algorithm_of(op, arithmetic), arithmetic.computed_bytes
     biases = {"four-phases": 4 * op.weights.out_channels}.get(way.kind, op.weights.out_channels)
     nbytes = 0
     if arithmetic.is_widened or way.kind != "direct":  # else torch's convolution uses the module's own weights
@@ -40,7 +40,7 @@ def _of_convolution(op: Convolve, arithmetic: Arithmetic) -> int:
     return nbytes + (2 * op.weights.in_channels * _NORM_BYTES if has_norm else 0)
 
 
-def _of_attention(op: Attend, arithmetic: Arithmetic) -> int:
+def _of_attention(op: Attend, arithmetic: DeviceProfile) -> int:
     nbytes = 2 * op.query.in_channels * _NORM_BYTES if arithmetic.stored_bytes < _NORM_BYTES else 0
     if arithmetic.is_widened:
         nbytes += sum(_linear(layer) for layer in (op.query, op.key, op.value, op.out)) * arithmetic.computed_bytes

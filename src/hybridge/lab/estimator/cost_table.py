@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .shapes import PIPELINES, Part
-from .types import Cost, Way, Weights
+from .types import ConvAlgorithm, Cost, Weights
 
 TABLE = Path(__file__).with_name("cost_table.json")
 
@@ -27,7 +27,7 @@ def weights_of(part: Part) -> Weights:
     return Weights(**_table()["weights"][part.name])
 
 
-def cost_of(part: Part, itemsize: int, batch: int, height: int, width: int, way: Way = "fused") -> Cost:
+def cost_of(part: Part, itemsize: int, batch: int, height: int, width: int, way: ConvAlgorithm = "fused") -> Cost:
     """See :func:`.parts.forward_cost`; from the table where it is there, else counted now, which takes seconds."""
     height, width = (height, width) if _depends_on_size(part) else (0, 0)
     kept = _table()["costs"].get(_key(part, itemsize, batch, height, width, way))
@@ -74,7 +74,7 @@ def _table() -> dict[str, Any]:
 
 
 @lru_cache(64)
-def _counted(part: Part, itemsize: int, batch: int, height: int, width: int, way: Way) -> Cost:
+def _counted(part: Part, itemsize: int, batch: int, height: int, width: int, way: ConvAlgorithm) -> Cost:
     from .parts import forward_cost
 
     return forward_cost(part, itemsize, batch, height, width, way)

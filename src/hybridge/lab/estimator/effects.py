@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ...errors import RequestError
 from ..harness.names import look_up
 from ..techniques.facts import FACTS, KNOWN
-from .types import Way
+from .types import ConvAlgorithm
 
 #: What is on the device at a time: all parts; the part that runs; the denoiser and the decoder, then the decoder;
 #: or single layers, of which only the activations are counted.
@@ -58,7 +58,7 @@ class Effect:
     loads_narrow: bool | None = None
     prompts_first: bool | None = None
     pins: bool | None = None
-    attention: Way | None = None
+    attention: ConvAlgorithm | None = None
     fuses: bool | None = None
     resident: Resident | None = None
     decoder: Decoder | None = None

@@ -13,7 +13,7 @@ from torch import nn
 
 from .live_tensors import cost
 from .shapes import LATENT_PIXELS, Part
-from .types import Cost, Way, Weights
+from .types import ConvAlgorithm, Cost, Weights
 
 _DTYPES = {2: torch.bfloat16, 4: torch.float32}
 
@@ -47,14 +47,16 @@ def weights(part: Part) -> Weights:
     )
 
 
-def forward_cost(part: Part, itemsize: int, batch: int, height: int, width: int, way: Way = "fused") -> Cost:
+def forward_cost(
+    part: Part, itemsize: int, batch: int, height: int, width: int, way: ConvAlgorithm = "fused"
+) -> Cost:
     """What one forward takes on top of the weights.
 
     Args:
         itemsize: Bytes of a number: 2 or 4.
         batch: Items.
         height, width: Of the picture in pixels; text encoders have no use for them.
-        way: See :data:`Way`.
+        way: See :data:`ConvAlgorithm`.
     """
     module = build(part, itemsize)
     _set_way(module, way)
@@ -63,7 +65,7 @@ def forward_cost(part: Part, itemsize: int, batch: int, height: int, width: int,
         return cost([module], forward, fused_attention=way in ("fused", "tiled"))
 
 
-def _set_way(module: Any, way: Way) -> None:
+def _set_way(module: Any, way: ConvAlgorithm) -> None:
     if way == "tiled":
         module.enable_tiling()
     elif way == "sliced":

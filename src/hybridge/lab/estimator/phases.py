@@ -339,14 +339,14 @@ def _exact_plan(vae: Part, itemsize: int, batch: int, height: int, width: int, b
     import torch
 
     from ...engine.planning.plan import IN_MEMORY, plan
-    from ...engine.runner import arithmetic_for
+    from ...engine.runner import device_profile_for
 
     return plan(
         _lowered(vae),
         batch=batch,
         height=height // LATENT_PIXELS,
         width=width // LATENT_PIXELS,
-        arithmetic=arithmetic_for("cuda", torch.float32 if itemsize == 4 else torch.float16),
+        arithmetic=device_profile_for("cuda", torch.float32 if itemsize == 4 else torch.float16),
         budget_bytes=budget_bytes,
         modes=IN_MEMORY,  # what a copy to the host and back takes is not in the estimate
     )

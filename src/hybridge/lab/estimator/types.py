@@ -12,7 +12,7 @@ PhaseName = Literal["encode prompt", "denoise", "refine", "decode"]
 
 #: How a part is run.  ``fused``: as it comes.  ``matrix``: attention with the matrix of all pairs.  ``sliced``:
 #: that matrix head by head.  ``tiled``: a decoder with its own tiling.
-Way = Literal["fused", "matrix", "sliced", "tiled"]
+ConvAlgorithm = Literal["fused", "matrix", "sliced", "tiled"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from ...engine.options import choose_device
 from ...engine.planning.plan import plan
 from ...engine.program.lowering import lower, skeleton
 from ...engine.program.program import Program
-from ...engine.runner import arithmetic_for
+from ...engine.runner import device_profile_for
 from ...errors import CannotLower
 from ...models import ModelSpec
 from ..harness.environment import memory_bytes
@@ -83,7 +83,7 @@ def check_plain_fits(case: Case, dtype: torch.dtype) -> None:
             batch=batch,
             height=height,
             width=width,
-            arithmetic=arithmetic_for(device.type, dtype),
+            arithmetic=device_profile_for(device.type, dtype),
             budget_bytes=memory_bytes(),
             modes=("whole",),
         )
