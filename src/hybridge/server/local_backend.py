@@ -1,4 +1,4 @@
-"""The backend on this machine: the engine behind the waiting line.
+"""The backend on this machine: the engine behind the queue.
 
 Of this room, the files called ``local_…`` alone know the engine.
 """
@@ -40,7 +40,7 @@ class LocalBackend:
         queue_limit: Jobs that may wait; ``limits`` says more.
         cold: Models that are loaded when they are first asked for.
         options: How those are loaded.
-        limits: Of the waiting line, instead of ``queue_limit``.
+        limits: Of the queue, instead of ``queue_limit``.
         memory_bytes: What weights and running plans may take together; None for no bound.
         batch_limit: Jobs that may share a run; None decides for each device.
         texts: Text encoders, which are loaded when they are first asked for.
@@ -110,7 +110,7 @@ class LocalBackend:
             return await self._device.run(PendingJob(job, flops, batch_key(job), on_progress))
         pending = PendingJob(job, guessed_flops(job), batch_key(job), on_progress, is_guess=True)
         if self._models.is_ready(job.spec.name):
-            # Planning takes long.  Meanwhile the job has its place in the line, with a guess.
+            # Planning takes long.  Meanwhile the job has its place in the queue, with a guessed cost.
             self._flops.find(key, lambda flops: self._device.plan(pending, flops))
         return await self._device.run(pending)
 
@@ -179,7 +179,7 @@ class LocalBackend:
         )
 
     def _vae_engine(self, name: str) -> Engine | None:
-        """The engine, if it is loaded; what is on the shelf under a model's own name is a VAE."""
+        """The engine, if it is loaded; what the model cache has under a model's own name is a VAE."""
         return cast("Engine | None", self._models.peek(name))
 
     def _text_engine(self, part: str) -> TextEngine | None:

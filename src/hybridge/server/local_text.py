@@ -44,7 +44,7 @@ class TextModels:
 
     @property
     def parts(self) -> Sequence[str]:
-        """What these models are called on the shelf."""
+        """The names of these models in the model cache."""
         return list(self._specs)
 
     def sources(self) -> dict[str, Source[TextEngine]]:

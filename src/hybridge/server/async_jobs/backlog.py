@@ -1,6 +1,6 @@
-"""Long work that is not in the waiting line yet.
+"""Async jobs that are not in the queue yet.
 
-Each client has at most two jobs there, one to run and one to follow, and the rest wait here in order; so the line
+Each client has at most two jobs there, one to run and one to follow, and the rest wait here in order; so the queue
 stays short for those who wait for an answer, and fair between those who do not.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ..scheduling.job import Progress
 from .job_state import AsyncJob
 
-#: Jobs of one client in the waiting line.
+#: Jobs of one client in the queue.
 _AT_ONCE = 2
 
 
@@ -20,7 +20,7 @@ class Backlog:
     """The jobs of each client, in order.
 
     Args:
-        begin: Sends a job to the waiting line; :meth:`end` must be called when it has left that.
+        begin: Puts a job into the queue; :meth:`end` must be called when the job has left it.
     """
 
     def __init__(self, begin: Callable[[AsyncJob], None]) -> None:
@@ -45,7 +45,7 @@ class Backlog:
             waiting.remove(entry)
 
     def end(self, entry: AsyncJob) -> None:
-        """A job that was begun has left the line, so that its client's next one may go there."""
+        """A job that was begun has left the queue, so that its client's next one may go there."""
         client = entry.stored.client
         self._begun[client] -= 1
         if not self._begun[client]:

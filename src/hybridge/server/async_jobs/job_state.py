@@ -1,4 +1,4 @@
-"""One job of the ledger: how it stands, and who hears when that changes."""
+"""One async job: its state, and who is notified when that changes."""
 
 from __future__ import annotations
 

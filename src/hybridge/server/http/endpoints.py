@@ -328,7 +328,7 @@ def _is_quick(sent: _Sent) -> bool:
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, Answered]) -> Answered:
-    """The work's result; if the client hangs up first, the work is cancelled and gives up its place in the line."""
+    """The work's result; if the client leaves first, the work is cancelled and gives up its place in the queue."""
     working = asyncio.ensure_future(work)
     # Once the body is read, the next message says that the client is gone.
     leaving = asyncio.ensure_future(request.receive())

@@ -36,10 +36,10 @@ Check = Callable[[StoredRequest, bytes, RequestRecord], Awaitable[int]]
 
 
 class JobRoutes:
-    """The handlers, around one ledger.
+    """The handlers, around the async jobs.
 
     Args:
-        ledger: Keeps the jobs.
+        async_jobs: Keeps the jobs.
         check: Refuses what cannot be done before it is accepted.
     """
 

@@ -95,7 +95,7 @@ async def answer_with_preview(
     if batch > 1:
         raise RequestError("a preview is of one picture", saw=f"{batch} latents", hint="a request for each")
     source = choose_source(job.spec, served)
-    # Its place in the line is before the full job's, which need not wait for the preview to be written.
+    # Its place in the queue is before the full job's, which need not wait for the preview to be written.
     preview = asyncio.ensure_future(_preview(backend, job, job.request, source, in_worker))
     full = asyncio.ensure_future(backend.run(job))
     full.add_done_callback(lambda task: task.cancelled() or task.exception())  # retrieved, whoever gave up on it

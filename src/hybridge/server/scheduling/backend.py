@@ -49,7 +49,7 @@ class BackendLoad:
     """How busy a backend is at the moment, and what it has done so far.
 
     Attributes:
-        waiting: Jobs in the line.
+        waiting: Jobs in the queue.
         waiting_cost: Their cost, in the unit of :meth:`Backend.cost`.
         running: Jobs on the device.
         weights_bytes: Of the models that are loaded.

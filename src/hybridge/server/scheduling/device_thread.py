@@ -30,7 +30,7 @@ _TOLD_STEP = 0.01
 
 
 class PendingJob:
-    """A job in the line, and where its result goes: a future that belongs to the event loop.
+    """A job in the queue, and where its result goes: a future that belongs to the event loop.
 
     Args:
         job: What to do.
@@ -108,12 +108,12 @@ class _Clock:
 
 
 class DeviceThread:
-    """Takes jobs from the line, one after the other, and some in the gaps of others.
+    """Takes jobs from the queue, one after the other, and some in the gaps of others.
 
     Args:
-        shelf: The models.
+        models: The model cache.
         perform: Runs jobs on one of them.
-        limits: Of the line.
+        limits: Of the queue.
         batch_limit: Jobs that may share a run on a given model.
     """
 
@@ -133,7 +133,7 @@ class DeviceThread:
         return self._thread.is_alive()
 
     async def run(self, pending: PendingJob) -> AnyResult:
-        """Lines up, waits for the result, and leaves the line or stops the run when cancelled."""
+        """Enters the queue, waits for the result, and leaves the queue or stops the run when cancelled."""
         job = pending.job
         cost_s, is_guess = self._cost_of(pending)
         queued = self.queue.put(
@@ -162,7 +162,7 @@ class DeviceThread:
             self._models.release(job.part)
 
     def plan(self, pending: PendingJob, flops: float) -> None:
-        """Takes in a job's arithmetic, which was guessed when it lined up; from any thread."""
+        """Takes in a job's arithmetic, which was guessed when it was queued; from any thread."""
         pending.plan(flops)
         self.queue.plan(self._cost_of)
 

@@ -37,8 +37,8 @@ class Job:
         request: What to do.
         size: Of its pictures, computed once.
         warning: Something that the sender should hear of.
-        client: Who sent it; the waiting line is fair between clients.
-        is_patient: It was accepted for later, and is not refused because the line is full.
+        client: The client that sent it; the queue is fair between clients.
+        is_patient: It was accepted for later, and is not refused because the queue is full.
     """
 
     spec: ModelSpec

@@ -1,4 +1,4 @@
-"""The waiting line between the server's front and the device: fair, bounded, and aware of what work costs.
+"""The queue between the HTTP side and the device: fair, bounded, and aware of what work costs.
 
 *Order.*  Every client has an account, in seconds of the device.  Being served adds a job's cost to its client's
 account, and the next job is that of the lowest account; within a client, first come, first served.  Whoever comes
@@ -47,7 +47,7 @@ class FairQueue(Generic[Item]):
 
     Args:
         limits: One job more is refused at once rather than kept for minutes.
-        is_ready: Whether items of a group may be begun; asked when somebody lines up.
+        is_ready: Whether items of a group may be begun; asked when an item is put into the queue.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class FairQueue(Generic[Item]):
         """Lines up.  The arguments are the attributes of :class:`QueuedJob`.
 
         Raises:
-            Overloaded: when the line is full; says when there is likely to be room.
+            Overloaded: when the queue is full; says when there is likely to be room.
             ShuttingDown: when it is closed.
         """
         with self._changed:
@@ -148,7 +148,7 @@ class FairQueue(Generic[Item]):
                     queued.counted_s = None if is_guess else cost_s
 
     def take(self, is_ready: Callable[[Item], bool] = lambda _: True) -> QueuedJob[Item] | None:
-        """The next place whose item is ready; waits for one.  None once the line is closed.
+        """The next place whose item is ready; waits for one.  None once the queue is closed.
 
         Args:
             is_ready: False for an item to pass over for now; :meth:`notify` when that changes.
@@ -200,7 +200,7 @@ class FairQueue(Generic[Item]):
             return None
 
     def join(self, is_like: Callable[[Item], bool], most: int) -> list[QueuedJob[Item]]:
-        """Up to ``most`` more places whose items may share a run, in the order of the line."""
+        """Up to ``most`` more places whose items may share a run, in the order of the queue."""
         joined: list[QueuedJob[Item]] = []
         with self._changed:
             while len(joined) < most:
@@ -211,7 +211,7 @@ class FairQueue(Generic[Item]):
         return joined
 
     def put_back(self, queued: QueuedJob[Item]) -> bool:
-        """To the head of its client's jobs, uncharged, as if it had not been taken; False if the line is closed."""
+        """To the front of its client's jobs, uncharged, as if never taken; False if the queue is closed."""
         with self._changed:
             self._serving.remove(queued)
             if self._is_closed:

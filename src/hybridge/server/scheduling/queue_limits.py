@@ -1,6 +1,6 @@
-"""Who is let into the waiting line: bounds on the number of jobs, on their work and on their bytes.
+"""Bounds on the queue: the number of jobs, their work, and their bytes.
 
-The last quarter of each is kept for clients that have nothing in the line, so that one busy client cannot make the
+The last quarter of each is kept for clients that have nothing in the queue, so that one busy client cannot make the
 server refuse all others.  Jobs that cannot be begun yet, because their model is being loaded, count against nobody
 but those who wait for the same model; of the bytes they get half.  Work counts once it was measured: a guess
 refuses nobody.
@@ -16,7 +16,7 @@ from ...errors import Overloaded
 
 Item = TypeVar("Item")
 
-#: Of a bound, the part that only clients with nothing in the line may take.
+#: Of a bound, the part that only clients with nothing in the queue may take.
 _NEWCOMERS_SHARE = 1 / 4
 
 #: Of the bound on bytes, the part that jobs which cannot be begun yet may take together.
@@ -43,7 +43,7 @@ class QueueLimits:
 
 @dataclass(slots=True, eq=False)
 class QueuedJob(Generic[Item]):
-    """An item in the line or on the device.
+    """An item in the queue or on the device.
 
     Attributes:
         item: Whose place it is.
@@ -105,7 +105,7 @@ def check_room(
     """Raises :class:`Overloaded` where a job would pass a bound; a job that comes to an empty line never does.
 
     Args:
-        newcomer: It is not in the line yet.
+        newcomer: It is not in the queue yet.
         waiting: Who is.
         serving: What the device is at work on.
         limits: The bounds.
@@ -116,7 +116,7 @@ def check_room(
         return
 
     def full(what: str, setting: str, rivals: Sequence[QueuedJob[Any]]) -> Overloaded:
-        # Half of the line: whoever is refused now comes back together with the others who were, and all need room.
+        # Half of the queue: whoever is refused now comes back together with the others who were, and all need room.
         ahead = [*rivals, *(queued for queued in waiting if queued.is_patient)]
         return Overloaded(
             what,
