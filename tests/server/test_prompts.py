@@ -331,6 +331,18 @@ def test_sd_nexts_t5_gets_its_tensor(server: str, specs: dict[str, TextSpec]) ->
     assert torch.equal(sd_next(f"{server}/te?dtype=float32", "a cat", torch.float32), one)  # type: ignore[arg-type]
 
 
+def test_what_sd_next_sends_can_be_answered_later(server: str) -> None:
+    """Whatever media type its body is declared with: it is kept as a request of ours."""
+    url, odd = f"{server}/te?dtype=float32", {"content-type": "text/plain"}
+    at_once = httpx.post(url, content=b'"a dog"', headers=odd, timeout=60)
+    accepted = httpx.post(url, content=b'"a dog"', headers={**odd, "prefer": "respond-async"})
+    assert (at_once.status_code, accepted.status_code) == (200, 202)
+    job = server + accepted.headers["location"]
+    httpx.get(f"{job}/events", timeout=60)  # until it is over
+    later = httpx.get(f"{job}/result")
+    assert (later.status_code, later.content) == (200, at_once.content)
+
+
 @pytest.mark.parametrize(
     "body", [b"1", b"null", b'{"prompt": "a"}', b"[1]", b"[]", b"", b'"' + b"a" * 2**19 + b'"']
 )

@@ -168,7 +168,7 @@ class Endpoints:
             client = client_of(request)
             model = sent.spec.name if sent.spec else None
             job_id = await self._async_jobs.accept(
-                StoredRequest("", client, sent.query, headers, sent.task, model),
+                StoredRequest("", client, sent.query, sent.headers, sent.task, model),
                 sent.body,
                 result_bytes=result_bytes(job),
                 record=record,
