@@ -17,6 +17,7 @@ from parts import WIDTH, clip, clip_processor, clip_tokenizer, clip_vision, kl, 
 from recipes import family, picture
 from stable_diffusion import SD, SDXL
 from transformers_2d import EMBEDDED, MUTE
+from videos import mochi_vae
 
 #: The width of a denoiser, in two heads.
 _HEADS: dict[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 16}
@@ -157,18 +158,6 @@ def _levels(count: int, direction: str, name: str) -> tuple[str, ...]:
     return (f"{name}{direction}Block3D",) * count
 
 
-def mochi_vae() -> Any:
-    """Mochi's."""
-    widths = (32, 32, 32, 32)
-    return make(
-        diffusers.AutoencoderKLMochi,
-        latent_channels=12,
-        encoder_block_out_channels=widths,
-        decoder_block_out_channels=widths,
-        layers_per_block=(1, 1, 1, 1, 1),
-    )
-
-
 def allegro_vae() -> Any:
     """Allegro's."""
     vae = make(
@@ -203,7 +192,7 @@ VIDEOS: tuple[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]], ...] =
         "Mochi",
         {"MochiPipeline": {}},
         {
-            "vae": lambda: mochi_vae(),
+            "vae": mochi_vae,
             "transformer": lambda: make(
                 diffusers.MochiTransformer3DModel,
                 num_layers=2,

@@ -67,23 +67,22 @@ def pixart(**config: Any) -> Any:
 
 def hunyuan(kind: Any, **config: Any) -> Any:
     """Hunyuan-DiT's transformer or its ControlNet."""
-    return make(
-        kind,
-        sample_size=8,
-        patch_size=2,
-        in_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        hidden_size=32,
-        mlp_ratio=4.0,
-        cross_attention_dim=WIDTH,
-        cross_attention_dim_t5=WIDTH,
-        pooled_projection_dim=16,
-        text_len=8,
-        text_len_t5=8,
-        activation_fn="gelu-approximate",
-        **config,
-    )
+    common = {
+        "sample_size": 8,
+        "patch_size": 2,
+        "in_channels": 4,
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "hidden_size": 32,
+        "mlp_ratio": 4.0,
+        "cross_attention_dim": WIDTH,
+        "cross_attention_dim_t5": WIDTH,
+        "pooled_projection_dim": 16,
+        "text_len": 8,
+        "text_len_t5": 8,
+        "activation_fn": "gelu-approximate",
+    }
+    return make(kind, **(common | config))
 
 
 _HUNYUAN: dict[str, Any] = {

@@ -76,6 +76,36 @@ def latte() -> Any:
     )
 
 
+def mochi_vae() -> Any:
+    """Mochi's."""
+    widths = (32, 32, 32, 32)
+    return make(
+        diffusers.AutoencoderKLMochi,
+        latent_channels=12,
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        layers_per_block=(1, 1, 1, 1, 1),
+    )
+
+
+def cogvideox(*, text_length: int) -> Any:
+    """CogVideoX's transformer, for prompts of so many tokens."""
+    return make(
+        diffusers.CogVideoXTransformer3DModel,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=2,
+        text_embed_dim=WIDTH,
+        num_layers=1,
+        sample_width=8,
+        sample_height=8,
+        sample_frames=9,
+        max_text_seq_length=text_length,
+    )
+
+
 def cogvideox_vae() -> Any:
     """CogVideoX's."""
     return make(
@@ -141,20 +171,7 @@ EMBEDDED_VIDEO: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
         {"CogVideoXPipeline": {}, "CogVideoXVideoToVideoPipeline": {}},
         {
             "vae": lambda: cogvideox_vae(),
-            "transformer": lambda: make(
-                diffusers.CogVideoXTransformer3DModel,
-                num_attention_heads=2,
-                attention_head_dim=16,
-                in_channels=4,
-                out_channels=4,
-                time_embed_dim=2,
-                text_embed_dim=WIDTH,
-                num_layers=1,
-                sample_width=8,
-                sample_height=8,
-                sample_frames=9,
-                max_text_seq_length=8,
-            ),
+            "transformer": lambda: cogvideox(text_length=8),
             "scheduler": lambda: diffusers.CogVideoXDDIMScheduler(),
         },
     ),

@@ -60,23 +60,7 @@ def auraflow() -> dict[str, Any]:
 
 
 def hunyuan_dit() -> dict[str, Any]:
-    transformer = make(
-        diffusers.HunyuanDiT2DModel,
-        num_layers=4,
-        sample_size=8,
-        patch_size=2,
-        in_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        hidden_size=32,
-        mlp_ratio=4.0,
-        cross_attention_dim=WIDTH,
-        cross_attention_dim_t5=WIDTH,
-        pooled_projection_dim=16,
-        text_len=77,
-        text_len_t5=256,
-        activation_fn="gelu-approximate",
-    )
+    transformer = transformers_2d.hunyuan(diffusers.HunyuanDiT2DModel, num_layers=4, text_len=77, text_len_t5=256)
     return {
         "vae": parts.kl(scaling_factor=0.13025),
         "transformer": transformer,
@@ -246,20 +230,7 @@ def skyreels() -> dict[str, Any]:
 
 
 def cogvideox() -> dict[str, Any]:
-    transformer = make(
-        diffusers.CogVideoXTransformer3DModel,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        in_channels=4,
-        out_channels=4,
-        time_embed_dim=2,
-        text_embed_dim=WIDTH,
-        num_layers=1,
-        sample_width=8,
-        sample_height=8,
-        sample_frames=9,
-        max_text_seq_length=16,
-    )
+    transformer = videos.cogvideox(text_length=16)
     scheduler = diffusers.CogVideoXDDIMScheduler()
     return {"vae": videos.cogvideox_vae(), "transformer": transformer, "scheduler": scheduler}
 
@@ -277,14 +248,12 @@ def mochi() -> dict[str, Any]:
         time_embed_dim=4,
         max_sequence_length=16,
     )
-    vae = make(
-        diffusers.AutoencoderKLMochi,
-        latent_channels=12,
-        encoder_block_out_channels=(32, 32, 32, 32),
-        decoder_block_out_channels=(32, 32, 32, 32),
-        layers_per_block=(1, 1, 1, 1, 1),
-    )
-    return {"vae": vae, "transformer": transformer, "scheduler": FLOW(), "force_zeros_for_empty_prompt": True}
+    return {
+        "vae": videos.mochi_vae(),
+        "transformer": transformer,
+        "scheduler": FLOW(),
+        "force_zeros_for_empty_prompt": True,
+    }
 
 
 def allegro() -> dict[str, Any]:
