@@ -65,8 +65,8 @@ def create_app(
     settings = settings or Settings()
     drain = drain or Drain()
     store = MemoryStore() if settings.spool is None else SpoolStore(settings.spool)
-    intake = BodyReader(settings.limits)
-    metrics = Metrics(backend, lambda: intake.held_bytes)
+    body_reader = BodyReader(settings.limits)
+    metrics = Metrics(backend, lambda: body_reader.held_bytes)
     async_jobs = AsyncJobRegistry(store, settings.async_job_limits, observers=(log_job, metrics.observe_job))
     drain.begin_with(async_jobs.begin_to_end)
     drain.also_wait_for(async_jobs.finished)
@@ -75,7 +75,7 @@ def create_app(
     endpoints = Endpoints(
         backend,
         settings.limits,
-        intake,
+        body_reader,
         metrics,
         async_jobs,
         media,

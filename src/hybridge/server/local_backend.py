@@ -126,14 +126,14 @@ class LocalBackend:
 
     def load(self) -> BackendLoad:
         waiting = self._device.queue.waiting()
-        standings = {name: self._models.state_of(name) for name in (*self._infos, *self._texts.parts)}
+        states = {name: self._models.state_of(name) for name in (*self._infos, *self._texts.parts)}
         return BackendLoad(
             waiting=len(waiting),
-            waiting_cost=sum(place.cost_s for place in waiting),
+            waiting_cost=sum(queued.cost_s for queued in waiting),
             running=len(self._device.queue.serving()),
             weights_bytes=self._models.weights_bytes,
-            loads={name: standing.loads for name, standing in standings.items()},
-            evictions={name: standing.evictions for name, standing in standings.items()},
+            loads={name: state.loads for name, state in states.items()},
+            evictions={name: state.evictions for name, state in states.items()},
         )
 
     def preload(self, name: str) -> None:
@@ -163,7 +163,7 @@ class LocalBackend:
         return self._device.is_alive or self._models.is_loading
 
     def _info(self, name: str) -> ModelInfo:
-        before, engine, standing = self._infos[name], self._vae_engine(name), self._models.state_of(name)
+        before, engine, state = self._infos[name], self._vae_engine(name), self._models.state_of(name)
         info = before if engine is None else _info_of(engine)
         return ModelInfo(
             before.spec,
@@ -172,8 +172,8 @@ class LocalBackend:
             info.dtype,
             info.dtype_reason,
             None if engine is None else engine.weights_bytes,
-            standing.state,
-            standing.failure,
+            state.state,
+            state.failure,
             info.threads,
             info.config,
         )

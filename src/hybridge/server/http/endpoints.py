@@ -75,7 +75,7 @@ class Endpoints:
     Args:
         backend: Runs the jobs.
         limits: What may be asked for.
-        intake: Reads the bodies.
+        body_reader: Reads the bodies.
         metrics: What ``/metrics`` shows.
         async_jobs: Takes what shall be done later.
         deadline_s: Seconds after which a request that names none is given up; None for never.
@@ -87,7 +87,7 @@ class Endpoints:
         self,
         backend: Backend,
         limits: Limits,
-        intake: BodyReader,
+        body_reader: BodyReader,
         metrics: Metrics,
         async_jobs: AsyncJobRegistry,
         media: MediaThreads,
@@ -97,7 +97,7 @@ class Endpoints:
     ) -> None:
         self._backend = backend
         self._limits = limits
-        self._intake = intake
+        self._body_reader = body_reader
         self._metrics = metrics
         self._async_jobs = async_jobs
         self._deadline_s = deadline_s
@@ -158,7 +158,7 @@ class Endpoints:
         """
         record = record_of(request.scope)
         headers = {name: ", ".join(request.headers.getlist(name)) for name in ("content-type", "accept")}
-        async with self._intake.body(request) as body:
+        async with self._body_reader.body(request) as body:
             sent = self._recognised(_Sent(query_of(request), headers, body, task, spec))
             reading = self._read(sent)
             job, inferred = await (reading if _is_quick(sent) else _while_connected(request, reading))
