@@ -215,7 +215,11 @@ class LocalBackend:
         should_stop: Callable[[], bool],
     ) -> Sequence[AnyResult]:
         if isinstance(engine, TextEngine):
-            return [self._texts.perform(engine, job, self._models) for job in jobs if isinstance(job, PromptJob)]
+            return [
+                self._texts.perform(engine, job, self._models, progress, should_stop)
+                for job in jobs
+                if isinstance(job, PromptJob)
+            ]
         return self._perform_vae(engine, [job for job in jobs if isinstance(job, Job)], progress, should_stop)
 
     def _perform_vae(

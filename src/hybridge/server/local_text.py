@@ -10,6 +10,7 @@ from .. import __version__
 from ..engine import EngineOptions, map_torch_errors
 from ..engine.options import choose_device
 from ..engine.text import Embeddings, TextEngine
+from ..engine.text.layers import Progress, ShouldStop
 from ..errors import EngineFailure
 from ..models import TextSpec
 from ..protocol import PROMPT_ITEM_BYTES, PromptAnswer, WireTensor
@@ -85,12 +86,19 @@ class TextModels:
         """The arithmetic of a job for a model that is not loaded."""
         return _GUESSED_FLOPS * job.request.batch
 
-    def perform(self, engine: TextEngine, job: PromptJob, models: ModelCache[Any]) -> PromptResult:
+    def perform(
+        self,
+        engine: TextEngine,
+        job: PromptJob,
+        models: ModelCache[Any],
+        progress: Progress,
+        should_stop: ShouldStop,
+    ) -> PromptResult:
         """Does a job, on the device thread."""
         flops = engine.flops(job.request.inputs)
         pictures = [_picture(one) for one in job.pictures]
         with models.running(0), map_torch_errors(f"a {job.part} job", engine.device.value):
-            made = engine.encode(job.request.inputs, pictures)
+            made = engine.encode(job.request.inputs, pictures, progress=progress, should_stop=should_stop)
             answer = _answer(made, engine, self._facts[job.spec.name])
         self._cache.put(self._key(job), answer)
         return PromptResult(answer, ran=RunInfo("text", flops=flops))

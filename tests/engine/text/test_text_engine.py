@@ -15,6 +15,7 @@ from text_pipelines import CASES, Case
 from hybridge.client.prompts import repeated
 from hybridge.engine.options import EngineOptions
 from hybridge.engine.text import TextEngine
+from hybridge.errors import Stopped
 from hybridge.models.text_side import NEGATIVE_PREFIX
 
 PROMPTS = ["a cat in rain", 'a "sign" under 3 trees']
@@ -185,3 +186,40 @@ def test_two_pictures_of_one_prompt_are_equal(both: Both, headless: Any) -> None
     expected = both.case.picture(both.whole, **words)
     assert len(expected) == 2
     assert torch.equal(both.case.picture(headless, **absent, **embeddings), expected)
+
+
+class Stop:
+    """Counts the layers, and ends the run before the one of this number; 0 ends none."""
+
+    def __init__(self, layer: int = 0) -> None:
+        self.layer, self.asked = layer, 0
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        return self.asked == self.layer
+
+
+def hooks(both: Both) -> int:
+    modules = (module for encoder in both.engine.parts.encoders.values() for module in encoder.modules())
+    return sum(len(module._forward_pre_hooks) for module in modules)
+
+
+def test_a_run_tells_how_far_it_is_and_stops_before_any_layer(both: Both) -> None:
+    inputs = asked(both, PROMPTS, NEGATIVE if own_negatives(both) else None)
+    expected = both.engine.encode(inputs).tensors
+    before, told, never = hooks(both), [], Stop()
+    watched = both.engine.encode(inputs, progress=lambda *given: told.append(given), should_stop=never)
+    assert_same(watched.tensors, expected)
+    layers = sum(model.config.get_text_config().num_hidden_layers for model in both.engine.parts.encoders.values())
+    assert never.asked == len(told) >= layers
+    (of,) = {of for _, of in told}
+    done = [done for done, _ in told]
+    assert done == sorted(done)
+    assert done[0] == 0 < of / 4 < done[-1] <= of
+    for layer in {1, 2, never.asked}:
+        stop = Stop(layer)
+        with pytest.raises(Stopped, match="the encoding was stopped"):
+            both.engine.encode(inputs, should_stop=stop)
+        assert stop.asked == layer
+    assert hooks(both) == before
+    assert_same(both.engine.encode(inputs).tensors, expected)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ...errors import EngineFailure, HybridgeError, RequestError
+from ...errors import EngineFailure, HybridgeError, RequestError, Stopped
 from ...models import TextSide
 from ...models.text_side import NEGATIVE_PREFIX, Call
 from ..machine.own_thread import run_in_own_thread
@@ -24,6 +24,7 @@ from . import loading
 from .checking import Asked, Facts, TextLimits, read_inputs
 from .cost import flops
 from .joining import join
+from .layers import Layer, Progress, ShouldStop, layers_of, told_between
 from .loading import TextParts
 from .pictures import PREPARED, Prepared
 from .repository import Repository, open_repository
@@ -81,6 +82,7 @@ class TextEngine:
     limits: TextLimits = field(default_factory=TextLimits)
     weights_bytes: int = field(init=False)
     _facts: Facts = field(init=False, repr=False)
+    _layers: tuple[Layer, ...] = field(init=False, repr=False, compare=False)
     _lock: threading.Lock = field(init=False, repr=False, compare=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -88,6 +90,7 @@ class TextEngine:
         own = {id(one): one.nbytes for model in models for one in (*model.parameters(), *model.buffers())}
         object.__setattr__(self, "weights_bytes", sum(own.values()))  # the class is frozen to everyone else
         object.__setattr__(self, "_facts", _facts_of(self.parts))
+        object.__setattr__(self, "_layers", layers_of(models))
 
     @classmethod
     def load(
@@ -165,7 +168,14 @@ class TextEngine:
         asked = read_inputs(inputs, self.side, self._facts, self.limits)
         return flops(asked, self.side, self.parts, self._default)
 
-    def encode(self, inputs: Mapping[str, object], images: Sequence[Any] = ()) -> Embeddings:
+    def encode(
+        self,
+        inputs: Mapping[str, object],
+        images: Sequence[Any] = (),
+        *,
+        progress: Progress | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> Embeddings:
         """Prompts → what the pipeline's own ``encode_prompt`` makes of them, one embedding for each.
 
         Args:
@@ -174,8 +184,12 @@ class TextEngine:
                 the default of ``__call__``.  An absent ``negative_prompt`` means that guidance is off and no
                 negative embeddings are wanted; None means what the pipeline does without a negative prompt.
             images: Pillow's pictures, for pipelines whose embeddings depend on them.
+            progress: Called before every layer with (operations done, operations in total), about.  It may use
+                other engines, but not this one.
+            should_stop: Called before every layer; True ends the call.
 
         Raises:
+            Stopped: when ``should_stop`` returned True.
             RequestError: when the request cannot be answered as it stands.
             OutOfMemory: when the device has no room.
             EngineFailure: when an encoder fails.
@@ -183,7 +197,14 @@ class TextEngine:
         asked = self._read(inputs, images)
         what = f"encoding {asked.count} prompt{'s' if asked.count > 1 else ''}"
         pieces, truncated, groups = [], [], list(self._groups(asked))
-        with self._lock, torch.inference_mode(), _failures_named(what, self.device.value), self._quiet():
+        work = flops(asked, self.side, self.parts, self._default)
+        with (
+            self._lock,
+            torch.inference_mode(),
+            _failures_named(what, self.device.value),
+            self._quiet(),
+            told_between(self._layers, work, progress, should_stop),
+        ):
             for indices in groups:
                 made, cut = self._encode(asked.some(indices), images)
                 pieces.append(made)
@@ -324,6 +345,9 @@ def _failures_named(what: str, device: torch.device) -> Iterator[None]:
     try:
         with map_torch_errors(what, device):
             yield
+    except Stopped as stop:
+        # The frames of the traceback hold the tensors of the run.
+        raise stop.with_traceback(None) from None
     except HybridgeError:
         raise
     except Exception as error:

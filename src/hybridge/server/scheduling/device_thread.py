@@ -293,8 +293,12 @@ class DeviceThread:
         begun = time.perf_counter()
         before = self.queue.arrivals
 
+        running = {one.item.job.part for one in self.queue.serving()}
+
         def is_ready(pending: PendingJob) -> bool:
-            return not pending.needs_all_memory and self._models.is_ready(pending.job.part)
+            job = pending.job
+            is_free = job.may_interrupt_its_kind or job.part not in running
+            return is_free and not pending.needs_all_memory and self._models.is_ready(job.part)
 
         ran = False
         while (queued := self.queue.interrupt(outer, before=before, is_ready=is_ready)) is not None:

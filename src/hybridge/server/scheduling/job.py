@@ -67,6 +67,11 @@ class Job:
         return self.spec.name
 
     @property
+    def may_interrupt_its_kind(self) -> bool:
+        """Whether it may run while another job of the same part pauses."""
+        return True
+
+    @property
     def nbytes(self) -> int:
         """Of what was sent."""
         return self.tensor.nbytes
@@ -99,6 +104,11 @@ class PromptJob:
     def part(self) -> str:
         """What has to be loaded for it."""
         return text_part(self.spec.name)
+
+    @property
+    def may_interrupt_its_kind(self) -> bool:
+        """Whether it may run while another job of the same part pauses: a tokenizer keeps settings meanwhile."""
+        return False
 
     @property
     def nbytes(self) -> int:
