@@ -52,8 +52,15 @@ def test_force_upcast_forbids_half_precision() -> None:
 
 
 def test_another_class_is_refused_with_its_name() -> None:
-    with pytest.raises(ModelUnavailable, match="AutoencoderKLWan"):
-        spec_from_config("wan", "x/y", None, {"_class_name": "AutoencoderKLWan"})
+    with pytest.raises(ModelUnavailable, match="AutoencoderOobleck"):
+        spec_from_config("sound", "x/y", None, {"_class_name": "AutoencoderOobleck"})
+
+
+def test_a_video_model_is_told_by_its_config() -> None:
+    spec = spec_from_config("wan", "x/y", None, {"_class_name": "AutoencoderKLWan"})
+    assert (spec.latent_channels, spec.spatial_factor, spec.temporal_factor) == (16, 8, 4)
+    assert spec.frames.frames_out(21) == 81
+    assert spec.frames.latent_frames(81) == 21
 
 
 def test_pictures_have_three_channels() -> None:

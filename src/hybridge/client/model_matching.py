@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import BadAnswer, Mismatch, ModelUnavailable
 from ..models import CATALOGUE, CLASS_NAMES, ModelSpec, Normalisation, model_of_pipeline, spec_from_config
-from ..models.spec import Kind
+from ..models.vae_class import Kind
 
 #: Relative tolerance: checkpoints give the same factor with more or fewer digits.
 _TOLERANCE = 1e-3

@@ -8,12 +8,13 @@ from .loading import is_cached, locate, resolve
 from .machine.cpu import limit_threads, threads_of
 from .memory.device_memory import keep_pieces, map_torch_errors
 from .options import Choice, EngineOptions, granted_memory
-from .pixels import to_pixels, to_unit
+from .pixels import frames_of, to_pixels, to_unit
 
 __all__ = [
     "Choice",
     "Engine",
     "EngineOptions",
+    "frames_of",
     "granted_memory",
     "is_cached",
     "keep_pieces",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import CannotLower, EngineFailure, RequestError
+from ..errors import CannotLower, EngineFailure, RequestError, TooLarge
 from ..models import ModelSpec, Normalisation, latent_space, latents_layout
+from ..units import format_bytes
 from . import loading, pixels
 from .execution.executor import Progress, ShouldStop
 from .latents import check_finite, to_module
@@ -19,9 +21,11 @@ from .memory.device_memory import map_torch_errors, release_memory
 from .options import Choice, EngineOptions, choose_device, choose_dtype
 from .planning.plan import IN_MEMORY, WITHIN_ROUNDING, Mode, Plan
 from .planning.weight_forms import prepared_bytes
-from .program.lowering import lower
+from .program.lowering import lower, skeleton
 from .program.program import Task
 from .runner import Runner, device_profile_for
+from .vae_adapters import Call, OnChunk, OnFrames, adapter_of
+from .whole_cost import WholeCost, whole_cost
 
 
 @dataclass(slots=True)
@@ -48,6 +52,7 @@ class Engine:
     spill: Path | None = None
     weights_bytes: int = field(init=False)
     _runner: Runner = field(init=False, repr=False)
+    _costs: dict[tuple[Task, tuple[int, ...]], WholeCost] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         runner = Runner(self.module, self.spill, reads_weights=False)  # no other code writes to them
@@ -102,14 +107,24 @@ class Engine:
                 own += prepared_bytes(lower(module, task), arithmetic)
         return own
 
-    def plan(self, task: Task, batch: int, height: int, width: int, *, budget_bytes: int | None = None) -> Plan:
+    def plan(
+        self,
+        task: Task,
+        batch: int,
+        height: int,
+        width: int,
+        frames: int = 1,
+        *,
+        budget_bytes: int | None = None,
+    ) -> Plan:
         """Return the plan for decoding or encoding pictures of this size, and its reason.  Nothing is run.
 
         Args:
             task: ``decode`` or ``encode``.
-            batch: Number of pictures.
+            batch: Number of pictures or videos.
             height: Height of a picture in pixels.
             width: Width of a picture in pixels.
+            frames: Frames of a video.
             budget_bytes: Bytes that one call may take on top of the weights; None for no bound.
 
         Raises:
@@ -118,8 +133,40 @@ class Engine:
             CannotLower: when the module cannot be planned; it then runs its own forward.
         """
         factor = self.spec.spatial_factor if task == "decode" else 1
-        return self._runner.plan(
-            task, batch, height // factor, width // factor, budget_bytes=budget_bytes, modes=self.modes
+        height, width = height // factor, width // factor
+        reason = self._runner.why_plain(task)
+        if reason is None:
+            return self._runner.plan(task, batch, height, width, budget_bytes=budget_bytes, modes=self.modes)
+        rule = self.spec.frames
+        times = (rule.latent_frames(frames) if task == "decode" else frames,) if rule.has_axis else ()
+        channels = self.spec.latent_channels if task == "decode" else self.spec.vae_class.pixel_channels
+        return self._plan_whole(task, (batch, channels, *times, height, width), reason, budget_bytes)
+
+    def _plan_whole(self, task: Task, shape: tuple[int, ...], reason: str, budget_bytes: int | None) -> Plan:
+        """Return the plan to run the class's own forward, for an input of this shape."""
+        adapter, is_bitwise = adapter_of(self.module), self.modes == ("whole",)
+        cost = self._costs.get((task, shape))
+        if cost is None:
+            blank = skeleton(self.spec.class_name, self.module.config).to(self.dtype.value)
+            try:
+                cost = whole_cost(blank, adapter, task, shape, is_bitwise=is_bitwise)
+            except (RuntimeError, NotImplementedError, ValueError) as error:  # a size that its layers do not take
+                raise CannotLower(reason, saw=str(error).partition("\n")[0][:200]) from None
+            self._costs[task, shape] = cost
+        if budget_bytes is not None and cost.peak_bytes > budget_bytes:
+            raise TooLarge(
+                f"{task} of {'×'.join(map(str, shape))} does not fit the budget",
+                saw=format_bytes(budget_bytes, up=True),
+                expected=f"at least {format_bytes(cost.peak_bytes, up=True)}",
+                hint="that budget, a smaller picture, fewer frames or fewer at a time, or half precision",
+                least_bytes=cost.peak_bytes,
+            )
+        said = f"{reason}; the class's own forward takes about {format_bytes(cost.peak_bytes, up=True)}"
+        if adapter.why:
+            said += f"; {adapter.why}"
+        arithmetic = device_profile_for(self.device.value.type, self.dtype.value)
+        return Plan(
+            *("whole", shape[0], shape[-2], shape[-1], arithmetic, (), (), (), cost.peak_bytes, 0, cost.flops, said)
         )
 
     @torch.inference_mode()
@@ -133,11 +180,15 @@ class Engine:
         budget_bytes: int | None = None,
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
-    ) -> torch.Tensor:
+        on_frames: OnFrames | None = None,
+    ) -> Any:
         """Decode latents to pictures (B, 3, H, W), about [-1, 1], on the engine's device and in its dtype.
 
+        A model of videos gives (B, 3, F, H, W).
+
         Args:
-            latents: (B, C, h, w), one item (C, h, w), or packed (B, tokens, 4·C), of any dtype, on any device.
+            latents: (B, C, h, w), one item (C, h, w), or packed (B, tokens, 4·C), of any dtype, on any device; of
+                a model with frames in the order of ``spec.axes``.
             sent: The normalisation of the latents: ``spec.normalisation`` for a pipeline's latents, None for
                 latents in VAE space.
             height: Height of the picture in pixels; needed for packed latents.
@@ -146,23 +197,39 @@ class Engine:
             progress: Called with (strips done, strips in total) after every strip.  It may itself call the engine:
                 the two calls share nothing but the weights.
             should_stop: Called after every strip; True ends the call.
+            on_frames: Called with uint8 (f, H, W, 3) on the CPU, in order, as soon as these frames of the one item
+                are final.  The frames are not kept, and nothing is returned.
 
         Raises:
             Stopped: when ``should_stop`` returned True.
             TooLarge: when no plan fits the budget.
-            RequestError: when the latents do not fit this model, or contain NaN.
+            RequestError: when the latents do not fit this model, or contain NaN; for ``on_frames`` and a batch.
             OutOfMemory: when the device has too little memory.
             EngineFailure: when the forward fails or overflows.
         """
         layout = latents_layout(latents.shape, self.spec, height, width)
+        if on_frames is not None and layout.batch != 1:
+            raise RequestError("frames are delivered of one item", saw=f"{layout.batch} items", expected="one")
         check_finite(latents, "latents")
         with map_torch_errors(f"decoding {layout.batch} × {layout.picture}", self.device.value):
             z = latent_space.unpack(latents.to(self.device.value), layout)
             z = to_module(z, self.spec, sent, self.dtype.value)
             check_finite(z, "latents, once scaled,")
-            sample = self._run("decode", z, budget_bytes, progress, should_stop)
+            on_chunk = None if on_frames is None else partial(self._deliver, on_frames)
+            frames = layout.video_frames
+            sample = self._run("decode", z, budget_bytes, progress, should_stop, on_chunk=on_chunk, frames=frames)
+            if on_chunk is not None:
+                if sample.numel():  # of a run in strips
+                    on_chunk(sample)
+                return None
             self._check_finite(sample)
+        if self.spec.frames.has_axis and not self.spec.is_video:
+            return sample[:, :, 0]
         return sample
+
+    def _deliver(self, on_frames: OnFrames, chunk: torch.Tensor) -> None:
+        self._check_finite(chunk)
+        on_frames(pixels.to_pixels(pixels.frames_of(chunk)).cpu())
 
     @torch.inference_mode()
     def encode(
@@ -179,8 +246,11 @@ class Engine:
     ) -> torch.Tensor:
         """Encode pictures to latents (B, C, H / factor, W / factor), on the engine's device and in its dtype.
 
+        The latents of a model with frames have the order of axes of ``spec.axes``.
+
         Args:
-            image: uint8 (B, H, W, 3) or (B, 3, H, W), or float (B, 3, H, W); see :func:`.pixels.to_signed`.
+            image: uint8 (B, H, W, 3) or (B, 3, H, W), or float (B, 3, H, W); of videos float (B, 3, F, H, W), or
+                the frames of one, (F, …); see :func:`.pixels.to_signed`.
             wanted: The normalisation to give the latents; None for VAE space.
             value_range: The range of floating-point pixels: ``auto``, ``unit`` or ``signed``.
             sample: Whether to draw a sample from the posterior instead of taking its mode.
@@ -202,10 +272,10 @@ class Engine:
         generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
         with map_torch_errors(f"encoding {list(image.shape)}", self.device.value):
             z = self._encoded(image, value_range, budget_bytes, progress, should_stop)
-            if self.spec.kind != "tiny":  # a tiny autoencoder has no posterior
+            if self.spec.vae_class.has_posterior:
                 posterior = DiagonalGaussianDistribution(z)
                 z = posterior.sample(generator) if sample else posterior.mode()
-            scaled: torch.Tensor = latent_space.from_module(z, self.spec, wanted)
+            scaled: torch.Tensor = latent_space.to_axes(latent_space.from_module(z, self.spec, wanted), self.spec)
         check_finite(scaled, "latents, once scaled,")
         return scaled
 
@@ -227,14 +297,16 @@ class Engine:
         Raises:
             RequestError: also for a tiny autoencoder, which has no posterior.
         """
-        if self.spec.kind == "tiny":
+        if not self.spec.vae_class.has_posterior:
             raise RequestError(
                 f"{self.spec.name} has no posterior",
-                saw="moments=True to a tiny autoencoder",
+                saw=f"moments=True to an {self.spec.class_name}",
                 hint="encoding without moments",
             )
         with map_torch_errors(f"encoding {list(image.shape)}", self.device.value):
-            return self._encoded(image, value_range, budget_bytes, progress, should_stop)
+            found = self._encoded(image, value_range, budget_bytes, progress, should_stop)
+        moments: torch.Tensor = latent_space.to_axes(found, self.spec)
+        return moments
 
     def _encoded(
         self,
@@ -258,7 +330,14 @@ class Engine:
         budget_bytes: int | None,
         progress: Progress | None,
         should_stop: ShouldStop | None,
+        *,
+        on_chunk: OnChunk | None = None,
+        frames: int = 1,
     ) -> torch.Tensor:
+        reason = self._runner.why_plain(task)
+        if reason is not None and budget_bytes is not None:
+            with suppress(CannotLower):
+                self._plan_whole(task, tuple(source.shape), reason, budget_bytes)
         return self._runner.run(
             task,
             source,
@@ -266,6 +345,7 @@ class Engine:
             modes=self.modes,
             progress=progress,
             should_stop=should_stop,
+            call=Call(self.modes == ("whole",), on_chunk, progress, should_stop, frames),
         )
 
     def _check_finite(self, output: torch.Tensor) -> None:

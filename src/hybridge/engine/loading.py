@@ -209,7 +209,7 @@ def load(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> Any:
     folder = locate(spec)
     config = _config_of(spec, folder)
     found = spec_from_config(spec.name, spec.source, spec.subfolder, config)
-    if (found.kind, found.latent_channels) != (spec.kind, spec.latent_channels):
+    if (found.class_name, found.latent_channels) != (spec.class_name, spec.latent_channels):
         raise ModelUnavailable(
             f"these weights are not {spec.name}",
             saw=f"{found.class_name} with {found.latent_channels} latent channels",

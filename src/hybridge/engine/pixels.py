@@ -13,10 +13,12 @@ _LARGEST_GUESSED = 2.0
 
 
 def to_signed(image: torch.Tensor, spec: ModelSpec, value_range: str = "auto") -> torch.Tensor:
-    """Convert an image as sent to (B, 3, H, W) in [-1, 1], in float32 or its own float dtype.
+    """Convert pixels as sent to the module's input in [-1, 1], in float32 or their own float dtype.
+
+    This is (B, 3, H, W), and (B, 3, F, H, W) for a module with frames.
 
     Args:
-        image: uint8 (B, H, W, 3) or (B, 3, H, W), or float (B, 3, H, W); the batch axis may be missing.
+        image: See :func:`hybridge.models.image_layout`.
         spec: The model; the sides must be multiples of its factor.
         value_range: For floats: ``unit`` is [0, 1], ``signed`` is [-1, 1]; ``auto`` is signed if anything is below
             zero, else unit, which is the rule of diffusers' VaeImageProcessor.
@@ -25,13 +27,16 @@ def to_signed(image: torch.Tensor, spec: ModelSpec, value_range: str = "auto") -
         RequestError: for another layout or size, for NaN, and with ``auto`` for floats that look like bytes.
     """
     is_bytes = image.dtype == torch.uint8
-    batch, height, width = image_layout(image.shape, spec, is_bytes=is_bytes)
-    if is_bytes and image.shape[-1] == 3:
+    layout = image_layout(image.shape, spec, is_bytes=is_bytes)
+    if layout.is_last:
         # Not made contiguous: VaeImageProcessor leaves pictures in this layout too, and the convolutions that torch
         # takes for it differ from those for the other in the last bits.
-        image = image.reshape(batch, height, width, 3).permute(0, 3, 1, 2)
+        image = image.reshape(-1, layout.height, layout.width, 3).permute(0, 3, 1, 2)
     elif image.ndim == 3:
         image = image[None]
+    if spec.frames.has_axis and image.ndim == 4:
+        # The frames of one video, or pictures of one frame each.
+        image = image.transpose(0, 1)[None] if spec.is_video else image[:, :, None]
     if is_bytes:
         return image.to(torch.float32) / 255.0 * 2.0 - 1.0
     check_finite(image, "pixels")
@@ -51,6 +56,11 @@ def to_signed(image: torch.Tensor, spec: ModelSpec, value_range: str = "auto") -
 def to_unit(sample: torch.Tensor) -> torch.Tensor:
     """Map [-1, 1] to [0, 1], clamped, in the sample's dtype, as diffusers' VaeImageProcessor.denormalize does."""
     return (sample * 0.5 + 0.5).clamp(0, 1)
+
+
+def frames_of(sample: torch.Tensor) -> torch.Tensor:
+    """Return the frames (F, 3, H, W) of one video (1, 3, F, H, W); pictures (B, 3, H, W) as they are."""
+    return sample[0].transpose(0, 1) if sample.ndim == 5 else sample
 
 
 def to_pixels(sample: torch.Tensor) -> torch.Tensor:

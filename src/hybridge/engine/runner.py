@@ -29,6 +29,7 @@ from .planning.weight_forms import prepared_bytes
 from .program.lowering import lower
 from .program.module_structure import Structure
 from .program.program import Task
+from .vae_adapters import Call, adapter_of
 
 _log = logging.getLogger(__name__)
 
@@ -212,10 +213,12 @@ class Runner:
         modes: tuple[Mode, ...] = WITHIN_ROUNDING,
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
+        call: Call | None = None,
     ) -> torch.Tensor:
         """Decode latents (B, C, h, w) to pictures (B, 3, H, W), or encode pictures to moments (B, 2·C, h, w).
 
-        A tiny autoencoder's ``encode`` gives latents (B, C, h, w) instead.
+        A tiny autoencoder's ``encode`` gives latents (B, C, h, w) instead.  A module with frames takes and gives
+        (B, C, T, H, W).
 
         Args:
             task: ``decode`` or ``encode``.
@@ -224,6 +227,7 @@ class Runner:
             modes: As for :meth:`plan`.
             progress: Called with (strips done, strips in total) after every strip.
             should_stop: Called after every strip; True ends the call.
+            call: How the plain module is called, if it comes to that.
 
         Raises:
             RequestError: when the module cannot take this input.
@@ -234,7 +238,7 @@ class Runner:
         reason = self.why_plain(task)
         if reason is not None:
             _log.debug("%s runs as the plain module: %s", task, reason)
-            return self._plainly(task, source)
+            return adapter_of(self._module).run(self._module, task, source, call or Call())
         executor = self._executors[task]
         self.check_numbers(task, source)
         if source.ndim != 4 or source.shape[1] != executor.program.channels[0]:
@@ -300,9 +304,6 @@ class Runner:
         name = "tile_latent_min_size" if task == "decode" else "tile_sample_min_size"
         side = getattr(self._module, name, None)
         return None if side is None else (int(side), int(side))
-
-    def _plainly(self, task: Task, source: torch.Tensor) -> torch.Tensor:
-        return (reference.decode if task == "decode" else reference.moments)(self._module, source)
 
     def _look(self) -> None:
         """Lower the module as it is now."""

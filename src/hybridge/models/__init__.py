@@ -6,19 +6,24 @@ This package uses no tensors, no device and no network; the engine loads models.
 from . import latent_space, single_file
 from .catalogue import CATALOGUE, look_up, parent_of_tiny
 from .families import base_of_pipeline, model_of_pipeline
+from .frames import FrameRule
 from .latent_rgb import LATENT_RGB, LatentRgb
-from .layout import Layout, image_layout, latents_layout
+from .layout import ImageLayout, Layout, image_layout, latents_layout
 from .single_file import SingleFile
-from .spec import CLASS_NAMES, ModelSpec, Normalisation, spec_from_config
+from .spec import CLASS_NAMES, ModelSpec, spec_from_config
 from .text_models import TEXT_CATALOGUE, ModelParts, TextSpec
 from .text_side import TextSide
 from .text_sides import known_text_sides, text_side_for
+from .vae_class import VAE_CLASSES, Normalisation, VaeClass
 
 __all__ = [
     "CATALOGUE",
     "CLASS_NAMES",
     "LATENT_RGB",
     "TEXT_CATALOGUE",
+    "VAE_CLASSES",
+    "FrameRule",
+    "ImageLayout",
     "LatentRgb",
     "Layout",
     "ModelParts",
@@ -27,6 +32,7 @@ __all__ = [
     "SingleFile",
     "TextSide",
     "TextSpec",
+    "VaeClass",
     "base_of_pipeline",
     "image_layout",
     "known_text_sides",

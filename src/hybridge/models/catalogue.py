@@ -6,7 +6,8 @@ import difflib
 from pathlib import Path
 
 from ..errors import UnknownModel
-from .spec import ModelSpec, Normalisation
+from .spec import ModelSpec, from_class
+from .vae_class import Normalisation
 
 #: The folder of the model that the package ships.
 STARTER = Path(__file__).parent.parent / "assets" / "starter"
@@ -33,7 +34,6 @@ _ROWS = (
         name="starter",
         title="Starter, shipped with hybridge",
         source=str(STARTER),
-        kind="kl",
         latent_channels=4,
         normalisation=Normalisation(0.2868),
         half="float16",
@@ -43,7 +43,6 @@ _ROWS = (
         name="sd-v1",
         title="Stable Diffusion v1 (ft-MSE)",
         source="stabilityai/sd-vae-ft-mse",
-        kind="kl",
         latent_channels=4,
         normalisation=_SD_V1,
         half="float16",
@@ -54,7 +53,6 @@ _ROWS = (
         name="sdxl",
         title="Stable Diffusion XL, weights that survive float16",
         source="madebyollin/sdxl-vae-fp16-fix",
-        kind="kl",
         latent_channels=4,
         normalisation=_SDXL,
         half="float16",
@@ -65,7 +63,6 @@ _ROWS = (
         name="sdxl-original",
         title="Stable Diffusion XL, original weights",
         source="stabilityai/sdxl-vae",
-        kind="kl",
         latent_channels=4,
         normalisation=_SDXL,
         half=None,
@@ -77,7 +74,6 @@ _ROWS = (
         title="Stable Diffusion 3 and 3.5",
         source="stabilityai/stable-diffusion-3.5-medium",
         subfolder="vae",
-        kind="kl",
         latent_channels=16,
         normalisation=_SD3,
         half="float16",
@@ -89,7 +85,6 @@ _ROWS = (
         title="FLUX.1 (also Chroma, HiDream, Lumina 2, Z-Image)",
         source="black-forest-labs/FLUX.1-schnell",
         subfolder="vae",
-        kind="kl",
         latent_channels=16,
         normalisation=_FLUX,
         half="bfloat16",
@@ -100,7 +95,7 @@ _ROWS = (
         name="taesd",
         title="Tiny autoencoder for SD v1",
         source="madebyollin/taesd",
-        kind="tiny",
+        class_name="AutoencoderTiny",
         latent_channels=4,
         normalisation=_SD_V1,
         half="float16",
@@ -112,7 +107,7 @@ _ROWS = (
         name="taesdxl",
         title="Tiny autoencoder for SDXL",
         source="madebyollin/taesdxl",
-        kind="tiny",
+        class_name="AutoencoderTiny",
         latent_channels=4,
         normalisation=_SDXL,
         half="float16",
@@ -124,7 +119,7 @@ _ROWS = (
         name="taesd3",
         title="Tiny autoencoder for SD3",
         source="madebyollin/taesd3",
-        kind="tiny",
+        class_name="AutoencoderTiny",
         latent_channels=16,
         normalisation=_SD3,
         half="float16",
@@ -136,7 +131,7 @@ _ROWS = (
         name="taef1",
         title="Tiny autoencoder for FLUX.1",
         source="madebyollin/taef1",
-        kind="tiny",
+        class_name="AutoencoderTiny",
         latent_channels=16,
         normalisation=_FLUX,
         half="float16",
@@ -146,7 +141,17 @@ _ROWS = (
     ),
 )
 
-CATALOGUE: dict[str, ModelSpec] = {row.name: row for row in _ROWS}
+#: Models whose ``config.json`` is given as far as it differs from its class's defaults.
+_CONFIGURED = (
+    from_class(
+        "wan-2.1",
+        "Wan 2.1, and 2.2 of 14 B (also SkyReels V2)",
+        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+        "AutoencoderKLWan",
+    ),
+)
+
+CATALOGUE: dict[str, ModelSpec] = {row.name: row for row in (*_ROWS, *_CONFIGURED)}
 
 
 def look_up(name: str) -> ModelSpec:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from .vae_class import VAE_CLASSES
+
 #: An order of magnitude above any VAE.
 _MOST_CHANNELS = 16_384
 _MOST_BLOCKS = 8
@@ -66,7 +68,12 @@ _KEYS: dict[str, tuple[Check, str]] = {
     "decoder_block_out_channels": _CHANNELS_OF_BLOCKS,
     "down_block_types": _NAMES,
     "up_block_types": _NAMES,
-    "layers_per_block": _LAYERS,
+    "layers_per_block": (
+        lambda value: _LAYERS[0](value) or _LAYERS_OF_BLOCKS[0](value),
+        f"{_LAYERS[1]}, or a list of them",
+    ),
+    "z_dim": _CHANNELS,
+    "z_channels": _CHANNELS,
     "num_encoder_blocks": _LAYERS_OF_BLOCKS,
     "num_decoder_blocks": _LAYERS_OF_BLOCKS,
     "upsampling_scaling_factor": (_is_whole(1, 8), "a whole number from 1 to 8"),
@@ -93,7 +100,8 @@ def _wrong_values(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         value = config.get(key)
         if value is not None and not is_right(value):
             yield f"{key} {shown(value)}", expected
-    channels = config.get("latent_channels") or 4
+    known = VAE_CLASSES.get(str(config.get("_class_name"))) or VAE_CLASSES["AutoencoderKL"]
+    channels = config.get(known.channels[0]) or known.channels[1]
     statistics = {
         "latents_mean": (_is_number, "numbers"),
         "latents_std": (_is_factor, "numbers above 0"),
@@ -101,7 +109,11 @@ def _wrong_values(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, (check, named) in statistics.items():
         value = config.get(key)
         # diffusers' own defaults are empty in some releases.
-        if value not in (None, [], ()) and not (_are(check, _MOST_CHANNELS)(value) and len(value) == channels):
+        if value in (None, [], ()):
+            continue
+        fits = _are(check, _MOST_CHANNELS)(value)
+        fits = fits and (len(value) == channels or (known.has_frame_statistics and len(value) % channels == 0))
+        if not fits:
             yield f"{key} {shown(value)}", f"{channels} {named}, one for each latent channel"
     if str(config.get("_class_name")) != "AutoencoderKL":
         return

@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ..errors import RequestError
-from .layout import PACK, Layout
-from .spec import ModelSpec, Normalisation
+from .layout import Layout
+from .spec import ModelSpec
+from .vae_class import Normalisation
 
 
 def normalisation_of(
@@ -53,17 +54,46 @@ def normalisation_of(
 
 
 def normalise(latents: Any, by: Normalisation) -> Any:
-    """Convert latents (B, C, h, w) or (C, h, w) from VAE space to normalised."""
+    """Convert latents (B, C, h, w), (B, C, f, h, w) or (C, h, w) from VAE space to normalised."""
+    latents = _patched(latents, by.patch)
     if by.mean and by.std:
-        return (latents - _per_channel(by.mean, latents)) * by.scaling_factor / _per_channel(by.std, latents)
-    return (latents - by.shift_factor) * by.scaling_factor
+        mean, std = (_statistic(numbers, latents, by) for numbers in (by.mean, by.std))
+        found = (latents - mean) * (1.0 / std) if by.divides else (latents - mean) * by.scaling_factor / std
+    else:
+        found = (latents - by.shift_factor) * by.scaling_factor
+    return _unpatched(found, by.patch)
 
 
 def denormalise(latents: Any, by: Normalisation) -> Any:
-    """Convert latents (B, C, h, w) or (C, h, w) from normalised to VAE space."""
+    """Convert latents (B, C, h, w), (B, C, f, h, w) or (C, h, w) from normalised to VAE space."""
+    latents = _patched(latents, by.patch)
     if by.mean and by.std:
-        return latents * _per_channel(by.std, latents) / by.scaling_factor + _per_channel(by.mean, latents)
-    return latents / by.scaling_factor + by.shift_factor
+        mean, std = (_statistic(numbers, latents, by) for numbers in (by.mean, by.std))
+        found = latents / (1.0 / std) + mean if by.divides else latents * std / by.scaling_factor + mean
+    else:
+        found = latents / by.scaling_factor + by.shift_factor
+    return _unpatched(found, by.patch)
+
+
+def _patched(latents: Any, side: int) -> Any:
+    """(…, C, h, w) → (…, C·side², h/side, w/side)"""
+    if side == 1:
+        return latents
+    *batch, channels, height, width = latents.shape
+    # (…, C, rows, side, columns, side) → (…, C, side, side, rows, columns)
+    squares = latents.reshape(*batch, channels, height // side, side, width // side, side)
+    ordered = squares.swapaxes(-4, -3).swapaxes(-3, -1).swapaxes(-2, -1)
+    return ordered.reshape(*batch, channels * side**2, height // side, width // side)
+
+
+def _unpatched(latents: Any, side: int) -> Any:
+    """(…, C·side², rows, columns) → (…, C, rows·side, columns·side)"""
+    if side == 1:
+        return latents
+    *batch, channels, rows, columns = latents.shape
+    squares = latents.reshape(*batch, channels // side**2, side, side, rows, columns)
+    ordered = squares.swapaxes(-2, -1).swapaxes(-3, -1).swapaxes(-4, -3)
+    return ordered.reshape(*batch, channels // side**2, rows * side, columns * side)
 
 
 def to_module(latents: Any, spec: ModelSpec, sent: Normalisation | None) -> Any:
@@ -94,23 +124,41 @@ def to_pipeline(latents: Any, spec: ModelSpec, sent: Normalisation | None) -> An
 
 
 def unpack(latents: Any, layout: Layout) -> Any:
-    """Convert (B, tokens, 4·C), (C, h, w) or (B, C, h, w) to (B, C, h, w).
+    """Convert latents as sent to (B, C, h, w), or (B, C, f, h, w) for a module with frames.
 
     A packed token has 2×2 latents channel by channel, in the order of Flux's ``_unpack_latents`` in diffusers.
     """
-    batch, channels, height, width = layout.batch, layout.channels, layout.height, layout.width
+    batch, channels, frames = layout.batch, layout.channels, layout.frames
+    height, width, pack = layout.height, layout.width, layout.pack
+    middle = (frames,) if layout.has_frame_axis else ()
     if layout.is_packed:
-        # (B, rows, columns, C, 2, 2) → (B, C, rows, 2, columns, 2)
-        tokens = latents.reshape(batch, height // PACK, width // PACK, channels, PACK, PACK)
-        return tokens.swapaxes(1, 3).swapaxes(2, 3).swapaxes(3, 4).reshape(batch, channels, height, width)
+        # (B, f, rows, columns, C, p, p) → (B, C, f, rows, p, columns, p)
+        tokens = latents.reshape(batch, frames, height // pack, width // pack, channels, pack, pack)
+        ordered = tokens.swapaxes(1, 4).swapaxes(2, 4).swapaxes(3, 4).swapaxes(4, 5)
+        return ordered.reshape(batch, channels, *middle, height, width)
+    if layout.axes == "BTCHW":
+        return latents.reshape(batch, frames, channels, height, width).swapaxes(1, 2)
     # No reshape if the shape is right: reshaping a batch of one makes torch forget that it is channels-last.
-    return latents if latents.ndim == 4 else latents.reshape(batch, channels, height, width)
+    return latents if latents.ndim == 4 + len(middle) else latents.reshape(batch, channels, *middle, height, width)
 
 
-def _per_channel(numbers: tuple[float, ...], like: Any) -> Any:
-    """Return (C, 1, 1) in the dtype of ``like``, rounded to float32 first as in diffusers' pipelines."""
+def to_axes(latents: Any, spec: ModelSpec) -> Any:
+    """Convert (B, C, f, h, w) or (B, C, h, w) to the order of axes that pipelines have."""
+    return latents.swapaxes(1, 2) if spec.axes == "BTCHW" else latents
+
+
+def _statistic(numbers: tuple[float, ...], like: Any, by: Normalisation) -> Any:
+    """Return the numbers to broadcast against (B, C, …) or (C, h, w), rounded to float32 first as in diffusers."""
+    if not by.per_frame:
+        rest = (1,) * (like.ndim - 2 if like.ndim > 3 else 2)
+        return _as_array(numbers, like).reshape(-1, *rest)
+    channels, frames = like.shape[1:3]
+    return _as_array(numbers, like).reshape(1, channels, -1, 1, 1)[:, :, :frames]
+
+
+def _as_array(numbers: tuple[float, ...], like: Any) -> Any:
     if hasattr(like, "new_tensor"):
-        return like[:0].float().new_tensor(numbers).to(like.dtype).reshape(-1, 1, 1)
+        return like[:0].float().new_tensor(numbers).to(like.dtype)
     import numpy as np
 
-    return np.asarray(numbers, np.float32).astype(like.dtype).reshape(-1, 1, 1)
+    return np.asarray(numbers, np.float32).astype(like.dtype)

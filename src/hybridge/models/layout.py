@@ -8,16 +8,29 @@ from dataclasses import dataclass
 
 from ..errors import RequestError
 from .spec import ModelSpec
+from .vae_class import COLOURS, PACK, Axes
 
-#: Flux's pipelines pack 2×2 latents into the channels of one token.
-PACK = 2
+__all__ = ["PACK", "ImageLayout", "Layout", "image_layout", "latents_layout"]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The shape of latents as (batch, channels, height, width), and whether they are packed.
+    """The shape of latents, and how they are sent.
 
     ``height`` and ``width`` count latents; the picture is ``spatial_factor`` times as large.
+
+    Attributes:
+        batch: Number of items.
+        channels: Latent channels.
+        height: Rows of latents.
+        width: Columns of latents.
+        is_packed: Whether tokens of ``pack`` × ``pack`` latents were sent.
+        spatial_factor: Pixels per latent on each side.
+        frames: Latent frames; 1 for pictures.
+        video_frames: Frames that they decode to; 1 for pictures.
+        axes: The order of the axes that were sent, with the batch.
+        pack: The side of a token's square.
+        has_frame_axis: Whether the module's latents have an axis of frames.
     """
 
     batch: int
@@ -26,6 +39,11 @@ class Layout:
     width: int
     is_packed: bool
     spatial_factor: int
+    frames: int = 1
+    video_frames: int = 1
+    axes: Axes = "BCHW"
+    pack: int = PACK
+    has_frame_axis: bool = False
 
     @property
     def picture(self) -> tuple[int, int]:
@@ -34,61 +52,115 @@ class Layout:
 
     @property
     def pixels(self) -> int:
-        """Number of pixels of the whole batch."""
-        return self.batch * math.prod(self.picture)
+        """Number of pixels of the whole batch, all frames together."""
+        return self.batch * self.video_frames * math.prod(self.picture)
 
 
 def latents_layout(shape: Sequence[int], spec: ModelSpec, height: int | None, width: int | None) -> Layout:
     """Return the layout of latents of this shape for this model.
 
-    Four axes are (B, C, h, w), and ``height`` and ``width`` are ignored: clients send them anyway, and for videos
-    ComfyUI's nodes send wrong ones.  Three axes are packed, (B, tokens, 4·C), when the last axis and the number
-    of tokens fit ``height`` and ``width``; otherwise they are one item without its batch axis, (C, h, w), as
-    SD.Next sends it.  Sides that are not multiples of a token's pixels are rounded down, as in diffusers.
+    As many axes as the model's latents have are (B, C, h, w), or (B, C, f, h, w) and (B, f, C, h, w) of a model
+    with frames, and ``height`` and ``width`` are ignored: clients send them anyway, and for videos ComfyUI's nodes
+    send wrong ones.  One axis less is one item without its batch axis, as SD.Next sends it, or for a model with
+    frames (B, C, h, w): one frame.  Three axes are packed, (B, tokens, p²·C), when the last axis and the number of
+    tokens fit ``height`` and ``width``.  Sides that are not multiples of a token's pixels are rounded down, as in
+    diffusers.
 
     Raises:
         RequestError: when the shape is none of these.
     """
-    channels, factor = spec.latent_channels, spec.spatial_factor
-    token = factor * PACK
-    if len(shape) == 4 and shape[1] == channels:
-        return Layout(shape[0], channels, shape[2], shape[3], False, factor)
-    if len(shape) == 3 and shape[2] == channels * PACK**2 and height and width:
-        rows, columns = height // token, width // token
-        if shape[1] == rows * columns:
-            return Layout(shape[0], channels, rows * PACK, columns * PACK, True, factor)
-    if len(shape) == 3 and shape[0] == channels:
-        return Layout(1, channels, shape[1], shape[2], False, factor)
-    raise RequestError(
-        f"these latents are not {spec.name}'s",
-        saw=f"shape {list(shape)}, height {height}, width {width}",
-        expected=f"[batch, {channels}, height/{factor}, width/{factor}], or packed"
-        f" [batch, (height/{token})·(width/{token}), {channels * PACK**2}] with height and width",
-        hint=_hint(shape, spec, height, width),
+    found = _packed(shape, spec, height, width) or _unpacked(tuple(shape), spec)
+    if found is None:
+        raise RequestError(
+            f"these latents are not {spec.name}'s",
+            saw=f"shape {list(shape)}, height {height}, width {width}",
+            expected=_expected(spec),
+            hint=_hint(shape, spec, height, width),
+        )
+    spec.frames.check_latent_frames(spec.name, found.frames)
+    return found
+
+
+def _packed(shape: Sequence[int], spec: ModelSpec, height: int | None, width: int | None) -> Layout | None:
+    channels, factor, pack = spec.latent_channels, spec.spatial_factor, spec.pack
+    if len(shape) != 3 or not pack or shape[2] != channels * pack**2 or not (height and width):
+        return None
+    rows, columns = height // (factor * pack), width // (factor * pack)
+    frames, left = divmod(shape[1], rows * columns) if rows * columns else (0, 1)
+    if left or frames < 1 or (frames != 1 and not spec.is_video):
+        return None
+    return _layout(spec, shape[0], frames, rows * pack, columns * pack, is_packed=True)
+
+
+def _unpacked(shape: tuple[int, ...], spec: ModelSpec) -> Layout | None:
+    channels, axes = spec.latent_channels, spec.axes
+    if len(shape) == len(axes) - 1:
+        if shape[axes.index("C") - 1] == channels:
+            shape = (1, *shape)
+        elif spec.frames.has_axis and shape[1] == channels:
+            at = axes.index("T")
+            shape = (*shape[:at], 1, *shape[at:])
+    if len(shape) != len(axes) or shape[axes.index("C")] != channels:
+        return None
+    frames = shape[axes.index("T")] if "T" in axes else 1
+    return _layout(spec, shape[0], frames, shape[-2], shape[-1], is_packed=False)
+
+
+def _layout(spec: ModelSpec, batch: int, frames: int, height: int, width: int, *, is_packed: bool) -> Layout:
+    return Layout(
+        batch,
+        spec.latent_channels,
+        height,
+        width,
+        is_packed,
+        spec.spatial_factor,
+        frames,
+        spec.frames.frames_out(frames),
+        spec.axes,
+        spec.pack,
+        spec.frames.has_axis,
     )
 
 
-def image_layout(shape: Sequence[int], spec: ModelSpec, *, is_bytes: bool) -> tuple[int, int, int]:
-    """Return (batch, height, width) of an image tensor for this model.
+@dataclass(frozen=True, slots=True)
+class ImageLayout:
+    """The shape of pixels to encode.
 
-    Floats are (B, 3, H, W); bytes may also be (B, H, W, 3); the batch axis may be missing.
+    Attributes:
+        batch: Number of pictures, or of videos.
+        frames: Frames of each; 1 for pictures.
+        height: In pixels.
+        width: In pixels.
+        is_last: Whether the colours are the last axis.
+    """
+
+    batch: int
+    frames: int
+    height: int
+    width: int
+    is_last: bool
+
+
+def image_layout(shape: Sequence[int], spec: ModelSpec, *, is_bytes: bool) -> ImageLayout:
+    """Return the layout of pixels for this model.
+
+    Floats are (B, 3, H, W), and (B, 3, F, H, W) for a model of videos; bytes may also be (B, H, W, 3); the batch
+    axis may be missing.  For a model of videos, four axes are the frames of one, (F, 3, H, W) or (F, H, W, 3).
 
     Raises:
         RequestError: for any other layout, and for sides that are not multiples of the model's factor.
     """
-    batch, *item = shape if len(shape) == 4 else (1, *shape)
-    if is_bytes and len(item) == 3 and item[2] == 3:
-        height, width = item[0], item[1]
-    elif len(item) == 3 and item[0] == 3:
-        height, width = item[1], item[2]
-    else:
+    found = _image_layout(tuple(shape), spec, is_bytes=is_bytes)
+    if found is None:
+        videos = ", [1, 3, frames, height, width]" if spec.is_video else ""
+        first = "frames" if spec.is_video else "batch"
         raise RequestError(
             "not an image tensor",
             saw=f"shape {list(shape)}",
-            expected="[batch, 3, height, width], or for uint8 also [batch, height, width, 3]",
-            hint="the decode endpoint, if these are latents" if len(shape) in (3, 4) else None,
+            expected=f"[{first}, 3, height, width]{videos}, or for uint8 also [{first}, height, width, 3]",
+            hint=_image_hint(shape, spec),
         )
-    factor = spec.spatial_factor
+    height, width, factor = found.height, found.width, spec.spatial_factor
     if height % factor or width % factor:
         above = "×".join(str(-(-side // factor) * factor) for side in (height, width))
         raise RequestError(
@@ -97,18 +169,49 @@ def image_layout(shape: Sequence[int], spec: ModelSpec, *, is_bytes: bool) -> tu
             expected=f"multiples of {factor}, such as {above}",
             hint="crop or pad the tensor, or send a picture file, which is resized",
         )
-    return batch, height, width
+    return found
+
+
+def _image_layout(shape: tuple[int, ...], spec: ModelSpec, *, is_bytes: bool) -> ImageLayout | None:
+    if len(shape) == 5:
+        is_clip = shape[1] == COLOURS and (spec.is_video or (spec.frames.has_axis and shape[2] == 1))
+        return ImageLayout(shape[0], shape[2], shape[3], shape[4], False) if is_clip else None
+    first, *item = shape if len(shape) == 4 else (1, *shape)
+    batch, frames = (1, first) if spec.is_video else (first, 1)
+    if is_bytes and len(item) == 3 and item[2] == COLOURS:
+        return ImageLayout(batch, frames, item[0], item[1], True)
+    if len(item) == 3 and item[0] == COLOURS:
+        return ImageLayout(batch, frames, item[1], item[2], False)
+    return None
+
+
+def _image_hint(shape: Sequence[int], spec: ModelSpec) -> str | None:
+    if len(shape) == 5 and shape[1] == COLOURS and not spec.is_video:
+        return "a model of videos, or a request for each frame"
+    return "the decode endpoint, if these are latents" if len(shape) in (3, 4, 5) else None
+
+
+def _expected(spec: ModelSpec) -> str:
+    channels, factor, pack = spec.latent_channels, spec.spatial_factor, spec.pack
+    names = {"B": "batch", "C": str(channels), "T": "frames", "H": f"height/{factor}", "W": f"width/{factor}"}
+    expected = f"[{', '.join(names[axis] for axis in spec.axes)}]"
+    if pack:
+        tokens = ("frames·" if spec.is_video else "") + f"(height/{factor * pack})·(width/{factor * pack})"
+        expected += f", or packed [batch, {tokens}, {channels * pack**2}] with height and width"
+    return expected
 
 
 def _hint(shape: Sequence[int], spec: ModelSpec, height: int | None, width: int | None) -> str:
-    channels, token = spec.latent_channels, spec.spatial_factor * PACK
-    if len(shape) == 3 and shape[2] == channels * PACK**2:
+    channels, token = spec.latent_channels, spec.spatial_factor * spec.pack
+    if len(shape) == 3 and spec.pack and shape[2] == channels * spec.pack**2:
         if not (height and width):
             return "height and width of the picture in pixels, which packed latents need"
         tokens = (height // token) * (width // token)
-        return f"other height and width: {height}×{width} has {tokens} tokens, the tensor has {shape[1]}"
-    if len(shape) == 4 and shape[1] == 3:
+        each = " for each latent frame" if spec.is_video else ""
+        return f"other height and width: {height}×{width} has {tokens} tokens{each}, the tensor has {shape[1]}"
+    if len(shape) == len(spec.axes) and shape[1] == COLOURS:
         return "the encode endpoint, if these are pixels"
-    if len(shape) == 4:
-        return f"a model with {shape[1]} latent channels; {spec.name} has {channels}"
+    if len(shape) == len(spec.axes):
+        found = shape[spec.axes.index("C")]
+        return f"a model with {found} latent channels; {spec.name} has {channels}"
     return "a picture model decodes pictures; videos need a video model" if len(shape) == 5 else "a batch axis"

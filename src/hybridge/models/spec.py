@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..errors import ModelUnavailable, RequestError
 from .config_check import shown, wrong_value
+from .frames import STILL, FrameRule
+from .vae_class import PACK, VAE_CLASSES, Axes, Half, Kind, Normalisation, VaeClass
 
-Kind = Literal["kl", "tiny"]
-
-#: The two diffusers classes that hybridge loads.
+#: The classes of pictures that clients can put a remote VAE in the place of.
 CLASS_NAMES: dict[str, Kind] = {"AutoencoderKL": "kl", "AutoencoderTiny": "tiny"}
-
-
-#: Channels of a picture: red, green and blue.
-_COLOURS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Normalisation:
-    """How pipelines scale VAE latents to about unit variance.
-
-    ``(z - shift_factor) * scaling_factor``, or, with ``mean`` and ``std`` for each channel,
-    ``(z - mean) * scaling_factor / std``, as diffusers' SDXL pipelines do for Playground v2.5.
-    """
-
-    scaling_factor: float = 1.0
-    shift_factor: float = 0.0
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +23,7 @@ class ModelSpec:
         name: Its name in URLs and on the command line.
         source: A repository of the Hugging Face hub, or a folder on disk.
         subfolder: The subfolder of the VAE in the source.
-        kind: ``kl`` for AutoencoderKL, ``tiny`` for AutoencoderTiny.
+        class_name: Name of the diffusers class.
         latent_channels: C of latents (B, C, H / spatial_factor, W / spatial_factor).
         spatial_factor: Pixels per latent on each side.
         normalisation: The normalisation of the model's own pipelines.  A tiny autoencoder takes and returns
@@ -53,26 +35,47 @@ class ModelSpec:
         architecture: The part of its ``config.json`` that defines the module, so that it can be planned before it
             is downloaded; None if ``config.json`` has to be read.
         has_encoder: False if the weights are only a decoder, which cannot encode.
+        frames: How many frames latent frames are; pictures by default.
+        axes: The order of axes in pipelines' latents.
+        pack: The side of the square of latents that pipelines pack into one token; 0 if they never pack.
     """
 
     name: str
     source: str
-    kind: Kind
     latent_channels: int
     normalisation: Normalisation
-    half: Literal["float16", "bfloat16"] | None
+    half: Half
     half_reason: str
+    class_name: str = "AutoencoderKL"
     subfolder: str | None = None
     spatial_factor: int = 8
     parent: str | None = None
     title: str = ""
     architecture: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
     has_encoder: bool = True
+    frames: FrameRule = STILL
+    axes: Axes = "BCHW"
+    pack: int = PACK
 
     @property
-    def class_name(self) -> str:
-        """Name of the diffusers class."""
-        return next(name for name, kind in CLASS_NAMES.items() if kind == self.kind)
+    def vae_class(self) -> VaeClass:
+        """What all weights of its diffusers class have in common."""
+        return VAE_CLASSES[self.class_name]
+
+    @property
+    def kind(self) -> Kind:
+        """``tiny`` if the module takes and returns latents that are already normalised, else ``kl``."""
+        return self.vae_class.kind
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it decodes to videos and not to pictures."""
+        return self.frames.is_video
+
+    @property
+    def temporal_factor(self) -> int:
+        """Frames per latent frame; 1 for pictures."""
+        return self.frames.factor
 
     def check_encodes(self) -> None:
         """Raise :class:`RequestError` if the model has no encoder."""
@@ -105,6 +108,21 @@ def spec_from_config(
         raise ModelUnavailable(f"the config.json of {name} cannot be right", saw=error, where=source) from None
 
 
+def from_class(
+    name: str,
+    title: str,
+    source: str,
+    class_name: str,
+    config: Mapping[str, Any] | None = None,
+    *,
+    subfolder: str = "vae",
+) -> ModelSpec:
+    """Return a row of the catalogue from its class and what its ``config.json`` changes of the class's defaults."""
+    architecture = dict(config or {})
+    spec = spec_from_config(name, source, subfolder or None, {"_class_name": class_name, **architecture})
+    return replace(spec, title=title, architecture=architecture)
+
+
 def check_config(name: str, config: Mapping[str, Any], where: object) -> None:
     """Raise :class:`ModelUnavailable` for a ``config.json`` with an impossible value."""
     wrong = wrong_value(config)
@@ -119,54 +137,47 @@ def _read_spec(
     name: str, source: str, subfolder: str | None, config: Mapping[str, Any], parent: ModelSpec | None
 ) -> ModelSpec:
     class_name = config.get("_class_name")
-    kind = CLASS_NAMES.get(str(class_name))
-    if kind is None:
+    known = VAE_CLASSES.get(str(class_name))
+    if known is None:
         raise ModelUnavailable(
             f"{name} is not a VAE that hybridge runs",
             saw=f"_class_name {shown(class_name)}",
-            expected=" or ".join(CLASS_NAMES),
+            expected="one of " + ", ".join(VAE_CLASSES),
             hint=f"{name}={source}:vae, if this is a whole pipeline",
             where=source,
         )
     check_config(name, config, source)
-    pixels = [int(config.get(key) or _COLOURS) for key in ("in_channels", "out_channels")]
-    if pixels != [_COLOURS, _COLOURS]:
+    expected = known.colours(config)
+    pixels = tuple(int(config.get(key) or own) for key, own in zip(_PIXEL_KEYS, expected, strict=True))
+    if pixels != expected:
         raise ModelUnavailable(
             f"{name} is not a VAE of pictures in colour",
             saw=f"{class_name} with in_channels {pixels[0]} and out_channels {pixels[1]}",
-            expected=f"{_COLOURS} of both",
+            expected=f"{expected[0]} of both" if expected[0] == expected[1] else f"{expected[0]} and {expected[1]}",
             where=source,
         )
-    if kind == "tiny":
-        return ModelSpec(
-            name=name,
-            source=source,
-            subfolder=subfolder,
-            kind=kind,
-            latent_channels=config.get("latent_channels") or 4,
-            spatial_factor=2 ** (len(config.get("decoder_block_out_channels") or (64,) * 4) - 1),
-            normalisation=parent.normalisation if parent else Normalisation(),
-            half="float16",
-            half_reason="tiny autoencoders have no norms that overflow",
-            parent=parent.name if parent else None,
-        )
-    # Missing keys have AutoencoderKL's defaults: SD v1's config.json has no scaling factor.  The exception is
-    # force_upcast, whose default in the class is True but has no meaning: only an explicit value counts.
-    blocks = config.get("block_out_channels") or (64,)
-    upcast = config.get("force_upcast") is True
-    mean, std = (tuple(map(float, config.get(key) or ())) or None for key in ("latents_mean", "latents_std"))
+    normalisation, (half, half_reason) = known.normalisation(config), known.half
+    if known.kind == "tiny":
+        normalisation = parent.normalisation if parent else Normalisation()
+    elif config.get("force_upcast") is True and class_name in CLASS_NAMES:
+        # The default in the class is True but has no meaning: only an explicit value counts.
+        half, half_reason = None, "its config says force_upcast"
+    key, channels = known.channels
     return ModelSpec(
         name=name,
         source=source,
         subfolder=subfolder,
-        kind=kind,
-        latent_channels=config.get("latent_channels") or 4,
-        spatial_factor=2 ** (len(blocks) - 1),
-        normalisation=Normalisation(
-            float(config.get("scaling_factor") or 0.18215),
-            float(config.get("shift_factor") or 0.0),
-            *((mean, std) if mean and std else (None, None)),
-        ),
-        half=None if upcast else "bfloat16",
-        half_reason="its config says force_upcast" if upcast else "bfloat16 cannot overflow, whatever the weights",
+        class_name=known.name,
+        latent_channels=int(config.get(key) or channels),
+        spatial_factor=known.spatial(config),
+        normalisation=normalisation,
+        half=half,
+        half_reason=half_reason,
+        parent=parent.name if parent and known.kind == "tiny" else None,
+        frames=known.frames(config),
+        axes=known.axes,
+        pack=known.pack,
     )
+
+
+_PIXEL_KEYS = ("in_channels", "out_channels")

@@ -166,7 +166,7 @@ class LocalBackend:
         before, engine, state = self._infos[name], self._vae_engine(name), self._models.state_of(name)
         info = before if engine is None else _info_of(engine)
         return ModelInfo(
-            before.spec,
+            info.spec,
             info.device,
             info.device_reason,
             info.dtype,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..engine import Engine, to_pixels, to_unit
+from ..engine import Engine, frames_of, to_pixels, to_unit
 from ..errors import CannotLower, EngineFailure, TooLarge
 from ..models import ModelSpec, Normalisation, latent_space
 from ..protocol import DecodeRequest, Scaling, VaeTask, WireTensor
@@ -51,11 +51,10 @@ class Run:
         Raises:
             TooLarge: when it leads nowhere.
         """
-        batch, height, width = self.jobs[0].size
+        size = self.jobs[0].size
+        size = size._replace(batch=size.batch * len(self.jobs))
         try:
-            plan = self.engine.plan(
-                self.jobs[0].task, batch * len(self.jobs), height, width, budget_bytes=budget_bytes
-            )
+            plan = self.engine.plan(self.jobs[0].task, *size, budget_bytes=budget_bytes)
         except CannotLower as reason:
             return RunInfo("whole", why=str(reason))
         return RunInfo(plan.mode, plan.peak_bytes, float(plan.flops), plan.reason)
@@ -86,7 +85,7 @@ class Run:
         assert isinstance(request, DecodeRequest)  # noqa: S101 - what the task says
         sample = self.engine.decode(
             latents,
-            sent=_normalisation(request.scaling, job.spec),
+            sent=_normalisation(request.scaling, self.engine.spec),
             height=request.height,
             width=request.width,
             budget_bytes=budget_bytes,
@@ -95,6 +94,7 @@ class Run:
         )
         if request.output == "signed":
             return sample
+        sample = frames_of(sample)
         return to_unit(sample) if request.output == "unit" else to_pixels(sample)
 
     def _encode(self, image: Any, budget_bytes: int | None) -> Any:
@@ -110,7 +110,7 @@ class Run:
         }
         if request.moments:
             return self.engine.moments(image, **how)
-        wanted = _normalisation(request.scaling, job.spec)
+        wanted = _normalisation(request.scaling, self.engine.spec)
         return self.engine.encode(image, wanted=wanted, sample=request.sample, seed=request.seed, **how)
 
 

@@ -97,6 +97,9 @@ class Settings(BaseSettings):
     queue_limit: int = Field(default=64, ge=1, description="Requests that may wait; one more gets 429.")
     max_body_mib: int = Field(default=256, ge=1, description="Largest request body in MiB.")
     max_pixels: int = Field(default=2048 * 2048, ge=64, le=_MOST_PIXELS, description="Most pixels in one request.")
+    max_video_pixels: int = Field(
+        default=32 * 2**20, ge=64, le=_MOST_PIXELS, description="Most pixels of a video, all frames together."
+    )
     max_batch: int = Field(default=32, ge=1, description="Most pictures in one request.")
     cors: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Web origin that may call from a browser; may be repeated."
@@ -261,6 +264,7 @@ class Settings(BaseSettings):
         return Limits(
             self.max_body_mib * MIB,
             self.max_pixels,
+            self.max_video_pixels,
             self.max_batch,
             max_inflight_bytes=self.max_inflight_mib * MIB,
             body_pause_s=self.body_pause_s,

@@ -12,10 +12,10 @@ def batch_key(job: Job) -> object | None:
     """Jobs whose likenesses are equal give the same results together as alone; None for a job that must be alone.
 
     Alone are those whose meaning depends on all of their numbers (``value_range=auto`` of floats), those that draw
-    at random, and those that hold more than one picture or none of the usual four axes.
+    at random, those that hold more than one picture or none of the usual four axes, and videos.
     """
     request, tensor = job.request, job.tensor
-    if len(tensor.shape) != 4 or tensor.shape[0] != 1:
+    if job.spec.frames.has_axis or len(tensor.shape) != 4 or tensor.shape[0] != 1:
         return None
     what = (job.spec.name, job.task, tensor.dtype, tensor.shape, tensor.channels_last, request.scaling)
     if isinstance(request, DecodeRequest):

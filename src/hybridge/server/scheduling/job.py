@@ -220,6 +220,8 @@ def admit(request: Request, spec: ModelSpec, limits: Limits) -> Job:
         )
         request = replace(request, image=image)
         size = limits.check_encode(image, spec)
+    if isinstance(request, EncodeRequest):
+        notes += [note for note in (spec.frames.check_frames(spec.name, size.frames),) if note]
     return Job(spec, request, size, "; ".join(notes) or None)
 
 

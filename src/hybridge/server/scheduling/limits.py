@@ -23,16 +23,18 @@ class PictureSize(NamedTuple):
         batch: Pictures.
         height: Of each, in pixels.
         width: Of each, in pixels.
+        frames: Of each video; 1 for a picture.
     """
 
     batch: int
     height: int
     width: int
+    frames: int = 1
 
     @property
     def pixels(self) -> int:
         """Pixels of all pictures together."""
-        return self.batch * self.height * self.width
+        return self.batch * self.frames * self.height * self.width
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Limits:
         max_body_bytes: Of one request.
         max_pixels: Of all pictures of one request together: one of 2048×2048, or four of 1024×1024.  The plain
             forward of a full-size VAE in float32 takes about 4 KiB for each pixel.
+        max_video_pixels: The same of videos, all frames together: 81 frames of 480×832.
         max_batch: Pictures in one request.
         max_inflight_bytes: Of all bodies that are being received at one time.
         body_pause_s: Seconds without a byte after which a sender is given up.
@@ -50,6 +53,7 @@ class Limits:
 
     max_body_bytes: int = 256 * MIB
     max_pixels: int = 2048 * 2048
+    max_video_pixels: int = 32 * 2**20
     max_batch: int = 32
     max_inflight_bytes: int = 1024 * MIB
     body_pause_s: float = 30
@@ -80,7 +84,10 @@ class Limits:
                 expected="one",
                 hint="a request for each, or output_type=pt with partial_postprocess=True, which returns them all",
             )
-        self.check_pixels(layout.pixels, f"{layout.batch} × {layout.picture[1]}×{layout.picture[0]}")
+        size = PictureSize(layout.batch, *layout.picture, layout.video_frames)
+        self._check_size(size, spec)
+        if spec.is_video:
+            _check_video(request, size)
         file_format = {"picture": request.picture_format, "video": "video"}.get(request.output, "")
         longest = LONGEST_SIDE.get(file_format, self.max_pixels)
         if max(layout.picture) > longest:
@@ -90,14 +97,27 @@ class Limits:
                 expected=f"at most {longest} pixels on a side",
                 hint="image_format=png, or output_type=pt",
             )
-        return PictureSize(layout.batch, *layout.picture)
+        return size
 
     def check_encode(self, image: WireTensor, spec: ModelSpec) -> PictureSize:
         """The size of an image tensor, if it is one and within the limits."""
-        size = PictureSize(*image_layout(image.shape, spec, is_bytes=image.dtype == "uint8"))
+        layout = image_layout(image.shape, spec, is_bytes=image.dtype == "uint8")
+        size = PictureSize(layout.batch, layout.height, layout.width, layout.frames)
         self._check_batch(size.batch)
-        self.check_pixels(size.pixels, f"{size.batch} × {size.width}×{size.height}")
+        self._check_size(size, spec)
         return size
+
+    def _check_size(self, size: PictureSize, spec: ModelSpec) -> None:
+        saw = f"{size.batch} × {size.width}×{size.height}"
+        if not spec.is_video:
+            self.check_pixels(size.pixels, saw)
+        elif size.pixels > self.max_video_pixels:
+            raise TooLarge(
+                "the video is too large",
+                saw=f"{saw}, {size.frames} frames = {size.pixels} pixels",
+                expected=f"at most {self.max_video_pixels} pixels of all frames in one request",
+                hint="fewer or smaller frames, or a server with a higher --max-video-pixels",
+            )
 
     def _check_batch(self, batch: int) -> None:
         if batch > self.max_batch:
@@ -114,3 +134,21 @@ class Limits:
                 expected=f"at most {self.max_pixels} pixels in one request",
                 hint="a smaller picture or batch, or a server with a higher --max-pixels",
             )
+
+
+def _check_video(request: DecodeRequest, size: PictureSize) -> None:
+    """Raises RequestError for a video where the answer can hold a picture, or one video."""
+    if request.output == "picture" and size.frames > 1:
+        raise RequestError(
+            "one picture file cannot hold a video",
+            saw=f"{size.frames} frames",
+            expected="one",
+            hint="output_type=mp4, or output_type=pt for a tensor",
+        )
+    if request.output != "signed" and size.batch > 1:
+        raise RequestError(
+            "this answer holds the frames of one video",
+            saw=f"{size.batch} videos",
+            expected="one",
+            hint="a request for each, or output_type=pt without partial_postprocess, which returns them all",
+        )

@@ -1,0 +1,85 @@
+"""What a module's own forward takes: counted by running it on the ``meta`` device, which computes nothing.
+
+For modules that no program describes.  The memory is what diffusers' code keeps alive, without what a convolution
+takes internally.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry
+
+from .program.program import Task
+from .vae_adapters import Adapter, Call
+
+
+@dataclass(frozen=True, slots=True)
+class WholeCost:
+    """Of one call.
+
+    Attributes:
+        peak_bytes: Most bytes alive at one time on top of the weights, input and output included.
+        flops: Floating-point operations.
+    """
+
+    peak_bytes: int
+    flops: int
+
+
+def whole_cost(module: Any, adapter: Adapter, task: Task, shape: tuple[int, ...], *, is_bitwise: bool) -> WholeCost:
+    """Return the cost of a call with an input of this shape.
+
+    Args:
+        module: On the ``meta`` device, in the dtype that it runs in.
+        adapter: How it is called.
+        task: ``decode`` or ``encode``.
+        shape: Of the module's input.
+        is_bitwise: As in :class:`Call`.
+    """
+    dtype = next(module.parameters()).dtype
+    counter = _Counter(module)
+    with torch.no_grad(), counter:  # in inference mode convolutions are not told apart
+        source = torch.empty(shape, dtype=dtype, device="meta")
+        adapter.run(module, task, source, Call(is_bitwise=is_bitwise))
+    return WholeCost(counter.peak_bytes, counter.flops)
+
+
+class _Counter(TorchDispatchMode):
+    """Counts the bytes of storages alive, and operations."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak_bytes = self.flops = 0
+        self._live_bytes = 0
+        weights = (*module.parameters(), *module.buffers())
+        self._seen = {tensor.untyped_storage()._cdata for tensor in weights}
+        self._weights = weights  # kept alive, so that no other storage gets their addresses
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_iter(made):
+            if isinstance(leaf, torch.Tensor):
+                self._count(leaf.untyped_storage())
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=made)
+        return made
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata in self._seen:
+            return
+        # Python keeps one object for a storage as long as the storage lives, so its end is the storage's.
+        self._seen.add(storage._cdata)
+        self._live_bytes += storage.nbytes()
+        self.peak_bytes = max(self.peak_bytes, self._live_bytes)
+        weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes()).atexit = False
+
+    def _forget(self, address: int, nbytes: int) -> None:
+        self._seen.discard(address)
+        self._live_bytes -= nbytes
