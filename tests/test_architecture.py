@@ -24,8 +24,8 @@ ALLOWED = {
     "cli": {"protocol", "models", "engine", "client", "server", "lab"},
 }
 
-#: The files of the server that may know the engine.
-SERVER_TO_ENGINE = {Path(f"server/local_{name}.py") for name in ("backend", "run", "text")}
+#: The files of the server that may know the engine: one for each kind of model, and the backend that has them.
+SERVER_TO_ENGINE = {path.relative_to(SOURCE) for path in SOURCE.glob("server/local_*.py")}
 
 #: What the folders of a room may import of each other.  Files that lie beside the folders may import any of them.
 LAYERS = {

@@ -37,7 +37,7 @@ from hybridge.server.http.preview import choose_source
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.middleware.request_record import RequestRecord
 from hybridge.server.process.server import running
-from hybridge.server.scheduling.job import Job, Result
+from hybridge.server.scheduling.vae_job import VaeJob, VaeResult
 
 LATENTS = torch.randn(1, 4, 6, 8, generator=torch.Generator().manual_seed(2))
 BODY = LATENTS.numpy().tobytes()
@@ -117,7 +117,7 @@ class Held:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
-    async def run(self, job: Job, on_progress: Any = None) -> Result:
+    async def run(self, job: VaeJob, on_progress: Any = None) -> VaeResult:
         if job.spec.kind == "kl":
             try:
                 await asyncio.get_running_loop().run_in_executor(None, self.gate.wait, 10)

@@ -23,8 +23,8 @@ from hybridge.protocol.torch import from_torch, to_torch
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.process.server import running
-from hybridge.server.scheduling.job import Job, infer_model
 from hybridge.server.scheduling.limits import PictureSize
+from hybridge.server.scheduling.vae_job import VaeJob, infer_model
 from hybridge.server.settings import Settings, refuse_unknown_variables
 
 LATENTS = WireTensor("float32", (1, 4, 8, 8), bytes(1024))
@@ -285,7 +285,7 @@ class TestLoad:
 class TestGoingDown:
     def test_the_running_job_is_finished_and_the_waiting_ones_are_told(self, gated) -> None:
         backend = LocalBackend({"sd-v1": gated}, queue_limit=4)
-        job = Job(gated.spec, DecodeRequest(LATENTS, output="signed"), PictureSize(1, 64, 64))
+        job = VaeJob(gated.spec, DecodeRequest(LATENTS, output="signed"), PictureSize(1, 64, 64))
 
         async def scene() -> list[object]:
             loop = asyncio.get_running_loop()
@@ -380,7 +380,7 @@ def test_a_job_without_a_place_in_the_loop_is_not_lost_silently(gated, caplog) -
     backend = LocalBackend({"sd-v1": replace(gated._engine)})
 
     async def ask_and_leave() -> None:
-        job = Job(gated.spec, DecodeRequest(LATENTS, output="signed"), PictureSize(1, 64, 64))
+        job = VaeJob(gated.spec, DecodeRequest(LATENTS, output="signed"), PictureSize(1, 64, 64))
         task = asyncio.create_task(backend.run(job))
         await asyncio.sleep(0)
         task.cancel()

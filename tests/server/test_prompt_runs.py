@@ -21,8 +21,9 @@ from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.middleware.request_record import HUNG_UP, RequestRecord
 from hybridge.server.process.server import running
-from hybridge.server.scheduling.job import Job, PromptJob
 from hybridge.server.scheduling.limits import PictureSize
+from hybridge.server.scheduling.prompt_job import PromptJob
+from hybridge.server.scheduling.vae_job import VaeJob
 
 WAIT_S = 60
 LAYERS, HELD = 31, 16  # of FLUX.2's encoder that are loaded, and the one before which runs are held
@@ -149,9 +150,9 @@ def test_a_prompt_for_later_tells_how_far_it_is(server: str, held: Held) -> None
 # -------------------------------------------------------------------------------------------------- gaps
 
 
-def decode(spec: ModelSpec, client: str) -> Job:
+def decode(spec: ModelSpec, client: str) -> VaeJob:
     latents = WireTensor("float32", (1, 4, 8, 8), torch.zeros(1, 4, 8, 8).numpy().tobytes())
-    return Job(spec, DecodeRequest(latents, output="signed"), PictureSize(1, 64, 64), client=client)
+    return VaeJob(spec, DecodeRequest(latents, output="signed"), PictureSize(1, 64, 64), client=client)
 
 
 def prompts(spec: TextSpec, texts: list[str], client: str) -> PromptJob:

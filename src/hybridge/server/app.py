@@ -19,7 +19,6 @@ from starlette.routing import Route
 
 from .. import protocol
 from ..errors import HybridgeError
-from ..models import ModelSpec, TextSpec
 from .async_jobs.registry import AsyncJobRegistry
 from .async_jobs.spool import SpoolStore
 from .async_jobs.store import MemoryStore
@@ -28,7 +27,10 @@ from .http.endpoints import Endpoints
 from .http.job_routes import JobRoutes
 from .http.media_threads import MediaThreads
 from .http.openapi import describe
+from .http.prompt_kind import PromptKind
 from .http.request_body import BodyReader
+from .http.served_models import ServedModels
+from .http.vae_kind import VaeKind
 from .middleware.auth import AuthMiddleware, KeyRing
 from .middleware.browser_origin import BrowserOriginMiddleware
 from .middleware.draining import Drain, DrainMiddleware
@@ -72,15 +74,11 @@ def create_app(
     drain.also_wait_for(async_jobs.finished)
     drain.end_with(async_jobs.close)
     media = MediaThreads()
+    served = ServedModels(backend.info())
+    about_kinds = (served, settings.limits, settings.default_model)
+    kinds = (PromptKind(*about_kinds), VaeKind(*about_kinds))
     endpoints = Endpoints(
-        backend,
-        settings.limits,
-        body_reader,
-        metrics,
-        async_jobs,
-        media,
-        deadline_s=settings.deadline_s,
-        default_model=settings.default_model,
+        backend, served, kinds, body_reader, metrics, async_jobs, media, deadline_s=settings.deadline_s
     )
 
     @asynccontextmanager
@@ -92,9 +90,7 @@ def create_app(
         await run_in_threadpool(media.close, _MEDIA_PATIENCE_S)
 
     async def openapi(_: Request) -> Response:
-        specs = [info.spec for info in backend.info()]
-        vaes, texts = ([spec.name for spec in specs if isinstance(spec, kind)] for kind in (ModelSpec, TextSpec))
-        return JSONResponse(describe(vaes, texts))
+        return JSONResponse(describe(list(served.vaes), list(served.texts)))
 
     app = Starlette(
         routes=[

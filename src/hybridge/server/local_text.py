@@ -1,4 +1,4 @@
-"""Prompts on the engines of this machine: what the local backend does where a job is not about a VAE."""
+"""Text encoders on the engines of this machine: their jobs' costs, runs and results."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from ..errors import EngineFailure
 from ..models import TextSpec
 from ..protocol import PROMPT_ITEM_BYTES, PromptAnswer, WireTensor
 from ..protocol.torch import from_torch
+from .local_models import LocalModels
 from .prompt_cache import PromptCache, key_of
 from .scheduling.backend import ModelInfo
-from .scheduling.job import PromptJob, PromptResult, RunInfo, text_part
-from .scheduling.model_cache import ModelCache
-from .scheduling.model_slot import ModelState, Source
+from .scheduling.job import RunInfo, text_part
+from .scheduling.model_slot import Source
+from .scheduling.prompt_job import PromptJob, PromptResult
 
 #: The cost of a prompt for a model that is not loaded: 512 tokens of five thousand million weights.
 _GUESSED_FLOPS = 5e12
@@ -28,7 +29,7 @@ _GUESSED_FLOPS = 5e12
 _LIBRARIES = ("torch", "transformers", "tokenizers", "diffusers")
 
 
-class TextModels:
+class TextModels(LocalModels[TextEngine, PromptJob]):
     """The text encoders of a backend.
 
     Args:
@@ -40,21 +41,18 @@ class TextModels:
     def __init__(self, specs: Sequence[TextSpec], options: EngineOptions, cache_bytes: int) -> None:
         self._specs = {text_part(spec.name): spec for spec in specs}
         self._options = options
-        self._cache = PromptCache(cache_bytes)
+        self._answers = PromptCache(cache_bytes)
         self._facts: dict[str, dict[str, str]] = {}  # of what was loaded last
 
     @property
     def parts(self) -> Sequence[str]:
-        """The names of these models in the model cache."""
         return list(self._specs)
 
     def sources(self) -> dict[str, Source[TextEngine]]:
-        """Where they are loaded from."""
         return {part: self._source(spec) for part, spec in self._specs.items()}
 
-    def info(self, part: str, engine: TextEngine | None, state: ModelState) -> ModelInfo:
-        """What is told of one."""
-        spec = self._specs[part]
+    def info(self, part: str) -> ModelInfo:
+        spec, engine, state = self._specs[part], self.engine_of(part), self._cache.state_of(part)
         device = choose_device(self._options.device) if engine is None else engine.device
         facts = self._facts.get(spec.name, {})
         return ModelInfo(
@@ -69,38 +67,35 @@ class TextModels:
             config=facts,
         )
 
-    def made_before(self, job: PromptJob, engine: TextEngine | None) -> PromptResult | None:
-        """The answer, if it is kept and the model that made it is loaded."""
-        answer = None if engine is None else self._cache.get(self._key(job))
+    def kept_result(self, job: PromptJob) -> PromptResult | None:
+        answer = None if self.engine_of(job.part) is None else self._answers.get(self._key(job))
         return None if answer is None else PromptResult(answer, is_from_cache=True)
 
-    def flops(self, job: PromptJob, engine: TextEngine | None) -> float | None:
-        """The arithmetic of a job, None where that is not known yet.
-
-        Raises:
-            RequestError: when it cannot be done.
-        """
+    def flops(self, job: PromptJob) -> float | None:
+        engine = self.engine_of(job.part)
         return None if engine is None else engine.flops(job.request.inputs)
 
-    def guess(self, job: PromptJob) -> float:
-        """The arithmetic of a job for a model that is not loaded."""
-        return _GUESSED_FLOPS * job.request.batch
+    def guessed_flops(self, job: PromptJob) -> float:
+        return _GUESSED_FLOPS * job.batch
 
     def perform(
         self,
         engine: TextEngine,
-        job: PromptJob,
-        models: ModelCache[Any],
+        jobs: Sequence[PromptJob],
         progress: Progress,
         should_stop: ShouldStop,
+    ) -> Sequence[PromptResult]:
+        return [self._perform(engine, job, progress, should_stop) for job in jobs]
+
+    def _perform(
+        self, engine: TextEngine, job: PromptJob, progress: Progress, should_stop: ShouldStop
     ) -> PromptResult:
-        """Does a job, on the device thread."""
         flops = engine.flops(job.request.inputs)
         pictures = [_picture(one) for one in job.pictures]
-        with models.running(0), map_torch_errors(f"a {job.part} job", engine.device.value):
+        with self._cache.running(0), map_torch_errors(f"a {job.part} job", engine.device.value):
             made = engine.encode(job.request.inputs, pictures, progress=progress, should_stop=should_stop)
             answer = _answer(made, engine, self._facts[job.spec.name])
-        self._cache.put(self._key(job), answer)
+        self._answers.put(self._key(job), answer)
         return PromptResult(answer, ran=RunInfo("text", flops=flops))
 
     def _source(self, spec: TextSpec) -> Source[TextEngine]:

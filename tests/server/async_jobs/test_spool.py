@@ -28,7 +28,7 @@ from hybridge.server.async_jobs.spool_file import write
 from hybridge.server.async_jobs.store import StoredRequest
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.process.server import running
-from hybridge.server.scheduling.job import Job, Result
+from hybridge.server.scheduling.vae_job import VaeJob, VaeResult
 from hybridge.server.settings import Settings
 
 QUERY = {"shape": [1, 4, 8, 8], "dtype": "float32"}
@@ -292,8 +292,8 @@ def test_kill_9_between_any_two_steps(tmp_path) -> None:
 class Large(LocalBackend):
     """A backend whose results have 12 MiB."""
 
-    async def run(self, job: Job, on_progress: Any = None) -> Result:
-        return Result(WireTensor("float32", (1, 3, 1024, 1024), bytes(range(256)) * (12 * 2**12)))
+    async def run(self, job: VaeJob, on_progress: Any = None) -> VaeResult:
+        return VaeResult(WireTensor("float32", (1, 3, 1024, 1024), bytes(range(256)) * (12 * 2**12)))
 
 
 @pytest.fixture

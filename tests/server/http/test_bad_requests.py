@@ -232,8 +232,8 @@ def test_a_bomb_takes_no_memory(engines) -> None:
     """900 million pixels would be 2.7 GB; refusing them must not allocate even one per cent of that."""
     from hybridge.errors import TooLarge
     from hybridge.protocol import EncodeRequest, PictureFile
-    from hybridge.server.scheduling.job import admit
     from hybridge.server.scheduling.limits import Limits
+    from hybridge.server.scheduling.vae_job import admit
 
     request = EncodeRequest(PictureFile(png(30_000, 30_000)))
     tracemalloc.start()

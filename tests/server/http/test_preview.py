@@ -12,12 +12,13 @@ import pytest
 from hybridge.engine import Engine
 from hybridge.errors import DeadlinePassed
 from hybridge.protocol import DecodeRequest, WireTensor
+from hybridge.server.http.job_kind import ResponseTools
 from hybridge.server.http.preview import answer_with_preview
 from hybridge.server.http.request_deadline import Deadline
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.middleware.request_record import RequestRecord
-from hybridge.server.scheduling.job import Job
 from hybridge.server.scheduling.limits import PictureSize
+from hybridge.server.scheduling.vae_job import VaeJob
 
 WAIT_S = 60
 
@@ -43,12 +44,13 @@ def test_a_deadline_that_passes_after_the_preview(engines: dict[str, Engine], pa
     engine = HeldEngine(engines["sd-v1"])
     backend = LocalBackend({"sd-v1": engine})  # type: ignore[dict-item]
     latents = WireTensor("float32", (1, 4, 8, 8), bytes(1024))
-    job = Job(engines["sd-v1"].spec, DecodeRequest(latents, preview=True), PictureSize(1, 64, 64))
+    job = VaeJob(engines["sd-v1"].spec, DecodeRequest(latents, preview=True), PictureSize(1, 64, 64))
     record = RequestRecord("one")
 
     async def scene() -> None:
         deadline = Deadline(WAIT_S)
-        response = await answer_with_preview(backend, job, {}, asyncio.to_thread, None, record, deadline)
+        tools = ResponseTools(backend, asyncio.to_thread, record, deadline)
+        response = await answer_with_preview(job, {}, tools)
         parts: Any = response.body_iterator  # type: ignore[attr-defined]
         assert b"hybridge-preview: latent-rgb" in await anext(parts)
         deadline._ends = anyio.current_time() + (0.01 if passes == "while waiting" else -1)

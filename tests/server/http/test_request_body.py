@@ -19,7 +19,7 @@ from PIL import Image
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.process.server import running
-from hybridge.server.scheduling import job
+from hybridge.server.scheduling import vae_job
 
 #: Threads for pictures.
 THREADS = 4
@@ -60,8 +60,8 @@ class Busy:
 @pytest.fixture
 def busy(server, monkeypatch) -> Iterator[Busy]:
     """Every thread for pictures has one, and its sender waits."""
-    busy = Busy(job.read_picture)
-    monkeypatch.setattr(job, "read_picture", busy)
+    busy = Busy(vae_job.read_picture)
+    monkeypatch.setattr(vae_job, "read_picture", busy)
     with ThreadPoolExecutor(THREADS) as pool:
         answers = [pool.submit(encode, server) for _ in range(THREADS)]
         try:

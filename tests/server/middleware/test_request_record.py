@@ -18,7 +18,7 @@ from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.middleware.request_record import HUNG_UP, RequestRecord
 from hybridge.server.process.server import running
-from hybridge.server.scheduling.job import Job, Result
+from hybridge.server.scheduling.vae_job import VaeJob, VaeResult
 
 QUERY = {"shape": [1, 4, 8, 8], "dtype": "float32"}
 BINARY = {"content-type": "tensor/binary"}
@@ -32,7 +32,7 @@ class Failing(LocalBackend):
 
     error: Exception | None = None
 
-    async def run(self, job: Job, on_progress: Any = None) -> Result:
+    async def run(self, job: VaeJob, on_progress: Any = None) -> VaeResult:
         if self.error is None:
             return await super().run(job, on_progress)
         raise self.error

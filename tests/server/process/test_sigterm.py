@@ -24,13 +24,13 @@ BINARY = {"content-type": "tensor/binary"}
 
 #: A thread that reads a picture says so through one pipe, and is done when somebody opens the other one.
 HELD_PICTURE = """
-from hybridge.server.scheduling import job
-read = job.read_picture
+from hybridge.server.scheduling import vae_job
+read = vae_job.read_picture
 def read_picture(*given, **named):
     open({begun!r}, "wb").close()
     open({go!r}, "rb").close()
     return read(*given, **named)
-job.read_picture = read_picture
+vae_job.read_picture = read_picture
 """
 
 #: The same for a decode.

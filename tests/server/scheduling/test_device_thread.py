@@ -22,8 +22,9 @@ from hybridge.server.app import create_app
 from hybridge.server.http.request_deadline import Deadline
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.process.server import running
-from hybridge.server.scheduling.job import Job, Progress, Result
+from hybridge.server.scheduling.job import Progress
 from hybridge.server.scheduling.limits import PictureSize
+from hybridge.server.scheduling.vae_job import VaeJob, VaeResult
 from hybridge.server.settings import Settings
 
 WAIT_S = 30
@@ -81,8 +82,8 @@ def latents(side: int, seed: int = 0) -> WireTensor:
     return WireTensor("float32", (1, 4, side, side), z.numpy().tobytes())
 
 
-def job(spec: ModelSpec, side: int, *, seed: int = 0, **about: Any) -> Job:
-    return Job(
+def job(spec: ModelSpec, side: int, *, seed: int = 0, **about: Any) -> VaeJob:
+    return VaeJob(
         spec, DecodeRequest(latents(side, seed), output="signed"), PictureSize(1, 8 * side, 8 * side), **about
     )
 
@@ -111,7 +112,7 @@ class TestGaps:
         for shape in (SMALL, LARGE):  # until it is planned, a small job is not known to be small
             backend.cost(job(engine.spec, shape))
 
-        async def scene() -> list[Result]:
+        async def scene() -> list[VaeResult]:
             large = asyncio.create_task(backend.run(job(engine.spec, LARGE, client="large")))
             await asyncio.to_thread(watched.begun.wait, WAIT_S)
             small = [
@@ -265,7 +266,7 @@ class TestBatches:
     def test_equal_work_that_waits_shares_a_run_and_gives_the_same_bits(self, watched, engine) -> None:
         backend = LocalBackend({"sd-v1": watched}, batch_limit=4)  # type: ignore[dict-item]
 
-        async def scene() -> list[Result]:
+        async def scene() -> list[VaeResult]:
             large = asyncio.create_task(backend.run(job(engine.spec, LARGE, client="large")))
             await asyncio.to_thread(watched.begun.wait, WAIT_S)
             # As large as the running one, so that none of them runs in its gaps.
@@ -302,20 +303,18 @@ class TestBatches:
         first, refused, second = asyncio.run(scene())
         backend.close()
         assert "nan" in str(refused)
-        assert isinstance(first, Result)
-        assert isinstance(second, Result)
+        assert isinstance(first, VaeResult)
+        assert isinstance(second, VaeResult)
         assert bytes(second.tensor.data) == alone(engine, LARGE, 1)
 
     def test_what_is_alike(self, engine) -> None:
-        from hybridge.server.scheduling.batching import batch_key
-
         one = job(engine.spec, SMALL)
-        assert batch_key(one) == batch_key(job(engine.spec, SMALL, seed=1, client="another"))
-        assert batch_key(one) != batch_key(job(engine.spec, LARGE))
+        assert one.batch_key == job(engine.spec, SMALL, seed=1, client="another").batch_key
+        assert one.batch_key != job(engine.spec, LARGE).batch_key
         floats = WireTensor("float32", (1, 3, 64, 64), bytes(4 * 3 * 64 * 64))
-        assert batch_key(replace(one, request=EncodeRequest(floats))) is None  # auto: the numbers decide
-        assert batch_key(replace(one, request=EncodeRequest(floats, value_range="unit"))) is not None
-        assert batch_key(replace(one, request=EncodeRequest(floats, value_range="unit", sample=True))) is None
+        assert replace(one, request=EncodeRequest(floats)).batch_key is None  # auto: the numbers decide
+        assert replace(one, request=EncodeRequest(floats, value_range="unit")).batch_key is not None
+        assert replace(one, request=EncodeRequest(floats, value_range="unit", sample=True)).batch_key is None
 
 
 def test_an_unexpected_failure_in_a_gap_fails_its_own_job_only(backend, watched, engine, monkeypatch) -> None:
@@ -328,7 +327,7 @@ def test_an_unexpected_failure_in_a_gap_fails_its_own_job_only(backend, watched,
 
     monkeypatch.setattr(watched, "decode", decode)
 
-    async def scene() -> Result:
+    async def scene() -> VaeResult:
         large = asyncio.create_task(backend.run(job(engine.spec, LARGE)))
         await asyncio.to_thread(watched.begun.wait, WAIT_S)
         small = asyncio.create_task(backend.run(job(engine.spec, SMALL)))

@@ -23,10 +23,10 @@ from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.process.server import running
 from hybridge.server.scheduling import model_cache
-from hybridge.server.scheduling.job import Job, Result
 from hybridge.server.scheduling.limits import PictureSize
 from hybridge.server.scheduling.model_cache import ModelCache
 from hybridge.server.scheduling.model_slot import Source
+from hybridge.server.scheduling.vae_job import VaeJob, VaeResult
 
 WAIT_S = 30
 CPU = EngineOptions(device="cpu")
@@ -293,10 +293,10 @@ class TestOutOfMemory:
         return in_strips(Engine.load(specs["sd-v1"], CPU))
 
     @staticmethod
-    def job(spec: ModelSpec, side: int) -> Job:
+    def job(spec: ModelSpec, side: int) -> VaeJob:
         z = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(side))
         tensor = WireTensor("float32", (1, 4, side, side), z.numpy().tobytes())
-        return Job(spec, DecodeRequest(tensor, output="signed"), PictureSize(1, 8 * side, 8 * side))
+        return VaeJob(spec, DecodeRequest(tensor, output="signed"), PictureSize(1, 8 * side, 8 * side))
 
     @pytest.fixture
     def device_bytes(self, monkeypatch) -> Callable[[int], list[int]]:
@@ -343,7 +343,7 @@ class TestOutOfMemory:
             asyncio.run(backend.run(self.job(engine.spec, 64)))
         assert len(tried) == 2  # once more, and no more
         device_bytes(2**40)
-        assert isinstance(asyncio.run(backend.run(self.job(engine.spec, 8))), Result)
+        assert isinstance(asyncio.run(backend.run(self.job(engine.spec, 8))), VaeResult)
         backend.close()
 
     def test_whole_has_nothing_smaller(self, specs, monkeypatch) -> None:
@@ -382,7 +382,7 @@ class TestOutOfMemory:
         assert "budget" in too_large.json()["error"]
 
     @staticmethod
-    async def on(engine: Engine, job: Job) -> Result:
+    async def on(engine: Engine, job: VaeJob) -> VaeResult:
         backend = LocalBackend({"sd-v1": engine})
         try:
             return await backend.run(job)

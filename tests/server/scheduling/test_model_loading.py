@@ -31,9 +31,9 @@ from hybridge.server.process.server import running
 from hybridge.server.scheduling import model_cache
 from hybridge.server.scheduling.cost_cache import CostCache
 from hybridge.server.scheduling.cost_model import CostModel
-from hybridge.server.scheduling.job import Job
 from hybridge.server.scheduling.limits import PictureSize
 from hybridge.server.scheduling.queue import FairQueue, QueueLimits
+from hybridge.server.scheduling.vae_job import VaeJob
 
 WAIT_S = 60
 CPU = EngineOptions(device="cpu")
@@ -83,10 +83,10 @@ def decode(address: str, model: str, side: int = 4, **headers: str) -> httpx.Res
     return httpx.post(url, params=query, content=body, headers={**BINARY, **headers}, timeout=WAIT_S)
 
 
-def job(spec: ModelSpec, side: int = 4, **about: Any) -> Job:
+def job(spec: ModelSpec, side: int = 4, **about: Any) -> VaeJob:
     shape = (1, spec.latent_channels, side, side)
     tensor = WireTensor("float32", shape, bytes(4 * spec.latent_channels * side * side))
-    return Job(spec, DecodeRequest(tensor, output="signed"), PictureSize(1, 8 * side, 8 * side), **about)
+    return VaeJob(spec, DecodeRequest(tensor, output="signed"), PictureSize(1, 8 * side, 8 * side), **about)
 
 
 async def until(is_so: Callable[[], bool]) -> None:

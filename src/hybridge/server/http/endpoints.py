@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -19,54 +19,21 @@ from starlette.responses import JSONResponse, Response
 from ... import __version__, protocol
 from ...errors import ClientGone
 from ...models import ModelSpec, TextSpec
-from ...protocol import DecodeRequest
-from ...protocol.prompt_wires import from_flux2, from_sd_next
 from ..async_jobs.registry import AsyncJobRegistry
 from ..async_jobs.store import StoredRequest
 from ..middleware.request_record import RequestRecord, record_of
 from ..process.metrics import CONTENT_TYPE, Metrics
 from ..scheduling.backend import Backend
-from ..scheduling.job import (
-    AnyJob,
-    AnyResult,
-    Job,
-    ProgressCallback,
-    PromptJob,
-    PromptResult,
-    Result,
-    admit,
-    finish,
-    infer_model,
-)
-from ..scheduling.limits import Limits
-from ..scheduling.prompt_job import admit_prompt, finish_prompt
+from ..scheduling.job import Job, ProgressCallback, Result
+from .job_kind import JobKind, ResponseTools, SentRequest
 from .media_threads import MediaThreads
-from .preview import answer_with_preview
 from .request_body import BodyReader
 from .request_deadline import Deadline
-from .request_headers import client_of, prefers_async, query_of, result_bytes, timeout_of
+from .request_headers import client_of, prefers_async, query_of, timeout_of
 from .response_headers import about_job, about_run
 from .served_models import ServedModels
 
 Answered = TypeVar("Answered")
-
-#: A query that takes less to read than the way to a thread and back; diffusers' have about 150 characters.
-_SHORT_QUERY = 1024
-
-#: JSON of which the same is true, and embeddings that are written in a millisecond.
-_SHORT_BODY = 16 * 1024
-_SHORT_ANSWER = 8 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """What of a request its job is made from; see :class:`StoredRequest`."""
-
-    query: str
-    headers: dict[str, str]
-    body: bytes
-    task: protocol.Task | None
-    spec: ModelSpec | TextSpec | None
 
 
 class Endpoints:
@@ -74,35 +41,34 @@ class Endpoints:
 
     Args:
         backend: Runs the jobs.
-        limits: What may be asked for.
+        served: The models of the backend.
+        kinds: Of the jobs that are done; the first that recognises a request reads it.
         body_reader: Reads the bodies.
         metrics: What ``/metrics`` shows.
         async_jobs: Takes what shall be done later.
-        deadline_s: Seconds after which a request that names none is given up; None for never.
-        default_model: Taken where a request names no model and several fit.
         media: Threads for picture files and base64.
+        deadline_s: Seconds after which a request that names none is given up; None for never.
     """
 
     def __init__(
         self,
         backend: Backend,
-        limits: Limits,
+        served: ServedModels,
+        kinds: Sequence[JobKind[Any]],
         body_reader: BodyReader,
         metrics: Metrics,
         async_jobs: AsyncJobRegistry,
         media: MediaThreads,
         *,
         deadline_s: float | None = None,
-        default_model: str | None = None,
     ) -> None:
         self._backend = backend
-        self._limits = limits
+        self._served = served
+        self._kinds = kinds
         self._body_reader = body_reader
         self._metrics = metrics
         self._async_jobs = async_jobs
         self._deadline_s = deadline_s
-        self._default_model = default_model
-        self._served = ServedModels(backend.info())
         self._media = media
 
     # ------------------------------------------------------------------------------------------- work
@@ -138,39 +104,37 @@ class Endpoints:
             read = await self._receive(request, task, spec)
         if isinstance(read, Response):
             return read
-        job, inferred = read
+        kind, job = read
         job = replace(job, client=client_of(request))
-        if isinstance(job.request, DecodeRequest) and job.request.preview:
-            infos = [info for info in self._backend.info() if info.state == "loaded"]
-            loaded = {info.spec.name: info.spec for info in infos if isinstance(info.spec, ModelSpec)}
+        streamed = kind.stream(job, ResponseTools(self._backend, self._media.run, record, deadline))
+        if streamed is not None:
             record.milliseconds["read"] = 1e3 * (time.perf_counter() - arrived)
-            previewed = answer_with_preview(self._backend, job, loaded, self._media.run, inferred, record, deadline)
-            return await _while_connected(request, previewed)
-        response = await _while_connected(request, self._respond(job, inferred, arrived, record, deadline))
+            return await _while_connected(request, streamed)
+        response = await _while_connected(request, self._respond(job, arrived, record, deadline))
         return Response(response.body, response.status, response.headers)
 
     async def _receive(
         self, request: Request, task: protocol.Task | None, spec: ModelSpec | TextSpec | None
-    ) -> tuple[AnyJob, str | None] | Response:
-        """The job that a request asks for, or the answer to one that is to be done later.
+    ) -> tuple[JobKind[Any], Job[Any]] | Response:
+        """The job that a request asks for with its kind, or the answer to one that is to be done later.
 
         The body ends here: whoever waits for the device holds what was read from it, and no base64 besides.
         """
         record = record_of(request.scope)
         headers = {name: ", ".join(request.headers.getlist(name)) for name in ("content-type", "accept")}
         async with self._body_reader.body(request) as body:
-            sent = self._recognised(_Sent(query_of(request), headers, body, task, spec))
-            reading = self._read(sent)
-            job, inferred = await (reading if _is_quick(sent) else _while_connected(request, reading))
+            kind, sent = self._recognised(SentRequest(query_of(request), headers, body, task, spec))
+            reading = self._read(kind, sent)
+            job = await (reading if kind.is_quick_to_read(sent) else _while_connected(request, reading))
             _note(record, job)
             if not prefers_async(request):
-                return job, inferred
+                return kind, job
             client = client_of(request)
             model = sent.spec.name if sent.spec else None
             job_id = await self._async_jobs.accept(
                 StoredRequest("", client, sent.query, sent.headers, sent.task, model),
                 sent.body,
-                result_bytes=result_bytes(job),
+                result_bytes=job.result_bytes,
                 record=record,
             )
             return accepted(self._async_jobs.status(job_id, client))
@@ -186,11 +150,10 @@ class Endpoints:
             HybridgeError: in place of it.
         """
         arrived = time.perf_counter()
-        spec = self._spec_of(stored.model, stored.task) if stored.model else None
-        job, inferred = await self._read(_Sent(stored.query, stored.headers, body, stored.task, spec))
+        job = await self._read_stored(stored, body)
         job = replace(job, client=stored.client, is_patient=True)
         _note(record, job)
-        return await self._respond(job, inferred, arrived, record, Deadline(None), on_progress)
+        return await self._respond(job, arrived, record, Deadline(None), on_progress)
 
     async def result_bytes(self, stored: StoredRequest, body: bytes, record: RequestRecord) -> int:
         """What the result of a request that is accepted for later takes at most; its record learns what it is.
@@ -198,15 +161,13 @@ class Endpoints:
         Raises:
             HybridgeError: when it cannot be answered as it stands.
         """
-        spec = self._spec_of(stored.model, stored.task) if stored.model else None
-        job, _ = await self._read(_Sent(stored.query, stored.headers, body, stored.task, spec))
+        job = await self._read_stored(stored, body)
         _note(record, job)
-        return result_bytes(job)
+        return job.result_bytes
 
     async def _respond(
         self,
-        job: AnyJob,
-        inferred: str | None,
+        job: Job[Any],
         arrived: float,
         record: RequestRecord,
         deadline: Deadline,
@@ -224,57 +185,25 @@ class Endpoints:
         }
         record.milliseconds.update(stages)
         record.shared_by = result.shared_by
-        if isinstance(result, PromptResult):
-            record.cache = "hit" if result.is_from_cache else "miss"
-        about = {**about_job(job, inferred), **about_run(result, stages)}
+        record.cache = result.cache or record.cache
+        about = {**about_job(job), **about_run(result, stages)}
         return protocol.HttpResponse(response.status, {**response.headers, **about}, response.body)
 
-    def _recognised(self, sent: _Sent) -> _Sent:
-        """The request; those of other wires for prompts as one of ours."""
-        limits = self._limits.prompts
-        if sent.task == "prompt" and sent.spec is None:
-            base, (query, body) = "Flux", from_sd_next(sent.query, sent.body, limits)
-        elif sent.task is None:
-            found = from_flux2(sent.query, sent.headers["content-type"], sent.body, limits)
-            if found is None:
-                return sent
-            base, (query, body) = "Flux2", found
-        else:
-            return sent
-        spec = self._served.text_of(base, self._default_model)
-        return _Sent(query, {"content-type": "application/json", "accept": ""}, body, "prompt", spec)
+    def _recognised(self, sent: SentRequest) -> tuple[JobKind[Any], SentRequest]:
+        """What kind of job a request asks for, and the request in our own format."""
+        found = ((kind, kind.recognise(sent)) for kind in self._kinds)
+        return next((kind, ours) for kind, ours in found if ours is not None)
 
-    async def _read(self, sent: _Sent) -> tuple[AnyJob, str | None]:
-        """The job, and how its model was found if it was not named."""
-        if _is_quick(sent):
-            return self._read_here(sent)
-        return await self._media.run(self._read_here, sent)
+    async def _read(self, kind: JobKind[Any], sent: SentRequest) -> Job[Any]:
+        return kind.read(sent) if kind.is_quick_to_read(sent) else await self._media.run(kind.read, sent)
 
-    async def _write(self, job: AnyJob, result: AnyResult) -> protocol.HttpResponse:
-        if isinstance(job, PromptJob) and isinstance(result, PromptResult):
-            is_short = result.answer.nbytes <= _SHORT_ANSWER and job.request.envelope == "safetensors"
-            if is_short and job.request.dtype is None:
-                return finish_prompt(job, result)
-            return await self._media.run(finish_prompt, job, result)
-        if not (isinstance(job, Job) and isinstance(result, Result)):
-            raise AssertionError("a job of one kind has a result of another")
-        request = job.request
-        is_file = isinstance(request, DecodeRequest) and request.output in ("picture", "video")
-        if request.envelope == "binary" and not is_file:
-            return _write_here(job, result)
-        return await self._media.run(_write_here, job, result)
+    async def _read_stored(self, stored: StoredRequest, body: bytes) -> Job[Any]:
+        spec = self._spec_of(stored.model, stored.task) if stored.model else None
+        sent = SentRequest(stored.query, stored.headers, body, stored.task, spec)
+        return await self._read(*self._recognised(sent))
 
-    def _read_here(self, sent: _Sent) -> tuple[AnyJob, str | None]:
-        if isinstance(sent.spec, TextSpec):
-            prompts = protocol.read_prompt_request(sent.query, sent.headers, sent.body, self._limits.prompts)
-            return admit_prompt(prompts, sent.spec, self._limits), None
-        request = protocol.read_request(sent.query, sent.headers, sent.body, sent.task)
-        spec, inferred = sent.spec, None
-        if spec is None:
-            spec, reason = infer_model(request, self._served.vaes, self._default_model)
-            done = "decode" if isinstance(request, DecodeRequest) else "encode"
-            inferred = f"model={spec.name}; task={done}; reason={reason}"
-        return admit(request, spec, self._limits), inferred
+    async def _write(self, job: Job[Any], result: Result) -> protocol.HttpResponse:
+        return job.write(result) if job.is_quick_to_write(result) else await self._media.run(job.write, result)
 
     # ------------------------------------------------------------------------------------ information
 
@@ -318,15 +247,6 @@ class Endpoints:
         return self._served.text(name) if task == "prompt" else self._served.vae(name)
 
 
-def _is_quick(sent: _Sent) -> bool:
-    """Whether it is read where it is, on the event loop."""
-    content_type = sent.headers.get("content-type", "")
-    is_short_text = (
-        isinstance(sent.spec, TextSpec) and len(sent.body) <= _SHORT_BODY and "/form" not in content_type
-    )
-    return len(sent.query) <= _SHORT_QUERY and (is_short_text or protocol.is_raw_tensor(content_type))
-
-
 async def _while_connected(request: Request, work: Coroutine[Any, Any, Answered]) -> Answered:
     """The work's result; if the client leaves first, the work is cancelled and gives up its place in the queue."""
     working = asyncio.ensure_future(work)
@@ -343,16 +263,12 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, Answered]
         leaving.cancel()
 
 
-def _write_here(job: Job, result: Result) -> protocol.HttpResponse:
-    return protocol.write_answer(finish(job, result))
-
-
 def accepted(status: dict[str, Any]) -> Response:
     """The answer to a request that is done later."""
     here = f"/v1/jobs/{status['id']}"
     return JSONResponse(status, 202, {"location": here, "preference-applied": "respond-async"})
 
 
-def _note(record: RequestRecord, job: AnyJob) -> None:
+def _note(record: RequestRecord, job: Job[Any]) -> None:
     record.model, record.task = job.spec.name, job.task
-    record.pictures = job.request.batch if isinstance(job, PromptJob) else job.size.batch
+    record.pictures = job.batch

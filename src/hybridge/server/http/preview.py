@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -22,18 +21,15 @@ from ...models import LATENT_RGB, LatentRgb, ModelSpec, latent_space, latents_la
 from ...protocol import DecodeRequest, HttpResponse, WireTensor
 from ...protocol.media import write_picture
 from ..error_responses import log_failure
-from ..middleware.request_record import HUNG_UP, RequestRecord
-from ..scheduling.backend import Backend
-from ..scheduling.job import Job, Result, finish
-from .request_deadline import Deadline
+from ..middleware.request_record import HUNG_UP
+from ..scheduling.vae_job import VaeJob, VaeResult
+from .job_kind import ResponseTools
 from .response_headers import UNBUFFERED, about_job, about_run
 
 log = logging.getLogger("hybridge.preview")
 
 #: Who made a preview that no tiny autoencoder made.
 LATENT_RGB_NAME = "latent-rgb"
-
-InWorker = Callable[..., Awaitable[Any]]
 
 
 def choose_source(spec: ModelSpec, served: Mapping[str, ModelSpec]) -> ModelSpec | LatentRgb:
@@ -71,18 +67,10 @@ def approximate(request: DecodeRequest, spec: ModelSpec, rgb: LatentRgb) -> Wire
     return WireTensor.from_numpy((unit * 255).round().astype(np.uint8)[None])
 
 
-async def answer_with_preview(
-    backend: Backend,
-    job: Job,
-    served: Mapping[str, ModelSpec],
-    in_worker: InWorker,
-    inferred: str | None,
-    record: RequestRecord,
-    deadline: Deadline,
-) -> Response:
+async def answer_with_preview(job: VaeJob, served: Mapping[str, ModelSpec], tools: ResponseTools) -> Response:
     """The response to an admitted decode job that asked for a preview.
 
-    ``record`` learns of the picture what it would have learnt of one without a preview.
+    The record learns of the picture what it would have learnt of one without a preview.
 
     Raises:
         NoPreview: when nothing can make one.
@@ -91,16 +79,15 @@ async def answer_with_preview(
     """
     if not isinstance(job.request, DecodeRequest):
         raise RequestError("only a decode has a preview")
-    batch = job.size.batch
-    if batch > 1:
-        raise RequestError("a preview is of one picture", saw=f"{batch} latents", hint="a request for each")
+    if job.batch > 1:
+        raise RequestError("a preview is of one picture", saw=f"{job.batch} latents", hint="a request for each")
     source = choose_source(job.spec, served)
     # Its place in the queue is before the full job's, which need not wait for the preview to be written.
-    preview = asyncio.ensure_future(_preview(backend, job, job.request, source, in_worker))
-    full = asyncio.ensure_future(backend.run(job))
+    preview = asyncio.ensure_future(_preview(job, job.request, source, tools))
+    full = asyncio.ensure_future(tools.backend.run(job))
     full.add_done_callback(lambda task: task.cancelled() or task.exception())  # retrieved, whoever gave up on it
     try:
-        with deadline.bound():
+        with tools.deadline.bound():
             first = await preview
         if full.done():
             full.result()  # refused at once: that still has a status of its own
@@ -108,15 +95,15 @@ async def answer_with_preview(
         preview.cancel()
         full.cancel()
         raise
-    headers = {"content-type": protocol.PARTED, **UNBUFFERED, **about_job(job, inferred)}
-    return _Parted(_parts(first, full, job, in_worker, record, deadline), full, headers)
+    headers = {"content-type": protocol.PARTED, **UNBUFFERED, **about_job(job)}
+    return _Parted(_parts(first, full, job, tools), full, headers)
 
 
 class _Parted(StreamingResponse):
     """Parts that are sent while a job runs, which ends with them: a client can leave before the first is sent."""
 
     def __init__(
-        self, parts: AsyncIterator[bytes], job: asyncio.Future[Result], headers: Mapping[str, str]
+        self, parts: AsyncIterator[bytes], job: asyncio.Future[VaeResult], headers: Mapping[str, str]
     ) -> None:
         super().__init__(parts, headers=headers)
         self._job = job
@@ -129,44 +116,39 @@ class _Parted(StreamingResponse):
 
 
 async def _preview(
-    backend: Backend, job: Job, request: DecodeRequest, source: ModelSpec | LatentRgb, in_worker: InWorker
+    job: VaeJob, request: DecodeRequest, source: ModelSpec | LatentRgb, tools: ResponseTools
 ) -> HttpResponse:
     picture = replace(request, output="picture", preview=False)
     if isinstance(source, ModelSpec):
         quick = replace(job, spec=source, request=picture)
-        result = await backend.run(quick)
-        made_by, response = source.name, await in_worker(_write, quick, result)
+        result = await tools.backend.run(quick)
+        made_by, response = source.name, await tools.in_worker(quick.write, result)
     else:
-        pixels = await in_worker(approximate, request, job.spec, source)
-        answer = await in_worker(write_picture, pixels, picture.picture_format)
+        pixels = await tools.in_worker(approximate, request, job.spec, source)
+        answer = await tools.in_worker(write_picture, pixels, picture.picture_format)
         made_by, response = LATENT_RGB_NAME, protocol.write_answer(answer)
     return HttpResponse(response.status, {**response.headers, "hybridge-preview": made_by}, response.body)
 
 
 async def _parts(
-    first: HttpResponse,
-    full: asyncio.Future[Result],
-    job: Job,
-    in_worker: InWorker,
-    record: RequestRecord,
-    deadline: Deadline,
+    first: HttpResponse, full: asyncio.Future[VaeResult], job: VaeJob, tools: ResponseTools
 ) -> AsyncIterator[bytes]:
+    record = tools.record
     record.status = HUNG_UP  # unless it is there to the end
     yield protocol.write_part("preview", first)
-    picture = await _finished(full, job, in_worker, record, deadline)
+    picture = await _finished(full, job, tools)
     record.status = picture.status  # the response's own went out before
     yield protocol.write_part("picture", picture)
     yield protocol.end_parts()
 
 
-async def _finished(
-    full: asyncio.Future[Result], job: Job, in_worker: InWorker, record: RequestRecord, deadline: Deadline
-) -> HttpResponse:
+async def _finished(full: asyncio.Future[VaeResult], job: VaeJob, tools: ResponseTools) -> HttpResponse:
+    record = tools.record
     try:
-        with deadline.bound():
+        with tools.deadline.bound():
             result = await full
             computed = time.perf_counter()
-            response: HttpResponse = await in_worker(_write, job, result)
+            response: HttpResponse = await tools.in_worker(job.write, result)
     except HybridgeError as error:
         log_failure(error)
         return protocol.write_failure(error)
@@ -177,7 +159,3 @@ async def _finished(
     record.shared_by = result.shared_by
     about = about_run(result, record.milliseconds)
     return HttpResponse(response.status, {**response.headers, **about}, response.body)
-
-
-def _write(job: Job, result: Result) -> HttpResponse:
-    return protocol.write_answer(finish(job, result))

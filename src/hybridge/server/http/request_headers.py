@@ -8,19 +8,6 @@ from typing import cast
 from starlette.requests import Request
 
 from ...errors import RequestError
-from ...protocol import DecodeRequest
-from ..scheduling.job import AnyJob, PromptJob
-
-#: Of a result for each pixel at most: three floats in base64; three bytes of a file, which grows a little if its
-#: content is noise.
-_TENSOR_BYTES_PER_PIXEL = 16
-_FILE_BYTES_PER_PIXEL = 4
-
-#: Of a prompt's embeddings: most are smaller, those of FLUX.2 are as large.
-_PROMPT_BYTES = 16 * 2**20
-
-#: What a file takes beside its pixels, and a refusal at most.
-_LEAST_BYTES = 64 * 1024
 
 
 def client_of(request: Request) -> str:
@@ -62,12 +49,3 @@ def timeout_of(request: Request, default_s: float | None) -> float | None:
     if not (math.isfinite(seconds) and seconds > 0):
         raise RequestError("Request-Timeout cannot be read", saw=repr(text[:40]), expected="seconds, above zero")
     return seconds if default_s is None else min(seconds, default_s)
-
-
-def result_bytes(job: AnyJob) -> int:
-    """What the result of a job takes at most; of prompts, about."""
-    if isinstance(job, PromptJob):
-        return _LEAST_BYTES + 2 * job.request.batch * _PROMPT_BYTES
-    request = job.request
-    is_file = isinstance(request, DecodeRequest) and request.output in ("picture", "video")
-    return _LEAST_BYTES + job.size.pixels * (_FILE_BYTES_PER_PIXEL if is_file else _TENSOR_BYTES_PER_PIXEL)

@@ -4,33 +4,29 @@ that took."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ... import protocol
-from ..scheduling.job import AnyJob, AnyResult, RunInfo
+from ..scheduling.job import Job, Result, RunInfo
 
 #: Tells nginx, and proxies that took its word for it, to pass each piece on as it comes.
 UNBUFFERED = {"x-accel-buffering": "no"}
 
 
-def about_job(job: AnyJob, inferred: str | None) -> dict[str, str]:
-    """What is known before it is run, and which headers the pages of a browser may read.
-
-    Args:
-        job: What is answered.
-        inferred: How the model was found, where the sender named none.
-    """
+def about_job(job: Job[Any]) -> dict[str, str]:
+    """What is known before it is run, and which headers the pages of a browser may read."""
     about = {
         "hybridge-model": job.spec.name,
         "access-control-expose-headers": ", ".join(protocol.EXPOSED_HEADERS),
     }
-    if inferred:
-        about["hybridge-inferred"] = inferred
+    if job.inferred:
+        about["hybridge-inferred"] = job.inferred
     if job.warning:
         about["hybridge-warning"] = job.warning
     return about
 
 
-def about_run(result: AnyResult, milliseconds: Mapping[str, float]) -> dict[str, str]:
+def about_run(result: Result, milliseconds: Mapping[str, float]) -> dict[str, str]:
     """What is known once it was run: the time of each stage, and the engine's plan."""
     about = {"server-timing": ", ".join(f"{stage};dur={spent:.1f}" for stage, spent in milliseconds.items())}
     if result.ran is not None:

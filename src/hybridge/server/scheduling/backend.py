@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, overload
+from typing import Any, Literal, Protocol
 
 from ...models import ModelSpec, TextSpec
-from .job import AnyJob, AnyResult, Job, ProgressCallback, PromptJob, PromptResult, Result, text_part
+from .job import Job, ProgressCallback, Result, ResultT, text_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +72,16 @@ class Backend(Protocol):
         """The models, in the order in which they were asked for."""
         ...
 
-    def cost(self, job: AnyJob) -> float:
+    def cost(self, job: Job[Result]) -> float:
         """How much work a job is: seconds of the device, as far as is known."""
         ...
 
-    @overload
-    async def run(self, job: Job, on_progress: ProgressCallback | None = None) -> Result: ...
-
-    @overload
-    async def run(self, job: PromptJob, on_progress: ProgressCallback | None = None) -> PromptResult: ...
-
-    async def run(self, job: AnyJob, on_progress: ProgressCallback | None = None) -> AnyResult:
+    async def run(self, job: Job[ResultT], on_progress: ProgressCallback | None = None) -> ResultT:
         """Does the job; cancelling it gives up its place, and stops it if it runs.
 
         Args:
             job: Its ``client`` and ``is_patient`` are honoured.
-            hear: Told of its progress, by backends that know of any.
+            on_progress: Told of its progress, by backends that know of any.
 
         Raises:
             HybridgeError: Overloaded before it was accepted, unless it is patient; others when it failed.

@@ -16,14 +16,17 @@ from typing import Any
 
 from ...errors import EngineFailure, HybridgeError, OutOfMemory, ShuttingDown, Stopped, TooLarge
 from .cost_model import CostModel
-from .job import AnyJob, AnyResult, Progress, ProgressCallback
+from .job import Job, Progress, ProgressCallback, Result
 from .model_cache import ModelCache
 from .queue import FairQueue, QueuedJob, QueueLimits
 
 log = logging.getLogger("hybridge.device")
 
 #: Runs jobs on a model: (model, jobs, progress(done, of), should_stop()) → a result for each.
-Perform = Callable[[Any, Sequence[AnyJob], Callable[[int, int], None], Callable[[], bool]], Sequence[AnyResult]]
+Perform = Callable[[Any, Sequence[Job[Any]], Callable[[int, int], None], Callable[[], bool]], Sequence[Result]]
+
+#: How many jobs that are like this one may share a run: (job, model) → number.
+BatchLimit = Callable[[Job[Any], Any], int]
 
 #: A job's progress is told in steps of this size; strips are many.
 _TOLD_STEP = 0.01
@@ -35,21 +38,20 @@ class PendingJob:
     Args:
         job: What to do.
         flops: Its arithmetic.
-        like: Jobs of equal ones may share a run; None for a job that runs alone.
-        hear: Told of its progress.
+        on_progress: Told of its progress.
         is_guess: ``flops`` come from no plan.
     """
 
     def __init__(
         self,
-        job: AnyJob,
+        job: Job[Any],
         flops: float,
-        batch_key: object | None,
         on_progress: ProgressCallback | None,
         *,
         is_guess: bool = False,
     ) -> None:
-        self.job, self.flops, self.batch_key, self.is_guess = job, flops, batch_key, is_guess
+        self.job, self.flops, self.is_guess = job, flops, is_guess
+        self.batch_key = job.batch_key
         self.has_listener = on_progress is not None
         self.is_wanted = True
         self.needs_all_memory = False
@@ -57,18 +59,13 @@ class PendingJob:
         self._on_progress = on_progress
         self._loop = asyncio.get_running_loop()
         self._last_progress = Progress("waiting", position=-1)
-        self.future: asyncio.Future[AnyResult] = self._loop.create_future()
-
-    @property
-    def kind(self) -> str:
-        """What sort of work it is, for the pace."""
-        return f"{self.job.part} {self.job.task}"
+        self.future: asyncio.Future[Result] = self._loop.create_future()
 
     def plan(self, flops: float) -> None:
         """From any thread: its arithmetic is known by now."""
         self.flops, self.is_guess = flops, False
 
-    def resolve(self, outcome: AnyResult | HybridgeError) -> None:
+    def resolve(self, outcome: Result | HybridgeError) -> None:
         """From any thread."""
         self._on_loop(self._set, outcome)
 
@@ -86,7 +83,7 @@ class PendingJob:
         except RuntimeError:  # the loop is gone, and with it whoever waited
             log.info("nobody waits any more for a %s job", self.job.part)
 
-    def _set(self, outcome: AnyResult | HybridgeError) -> None:
+    def _set(self, outcome: Result | HybridgeError) -> None:
         if self.future.done():
             return
         if isinstance(outcome, HybridgeError):
@@ -114,11 +111,11 @@ class DeviceThread:
         models: The model cache.
         perform: Runs jobs on one of them.
         limits: Of the queue.
-        batch_limit: Jobs that may share a run on a given model.
+        batch_limit: Says how many jobs may share a run.
     """
 
     def __init__(
-        self, models: ModelCache[Any], perform: Perform, limits: QueueLimits, batch_limit: Callable[[Any], int]
+        self, models: ModelCache[Any], perform: Perform, limits: QueueLimits, batch_limit: BatchLimit
     ) -> None:
         self.queue: FairQueue[PendingJob] = FairQueue(limits, models.is_ready)
         self.cost_model = CostModel()
@@ -132,7 +129,7 @@ class DeviceThread:
         """False only if something is broken, or it was closed."""
         return self._thread.is_alive()
 
-    async def run(self, pending: PendingJob) -> AnyResult:
+    async def run(self, pending: PendingJob) -> Result:
         """Enters the queue, waits for the result, and leaves the queue or stops the run when cancelled."""
         job = pending.job
         cost_s, is_guess = self._cost_of(pending)
@@ -168,8 +165,8 @@ class DeviceThread:
 
     def _cost_of(self, pending: PendingJob) -> tuple[float, bool]:
         """Seconds, and whether they are a guess."""
-        is_guess = pending.is_guess or not self.cost_model.knows(pending.kind)
-        return self.cost_model.seconds(pending.kind, pending.flops), is_guess
+        is_guess = pending.is_guess or not self.cost_model.knows(pending.job.cost_key)
+        return self.cost_model.seconds(pending.job.cost_key, pending.flops), is_guess
 
     def notify_positions(self) -> None:
         """Tells everybody who wants to hear it how many are before them; from any thread."""
@@ -208,7 +205,8 @@ class DeviceThread:
             if model is None:
                 self._return(queued_jobs[0])
                 return
-            if first.batch_key is not None and not is_nested and (most := self._batch_limit(model) - 1) > 0:
+            most = 0 if first.batch_key is None or is_nested else self._batch_limit(first.job, model) - 1
+            if most > 0:
                 queued_jobs = queued_jobs + self.queue.join(lambda other: other.batch_key == first.batch_key, most)
             load_s = self._models.load_s(first.job.part)
             begun = time.perf_counter()
@@ -221,7 +219,7 @@ class DeviceThread:
                 queued.item.needs_all_memory = True
                 self._return(queued)
                 continue
-            if isinstance(outcome, AnyResult):
+            if isinstance(outcome, Result):
                 self._learn(queued.item, outcome, clock.seconds / len(queued_jobs))
                 queued_s = max(0.0, begun - queued.item.since - load_s)
                 stages = {"queue": 1e3 * queued_s, "load": 1e3 * load_s, "device": 1e3 * clock.seconds}
@@ -229,24 +227,24 @@ class DeviceThread:
             self.queue.end(queued, clock.seconds / len(queued_jobs))
             queued.item.resolve(outcome)
 
-    def _learn(self, pending: PendingJob, result: AnyResult, seconds: float) -> None:
+    def _learn(self, pending: PendingJob, result: Result, seconds: float) -> None:
         if pending.is_guess and result.ran is not None and result.ran.flops is not None:
             pending.plan(result.ran.flops / result.shared_by)
-        is_first = not self.cost_model.knows(pending.kind)
-        self.cost_model.learn(pending.kind, pending.flops, seconds)
+        is_first = not self.cost_model.knows(pending.job.cost_key)
+        self.cost_model.learn(pending.job.cost_key, pending.flops, seconds)
         if is_first:
             self.queue.count(self._cost_of)
 
     def _outcomes(
         self, model: Any, queued_jobs: list[QueuedJob[PendingJob]], clock: _Clock, *, is_nested: bool
-    ) -> Sequence[AnyResult | HybridgeError]:
+    ) -> Sequence[Result | HybridgeError]:
         outcome = self._run_once(model, queued_jobs, clock)
         if not isinstance(outcome, HybridgeError):
             return outcome
         if len(queued_jobs) == 1 or isinstance(outcome, Stopped):
             return [outcome] * len(queued_jobs)
         # One of them may have spoilt it for the others (NaN), and memory for one may be there.
-        alone: list[AnyResult | HybridgeError] = []
+        alone: list[Result | HybridgeError] = []
         for queued in queued_jobs:
             tried = self._run_once(model, [queued], clock)
             alone.append(tried if isinstance(tried, HybridgeError) else tried[0])
@@ -254,7 +252,7 @@ class DeviceThread:
 
     def _run_once(
         self, model: Any, queued_jobs: list[QueuedJob[PendingJob]], clock: _Clock
-    ) -> Sequence[AnyResult] | HybridgeError:
+    ) -> Sequence[Result] | HybridgeError:
         def progress(done: int, of: int) -> None:
             for queued in queued_jobs:
                 self.queue.advance(queued, done / of)
@@ -307,7 +305,7 @@ class DeviceThread:
         return time.perf_counter() - begun if ran else 0.0
 
 
-def _is_short_of_memory(outcome: AnyResult | HybridgeError) -> bool:
+def _is_short_of_memory(outcome: Result | HybridgeError) -> bool:
     return isinstance(outcome, OutOfMemory) or (isinstance(outcome, TooLarge) and outcome.least_bytes is not None)
 
 

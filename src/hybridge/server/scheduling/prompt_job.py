@@ -1,19 +1,95 @@
-"""From a PromptRequest to a PromptJob, and from its result to what is sent."""
+"""Jobs of text encoders: from a request to a job, and from its result to the response."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from ...errors import RequestError, UnknownParameter
 from ...models import TextSpec
-from ...protocol import HttpResponse, PromptAnswer, PromptRequest, WireTensor
+from ...protocol import HttpResponse, PromptAnswer, PromptRequest, Task, WireTensor
 from ...protocol.media import read_picture
 from ...protocol.prompt_wires import write_prompt_response
-from .job import PromptJob, PromptResult
+from .job import LEAST_RESULT_BYTES, Job, Result, text_part
 from .limits import Limits
 
 _MOST_SHOWN = 60
+
+#: Embeddings that are written in a millisecond.
+_SHORT_ANSWER = 8 * 2**20
+
+#: Of a prompt's embeddings: most are smaller, those of FLUX.2 are as large.
+_PROMPT_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class PromptResult(Result):
+    """What a backend gives back for a :class:`PromptJob`.
+
+    Attributes:
+        answer: The embeddings.
+        is_from_cache: Whether they were made before.
+    """
+
+    answer: PromptAnswer
+    is_from_cache: bool = field(default=False, kw_only=True)
+
+    @property
+    def cache(self) -> Literal["hit", "miss"]:
+        return "hit" if self.is_from_cache else "miss"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptJob(Job[PromptResult]):
+    """Prompts that were accepted.
+
+    Attributes:
+        request: What to do; its pictures are in ``pictures`` by now.
+        pictures: uint8 (1, H, W, 3) each.
+    """
+
+    spec: TextSpec
+    request: PromptRequest
+    pictures: tuple[WireTensor, ...] = ()
+
+    @property
+    def task(self) -> Task:
+        return "prompt"
+
+    @property
+    def part(self) -> str:
+        return text_part(self.spec.name)
+
+    @property
+    def batch(self) -> int:
+        return self.request.batch
+
+    @property
+    def nbytes(self) -> int:
+        texts = sum(len(str(value)) for value in self.request.inputs.values())
+        return texts + sum(picture.nbytes for picture in self.pictures)
+
+    @property
+    def may_interrupt_its_kind(self) -> bool:
+        """See :attr:`Job.may_interrupt_its_kind`: a tokenizer keeps settings meanwhile."""
+        return False
+
+    @property
+    def result_bytes(self) -> int:
+        return LEAST_RESULT_BYTES + 2 * self.batch * _PROMPT_BYTES
+
+    def is_quick_to_write(self, result: PromptResult) -> bool:
+        is_short = result.answer.nbytes <= _SHORT_ANSWER and self.request.envelope == "safetensors"
+        return is_short and self.request.dtype is None
+
+    def write(self, result: PromptResult) -> HttpResponse:
+        """The response; copies all of the embeddings, so it belongs off the event loop and off the device."""
+        response = write_prompt_response(self.request, result.answer, self.spec.side.masks)
+        about: dict[str, str] = {"hybridge-cache": result.cache}
+        if (cut := _cut(result.answer)) is not None:
+            about["hybridge-warning"] = cut
+        return HttpResponse(response.status, {**response.headers, **about}, response.body)
 
 
 def admit_prompt(request: PromptRequest, spec: TextSpec, limits: Limits) -> PromptJob:
@@ -50,15 +126,6 @@ def admit_prompt(request: PromptRequest, spec: TextSpec, limits: Limits) -> Prom
         pixels += pictures[-1].shape[1] * pictures[-1].shape[2]
         limits.check_pixels(pixels, f"{len(pictures)} pictures")
     return PromptJob(spec, replace(request, images=()), tuple(pictures))
-
-
-def finish_prompt(job: PromptJob, result: PromptResult) -> HttpResponse:
-    """The response to a job.  Copies all of it, so it belongs off the event loop and off the device."""
-    response = write_prompt_response(job.request, result.answer, job.spec.side.masks)
-    about = {"hybridge-cache": "hit" if result.is_from_cache else "miss"}
-    if (cut := _cut(result.answer)) is not None:
-        about["hybridge-warning"] = cut
-    return HttpResponse(response.status, {**response.headers, **about}, response.body)
 
 
 def _cut(answer: PromptAnswer) -> str | None:

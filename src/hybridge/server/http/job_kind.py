@@ -1,0 +1,88 @@
+"""What a kind of job needs to be asked for over HTTP; the endpoints know all kinds by this class alone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from starlette.responses import Response
+
+from ...models import ModelSpec, TextSpec
+from ...protocol import Task
+from ..middleware.request_record import RequestRecord
+from ..scheduling.backend import Backend
+from ..scheduling.job import Job
+from .request_deadline import Deadline
+
+JobT = TypeVar("JobT", bound=Job[Any])
+
+#: A query that takes less time to read than the way to a thread and back; diffusers' have about 150 characters.
+SHORT_QUERY = 1024
+
+#: Calls a function in a worker thread: (function, arguments…) → its result.
+InWorker = Callable[..., Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class SentRequest:
+    """What of a request its job is made from; see :class:`StoredRequest`.
+
+    Attributes:
+        query: The raw query string.
+        headers: ``content-type`` and ``accept``.
+        body: All of it.
+        task: What the address says; None where it says nothing.
+        spec: The model that the address names, if it names one.
+    """
+
+    query: str
+    headers: dict[str, str]
+    body: bytes
+    task: Task | None
+    spec: ModelSpec | TextSpec | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseTools:
+    """What a response that is sent while its job runs is made with.
+
+    Attributes:
+        backend: Runs jobs.
+        in_worker: Runs what takes a processor for more than a moment.
+        record: Of the request.
+        deadline: Of the request.
+    """
+
+    backend: Backend
+    in_worker: InWorker
+    record: RequestRecord
+    deadline: Deadline
+
+
+class JobKind(ABC, Generic[JobT]):
+    """One kind of job: which requests ask for it, how they are read, and how its answer is sent."""
+
+    @abstractmethod
+    def recognise(self, sent: SentRequest) -> SentRequest | None:
+        """The request if it asks for this kind of job, else None.
+
+        A request in the format of another server is returned in our own, with its task and model.
+        """
+
+    @abstractmethod
+    def is_quick_to_read(self, sent: SentRequest) -> bool:
+        """Whether :meth:`read` takes less time than the way to a thread and back."""
+
+    @abstractmethod
+    def read(self, sent: SentRequest) -> JobT:
+        """The job that a recognised request asks for, once it is checked against the limits.
+
+        Raises:
+            HybridgeError: when it cannot be done.
+        """
+
+    def stream(self, job: JobT, tools: ResponseTools) -> Coroutine[Any, Any, Response] | None:
+        """The response to a job whose answer is sent while it runs; None for an answer sent at its end."""
+        return None

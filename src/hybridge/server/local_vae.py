@@ -1,0 +1,289 @@
+"""VAEs on the engines of this machine: their jobs' plans, runs and results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from ..engine import Engine, EngineOptions, frames_of, map_torch_errors, threads_of, to_pixels, to_unit
+from ..engine.loading import config_before_loading
+from ..engine.options import choose_device, choose_dtype
+from ..errors import CannotLower, EngineFailure, HybridgeError, OutOfMemory, TooLarge
+from ..models import ModelSpec, Normalisation, latent_space
+from ..protocol import DecodeRequest, Scaling, VaeTask, WireTensor
+from ..protocol.torch import from_torch, to_torch
+from .local_models import LocalModels
+from .scheduling.backend import ModelInfo
+from .scheduling.cost_cache import CostCache
+from .scheduling.job import RunInfo
+from .scheduling.limits import PictureSize
+from .scheduling.model_slot import Source
+from .scheduling.vae_job import VaeJob, VaeResult
+
+#: What Stable Diffusion's decoder needs for a pixel.  The cost of models that are not loaded yet, or not plannable.
+FLOPS_PER_PIXEL = 9.5e6
+
+#: Pictures of different requests in one run, on devices where that is faster.
+_BATCH = 8
+
+
+class PlanKey(NamedTuple):
+    """What the arithmetic of a job follows from."""
+
+    model: str
+    task: VaeTask
+    size: PictureSize
+
+
+def plan_key(job: VaeJob) -> PlanKey:
+    """Return what the plan of a job depends on."""
+    return PlanKey(job.spec.name, job.task, job.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Jobs on an engine: all of the same model, task, size and parameters."""
+
+    engine: Engine
+    jobs: Sequence[VaeJob]
+    progress: Callable[[int, int], None]
+    should_stop: Callable[[], bool]
+
+    def plan(self, budget_bytes: int | None) -> RunInfo:
+        """What a budget leads to.
+
+        Raises:
+            TooLarge: when it leads nowhere.
+        """
+        size = self.jobs[0].size
+        size = size._replace(batch=size.batch * len(self.jobs))
+        try:
+            plan = self.engine.plan(self.jobs[0].task, *size, budget_bytes=budget_bytes)
+        except CannotLower as reason:
+            return RunInfo("whole", why=str(reason))
+        return RunInfo(plan.mode, plan.peak_bytes, float(plan.flops), plan.reason)
+
+    def smaller_than(self, peak_bytes: int) -> int | None:
+        """A budget of half of what failed, or the least that works; None if that is no less."""
+        half_bytes = peak_bytes // 2
+        try:
+            self.plan(half_bytes)
+        except TooLarge as refusal:
+            least_bytes = refusal.least_bytes
+            return least_bytes if least_bytes is not None and least_bytes < peak_bytes else None
+        return half_bytes
+
+    def tensors(self, budget_bytes: int | None) -> list[WireTensor]:
+        """What each of the jobs asks for."""
+        tensors = [job.tensor for job in self.jobs]
+        source = to_torch(_concatenate(tensors))
+        made = self._decode if self.jobs[0].task == "decode" else self._encode
+        found = made(source, budget_bytes)
+        if len(tensors) == 1:
+            return [from_torch(found)]
+        return [from_torch(part) for part in found.split([tensor.shape[0] for tensor in tensors])]
+
+    def _decode(self, latents: Any, budget_bytes: int | None) -> Any:
+        job = self.jobs[0]
+        request = job.request
+        assert isinstance(request, DecodeRequest)  # noqa: S101 - what the task says
+        sample = self.engine.decode(
+            latents,
+            sent=_normalisation(request.scaling, self.engine.spec),
+            height=request.height,
+            width=request.width,
+            budget_bytes=budget_bytes,
+            progress=self.progress,
+            should_stop=self.should_stop,
+        )
+        if request.output == "signed":
+            return sample
+        sample = frames_of(sample)
+        return to_unit(sample) if request.output == "unit" else to_pixels(sample)
+
+    def _encode(self, image: Any, budget_bytes: int | None) -> Any:
+        job = self.jobs[0]
+        request = job.request
+        if isinstance(request, DecodeRequest) or not isinstance(request.image, WireTensor):
+            raise EngineFailure("a picture file reached the device unread")
+        how: dict[str, Any] = {
+            "value_range": request.value_range,
+            "budget_bytes": budget_bytes,
+            "progress": self.progress,
+            "should_stop": self.should_stop,
+        }
+        if request.moments:
+            return self.engine.moments(image, **how)
+        wanted = _normalisation(request.scaling, self.engine.spec)
+        return self.engine.encode(image, wanted=wanted, sample=request.sample, seed=request.seed, **how)
+
+
+class VaeModels(LocalModels[Engine, VaeJob]):
+    """The VAEs of a backend.
+
+    Args:
+        engines: Loaded ones, by model name.
+        cold: Models that are loaded when they are first asked for.
+        options: How those are loaded.
+        batch_limit: Jobs that may share a run; None decides for each device.
+    """
+
+    def __init__(
+        self,
+        engines: Mapping[str, Engine],
+        cold: Sequence[ModelSpec],
+        options: EngineOptions,
+        batch_limit: int | None,
+    ) -> None:
+        self._engines, self._cold, self._options = engines, cold, options
+        self._infos = {name: _info_of(engine) for name, engine in engines.items()}
+        self._infos |= {spec.name: _info_before_loading(spec, options) for spec in cold}
+        self._flops: CostCache[PlanKey] = CostCache(self._planned)
+        self._batch_limit = batch_limit
+
+    @property
+    def parts(self) -> Sequence[str]:
+        return list(self._infos)
+
+    @property
+    def loaded(self) -> Mapping[str, Engine]:
+        return self._engines
+
+    def sources(self) -> dict[str, Source[Engine]]:
+        return {spec.name: _source(spec, self._options) for spec in self._cold}
+
+    def info(self, part: str) -> ModelInfo:
+        engine, state = self.engine_of(part), self._cache.state_of(part)
+        info = self._infos[part] if engine is None else _info_of(engine)
+        return replace(info, state=state.state, failure=state.failure)
+
+    def flops(self, job: VaeJob) -> float | None:
+        return self._flops.now(plan_key(job))
+
+    def known_flops(self, job: VaeJob) -> float | None:
+        return self._flops.known(plan_key(job))
+
+    def guessed_flops(self, job: VaeJob) -> float:
+        return job.size.pixels * FLOPS_PER_PIXEL
+
+    def find_flops(self, job: VaeJob, callback: Callable[[float], None]) -> None:
+        self._flops.find(plan_key(job), callback)
+
+    def may_share(self, engine: Engine) -> int:
+        """How many jobs may share a run.
+
+        On a CPU none: the engine runs the items of a batch one after another, so the first would wait for the last
+        and nobody would gain.  Not where bits count either: a GPU's libraries choose their kernels by the shape.
+        """
+        if self._batch_limit is not None:
+            return self._batch_limit
+        return 1 if engine.device.value.type == "cpu" or engine.modes == ("whole",) else _BATCH
+
+    def close(self) -> None:
+        self._flops.close()
+
+    def _planned(self, key: PlanKey) -> float | None:
+        """The FLOPs of a size's plan; None while there is nothing to plan with."""
+        engine = self.engine_of(key.model)
+        if engine is None:
+            return None
+        try:
+            return float(engine.plan(key.task, *key.size).flops)
+        except HybridgeError:  # not plannable, or the engine will say what is wrong with it
+            return key.size.pixels * FLOPS_PER_PIXEL
+
+    def perform(
+        self,
+        engine: Engine,
+        jobs: Sequence[VaeJob],
+        progress: Callable[[int, int], None],
+        should_stop: Callable[[], bool],
+    ) -> Sequence[VaeResult]:
+        """Runs jobs that may share a run, within the memory that is left, and once more in less if that fails."""
+        run = Run(engine, jobs, progress, should_stop)
+        budget_bytes, ran = self._fit(run)
+        try:
+            return self._within(run, budget_bytes, ran)
+        except OutOfMemory as failure:
+            refusal = OutOfMemory(failure.what, hint=failure.hint)
+        # Outside of the except block, because the failure's traceback holds the tensors of the failed run.
+        if len(jobs) > 1 or ran.peak_bytes is None:
+            raise refusal
+        self._cache.release_idle()
+        smaller_bytes = run.smaller_than(ran.peak_bytes)
+        if smaller_bytes is None:
+            raise refusal
+        smaller = run.plan(smaller_bytes)
+        reason = f"the device had no room for {ran.peak_bytes} bytes in mode {ran.mode}; {smaller.why}"
+        return self._within(run, smaller_bytes, RunInfo(smaller.mode, smaller.peak_bytes, smaller.flops, reason))
+
+    def _fit(self, run: Run) -> tuple[int | None, RunInfo]:
+        """The budget for a run, and what comes of it; lets idle models leave if it takes that."""
+        budget_bytes = _budget(self._cache.room_bytes())
+        try:
+            return budget_bytes, run.plan(budget_bytes)
+        except TooLarge as refusal:
+            if refusal.least_bytes is None or len(run.jobs) > 1:  # no model leaves for a batch that can be split
+                raise
+            budget_bytes = _budget(self._cache.make_room(refusal.least_bytes))
+        return budget_bytes, run.plan(budget_bytes)
+
+    def _within(self, run: Run, budget_bytes: int | None, ran: RunInfo) -> Sequence[VaeResult]:
+        engine = run.engine
+        with (
+            self._cache.running(ran.peak_bytes or 0),
+            map_torch_errors(f"a {engine.spec.name} job", engine.device.value),
+        ):
+            return [VaeResult(tensor, ran=ran, shared_by=len(run.jobs)) for tensor in run.tensors(budget_bytes)]
+
+
+def _concatenate(tensors: Sequence[WireTensor]) -> WireTensor:
+    """Tensors of one dtype and shape (N, …), one after another along their first axis."""
+    first = tensors[0]
+    if len(tensors) == 1:
+        return first
+    shape = (sum(tensor.shape[0] for tensor in tensors), *first.shape[1:])
+    return WireTensor(first.dtype, shape, b"".join(tensor.data for tensor in tensors), first.channels_last)
+
+
+def _normalisation(scaling: Scaling, spec: ModelSpec) -> Normalisation | None:
+    """The wire's word for it → the engine's: None is VAE space."""
+    return latent_space.normalisation_of(spec, scaling.by, scaling.scaling_factor, scaling.shift_factor)
+
+
+def _budget(room_bytes: int | None) -> int | None:
+    return None if room_bytes is None else max(1, room_bytes)
+
+
+def _info_of(engine: Engine) -> ModelInfo:
+    return ModelInfo(
+        engine.spec,
+        str(engine.device.value),
+        engine.device.reason,
+        str(engine.dtype.value).removeprefix("torch."),
+        engine.dtype.reason,
+        engine.weights_bytes,
+        threads=threads_of(engine.device.value),
+        config=engine.config,
+    )
+
+
+def _info_before_loading(spec: ModelSpec, options: EngineOptions) -> ModelInfo:
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, spec, device.value)
+    return ModelInfo(
+        spec,
+        str(device.value),
+        device.reason,
+        str(dtype.value).removeprefix("torch."),
+        dtype.reason,
+        None,
+        "cold",
+        threads=threads_of(device.value),
+        config=config_before_loading(spec),
+    )
+
+
+def _source(spec: ModelSpec, options: EngineOptions) -> Source[Engine]:
+    return Source(lambda: Engine.expected_bytes(spec, options), lambda: Engine.load(spec, options))

@@ -1,0 +1,224 @@
+"""Jobs of a VAE: from a request to a job, and from its result to the response."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ...errors import AmbiguousModel, RequestError
+from ...models import ModelSpec, latents_layout
+from ...protocol import (
+    Answer,
+    DecodeRequest,
+    EncodeRequest,
+    HttpResponse,
+    Request,
+    TensorAnswer,
+    VaeTask,
+    WireTensor,
+    write_answer,
+)
+from ...protocol.media import read_picture, write_picture, write_video
+from .job import LEAST_RESULT_BYTES, Job, Result
+from .limits import Limits, PictureSize
+
+#: Factors travel as text with a handful of digits.
+_FACTOR_TOLERANCE = 1e-3
+
+#: Of a result for each pixel at most: three floats in base64; three bytes of a file, which grows a little if its
+#: content is noise.
+_TENSOR_BYTES_PER_PIXEL = 16
+_FILE_BYTES_PER_PIXEL = 4
+
+
+@dataclass(frozen=True, slots=True)
+class VaeResult(Result):
+    """What a backend gives back for a :class:`VaeJob`.
+
+    ``tensor`` is what the request's output names: floats (N, 3, H, W) for ``unit`` and ``signed``, uint8
+    (N, H, W, 3) for ``pixels``, ``picture`` and ``video``, latents (N, C, h, w) for an encode request.
+    """
+
+    tensor: WireTensor
+
+
+@dataclass(frozen=True, slots=True)
+class VaeJob(Job[VaeResult]):
+    """Pictures to decode or encode.  An encode request holds pixels by now, not a file.
+
+    Attributes:
+        request: What to do.
+        size: Of its pictures, computed once.
+    """
+
+    spec: ModelSpec
+    request: Request
+    size: PictureSize
+
+    @property
+    def task(self) -> VaeTask:
+        return "decode" if isinstance(self.request, DecodeRequest) else "encode"
+
+    @property
+    def tensor(self) -> WireTensor:
+        """What was sent."""
+        if isinstance(self.request, DecodeRequest):
+            return self.request.latents
+        assert isinstance(self.request.image, WireTensor)  # noqa: S101 - admit() has read the file
+        return self.request.image
+
+    @property
+    def part(self) -> str:
+        return self.spec.name
+
+    @property
+    def batch(self) -> int:
+        return self.size.batch
+
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.nbytes
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the answer is a file: a picture or a video."""
+        return isinstance(self.request, DecodeRequest) and self.request.output in ("picture", "video")
+
+    @property
+    def result_bytes(self) -> int:
+        pixel_bytes = _FILE_BYTES_PER_PIXEL if self.is_file else _TENSOR_BYTES_PER_PIXEL
+        return LEAST_RESULT_BYTES + self.size.pixels * pixel_bytes
+
+    @property
+    def batch_key(self) -> object | None:
+        """See :attr:`Job.batch_key`.
+
+        Alone are jobs whose meaning depends on all of their numbers (``value_range=auto`` of floats), those that
+        draw at random, those that hold more than one picture or none of the usual four axes, and videos.
+        """
+        request, tensor = self.request, self.tensor
+        if self.spec.frames.has_axis or len(tensor.shape) != 4 or tensor.shape[0] != 1:
+            return None
+        what = (self.spec.name, self.task, tensor.dtype, tensor.shape, tensor.channels_last, request.scaling)
+        if isinstance(request, DecodeRequest):
+            kind = "bytes" if request.output in ("picture", "video", "pixels") else request.output
+            return (*what, kind, request.height, request.width)
+        if request.sample or (request.value_range == "auto" and tensor.dtype != "uint8"):
+            return None
+        return (*what, request.value_range, request.moments)
+
+    def is_quick_to_write(self, _: VaeResult) -> bool:
+        return self.request.envelope == "binary" and not self.is_file
+
+    def write(self, result: VaeResult) -> HttpResponse:
+        return write_answer(self._answer(result.tensor))
+
+    def _answer(self, tensor: WireTensor) -> Answer:
+        request = self.request
+        if isinstance(request, DecodeRequest) and request.output == "picture":
+            return write_picture(tensor, request.picture_format, quality=request.quality)
+        if isinstance(request, DecodeRequest) and request.output == "video":
+            return write_video(tensor)
+        return TensorAnswer(tensor, request.envelope)
+
+
+def admit(request: Request, spec: ModelSpec, limits: Limits) -> VaeJob:
+    """Accepts a request for a model, or says why not.  Reads picture files, so it belongs off the event loop.
+
+    Raises:
+        RequestError: when it cannot be answered.
+        TooLarge: when it would pass a limit.
+    """
+    if isinstance(request, EncodeRequest):
+        spec.check_encodes()
+    notes = _notes(request, spec)
+    if isinstance(request, DecodeRequest):
+        size = limits.check_decode(request, spec)
+    elif isinstance(request.image, WireTensor):
+        size = limits.check_encode(request.image, spec)
+    else:
+        image = read_picture(
+            request.image.data, max_pixels=limits.max_pixels, multiple=spec.spatial_factor, note=notes.append
+        )
+        request = replace(request, image=image)
+        size = limits.check_encode(image, spec)
+    if isinstance(request, EncodeRequest):
+        notes += [note for note in (spec.frames.check_frames(spec.name, size.frames),) if note]
+    return VaeJob(spec, request, size, warning="; ".join(notes) or None)
+
+
+def _notes(request: Request, spec: ModelSpec) -> list[str]:
+    """What the sender should hear of, before the content is looked at."""
+    if spec.kind == "tiny" and spec.parent is None and request.scaling.by == "none":
+        return [
+            f"{spec.name} is a tiny autoencoder of an unknown parent; it needs a pipeline's latents."
+            " Send scaling_factor, or name its folder after the one it is (taesd, taesdxl, taesd3, taef1)"
+        ]
+    return []
+
+
+def infer_model(request: Request, served: Mapping[str, ModelSpec], default: str | None) -> tuple[ModelSpec, str]:
+    """The model that a request without a name is for, and the reason.
+
+    Latents tell by their channels, and both tasks by the factors that they carry.  A tiny autoencoder is not
+    chosen over the full one whose latents it shares.  What still fits several models is refused: SD v1 and SDXL
+    latents look alike, and the wrong VAE gives a wrong picture without an error.
+
+    Args:
+        request: What was sent.
+        served: The models of this server, by name.
+        default: The model to take where several fit, if the server has one.
+
+    Raises:
+        RequestError: when no model fits.
+        AmbiguousModel: when several do.
+    """
+    if len(served) == 1:
+        (only,) = served.values()
+        return only, "the only model here"
+    fitting = [spec for spec in served.values() if _fits(request, spec)]
+    if not fitting and isinstance(request, EncodeRequest):
+        raise RequestError("no model here can encode", expected="a model whose weights have an encoder")
+    if not fitting and isinstance(request, DecodeRequest):
+        raise RequestError(
+            "no model here has such latents",
+            saw=f"shape {list(request.latents.shape)}",
+            expected="one of " + ", ".join(f"{s.name} ({s.latent_channels} channels)" for s in served.values()),
+        )
+    reasons = [] if isinstance(request, EncodeRequest) else [f"{fitting[0].latent_channels} latent channels"]
+    matching = [spec for spec in fitting if _has_factors(request, spec)]
+    if matching:
+        fitting = matching
+        reasons.append(f"scaling factor {request.scaling.scaling_factor:g}")
+    if default in {spec.name for spec in fitting} and len(fitting) > 1:
+        return served[default or ""], "the default where several fit"
+    if any(spec.kind != "tiny" for spec in fitting):
+        fitting = [spec for spec in fitting if spec.kind != "tiny"]
+    if len(fitting) == 1:
+        return fitting[0], ", ".join(reasons) or "the only full model here"
+    raise AmbiguousModel(
+        "several models here fit what was sent",
+        saw=", ".join(spec.name for spec in fitting),
+        expected="one",
+        hint=f"scaling_factor, or the path /v1/{fitting[0].name}/…, or --default-model when starting the server",
+    )
+
+
+def _fits(request: Request, spec: ModelSpec) -> bool:
+    if isinstance(request, EncodeRequest):
+        return spec.has_encoder
+    try:
+        latents_layout(request.latents.shape, spec, request.height, request.width)
+    except RequestError:
+        return False
+    return True
+
+
+def _has_factors(request: Request, spec: ModelSpec) -> bool:
+    given, own = request.scaling, spec.normalisation
+    if given.by != "given" or given.scaling_factor is None:
+        return False
+    return math.isclose(given.scaling_factor, own.scaling_factor, rel_tol=_FACTOR_TOLERANCE) and math.isclose(
+        given.shift_factor or 0.0, own.shift_factor, rel_tol=_FACTOR_TOLERANCE
+    )
