@@ -130,6 +130,13 @@ def test_pictures_are_those_of_the_whole_pipeline(pair: Pair, prompts: Any, nega
     assert torch.equal(found, expected), f"differs by {(found.float() - expected.float()).abs().max()}"
 
 
+def test_loaded_encoders_are_known_by_their_weights(pair: Pair) -> None:
+    with hybridge.connect(pair.whole, pair.server) as done:
+        (text,) = done.replaced
+    assert text.part == "text"
+    assert text.reason.startswith("its weights and tokens equal this pipeline's")
+
+
 def test_keyword_arguments_of_the_client_give_the_same_picture(pair: Pair) -> None:
     case = pair.case
     if case.side.counts_absent_prompts:
@@ -210,15 +217,13 @@ def test_embeddings_of_ones_own_are_taken_as_before(sdxl: Pair) -> None:
     assert torch.equal(found, expected)
 
 
-def test_auto_replaces_what_was_not_loaded(sdxl: Pair) -> None:
-    pipe = sdxl.headless()
-    with hybridge.connect(pipe, sdxl.server, model="starter") as done:
-        assert [(one.part, one.model) for one in done.replaced] == [("vae", "starter"), ("text", "tiny")]
-        assert "text is tiny of" in str(done)
-    with hybridge.connect(sdxl.whole, sdxl.server, model="starter") as done:
+def test_auto_replaces_what_the_server_has(sdxl: Pair) -> None:
+    for pipe in (sdxl.headless(), sdxl.whole):
+        with hybridge.connect(pipe, sdxl.server, model="starter") as done:
+            assert [(one.part, one.model) for one in done.replaced] == [("vae", "starter"), ("text", "tiny")]
+            assert "text is tiny of" in str(done)
+    with hybridge.connect(sdxl.whole, sdxl.server, model="starter", parts=("vae",)) as done:
         assert [one.part for one in done.replaced] == ["vae"]
-    with hybridge.connect(sdxl.whole, sdxl.server, model="starter", parts=("vae", "text")) as done:
-        assert [one.part for one in done.replaced] == ["vae", "text"]
 
 
 def test_text_encoders_that_do_not_fit_are_refused(sdxl: Pair) -> None:

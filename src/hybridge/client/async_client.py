@@ -244,6 +244,10 @@ class AsyncClient(
         """As :meth:`Client.models`."""
         return await self._run(self._flows.models(self._terms(None, None)))
 
+    async def model(self, name: str) -> Json:
+        """As :meth:`Client.model`."""
+        return await self._run(self._flows.model(name, self._terms(None, None)))
+
     async def health(self) -> Json:
         """As :meth:`Client.health`."""
         return await self._run(self._flows.health(self._terms(None, None)))

@@ -283,6 +283,10 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
         """Return the server's models; with several servers, those of one that answers."""
         return self._run(self._flows.models(self._terms(None, None)))
 
+    def model(self, name: str) -> Json:
+        """Return what the server says of one model, with the fingerprint of its text encoders."""
+        return self._run(self._flows.model(name, self._terms(None, None)))
+
     def health(self) -> Json:
         """Return the server's health report as JSON or text; raise an error if the server does not answer."""
         return self._run(self._flows.health(self._terms(None, None)))

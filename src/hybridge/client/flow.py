@@ -100,6 +100,10 @@ class Flows:
     def models(self, terms: Terms) -> Flow[list[dict[str, Any]]]:
         return (yield from self.exchange(getter("/v1/models"), read_model_list, self.begin(terms)))
 
+    def model(self, name: str, terms: Terms) -> Flow[Json]:
+        path = f"/v1/models/{quote(name, safe='')}"
+        return (yield from self.exchange(getter(path), _read_document, self.begin(terms)))
+
     def health(self, terms: Terms) -> Flow[Json]:
         return (yield from self.exchange(getter("/health"), _read_document, self.begin(terms)))
 

@@ -16,9 +16,8 @@ import torch
 from ..errors import ClientError, Mismatch, RequestError
 from .client import Client
 from .model_matching import choose, denoiser_of, need_of, read_models
-from .remote_text import RemoteTextEncoder
 from .remote_vae import RemoteVAE
-from .text_matching import choose_text, lacks_encoders, read_text_models, side_of
+from .text_replacement import remote_text
 from .transport import ANSWER_TIMEOUT_S
 
 #: The parts of a pipeline that a server can run.
@@ -134,11 +133,12 @@ def connect(
             ``vae=None``; for ``text``, one of a class in :mod:`hybridge.models.text_sides`.  It is changed in
             place.
         server: Its URL, as for :class:`Client`; or a client, which the caller has to close.
-        parts: The parts to replace: ``vae`` or ``text`` or both.  ``auto`` is the VAE, and the text encoders if the
-            pipeline was loaded without them and the server has them.  Existing text encoders are kept, because
-            they cannot be compared with the server's.
+        parts: The parts to replace: ``vae`` or ``text`` or both.  ``auto`` is both, as far as the server has them.
+            Text encoders that are loaded are then replaced only by equal ones: with the same weights and the same
+            tokens.  Others are kept, and a warning says why.
         model: The server's model for the VAE; if None, the one that fits the pipeline's config or class.
-        text_model: The server's model for the text encoders; if None, the only one that serves such a pipeline.
+        text_model: The server's model for the text encoders; if None, the one that equals the pipeline's own, or
+            the only one that serves such a pipeline.
         api_key: Sent as ``Authorization: Bearer``; not together with a client.
         timeout: Seconds to wait for an answer; not together with a client.
 
@@ -160,12 +160,14 @@ def connect(
         documents = client.models()
         values: list[tuple[Any, dict[str, Any]]] = []
         replaced: list[Replacement] = []
-        if "vae" in wanted:
+        is_asked = parts != "auto" or text_model is not None
+        text = remote_text(pipe, client, documents, text_model, is_asked=is_asked) if "text" in wanted else None
+        # A server without any VAE is asked for text alone.
+        is_text_alone = parts == "auto" and model is None and text is not None and not read_models(documents, "")
+        if "vae" in wanted and not is_text_alone:
             vae, chosen, reason = _remote_vae(pipe, client, documents, model)
             values += [(part, {"vae": vae, **_learned(part, vae)}) for part in (pipe, *_inner(pipe))]
             replaced.append(Replacement("vae", chosen, reason))
-        is_needed = parts != "auto" or text_model is not None
-        text = _remote_text(pipe, client, documents, text_model, is_needed=is_needed) if "text" in wanted else None
         if text is not None:
             encoder, reason = text
             values.append((pipe, {"encode_prompt": encoder}))
@@ -185,28 +187,6 @@ def _remote_vae(
     if chosen.dtype != (own := str(vae.dtype).removeprefix("torch.")):
         reason += f"; it computes in {chosen.dtype}, the pipeline's is {own}"
     return vae, chosen.name, reason
-
-
-def _remote_text(
-    pipe: Any, client: Client, documents: Sequence[Any], asked: str | None, *, is_needed: bool
-) -> tuple[RemoteTextEncoder, str] | None:
-    """Return the replacement of ``encode_prompt`` and the reason; None if it need not or cannot be replaced.
-
-    Raises:
-        Mismatch: when it cannot be replaced although the user asked for it.
-    """
-    known = side_of(pipe)
-    if not is_needed and (known is None or not lacks_encoders(pipe, known[1])):
-        return None
-    try:
-        chosen, reason = choose_text(pipe, read_text_models(documents), asked, client.server)
-    except Mismatch:
-        if is_needed:
-            raise
-        return None
-    if known is None:
-        raise AssertionError("what nothing is known of was chosen for")
-    return RemoteTextEncoder(client, chosen.name, known[1], pipe), reason
 
 
 def _inner(pipe: Any) -> list[Any]:

@@ -13,6 +13,7 @@ from ..models.text_side import NEGATIVE_PREFIX
 from .client import Client
 from .flow import warn_caller
 from .prompts import Embeddings, repeated
+from .text_comparison import state_of
 
 #: The arguments of ``encode_prompt`` for the number of pictures of each prompt.
 _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt")
@@ -36,13 +37,28 @@ class RemoteTextEncoder:
         model: The server's name for the model.
         side: The facts about the pipeline's text encoders.
         pipe: The pipeline.
+        weights: What the server calls the files whose weights equal those of the pipeline's own encoders; None if
+            it has none, or if they were not compared.
+        has_own: Whether the pipeline has text encoders of its own.  They encode if they change later, or if the
+            server's do: nothing else would have their LoRAs and added tokens.
 
     Attributes:
         model: The server's name for the model.
     """
 
-    def __init__(self, client: Client, model: str, side: TextSide, pipe: Any) -> None:
+    def __init__(
+        self,
+        client: Client,
+        model: str,
+        side: TextSide,
+        pipe: Any,
+        *,
+        weights: str | None = None,
+        has_own: bool = False,
+    ) -> None:
         self.model = model
+        self._weights = weights
+        self._state = state_of(pipe, side) if has_own else None
         self._client, self._side, self._pipe = client, side, pipe
         self._own = type(pipe).encode_prompt
         self._signature = inspect.signature(self._own)
@@ -64,11 +80,17 @@ class RemoteTextEncoder:
         own = [output.name for output in self._side.outputs]
         if any(given.get(f"{prefix}{name}") is not None for name in own for prefix in ("", NEGATIVE_PREFIX)):
             return self._own(self._pipe, *args, **kwargs)  # it is given embeddings, and only repeats them
+        if self._state is not None and state_of(self._pipe, self._side) != self._state:
+            warn_caller("the pipeline's text encoders have changed since connect, so they encode, not the server's")
+            return self._own(self._pipe, *args, **kwargs)
         if given.get("lora_scale") not in (None, 1, 1.0):
             warn_caller("lora_scale does not reach the text encoders, which are on a server")
         call = next(one for one in self._side.calls if one.arguments.items() <= given.items())
         count = next((given[name] for name in _COUNTS if given.get(name) is not None), 1)
         embeddings = self._fetch(self._inputs(given), self._images(given))
+        if self._weights is not None and embeddings.metadata.get("weights") != self._weights:
+            warn_caller(f"{self.model} has other weights since connect, so the pipeline's own text encoders encode")
+            return self._own(self._pipe, *args, **kwargs)
         self._check_width(embeddings)
         values = {
             name: self._placed(repeated(value, embeddings.layouts[name], count), given, embeddings)

@@ -73,7 +73,7 @@ def choose_text(pipe: Any, models: Sequence[ServedText], asked: str | None, serv
         if chosen is None or other is None or _given(other) != _given(side):
             raise Mismatch(f"{asked[:60]} of {server} has no text encoders for this {who}", saw=saw)
         return chosen, "asked for"
-    fitting = [model for model in models if _is_alike(model.pipeline, class_name, side)]
+    fitting = fitting_models(class_name, side, models)
     if not fitting:
         raise Mismatch(
             f"{server} has no text encoders for this {who}",
@@ -87,6 +87,11 @@ def choose_text(pipe: Any, models: Sequence[ServedText], asked: str | None, serv
             hint=f'text_model="{fitting[0].name}", or whichever the pipeline was made with',
         )
     return fitting[0], f"it serves {fitting[0].pipeline}"
+
+
+def fitting_models(class_name: str, side: TextSide, models: Sequence[ServedText]) -> list[ServedText]:
+    """Return the models with text encoders of the pipelines that a class belongs to."""
+    return [model for model in models if _is_alike(model.pipeline, class_name, side)]
 
 
 def _given(side: TextSide) -> tuple[object, ...]:

@@ -300,7 +300,9 @@ def snapshot(folder: Path) -> Path:
     )
 
 
-def download(name: str, repository: str, subfolder: str | None, patterns: list[str]) -> Path:
+def download(
+    name: str, repository: str, subfolder: str | None, patterns: list[str], *, is_local: bool = False
+) -> Path:
     """Download files of a hub repository, or take them from the hub's cache.
 
     Args:
@@ -308,6 +310,7 @@ def download(name: str, repository: str, subfolder: str | None, patterns: list[s
         repository: ``owner/name``.
         subfolder: The subfolder of the files; None for the top level.
         patterns: File names, with ``*`` as a wildcard.
+        is_local: Whether only the cache is looked into.
 
     Returns:
         The folder of the whole repository.
@@ -320,7 +323,8 @@ def download(name: str, repository: str, subfolder: str | None, patterns: list[s
 
     prefix = f"{subfolder}/" if subfolder else ""
     try:
-        return Path(snapshot_download(repository, allow_patterns=[prefix + pattern for pattern in patterns]))
+        allowed = [prefix + pattern for pattern in patterns]
+        return Path(snapshot_download(repository, allow_patterns=allowed, local_files_only=is_local))
     except hub.GatedRepoError:
         raise ModelUnavailable(
             f"{name} is gated",

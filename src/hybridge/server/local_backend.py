@@ -110,6 +110,9 @@ class LocalBackend:
             evictions={name: state.evictions for name, state in states.items()},
         )
 
+    def fingerprint(self, part: str) -> Mapping[str, Any]:
+        return self._kind_of[part].fingerprint(part)
+
     def preload(self, name: str) -> None:
         """Loads a model now instead of when it is asked for, and waits for that.
 

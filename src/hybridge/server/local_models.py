@@ -46,6 +46,10 @@ class LocalModels(ABC, Generic[EngineT, JobT]):
     def info(self, part: str) -> ModelInfo:
         """What the server tells about a model."""
 
+    def fingerprint(self, part: str) -> Mapping[str, Any]:
+        """What tells a model's weights from others; see :meth:`Backend.fingerprint`."""
+        return {}
+
     def kept_result(self, job: JobT) -> Result | None:
         """The result of a job, if it is kept from before."""
         return None

@@ -10,8 +10,10 @@ from .. import __version__
 from ..engine import EngineOptions, map_torch_errors
 from ..engine.options import choose_device
 from ..engine.text import Embeddings, TextEngine
+from ..engine.text.fingerprint import fingerprint
 from ..engine.text.layers import Progress, ShouldStop
-from ..errors import EngineFailure
+from ..engine.text.repository import open_repository
+from ..errors import EngineFailure, HybridgeError
 from ..models import TextSpec
 from ..protocol import PROMPT_ITEM_BYTES, PromptAnswer, WireTensor
 from ..protocol.torch import from_torch
@@ -43,6 +45,7 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
         self._options = options
         self._answers = PromptCache(cache_bytes)
         self._facts: dict[str, dict[str, str]] = {}  # of what was loaded last
+        self._fingerprints: dict[str, dict[str, Any]] = {}  # by the files' identity
 
     @property
     def parts(self) -> Sequence[str]:
@@ -66,6 +69,18 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
             state.failure,
             config=facts,
         )
+
+    def fingerprint(self, part: str) -> Mapping[str, Any]:
+        spec = self._specs[part]
+        try:
+            identity = open_repository(spec.source, spec.name, is_local=True).identity
+            if self._facts.get(spec.name, {}).get("weights", identity) != identity:
+                return {"no_fingerprint": "its files have changed since they were loaded"}
+            if identity not in self._fingerprints:
+                self._fingerprints[identity] = fingerprint(spec.source, spec.name)
+        except HybridgeError as error:
+            return {"no_fingerprint": error.what}
+        return {"fingerprint": {**self._fingerprints[identity], "weights": identity}}
 
     def kept_result(self, job: PromptJob) -> PromptResult | None:
         answer = None if self.engine_of(job.part) is None else self._answers.get(self._key(job))

@@ -53,10 +53,10 @@ def load_parts(repository: Repository, asked_dtype: str, device: torch.device) -
         OutOfMemory: when there is no room for it.
         EngineFailure: for a dtype that does not exist.
     """
-    pipeline_class = _pipeline_class(repository)
+    pipeline_class = pipeline_class_of(repository)
     _check_libraries(repository)
-    present = [encoder for encoder in repository.side.encoders if _is_present(repository, encoder)]
-    files = {encoder.name: _weights_of(repository, encoder.name) for encoder in present}
+    present = [encoder for encoder in repository.side.encoders if is_present(repository, encoder)]
+    files = {encoder.name: weights_of(repository, encoder.name) for encoder in present}
     all_files = [path for paths in files.values() for path in paths]
     dtype = choose_text_dtype(asked_dtype, stored_numbers(repository.name, all_files), device)
     components: dict[str, Any] = dict.fromkeys(repository.side.components)
@@ -73,12 +73,12 @@ def load_parts(repository: Repository, asked_dtype: str, device: torch.device) -
             reads[encoder.tokenizer] = []
             folder = repository.folder / encoder.tokenizer
             tokenizer = load_tokenizer(
-                repository.name, encoder.tokenizer, folder, _tokenizer_class(repository, encoder.tokenizer)
+                repository.name, encoder.tokenizer, folder, tokenizer_class(repository, encoder.tokenizer)
             )
             check_vocabulary(repository.name, encoder.tokenizer, folder, tokenizer, model)
             components[encoder.tokenizer] = watched(tokenizer, reads[encoder.tokenizer])
     for name in repository.side.others:
-        kind = _class_of(repository, name)
+        kind = class_of(repository, name)
         components[name] = load_tokenizer(repository.name, name, repository.folder / name, kind)
     pipeline = _assemble(repository, pipeline_class, components, dtype.value)
     encoders = {encoder.name: components[encoder.name] for encoder in present}
@@ -91,13 +91,18 @@ def weights_bytes(repository: Repository, asked_dtype: str, device: torch.device
     Raises:
         ModelUnavailable: when the files cannot be read.
     """
-    present = [encoder for encoder in repository.side.encoders if _is_present(repository, encoder)]
-    files = [path for encoder in present for path in _weights_of(repository, encoder.name)]
+    present = [encoder for encoder in repository.side.encoders if is_present(repository, encoder)]
+    files = [path for encoder in present for path in weights_of(repository, encoder.name)]
     stored = stored_numbers(repository.name, files)
     return stored.total() * choose_text_dtype(asked_dtype, stored, device).value.itemsize
 
 
-def _pipeline_class(repository: Repository) -> Any:
+def pipeline_class_of(repository: Repository) -> Any:
+    """The pipeline's class, of the installed diffusers.
+
+    Raises:
+        ModelUnavailable: when it has none of that name.
+    """
     import diffusers
 
     kind = getattr(diffusers, repository.class_name, None)
@@ -118,7 +123,12 @@ def _check_libraries(repository: Repository) -> None:
         )
 
 
-def _class_of(repository: Repository, component: str) -> Any:
+def class_of(repository: Repository, component: str) -> Any:
+    """The class of a component, of the installed transformers.
+
+    Raises:
+        ModelUnavailable: when it has none of that name, or the pipeline no such component.
+    """
     import transformers
 
     name = repository.class_of(component)
@@ -133,15 +143,21 @@ def _class_of(repository: Repository, component: str) -> Any:
     return kind
 
 
-def _tokenizer_class(repository: Repository, component: str) -> Any:
+def tokenizer_class(repository: Repository, component: str) -> Any:
+    """The class of a tokenizer; of a component that is saved as an image processor, that of its tokenizer."""
     if component in repository.side.plain_tokenizers:
         import transformers
 
         return transformers.AutoTokenizer
-    return _class_of(repository, component)
+    return class_of(repository, component)
 
 
-def _is_present(repository: Repository, encoder: Encoder) -> bool:
+def is_present(repository: Repository, encoder: Encoder) -> bool:
+    """Whether the pipeline was saved with an encoder.
+
+    Raises:
+        ModelUnavailable: when it was not, although it needs it.
+    """
     if repository.class_of(encoder.name) is not None:
         return True
     if encoder.optional:
@@ -155,7 +171,7 @@ def _is_present(repository: Repository, encoder: Encoder) -> bool:
     )
 
 
-def _weights_of(repository: Repository, component: str) -> tuple[Path, ...]:
+def weights_of(repository: Repository, component: str) -> tuple[Path, ...]:
     """The safetensors files of an encoder, its fp16 variant where there is nothing else."""
     folder = repository.folder / component
     for variant in ("", ".fp16"):
@@ -179,7 +195,7 @@ def _load_encoder(
     repository: Repository, encoder: Encoder, files: Sequence[Path], dtype: torch.dtype, read: Sequence[int]
 ) -> tuple[Any, int | None]:
     """The model, and the number of layers that it was cut to."""
-    kind = _class_of(repository, encoder.name)
+    kind = class_of(repository, encoder.name)
     folder = repository.folder / encoder.name
     variant = "fp16" if ".fp16." in files[0].name else None
     try:

@@ -79,18 +79,19 @@ def open_index(source: str, name: str) -> dict[str, Any]:
     return read_object(name, _root(source, name, [INDEX]) / INDEX)
 
 
-def open_repository(source: str | Path, name: str | None = None) -> Repository:
+def open_repository(source: str | Path, name: str | None = None, *, is_local: bool = False) -> Repository:
     """The files of a pipeline's text side, downloaded if need be; nothing else of it is.
 
     Args:
         source: A folder with a ``model_index.json``, or ``owner/name`` on the hub.
         name: What to call it.
+        is_local: Whether nothing may be downloaded.
 
     Raises:
         ModelUnavailable: when it cannot be had, or is a pipeline whose text encoders are not known here.
     """
     name = name or str(source)
-    folder = _root(str(source), name, [INDEX])
+    folder = _root(str(source), name, [INDEX], is_local=is_local)
     index = read_object(name, folder / INDEX)
     class_name = index.get("_class_name")
     side = text_side_for(class_name) if isinstance(class_name, str) else None
@@ -104,7 +105,7 @@ def open_repository(source: str | Path, name: str | None = None) -> Repository:
         )
     patterns = [INDEX, *(f"{component}/{pattern}" for component in side.components for pattern in _PATTERNS)]
     patterns += [f"{component}/config.json" for component in side.stand_ins]
-    folder = _root(str(source), name, patterns)
+    folder = _root(str(source), name, patterns, is_local=is_local)
     revision = folder.name if folder.parent.name == "snapshots" else None
     identity = _identity(folder, index, (*side.components, *side.stand_ins), with_times=revision is None)
     return Repository(name, folder, str(class_name), side, index, revision, identity)
@@ -124,7 +125,7 @@ def _identity(folder: Path, index: Mapping[str, Any], components: tuple[str, ...
     return digest.hexdigest()[:16]
 
 
-def _root(source: str, name: str, patterns: list[str]) -> Path:
+def _root(source: str, name: str, patterns: list[str], *, is_local: bool = False) -> Path:
     local = Path(source)
     if local.is_dir():
         folder = snapshot(local)
@@ -133,7 +134,7 @@ def _root(source: str, name: str, patterns: list[str]) -> Path:
             f"no folder for {name}", expected="a folder of a pipeline, or a repository of the hub", where=source
         )
     else:
-        folder = download(name, source, None, patterns)
+        folder = download(name, source, None, patterns, is_local=is_local)
     if not (folder / INDEX).is_file():
         raise ModelUnavailable(
             f"no {INDEX} for {name}",

@@ -24,7 +24,7 @@ from ..async_jobs.store import StoredRequest
 from ..middleware.request_record import RequestRecord, record_of
 from ..process.metrics import CONTENT_TYPE, Metrics
 from ..scheduling.backend import Backend
-from ..scheduling.job import Job, ProgressCallback, Result
+from ..scheduling.job import Job, ProgressCallback, Result, text_part
 from .job_kind import JobKind, ResponseTools, SentRequest
 from .media_threads import MediaThreads
 from .request_body import BodyReader
@@ -70,6 +70,7 @@ class Endpoints:
         self._async_jobs = async_jobs
         self._deadline_s = deadline_s
         self._media = media
+        self._fingerprinting = asyncio.Lock()  # reading weights side by side would be no faster
 
     # ------------------------------------------------------------------------------------------- work
 
@@ -224,9 +225,13 @@ class Endpoints:
         return JSONResponse({"models": [self._served.described(name, infos) for name in self._served.names]})
 
     async def model(self, request: Request) -> Response:
-        """GET /v1/models/{model}"""
+        """GET /v1/models/{model}: with the fingerprint of its text encoders, which takes a while to find."""
         name = self._served.find(request.path_params["model"]).name
-        return JSONResponse(self._served.described(name, self._backend.info()))
+        document = self._served.described(name, self._backend.info())
+        if "text" in document:
+            async with self._fingerprinting:
+                document["text"] |= await asyncio.to_thread(self._backend.fingerprint, text_part(name))
+        return JSONResponse(document)
 
     async def health(self, _: Request) -> Response:
         """GET /health: the process answers."""

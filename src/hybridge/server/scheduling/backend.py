@@ -66,7 +66,7 @@ class BackendLoad:
 
 
 class Backend(Protocol):
-    """Six calls, none of which mentions a device or a framework."""
+    """Seven calls, none of which mentions a device or a framework."""
 
     def info(self) -> Sequence[ModelInfo]:
         """The models, in the order in which they were asked for."""
@@ -90,6 +90,17 @@ class Backend(Protocol):
 
     def load(self) -> BackendLoad:
         """How busy it is; asked often, so it must not wait for the device."""
+        ...
+
+    def fingerprint(self, part: str) -> Mapping[str, Any]:
+        """What tells the weights of a model from others; reads their files, which may take seconds.
+
+        Args:
+            part: As in :attr:`ModelInfo.part`.
+
+        Returns:
+            ``fingerprint``, or ``no_fingerprint`` with the reason; neither if this kind of model has none.
+        """
         ...
 
     def health(self) -> str | None:
