@@ -182,12 +182,45 @@ def test_with_a_real_server(lines: Path, tmp_path: Path) -> None:
         hybridge("prompt", "-i", lines, "-o", out, "--server", address, "--option", "max_sequence_length=32")
     assert "prompt" in shown
     assert "FluxPipeline" in shown
+    # Without a server the files are the same, so that either can go on where the other was broken off.
+    model = f"{spec.name}={spec.source}"
+    local = ("prompt", "-i", lines, "--model", model, "--device", "cpu", "--option", "max_sequence_length=32")
+    hybridge(*local, "-o", tmp_path / "local")
+    made = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "local").iterdir()} == made
+    assert "4 of 4 prompts are there already" in hybridge(*local, "-o", out).stderr
     engine = TextEngine.load(spec.source, EngineOptions(device="cpu"))
     for prompt, path in listed(out).items():
         expected = engine.encode({"prompt": prompt, "max_sequence_length": 32}).tensors
         found = load_file(path)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_without_a_server_a_refused_prompt_stops_no_other(tmp_path: Path) -> None:
+    spec = saved(case_of("FluxPipeline"), tmp_path / "pipeline")
+    path, out = tmp_path / "prompts.txt", tmp_path / "out"
+    path.write_text(f"a\n{'b' * 20_000}\nc\n")
+    run = ("prompt", "-i", path, "-o", out, "--model", f"tiny={spec.source}", "--device", "cpu")
+    done = hybridge(*run, check=False)
+    assert done.returncode == 1
+    assert "1 of 4 prompts were refused" in done.stderr
+    assert sorted(prompt for prompt, file in listed(out).items() if file.exists()) == ["", "a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "expected --model NAME=FOLDER_OR_REPO of a pipeline, or --server"),
+        (("--model", "starter"), "starter has no text encoders: saw a VAE alone"),
+        (("--model", "nowhere"), "unknown model"),
+        (("--model", "x=/nowhere"), "no folder for x"),
+    ],
+)
+def test_without_a_server_a_model_is_needed(lines: Path, tmp_path: Path, arguments: Any, said: str) -> None:
+    done = hybridge("prompt", "-i", lines, "-o", tmp_path, *arguments, check=False)
+    assert done.returncode == 1
+    assert said in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from .options import CA, KEY
+from .options import CA, DEVICE, DTYPE, KEY, SERVER
 
 
 def prompt(
@@ -16,8 +16,12 @@ def prompt(
     output: Path = typer.Option(
         ..., "-o", "--output", help="A folder: a safetensors file for each prompt, and prompts.jsonl."
     ),
-    server: str = typer.Option(..., help="A hybridge server's address."),
-    model: str = typer.Option(None, help="A name of the server's.", show_default="the only one that takes prompts"),
+    server: str = SERVER,
+    model: str = typer.Option(
+        None,
+        help="A name of the server's; without a server NAME=FOLDER_OR_REPO, or a name from `hybridge models`.",
+        show_default="the server's only one that takes prompts",
+    ),
     option: list[str] = typer.Option(
         [],
         "--option",
@@ -25,25 +29,42 @@ def prompt(
         help="What else the pipeline takes about text, such as max_sequence_length=256; VALUE is JSON or text.",
     ),
     empty: bool = typer.Option(True, help="Encode the empty prompt, too."),
-    jobs: int = typer.Option(4, min=1, max=64, help="Requests that are under way at a time."),
+    jobs: int = typer.Option(4, min=1, max=64, help="Requests to the server that are under way at a time."),
     key: str = KEY,
     ca: str = CA,
+    device: str = DEVICE,
+    dtype: str = DTYPE,
 ) -> None:
     """Turn a file of prompts into text embeddings, for training.
 
     What is there already is not made again, so a run that was broken off can be repeated.
     """
 
+    import contextlib
+
     from ..client import Client
-    from ..errors import HybridgeError
+    from ..errors import HybridgeError, RequestError
     from .console import screen
+    from .prompt_encoders import LocalEncoder, PromptEncoder, ServerEncoder
     from .prompt_files import Folder, read_options, read_prompts
     from .tables import progress_bar
 
     options = read_options(option)
     wanted = read_prompts(prompts, empty=empty)
-    with Client(server, api_key=key, verify=ca) as client:
-        folder = Folder(output, client, model, options)
+    if not server and not model:
+        raise RequestError(
+            "nothing tells which text encoders are meant",
+            expected="--model NAME=FOLDER_OR_REPO of a pipeline, or --server",
+        )
+    with contextlib.ExitStack() as owned:
+        encoder: PromptEncoder
+        if server:
+            encoder = ServerEncoder(owned.enter_context(Client(server, api_key=key, verify=ca)), model)
+        else:
+            with screen(stderr=True).status(f"loading {model}"):
+                encoder = LocalEncoder(model, device, dtype)
+            jobs = 1
+        folder = Folder(output, encoder, options)
         missing = folder.begin(wanted)
         if folder.found:
             screen(stderr=True).print(f"{folder.found} of {len(wanted)} prompts are there already")

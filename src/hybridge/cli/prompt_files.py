@@ -12,15 +12,13 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..client import Client
-from ..errors import HybridgeError, RequestError, ServerRefused
+from ..errors import HybridgeError, RequestError
 from ..protocol import PromptAnswer, write_prompt_answer
-
-#: Statuses of refusals that concern one prompt; after any other, the next prompt would fail, too.
-_ABOUT_THE_PROMPT = frozenset({400, 413, 422})
+from .prompt_encoders import PromptEncoder
 
 
 def read_prompts(path: Path, *, empty: bool) -> list[str]:
@@ -67,33 +65,21 @@ class Folder:
 
     Args:
         path: The folder; it is created if it does not exist.
-        client: The client of the server.
-        model: The server's name for the model; None for the only one that takes prompts.
+        encoder: Encodes the prompts.
         options: The options of every request.
 
     Attributes:
         found: Number of prompts whose files existed before.
     """
 
-    def __init__(self, path: Path, client: Client, model: str | None, options: dict[str, Any]) -> None:
-        self._path, self._client, self._options = path, client, options
-        documents = [document for document in client.models() if "prompt" in (document.get("tasks") or ())]
-        names = [str(document.get("name")) for document in documents]
-        if model is None and len(names) == 1:
-            model = names[0]
-        if model not in names:
-            raise RequestError(
-                f"{client.server} serves no prompts of {model}" if model else "nothing tells which model is meant",
-                saw=", ".join(names) or "no model that takes prompts",
-                hint=f"--model {names[0]}" if names else "`hybridge serve` with a model that has text encoders",
-            )
-        self._model = model
-        self._about: dict[str, str] = {}  # the server's facts about how the embeddings were made
+    def __init__(self, path: Path, encoder: PromptEncoder, options: dict[str, Any]) -> None:
+        self._path, self._encoder, self._options = path, encoder, options
+        self._about: dict[str, str] = {}  # how the embeddings were made
         self.found = 0
 
     def file_of(self, prompt: str) -> Path:
         """Return the path of a prompt's embeddings."""
-        said = json.dumps([self._model, self._about, self._options, prompt], sort_keys=True)
+        said = json.dumps([self._encoder.model, self._about, self._options, prompt], sort_keys=True)
         return self._path / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.safetensors"
 
     def begin(self, prompts: Sequence[str]) -> list[str]:
@@ -138,7 +124,7 @@ class Folder:
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
                     prompt = running.pop(done)
                     error = done.exception()
-                    if error is None or _is_about_the_prompt(error):
+                    if error is None or self._encoder.is_about_the_prompt(error):
                         advance()
                         if isinstance(error, HybridgeError):
                             refused.append((prompt, error))
@@ -150,13 +136,8 @@ class Folder:
         _write(self.file_of(prompt), write_prompt_answer(self._encode(prompt)))
 
     def _encode(self, prompt: str) -> PromptAnswer:
-        made = self._client.encode_prompt(prompt, model=self._model, kind="wire", **self._options)
-        tensors = {name: tuple(value) if isinstance(value, list) else value for name, value in made.items()}
-        return PromptAnswer(tensors, made.layouts, {**made.metadata, "prompt": prompt}, made.truncated)
-
-
-def _is_about_the_prompt(error: BaseException) -> bool:
-    return isinstance(error, ServerRefused) and error.status in _ABOUT_THE_PROMPT
+        made = self._encoder.encode(prompt, self._options)
+        return replace(made, metadata={**made.metadata, "prompt": prompt})
 
 
 def _write(path: Path, data: bytes) -> None:

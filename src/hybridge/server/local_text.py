@@ -109,14 +109,14 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
         pictures = [_picture(one) for one in job.pictures]
         with self._cache.running(0), map_torch_errors(f"a {job.part} job", engine.device.value):
             made = engine.encode(job.request.inputs, pictures, progress=progress, should_stop=should_stop)
-            answer = _answer(made, engine, self._facts[job.spec.name])
+            answer = answer_of(made, engine, self._facts[job.spec.name])
         self._answers.put(self._key(job), answer)
         return PromptResult(answer, ran=RunInfo("text", flops=flops))
 
     def _source(self, spec: TextSpec) -> Source[TextEngine]:
         def load() -> TextEngine:
             engine = TextEngine.load(spec.source, self._options, name=spec.name)
-            self._facts[spec.name] = _facts_of(engine, spec)
+            self._facts[spec.name] = facts_of(engine, spec)
             return engine
 
         return Source(lambda: TextEngine.expected_bytes(spec.source, self._options), load)
@@ -125,7 +125,7 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
         return key_of(self._facts[job.spec.name], job.request, job.pictures)
 
 
-def _facts_of(engine: TextEngine, spec: TextSpec) -> dict[str, str]:
+def facts_of(engine: TextEngine, spec: TextSpec) -> dict[str, str]:
     """Everything about a loaded model that changes a bit."""
     return {
         "model": spec.name,
@@ -139,7 +139,9 @@ def _facts_of(engine: TextEngine, spec: TextSpec) -> dict[str, str]:
     }
 
 
-def _answer(made: Embeddings, engine: TextEngine, facts: Mapping[str, str]) -> PromptAnswer:
+def answer_of(made: Embeddings, engine: TextEngine, facts: Mapping[str, str]) -> PromptAnswer:
+    """What is sent of embeddings."""
+
     def wire(tensor: Any) -> WireTensor:
         return from_torch(tensor, PROMPT_ITEM_BYTES)
 
