@@ -19,7 +19,7 @@ from PIL.JpegImagePlugin import get_sampling
 
 from hybridge.errors import RequestError, TooLarge
 from hybridge.protocol import WireTensor
-from hybridge.protocol.media import VIDEO_FPS, read_picture, write_picture, write_video
+from hybridge.protocol.media import read_picture, write_picture
 
 PLENTY = 10**6
 
@@ -321,21 +321,3 @@ def test_exif_orientation_is_not_written_back() -> None:
     answer = write_picture(WireTensor.from_numpy(noise(1, 8, 16, 3)), "png")
     with Image.open(io.BytesIO(answer.data)) as image:
         assert ImageOps.exif_transpose(image).size == (16, 8)
-
-
-@pytest.mark.parametrize(("frames", "fps"), [(1, VIDEO_FPS), (9, VIDEO_FPS), (4, 24)])
-def test_video(frames: int, fps: int) -> None:
-    array = np.stack([np.roll(smooth(48, 64), 4 * index, axis=1) for index in range(frames)])
-    answer = write_video(WireTensor.from_numpy(array), fps=fps)
-    assert answer.media_type == "video/mp4"
-    assert answer.data[4:8] == b"ftyp"
-    with av.open(io.BytesIO(answer.data)) as container:
-        (stream,) = container.streams
-        assert stream.codec_context.name == "h264"
-        assert stream.codec_context.pix_fmt == "yuv420p"
-        assert stream.average_rate == fps
-        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-    assert len(decoded) == frames
-    for before, after in zip(array, decoded, strict=True):
-        assert after.shape == (48, 64, 3)
-        assert np.abs(after.astype(int) - before).mean() < 4

@@ -22,6 +22,8 @@ from hybridge.protocol import (
     Request,
     Scaling,
     Task,
+    VideoFile,
+    VideoOptions,
     WireTensor,
     is_raw_tensor,
     read_request,
@@ -390,7 +392,7 @@ def test_a_type_that_needs_no_look_at_the_body(content_type: str, is_raw: bool) 
     assert is_raw_tensor(content_type) is is_raw
 
 
-@pytest.mark.parametrize("body", [b"", b"GIF89a....", b"shape=1"])
+@pytest.mark.parametrize("body", [b"", b"II*\0....", b"shape=1"])
 def test_what_is_neither_tensor_nor_picture(body: bytes) -> None:
     for task in ("encode", "decode", None):
         with pytest.raises(UnsupportedMedia, match="neither a picture nor a tensor"):
@@ -569,9 +571,72 @@ def test_an_encode_request_on_the_wire() -> None:
     )
 
 
-def test_a_file_that_is_no_picture_is_not_sent() -> None:
+def test_a_file_of_another_kind_is_not_sent() -> None:
     with pytest.raises(RequestError, match="not a picture file"):
         write_request(EncodeRequest(PictureFile(b"GIF89a")))
+    with pytest.raises(RequestError, match="not a video file"):
+        write_request(EncodeRequest(VideoFile(PNG)))
+
+
+VIDEOS = {"video/mp4": b"\0\0\0\x18ftypisom", "video/webm": b"\x1aE\xdf\xa3", "image/gif": b"GIF89a"}
+
+
+@pytest.mark.parametrize(("media_type", "body"), VIDEOS.items())
+def test_a_video_is_encoded(media_type: str, body: bytes) -> None:
+    """By its first bytes, whatever its type says; a tensor whose bytes look like one is a tensor."""
+    request = EncodeRequest(VideoFile(body))
+    for task in ("encode", None):
+        for content_type in (media_type, "", "application/octet-stream"):
+            assert read_request("", {"content-type": content_type}, body, task) == request  # type: ignore[arg-type]
+    assert write_request(request).headers["content-type"] == media_type
+    tensor = read_request(f"shape={len(body)}&dtype=uint8", {}, body, "encode")
+    assert isinstance(tensor, EncodeRequest)
+    assert isinstance(tensor.image, WireTensor)
+    with pytest.raises(UnsupportedMedia, match="a video cannot be decoded"):
+        read_request("", {}, body, "decode")
+
+
+LATENT = ("shape=1&shape=1&shape=1&shape=1&dtype=uint8", b"a")
+
+
+@pytest.mark.parametrize(
+    ("query", "accept", "expected"),
+    [
+        ("output_type=mp4", "text/plain", VideoOptions()),
+        ("output_type=webm&fps=24", "text/plain", VideoOptions("webm", 24)),
+        ("output_type=gif&fps=12.5", "*/*", VideoOptions("gif", 12.5)),
+        ("output_type=webp", "", VideoOptions("webp")),
+        ("output_type=mp4&codec=h265&pixel_format=yuv444p", "", VideoOptions("mp4", 15, "hevc", "yuv444p")),
+        ("", "video/webm", VideoOptions("webm")),
+        ("", "image/gif", VideoOptions("gif")),
+        ("", "video/mp4", VideoOptions()),
+        ("output_type=gif", "video/webm", VideoOptions("gif")),
+    ],
+)
+def test_the_kind_of_video(query: str, accept: str, expected: VideoOptions) -> None:
+    read = read_request(f"{LATENT[0]}&{query}", {"accept": accept}, LATENT[1], "decode")
+    assert isinstance(read, DecodeRequest)
+    assert (read.output, read.video) == ("video", expected)
+    written = write_request(read)
+    assert read_request(written.query, written.headers, written.body, "decode") == read
+
+
+@pytest.mark.parametrize("name", ["fps=24", "codec=h264", "pixel_format=yuv420p"])
+def test_parameters_of_videos_without_a_video(name: str) -> None:
+    with pytest.raises(RequestError, match="output_type=mp4"):
+        read_request(f"{LATENT[0]}&output_type=pt&{name}", {}, LATENT[1], "decode")
+
+
+def test_a_webp_by_its_accept_header_is_a_picture() -> None:
+    read = read_request(LATENT[0], {"accept": "image/webp"}, LATENT[1], "decode")
+    assert isinstance(read, DecodeRequest)
+    assert (read.output, read.picture_format) == ("picture", "webp")
+
+
+def test_frames_of_three_channels_are_encoded() -> None:
+    film = "shape=1&shape=3&shape=2&shape=1&shape=1&dtype=uint8"
+    assert isinstance(read_request(film, {}, b"abcdef"), EncodeRequest)
+    assert isinstance(read_request(f"{film}&output_type=pt", {}, b"abcdef"), DecodeRequest)
 
 
 def test_every_combination_reads_back() -> None:
@@ -604,7 +669,6 @@ def test_golden_requests_read_back(golden: Golden, case: str) -> None:
 @pytest.mark.parametrize(
     ("body", "name"),
     [
-        (b"GIF89a", "GIF"),
         (b"BM\0\0", "BMP"),
         (b"II*\0", "TIFF"),
         (b"\0\0\0\x1cftypavif", "AVIF"),
@@ -614,7 +678,7 @@ def test_golden_requests_read_back(golden: Golden, case: str) -> None:
     ],
 )
 def test_other_files_are_named(body: bytes, name: str) -> None:
-    with pytest.raises(UnsupportedMedia, match=f"saw .*{name}.*PNG, JPEG or WebP"):
+    with pytest.raises(UnsupportedMedia, match=f"saw .*{name}.*PNG, JPEG, WebP, MP4, WebM or GIF"):
         read_request("", {}, body, "encode")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..models import Normalisation, latent_space
-from ..protocol import Answer, DecodeRequest, EncodeRequest, FileAnswer, PictureFile, Request, TensorAnswer
+from ..protocol import Answer, DecodeRequest, EncodeRequest, FileAnswer, Request, TensorAnswer, WireTensor
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -92,13 +92,14 @@ def _decoded(engine: Engine, request: DecodeRequest) -> FileAnswer:
 
 def _encoded(engine: Engine, request: EncodeRequest) -> TensorAnswer:
     """Return the latents with which a server would answer."""
-    from ..protocol.media import read_picture
     from ..protocol.torch import from_torch, to_torch
+    from ..protocol.video_reader import read_file
 
     engine.spec.check_encodes()
     image = request.image
-    if isinstance(image, PictureFile):
-        image = read_picture(image.data, max_pixels=_MAX_PIXELS, multiple=engine.spec.spatial_factor)
+    if not isinstance(image, WireTensor):
+        spec = engine.spec
+        image = read_file(image, is_video=spec.is_video, max_pixels=_MAX_PIXELS, multiple=spec.spatial_factor)
     latents = engine.encode(
         to_torch(image),
         wanted=_normalisation(engine, request),

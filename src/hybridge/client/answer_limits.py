@@ -7,8 +7,6 @@ both sides.
 from __future__ import annotations
 
 import math
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import BadAnswer
@@ -20,9 +18,11 @@ from ..protocol import (
     PictureFile,
     PromptRequest,
     Request,
+    VideoFile,
     WireTensor,
     sniff_picture,
 )
+from .file_checks import is_whole, picture_size
 
 #: Most pixels per latent on each side, and most frames per latent of a video, as in published VAEs.
 _MOST_FACTOR = 32
@@ -111,7 +111,7 @@ def _grids(request: DecodeRequest) -> list[_Grid]:
     """Return the possible grids of the latents; three axes are packed latents or one item without batch axis."""
     shape = request.latents.shape
     if len(shape) == 5:
-        frames = shape[0] * shape[2] * _MOST_FRAMES
+        frames = shape[0] * max(shape[1:3]) * _MOST_FRAMES
         return [_Grid(frames, shape[3], shape[4])]
     if len(shape) == 3 and request.height and request.width:
         # Sides that are not multiples of a token's pixels are rounded down.
@@ -161,8 +161,10 @@ def _check_latents(request: EncodeRequest, tensor: WireTensor) -> None:
             for side in sides
             for factor in range(1, _MOST_FACTOR + 1)
         )
+    if len(shape) == 5:
+        fits = _fits_video(request, tensor)
     if not fits:
-        sent = f"pixels {list(image.shape)}" if isinstance(image, WireTensor) else "one picture"
+        sent = f"pixels {list(image.shape)}" if isinstance(image, WireTensor) else "one file"
         if size is not None and not isinstance(image, WireTensor):
             sent += f" of {size[2]}×{size[1]}"
         raise BadAnswer(
@@ -172,13 +174,29 @@ def _check_latents(request: EncodeRequest, tensor: WireTensor) -> None:
         )
 
 
+def _fits_video(request: EncodeRequest, tensor: WireTensor) -> bool:
+    """Return whether floats (B, C, f, h, w) or (B, f, C, h, w) can be the latents of a video."""
+    size, image = _image_size(request.image), request.image
+    batch = image.shape[0] if isinstance(image, WireTensor) and len(image.shape) == 5 else 1
+    if tensor.dtype == "uint8" or tensor.shape[0] != batch:
+        return False
+    if size is None:
+        return True
+    sides = {size[1:]} if isinstance(image, WireTensor) else {size[1:], size[:0:-1]}
+    return min(tensor.shape[1:3]) <= size[0] // batch and any(
+        (side[0] // factor, side[1] // factor) == tensor.shape[3:]
+        for side in sides
+        for factor in range(1, _MOST_FACTOR + 1)
+    )
+
+
 def _check_file(request: DecodeRequest, answer: FileAnswer) -> None:
     data = answer.data
     if request.output == "video":
-        if not _is_whole_mp4(data):
+        if answer.media_type != request.video.media_type or not is_whole(data):
             raise _cut_short("video", data)
         return
-    if not _ends_well(data):
+    if sniff_picture(data) is None or not is_whole(data):
         raise _cut_short("picture", data)
     size = picture_size(data)
     if size is not None and not any(grid.has(*size) for grid in _grids(request)):
@@ -199,97 +217,17 @@ def _cut_short(what: str, data: bytes) -> BadAnswer:
     )
 
 
-def _image_size(image: PictureFile | WireTensor) -> tuple[int, int, int] | None:
+def _image_size(image: PictureFile | VideoFile | WireTensor) -> tuple[int, int, int] | None:
     """Return (count, height, width) of the input of an encode; None if unknown."""
     if isinstance(image, PictureFile):
         size = picture_size(image.data)
         return None if size is None else (1, *size)
+    if isinstance(image, VideoFile):
+        return None
+    if len(image.shape) == 5:
+        return image.shape[0] * image.shape[2], image.shape[3], image.shape[4]
     if len(image.shape) not in (3, 4):
         return None
     count, item = (image.shape[0], image.shape[1:]) if len(image.shape) == 4 else (1, image.shape)
     height, width = item[:2] if image.dtype == "uint8" and item[2] == 3 else item[1:]
     return count, height, width
-
-
-def picture_size(data: bytes) -> tuple[int, int] | None:
-    """Return (height, width) as declared by a PNG, JPEG or WebP file; None if it declares none.
-
-    This does not use Pillow, which may be missing, and which warns of large pictures before they can be refused.
-    """
-    kind = sniff_picture(data)
-    try:
-        if kind == "image/png":
-            width, height = struct.unpack_from(">II", data, 16)
-            return height, width
-        if kind == "image/jpeg":
-            return _jpeg_size(data)
-        return _webp_size(data) if kind == "image/webp" else None
-    except struct.error:
-        return None
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Read the size from the first frame header, ITU T.81 B.2.2."""
-    position = 2
-    while True:
-        mark, marker, length = struct.unpack_from(">BBH", data, position)
-        if mark != 0xFF:
-            return None
-        if marker == 0xFF:  # a fill byte
-            position += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            return height, width
-        else:
-            position += 2 + length
-
-
-def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """Read the size from the first chunk, RFC 9649."""
-    chunk = data[12:16]
-    if chunk == b"VP8X":
-        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
-        return height, width
-    if chunk == b"VP8L":
-        (bits,) = struct.unpack_from("<I", data, 21)
-        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
-    if chunk == b"VP8 ":
-        width, height = struct.unpack_from("<HH", data, 26)
-        return height & 0x3FFF, width & 0x3FFF
-    return None
-
-
-def _ends_well(data: bytes) -> bool:
-    """Return whether a PNG, JPEG or WebP file has its end; True for other files, which Pillow checks."""
-    kind = sniff_picture(data)
-    if kind == "image/png":
-        return b"IEND" in data[-64:]
-    if kind == "image/jpeg":
-        return b"\xff\xd9" in data[-64:]
-    if kind == "image/webp":
-        return len(data) >= 8 and struct.unpack("<I", data[4:8])[0] <= len(data) - 8
-    return kind is not None
-
-
-def _is_whole_mp4(data: bytes) -> bool:
-    """Return whether a file's boxes (ISO 14496-12) end at the end of the file and include an index and frames."""
-    kinds = set()
-    position = 0
-    for kind, length in _boxes(data):
-        kinds.add(kind)
-        position += length
-    return position == len(data) and {b"ftyp", b"moov", b"mdat"} <= kinds
-
-
-def _boxes(data: bytes) -> Iterator[tuple[bytes, int]]:
-    position = 0
-    while position + 8 <= len(data):
-        length, kind = struct.unpack(">I4s", data[position : position + 8])
-        if length == 1 and position + 16 <= len(data):
-            length = struct.unpack(">Q", data[position + 8 : position + 16])[0]
-        elif length == 0:
-            length = len(data) - position
-        if length < 8:
-            return
-        yield kind, length
-        position += length

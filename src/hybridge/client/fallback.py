@@ -13,10 +13,10 @@ from ..protocol import (
     DecodeRequest,
     EncodeRequest,
     FileAnswer,
-    PictureFile,
     Request,
     Scaling,
     TensorAnswer,
+    WireTensor,
 )
 from .flow_types import Local
 
@@ -120,12 +120,12 @@ def _normalisation(scaling: Scaling, spec: ModelSpec) -> Normalisation | None:
 
 def _signed(request: EncodeRequest, spec: ModelSpec) -> Any:
     """Return the input of an encode as pixels (B, 3, H, W) in [-1, 1]."""
-    from ..protocol.media import read_picture
     from ..protocol.torch import to_torch
+    from ..protocol.video_reader import read_file
 
     image = request.image
-    if isinstance(image, PictureFile):
-        image = read_picture(image.data, max_pixels=_MAX_PIXELS, multiple=spec.spatial_factor)
+    if not isinstance(image, WireTensor):
+        image = read_file(image, is_video=spec.is_video, max_pixels=_MAX_PIXELS, multiple=spec.spatial_factor)
     pixels = to_torch(image)
     if len(image.shape) == 3:
         pixels = pixels[None]

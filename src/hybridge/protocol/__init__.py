@@ -24,6 +24,7 @@ from .messages import (
     TensorAnswer,
     VaeTask,
     ValueRange,
+    VideoFile,
 )
 from .multipart_answer import PARTED, PartsReader, end_parts, write_part
 from .picture_files import sniff_picture
@@ -43,6 +44,7 @@ from .query import read_query
 from .requests import is_raw_tensor, read_request, write_request
 from .safetensors_bytes import SAFETENSORS
 from .tensor import ITEM_BYTES, PROMPT_ITEM_BYTES, WireTensor
+from .video_formats import VideoOptions, sniff_video
 
 __all__ = [
     "EXPOSED_HEADERS",
@@ -72,6 +74,8 @@ __all__ = [
     "TensorLayout",
     "VaeTask",
     "ValueRange",
+    "VideoFile",
+    "VideoOptions",
     "WireTensor",
     "end_parts",
     "is_raw_tensor",
@@ -84,6 +88,7 @@ __all__ = [
     "read_query",
     "read_request",
     "sniff_picture",
+    "sniff_video",
     "write_answer",
     "write_failure",
     "write_part",

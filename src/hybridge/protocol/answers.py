@@ -11,6 +11,7 @@ from .messages import Answer, FileAnswer, HttpResponse, TensorAnswer
 from .picture_files import sniff_picture
 from .requests import BASE64, BINARY
 from .tensor import ITEM_BYTES, WireTensor, unknown_dtype
+from .video_formats import sniff_video
 
 #: Headers that belong to the answer.  A browser hides response headers from a page unless they are listed.
 EXPOSED_HEADERS = (
@@ -46,7 +47,7 @@ def write_answer(answer: Answer) -> HttpResponse:
 
 
 def _sniff_file(data: bytes) -> str | None:
-    return "video/mp4" if data[4:8] == b"ftyp" else sniff_picture(data)
+    return sniff_video(data) or sniff_picture(data)
 
 
 def read_answer(response: HttpResponse) -> Answer:

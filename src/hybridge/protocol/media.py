@@ -1,7 +1,8 @@
-"""Read untrusted picture files, and write pictures and videos as files.
+"""Read untrusted picture files, and write pictures as files; :mod:`.video_writer` and
+:mod:`.video_reader` do so for videos.
 
-This needs Pillow and NumPy, and PyAV for MP4; each is imported where it is used, because a client that only sends
-tensors need not have them.
+This needs Pillow and NumPy; each is imported where it is used, because a client that only sends tensors need not
+have them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from ..errors import RequestError, TooLarge
@@ -21,12 +21,9 @@ from .tensor import WireTensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: Longest side of each file format in pixels: the JPEG library's and WebP's own limits, and H.264's at the highest
-#: level.  PNG's limit is larger than any picture.
-LONGEST_SIDE = {"jpeg": 65_500, "webp": 16_383, "video": 16_384}
-
-#: Frames per second of an MP4.  HunyuanVideo's pipelines write 15, and a client cannot request another rate.
-VIDEO_FPS = 15
+#: Longest side of each file format in pixels: the JPEG library's and WebP's own limits.  PNG's limit is larger than
+#: any picture.
+LONGEST_SIDE = {"jpeg": 65_500, "webp": 16_383}
 
 
 def read_picture(
@@ -177,35 +174,3 @@ def _deflated(rows: memoryview) -> bytes:
         deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
         return deflate.compress(rows) + deflate.flush()
     return isal_zlib.compress(rows, 1)
-
-
-def write_video(pixels: WireTensor, *, fps: int = VIDEO_FPS) -> FileAnswer:
-    """Write frames as an MP4 (H.264, yuv420p, which every player reads).
-
-    Args:
-        pixels: uint8 (F, H, W, 3); H and W are even.
-        fps: Frames per second.
-    """
-    import av
-    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
-
-    frames, height, width, _ = pixels.shape
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "17", "preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        # Set explicitly: otherwise players guess the matrix from the height, which shifts the colours.
-        stream.codec_context.colorspace = Colorspace.ITU709
-        stream.codec_context.color_primaries = ColorPrimaries.BT709
-        stream.codec_context.color_trc = ColorTrc.BT709
-        stream.codec_context.color_range = ColorRange.MPEG
-        array = pixels.to_numpy()
-        for index in range(frames):
-            rgb = av.VideoFrame.from_ndarray(array[index], format="rgb24")
-            frame = rgb.reformat(
-                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-            )
-            frame.pts, frame.time_base = index, Fraction(1, fps)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return FileAnswer(file.getvalue(), "video/mp4")

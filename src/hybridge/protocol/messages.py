@@ -11,6 +11,7 @@ from typing import Literal
 
 from ..errors import RequestError
 from .tensor import WireTensor
+from .video_formats import DEFAULT_VIDEO, VideoOptions
 
 #: What a VAE does.
 VaeTask = Literal["decode", "encode"]
@@ -24,12 +25,12 @@ Task = Literal["decode", "encode", "prompt"]
 #: * ``unit``: float tensor (N, 3, H, W) in [0, 1]
 #: * ``signed``: float tensor (N, 3, H, W), about [-1, 1], as the VAE returns it (not clamped)
 #: * ``pixels``: uint8 tensor (N, H, W, 3)
-#: * ``video``: one MP4 file
+#: * ``video``: one file: MP4, WebM, GIF or animated WebP
 Output = Literal["picture", "unit", "signed", "pixels", "video"]
 
 PictureFormat = Literal["jpeg", "png", "webp"]
 
-#: Default quality of a JPEG: no visible artefacts.
+#: Default quality of a JPEG or a video: no visible artefacts.
 DEFAULT_QUALITY = 95
 
 #: How a tensor is encoded: raw bytes with ``shape`` and ``dtype`` headers, or base64 in JSON.
@@ -101,11 +102,19 @@ class PictureFile:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoFile:
+    """A video as a file: the bytes of an MP4, WebM or GIF, not yet checked.  An animated WebP is a PictureFile."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class DecodeRequest:
     """A request to decode latents.
 
     ``height`` and ``width`` are those of the picture, in pixels; they are used only for packed latents.  With
-    ``preview`` the answer comes in parts, a quick approximation first; see :mod:`.multipart_answer`.
+    ``preview`` the answer comes in parts, a quick approximation first; see :mod:`.multipart_answer`.  ``video`` is
+    the kind of file if the output is ``video``.
     """
 
     latents: WireTensor
@@ -117,27 +126,30 @@ class DecodeRequest:
     height: int | None = None
     width: int | None = None
     preview: bool = False
+    video: VideoOptions = DEFAULT_VIDEO
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeRequest:
-    """A request to encode a picture.
+    """A request to encode a picture or a video.
 
     The answer is the mode of the posterior; with ``sample`` a sample from it, which ``seed`` makes repeatable; with
     ``moments`` the posterior itself: mean and then logarithm of the variance, (B, 2·C, h, w), in VAE space, as the
-    VAE returns them.
+    VAE returns them.  Some models encode certain numbers of frames, and diffusers drops the frames beyond; without
+    ``drop_frames`` this is an error.
 
     Raises:
         RequestError: for ``moments`` together with scaling or ``sample``.
     """
 
-    image: PictureFile | WireTensor
+    image: PictureFile | VideoFile | WireTensor
     scaling: Scaling = Scaling()
     value_range: ValueRange = "auto"
     sample: bool = False
     seed: int | None = None
     envelope: Envelope = "binary"
     moments: bool = False
+    drop_frames: bool = True
 
     def __post_init__(self) -> None:
         if self.moments and (self.scaling.by != "none" or self.sample or self.seed is not None):
@@ -162,7 +174,7 @@ class TensorAnswer:
 
 @dataclass(frozen=True, slots=True)
 class FileAnswer:
-    """An answer with a file: one picture, or one MP4."""
+    """An answer with a file: one picture, or one video."""
 
     data: bytes
     media_type: str

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..errors import RequestError, TooLarge
+from .webp_chunks import MAX_CHUNKS, webp_chunk_size, webp_chunks
 
 #: First bytes of the supported picture files.  WebP's are "RIFF", four bytes of length, "WEBP".
 _MAGIC = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
@@ -25,9 +26,6 @@ _MAGIC = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
 #: cameras append a film of some seconds.
 _BYTES_PER_PIXEL = 16
 _BYTES_BESIDE = 16 * 2**20
-
-#: Most chunks of a PNG or a WebP.  libpng writes 8 KiB into each.
-_MAX_CHUNKS = 65_536
 
 #: Most scans of a JPEG.  Each processes all pixels; libjpeg writes 10, optimisers about 20.
 _MAX_SCANS = 64
@@ -76,7 +74,6 @@ def sniff_picture(data: bytes | memoryview) -> str | None:
 
 #: Other formats that clients send: their signatures, and the positions of these.
 _OTHERS = (
-    ("GIF", 0, (b"GIF87a", b"GIF89a")),
     ("BMP", 0, (b"BM",)),
     ("TIFF", 0, (b"II*\0", b"MM\0*")),
     ("AVIF", 4, (b"ftypavif", b"ftypavis")),
@@ -87,7 +84,6 @@ _OTHERS = (
     ("EXR", 0, (b"v/1\x01",)),
     ("SVG", 0, (b"<svg", b"<?xml")),
     ("PDF", 0, (b"%PDF-",)),
-    ("an MP4", 4, (b"ftyp",)),
     ("a NumPy file", 0, (b"\x93NUMPY",)),
     ("a ZIP archive, such as torch.save writes,", 0, (b"PK\x03\x04",)),
 )
@@ -191,7 +187,7 @@ def _strip_png(data: bytes) -> BarePicture:
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield kind, begin and end of each chunk after IHDR, up to IEND or to the end of a truncated file."""
     begin = 33
-    for _ in range(_MAX_CHUNKS):
+    for _ in range(MAX_CHUNKS):
         if begin + 8 > len(data):
             return
         kind = data[begin + 4 : begin + 8]
@@ -200,7 +196,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         if kind == b"IEND":
             return
         begin = end
-    raise _too_many("chunks", _MAX_CHUNKS, "saving it again with another program")
+    raise _too_many("chunks", MAX_CHUNKS, "saving it again with another program")
 
 
 def _raw_exif(content: bytes, *, is_deflated: bool) -> bytes:
@@ -317,10 +313,10 @@ def _strip_webp(data: bytes) -> BarePicture:
     size: tuple[int, int] | None = None
     exif = xmp = b""
     frames = 0
-    for kind, begin, end in _webp_chunks(data):
+    for kind, begin, end in webp_chunks(data):
         content = begin + 8
         if kind in (b"VP8X", b"VP8 ", b"VP8L") and size is None:
-            size = _webp_size(data, kind, content)
+            size = webp_chunk_size(data, kind, content)
         if kind == b"VP8X":
             flags = data[content] & ~_WEBP_METADATA_FLAGS
             kept += [view[begin:content], bytes([flags]), view[content + 1 : end]]
@@ -339,30 +335,6 @@ def _strip_webp(data: bytes) -> BarePicture:
     body = b"".join(kept)
     header = b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP"
     return BarePicture(header + body, *size, _orientation(exif, xmp), frames > 1)
-
-
-def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, begin and end of each chunk, including its padding byte."""
-    begin = 12
-    for _ in range(_MAX_CHUNKS):
-        if begin + 8 > len(data):
-            return
-        nbytes = int.from_bytes(data[begin + 4 : begin + 8], "little")
-        end = begin + 8 + nbytes + nbytes % 2
-        yield data[begin : begin + 4], begin, min(end, len(data))
-        begin = end
-    raise _too_many("chunks", _MAX_CHUNKS, "saving it again with another program")
-
-
-def _webp_size(data: bytes, kind: bytes, content: int) -> tuple[int, int]:
-    if kind == b"VP8X":
-        _, width, width_high, height, height_high = struct.unpack_from("<IHBHB", data, content)
-        return 1 + width + (width_high << 16), 1 + height + (height_high << 16)
-    if kind == b"VP8 ":
-        width, height = struct.unpack_from("<HH", data, content + 6)
-        return width & 0x3FFF, height & 0x3FFF
-    bits = struct.unpack_from("<I", data, content + 1)[0]
-    return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
 
 
 # ---------------------------------------------------------------------------------------- orientation

@@ -2,14 +2,15 @@
 
 Four forms are read.  *Binary*: the tensor is the body, everything else is in the query (diffusers, SD.Next,
 ComfyUI).  *Base64*: the tensor is in JSON, the rest in the query.  *JSON*: the oldest form, with the parameters in
-the JSON, too, and with scaling if ``do_scaling`` is missing.  *Picture*: a PNG, JPEG or WebP file.
+the JSON, too, and with scaling if ``do_scaling`` is missing.  *File*: a PNG, JPEG or WebP picture, or an MP4, WebM
+or GIF video.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from ..errors import RequestError, UnsupportedMedia
 from .json_bodies import read_json_body
@@ -26,10 +27,13 @@ from .messages import (
     Scaling,
     Task,
     ValueRange,
+    VideoFile,
 )
 from .picture_files import name_format, sniff_picture
 from .query import Parameters, format_query, read_query
 from .tensor import WireTensor
+from .video_formats import MEDIA_TYPES, VideoFormat, sniff_video
+from .video_parameters import VIDEO_PARAMETERS, read_video_options, video_query
 
 BINARY = "tensor/binary"
 BASE64 = "tensor/base64"
@@ -42,7 +46,9 @@ _PICTURE_TYPES: dict[str, PictureFormat] = {
     "image/png": "png",
     "image/webp": "webp",
 }
-_OUTPUT_TYPES = {name: name for name in ("pil", "pt", "mp4")}
+_OUTPUT_TYPES = {name: name for name in ("pil", "pt", *MEDIA_TYPES)}
+#: WebP is a picture in an Accept header, as it has always been.
+_VIDEO_TYPES = {media: name for name, media in MEDIA_TYPES.items() if name != "webp"}
 _VALUE_RANGES: dict[str, ValueRange] = {"auto": "auto", "unit": "unit", "signed": "signed"}
 
 #: Most characters of a client's Content-Type that are repeated in an error.
@@ -73,8 +79,9 @@ DECODE_PARAMETERS = (
     "partial_postprocess",
     "quality",
     "preview",
+    *VIDEO_PARAMETERS,
 )
-ENCODE_PARAMETERS = (*_TENSOR_PARAMETERS, "value_range", "sample", "seed", "moments")
+ENCODE_PARAMETERS = (*_TENSOR_PARAMETERS, "value_range", "sample", "seed", "moments", "drop_frames")
 _DECODE_ONLY = tuple(name for name in DECODE_PARAMETERS if name not in ENCODE_PARAMETERS)
 
 
@@ -111,10 +118,11 @@ def is_raw_tensor(content_type: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """The decoded content of a body: a picture file, or the raw bytes of a tensor."""
+    """The decoded content of a body: a picture or video file, or the raw bytes of a tensor."""
 
     data: bytes
     is_picture: bool = False
+    is_video: bool = False
     parameters: tuple[tuple[str, Any], ...] = ()
     scales_by_default: bool = False
 
@@ -134,16 +142,18 @@ class _Content:
                 expected="the file alone as the body",
                 hint="curl --data-binary @picture.png in place of -F; in Python's requests data=, not files=",
             )
-        if has_shape and not media_type.startswith("image/"):
+        if has_shape and not media_type.startswith(("image/", "video/")):
             return cls(body)
         if sniff_picture(body) is not None:
             return cls(body, is_picture=True)
+        if sniff_video(body) is not None:
+            return cls(body, is_video=True)
         other = name_format(body)
         raise UnsupportedMedia(
-            "the body is neither a picture nor a tensor that is read here",
+            "the body is neither a picture nor a tensor nor a video that is read here",
             saw=f"{f'{other}, ' if other else ''}{media_type[:_SHOWN] or 'no Content-Type'},"
             f" {len(body)} bytes beginning with {body[:12]!r}",
-            expected="a PNG, JPEG or WebP file, or a tensor with `shape` and `dtype` in the query"
+            expected="a PNG, JPEG, WebP, MP4, WebM or GIF file, or a tensor with `shape` and `dtype` in the query"
             f" and Content-Type {BINARY}",
             hint="saving it as PNG" if other else None,
         )
@@ -151,27 +161,31 @@ class _Content:
     @classmethod
     def _from_json(cls, body: bytes, media_type: str, *, has_shape: bool) -> _Content:
         data, parameters = read_json_body(body)
+        is_file = not has_shape and "shape" not in parameters
         return cls(
             data,
-            is_picture=sniff_picture(data) is not None and not has_shape and "shape" not in parameters,
+            is_picture=is_file and sniff_picture(data) is not None,
+            is_video=is_file and sniff_video(data) is not None,
             parameters=tuple(parameters.items()),
             scales_by_default=media_type == JSON,
         )
 
 
 def _infer_task(content: _Content, parameters: Parameters) -> Task:
-    """Return the task: pictures are encoded, latents decoded.  Three channels are pixels: no latents have three.
+    """Return the task: files are encoded, latents decoded.  Three channels are pixels: no latents have three.
 
     A parameter that only decoding has decides first, because three packed latents, (3, S, C), look like one
     picture.
     """
-    if not content.is_picture and _asks_for_decode(parameters):
+    is_file = content.is_picture or content.is_video
+    if not is_file and _asks_for_decode(parameters):
         return "decode"
     shape = parameters.shape() or ()
     has_three_channels = len(shape) in (3, 4) and (
         shape[-3] == 3 or (shape[-1] == 3 and parameters.dtype() == "uint8")
     )
-    return "encode" if content.is_picture or has_three_channels else "decode"
+    is_film = len(shape) == 5 and shape[1] == 3
+    return "encode" if is_file or has_three_channels or is_film else "decode"
 
 
 def _asks_for_decode(parameters: Parameters) -> bool:
@@ -201,15 +215,16 @@ def _refuse_pixels(tensor: WireTensor) -> None:
 
 def _read_decode(content: _Content, parameters: Parameters, accept: str) -> DecodeRequest:
     parameters.refuse_unknown(DECODE_PARAMETERS)
-    if content.is_picture:
+    if content.is_picture or content.is_video:
+        kind = "picture" if content.is_picture else "video"
         raise UnsupportedMedia(
-            "a picture cannot be decoded",
-            saw="a picture file",
+            f"a {kind} cannot be decoded",
+            saw=f"a {kind} file",
             expected="latents as a tensor",
-            hint="the encode endpoint for pictures",
+            hint=f"the encode endpoint for {kind}s",
         )
     accepted = _media_types(accept)
-    output, picture_format = _choose_output(parameters, accepted)
+    output, picture_format, video_format = _choose_output(parameters, accepted)
     return DecodeRequest(
         latents=_read_tensor(content, parameters),
         scaling=_read_scaling(parameters, scales_by_default=content.scales_by_default),
@@ -220,18 +235,21 @@ def _read_decode(content: _Content, parameters: Parameters, accept: str) -> Deco
         height=parameters.integer("height", least=1),
         width=parameters.integer("width", least=1),
         preview=parameters.boolean("preview") or False,
+        video=read_video_options(parameters, video_format),
     )
 
 
 def _read_encode(content: _Content, parameters: Parameters, accept: str) -> EncodeRequest:
     parameters.refuse_unknown(ENCODE_PARAMETERS)
+    file = PictureFile if content.is_picture else VideoFile if content.is_video else None
     return EncodeRequest(
-        image=PictureFile(content.data) if content.is_picture else _read_tensor(content, parameters),
+        image=_read_tensor(content, parameters) if file is None else file(content.data),
         scaling=_read_scaling(parameters, scales_by_default=False),
         value_range=parameters.choice("value_range", _VALUE_RANGES) or "auto",
         sample=parameters.boolean("sample") or False,
         seed=parameters.integer("seed", least=0),
         moments=parameters.boolean("moments") or False,
+        drop_frames=parameters.boolean("drop_frames") is not False,
         envelope=_envelope(_media_types(accept)),
     )
 
@@ -278,7 +296,9 @@ def _envelope(accepted: Sequence[str]) -> Envelope:
     return "base64" if accepted and accepted[0] in (BASE64, JSON) else "binary"
 
 
-def _choose_output(parameters: Parameters, accepted: Sequence[str]) -> tuple[Output, PictureFormat]:
+def _choose_output(
+    parameters: Parameters, accepted: Sequence[str]
+) -> tuple[Output, PictureFormat, VideoFormat | None]:
     """Combine ``output_type``, the content, and ``Accept``, its form: "pil" as a tensor means floats in [0, 1]."""
     wanted = accepted[0] if accepted else ""
     wants_tensor = wanted.startswith("tensor/") or wanted == JSON
@@ -287,12 +307,12 @@ def _choose_output(parameters: Parameters, accepted: Sequence[str]) -> tuple[Out
     asked = parameters.choice("image_format", _PICTURE_FORMATS) or "jpeg"
     picture_format: PictureFormat = next((_PICTURE_TYPES[t] for t in accepted if t in _PICTURE_TYPES), asked)
     if output_type is None:
-        output_type = "pt" if wants_tensor else "mp4" if wanted == "video/mp4" else "pil"
-    if output_type == "mp4":
-        return "video", picture_format
+        output_type = "pt" if wants_tensor else _VIDEO_TYPES.get(wanted, "pil")
+    if output_type in MEDIA_TYPES:
+        return "video", asked, cast("VideoFormat", output_type)
     if output_type == "pt":
-        return "pixels" if partial else "signed", picture_format
-    return "unit" if wants_tensor else "picture", picture_format
+        return "pixels" if partial else "signed", picture_format, None
+    return "unit" if wants_tensor else "picture", picture_format, None
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -312,7 +332,7 @@ def _write_decode(request: DecodeRequest) -> HttpRequest:
         "unit": ("pil", tensor_type),
         "signed": ("pt", tensor_type),
         "pixels": ("pt", tensor_type),
-        "video": ("mp4", "video/mp4"),
+        "video": (request.video.format, request.video.media_type),
     }[request.output]
     query = {
         **_tensor_query(request.latents),
@@ -325,6 +345,7 @@ def _write_decode(request: DecodeRequest) -> HttpRequest:
         "partial_postprocess": request.output == "pixels",
         "quality": None if request.quality == DEFAULT_QUALITY else request.quality,
         "preview": True if request.preview else None,
+        **video_query(request.video),
     }
     return HttpRequest(format_query(query), {"content-type": BINARY, "accept": accept}, bytes(request.latents.data))
 
@@ -338,15 +359,22 @@ def _write_encode(request: EncodeRequest) -> HttpRequest:
     query["seed"] = request.seed
     if request.moments:
         query["moments"] = True
+    if not request.drop_frames:
+        query["drop_frames"] = False
     accept = BINARY if request.envelope == "binary" else BASE64
     if isinstance(request.image, WireTensor):
         query |= _tensor_query(request.image)
         return HttpRequest(
             format_query(query), {"content-type": BINARY, "accept": accept}, bytes(request.image.data)
         )
-    media_type = sniff_picture(request.image.data)
+    is_video = isinstance(request.image, VideoFile)
+    media_type = (sniff_video if is_video else sniff_picture)(request.image.data)
     if media_type is None:
-        raise RequestError("not a picture file", saw=request.image.data[:12], expected="PNG, JPEG or WebP")
+        raise RequestError(
+            f"not a {'video' if is_video else 'picture'} file",
+            saw=request.image.data[:12],
+            expected="MP4, WebM or GIF" if is_video else "PNG, JPEG or WebP",
+        )
     return HttpRequest(format_query(query), {"content-type": media_type, "accept": accept}, request.image.data)
 
 

@@ -79,7 +79,19 @@ DECODE = [
     ("shift alone", {**GOOD_SHAPE, "shift_factor": 1}, GOOD_BODY, 400, ("shift_factor without scaling_factor",)),
     ("wrong channels", {**GOOD_SHAPE, "shape": [1, 16, 4, 4]}, GOOD_BODY, 400, ("16 latent channels",)),
     ("a video", {**GOOD_SHAPE, "shape": [1, 4, 1, 8, 8]}, GOOD_BODY, 400, ("videos need a video model",)),
-    ("unknown output", {**GOOD_SHAPE, "output_type": "gif"}, GOOD_BODY, 400, ("pil, pt, mp4",)),
+    ("unknown output", {**GOOD_SHAPE, "output_type": "avi"}, GOOD_BODY, 400, ("pil, pt, mp4, webm, gif",)),
+    ("fps 0", {**GOOD_SHAPE, "output_type": "mp4", "fps": 0}, GOOD_BODY, 400, ("1 to 240",)),
+    ("fps 10⁹", {**GOOD_SHAPE, "output_type": "mp4", "fps": 10**9}, GOOD_BODY, 400, ("1 to 240",)),
+    ("fps of a picture", {**GOOD_SHAPE, "fps": 24}, GOOD_BODY, 400, ("output_type=mp4",)),
+    ("another codec", {**GOOD_SHAPE, "output_type": "webm", "codec": "h264"}, GOOD_BODY, 400, ("output_type=mp4",)),
+    ("unknown codec", {**GOOD_SHAPE, "output_type": "mp4", "codec": "divx"}, GOOD_BODY, 400, ("h264, hevc",)),
+    (
+        "too small for a codec",
+        {**GOOD_SHAPE, "shape": [1, 4, 4, 4], "output_type": "mp4", "codec": "av1"},
+        bytes(4 * 4 * 4 * 4),
+        400,
+        ("codec=h264",),
+    ),
     ("unknown format", {**GOOD_SHAPE, "image_format": "bmp"}, GOOD_BODY, 400, ("image_format",)),
     ("no boolean", {**GOOD_SHAPE, "do_scaling": "maybe"}, GOOD_BODY, 400, ("True or False",)),
     ("a misspelt name", {**GOOD_SHAPE, "scaling_facter": 1}, GOOD_BODY, 400, ("Try: scaling_factor",)),
@@ -145,7 +157,8 @@ ENCODE = [
     ("smaller than one latent", png(7, 64, bytes(64 * 22)), 400, "at least 8×8"),
     ("neither picture nor tensor", b"hello", 415, "neither a picture nor a tensor"),
     ("nothing", b"", 415, "neither a picture nor a tensor"),
-    ("a GIF", b"GIF89a" + bytes(40), 415, "PNG, JPEG or WebP"),
+    ("a GIF", b"GIF89a" + bytes(40), 415, "encodes pictures"),
+    ("an MP4", b"\0\0\0\x18ftypisom" + bytes(40), 415, "encodes pictures"),
 ]
 
 

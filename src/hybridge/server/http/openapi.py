@@ -39,15 +39,28 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
     "height": ("Of the picture in pixels. Needed for packed latents, otherwise ignored.", _SIDE),
     "width": ("Of the picture in pixels. Needed for packed latents, otherwise ignored.", _SIDE),
     "output_type": (
-        "pil: a picture file, or floats in [0, 1] if Accept asks for a tensor. pt: a tensor. mp4: a video.",
-        {"type": "string", "enum": ["pil", "pt", "mp4"], "default": "pil"},
+        "pil: a picture file, or floats in [0, 1] if Accept asks for a tensor. pt: a tensor. The others: a"
+        " video file.",
+        {"type": "string", "enum": ["pil", "pt", "mp4", "webm", "gif", "webp"], "default": "pil"},
     ),
     "image_format": (
         "Of a picture, unless Accept names one.",
         {"type": "string", "enum": ["jpg", "jpeg", "png", "webp"], "default": "jpg"},
     ),
     "partial_postprocess": ("With pt: uint8 [N, H, W, 3] instead of floats [N, 3, H, W] in [-1, 1].", _BOOLEAN),
-    "quality": ("JPEG's quality.", {"type": "integer", "minimum": 1, "maximum": 100, "default": 95}),
+    "quality": ("Of a JPEG or a video.", {"type": "integer", "minimum": 1, "maximum": 100, "default": 95}),
+    "fps": (
+        "Of a video: frames per second. A GIF has at most 50.",
+        {"type": "number", "minimum": 1, "maximum": 240, "default": 15},
+    ),
+    "codec": (
+        "Of a video. mp4: h264, hevc or av1; webm: vp9 or av1.",
+        {"type": "string", "enum": ["h264", "hevc", "av1", "vp9"]},
+    ),
+    "pixel_format": (
+        "Of a video: with yuv444p colours keep their full size.",
+        {"type": "string", "enum": ["yuv420p", "yuv444p"], "default": "yuv420p"},
+    ),
     "preview": (
         "multipart/mixed: a quick approximation as a picture file first, then what would have come without.",
         _BOOLEAN,
@@ -57,6 +70,10 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
         {"type": "string", "enum": ["auto", "unit", "signed"], "default": "auto"},
     ),
     "sample": ("A draw from the posterior instead of its mode.", _BOOLEAN),
+    "drop_frames": (
+        "Whether frames may be left out that the model cannot encode, as diffusers leaves them out.",
+        {**_BOOLEAN, "default": "True"},
+    ),
     "seed": ("Makes the draw repeatable.", {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}),
     "moments": (
         "The posterior itself, float [N, 2·C, h, w] in VAE space: its mean, then the logarithm of its variance.",
@@ -170,11 +187,12 @@ _TENSOR_BODIES: Schema = {
     "application/json": {"schema": _TENSOR_JSON},
 }
 _PICTURE_BODIES: Schema = {f"image/{name}": {"schema": _BYTES} for name in ("png", "jpeg", "webp")}
+_VIDEO_BODIES: Schema = {name: {"schema": _BYTES} for name in ("video/mp4", "video/webm", "image/gif")}
 _TENSOR_ANSWERS: Schema = {"tensor/binary": {"schema": _BYTES}, "tensor/base64": {"schema": _TENSOR_JSON}}
 _DECODE_ANSWERS: Schema = {
     **_PICTURE_BODIES,
     **_TENSOR_ANSWERS,
-    "video/mp4": {"schema": _BYTES},
+    **_VIDEO_BODIES,
     "multipart/mixed": {"schema": _BYTES},
 }
 
@@ -185,12 +203,15 @@ def describe(vaes: Sequence[str], texts: Sequence[str] = ()) -> Schema:
     inferred = _operation(
         "Decode or encode; task and model follow from what is sent",
         [*DECODE_PARAMETERS, *(name for name in ENCODE_PARAMETERS if name not in DECODE_PARAMETERS)],
-        {**_TENSOR_BODIES, **_PICTURE_BODIES},
+        {**_TENSOR_BODIES, **_PICTURE_BODIES, **_VIDEO_BODIES},
         _DECODE_ANSWERS,
     )
     decode = _operation("Latents to a picture", DECODE_PARAMETERS, _TENSOR_BODIES, _DECODE_ANSWERS)
     encode = _operation(
-        "A picture to latents", ENCODE_PARAMETERS, {**_PICTURE_BODIES, **_TENSOR_BODIES}, _TENSOR_ANSWERS
+        "A picture or a video to latents",
+        ENCODE_PARAMETERS,
+        {**_PICTURE_BODIES, **_VIDEO_BODIES, **_TENSOR_BODIES},
+        _TENSOR_ANSWERS,
     )
     return {
         "openapi": "3.1.0",
@@ -355,7 +376,7 @@ def _operation(summary: str, parameters: Sequence[str], bodies: Schema, answers:
         "requestBody": {
             "required": True,
             "description": "A tensor's elements in C order, little-endian, without a header; or the same in base64"
-            " inside JSON; or a picture file. Without a Content-Type, the content decides.",
+            " inside JSON; or a picture or video file. Without a Content-Type, the content decides.",
             "content": bodies,
         },
         "responses": {

@@ -88,7 +88,9 @@ class Limits:
         self._check_size(size, spec)
         if spec.is_video:
             _check_video(request, size)
-        file_format = {"picture": request.picture_format, "video": "video"}.get(request.output, "")
+        if request.output == "video":
+            request.video.check_size(size.width, size.height)
+        file_format = request.picture_format if request.output == "picture" else ""
         longest = LONGEST_SIDE.get(file_format, self.max_pixels)
         if max(layout.picture) > longest:
             raise TooLarge(

@@ -19,7 +19,9 @@ from ...protocol import (
     WireTensor,
     write_answer,
 )
-from ...protocol.media import read_picture, write_picture, write_video
+from ...protocol.media import write_picture
+from ...protocol.video_reader import read_file
+from ...protocol.video_writer import write_video
 from .job import LEAST_RESULT_BYTES, Job, Result
 from .limits import Limits, PictureSize
 
@@ -119,7 +121,7 @@ class VaeJob(Job[VaeResult]):
         if isinstance(request, DecodeRequest) and request.output == "picture":
             return write_picture(tensor, request.picture_format, quality=request.quality)
         if isinstance(request, DecodeRequest) and request.output == "video":
-            return write_video(tensor)
+            return write_video(tensor, request.video, quality=request.quality)
         return TensorAnswer(tensor, request.envelope)
 
 
@@ -135,16 +137,25 @@ def admit(request: Request, spec: ModelSpec, limits: Limits) -> VaeJob:
     notes = _notes(request, spec)
     if isinstance(request, DecodeRequest):
         size = limits.check_decode(request, spec)
-    elif isinstance(request.image, WireTensor):
-        size = limits.check_encode(request.image, spec)
+        padded = request.video.note(size.width, size.height) if request.output == "video" else None
+        notes += [padded] if padded else []
     else:
-        image = read_picture(
-            request.image.data, max_pixels=limits.max_pixels, multiple=spec.spatial_factor, note=notes.append
-        )
+        image = request.image
+        if not isinstance(image, WireTensor):
+            image = read_file(
+                image,
+                is_video=spec.is_video,
+                max_pixels=limits.max_video_pixels if spec.is_video else limits.max_pixels,
+                multiple=spec.spatial_factor,
+                note=notes.append,
+            )
         request = replace(request, image=image)
         size = limits.check_encode(image, spec)
-    if isinstance(request, EncodeRequest):
-        notes += [note for note in (spec.frames.check_frames(spec.name, size.frames),) if note]
+        dropped = spec.frames.check_frames(spec.name, size.frames)
+        if dropped is not None:
+            if not request.drop_frames:
+                raise RequestError(dropped.replace("were left out", "would be left out"), hint="drop_frames=True")
+            notes.append(dropped)
     return VaeJob(spec, request, size, warning="; ".join(notes) or None)
 
 
