@@ -28,7 +28,8 @@ from .queue import AsyncCallQueue, Finished, Order, Recipe
 from .reply import Reply
 from .retry import DEFAULT_RETRY, Retry
 from .tls import Verify
-from .transport import ANSWER_TIMEOUT_S, Exchange, is_parted, timeout_of
+from .transport import ANSWER_TIMEOUT_S, Exchange, is_opened, timeout_of
+from .videos import AsyncVideoCalls
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,7 +48,8 @@ class AsyncClient(
         "Coroutine[Any, Any, NumpyArray]",
         Coroutine[Any, Any, WireTensor],
         Coroutine[Any, Any, Embeddings],
-    ]
+    ],
+    AsyncVideoCalls,
 ):
     """:class:`Client`, awaited.  Arguments and results are the same.
 
@@ -289,7 +291,7 @@ class AsyncClient(
                         outcome = await anext(chunks, b"")
                     except httpx.RequestError as error:
                         outcome = error
-                elif isinstance(step, Call) and step.is_parted:
+                elif isinstance(step, Call) and step.opens:
                     outcome, chunks = await self._open(step, opened)
                 else:
                     outcome = await self._take(step)
@@ -310,7 +312,7 @@ class AsyncClient(
             response = await self._transport.handle_async_request(exchange.request(is_async=True))
             opened.push_async_callback(response.aclose)
             exchange.begin(response)
-            if call.is_parted and is_parted(response):
+            if is_opened(call, response):
                 return Opened(dict(response.headers)), _in_time(response, exchange)
             async for part in cast(httpx.AsyncByteStream, response.stream):
                 if not exchange.take(part):

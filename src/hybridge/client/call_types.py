@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
-from ..protocol import PictureFormat, ValueRange
-from .flow_types import Progress
+from ..protocol import PictureFormat, ValueRange, VideoOptions
+from .flow_types import FrameProgress, Progress
 from .precision import Precision
 from .queue import Order
 
@@ -59,7 +59,18 @@ class DecodeItemOptions(_SharedOptions, total=False):
     width: int | None
     image_format: ImageFormat
     quality: int | None
+    video: VideoOptions
     quantize: Precision | None
+
+
+class DecodeVideoOptions(_SharedOptions, total=False):
+    """The options of :meth:`Client.decode_video` besides ``to``."""
+
+    video: VideoOptions | None
+    quality: int | None
+    quantize: Precision | None
+    on_frame: FrameProgress | None
+    progress: Progress | None
 
 
 class EncodeItemOptions(_SharedOptions, total=False):
@@ -68,6 +79,7 @@ class EncodeItemOptions(_SharedOptions, total=False):
     value_range: ValueRange
     sample: bool
     seed: int | None
+    drop_frames: bool
 
 
 class _CallOptions(TypedDict, total=False):

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args, overload
 
 from ..errors import RequestError
-from ..protocol import DecodeRequest, EncodeRequest, Output, Scaling, ValueRange, WireTensor
+from ..protocol import DecodeRequest, EncodeRequest, Output, Scaling, ValueRange, VideoOptions, WireTensor
 from ..protocol.messages import DEFAULT_QUALITY
+from ..protocol.video_formats import DEFAULT_VIDEO
 from .call_types import DecodeOptions, EncodeOptions, ImageFormat, TensorOutput
 from .conversion import Kind, best_kind, image_to_wire, latents_of_file, picture_format_from, to_wire
 from .flow import Flows
@@ -71,11 +72,12 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
         output: Output = "picture",
         image_format: ImageFormat = "png",
         quality: int | None = None,
+        video: VideoOptions = DEFAULT_VIDEO,
         quantize: Precision | None = None,
         deadline_s: float | None = None,
         progress: Progress | None = None,
     ) -> Any:
-        """Decode latents to a picture.
+        """Decode latents to a picture, or to a video; :meth:`Client.decode_video` writes one as it arrives.
 
         Args:
             latents: (B, C, H, W), (B, C, F, H, W) for video, or packed (B, S, C); a torch tensor, a NumPy array
@@ -89,7 +91,8 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
             height, width: The picture's size in pixels; needed only for packed latents.
             output: The kind of result; see below.
             image_format: The file format in which a picture is sent: ``png`` or ``webp`` (lossless), or ``jpg``.
-            quality: Quality of a JPEG, 1 to 100; 95 if None.
+            quality: Quality of a JPEG or a video, 1 to 100; 95 if None.
+            video: The kind of file, for ``output="video"``: format, frames per second, codec, pixel format.
             quantize: ``float16`` or ``bfloat16`` sends fewer bytes than the latents have; None sends them
                 unchanged.  docs/client.md describes the loss.
             deadline_s: Seconds for the whole call, attempts and waits included; the client's own if None.
@@ -100,7 +103,7 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
             * ``unit``: (N, 3, H, W) floats in [0, 1]
             * ``signed``: (N, 3, H, W) floats as the VAE returns them, about [-1, 1]
             * ``pixels``: (N, H, W, 3) uint8
-            * ``video``: the bytes of an MP4
+            * ``video``: the bytes of the file
 
             Tensors have the same kind as the latents; NumPy has no bfloat16, so float32 is returned.
         """
@@ -114,6 +117,7 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
             output=output,
             image_format=image_format,
             quality=quality,
+            video=video,
             quantize=quantize,
         )
         return self._run(self._flows.decode(request, model, kind, self._terms(deadline_s, progress)))
@@ -145,15 +149,17 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
         value_range: ValueRange = "auto",
         sample: bool = False,
         seed: int | None = None,
+        drop_frames: bool = True,
         kind: Kind | None = None,
         deadline_s: float | None = None,
         progress: Progress | None = None,
     ) -> Any:
-        """Encode a picture to latents (N, C, H, W).
+        """Encode a picture to latents (N, C, H, W), or a video to those that its model has.
 
         Args:
             image: A PIL image, the path or the bytes of a picture file, uint8 (H, W, 3) or (N, H, W, 3), or
-                floats (N, 3, H, W); arrays may be torch, NumPy or WireTensor.
+                floats (N, 3, H, W); arrays may be torch, NumPy or WireTensor.  Of a video: the path or the bytes
+                of an MP4 or WebM, a list of PIL images, uint8 (F, H, W, 3), or floats (1, 3, F, H, W).
             model: An id from :meth:`models`; if None, the server infers it, and refuses if it cannot.
             scaling_factor: With ``shift_factor``: (z - shift_factor) * scaling_factor.  If None, the latents are
                 returned in the VAE's own space.
@@ -162,6 +168,8 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
                 below 0.
             sample: Whether to draw a sample from the posterior instead of taking its mode.
             seed: Makes the sample repeatable.
+            drop_frames: Whether frames may be left out that the model cannot encode, with a warning; else the
+                request is refused.
             kind: ``torch``, ``numpy`` or ``wire``.  If None, the kind of the input array, or for pictures the first
                 of the three that is installed.
             deadline_s: Seconds for the whole call, attempts and waits included; the client's own if None.
@@ -175,9 +183,34 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
             value_range=value_range,
             sample=sample,
             seed=seed,
+            drop_frames=drop_frames,
         )
         terms = self._terms(deadline_s, progress)
         return self._run(self._flows.encode(request, model, kind or natural_kind, terms))
+
+    def encode_video(
+        self,
+        video: Any,
+        *,
+        model: str | None = None,
+        kind: Kind | None = None,
+        deadline_s: float | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> TorchT | NumpyT | WireT:
+        """Encode a video to latents in its model's order of axes.
+
+        Args:
+            video: The path or the bytes of an MP4, WebM, GIF or animated WebP, a list of PIL images, uint8
+                (F, H, W, 3), or floats (1, 3, F, H, W); arrays may be torch, NumPy or WireTensor.
+            model, kind, deadline_s, progress: As for :meth:`encode`.
+            options: The other arguments of :meth:`encode`.
+        """
+        request, natural_kind = encode_request(video, is_video=True, **options)
+        terms = self._terms(deadline_s, progress)
+        flow = self._flows.encode(request, model, kind or natural_kind, terms)
+        latents: TorchT | NumpyT | WireT = self._run(flow)
+        return latents
 
     def encode_prompt(
         self,
@@ -273,6 +306,7 @@ def decode_request(
     output: Output = "picture",
     image_format: str = "png",
     quality: int | None = None,
+    video: VideoOptions = DEFAULT_VIDEO,
     quantize: Precision | None = None,
     preview: bool = False,
 ) -> tuple[DecodeRequest, Kind]:
@@ -307,6 +341,7 @@ def decode_request(
         height=height,
         width=width,
         preview=preview,
+        video=video,
     )
     return request, kind
 
@@ -320,6 +355,8 @@ def encode_request(
     value_range: ValueRange = "auto",
     sample: bool = False,
     seed: int | None = None,
+    drop_frames: bool = True,
+    is_video: bool = False,
 ) -> tuple[EncodeRequest, Kind]:
     """Return the request for :meth:`Calls.encode`'s arguments, and the kind of the resulting latents.
 
@@ -328,12 +365,13 @@ def encode_request(
     """
     if seed is not None and not sample:
         raise RequestError("a seed without sampling", saw=f"seed={seed}", expected="sample=True as well")
-    content, kind = image_to_wire(image)
+    content, kind = image_to_wire(image, is_video=is_video)
     request = EncodeRequest(
         content,
         scaling=Scaling.of(do_scaling, scaling_factor, shift_factor),
         value_range=value_range,
         sample=sample,
         seed=seed,
+        drop_frames=drop_frames,
     )
     return request, kind

@@ -26,7 +26,8 @@ from .queue import CallQueue, Finished, Order, Recipe
 from .reply import Reply
 from .retry import DEFAULT_RETRY, Retry
 from .tls import Verify
-from .transport import ANSWER_TIMEOUT_S, Exchange, is_parted, timeout_of
+from .transport import ANSWER_TIMEOUT_S, Exchange, is_opened, timeout_of
+from .videos import VideoCalls
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, Embeddings]):
+class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, Embeddings], VideoCalls):
     """A client of one or several hybridge servers, with kept connections; safe to share between threads.
 
     ::
@@ -328,7 +329,7 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
                         outcome = next(chunks, b"")
                     except httpx.RequestError as error:
                         outcome = error
-                elif isinstance(step, Call) and step.is_parted:
+                elif isinstance(step, Call) and step.opens:
                     outcome, chunks = self._open(step, opened)
                 else:
                     outcome = self._take(step)
@@ -350,7 +351,7 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
             response = self._transport.handle_request(exchange.request())
             opened.callback(response.close)
             exchange.begin(response)
-            if call.is_parted and is_parted(response):
+            if is_opened(call, response):
                 return Opened(dict(response.headers)), _in_time(response, exchange)
             for part in cast(httpx.SyncByteStream, response.stream):
                 if not exchange.take(part):

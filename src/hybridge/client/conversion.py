@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
@@ -17,9 +18,11 @@ from ..protocol import (
     PictureFile,
     PictureFormat,
     Scaling,
+    VideoFile,
     WireTensor,
     read_latents,
     sniff_picture,
+    sniff_video,
 )
 
 if TYPE_CHECKING:
@@ -89,19 +92,25 @@ def from_wire(tensor: WireTensor, kind: Kind) -> Any:
     return tensor
 
 
-def image_to_wire(image: Any) -> tuple[PictureFile | WireTensor, Kind]:
+def image_to_wire(image: Any, *, is_video: bool = False) -> tuple[PictureFile | VideoFile | WireTensor, Kind]:
     """Convert any input of :meth:`Client.encode`; return it with the kind for the latents.
 
     For pictures and files this is the best kind installed here: torch, else NumPy, else WireTensor.
 
+    Args:
+        image: A picture, a video, or a tensor.
+        is_video: Whether a GIF is a video; else its first frame is sent.
+
     Raises:
-        RequestError: for a value that is neither a picture nor a tensor.
+        RequestError: for a value that is none of these.
         OSError: for a file that does not exist or cannot be read.
     """
     if isinstance(image, (str, Path)):
-        return _picture_file(Path(image).read_bytes()), best_kind()
+        return _file(Path(image).read_bytes(), is_video), best_kind()
     if isinstance(image, (bytes, bytearray)):
-        return _picture_file(bytes(image)), best_kind()
+        return _file(bytes(image), is_video), best_kind()
+    if isinstance(image, (list, tuple)):
+        return _frames(image)
     if _is_a(image, "PIL.Image", "Image"):
         return PictureFile(_write_png(image)), best_kind()
     tensor, kind = to_wire(image)
@@ -167,6 +176,46 @@ def best_kind() -> Kind:
     if importlib.util.find_spec("torch") is not None:
         return "torch"
     return "numpy" if importlib.util.find_spec("numpy") is not None else "wire"
+
+
+def _file(data: bytes, is_video: bool) -> PictureFile | VideoFile:
+    found = sniff_video(data)
+    return VideoFile(data) if found and (is_video or found != "image/gif") else _picture_file(data)
+
+
+def _frames(frames: Sequence[Any]) -> tuple[WireTensor, Kind]:
+    """Return the frames of a video, or pictures of one size, as uint8 (F, H, W, 3).
+
+    Args:
+        frames: PIL images, or uint8 (H, W, 3) of torch or NumPy.
+    """
+    kind: Kind = best_kind()
+    shape: tuple[int, ...] = ()
+    data = bytearray()
+    for index, frame in enumerate(frames):
+        if _is_a(frame, "PIL.Image", "Image"):
+            rgb = frame.convert("RGB")
+            tensor = WireTensor("uint8", (rgb.height, rgb.width, 3), rgb.tobytes())
+        else:
+            tensor, kind = to_wire(frame)
+        if tensor.dtype != "uint8" or len(tensor.shape) != 3 or tensor.shape[2] != 3:
+            raise RequestError(
+                f"frame {index} is not a picture",
+                saw=f"{tensor.dtype} {list(tensor.shape)}",
+                expected="PIL images, or uint8 (H, W, 3)",
+                hint="floats as one tensor (1, 3, F, H, W)",
+            )
+        if shape and tensor.shape != shape:
+            raise RequestError(
+                "the frames have different sizes",
+                saw=f"{shape[1]}×{shape[0]}, and frame {index} has {tensor.shape[1]}×{tensor.shape[0]}",
+                expected="one size",
+            )
+        shape = tensor.shape
+        data += tensor.data
+    if not shape:
+        raise RequestError("a video without frames", saw="an empty list", expected="at least one frame")
+    return WireTensor("uint8", (len(frames), *shape), data), kind
 
 
 def _picture_file(data: bytes) -> PictureFile:

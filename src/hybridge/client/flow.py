@@ -33,7 +33,7 @@ from .address import Address
 from .answer_limits import MOST_DOCUMENT_BYTES, check, most_bytes
 from .conversion import Kind, from_wire, pictures_of
 from .fallback import Fallback, local_of
-from .flow_types import Arrived, Build, Call, Compute, Flow, Local, Opened, Outcome, Terms, Until
+from .flow_types import Arrived, Build, Call, Compute, Flow, Local, Opened, Opens, Outcome, Terms, Until
 from .load_balancer import Breaker, Fleet, Server
 from .redaction import Redactor
 from .reply import Reply, ServerWarning, timings_ms
@@ -186,11 +186,13 @@ class Flows:
             raise
         return Arrived(200, outcome.headers, b"", None) if isinstance(outcome, Opened) else outcome
 
-    def post(self, request: Request, path: str, terms: Terms, *, is_parted: bool = False) -> Build:
+    def post(self, request: Request, path: str, terms: Terms, *, opens: Opens | None = None) -> Build:
         """Return the function that builds the call with a request for a given server."""
-        return self.sender(write_request(request), most_bytes(request), path, terms, is_parted=is_parted)
+        return self.sender(write_request(request), most_bytes(request), path, terms, opens=opens)
 
-    def sender(self, message: HttpRequest, most: int, path: str, terms: Terms, *, is_parted: bool = False) -> Build:
+    def sender(
+        self, message: HttpRequest, most: int, path: str, terms: Terms, *, opens: Opens | None = None
+    ) -> Build:
         """Return the function that builds the call with a message, for an answer of at most ``most`` bytes."""
 
         def build(address: Address, left_s: float | None) -> Call:
@@ -206,7 +208,7 @@ class Flows:
                 message.body,
                 timeout_s=left_s,
                 progress=terms.progress,
-                is_parted=is_parted,
+                opens=opens,
                 most_bytes=most,
             )
 

@@ -18,6 +18,12 @@ T = TypeVar("T")
 #: does not say it.
 Progress = Callable[[Literal["up", "down"], int, "int | None"], None]
 
+#: Responses that a flow reads while they arrive: a multipart response, a picture or video file.
+Opens = Literal["parts", "file"]
+
+#: Called with the frames of a video that have arrived, and their number if the server says it.
+FrameProgress = Callable[[int, "int | None"], None]
+
 #: The fallback: a function that answers in place of a server.
 Local = Callable[[Request], Answer]
 
@@ -27,8 +33,8 @@ class Call:
     """One HTTP exchange to make, after waiting ``wait_s`` seconds.
 
     With ``timeout_s`` the whole response has to arrive within that many seconds; otherwise the driver's own timeout
-    applies.  A response that is larger than ``most_bytes`` is not read.  With ``is_parted`` a multipart response is
-    not read either: the flow is sent :class:`Opened` and asks for :class:`More`.
+    applies.  A response that is larger than ``most_bytes`` is not read.  A response of the kind that ``opens``
+    names is not read either: the flow is sent :class:`Opened` and asks for :class:`More`.
     """
 
     method: str
@@ -38,7 +44,7 @@ class Call:
     wait_s: float = 0.0
     timeout_s: float | None = None
     progress: Progress | None = field(default=None, repr=False)
-    is_parted: bool = False
+    opens: Opens | None = None
     most_bytes: int | None = None
 
 
@@ -59,7 +65,7 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The head of a multipart response, whose body has not arrived yet."""
+    """The head of a response whose body the flow reads; it has not arrived yet."""
 
     headers: Mapping[str, str]
 

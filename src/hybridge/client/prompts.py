@@ -56,7 +56,7 @@ def _file_of(image: Any) -> bytes:
     if not isinstance(content, PictureFile):
         raise RequestError(
             "an image for a prompt is a picture",
-            saw=f"a tensor {list(content.shape)}",
+            saw=f"a tensor {list(content.shape)}" if isinstance(content, WireTensor) else "a video",
             expected="a PIL image, the path of a file or its bytes",
         )
     return content.data

@@ -98,7 +98,7 @@ class Exchange:
                 hint="a look at the proxy before the server, if there is one",
             )
         declared = _declared_bytes(response)
-        if response.is_success and not self._call.is_parted and declared is not None:
+        if response.is_success and self._call.opens != "parts" and declared is not None:
             self._check_room(declared)
 
     def take(self, part: bytes) -> bool:
@@ -155,10 +155,13 @@ async def _awaited(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
         yield part
 
 
-def is_parted(response: httpx.Response) -> bool:
-    """Return whether a response comes in parts."""
+def is_opened(call: Call, response: httpx.Response) -> bool:
+    """Return whether the flow reads this response as it arrives."""
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return response.is_success and media_type == "multipart/mixed"
+    if not response.is_success:
+        return False
+    is_file = media_type.startswith(("video/", "image/"))
+    return is_file if call.opens == "file" else call.opens == "parts" and media_type == "multipart/mixed"
 
 
 def _declared_bytes(response: httpx.Response) -> int | None:

@@ -23,6 +23,7 @@ EXPOSED_HEADERS = (
     "hybridge-warning",
     "hybridge-plan",
     "hybridge-cache",
+    "hybridge-frames",
     "server-timing",
 )
 

@@ -68,6 +68,34 @@ _CONTAINERS = {
 _FLAGS = {"fflags": "+flush_packets+bitexact"}
 
 
+def _encoder(options: VideoOptions, quality: int) -> tuple[str, dict[str, str], str]:
+    """Return the encoder's name, its options, and the pixel format of its input."""
+    codec = options.actual_codec
+    if codec is not None:
+        return *_ENCODERS[codec](crf_of(quality)), str(options.actual_pixel_format)
+    if options.format == "gif":
+        return "gif", {}, "pal8"
+    return "libwebp_anim", {"quality": str(quality), "compression_level": "2"}, "bgra"
+
+
+def check_encoder(options: VideoOptions) -> None:
+    """Check that this machine's libraries can write such a file.
+
+    Raises:
+        RequestError: if they cannot; it names the codecs for which there is an encoder.
+    """
+    import av
+
+    name, _, _ = _encoder(options, DEFAULT_QUALITY)
+    if name not in av.codecs_available:
+        others = [known for known, make in _ENCODERS.items() if make(0.0)[0] in av.codecs_available]
+        raise RequestError(
+            f"the server's video library has no encoder for {options.actual_codec or options.format}",
+            saw=f"no {name}",
+            expected="one of " + ", ".join(others),
+        )
+
+
 class _Collected(io.RawIOBase):
     """A file that cannot be sought in; what was written to it is taken."""
 
@@ -117,28 +145,15 @@ class VideoWriter:
         self._padding = options.padding(width, height)
         self._count = 0
         self._file: _Collected | io.BytesIO = io.BytesIO() if options.format == "webp" else _Collected()
-        codec, self._format = options.actual_codec, str(options.actual_pixel_format)
-        if codec is not None:
-            name, settings = _ENCODERS[codec](crf_of(quality))
-        elif options.format == "gif":
-            name, settings, self._format = "gif", {}, "pal8"
-        else:
-            name, self._format = "libwebp_anim", "bgra"
-            settings = {"quality": str(quality), "compression_level": "2"}
-        if name not in av.codecs_available:
-            others = [known for known, make in _ENCODERS.items() if make(0.0)[0] in av.codecs_available]
-            raise RequestError(
-                f"the server's video library has no encoder for {codec or options.format}",
-                saw=f"no {name}",
-                expected="one of " + ", ".join(others),
-            )
+        name, settings, self._format = _encoder(options, quality)
+        check_encoder(options)
         self._container = av.open(
             self._file, "w", format=options.format, options={**_CONTAINERS[options.format], **_FLAGS}
         )
         stream: VideoStream = self._container.add_stream(name, rate=options.rate, options=settings)
         stream.width, stream.height = width + self._padding[0], height + self._padding[1]
         stream.pix_fmt = self._format
-        if codec is not None:
+        if options.actual_codec is not None:
             _tag_colours(stream)
             stream.codec_context.thread_count = 2  # each further thread holds a frame back
         self._stream = stream

@@ -16,6 +16,7 @@ from ..protocol.torch import from_torch, to_torch
 from .local_models import LocalModels
 from .scheduling.backend import ModelInfo
 from .scheduling.cost_cache import CostCache
+from .scheduling.film import Film
 from .scheduling.job import RunInfo
 from .scheduling.limits import PictureSize
 from .scheduling.model_slot import Source
@@ -74,8 +75,11 @@ class Run:
             return least_bytes if least_bytes is not None and least_bytes < peak_bytes else None
         return half_bytes
 
-    def tensors(self, budget_bytes: int | None) -> list[WireTensor]:
-        """What each of the jobs asks for."""
+    def tensors(self, budget_bytes: int | None) -> list[WireTensor | None]:
+        """What each of the jobs asks for; None for one whose frames went into its film."""
+        if self.jobs[0].film is not None:
+            self._decode_film(self.jobs[0].film, budget_bytes)
+            return [None]
         tensors = [job.tensor for job in self.jobs]
         source = to_torch(_concatenate(tensors))
         made = self._decode if self.jobs[0].task == "decode" else self._encode
@@ -84,7 +88,15 @@ class Run:
             return [from_torch(found)]
         return [from_torch(part) for part in found.split([tensor.shape[0] for tensor in tensors])]
 
-    def _decode(self, latents: Any, budget_bytes: int | None) -> Any:
+    def _decode_film(self, film: Film, budget_bytes: int | None) -> None:
+        film.begin()
+        latents = to_torch(self.jobs[0].tensor)
+        self._decode(latents, budget_bytes, on_frames=lambda frames: film.put(frames.numpy()))
+        film.end()
+
+    def _decode(
+        self, latents: Any, budget_bytes: int | None, on_frames: Callable[[Any], None] | None = None
+    ) -> Any:
         job = self.jobs[0]
         request = job.request
         assert isinstance(request, DecodeRequest)  # noqa: S101 - what the task says
@@ -96,8 +108,9 @@ class Run:
             budget_bytes=budget_bytes,
             progress=self.progress,
             should_stop=self.should_stop,
+            on_frames=on_frames,
         )
-        if request.output == "signed":
+        if request.output == "signed" or on_frames is not None:
             return sample
         sample = frames_of(sample)
         return to_unit(sample) if request.output == "unit" else to_pixels(sample)

@@ -79,6 +79,8 @@ async def answer_with_preview(job: VaeJob, served: Mapping[str, ModelSpec], tool
     """
     if not isinstance(job.request, DecodeRequest):
         raise RequestError("only a decode has a preview")
+    if job.spec.is_video:
+        raise NoPreview("a preview is of a picture, not of a video", saw=job.spec.name, hint="output_type=mp4")
     if job.batch > 1:
         raise RequestError("a preview is of one picture", saw=f"{job.batch} latents", hint="a request for each")
     source = choose_source(job.spec, served)

@@ -15,6 +15,7 @@ from ..scheduling.vae_job import VaeJob, admit, infer_model
 from .job_kind import SHORT_QUERY, JobKind, ResponseTools, SentRequest
 from .preview import answer_with_preview
 from .served_models import ServedModels
+from .video_stream import answer_with_video
 
 
 class VaeKind(JobKind[VaeJob]):
@@ -44,9 +45,9 @@ class VaeKind(JobKind[VaeJob]):
         return replace(job, inferred=f"model={spec.name}; task={job.task}; reason={reason}")
 
     def stream(self, job: VaeJob, tools: ResponseTools) -> Coroutine[Any, Any, Response] | None:
-        """A preview and then the picture, if the request asks for a preview."""
+        """A preview and then the picture, if the request asks for a preview; a video while it is decoded."""
         if not (isinstance(job.request, DecodeRequest) and job.request.preview):
-            return None
+            return None if job.film is None else answer_with_video(job, job.film, tools)
         infos = [info for info in tools.backend.info() if info.state == "loaded"]
         loaded = {info.spec.name: info.spec for info in infos if isinstance(info.spec, ModelSpec)}
         return answer_with_preview(job, loaded, tools)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ...errors import AmbiguousModel, RequestError
 from ...models import ModelSpec, latents_layout
@@ -12,6 +12,7 @@ from ...protocol import (
     Answer,
     DecodeRequest,
     EncodeRequest,
+    FileAnswer,
     HttpResponse,
     Request,
     TensorAnswer,
@@ -21,7 +22,8 @@ from ...protocol import (
 )
 from ...protocol.media import write_picture
 from ...protocol.video_reader import read_file
-from ...protocol.video_writer import write_video
+from ...protocol.video_writer import check_encoder, write_video
+from .film import Film
 from .job import LEAST_RESULT_BYTES, Job, Result
 from .limits import Limits, PictureSize
 
@@ -39,10 +41,11 @@ class VaeResult(Result):
     """What a backend gives back for a :class:`VaeJob`.
 
     ``tensor`` is what the request's output names: floats (N, 3, H, W) for ``unit`` and ``signed``, uint8
-    (N, H, W, 3) for ``pixels``, ``picture`` and ``video``, latents (N, C, h, w) for an encode request.
+    (N, H, W, 3) for ``pixels``, ``picture`` and ``video``, latents (N, C, h, w) for an encode request.  It is None
+    for a job whose frames went into its film.
     """
 
-    tensor: WireTensor
+    tensor: WireTensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +55,13 @@ class VaeJob(Job[VaeResult]):
     Attributes:
         request: What to do.
         size: Of its pictures, computed once.
+        film: Takes the frames as they are decoded, if the answer is a file with one video.
     """
 
     spec: ModelSpec
     request: Request
     size: PictureSize
+    film: Film | None = field(default=None, kw_only=True, compare=False)
 
     @property
     def task(self) -> VaeTask:
@@ -116,8 +121,12 @@ class VaeJob(Job[VaeResult]):
     def write(self, result: VaeResult) -> HttpResponse:
         return write_answer(self._answer(result.tensor))
 
-    def _answer(self, tensor: WireTensor) -> Answer:
+    def _answer(self, tensor: WireTensor | None) -> Answer:
         request = self.request
+        if self.film is not None:
+            with self.film as film:
+                return FileAnswer(film.whole(), film.options.media_type)
+        assert tensor is not None  # noqa: S101 - what a job without a film has
         if isinstance(request, DecodeRequest) and request.output == "picture":
             return write_picture(tensor, request.picture_format, quality=request.quality)
         if isinstance(request, DecodeRequest) and request.output == "video":
@@ -137,8 +146,10 @@ def admit(request: Request, spec: ModelSpec, limits: Limits) -> VaeJob:
     notes = _notes(request, spec)
     if isinstance(request, DecodeRequest):
         size = limits.check_decode(request, spec)
-        padded = request.video.note(size.width, size.height) if request.output == "video" else None
-        notes += [padded] if padded else []
+        if request.output == "video":
+            check_encoder(request.video)
+            padded = request.video.note(size.width, size.height)
+            notes += [padded] if padded else []
     else:
         image = request.image
         if not isinstance(image, WireTensor):
@@ -156,7 +167,10 @@ def admit(request: Request, spec: ModelSpec, limits: Limits) -> VaeJob:
             if not request.drop_frames:
                 raise RequestError(dropped.replace("were left out", "would be left out"), hint="drop_frames=True")
             notes.append(dropped)
-    return VaeJob(spec, request, size, warning="; ".join(notes) or None)
+    film = None
+    if isinstance(request, DecodeRequest) and request.output == "video" and spec.is_video:
+        film = Film(request.video, size.width, size.height, request.quality)
+    return VaeJob(spec, request, size, warning="; ".join(notes) or None, film=film)
 
 
 def _notes(request: Request, spec: ModelSpec) -> list[str]:
