@@ -16,6 +16,7 @@ from hybridge.lab.estimator.types import Setup
 from hybridge.lab.techniques.catalogue import TECHNIQUES
 from hybridge.lab.techniques.compatibility import CLASHES, ONE_OF
 from hybridge.models import CATALOGUE, TEXT_CATALOGUE, known_text_sides
+from hybridge.models.doctor.causes import CAUSES
 from hybridge.units import format_bytes
 
 DOCS = Path(__file__).parent
@@ -148,6 +149,54 @@ def presets() -> str:
     return "\n".join(rows)
 
 
+_ABOUT = {
+    "body": "The body of a request",
+    "shape": "The shape of latents, and sizes",
+    "scaling": "Scaling",
+    "numbers": "The numbers of latents",
+    "pixels": "Pixels to encode",
+    "answer": "What came out",
+    "weights": "Folders and weights",
+    "file": "Files",
+    "server": "Servers",
+    "verify": "`hybridge verify`",
+}
+
+_DOCTOR = """# The doctor
+
+hybridge looks at what it is sent and at what it makes, and says what is wrong.
+
+- A refusal is JSON: `error` is the sentence, and `cause` is one of the codes below.
+- An answer that may not be what was meant has its sentences in `hybridge-warning`, separated by `; `.
+  Their codes are in `hybridge-findings`, separated by `, `.
+  The client raises a `ServerWarning` with the same sentence.
+- What may be meant is never refused.
+  The checks are silent for latents of photographs, drawings, noise and single colours, of every model.
+
+Statistics are only taken of latents of at least 16×16.
+A code keeps its meaning; new ones may be added.
+
+"""
+
+
+def doctor() -> str:
+    """docs/doctor.md: the codes of the doctor."""
+    parts = [_DOCTOR]
+    for about, title_of in _ABOUT.items():
+        causes = [cause for cause in CAUSES.values() if cause.about == about]
+        if not causes:
+            continue
+        rows = [f"## {title_of}\n", "| code | | what it means | what to do |", "|---|---|---|---|"]
+        rows += [
+            f"| `{c.code}` | {_SEVERITY[c.severity]} | {_cell(c.meaning)} | {_cell(c.advice)} |" for c in causes
+        ]
+        parts.append("\n".join(rows) + "\n\n")
+    return _NOTE + "".join(parts).rstrip() + "\n"
+
+
+_SEVERITY = {"error": "error", "warning": "warning", "either": "error if certain, else warning"}
+
+
 def clashes() -> str:
     """The pairs that do not go together, and the places that are taken once."""
     rows = ["| first | second | | reason | what works |", "|---|---|---|---|---|"]
@@ -214,7 +263,7 @@ _TABLES = {
     "large": large_advice,
 }
 
-DOCUMENTS = {"cli.md": cli, "models.md": models, "workbench.md": workbench}
+DOCUMENTS = {"cli.md": cli, "doctor.md": doctor, "models.md": models, "workbench.md": workbench}
 
 if __name__ == "__main__":
     for name, write in DOCUMENTS.items():

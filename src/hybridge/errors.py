@@ -49,10 +49,20 @@ class HybridgeError(Exception):
         saw: The value that was seen.
         expected: The value that was expected.
         hint: The next thing to try.
+        cause: The code of the cause, one of :mod:`hybridge.models.doctor.causes`; None if it has no code.
     """
 
-    def __init__(self, what: str, *, saw: object = None, expected: object = None, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        saw: object = None,
+        expected: object = None,
+        hint: str | None = None,
+        cause: str | None = None,
+    ) -> None:
         self.what = what
+        self.cause = cause
         self.saw = None if saw is None else str(saw)
         self.expected = None if expected is None else str(expected)
         self.hint = hint
@@ -250,6 +260,7 @@ class ServerRefused(ClientError):
     Attributes:
         status: The HTTP status code.
         code: The server's short name for the kind of error, or None.
+        cause: The code of the cause, which docs/doctor.md lists, or None.
         retry_after_s: Seconds after which the server asks for a new attempt, or None.
     """
 
@@ -262,8 +273,9 @@ class ServerRefused(ClientError):
         retry_after_s: float | None = None,
         saw: object = None,
         hint: str | None = None,
+        cause: str | None = None,
     ) -> None:
         self.status = status
         self.code = code
         self.retry_after_s = retry_after_s
-        super().__init__(what, saw=saw, hint=hint)
+        super().__init__(what, saw=saw, hint=hint, cause=cause)

@@ -276,8 +276,8 @@ def test_rotation(turns: int) -> None:
 
 def test_frames_of_different_durations_are_told() -> None:
     notes: list[str] = []
-    read(muxed("mp4", "libx264"), note=notes.append)
-    read(written(film(), "webm"), note=notes.append)
+    read(muxed("mp4", "libx264"), note=lambda _, text: notes.append(text))
+    read(written(film(), "webm"), note=lambda _, text: notes.append(text))
     assert not notes
     data = bytearray(muxed("mp4", "libx264", bf="0"))
     at = boxed(data, b"stts") + 4
@@ -288,14 +288,14 @@ def test_frames_of_different_durations_are_told() -> None:
     flags = struct.unpack_from(">I", fragmented, at + 4)[0]
     assert flags & 0x8, "the duration is in each fragment's header"
     struct.pack_into(">I", fragmented, at + 12, 7)
-    assert read(bytes(fragmented), note=notes.append).shape[0] == 9
+    assert read(bytes(fragmented), note=lambda _, text: notes.append(text)).shape[0] == 9
     assert notes == ["the frames have different durations, which are ignored: one follows another"]
 
 
 def test_frames_are_resized_as_pictures_are() -> None:
     notes: list[str] = []
     data = written(film(3, 66, 98))
-    resized = read(data, multiple=16, note=notes.append)
+    resized = read(data, multiple=16, note=lambda _, text: notes.append(text))
     assert notes == ["the frames of 98x66 pixels were resized to 96x64, because sides must be multiples of 16"]
     expected = [Image.fromarray(one).resize((96, 64), Image.Resampling.LANCZOS) for one in read(data)]
     assert (resized == np.stack([np.asarray(one) for one in expected])).all()

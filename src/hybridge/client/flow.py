@@ -230,6 +230,8 @@ class Flows:
         error.reword(self.redact)
         if isinstance(error, ServerRefused) and error.code is not None:
             error.code = self.redact(error.code)
+        if error.cause is not None:
+            error.cause = self.redact(error.cause)
         return error
 
     def _at(self, endpoint: str) -> Address:

@@ -76,6 +76,7 @@ def refusal(response: HttpResponse, moved_to: str | None, address: Address) -> C
         f"{address} answered {error.status}: {error.what}",
         status=error.status,
         code=error.code,
+        cause=error.cause,
         retry_after_s=error.retry_after_s,
         hint=_SKEW_HINT if error.code in _SKEW_CODES else None,
     )

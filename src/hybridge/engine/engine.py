@@ -355,4 +355,5 @@ class Engine:
         raise EngineFailure(
             f"{self.spec.name} gave NaN or infinity in {dtype}",
             hint="--dtype float32" if dtype != "float32" else "other input; this is far outside of its range",
+            cause="float16-overflow" if dtype == "float16" else "not-finite-output",
         )

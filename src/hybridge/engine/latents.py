@@ -42,6 +42,7 @@ def check_finite(tensor: torch.Tensor, name: str) -> None:
     first, count = int(flat.nonzero()[0]), int(flat.sum())
     value = tensor.reshape(-1)[first].item()
     at_start = bool(flat[: _ALLOCATOR_BYTES // tensor.element_size()].sum() == count)
+    is_finite = bool(torch.isfinite(tensor).all())
     raise RequestError(
         f"the {name} hold numbers that cannot be right",
         saw=f"{value:g} at element {first}, {count} of {flat.numel()} not finite or beyond ±{ABSURD:g}",
@@ -50,4 +51,5 @@ def check_finite(tensor: torch.Tensor, name: str) -> None:
         " diffusers' remote_decode since 0.39 does to tensors on a GPU"
         if at_start
         else "a look at where they are made (float16 overflow gives infinities), and at the scaling factor",
+        cause="freed-memory" if at_start else "absurd-numbers" if is_finite else "not-finite",
     )

@@ -48,6 +48,7 @@ def to_signed(image: torch.Tensor, spec: ModelSpec, value_range: str = "auto") -
                 saw=f"floats from {low:g} to {high:g}",
                 expected="[0, 1] or [-1, 1]",
                 hint="send 0..255 as uint8; or say value_range=unit or signed, if this is on purpose",
+                cause="bytes-as-floats",
             )
         value_range = "signed" if low < 0 else "unit"
     return image if value_range == "signed" else image * 2.0 - 1.0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import RequestError
+from .doctor.shapes import explain_latents, explain_pixels
 from .spec import ModelSpec
 from .vae_class import COLOURS, PACK, Axes
 
@@ -71,11 +72,13 @@ def latents_layout(shape: Sequence[int], spec: ModelSpec, height: int | None, wi
     """
     found = _packed(shape, spec, height, width) or _unpacked(tuple(shape), spec)
     if found is None:
+        finding = explain_latents(shape, spec, height, width)
         raise RequestError(
             f"these latents are not {spec.name}'s",
             saw=f"shape {list(shape)}, height {height}, width {width}",
             expected=_expected(spec),
-            hint=_hint(shape, spec, height, width),
+            hint=finding.hint,
+            cause=finding.code,
         )
     spec.frames.check_latent_frames(spec.name, found.frames)
     return found
@@ -152,13 +155,15 @@ def image_layout(shape: Sequence[int], spec: ModelSpec, *, is_bytes: bool) -> Im
     """
     found = _image_layout(tuple(shape), spec, is_bytes=is_bytes)
     if found is None:
+        finding = explain_pixels(shape, spec)
         videos = ", [1, 3, frames, height, width]" if spec.is_video else ""
         first = "frames" if spec.is_video else "batch"
         raise RequestError(
             "not an image tensor",
             saw=f"shape {list(shape)}",
             expected=f"[{first}, 3, height, width]{videos}, or for uint8 also [{first}, height, width, 3]",
-            hint=_image_hint(shape, spec),
+            hint=finding.hint,
+            cause=finding.code,
         )
     height, width, factor = found.height, found.width, spec.spatial_factor
     if height % factor or width % factor:
@@ -168,6 +173,7 @@ def image_layout(shape: Sequence[int], spec: ModelSpec, *, is_bytes: bool) -> Im
             saw=f"{height}×{width}",
             expected=f"multiples of {factor}, such as {above}",
             hint="crop or pad the tensor, or send a picture file, which is resized",
+            cause="side-not-a-multiple",
         )
     return found
 
@@ -185,12 +191,6 @@ def _image_layout(shape: tuple[int, ...], spec: ModelSpec, *, is_bytes: bool) ->
     return None
 
 
-def _image_hint(shape: Sequence[int], spec: ModelSpec) -> str | None:
-    if len(shape) == 5 and shape[1] == COLOURS and not spec.is_video:
-        return "a model of videos, or a request for each frame"
-    return "the decode endpoint, if these are latents" if len(shape) in (3, 4, 5) else None
-
-
 def _expected(spec: ModelSpec) -> str:
     channels, factor, pack = spec.latent_channels, spec.spatial_factor, spec.pack
     names = {"B": "batch", "C": str(channels), "T": "frames", "H": f"height/{factor}", "W": f"width/{factor}"}
@@ -199,19 +199,3 @@ def _expected(spec: ModelSpec) -> str:
         tokens = ("frames·" if spec.is_video else "") + f"(height/{factor * pack})·(width/{factor * pack})"
         expected += f", or packed [batch, {tokens}, {channels * pack**2}] with height and width"
     return expected
-
-
-def _hint(shape: Sequence[int], spec: ModelSpec, height: int | None, width: int | None) -> str:
-    channels, token = spec.latent_channels, spec.spatial_factor * spec.pack
-    if len(shape) == 3 and spec.pack and shape[2] == channels * spec.pack**2:
-        if not (height and width):
-            return "height and width of the picture in pixels, which packed latents need"
-        tokens = (height // token) * (width // token)
-        each = " for each latent frame" if spec.is_video else ""
-        return f"other height and width: {height}×{width} has {tokens} tokens{each}, the tensor has {shape[1]}"
-    if len(shape) == len(spec.axes) and shape[1] == COLOURS:
-        return "the encode endpoint, if these are pixels"
-    if len(shape) == len(spec.axes):
-        found = shape[spec.axes.index("C")]
-        return f"a model with {found} latent channels; {spec.name} has {channels}"
-    return "a picture model decodes pictures; videos need a video model" if len(shape) == 5 else "a batch axis"

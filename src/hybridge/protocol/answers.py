@@ -21,6 +21,7 @@ EXPOSED_HEADERS = (
     "hybridge-model",
     "hybridge-inferred",
     "hybridge-warning",
+    "hybridge-findings",
     "hybridge-plan",
     "hybridge-cache",
     "hybridge-frames",

@@ -53,6 +53,7 @@ def write_failure(error: HybridgeError) -> HttpResponse:
     document = {
         "error": str(error),
         "code": type(error).__name__,
+        "cause": error.cause,
         "saw": error.saw,
         "expected": error.expected,
         "try": error.hint,
@@ -79,7 +80,7 @@ def read_failure(response: HttpResponse) -> ServerRefused | BadAnswer:
     try:
         document = json.loads(response.body)
         message = str(document["error"])
-        code = str(document["code"]) if "code" in document else None
+        code, cause = (str(document[key]) if key in document else None for key in ("code", "cause"))
     except (ValueError, KeyError, TypeError, RecursionError):
         media_type = response.headers.get("content-type", "no Content-Type")
         return BadAnswer(
@@ -92,6 +93,7 @@ def read_failure(response: HttpResponse) -> ServerRefused | BadAnswer:
         message,
         status=response.status,
         code=code,
+        cause=cause,
         retry_after_s=_seconds(response.headers.get("retry-after")),
     )
 

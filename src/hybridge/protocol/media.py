@@ -27,7 +27,11 @@ LONGEST_SIDE = {"jpeg": 65_500, "webp": 16_383}
 
 
 def read_picture(
-    data: bytes, *, max_pixels: int, multiple: int = 8, note: Callable[[str], object] = lambda _: None
+    data: bytes,
+    *,
+    max_pixels: int,
+    multiple: int = 8,
+    note: Callable[[str, str], object] = lambda _code, _text: None,
 ) -> WireTensor:
     """Read the pixels of a PNG, JPEG or WebP file of any mode, as uint8 (1, H, W, 3).
 
@@ -40,8 +44,8 @@ def read_picture(
         data: The file.
         max_pixels: Most pixels (width × height) that are decoded; the header is checked before memory is taken.
         multiple: The VAE's spatial factor.
-        note: Called with a sentence for each surprise to the sender: a picture that was resized, an animation of
-            which one frame was read.
+        note: Called with a code of :mod:`hybridge.models.doctor.causes` and a sentence for each surprise to the
+            sender: a picture that was resized, an animation of which one frame was read.
 
     Raises:
         TooLarge: above ``max_pixels``, or for a file with far more parts than any program writes.
@@ -62,7 +66,7 @@ def read_picture(
     except Exception as error:  # Pillow raises a dozen types for damaged files, for example struct.error
         raise unreadable(data, f"{type(error).__name__}: {error}") from None
     if bare.is_animated:
-        note("of the animation the first frame was read")
+        note("first-frame-only", "of the animation the first frame was read")
     width, height = (side - side % multiple for side in picture.size)
     if not width or not height:
         raise RequestError(
@@ -72,8 +76,9 @@ def read_picture(
         )
     if (width, height) != picture.size:
         note(
+            "picture-resized",
             f"the picture of {picture.width}x{picture.height} pixels was resized to {width}x{height},"
-            f" because sides must be multiples of {multiple}"
+            f" because sides must be multiples of {multiple}",
         )
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     return WireTensor("uint8", (1, height, width, 3), picture.tobytes())

@@ -210,6 +210,7 @@ def _refuse_pixels(tensor: WireTensor) -> None:
         saw=f"four channels of {tensor.dtype}" + ("" if one is None else ", all numbers within 0 to 1"),
         expected="latents, which lie around 0, or pixels of three channels",
         hint="the three colours without alpha, or POST /v1/{model}/decode if these are latents",
+        cause="pixels-as-latents",
     )
 
 
@@ -222,6 +223,7 @@ def _read_decode(content: _Content, parameters: Parameters, accept: str) -> Deco
             saw=f"a {kind} file",
             expected="latents as a tensor",
             hint=f"the encode endpoint for {kind}s",
+            cause="pixels-as-latents",
         )
     accepted = _media_types(accept)
     output, picture_format, video_format = _choose_output(parameters, accepted)

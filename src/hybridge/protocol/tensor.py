@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -52,16 +53,14 @@ class WireTensor:
         got = memoryview(self.data).nbytes
         if got == need:
             return
-        elements = math.prod(self.shape)
-        fitting = [name for name, size in ITEM_BYTES.items() if elements * size == got]
+        cause, hint = _why_another_length(memoryview(self.data), got, math.prod(self.shape), need)
         raise RequestError(
             "the body does not fit its shape",
             saw=f"{got} bytes",
             expected=f"{need} bytes = {'×'.join(map(str, self.shape))} elements"
             f" of {self.dtype} ({PROMPT_ITEM_BYTES[self.dtype]} bytes each)",
-            hint=f"dtype={fitting[0]}, which fits this many bytes"
-            if fitting
-            else "send the tensor's elements alone, contiguous and in C order, with its own shape and dtype",
+            hint=hint,
+            cause=cause,
         )
 
     @staticmethod
@@ -118,6 +117,48 @@ class WireTensor:
         return cls(name, array.shape, little.tobytes(order="C"))
 
 
+#: How files begin that are sent in place of a tensor's elements, and what they are.
+_FILES = {
+    b"\x93NUMPY": ".npy",
+    b"PK\x03\x04": ".npz or .pt",
+    b"\x80\x02": "pickle",
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"RIFF": "WebP",
+}
+
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+
+_BASE64 = re.compile(rb"[A-Za-z0-9+/\r\n]+={0,2}\s*")
+
+#: Bytes that are looked at to tell base64 from numbers.
+_LOOKED_AT = 4096
+
+
+def _why_another_length(data: memoryview, got: int, elements: int, need: int) -> tuple[str, str]:
+    """Return a cause and a hint for a body that has not the bytes of its shape and dtype."""
+    start = bytes(data.cast("B")[:_LOOKED_AT])
+    for signature, name in _FILES.items():
+        if start.startswith(signature):
+            return "file-as-tensor", f"the elements alone, not a {name} file; `hybridge decode FILE` reads files"
+    if start[1:8].strip(b"\0") != start[1:8] and start[8:9] == b"{":
+        return "file-as-tensor", "the elements alone, not a safetensors file; `hybridge decode FILE` reads files"
+    for signature, name in _COMPRESSED.items():
+        if start.startswith(signature):
+            return "compressed-body", f"the bytes without {name}"
+    if got >= need and len(start) > 16 and _BASE64.fullmatch(start):
+        return "base64-as-bytes", 'Content-Type: tensor/base64 and {"inputs": …}, or the bytes themselves'
+    fitting = [name for name, size in ITEM_BYTES.items() if elements * size == got]
+    if fitting:
+        return "wrong-length", f"dtype={fitting[0]}, which fits this many bytes"
+    if got == elements * 8:
+        return "wrong-length", "tensor.to(torch.float32) before sending: these are as many bytes as float64 has"
+    if got and need % got == 0:
+        return "wrong-length", f"the whole tensor, or its own shape: the body is one of {need // got} parts of it"
+    hint = "send the tensor's elements alone, contiguous and in C order, with its own shape and dtype"
+    return "wrong-length", hint
+
+
 def unknown_dtype(name: object) -> RequestError:
     """Return the error for a dtype that latents and pixels cannot have on the wire."""
     return RequestError(
@@ -125,4 +166,5 @@ def unknown_dtype(name: object) -> RequestError:
         saw=repr(name),
         expected="one of " + ", ".join(ITEM_BYTES),
         hint="convert the tensor to float32 before sending",
+        cause="unknown-dtype",
     )

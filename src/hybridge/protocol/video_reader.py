@@ -48,7 +48,7 @@ def read_video(
     max_pixels: int,
     max_frames: int = MAX_FRAMES,
     multiple: int = 1,
-    note: Callable[[str], object] = lambda _: None,
+    note: Callable[[str, str], object] = lambda _code, _text: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> WireTensor:
     """Read the frames of an MP4, QuickTime, WebM, Matroska, GIF or animated WebP, as uint8 (F, H, W, 3).
@@ -81,7 +81,7 @@ def read_video(
         if media_type in ("video/mp4", "video/webm"):
             packets = (read_mp4 if media_type == "video/mp4" else read_webm)(data, max_frames=max_frames)
             if packets.is_variable:
-                note("the frames have different durations, which are ignored: one follows another")
+                note("uneven-frames", "the frames have different durations, which are ignored: one follows another")
             bound.declare(packets.width, packets.height, len(packets.spans))
             return finished(_decoded(data, packets, bound))
         if media_type == "image/gif":
@@ -101,7 +101,7 @@ def read_file(
     is_video: bool,
     max_pixels: int,
     multiple: int,
-    note: Callable[[str], object] = lambda _: None,
+    note: Callable[[str, str], object] = lambda _code, _text: None,
 ) -> WireTensor:
     """Read what a model encodes from a file: uint8 (1, H, W, 3) of a picture, (F, H, W, 3) of a video.
 
@@ -215,7 +215,7 @@ def _decoded(data: bytes, packets: Packets, bound: _Bound) -> Iterator[numpy.nda
 
 
 def _fitted(
-    frames: Iterator[numpy.ndarray[Any, Any]], multiple: int, note: Callable[[str], object]
+    frames: Iterator[numpy.ndarray[Any, Any]], multiple: int, note: Callable[[str, str], object]
 ) -> Iterator[numpy.ndarray[Any, Any]]:
     """Yield frames whose sides are multiples of the VAE's factor."""
     import numpy as np
@@ -236,8 +236,9 @@ def _fitted(
         if not is_told:
             is_told = True
             note(
+                "picture-resized",
                 f"the frames of {frame.shape[1]}x{frame.shape[0]} pixels were resized to {width}x{height}, because"
-                f" sides must be multiples of {multiple}"
+                f" sides must be multiples of {multiple}",
             )
         picture = Image.fromarray(np.ascontiguousarray(frame))
         yield np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,6 +11,9 @@ from ..engine.loading import config_before_loading
 from ..engine.options import choose_device, choose_dtype
 from ..errors import CannotLower, EngineFailure, HybridgeError, OutOfMemory, TooLarge
 from ..models import ModelSpec, Normalisation, latent_space
+from ..models.doctor.causes import Finding
+from ..models.doctor.numbers import examine_output, vary
+from ..models.doctor.requests import examine_elements, refuse_errors
 from ..protocol import DecodeRequest, Scaling, VaeTask, WireTensor
 from ..protocol.torch import from_torch, to_torch
 from .local_models import LocalModels
@@ -75,18 +78,21 @@ class Run:
             return least_bytes if least_bytes is not None and least_bytes < peak_bytes else None
         return half_bytes
 
-    def tensors(self, budget_bytes: int | None) -> list[WireTensor | None]:
-        """What each of the jobs asks for; None for one whose frames went into its film."""
+    def tensors(self, budget_bytes: int | None) -> list[tuple[WireTensor | None, tuple[Finding, ...]]]:
+        """What each of the jobs asks for, None where a film took it, and what its sender should hear of."""
+        tensors = [job.tensor for job in self.jobs]
+        before = [_examined(job, self.engine.spec) for job in self.jobs]
         if self.jobs[0].film is not None:
             self._decode_film(self.jobs[0].film, budget_bytes)
-            return [None]
-        tensors = [job.tensor for job in self.jobs]
+            return [(None, before[0])]
         source = to_torch(_concatenate(tensors))
         made = self._decode if self.jobs[0].task == "decode" else self._encode
         found = made(source, budget_bytes)
-        if len(tensors) == 1:
-            return [from_torch(found)]
-        return [from_torch(part) for part in found.split([tensor.shape[0] for tensor in tensors])]
+        parts = [found] if len(tensors) == 1 else found.split([tensor.shape[0] for tensor in tensors])
+        return [
+            (from_torch(_shown(job, part)), (*notes, *_examined_answer(job, part)))
+            for job, notes, part in zip(self.jobs, before, parts, strict=True)
+        ]
 
     def _decode_film(self, film: Film, budget_bytes: int | None) -> None:
         film.begin()
@@ -100,7 +106,7 @@ class Run:
         job = self.jobs[0]
         request = job.request
         assert isinstance(request, DecodeRequest)  # noqa: S101 - what the task says
-        sample = self.engine.decode(
+        return self.engine.decode(
             latents,
             sent=_normalisation(request.scaling, self.engine.spec),
             height=request.height,
@@ -110,10 +116,6 @@ class Run:
             should_stop=self.should_stop,
             on_frames=on_frames,
         )
-        if request.output == "signed" or on_frames is not None:
-            return sample
-        sample = frames_of(sample)
-        return to_unit(sample) if request.output == "unit" else to_pixels(sample)
 
     def _encode(self, image: Any, budget_bytes: int | None) -> Any:
         job = self.jobs[0]
@@ -248,7 +250,10 @@ class VaeModels(LocalModels[Engine, VaeJob]):
             self._cache.running(ran.peak_bytes or 0),
             map_torch_errors(f"a {engine.spec.name} job", engine.device.value),
         ):
-            return [VaeResult(tensor, ran=ran, shared_by=len(run.jobs)) for tensor in run.tensors(budget_bytes)]
+            return [
+                VaeResult(tensor, ran=ran, shared_by=len(run.jobs), findings=findings)
+                for tensor, findings in run.tensors(budget_bytes)
+            ]
 
 
 def _concatenate(tensors: Sequence[WireTensor]) -> WireTensor:
@@ -258,6 +263,35 @@ def _concatenate(tensors: Sequence[WireTensor]) -> WireTensor:
         return first
     shape = (sum(tensor.shape[0] for tensor in tensors), *first.shape[1:])
     return WireTensor(first.dtype, shape, b"".join(tensor.data for tensor in tensors), first.channels_last)
+
+
+def _shown(job: VaeJob, made: Any) -> Any:
+    """What the engine made, as the job asks for it."""
+    if not isinstance(job.request, DecodeRequest) or job.request.output == "signed":
+        return made
+    made = frames_of(made)
+    return to_unit(made) if job.request.output == "unit" else to_pixels(made)
+
+
+def _examined(job: VaeJob, spec: ModelSpec) -> tuple[Finding, ...]:
+    """What the sender should hear of, now that the numbers can be looked at; the device thread has time for that.
+
+    Raises:
+        RequestError: for latents that would give nothing.
+    """
+    request = job.request
+    if not isinstance(request, DecodeRequest):
+        return job.findings
+    sent = _normalisation(request.scaling, spec)
+    found = (*job.findings, *examine_elements(request.latents, spec, sent, request.height, request.width))
+    refuse_errors(found, spec)
+    return found
+
+
+def _examined_answer(job: VaeJob, made: Any) -> Iterator[Finding]:
+    request = job.request
+    if isinstance(request, DecodeRequest):
+        yield from examine_output(made, lambda: vary(request.latents.to_numpy()))
 
 
 def _normalisation(scaling: Scaling, spec: ModelSpec) -> Normalisation | None:

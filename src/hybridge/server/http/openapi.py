@@ -106,6 +106,10 @@ _TENSOR_HEADERS: Schema = {
         "description": "Something about the request that deserves a look.",
         "schema": {"type": "string"},
     },
+    "hybridge-findings": {
+        "description": "Codes of these warnings, which docs/doctor.md lists; separated by `, `.",
+        "schema": {"type": "string"},
+    },
     "hybridge-plan": {
         "description": "How the engine ran: mode, peak_bytes on top of the weights, tflop.",
         "schema": {"type": "string"},
@@ -178,7 +182,7 @@ _EVENT_SCHEMA: Schema = {
 _ERROR_SCHEMA: Schema = {
     "type": "object",
     "required": ["error"],
-    "properties": {name: {"type": "string"} for name in ("error", "code", "saw", "expected", "try")},
+    "properties": {name: {"type": "string"} for name in ("error", "code", "cause", "saw", "expected", "try")},
 }
 
 _TENSOR_BODIES: Schema = {

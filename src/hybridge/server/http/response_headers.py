@@ -3,10 +3,11 @@ that took."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ... import protocol
+from ...models.doctor.causes import Finding
 from ..scheduling.job import Job, Result, RunInfo
 
 #: Tells nginx, and proxies that took its word for it, to pass each piece on as it comes.
@@ -21,9 +22,7 @@ def about_job(job: Job[Any]) -> dict[str, str]:
     }
     if job.inferred:
         about["hybridge-inferred"] = job.inferred
-    if job.warning:
-        about["hybridge-warning"] = job.warning
-    return about
+    return about | _warnings(job.findings)
 
 
 def about_run(result: Result, milliseconds: Mapping[str, float]) -> dict[str, str]:
@@ -31,7 +30,18 @@ def about_run(result: Result, milliseconds: Mapping[str, float]) -> dict[str, st
     about = {"server-timing": ", ".join(f"{stage};dur={spent:.1f}" for stage, spent in milliseconds.items())}
     if result.ran is not None:
         about["hybridge-plan"] = _shown(result.ran)
-    return about
+    return about | _warnings(result.findings)
+
+
+def _warnings(found: Sequence[Finding]) -> dict[str, str]:
+    """The sentences of findings and their codes; a header holds ASCII."""
+    if not found:
+        return {}
+    sentences = "; ".join(str(finding) for finding in found)
+    return {
+        "hybridge-warning": sentences.encode("ascii", "replace").decode("ascii"),
+        "hybridge-findings": ", ".join(dict.fromkeys(finding.code for finding in found)),
+    }
 
 
 def _shown(ran: RunInfo) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
 from ...models import ModelSpec, TextSpec
+from ...models.doctor.causes import Finding
 from ...protocol import HttpResponse, Task
 
 #: What the response takes at most beside its content, and what a refusal takes at most.
@@ -27,14 +28,14 @@ class Job(ABC, Generic[ResultT]):
 
     Attributes:
         spec: The model that it is for.
-        warning: Something that the sender should hear of.
+        findings: What the sender should hear of.
         inferred: How the model was found, where the sender named none.
         client: The client that sent it; the queue is fair between clients.
         is_patient: It was accepted for later, and is not refused because the queue is full.
     """
 
     spec: ModelSpec | TextSpec
-    warning: str | None = field(default=None, kw_only=True)
+    findings: tuple[Finding, ...] = field(default=(), kw_only=True)
     inferred: str | None = field(default=None, kw_only=True)
     client: str = field(default="", kw_only=True)
     is_patient: bool = field(default=False, kw_only=True)
@@ -139,11 +140,13 @@ class Result:
         milliseconds: Time of each stage.
         ran: How it was run, if it was.
         shared_by: The number of jobs in the run that made it.
+        findings: All that the sender should hear of, those of the job included.
     """
 
     milliseconds: dict[str, float] = field(default_factory=dict, kw_only=True)
     ran: RunInfo | None = field(default=None, kw_only=True)
     shared_by: int = field(default=1, kw_only=True)
+    findings: tuple[Finding, ...] = field(default=(), kw_only=True)
 
     @property
     def cache(self) -> Literal["hit", "miss"] | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ...errors import AmbiguousModel, RequestError
 from ...models import ModelSpec, latents_layout
+from ...models.doctor.causes import Finding
+from ...models.doctor.requests import examine_parameters
 from ...protocol import (
     Answer,
     DecodeRequest,
@@ -143,13 +145,13 @@ def admit(request: Request, spec: ModelSpec, limits: Limits) -> VaeJob:
     """
     if isinstance(request, EncodeRequest):
         spec.check_encodes()
-    notes = _notes(request, spec)
+    found = [*_findings(request, spec)]
     if isinstance(request, DecodeRequest):
         size = limits.check_decode(request, spec)
         if request.output == "video":
             check_encoder(request.video)
             padded = request.video.note(size.width, size.height)
-            notes += [padded] if padded else []
+            found += [Finding("video-padded", padded)] if padded else []
     else:
         image = request.image
         if not isinstance(image, WireTensor):
@@ -158,29 +160,42 @@ def admit(request: Request, spec: ModelSpec, limits: Limits) -> VaeJob:
                 is_video=spec.is_video,
                 max_pixels=limits.max_video_pixels if spec.is_video else limits.max_pixels,
                 multiple=spec.spatial_factor,
-                note=notes.append,
+                note=lambda code, text: found.append(Finding(code, text)),
             )
         request = replace(request, image=image)
         size = limits.check_encode(image, spec)
         dropped = spec.frames.check_frames(spec.name, size.frames)
         if dropped is not None:
             if not request.drop_frames:
-                raise RequestError(dropped.replace("were left out", "would be left out"), hint="drop_frames=True")
-            notes.append(dropped)
+                raise RequestError(
+                    dropped.replace("were left out", "would be left out"),
+                    hint="drop_frames=True",
+                    cause="frames-dropped",
+                )
+            found.append(Finding("frames-dropped", dropped))
     film = None
     if isinstance(request, DecodeRequest) and request.output == "video" and spec.is_video:
         film = Film(request.video, size.width, size.height, request.quality)
-    return VaeJob(spec, request, size, warning="; ".join(notes) or None, film=film)
+    return VaeJob(spec, request, size, findings=tuple(found), film=film)
 
 
-def _notes(request: Request, spec: ModelSpec) -> list[str]:
+def _findings(request: Request, spec: ModelSpec) -> Iterator[Finding]:
     """What the sender should hear of, before the content is looked at."""
     if spec.kind == "tiny" and spec.parent is None and request.scaling.by == "none":
-        return [
-            f"{spec.name} is a tiny autoencoder of an unknown parent; it needs a pipeline's latents."
-            " Send scaling_factor, or name its folder after the one it is (taesd, taesdxl, taesd3, taef1)"
-        ]
-    return []
+        yield Finding(
+            "tiny-without-parent",
+            f"{spec.name} is a tiny autoencoder of an unknown parent; it needs a pipeline's latents",
+            "scaling_factor, or its folder named after the one it is (taesd, taesdxl, taesd3, taef1)",
+        )
+    if isinstance(request, DecodeRequest):
+        yield from examine_parameters(
+            request.latents.shape,
+            spec,
+            scaling_factor=request.scaling.scaling_factor,
+            shift_factor=request.scaling.shift_factor,
+            height=request.height,
+            width=request.width,
+        )
 
 
 def infer_model(request: Request, served: Mapping[str, ModelSpec], default: str | None) -> tuple[ModelSpec, str]:
