@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from text_servers import case_of, saved
+from text_servers import case_of, saved, serving
 
-from hybridge.engine import EngineOptions
+from hybridge.engine import Engine, EngineOptions
 from hybridge.engine.text import TextEngine
 from hybridge.models import ModelSpec, TextSpec
 from hybridge.protocol import DecodeRequest, PromptRequest, WireTensor
@@ -197,3 +197,40 @@ def test_a_picture_runs_between_two_layers_and_another_prompt_of_the_model_does_
     expected = alone.tensors["prompt_embeds"]
     assert isinstance(expected, torch.Tensor)
     assert bytes(found.data) == expected.numpy().tobytes()
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+def test_a_prompt_without_room_is_refused_and_a_shorter_one_is_answered(spec: TextSpec) -> None:
+    weights = TextEngine.expected_bytes(spec.source, EngineOptions(device="cpu"))
+    with serving([spec], memory_bytes=weights + 2 * 2**20) as address:
+        url = f"{address}/v1/tiny/prompt"
+        long = httpx.post(url, json={"prompt": ["a"] * 16}, timeout=WAIT_S)
+        short = httpx.post(url, json={"prompt": "a", "max_sequence_length": 64}, timeout=WAIT_S)
+    assert long.status_code == 413
+    assert "does not fit beside the weights in --memory" in long.json()["error"]
+    assert short.status_code == 200
+    plan = dict(part.split("=") for part in short.headers["hybridge-plan"].split("; "))
+    assert 0 < int(plan["peak_bytes"]) < 2 * 2**20
+
+
+def test_an_idle_model_leaves_for_a_prompt(spec: TextSpec, specs: dict[str, ModelSpec]) -> None:
+    options = EngineOptions(device="cpu")
+    room = TextEngine.expected_bytes(spec.source, options) + Engine.expected_bytes(specs["sd-v1"], options)
+    backend = LocalBackend({}, texts=[spec], cold=[specs["sd-v1"]], options=options, memory_bytes=room)
+    backend.preload("sd-v1")
+    backend.preload("tiny:text")
+    engine = backend._models.peek("tiny:text")
+    assert isinstance(engine, TextEngine)
+    wanted: list[int] = [0]
+    inputs: dict[str, Any] = {"prompt": [], "max_sequence_length": 64}
+    while wanted[-1] <= room - backend.load().weights_bytes:  # then it has no room beside both
+        inputs["prompt"].append("a")
+        engine.encode(inputs, reserve=wanted.append)
+    assert wanted[-1] <= room - engine.weights_bytes
+    try:
+        asyncio.run(backend.run(PromptJob(spec, PromptRequest(inputs))))
+        assert backend.load().evictions == {"sd-v1": 1, "tiny:text": 0}
+    finally:
+        backend.close()

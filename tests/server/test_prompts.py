@@ -252,15 +252,23 @@ def test_a_deadline_holds_for_prompts(server: str) -> None:
     assert response.status_code == 504
 
 
+def needed_bytes(engine: TextEngine, inputs: dict[str, Any]) -> int:
+    """What weights and a run take together."""
+    peaks: list[int] = []
+    engine.encode(inputs, reserve=peaks.append)
+    return engine.weights_bytes + max(peaks)
+
+
 def test_models_leave_for_each_other(specs: dict[str, TextSpec]) -> None:
     """Two that do not fit together: each is loaded when it is asked for, and the other leaves."""
-    pair = [specs["flux"], specs["sdxl"]]
-    room = max(engine(spec).weights_bytes for spec in pair) + 1000
-    expected = engine(specs["flux"]).encode({"prompt": "b"}).tensors["prompt_embeds"]
-    with serving(pair, memory_bytes=room) as address:
-        assert ask(address, "flux", {"prompt": "a"}).status_code == 200
-        assert ask(address, "sdxl", {"prompt": "a"}).status_code == 200
-        again = ask(address, "flux", {"prompt": "b"})
+    pair = {"flux": {"prompt": "a", "max_sequence_length": 8}, "sdxl": {"prompt": "a"}}
+    room = max(needed_bytes(engine(specs[name]), inputs) for name, inputs in pair.items())
+    other = {**pair["flux"], "prompt": "b"}
+    expected = engine(specs["flux"]).encode(other).tensors["prompt_embeds"]
+    with serving([specs[name] for name in pair], memory_bytes=room) as address:
+        for name, inputs in pair.items():
+            assert ask(address, name, inputs).status_code == 200
+        again = ask(address, "flux", other)
         shown = httpx.get(f"{address}/metrics").text
     assert torch.equal(tensors(again)["prompt_embeds"], expected)
     assert 'hybridge_model_evictions_total{model="flux:text"} 1.0' in shown

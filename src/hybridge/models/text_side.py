@@ -118,6 +118,7 @@ class Encoder:
             not have is ignored: releases have different ones.
         layers: The path of the number of layers in its config, and the parameter that lists the layers to read;
             layers above the highest of these are not loaded.
+        stacks_all: Whether the embeddings hold the hidden states of all layers.
         optional: Whether pipelines may omit it.
     """
 
@@ -129,6 +130,7 @@ class Encoder:
     fills: bool = True
     without: tuple[str, ...] = ()
     layers: tuple[str, str] | None = None
+    stacks_all: bool = False
     optional: bool = False
 
 

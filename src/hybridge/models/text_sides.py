@@ -371,7 +371,7 @@ _HIDREAM = TextSide(
         Encoder("text_encoder", "tokenizer", LENGTH.name),
         Encoder("text_encoder_2", "tokenizer_2", LENGTH.name),
         Encoder("text_encoder_3", "tokenizer_3", LENGTH.name),
-        Encoder("text_encoder_4", "tokenizer_4", LENGTH.name, without=LLM_UNUSED),
+        Encoder("text_encoder_4", "tokenizer_4", LENGTH.name, without=LLM_UNUSED, stacks_all=True),
     ),
 )
 

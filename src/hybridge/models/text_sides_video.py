@@ -129,7 +129,7 @@ _LTX2 = TextSide(
     calls=(MASKED_CALL,),
     outputs=MASKED,
     guidance=Guidance(("guidance_scale", "audio_guidance_scale")),
-    encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name, without=VISION_UNUSED),),
+    encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name, without=VISION_UNUSED, stacks_all=True),),
 )
 
 _COGVIDEOX = TextSide(
@@ -254,7 +254,7 @@ _COSMOS_25 = TextSide(
     calls=(PAIR_CALL,),
     outputs=EMBEDS,
     guidance=CFG,
-    encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name, without=VISION_UNUSED),),
+    encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name, without=VISION_UNUSED, stacks_all=True),),
     stand_ins=("vae", "safety_checker"),
 )
 

@@ -107,11 +107,20 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
     ) -> PromptResult:
         flops = engine.flops(job.request.inputs)
         pictures = [_picture(one) for one in job.pictures]
-        with self._cache.running(0), map_torch_errors(f"a {job.part} job", engine.device.value):
-            made = engine.encode(job.request.inputs, pictures, progress=progress, should_stop=should_stop)
+        peak_bytes = 0
+
+        def reserve(wanted_bytes: int) -> None:
+            nonlocal peak_bytes
+            grow(wanted_bytes)
+            peak_bytes = max(peak_bytes, wanted_bytes)
+
+        with self._cache.running(0) as grow, map_torch_errors(f"a {job.part} job", engine.device.value):
+            made = engine.encode(
+                job.request.inputs, pictures, progress=progress, should_stop=should_stop, reserve=reserve
+            )
             answer = answer_of(made, engine, self._facts[job.spec.name])
         self._answers.put(self._key(job), answer)
-        return PromptResult(answer, ran=RunInfo("text", flops=flops))
+        return PromptResult(answer, ran=RunInfo("text", peak_bytes, flops))
 
     def _source(self, spec: TextSpec) -> Source[TextEngine]:
         def load() -> TextEngine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from allocator import peak_bytes
 from text_pipelines import CASES, Case
 
 from hybridge.client.prompts import repeated
 from hybridge.engine.options import EngineOptions
 from hybridge.engine.text import TextEngine
-from hybridge.errors import Stopped
+from hybridge.errors import Stopped, TooLarge
 from hybridge.models.text_side import NEGATIVE_PREFIX
 
 PROMPTS = ["a cat in rain", 'a "sign" under 3 trees']
@@ -223,3 +225,30 @@ def test_a_run_tells_how_far_it_is_and_stops_before_any_layer(both: Both) -> Non
         assert stop.asked == layer
     assert hooks(both) == before
     assert_same(both.engine.encode(inputs).tensors, expected)
+
+
+#: Also measured at their default lengths, where masks and biases of pairs of positions take most: T5 without a mask
+#: and with one, and states of all layers.
+LONG = ("FluxPipeline", "WanPipeline", "LTX2Pipeline")
+
+
+def test_memory_is_asked_for_before_it_is_taken(both: Both) -> None:
+    """What is asked for is at least what torch's allocator gives, and at most eight times as much."""
+    lengths = [both.case.encode_options(), *([{}] if both.case.class_name in LONG else [])]
+    for options in lengths:
+        inputs = {"prompt": PROMPTS, **options} | ({"negative_prompt": None} if guided(both) else {})
+        reserved: list[int] = []
+        both.engine.encode(inputs, reserve=reserved.append)
+        taken = peak_bytes(functools.partial(both.engine.encode, inputs))
+        assert taken <= max(reserved) <= 8 * taken
+
+
+def test_what_is_refused_does_not_run(both: Both) -> None:
+    def refuse(_: int) -> None:
+        raise TooLarge("no room")
+
+    never, before = Stop(), hooks(both)
+    with pytest.raises(TooLarge, match="no room"):
+        both.engine.encode({"prompt": "a", **both.case.encode_options()}, reserve=refuse, should_stop=never)
+    assert never.asked == 0
+    assert hooks(both) == before

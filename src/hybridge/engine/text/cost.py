@@ -33,11 +33,15 @@ def flops(asked: Asked, side: TextSide, parts: TextParts, default: Callable[[str
             continue
         table = model.get_input_embeddings().weight.numel()  # looked up, not multiplied with
         weights = sum(parameter.numel() for parameter in model.parameters()) - table
-        most = encoder.tokens
-        if isinstance(most, str):
-            most = int(asked.options.get(most, default(most)))
+        most = tokens_of(encoder, asked, default)
         work += sum(2.0 * weights * _tokens(encoder, most, text) for text in texts)
     return work
+
+
+def tokens_of(encoder: Encoder, asked: Asked, default: Callable[[str], Any]) -> int:
+    """Return how many tokens of a prompt an encoder reads at most, without those of a template."""
+    most = encoder.tokens
+    return int(asked.options.get(most, default(most))) if isinstance(most, str) else most
 
 
 def _tokens(encoder: Encoder, most: int, text: str) -> int:

@@ -22,7 +22,8 @@ from ..memory.device_memory import map_torch_errors, release_memory
 from ..options import Choice, EngineOptions, choose_device
 from . import loading
 from .checking import Asked, Facts, TextLimits, read_inputs
-from .cost import flops
+from .cost import flops, tokens_of
+from .footprint import Reserve, reserved
 from .joining import join
 from .layers import Layer, Progress, ShouldStop, layers_of, told_between
 from .loading import TextParts
@@ -175,6 +176,7 @@ class TextEngine:
         *,
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
+        reserve: Reserve | None = None,
     ) -> Embeddings:
         """Prompts → what the pipeline's own ``encode_prompt`` makes of them, one embedding for each.
 
@@ -187,6 +189,8 @@ class TextEngine:
             progress: Called before every layer with (operations done, operations in total), about.  It may use
                 other engines, but not this one.
             should_stop: Called before every layer; True ends the call.
+            reserve: Called before every encoder with the bytes that the call takes at most up to the end of that
+                encoder, beside the weights.  What it raises ends the call.
 
         Raises:
             Stopped: when ``should_stop`` returned True.
@@ -204,6 +208,7 @@ class TextEngine:
             _failures_named(what, self.device.value),
             self._quiet(),
             told_between(self._layers, work, progress, should_stop),
+            reserved(asked, self.side, self.parts, self._default, reserve),
         ):
             for indices in groups:
                 made, cut = self._encode(asked.some(indices), images)
@@ -304,9 +309,7 @@ class TextEngine:
             if encoder.cut_with is None:
                 continue
             tokenizer = getattr(self.parts.pipeline, encoder.tokenizer)
-            most = encoder.tokens
-            if isinstance(most, str):
-                most = int(asked.options.get(most, self._default(most)))
+            most = tokens_of(encoder, asked, self._default)
             for index, text in enumerate(prompts):
                 if len(tokenizer(text, add_special_tokens=False)["input_ids"]) + encoder.cut_with > most:
                     yield Truncation(f"{prefix}prompt", index, encoder.tokenizer, most)

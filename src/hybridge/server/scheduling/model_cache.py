@@ -16,9 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Generic
 
-from ...errors import HybridgeError, ModelUnavailable, OutOfMemory
+from ...errors import HybridgeError, ModelUnavailable, OutOfMemory, TooLarge
+from ...units import format_bytes
 from .model_slot import Model, ModelState, Slot, Source
 
 log = logging.getLogger("hybridge.models")
@@ -29,6 +31,13 @@ _OVERTAKEN_AFTER_S = 60.0
 #: After a load that failed none is tried for as long as it took, within these bounds: a model that cannot be loaded
 #: takes no more than half of the loaders' time, however often it is asked for.
 _MIN_RETRY_S, _MAX_RETRY_S = 1.0, 60.0
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A run, and what it takes beside the weights."""
+
+    peak_bytes: int
 
 
 class ModelCache(Generic[Model]):
@@ -57,7 +66,7 @@ class ModelCache(Generic[Model]):
         }
         self._memory_bytes = memory_bytes
         self._on_change, self._on_failure = on_change, on_failure
-        self._peaks: list[int] = []  # of the runs that are going on, outermost first
+        self._runs: list[_Run] = []  # that are going on, outermost first
         self._uses = 0
         self._changed = threading.Condition()
         self._loading: str | None = None  # whose turn it is to load, and since when
@@ -198,15 +207,35 @@ class ModelCache(Generic[Model]):
                 self._evict(victim)
 
     @contextmanager
-    def running(self, peak_bytes: int) -> Iterator[None]:
-        """A run that takes so much is going on."""
+    def running(self, peak_bytes: int) -> Iterator[Callable[[int], None]]:
+        """A run that takes so much is going on.
+
+        Yields a function that takes a higher peak for it, for which idle models leave.  It raises TooLarge where
+        there is no room: the run must not take so much then.
+        """
+        run = _Run(peak_bytes)
+
+        def grow(wanted_bytes: int) -> None:
+            with self._changed:
+                more_bytes = wanted_bytes - run.peak_bytes
+                room = self.make_room(more_bytes) if more_bytes > 0 else None
+                if room is not None and room < more_bytes:
+                    raise TooLarge(
+                        "this does not fit beside the weights in --memory",
+                        saw=f"about {format_bytes(wanted_bytes)}",
+                        expected=f"at most {format_bytes(max(0, run.peak_bytes + room))}",
+                        hint="fewer at a time, shorter ones, or a server with more --memory",
+                        least_bytes=wanted_bytes,
+                    )
+                run.peak_bytes = max(run.peak_bytes, wanted_bytes)
+
         with self._changed:
-            self._peaks.append(peak_bytes)
+            self._runs.append(run)
         try:
-            yield
+            yield grow
         finally:
             with self._changed:
-                self._peaks.pop()
+                self._runs.remove(run)
                 self._changed.notify_all()
 
     # ------------------------------------------------------------------------------------------ inside
@@ -217,7 +246,7 @@ class ModelCache(Generic[Model]):
         weights = sum(
             slot.reserved_bytes if slot.model is None else slot.model.weights_bytes for slot in self._slots.values()
         )
-        return self._memory_bytes - weights - sum(self._peaks)
+        return self._memory_bytes - weights - sum(run.peak_bytes for run in self._runs)
 
     def _load_if_cold(self, name: str, slot: Slot[Model]) -> None:
         if slot.state == "cold":
