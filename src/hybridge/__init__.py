@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from .client.remote_vae import RemoteVAE
     from .engine.exact import exact
     from .lab.advisor.optimize import optimize
+    from .protocol import VideoOptions
 
 _HOME = {
     "AsyncClient": "client",
     "Client": "client",
     "RemoteTextEncoder": "client.remote_text",
     "RemoteVAE": "client.remote_vae",
+    "VideoOptions": "protocol",
     "connect": "client.pipelines",
     "exact": "engine.exact",
     "optimize": "lab.advisor.optimize",
@@ -38,6 +40,7 @@ __all__ = [
     "Client",
     "RemoteTextEncoder",
     "RemoteVAE",
+    "VideoOptions",
     "__version__",
     "connect",
     "exact",

@@ -230,6 +230,14 @@ class Evil:
         return (Path.touch, (Path("/tmp/never"),))  # noqa: S108 - it is never made
 
 
+def test_a_header_whose_length_begins_like_a_pickle(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"latents": torch.zeros(1, 16, 3, 8, 8)}, path, {"model": "wan-2.1", "space": "vae"})
+    assert path.read_bytes()[0] == 0x80
+    read = read_latents(path)
+    assert (read.model, read.scaling) == ("wan-2.1", Scaling())
+
+
 def test_pickles_are_not_executed(tmp_path: Path) -> None:
     torch.save({"latents": Z, "evil": Evil()}, tmp_path / "x.pt")
     with pytest.raises(RequestError, match="pickled objects of other kinds are never loaded"):

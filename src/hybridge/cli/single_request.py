@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..models import Normalisation, latent_space
 from ..protocol import Answer, DecodeRequest, EncodeRequest, FileAnswer, Request, TensorAnswer, WireTensor
@@ -73,6 +74,70 @@ def answers(
                 _decoded(engine, request) if isinstance(request, DecodeRequest) else _encoded(engine, request)
             )
         yield answered
+
+
+def write_film(
+    request: DecodeRequest,
+    target: Path,
+    *,
+    model: str,
+    server: str | None,
+    key: str | None,
+    ca: str | None,
+    device: str | None,
+    dtype: str | None,
+) -> int:
+    """Write a video while it is decoded; return its frames, 0 if they were not counted.
+
+    Raises:
+        HybridgeError: when the request cannot be answered.
+    """
+    from .console import screen
+
+    console = screen(stderr=True)
+    counted = 0
+    if server:
+        from ..client import Client
+
+        with Client(server, api_key=key, verify=ca) as client, console.status(f"{model} on {server}") as status:
+
+            def on_frame(frames: int, total: int | None) -> None:
+                nonlocal counted
+                counted = frames
+                status.update(f"{model} on {server}: {frames}{f' of {total}' if total else ''} frames")
+
+            client.decode_video(request, target, model=model, on_frame=on_frame)
+        return counted
+
+    from ..client.videos import written
+    from ..engine import Engine, EngineOptions, limit_threads, resolve
+    from ..models import latents_layout
+    from ..protocol.torch import to_torch
+    from ..protocol.video_writer import VideoWriter
+
+    limit_threads()
+    options = EngineOptions(device=device or "auto", dtype=dtype or "auto")  # type: ignore[arg-type] # checked there
+    engine = Engine.load(resolve(model), options)
+    layout = latents_layout(request.latents.shape, engine.spec, request.height, request.width)
+    height, width = layout.picture
+    writer = VideoWriter(request.video, width, height, quality=request.quality)
+    with written(target) as file, console.status(f"{engine.spec.name} on this machine") as status:
+
+        def on_frames(frames: Any) -> None:
+            nonlocal counted
+            counted += len(frames)
+            file.write(writer.add(frames.numpy()))
+            status.update(f"{engine.spec.name} on this machine: {counted} of {layout.video_frames} frames")
+
+        engine.decode(
+            to_torch(request.latents),
+            sent=_normalisation(engine, request),
+            height=request.height,
+            width=request.width,
+            on_frames=on_frames,
+        )
+        file.write(writer.finish())
+    return counted
 
 
 def _decoded(engine: Engine, request: DecodeRequest) -> FileAnswer:

@@ -131,6 +131,8 @@ def video_request(
     """Return the request for the arguments of :meth:`VideoCalls.decode_video`."""
     from .calls import decode_request
 
+    if isinstance(latents, DecodeRequest):
+        return latents
     if to is not None:
         suffix = Path(to).suffix.lower().removeprefix(".")
         if suffix not in get_args(VideoFormat):
@@ -148,7 +150,7 @@ def video_request(
 
 
 @contextlib.contextmanager
-def _written(to: str | Path) -> Iterator[BinaryIO]:
+def written(to: str | Path) -> Iterator[BinaryIO]:
     """Open a file to write, which takes its name when it is whole, and is removed if it does not become so."""
     target = Path(to)
     partial = target.with_name(target.name + ".part")
@@ -175,9 +177,13 @@ class VideoCalls(_VideoCalls):
     def _stream(self, flow: Flow[Any]) -> Iterator[Any]: ...
 
     @overload
-    def decode_video(self, latents: Latents, to: None = None, **options: Unpack[DecodeVideoOptions]) -> bytes: ...
+    def decode_video(
+        self, latents: Latents | DecodeRequest, to: None = None, **options: Unpack[DecodeVideoOptions]
+    ) -> bytes: ...
     @overload
-    def decode_video(self, latents: Latents, to: str | Path, **options: Unpack[DecodeVideoOptions]) -> Path: ...
+    def decode_video(
+        self, latents: Latents | DecodeRequest, to: str | Path, **options: Unpack[DecodeVideoOptions]
+    ) -> Path: ...
     def decode_video(
         self,
         latents: Any,
@@ -193,7 +199,7 @@ class VideoCalls(_VideoCalls):
         """Decode latents to a video file, and write it while later frames are decoded.
 
         Args:
-            latents: As for :meth:`decode`.
+            latents: As for :meth:`decode`; or a DecodeRequest for a video, which says all of the rest.
             to: The path of the file, with the suffix of its format; None returns its bytes.  The file has its name
                 once it is whole; until then, ``.part`` is added.
             video: Format, frames per second, codec and pixel format; if None, the format follows from ``to``, and
@@ -211,7 +217,7 @@ class VideoCalls(_VideoCalls):
         parts = self._stream(flow)
         if to is None:
             return b"".join(parts)
-        with _written(to) as file:
+        with written(to) as file:
             for part in parts:
                 file.write(part)
         return Path(to)
@@ -225,11 +231,11 @@ class AsyncVideoCalls(_VideoCalls):
 
     @overload
     async def decode_video(
-        self, latents: Latents, to: None = None, **options: Unpack[DecodeVideoOptions]
+        self, latents: Latents | DecodeRequest, to: None = None, **options: Unpack[DecodeVideoOptions]
     ) -> bytes: ...
     @overload
     async def decode_video(
-        self, latents: Latents, to: str | Path, **options: Unpack[DecodeVideoOptions]
+        self, latents: Latents | DecodeRequest, to: str | Path, **options: Unpack[DecodeVideoOptions]
     ) -> Path: ...
     async def decode_video(
         self,
@@ -249,7 +255,7 @@ class AsyncVideoCalls(_VideoCalls):
         parts = self._stream(flow)
         if to is None:
             return b"".join([part async for part in parts])
-        with _written(to) as file:
+        with written(to) as file:
             async for part in parts:
                 await anyio.to_thread.run_sync(file.write, part)
         return Path(to)

@@ -106,7 +106,7 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
                 with zipfile.ZipFile(path) as archive:
                     is_torch = any(name.endswith("data.pkl") for name in archive.namelist())
                     yield _open_pt(path, archive) if is_torch else _open_npz(archive)
-            elif start.startswith(_PICKLE_START) and path.suffix.lower() != ".npy":
+            elif start.startswith(_PICKLE_START) and not _is_header(start) and path.suffix.lower() != ".npy":
                 yield _open_pt(path, None)
             else:
                 yield _open_safetensors(file)
@@ -114,6 +114,11 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
             raise
         except Exception as error:  # zipfile and NumPy raise many types for damaged files
             raise RequestError(f"{path} cannot be read as tensors", saw=str(error), expected=READABLE) from None
+
+
+def _is_header(start: bytes) -> bool:
+    """Return whether a file begins as safetensors; its header's length may begin with the byte of a pickle."""
+    return start[4:9] == b"\0\0\0\0{"
 
 
 class _Damaged(Exception):
