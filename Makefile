@@ -23,7 +23,7 @@ serve: $(VENV)/server ## A server; ARGS="sdxl --host 0.0.0.0"
 # seconds, and every test that starts a process would wait for that.
 test: $(VENV)/dev $(VENV)/quantisers ## All tests that need no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not quantisers" -n 2 $(ARGS)
-	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantisers -n 2 tests/lab
+	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantisers -n 2 tests/lab tests/engine/text
 
 # In a copy of the sources, for the library works only where the sanitizer was loaded before Python.  libstdc++ is loaded
 # with it, or the sanitizer ends the process at the first exception of torch; -s, or pytest keeps its report.

@@ -145,6 +145,12 @@ def test_files_of_other_programs_and_batches(specs, tmp_path) -> None:
         (("--port", "99999"), "setting port is wrong"),
         (("--default-model", "flux", "--port", "0"), "the default model flux is not among starter"),
         (("starter", "starter"), "two models of one name"),
+        (("--text-quantisation", "torchao-int9"), "no quantisation is called torchao-int9"),
+        (("--text-quantisation", "flux=quanto-int8"), "the quantised model flux is not among starter"),
+        (
+            ("--text-quantisation", "quanto-int8", "--text-quantisation", "quanto-fp8"),
+            "two quantisations for one model",
+        ),
         (("--spill", "/no/such/folder"), "a folder that can be written to"),
         (("--spill", ".", "--exactness", "bitwise"), "which --exactness bitwise forbids"),
     ],
@@ -161,6 +167,7 @@ def test_serve_says_which_setting_is_wrong(arguments, message) -> None:
     [
         (("sdxll",), "Try: sdxl"),
         (("x=/no/such/folder",), "no folder for x"),
+        (("--text-quantisation", "quanto-int8"), "pip install optimum-quanto"),
         (("--device", "nonsense", "--port", "0"), "nonsense"),
     ],
 )

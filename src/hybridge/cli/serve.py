@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..models import ModelParts, TextSpec
     from ..server.process.server import ListenOptions
     from ..server.process.traces import Traces
+    from ..server.settings import Settings
 
 
 def serve(context: typer.Context) -> None:
@@ -66,7 +70,7 @@ def serve(context: typer.Context) -> None:
         backend = LocalBackend(
             {},
             cold=[parts.vae for parts in models_parts if parts.vae is not None],
-            texts=[parts.text for parts in models_parts if parts.text is not None],
+            texts=_quantised(models_parts, settings),
             prompt_cache_bytes=settings.prompt_cache_mib * 2**20,
             options=EngineOptions(settings.device, settings.dtype, settings.exactness, settings.spill),
             limits=settings.queue_limits,
@@ -98,6 +102,30 @@ def serve(context: typer.Context) -> None:
                 tracing.close()
     if backend.is_busy or app.state.media.is_busy:
         _leave()
+
+
+def _quantised(models_parts: Sequence[ModelParts], settings: Settings) -> list[TextSpec]:
+    """Return the text encoders, each with its quantisation.
+
+    Raises:
+        HybridgeError: when a library is not installed, or a model that was named has no text encoders.
+    """
+    from dataclasses import replace
+
+    from ..engine.text.quantisation import check_installed
+    from ..errors import HybridgeError
+
+    texts = [parts.text for parts in models_parts if parts.text is not None]
+    for value in settings.text_quantisation:
+        name, _, kind = value.rpartition("=")
+        check_installed(kind)
+        if not any(name in ("", text.name) for text in texts):
+            raise HybridgeError(
+                f"--text-quantisation {value} has nothing to quantise",
+                saw=", ".join(parts.name for parts in models_parts),
+                expected="a model with text encoders",
+            )
+    return [replace(text, quantisation=settings.quantisation_of(text.name)) for text in texts]
 
 
 def _leave() -> None:

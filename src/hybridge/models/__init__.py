@@ -11,7 +11,7 @@ from .latent_rgb import LATENT_RGB, LatentRgb
 from .layout import ImageLayout, Layout, image_layout, latents_layout
 from .single_file import SingleFile
 from .spec import CLASS_NAMES, ModelSpec, spec_from_config
-from .text_models import TEXT_CATALOGUE, ModelParts, TextSpec
+from .text_models import QUANTISATIONS, TEXT_CATALOGUE, ModelParts, TextSpec
 from .text_side import TextSide
 from .text_sides import known_text_sides, text_side_for
 from .vae_class import VAE_CLASSES, Normalisation, VaeClass
@@ -20,6 +20,7 @@ __all__ = [
     "CATALOGUE",
     "CLASS_NAMES",
     "LATENT_RGB",
+    "QUANTISATIONS",
     "TEXT_CATALOGUE",
     "VAE_CLASSES",
     "FrameRule",

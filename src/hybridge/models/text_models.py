@@ -13,6 +13,17 @@ from .spec import ModelSpec
 from .text_side import TextSide
 from .text_sides import text_side_for
 
+#: How text encoders can be quantised, each with the distribution that does it.
+QUANTISATIONS = {
+    "bitsandbytes-int8": "bitsandbytes",
+    "bitsandbytes-nf4": "bitsandbytes",
+    "torchao-int8": "torchao",
+    "torchao-fp8": "torchao",
+    "quanto-int8": "optimum-quanto",
+    "quanto-int4": "optimum-quanto",
+    "quanto-fp8": "optimum-quanto",
+}
+
 #: What stands behind a name or a source to choose the text encoders alone.
 TEXT_PART, VAE_PART = "text", "vae"
 
@@ -26,12 +37,14 @@ class TextSpec:
         source: A repository of the Hugging Face hub, or a folder, with a ``model_index.json``.
         class_name: The pipeline's class, which has a row in :mod:`hybridge.models.text_sides`.
         title: For people.
+        quantisation: One of :data:`QUANTISATIONS`; None keeps the weights as they are in the files.
     """
 
     name: str
     source: str
     class_name: str
     title: str = ""
+    quantisation: str | None = None
 
     @property
     def side(self) -> TextSide:

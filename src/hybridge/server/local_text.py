@@ -14,7 +14,7 @@ from ..engine.text.fingerprint import fingerprint
 from ..engine.text.layers import Progress, ShouldStop
 from ..engine.text.repository import open_repository
 from ..errors import EngineFailure, HybridgeError
-from ..models import TextSpec
+from ..models import QUANTISATIONS, TextSpec
 from ..protocol import PROMPT_ITEM_BYTES, PromptAnswer, WireTensor
 from ..protocol.torch import from_torch
 from .local_models import LocalModels
@@ -124,11 +124,11 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
 
     def _source(self, spec: TextSpec) -> Source[TextEngine]:
         def load() -> TextEngine:
-            engine = TextEngine.load(spec.source, self._options, name=spec.name)
+            engine = TextEngine.load(spec.source, self._options, name=spec.name, quantisation=spec.quantisation)
             self._facts[spec.name] = facts_of(engine, spec)
             return engine
 
-        return Source(lambda: TextEngine.expected_bytes(spec.source, self._options), load)
+        return Source(lambda: TextEngine.expected_bytes(spec.source, self._options, spec.quantisation), load)
 
     def _key(self, job: PromptJob) -> str:
         return key_of(self._facts[job.spec.name], job.request, job.pictures)
@@ -136,15 +136,17 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
 
 def facts_of(engine: TextEngine, spec: TextSpec) -> dict[str, str]:
     """Everything about a loaded model that changes a bit."""
+    quantiser = [QUANTISATIONS[spec.quantisation]] if spec.quantisation else []
     return {
         "model": spec.name,
         "class": engine.repository.class_name,
         "revision": engine.revision or "",
         "weights": engine.repository.identity,
         "dtype": str(engine.dtype.value).removeprefix("torch."),
+        **({"quantisation": engine.quantisation} if engine.quantisation else {}),
         "device": engine.device.value.type,
         "hybridge": __version__,
-        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+        **{name: importlib.metadata.version(name) for name in (*_LIBRARIES, *quantiser)},
     }
 
 

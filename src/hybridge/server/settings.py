@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ..errors import HybridgeError, RequestError
+from ..models import QUANTISATIONS
 from ..units import parse_bytes
 from .async_jobs.registry import AsyncJobLimits
 from .process.connection_limits import ConnectionLimits
@@ -85,6 +86,12 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="auto, float32, bfloat16 or float16."
+    )
+    text_quantisation: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Text encoders in 8 or 4 bits: KIND for all models, NAME=KIND for one; may be repeated. "
+        + ", ".join(QUANTISATIONS)
+        + ".",
     )
     exactness: Literal["bitwise", "rounding"] = Field(
         default="rounding",
@@ -181,7 +188,7 @@ class Settings(BaseSettings):
         default=3600, gt=0, description="Seconds for which a result is kept."
     )
 
-    @field_validator("models", "cors", "allowed_hosts", "trusted_proxies", mode="before")
+    @field_validator("models", "cors", "allowed_hosts", "trusted_proxies", "text_quantisation", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """A variable holds several values with commas between them."""
@@ -238,6 +245,28 @@ class Settings(BaseSettings):
         if self.default_model is not None and self.default_model not in names:
             raise ValueError(f"the default model {self.default_model} is not among {', '.join(names)}")
         return self
+
+    @model_validator(mode="after")
+    def _check_quantisation(self) -> Settings:
+        names = [argument.partition("=")[0].partition(":")[0] for argument in self.models]
+        chosen = [value.rpartition("=")[::2] for value in self.text_quantisation]
+        for name, kind in chosen:
+            if kind not in QUANTISATIONS:
+                near = difflib.get_close_matches(kind, QUANTISATIONS, n=1)
+                raise ValueError(
+                    f"no quantisation is called {kind[:40]}; there are {', '.join(QUANTISATIONS)}"
+                    + (f" (try {near[0]})" if near else "")
+                )
+            if name and name not in names:
+                raise ValueError(f"the quantised model {name[:40]} is not among {', '.join(names)}")
+        if len({name for name, _ in chosen}) < len(chosen):
+            raise ValueError("two quantisations for one model")
+        return self
+
+    def quantisation_of(self, name: str) -> str | None:
+        """How a model's text encoders are quantised: as was asked for it, else as was asked for all."""
+        chosen = {name: kind for name, _, kind in (value.rpartition("=") for value in self.text_quantisation)}
+        return chosen.get(name, chosen.get(""))
 
     @model_validator(mode="after")
     def _check_what_goes_together(self) -> Settings:

@@ -10,22 +10,34 @@ from typing import get_args
 
 import torch
 
-from ...errors import EngineFailure
+from ...errors import EngineFailure, ModelUnavailable
 from ..options import Choice, DtypeName
 from ..weights import checked_shapes
+
+#: Ends of names by which ComfyUI marks fp8 weights that are multiplied by a scale.  Without it they are wrong.
+_SCALES = (".scale_weight", ".comfy_quant")
 
 
 def stored_numbers(name: str, files: Sequence[Path]) -> Counter[str]:
     """How many numbers of each dtype files of weights hold, by safetensors' names of dtypes.
 
     Raises:
-        ModelUnavailable: when a file is damaged.
+        ModelUnavailable: when a file is damaged, or its weights need scales that transformers does not apply.
     """
     from safetensors import safe_open
 
     counted: Counter[str] = Counter()
     for path in files:
-        shapes = checked_shapes(name, path, set())
+        others: set[str] = set()
+        shapes = checked_shapes(name, path, others)
+        scales = [key for key in sorted({*shapes, *others}) if key == "scaled_fp8" or key.endswith(_SCALES)]
+        if scales:
+            raise ModelUnavailable(
+                f"the weights of {name} are fp8 with scales, which transformers does not read",
+                saw=scales[0],
+                hint="the weights in 16 bits, and --text-quantisation torchao-fp8",
+                where=path,
+            )
         with safe_open(path, framework="pt") as file:
             for key, shape in shapes.items():
                 counted[file.get_slice(key).get_dtype()] += math.prod(shape)

@@ -7,7 +7,7 @@ import logging
 import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from .joining import join
 from .layers import Layer, Progress, ShouldStop, layers_of, told_between
 from .loading import TextParts
 from .pictures import PREPARED, Prepared
+from .quantisation import held_bytes, no_gradients
 from .repository import Repository, open_repository
 from .tokenizers import fresh
 
@@ -88,7 +89,7 @@ class TextEngine:
 
     def __post_init__(self) -> None:
         models = self.parts.encoders.values()
-        own = {id(one): one.nbytes for model in models for one in (*model.parameters(), *model.buffers())}
+        own = {id(one): held_bytes(one) for model in models for one in (*model.parameters(), *model.buffers())}
         object.__setattr__(self, "weights_bytes", sum(own.values()))  # the class is frozen to everyone else
         object.__setattr__(self, "_facts", _facts_of(self.parts))
         object.__setattr__(self, "_layers", layers_of(models))
@@ -101,6 +102,7 @@ class TextEngine:
         *,
         name: str | None = None,
         limits: TextLimits | None = None,
+        quantisation: str | None = None,
     ) -> TextEngine:
         """Loads the text side of a pipeline, from the hub if it is not on this machine.
 
@@ -109,21 +111,25 @@ class TextEngine:
             options: Device and dtype.
             name: What to call it in errors.
             limits: What one request may hold.
+            quantisation: One of :data:`hybridge.models.QUANTISATIONS`, for the large encoders; None keeps the
+                weights as they are in the files.
 
         Raises:
             ModelUnavailable: when it cannot be had, or is not what it should be.
-            EngineFailure: when device or dtype cannot be used.
+            EngineFailure: when device, dtype or quantisation cannot be used.
             OutOfMemory: when there is no room for it.
         """
         options = options or EngineOptions()
         device = choose_device(options.device)
         repository = open_repository(source, name)
         release_memory()  # what models have left that went before
-        parts = run_in_own_thread(lambda: loading.load_parts(repository, options.dtype, device.value))
+        parts = run_in_own_thread(lambda: loading.load_parts(repository, options.dtype, device.value, quantisation))
         return cls(repository, parts, device, limits or TextLimits())
 
     @staticmethod
-    def expected_bytes(source: str | Path, options: EngineOptions | None = None) -> int:
+    def expected_bytes(
+        source: str | Path, options: EngineOptions | None = None, quantisation: str | None = None
+    ) -> int:
         """``weights_bytes`` of an engine that is not loaded yet, at most; fetches the files if need be.
 
         Raises:
@@ -131,7 +137,7 @@ class TextEngine:
         """
         options = options or EngineOptions()
         repository = open_repository(source)
-        return loading.weights_bytes(repository, options.dtype, choose_device(options.device).value)
+        return loading.weights_bytes(repository, options.dtype, choose_device(options.device).value, quantisation)
 
     @property
     def side(self) -> TextSide:
@@ -142,6 +148,11 @@ class TextEngine:
     def dtype(self) -> Choice[torch.dtype]:
         """In which precision they are, and why in this one."""
         return self.parts.dtype
+
+    @property
+    def quantisation(self) -> str | None:
+        """Which encoders are quantised, and how; None if none is."""
+        return ", ".join(f"{name}: {kind}" for name, kind in self.parts.quantised.items()) or None
 
     @property
     def revision(self) -> str | None:
@@ -204,7 +215,7 @@ class TextEngine:
         work = flops(asked, self.side, self.parts, self._default)
         with (
             self._lock,
-            torch.inference_mode(),
+            self._mode(),
             _failures_named(what, self.device.value),
             self._quiet(),
             told_between(self._layers, work, progress, should_stop),
@@ -215,6 +226,9 @@ class TextEngine:
                 pieces.append(made)
                 truncated += [Truncation(one.prompt, indices[one.index], one.tokenizer, one.tokens) for one in cut]
             return Embeddings(join(pieces, groups, self.side.layouts), tuple(truncated))
+
+    def _mode(self) -> AbstractContextManager[object]:
+        return no_gradients(is_quantised=bool(self.parts.quantised))
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:

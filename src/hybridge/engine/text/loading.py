@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import weakref
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any
 import torch
 
 from ...errors import HybridgeError, ModelUnavailable, OutOfMemory
+from ...models.config_check import shown
 from ...models.text_side import Encoder
 from ..memory.device_memory import is_short_of_memory
 from ..options import Choice
 from ..weights import files_of_index
 from .dtypes import choose_text_dtype, stored_numbers
+from .quantisation import check_runs, expected_bytes, is_worth_it, loading_arguments
 from .repository import Repository, read_object
 from .stand_ins import StandIn
 from .tokenizers import Read, check_vocabulary, load_tokenizer, watched
@@ -36,6 +39,7 @@ class TextParts:
         dtype: In which precision they are, and why in this one.
         kept_layers: Of encoders that were cut, the number of layers.
         reads: What each tokenizer was told to cut, since it was last asked.
+        quantised: How the weights of an encoder were quantised; those that are as in their files are not there.
     """
 
     pipeline: Any
@@ -43,15 +47,24 @@ class TextParts:
     dtype: Choice[torch.dtype]
     kept_layers: Mapping[str, int] = field(default_factory=dict)
     reads: dict[str, list[Read]] = field(default_factory=dict)
+    quantised: Mapping[str, str] = field(default_factory=dict)
 
 
-def load_parts(repository: Repository, asked_dtype: str, device: torch.device) -> TextParts:
+def load_parts(
+    repository: Repository, asked_dtype: str, device: torch.device, quantisation: str | None = None
+) -> TextParts:
     """The text side, in eval mode and frozen, on its device.
+
+    Args:
+        repository: Its files.
+        asked_dtype: ``auto`` or a floating dtype's name.
+        device: Where it computes.
+        quantisation: How the large encoders are quantised, if at all.
 
     Raises:
         ModelUnavailable: when it cannot be had, or is not what it should be.
         OutOfMemory: when there is no room for it.
-        EngineFailure: for a dtype that does not exist.
+        EngineFailure: for a dtype that does not exist, and for a quantisation that does not run here.
     """
     pipeline_class = pipeline_class_of(repository)
     _check_libraries(repository)
@@ -59,14 +72,21 @@ def load_parts(repository: Repository, asked_dtype: str, device: torch.device) -
     files = {encoder.name: weights_of(repository, encoder.name) for encoder in present}
     all_files = [path for paths in files.values() for path in paths]
     dtype = choose_text_dtype(asked_dtype, stored_numbers(repository.name, all_files), device)
+    kinds = _kinds_of(repository, files, quantisation)
+    if quantisation is not None:
+        check_runs(quantisation, dtype.value, device)
     components: dict[str, Any] = dict.fromkeys(repository.side.components)
     kept_layers: dict[str, int] = {}
     reads: dict[str, list[Read]] = {}
     defaults = inspect.signature(pipeline_class.__call__).parameters
     for encoder in present:
         read = defaults[encoder.layers[1]].default if encoder.layers else ()
-        model, layers = _load_encoder(repository, encoder, files[encoder.name], dtype.value, read)
-        components[encoder.name] = model.to(device)
+        kind = kinds.get(encoder.name)
+        how: dict[str, Any] = {}
+        if kind is not None:
+            how = loading_arguments(quantisation if kind == quantisation else None, dtype.value, device)
+        model, layers = _load_encoder(repository, encoder, files[encoder.name], dtype.value, read, how)
+        components[encoder.name] = model.to(device) if kind is None else model
         if layers is not None:
             kept_layers[encoder.name] = layers
         if components[encoder.tokenizer] is None:
@@ -82,19 +102,64 @@ def load_parts(repository: Repository, asked_dtype: str, device: torch.device) -
         components[name] = load_tokenizer(repository.name, name, repository.folder / name, kind)
     pipeline = _assemble(repository, pipeline_class, components, dtype.value)
     encoders = {encoder.name: components[encoder.name] for encoder in present}
-    return TextParts(pipeline, encoders, dtype, kept_layers, reads)
+    return TextParts(pipeline, encoders, dtype, kept_layers, reads, kinds)
 
 
-def weights_bytes(repository: Repository, asked_dtype: str, device: torch.device) -> int:
+def weights_bytes(
+    repository: Repository, asked_dtype: str, device: torch.device, quantisation: str | None = None
+) -> int:
     """What the encoders take at most, from the headers of their files; parts that are not loaded are counted in.
 
     Raises:
         ModelUnavailable: when the files cannot be read.
     """
     present = [encoder for encoder in repository.side.encoders if is_present(repository, encoder)]
-    files = [path for encoder in present for path in weights_of(repository, encoder.name)]
-    stored = stored_numbers(repository.name, files)
-    return stored.total() * choose_text_dtype(asked_dtype, stored, device).value.itemsize
+    files = {encoder.name: weights_of(repository, encoder.name) for encoder in present}
+    stored = {name: stored_numbers(repository.name, paths) for name, paths in files.items()}
+    dtype = choose_text_dtype(asked_dtype, sum(stored.values(), Counter[str]()), device).value
+    kinds = _kinds_of(repository, files, quantisation)
+    total = 0
+    for name, numbers in stored.items():
+        if name not in kinds:
+            total += numbers.total() * dtype.itemsize
+        elif kinds[name] == quantisation:
+            kind = class_of(repository, name)
+            config = kind.config_class.from_pretrained(repository.folder / name, local_files_only=True)
+            with torch.device("meta"):
+                total += expected_bytes(kind(config), quantisation, dtype)
+        else:
+            # Libraries may arrange the weights of their files anew, with a little more beside them.
+            total += sum(path.stat().st_size for path in files[name]) * 9 // 8
+    return total
+
+
+def _kinds_of(
+    repository: Repository, files: Mapping[str, Sequence[Path]], quantisation: str | None
+) -> dict[str, str]:
+    """How each encoder is quantised: as its files say, or as was asked for.
+
+    Raises:
+        ModelUnavailable: when files that are quantised should be quantised in another way.
+    """
+    kinds = {}
+    for name in files:
+        path = repository.folder / name / "config.json"
+        saved = read_object(repository.name, path).get("quantization_config") if path.is_file() else None
+        if isinstance(saved, dict):
+            bits = " in 4 bits" if saved.get("load_in_4bit") else ""
+            kinds[name] = f"{shown(saved.get('quant_method'))}{bits}, as saved"
+    if quantisation is None:
+        return kinds
+    if kinds:
+        name, kind = next(iter(kinds.items()))
+        raise ModelUnavailable(
+            f"the {name} of {repository.name} is quantised already",
+            saw=kind,
+            hint="serve it without --text-quantisation",
+            where=repository.folder / name,
+        )
+    numbers = {name: stored_numbers(repository.name, paths).total() for name, paths in files.items()}
+    return {name: quantisation for name, own in numbers.items() if is_worth_it(own, sum(numbers.values()))}
 
 
 def pipeline_class_of(repository: Repository) -> Any:
@@ -182,17 +247,29 @@ def weights_of(repository: Repository, component: str) -> tuple[Path, ...]:
         if whole.is_file():
             return (whole,)
     pickled = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".ckpt"))
+    packed = sorted(path.name for path in folder.glob("*.gguf"))
     raise ModelUnavailable(
         f"no safetensors weights for the {component} of {repository.name}",
-        saw=", ".join(pickled[:3]) or "no weights",
-        expected=f"{_STEM}.safetensors; what is pickled is not read",
-        hint="load it with transformers, which you may trust with it, and save_pretrained()" if pickled else None,
+        saw=", ".join((pickled + packed)[:3]) or "no weights",
+        expected=f"{_STEM}.safetensors; what is pickled is not read, and transformers would unpack a GGUF file",
+        hint=(
+            "load it with transformers, which you may trust with it, and save_pretrained()"
+            if pickled
+            else "the weights in 16 bits, and --text-quantisation"
+            if packed
+            else None
+        ),
         where=folder,
     )
 
 
 def _load_encoder(
-    repository: Repository, encoder: Encoder, files: Sequence[Path], dtype: torch.dtype, read: Sequence[int]
+    repository: Repository,
+    encoder: Encoder,
+    files: Sequence[Path],
+    dtype: torch.dtype,
+    read: Sequence[int],
+    how: Mapping[str, Any],
 ) -> tuple[Any, int | None]:
     """The model, and the number of layers that it was cut to."""
     kind = class_of(repository, encoder.name)
@@ -214,6 +291,7 @@ def _load_encoder(
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **how,
         )
     except Exception as error:  # transformers and safetensors raise many kinds on damaged files
         failure = _named(repository, encoder, error)

@@ -164,5 +164,6 @@ def _described_text(info: ModelInfo, spec: TextSpec) -> dict[str, Any]:
         **{name: value for name, value in _described_state(info).items() if name not in ("name", "title")},
         "options": [*dict.fromkeys([*(parameter.name for parameter in side.parameters), *side.negatives])],
         "needs_picture": side.picture is not None,
+        "quantisation": info.config.get("quantisation", spec.quantisation),
         "made_with": dict(info.config),
     }
