@@ -173,6 +173,15 @@ hybridge looks at what it is sent and at what it makes, and says what is wrong.
 - What may be meant is never refused.
   The checks are silent for latents of photographs, drawings, noise and single colours, of every model.
 
+`hybridge doctor` runs the same checks on a file, a folder or a server, and exits with 1 for an error:
+
+```sh
+hybridge doctor latents.safetensors            # which model's are these, scaled or not?
+hybridge doctor latents.npz --model flux --height 1024 --width 1024
+hybridge doctor ./my-pipeline                  # weights, scaling, text encoders
+hybridge doctor http://gpu-box:8000 --json     # certificate, key, version, clock, models, a small decode
+```
+
 Statistics are only taken of latents of at least 16×16.
 A code keeps its meaning; new ones may be added.
 

@@ -30,6 +30,7 @@ WRONG = {
     "models": (["--server", "http://127.0.0.1:1"], "http://127.0.0.1:1 cannot be reached"),
     "encode": (["file"], "the picture file cannot be read"),
     "decode": (["file"], "file cannot be read as tensors"),
+    "doctor": (["nope"], "nope is neither a file nor a folder nor an address"),
     "prompt": (
         ["-i", "prompts.txt", "--model", "sd-v1", "-o", "out", "--server", "http://127.0.0.1:1"],
         "http://127.0.0.1:1 cannot be reached",
@@ -55,6 +56,7 @@ RIGHT: dict[str, tuple[list[str], str] | tuple[str, str]] = {
     "models": ([], "sdxl-original"),
     "encode": (["picture.png", "-o", "encoded.safetensors"], "encoded.safetensors: float32 [1, 4, 8, 8]"),
     "decode": (["latents.safetensors", "-o", "decoded.png"], "decoded.png: "),
+    "doctor": (["latents.safetensors"], "tensor: float32 [1, 4, 2, 2]"),
     "prompt": ("cli/test_prompt.py", "def test_every_prompt_once_and_the_empty_one"),
     "plan": (["starter", "--size", "512"], "decode"),
     "convert": (["latents.pt", "converted.safetensors"], "converted.safetensors"),

@@ -9,6 +9,7 @@ from .bench import bench
 from .convert import convert
 from .decode import decode
 from .demo import demo
+from .doctor import doctor
 from .encode import encode
 from .keys import keys
 from .lab import lab
@@ -46,7 +47,7 @@ def _root(
 
 application.command()(demo)
 application.command(cls=ServeCommand)(serve)
-for verb in (models, encode, decode, prompt, plan, convert):
+for verb in (models, encode, decode, prompt, plan, convert, doctor):
     application.command()(verb)
 application.add_typer(bench, name="bench")
 application.add_typer(lab, name="lab")

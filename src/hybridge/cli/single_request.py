@@ -11,6 +11,7 @@ from ..protocol import Answer, DecodeRequest, EncodeRequest, FileAnswer, Request
 
 if TYPE_CHECKING:
     from ..engine import Engine
+    from ..models.doctor.causes import Finding
 
 #: Practically no limit on the size of a picture: the user's own machine has no other clients.
 _MAX_PIXELS = 2**40
@@ -143,16 +144,26 @@ def write_film(
 def _decoded(engine: Engine, request: DecodeRequest) -> FileAnswer:
     """Return the picture with which a server would answer."""
     from ..engine import to_pixels
+    from ..models.doctor.numbers import examine_output, vary
+    from ..models.doctor.requests import examine_elements
     from ..protocol.media import write_picture
     from ..protocol.torch import from_torch, to_torch
 
-    signed = engine.decode(
-        to_torch(request.latents),
-        sent=_normalisation(engine, request),
-        height=request.height,
-        width=request.width,
-    )
+    sent, sides = _normalisation(engine, request), (request.height, request.width)
+    _tell(engine, [*examine_elements(request.latents, engine.spec, sent, *sides)])
+    signed = engine.decode(to_torch(request.latents), sent=sent, height=request.height, width=request.width)
+    _tell(engine, [*examine_output(signed, lambda: vary(request.latents.to_numpy()))])
     return write_picture(from_torch(to_pixels(signed)), request.picture_format, quality=request.quality)
+
+
+def _tell(engine: Engine, found: list[Finding]) -> None:
+    """Print warnings about latents, or refuse them, as a server does."""
+    from ..models.doctor.requests import refuse_errors
+    from .console import screen
+
+    refuse_errors(found, engine.spec)
+    for finding in found:
+        screen(stderr=True).print(f"warning: {finding} ({finding.code})", markup=False, highlight=False)
 
 
 def _encoded(engine: Engine, request: EncodeRequest) -> TensorAnswer:

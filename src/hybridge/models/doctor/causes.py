@@ -324,6 +324,83 @@ _ANSWER = (
     ),
 )
 
+_FILE = (
+    Cause(
+        "unreadable-file", "file", "error", "the file is damaged or of another format", "the file that was meant"
+    ),
+    Cause("git-lfs-pointer", "file", "error", "a pointer of Git LFS in place of a file", "git lfs pull"),
+    Cause(
+        "unknown-space",
+        "file",
+        "warning",
+        "the file does not say whether its latents are scaled; the doctor guesses by their statistics",
+        "--scaled or --no-scaled of `hybridge decode`",
+    ),
+)
+
+_WEIGHTS = (
+    Cause(
+        "config-wrong",
+        "weights",
+        "error",
+        "config.json is missing, damaged or of no class here",
+        "the right folder",
+    ),
+    Cause(
+        "weights-incomplete",
+        "weights",
+        "error",
+        "weights are missing or do not fit config.json",
+        "another download",
+    ),
+    Cause("pickled-weights", "weights", "error", "the weights are pickled", "hybridge convert"),
+    Cause(
+        "only-a-variant", "weights", "warning", "only the fp16 variant of the weights is there", "the plain weights"
+    ),
+    Cause(
+        "float16-overflow-risk",
+        "weights",
+        "warning",
+        "config.json says force_upcast: in float16 the pictures may be black",
+        "--dtype float32 or bfloat16",
+    ),
+    Cause(
+        "scaling-factor-missing",
+        "weights",
+        "warning",
+        "config.json has no scaling_factor, so that the class's default is used",
+        "the factor of the model that the VAE belongs to",
+    ),
+    Cause(
+        "scaling-of-no-family",
+        "weights",
+        "warning",
+        "the factors are those of no model that hybridge knows",
+        "the factors of the pipeline that makes the latents",
+    ),
+    Cause(
+        "text-not-served", "weights", "warning", "the text encoders of this pipeline are not known here", "its VAE"
+    ),
+    Cause("text-incomplete", "weights", "error", "files of a text encoder are missing", "another download"),
+)
+
+_SERVER = (
+    Cause(
+        "unreachable", "server", "error", "no answer from this address", "the address, and whether the server runs"
+    ),
+    Cause("certificate-not-trusted", "server", "error", "the server's certificate is not trusted", "--ca FILE"),
+    Cause("key-needed", "server", "error", "the server wants a key, or another one", "--key, or HYBRIDGE_KEY"),
+    Cause("not-hybridge", "server", "error", "something else answers at this address", "the server's address"),
+    Cause(
+        "other-version", "server", "warning", "the server has another version than this program", "equal versions"
+    ),
+    Cause("clock-differs", "server", "warning", "the clocks differ by more than a minute", "NTP on both machines"),
+    Cause("not-ready", "server", "error", "the server takes no work", "its log"),
+    Cause("model-failed", "server", "error", "a model could not be loaded", "the server's log"),
+    Cause("decode-failed", "server", "error", "a small decode failed", "the server's log"),
+)
+
 CAUSES: dict[str, Cause] = {
-    cause.code: cause for cause in (*_BODY, *_SHAPE, *_SCALING, *_NUMBERS, *_PIXELS, *_ANSWER)
+    cause.code: cause
+    for cause in (*_BODY, *_SHAPE, *_SCALING, *_NUMBERS, *_PIXELS, *_ANSWER, *_FILE, *_WEIGHTS, *_SERVER)
 }

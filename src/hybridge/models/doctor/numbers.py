@@ -176,8 +176,13 @@ def _row_difference(z: Any) -> float:
     return float(abs(z[..., 2:, :] - z[..., :-2, :]).mean())
 
 
+def root_mean_square(z: Any) -> float:
+    """Return the root mean square of NumPy's array."""
+    return math.sqrt(float((z.astype("float64") ** 2).mean()))
+
+
 def _statistics(z: Any) -> Statistics:
-    rms = math.sqrt(float((z.astype("float64") ** 2).mean()))
+    rms = root_mean_square(z)
     if not rms:
         return Statistics(0.0, 0.0)
     steps = z[..., 1:] - z[..., :-1]

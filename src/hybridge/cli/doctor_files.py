@@ -1,0 +1,117 @@
+"""The doctor for files: latents, pictures and videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import HybridgeError, RequestError
+from .doctor_report import Report
+
+if TYPE_CHECKING:
+    from ..protocol import LatentsFile
+
+#: Pixels of a file that are read: the user's own machine has no other clients.
+_MAX_PIXELS = 2**30
+
+_MOST_GUESSES = 4
+
+_LFS_START = b"version https://git-lfs"
+
+
+def look_at_file(
+    report: Report, path: Path, model: str | None, tensor: str | None, height: int | None, width: int | None
+) -> None:
+    """Look at a file of latents, a picture or a video, as its first bytes say.
+
+    Raises:
+        RequestError: when there is no such file.
+    """
+    from ..protocol.picture_files import sniff_picture
+    from ..protocol.video_formats import sniff_video
+
+    if not path.is_file():
+        raise RequestError(
+            f"{path} is neither a file nor a folder nor an address", hint="http://HOST:PORT for a server"
+        )
+    with path.open("rb") as file:
+        start = file.read(4096)
+    if start.startswith(_LFS_START):
+        report.add("git-lfs-pointer", "a pointer of Git LFS instead of the file")
+    elif sniff_picture(start) is not None:
+        _look_at_pixels(report, path, sniff_picture(start) or "")
+    elif sniff_video(start) is not None:
+        _look_at_pixels(report, path, sniff_video(start) or "")
+    else:
+        _look_at_latents(report, path, model, tensor, height, width)
+
+
+def _look_at_pixels(report: Report, path: Path, media_type: str) -> None:
+    from ..protocol.media import read_picture
+    from ..protocol.video_reader import is_animation, read_video
+
+    data = path.read_bytes()
+    report.facts["format"] = media_type
+    try:
+        if is_animation(data):
+            film = read_video(data, max_pixels=_MAX_PIXELS, multiple=8, note=report.add)
+            report.facts |= {"frames": film.shape[0], "size": f"{film.shape[2]}x{film.shape[1]}"}
+            return
+        pixels = read_picture(data, max_pixels=_MAX_PIXELS, note=report.add)
+    except HybridgeError as error:
+        report.add_error(error, "unreadable-file")
+        return
+    report.facts["size"] = f"{pixels.shape[2]}x{pixels.shape[1]}"
+
+
+def _look_at_latents(
+    report: Report, path: Path, model: str | None, tensor: str | None, height: int | None, width: int | None
+) -> None:
+    from ..engine.latents import check_finite
+    from ..models import latent_space, look_up
+    from ..models.doctor.guess import guesses
+    from ..models.doctor.numbers import examine_bits
+    from ..models.doctor.requests import examine_elements, examine_parameters
+    from ..protocol import Scaling, read_latents
+    from ..protocol.torch import to_torch
+
+    try:
+        file = read_latents(path, tensor)
+    except HybridgeError as error:
+        report.add_error(error, "unreadable-file")
+        return
+    held = file.tensor
+    report.facts["tensor"] = f"{held.dtype} {list(held.shape)}"
+    report.facts |= {"notes": list(file.notes)} if file.notes else {}
+    found = [*examine_bits(held.data, held.dtype)]
+    report.findings += found
+    try:
+        check_finite(to_torch(held), "latents")
+    except RequestError as error:
+        if not found:
+            report.add_error(error, "not-finite")
+        return
+    likely = guesses(held.to_numpy(), height, width)
+    report.facts["looks like"] = [str(guess) for guess in likely[:_MOST_GUESSES]] or "no model that hybridge knows"
+    named = model or file.model
+    spec = look_up(named) if named else likely[0].spec if likely else None
+    if spec is None:
+        spec = look_up("sd-v1")  # whose shape then says what these are
+    scaling = file.scaling or Scaling("model" if not likely or likely[0].is_scaled else "none")
+    report.facts["taken as"] = f"{spec.name}'s, {'scaled' if scaling.by != 'none' else 'in VAE space'}"
+    if file.scaling is None:
+        report.add("unknown-space", _unsaid(file))
+    try:
+        about = {"scaling_factor": scaling.scaling_factor, "shift_factor": scaling.shift_factor}
+        report.findings += examine_parameters(held.shape, spec, height=height, width=width, **about)
+        if not found:
+            sent = latent_space.normalisation_of(spec, scaling.by, scaling.scaling_factor, scaling.shift_factor)
+            report.findings += examine_elements(held, spec, sent, height, width)
+    except RequestError as error:
+        report.add_error(error, "unreadable-file")
+
+
+def _unsaid(file: LatentsFile) -> str:
+    return "the file does not say whether its latents are scaled" + (
+        ", as a trainer's cache" if file.is_known else ""
+    )

@@ -1,0 +1,138 @@
+"""``hybridge doctor``: files, folders and servers, well and ill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import hybridge
+from latent_samples import packed, pipeline_latents, with_channels
+from PIL import Image
+from safetensors.numpy import save_file
+
+from hybridge.models import latent_space, look_up
+from hybridge.models.catalogue import STARTER
+
+
+def report(*arguments: object) -> dict[str, Any]:
+    done = hybridge("doctor", *arguments, "--json", check=False)
+    document: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == (0 if document["ok"] else 1)
+    return document
+
+
+def codes(*arguments: object) -> list[str]:
+    return [finding["code"] for finding in report(*arguments)["findings"]]
+
+
+def sixteen_channels() -> np.ndarray:
+    return with_channels(pipeline_latents()["sky"], 16)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class TestFiles:
+    def test_latents_are_guessed_aloud(self) -> None:
+        save_file({"latents": pipeline_latents()["photograph"]}, "z.safetensors")
+        found = report("z.safetensors")
+        assert found["facts"]["looks like"][0].startswith("sd-v1, as its pipelines have them")
+        assert [finding["code"] for finding in found["findings"]] == ["unknown-space"]
+
+    def test_latents_in_vae_space_are_too(self) -> None:
+        raw = latent_space.denormalise(pipeline_latents()["photograph"], look_up("sdxl").normalisation)
+        save_file({"latents": np.asarray(raw)}, "z.safetensors")
+        assert report("z.safetensors")["facts"]["looks like"][0].startswith("sdxl")
+        assert report("z.safetensors")["facts"]["taken as"] == "sdxl's, in VAE space"
+
+    def test_what_the_file_says_is_checked(self) -> None:
+        save_file({"latents": pipeline_latents()["sky"]}, "z.safetensors", {"model": "sd-v1", "space": "vae"})
+        assert codes("z.safetensors") == ["latents-look-normalised"]
+        save_file({"latents": pipeline_latents()["sky"]}, "z.safetensors", {"model": "sd-v1", "space": "pipeline"})
+        assert codes("z.safetensors") == []
+
+    @pytest.mark.parametrize(
+        ("latents", "options", "code"),
+        [
+            (lambda: np.full((1, 4, 8, 8), np.nan, "f4"), [], "not-finite"),
+            (
+                lambda: with_channels(pipeline_latents()["sky"], 16),
+                ["--model", "sd-v1"],
+                "latents-of-another-model",
+            ),
+            (
+                lambda: packed(with_channels(pipeline_latents()["sky"], 16)),
+                ["--model", "flux"],
+                "packed-without-size",
+            ),
+        ],
+    )
+    def test_wrong_latents_are_named(self, latents, options: list[str], code: str) -> None:
+        save_file({"latents": latents()}, "z.safetensors")
+        assert code in codes("z.safetensors", *options)
+
+    def test_packed_latents_with_their_size_are_well(self) -> None:
+        save_file({"latents": packed(sixteen_channels())}, "z.safetensors")
+        found = codes("z.safetensors", "--model", "flux", "--height", 192, "--width", 192)
+        assert found == ["unknown-space"]
+
+    def test_other_files(self) -> None:
+        Path("pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+        Path("words.txt").write_text("neither picture nor tensor\n")
+        Image.new("RGB", (30, 17)).save("picture.png")
+        Path("cut.png").write_bytes(Path("picture.png").read_bytes()[:45])
+        assert codes("pointer.safetensors") == ["git-lfs-pointer"]
+        assert codes("words.txt") == ["unreadable-file"]
+        assert codes("picture.png") == ["picture-resized"]
+        assert codes("cut.png") == ["unreadable-file"]
+
+
+class TestFolders:
+    def test_the_starter_is_well(self) -> None:
+        assert codes(STARTER) == []
+        shown = hybridge("doctor", STARTER).stdout
+        assert "nothing wrong was found" in shown
+        assert "AutoencoderKL" in shown
+
+    def test_broken_folders_are_named(self) -> None:
+        for name in ("no-config", "no-weights", "pointer", "pickled", "variant", "odd"):
+            shutil.copytree(STARTER, name)
+        weights = "diffusion_pytorch_model.safetensors"
+        Path("no-config/config.json").unlink()
+        Path("no-weights", weights).unlink()
+        Path("pointer", weights).write_text("version https://git-lfs.github.com/spec/v1\n")
+        Path("pickled", weights).rename("pickled/diffusion_pytorch_model.bin")
+        Path("variant", weights).rename("variant/diffusion_pytorch_model.fp16.safetensors")
+        config = json.loads(Path("odd/config.json").read_text())
+        Path("odd/config.json").write_text(json.dumps({**config, "scaling_factor": 0.7, "force_upcast": True}))
+        assert codes("no-config") == ["config-wrong"]
+        assert codes("no-weights") == ["weights-incomplete"]
+        assert codes("pointer") == ["git-lfs-pointer"]
+        assert codes("pickled") == ["pickled-weights"]
+        assert codes("variant") == ["only-a-variant"]
+        assert codes("odd") == ["scaling-of-no-family", "float16-overflow-risk"]
+
+    def test_a_pipeline_without_its_text_encoder_is_named(self) -> None:
+        shutil.copytree(STARTER, "pipe/vae")
+        index = {"_class_name": "StableDiffusionPipeline", "text_encoder": ["transformers", "CLIPTextModel"]}
+        Path("pipe/model_index.json").write_text(json.dumps(index))
+        assert codes("pipe") == ["text-incomplete"]
+        Path("pipe/model_index.json").write_text(json.dumps({"_class_name": "NobodysPipeline"}))
+        assert codes("pipe") == ["text-not-served"]
+
+
+class TestServers:
+    def test_a_server_that_decodes(self, server: str) -> None:
+        found = report(server)
+        assert found["findings"] == []
+        assert found["facts"]["decode by sd-v1"].startswith("worked")
+
+    def test_one_that_is_not_there(self) -> None:
+        assert codes("http://127.0.0.1:1") == ["unreachable"]
