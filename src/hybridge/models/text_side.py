@@ -163,6 +163,7 @@ class TextSide:
         separates_empty: Whether an empty prompt in a batch changes the embeddings of the others, so that it is
             encoded separately.
         pads_to_longest: Whether the length of the embeddings depends on the longest prompt of a batch.
+        mixes_dtypes: Whether the dtype of a prompt's embeddings depends on the other prompts of a batch.
         picture: How a picture is used for the embeddings; None if they depend only on text.
         libraries: Libraries that have to be installed in addition to transformers.
     """
@@ -183,6 +184,7 @@ class TextSide:
     counts_absent_prompts: bool = False
     separates_empty: bool = False
     pads_to_longest: bool = False
+    mixes_dtypes: bool = False
     picture: Picture | None = None
     libraries: tuple[str, ...] = ()
 
@@ -191,6 +193,11 @@ class TextSide:
         """Names of all components that are loaded."""
         names = [name for encoder in self.encoders for name in (encoder.name, encoder.tokenizer)]
         return (*dict.fromkeys(names), *self.others)
+
+    @property
+    def separates_requests(self) -> bool:
+        """Whether prompts of different requests have to be encoded separately."""
+        return self.pads_to_longest or self.mixes_dtypes or self.picture is not None
 
     @property
     def masks(self) -> dict[str, str]:

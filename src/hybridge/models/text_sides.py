@@ -468,6 +468,8 @@ _HUNYUAN_IMAGE = TextSide(
         Encoder("text_encoder_2", "tokenizer_2", 128),
     ),
     count="batch_size",
+    # Prompts without quoted text have zeros in float32, in which those of the others are joined with them.
+    mixes_dtypes=True,
 )
 
 _COGVIEW4 = TextSide(

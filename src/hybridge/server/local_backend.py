@@ -56,7 +56,7 @@ class LocalBackend:
         options = options or EngineOptions()
         self._kinds: Sequence[LocalModels[Any, Any]] = (
             VaeModels(engines, cold, options, batch_limit),
-            TextModels(texts, options, prompt_cache_bytes),
+            TextModels(texts, options, prompt_cache_bytes, batch_limit),
             *others,
         )
         self._kind_of = {part: kind for kind in self._kinds for part in kind.parts}

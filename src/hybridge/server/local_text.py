@@ -27,6 +27,9 @@ from .scheduling.prompt_job import PromptJob, PromptResult
 #: The cost of a prompt for a model that is not loaded: 512 tokens of five thousand million weights.
 _GUESSED_FLOPS = 5e12
 
+#: Jobs in one run, on devices where that is faster.
+_BATCH = 8
+
 #: What decides, besides model and request, about the last bit.
 _LIBRARIES = ("torch", "transformers", "tokenizers", "diffusers")
 
@@ -38,11 +41,19 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
         specs: Those that are served; each is loaded when it is first asked for.
         options: How they are loaded.
         cache_bytes: What answers may take that are kept.
+        batch_limit: Jobs that may share a run; None decides for each device.
     """
 
-    def __init__(self, specs: Sequence[TextSpec], options: EngineOptions, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        specs: Sequence[TextSpec],
+        options: EngineOptions,
+        cache_bytes: int,
+        batch_limit: int | None = None,
+    ) -> None:
         self._specs = {text_part(spec.name): spec for spec in specs}
         self._options = options
+        self._batch_limit = batch_limit
         self._answers = PromptCache(cache_bytes)
         self._facts: dict[str, dict[str, str]] = {}  # of what was loaded last
         self._fingerprints: dict[str, dict[str, Any]] = {}  # by the files' identity
@@ -93,6 +104,18 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
     def guessed_flops(self, job: PromptJob) -> float:
         return _GUESSED_FLOPS * job.batch
 
+    def may_share(self, engine: TextEngine) -> int:
+        """How many jobs may share a run.
+
+        None where bits count: matrix products of another shape may round differently.  On a CPU none either: a
+        run takes as long as its prompts one after the other, so the first would wait for the last.
+        """
+        if self._options.exactness == "bitwise":
+            return 1
+        if self._batch_limit is not None:
+            return self._batch_limit
+        return 1 if engine.device.value.type == "cpu" else _BATCH
+
     def perform(
         self,
         engine: TextEngine,
@@ -100,12 +123,8 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
         progress: Progress,
         should_stop: ShouldStop,
     ) -> Sequence[PromptResult]:
-        return [self._perform(engine, job, progress, should_stop) for job in jobs]
-
-    def _perform(
-        self, engine: TextEngine, job: PromptJob, progress: Progress, should_stop: ShouldStop
-    ) -> PromptResult:
-        flops = engine.flops(job.request.inputs)
+        job, several = jobs[0], [one.request.inputs for one in jobs]
+        flops = sum(map(engine.flops, several))
         pictures = [_picture(one) for one in job.pictures]
         peak_bytes = 0
 
@@ -114,13 +133,17 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
             grow(wanted_bytes)
             peak_bytes = max(peak_bytes, wanted_bytes)
 
+        how: dict[str, Any] = {"progress": progress, "should_stop": should_stop, "reserve": reserve}
         with self._cache.running(0) as grow, map_torch_errors(f"a {job.part} job", engine.device.value):
-            made = engine.encode(
-                job.request.inputs, pictures, progress=progress, should_stop=should_stop, reserve=reserve
-            )
-            answer = answer_of(made, engine, self._facts[job.spec.name])
-        self._answers.put(self._key(job), answer)
-        return PromptResult(answer, ran=RunInfo("text", peak_bytes, flops))
+            if len(jobs) == 1:
+                made = [engine.encode(job.request.inputs, pictures, **how)]
+            else:
+                made = engine.encode_together(several, **how)
+            answers = [answer_of(one, engine, self._facts[job.spec.name]) for one in made]
+        for one, answer in zip(jobs, answers, strict=True):
+            self._answers.put(self._key(one), answer)
+        ran = RunInfo("text", peak_bytes, flops)
+        return [PromptResult(answer, ran=ran, shared_by=len(jobs)) for answer in answers]
 
     def _source(self, spec: TextSpec) -> Source[TextEngine]:
         def load() -> TextEngine:

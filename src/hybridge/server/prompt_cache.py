@@ -2,7 +2,7 @@
 
 The key is a hash of everything that changes a bit: the prompts and options as they were sent, the pictures, and the
 facts of the model (its files, precision and device, and the versions of the libraries).  So a hit is what would be
-made again, and no prompt is kept as text.
+made again (within rounding, where several requests shared a run), and no prompt is kept as text.
 """
 
 from __future__ import annotations

@@ -252,3 +252,17 @@ def test_what_is_refused_does_not_run(both: Both) -> None:
         both.engine.encode({"prompt": "a", **both.case.encode_options()}, reserve=refuse, should_stop=never)
     assert never.asked == 0
     assert hooks(both) == before
+
+
+def test_requests_that_share_a_run_get_what_they_get_alone(both: Both) -> None:
+    """Within rounding: matrix products of another shape may round differently."""
+    if both.case.side.separates_requests:
+        pytest.skip("the embeddings' length or dtype depends on all prompts of a batch")
+    requests = [asked(both, prompts, NEGATIVE if own_negatives(both) else None) for prompts in (PROMPTS, "", "x")]
+    alone = [both.engine.encode(request).tensors for request in requests]
+    for one, made in zip(alone, both.engine.encode_together(requests), strict=True):
+        assert one.keys() == made.tensors.keys()
+        for name, value in one.items():
+            assert len(value) == len(made.tensors[name])
+            for mine, theirs in zip(value, made.tensors[name], strict=True):
+                torch.testing.assert_close(theirs, mine, rtol=1e-5, atol=1e-5, msg=name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,32 @@ class Asked:
             return {name: None if all_ is None else [all_[i] for i in indices] for name, all_ in texts.items()}
 
         return Asked(chosen(self.prompts), None if self.negatives is None else chosen(self.negatives), self.options)
+
+
+def together(several: Sequence[Asked]) -> Asked:
+    """Requests of one kind as one: their prompts one after the other.
+
+    Raises:
+        RequestError: when they are of several kinds.
+    """
+    first = several[0]
+
+    def joined(all_: Sequence[Mapping[str, list[str] | None]]) -> dict[str, list[str] | None]:
+        lists = {name: [one[name] for one in all_] for name in all_[0]}
+        return {
+            name: None if None in own else [text for texts in own for text in texts or ()]
+            for name, own in lists.items()
+        }
+
+    if len({(_kind(one.prompts), _kind(one.negatives), repr(one.options)) for one in several}) > 1:
+        raise RequestError("requests of several kinds cannot be encoded together", expected="the same options")
+    negatives = [one.negatives for one in several if one.negatives is not None]
+    return Asked(joined([one.prompts for one in several]), joined(negatives) if negatives else None, first.options)
+
+
+def _kind(prompts: Mapping[str, list[str] | None] | None) -> object:
+    """Which prompts there are."""
+    return None if prompts is None else tuple((name, texts is None) for name, texts in prompts.items())
 
 
 def read_inputs(inputs: Mapping[str, object], side: TextSide, facts: Facts, limits: TextLimits) -> Asked:

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import threading
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...errors import EngineFailure, HybridgeError, RequestError, Stopped
+from ...errors import RequestError
 from ...models import TextSide
 from ...models.text_side import NEGATIVE_PREFIX, Call
 from ..machine.own_thread import run_in_own_thread
-from ..memory.device_memory import map_torch_errors, release_memory
+from ..memory.device_memory import release_memory
 from ..options import Choice, EngineOptions, choose_device
 from . import loading
-from .checking import Asked, Facts, TextLimits, read_inputs
+from .checking import Asked, Facts, TextLimits, read_inputs, together
 from .cost import flops, tokens_of
+from .failures import failures_named, without_prompts_in_logs
 from .footprint import Reserve, reserved
-from .joining import join
+from .joining import join, split
 from .layers import Layer, Progress, ShouldStop, layers_of, told_between
 from .loading import TextParts
 from .pictures import PREPARED, Prepared
@@ -210,35 +208,63 @@ class TextEngine:
             EngineFailure: when an encoder fails.
         """
         asked = self._read(inputs, images)
+        return self._run([asked], images, progress, should_stop, reserve)[0]
+
+    def encode_together(
+        self,
+        several: Sequence[Mapping[str, object]],
+        *,
+        progress: Progress | None = None,
+        should_stop: ShouldStop | None = None,
+        reserve: Reserve | None = None,
+    ) -> list[Embeddings]:
+        """Several requests in one run → for each of them what :meth:`encode` gives, within rounding.
+
+        Args:
+            several: Requests with the same options and the same kinds of prompts, for a pipeline whose embeddings
+                have a length that does not depend on the longest prompt.
+            progress: As for :meth:`encode`.
+            should_stop: The same.
+            reserve: The same.
+
+        Raises:
+            HybridgeError: as :meth:`encode` does, for all of them.
+        """
+        asked = [self._read(inputs, ()) for inputs in several]
+        return self._run(asked, (), progress, should_stop, reserve)
+
+    def _run(
+        self,
+        several: Sequence[Asked],
+        images: Sequence[Any],
+        progress: Progress | None,
+        should_stop: ShouldStop | None,
+        reserve: Reserve | None,
+    ) -> list[Embeddings]:
+        asked = together(several)
         what = f"encoding {asked.count} prompt{'s' if asked.count > 1 else ''}"
         pieces, truncated, groups = [], [], list(self._groups(asked))
         work = flops(asked, self.side, self.parts, self._default)
         with (
             self._lock,
-            self._mode(),
-            _failures_named(what, self.device.value),
-            self._quiet(),
+            no_gradients(is_quantised=bool(self.parts.quantised)),
+            failures_named(what, self.device.value),
+            without_prompts_in_logs(self.parts.pipeline),
             told_between(self._layers, work, progress, should_stop),
             reserved(asked, self.side, self.parts, self._default, reserve),
         ):
             for indices in groups:
                 made, cut = self._encode(asked.some(indices), images)
                 pieces.append(made)
-                truncated += [Truncation(one.prompt, indices[one.index], one.tokenizer, one.tokens) for one in cut]
-            return Embeddings(join(pieces, groups, self.side.layouts), tuple(truncated))
-
-    def _mode(self) -> AbstractContextManager[object]:
-        return no_gradients(is_quantised=bool(self.parts.quantised))
-
-    @contextmanager
-    def _quiet(self) -> Iterator[None]:
-        """Keeps the pipeline from logging what it cut off, which is a part of somebody's prompt."""
-        logger = logging.getLogger(type(self.parts.pipeline).__module__)
-        logger.addFilter(_is_no_prompt)
-        try:
-            yield
-        finally:
-            logger.removeFilter(_is_no_prompt)
+                truncated += [replace(one, index=indices[one.index]) for one in cut]
+            layouts = self.side.layouts
+            parted = split(join(pieces, groups, layouts), [one.count for one in several], layouts)
+        answers, begin = [], 0
+        for one, tensors in zip(several, parted, strict=True):
+            own = [cut for cut in truncated if begin <= cut.index < begin + one.count]
+            answers.append(Embeddings(tensors, tuple(replace(cut, index=cut.index - begin) for cut in own)))
+            begin += one.count
+        return answers
 
     def _read(self, inputs: Mapping[str, object], images: Sequence[Any]) -> Asked:
         asked = read_inputs(inputs, self.side, self._facts, self.limits)
@@ -350,28 +376,6 @@ class TextEngine:
     def _default(self, name: str) -> Any:
         """That of the pipeline's ``__call__``, which is not always that of its ``encode_prompt``."""
         return inspect.signature(type(self.parts.pipeline).__call__).parameters[name].default
-
-
-def _is_no_prompt(record: logging.LogRecord) -> bool:
-    return "truncated" not in record.getMessage()
-
-
-@contextmanager
-def _failures_named(what: str, device: torch.device) -> Iterator[None]:
-    """Turns what pipelines and tokenizers raise into ours; other errors than torch's may quote the prompt."""
-    try:
-        with map_torch_errors(what, device):
-            yield
-    except Stopped as stop:
-        # The frames of the traceback hold the tensors of the run.
-        raise stop.with_traceback(None) from None
-    except HybridgeError:
-        raise
-    except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        raise EngineFailure(
-            f"{what} failed", saw=f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}"
-        ) from None
 
 
 def _facts_of(parts: TextParts) -> Facts:

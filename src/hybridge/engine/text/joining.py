@@ -1,4 +1,4 @@
-"""Embeddings of some prompts each, put together in the order of all prompts."""
+"""Embeddings of some prompts each, put together in the order of all prompts, and parted again."""
 
 from __future__ import annotations
 
@@ -31,3 +31,26 @@ def join(pieces: Sequence[Tensors], groups: Sequence[Sequence[int]], layouts: Ma
         else:
             joined[name] = torch.cat([piece[name] for piece in pieces])[order]  # type: ignore[misc] # no lists here
     return joined
+
+
+def split(tensors: Tensors, counts: Sequence[int], layouts: Mapping[str, Layout]) -> list[Tensors]:
+    """The embeddings of the first prompts, of the next ones, and so on.
+
+    Args:
+        tensors: Of all prompts.
+        counts: How many there are in each part.
+        layouts: Where in each tensor the prompts are; not ``cu_seqlens`` where there are several parts.
+    """
+    if len(counts) == 1:
+        return [tensors]
+    parts: list[Tensors] = [{} for _ in counts]
+    for name, value in tensors.items():
+        begin = 0
+        for part, count in zip(parts, counts, strict=True):
+            end = begin + count
+            if isinstance(value, list):
+                part[name] = value[begin:end]
+            else:
+                part[name] = value[:, begin:end] if layouts[name] == "batch-axis-1" else value[begin:end]
+            begin = end
+    return parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -15,6 +16,9 @@ from .job import LEAST_RESULT_BYTES, Job, Result, text_part
 from .limits import Limits
 
 _MOST_SHOWN = 60
+
+#: Prompts of a job that shares a run.
+_MOST_SHARED = 4
 
 #: Embeddings that are written in a millisecond.
 _SHORT_ANSWER = 8 * 2**20
@@ -74,6 +78,23 @@ class PromptJob(Job[PromptResult]):
     def may_interrupt_its_kind(self) -> bool:
         """See :attr:`Job.may_interrupt_its_kind`: a tokenizer keeps settings meanwhile."""
         return False
+
+    @property
+    def batch_key(self) -> object | None:
+        """See :attr:`Job.batch_key`: the model, the options, and which kinds of prompts there are.
+
+        Alone are jobs whose embeddings would have another length or dtype beside other prompts, those with
+        pictures, and those with many prompts, which fill a run by themselves.
+        """
+        side, inputs = self.spec.side, self.request.inputs
+        if side.separates_requests or self.batch > _MOST_SHARED:
+            return None
+        texts = {*side.negatives, *(parameter.name for parameter in side.parameters if parameter.kind == "prompt")}
+        kinds = {name: inputs[name] is None for name in inputs if name in texts}
+        # A second prompt that is "" means the first, as null does.
+        kinds |= {name: True for name in kinds if inputs[name] == "" and not name.endswith("prompt")}
+        options = {name: value for name, value in inputs.items() if name not in texts}
+        return (self.part, json.dumps([kinds, options], sort_keys=True))
 
     @property
     def result_bytes(self) -> int:
