@@ -14,6 +14,7 @@ from hybridge.engine import EngineOptions
 from hybridge.models import ModelSpec, TextSpec
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
+from hybridge.server.middleware.auth import KeyRing
 from hybridge.server.process.server import running
 from hybridge.server.settings import Settings
 
@@ -39,10 +40,11 @@ def serving(
     cold: Sequence[ModelSpec] = (),
     cache_bytes: int = 2**24,
     settings: Settings | None = None,
+    keys: KeyRing | None = None,
     **backend: Any,
 ) -> Iterator[str]:
     """The address of a server with these text encoders, in front of a real socket."""
     options = EngineOptions(device="cpu")
     made = LocalBackend({}, cold=cold, texts=texts, options=options, prompt_cache_bytes=cache_bytes, **backend)
-    with running(create_app(made, settings)) as address:
+    with running(create_app(made, settings, keys=keys)) as address:
         yield address
