@@ -1,5 +1,4 @@
-"""THE DOOR AND THE QUEUE.
+"""The server: admits requests, queues them fairly, and runs them on a backend.
 
-Admits requests, queues them fairly, and has them run by a backend.  Never touches torch, except in
-:mod:`.local_backend`, the one file that knows the engine.
+Only the files called ``local_…`` know the engine and touch torch.
 """

@@ -1,4 +1,4 @@
-"""The ASGI application: which path goes where, and that every error leaves as JSON."""
+"""The ASGI application: routes, middleware, and error handlers that answer in JSON."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from .process.startup_checks import is_loopback
 from .scheduling.backend import Backend
 from .settings import Settings
 
-#: Seconds for which the end waits for picture files that nobody waits for any more.
+#: Seconds that shutdown waits for picture files whose clients have left.
 _MEDIA_PATIENCE_S = 1.0
 
 
@@ -53,15 +53,15 @@ def create_app(
     drain: Drain | None = None,
     observers: Sequence[Observer] = (),
 ) -> Starlette:
-    """The application around a backend, which it closes when it ends.
+    """Return the application around a backend, which it closes when it ends.
 
     Its ``state.media`` are the threads for picture files, one of which may still be busy then.
 
     Args:
         backend: Does the work.
-        settings: Limits and the like; addresses and files in it are the caller's affair.
-        keys: Who may come in; None lets everybody in.
-        drain: Knows what is being worked on, and when to stop.
+        settings: Limits and other settings; the caller uses those about addresses and files.
+        keys: The keys that clients must have; None if no key is needed.
+        drain: Counts the requests that are being worked on, and ends them at shutdown.
         observers: Told of each request when it ends, besides the log and the metrics.
     """
     settings = settings or Settings()
@@ -111,8 +111,8 @@ def create_app(
             Route("/metrics", endpoints.metrics, methods=["GET"]),
             Route("/openapi.json", openapi, methods=["GET"]),
         ],
-        # From the outside in.  The gate stands before all that reads an address, because it takes the key out;
-        # CORS stands before the gate, because browsers send no key with the question whether they may call.
+        # From the outside in.  AuthMiddleware comes before everything that reads the URL, because it removes the
+        # key from it; CORS comes before AuthMiddleware, because browsers send no key with a preflight request.
         middleware=[
             Middleware(RequestRecordMiddleware, observers=(log_request, metrics.observe, *observers)),
             *_cors(settings.cors),
@@ -148,7 +148,7 @@ def _cors(origins: tuple[str, ...]) -> list[Middleware]:
 
 def _pages(settings: Settings, keys: KeyRing | None) -> list[Middleware]:
     if keys is not None:
-        return []  # which no page of another site has
+        return []  # no page of another site has a key
     names = settings.allowed_hosts if is_loopback(settings.address) else None
     return [Middleware(BrowserOriginMiddleware, origins=settings.cors, names=names)]
 
@@ -182,6 +182,6 @@ async def _https(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(_: Request, error: Exception) -> Response:
-    # Starlette logs the traceback; a stranger learns nothing of it.
+    # Starlette logs the traceback; the client does not get it.
     response = protocol.write_status(500, f"unexpected {type(error).__name__}; the server's log says more")
     return Response(response.body, response.status, response.headers)

@@ -15,9 +15,9 @@ log = logging.getLogger("hybridge.server")
 
 
 def log_failure(error: HybridgeError) -> None:
-    """Writes one line about an error that a client is answered with.
+    """Log one line about an error that is sent to a client.
 
-    An error of ours explains itself, so there is no traceback, unless it was made from an unexpected one.
+    Our errors explain themselves, so the traceback is logged only for those with an unexpected cause.
     """
     status = protocol.write_failure(error).status
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -29,7 +29,7 @@ def log_failure(error: HybridgeError) -> None:
 
 
 def failure_response(error: HybridgeError, headers: dict[str, str] | None = None) -> Response:
-    """The response for an error, with further headers if need be."""
+    """Return the response for an error, with further headers if given."""
     response = protocol.write_failure(error)
     return Response(response.body, response.status, {**response.headers, **(headers or {})})
 
@@ -37,5 +37,5 @@ def failure_response(error: HybridgeError, headers: dict[str, str] | None = None
 async def refuse(
     error: HybridgeError, scope: Scope, receive: Receive, send: Send, *, headers: dict[str, str] | None = None
 ) -> None:
-    """Answers with an error from a middleware, where no exception handler reaches."""
+    """Send an error from a middleware, whose exceptions no exception handler gets."""
     await failure_response(error, headers)(scope, receive, send)

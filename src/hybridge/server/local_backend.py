@@ -19,7 +19,7 @@ from .scheduling.job import Job, ProgressCallback, Result, ResultT
 from .scheduling.model_cache import ModelCache
 from .scheduling.queue import QueueLimits
 
-#: Seconds for which the end waits for a run or a load that cannot be stopped.
+#: Seconds that shutdown waits for a run or a load that cannot be stopped.
 _PATIENCE_S = 10.0
 
 
@@ -27,15 +27,15 @@ class LocalBackend:
     """Runs jobs on the engines of this machine.
 
     Args:
-        engines: Loaded ones, by model name; from now on they belong to the device thread, and stay.
+        engines: Loaded engines, by model name; the device thread owns them from now on, and they are not evicted.
         queue_limit: Jobs that may wait; ``limits`` says more.
-        cold: Models that are loaded when they are first asked for.
-        options: How those are loaded.
-        limits: Of the queue, instead of ``queue_limit``.
-        memory_bytes: What weights and running plans may take together; None for no bound.
+        cold: VAEs that are loaded when they are first needed.
+        options: How models are loaded.
+        limits: Limits of the queue, instead of ``queue_limit``.
+        memory_bytes: Limit of weights and running plans together; None for no limit.
         batch_limit: Jobs that may share a run; None decides for each device.
-        texts: Text encoders, which are loaded when they are first asked for.
-        prompt_cache_bytes: What embeddings may take that are kept for who asks for them again.
+        texts: Text encoders, which are loaded when they are first needed.
+        prompt_cache_bytes: Size of the cache of embeddings.
         others: Models of further kinds.
     """
 
@@ -94,7 +94,7 @@ class LocalBackend:
             return await self._device.run(PendingJob(job, flops, on_progress))
         pending = PendingJob(job, kind.guessed_flops(job), on_progress, is_guess=True)
         if self._models.is_ready(job.part):
-            # Planning takes long.  Meanwhile the job has its place in the queue, with a guessed cost.
+            # Planning takes long.  Meanwhile the job is in the queue, with a guessed cost.
             kind.find_flops(job, lambda flops: self._device.plan(pending, flops))
         return await self._device.run(pending)
 
@@ -114,7 +114,7 @@ class LocalBackend:
         return self._kind_of[part].fingerprint(part)
 
     def preload(self, name: str) -> None:
-        """Loads a model now instead of when it is asked for, and waits for that.
+        """Load a model now instead of when it is first needed, and wait until it is loaded.
 
         Raises:
             HybridgeError: when it cannot be loaded.
@@ -127,17 +127,17 @@ class LocalBackend:
         return None if self._device.is_alive else "the device thread has ended"
 
     def close(self) -> None:
-        """Takes no more jobs, and finishes the running one and the load that is going on, if they end soon."""
+        """Take no more jobs; wait for the running job and a running load, for a limited time."""
         patience_s, self._patience_s = self._patience_s, 0.0
         for kind in self._kinds:
             kind.close()
         self._models.close(0.0)  # the device may wait for a load
         self._device.close(patience_s)
-        self._models.close(min(patience_s, 1.0))  # nobody waits for a load any more
+        self._models.close(min(patience_s, 1.0))  # no job waits for a load any more
 
     @property
     def is_busy(self) -> bool:
-        """Whether a thread still runs or loads; after :meth:`close`, one that cannot be stopped."""
+        """Whether a thread still runs a job or loads a model; after :meth:`close`, one that cannot be stopped."""
         return self._device.is_alive or self._models.is_loading
 
     def _may_share(self, job: Job[Any], engine: Any) -> int:

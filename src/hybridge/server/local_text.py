@@ -30,7 +30,7 @@ _GUESSED_FLOPS = 5e12
 #: Jobs in one run, on devices where that is faster.
 _BATCH = 8
 
-#: What decides, besides model and request, about the last bit.
+#: Libraries whose versions can change the last bit of an embedding.
 _LIBRARIES = ("torch", "transformers", "tokenizers", "diffusers")
 
 
@@ -38,9 +38,9 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
     """The text encoders of a backend.
 
     Args:
-        specs: Those that are served; each is loaded when it is first asked for.
+        specs: The models; each is loaded when it is first needed.
         options: How they are loaded.
-        cache_bytes: What answers may take that are kept.
+        cache_bytes: Size of the cache of answers.
         batch_limit: Jobs that may share a run; None decides for each device.
     """
 
@@ -158,7 +158,7 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
 
 
 def facts_of(engine: TextEngine, spec: TextSpec) -> dict[str, str]:
-    """Everything about a loaded model that changes a bit."""
+    """Return everything about a loaded model that can change a bit of its embeddings."""
     quantiser = [QUANTISATIONS[spec.quantisation]] if spec.quantisation else []
     return {
         "model": spec.name,
@@ -191,7 +191,7 @@ def answer_of(made: Embeddings, engine: TextEngine, facts: Mapping[str, str]) ->
 
 
 def _picture(pixels: WireTensor) -> Any:
-    """uint8 (1, H, W, 3) as Pillow has it."""
+    """Convert uint8 (1, H, W, 3) to a Pillow image."""
     from PIL import Image
 
     if pixels.dtype != "uint8":

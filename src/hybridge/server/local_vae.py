@@ -25,7 +25,7 @@ from .scheduling.limits import PictureSize
 from .scheduling.model_slot import Source
 from .scheduling.vae_job import VaeJob, VaeResult
 
-#: What Stable Diffusion's decoder needs for a pixel.  The cost of models that are not loaded yet, or not plannable.
+#: FLOPs for each pixel of Stable Diffusion's decoder: the guess for models that are not loaded or have no plan.
 FLOPS_PER_PIXEL = 9.5e6
 
 #: Pictures of different requests in one run, on devices where that is faster.
@@ -33,7 +33,7 @@ _BATCH = 8
 
 
 class PlanKey(NamedTuple):
-    """What the arithmetic of a job follows from."""
+    """What determines the FLOPs of a job."""
 
     model: str
     task: VaeTask
@@ -55,10 +55,10 @@ class Run:
     should_stop: Callable[[], bool]
 
     def plan(self, budget_bytes: int | None) -> RunInfo:
-        """What a budget leads to.
+        """Return how the jobs would run within a budget.
 
         Raises:
-            TooLarge: when it leads nowhere.
+            TooLarge: when no plan fits.
         """
         size = self.jobs[0].size
         size = size._replace(batch=size.batch * len(self.jobs))
@@ -69,7 +69,7 @@ class Run:
         return RunInfo(plan.mode, plan.peak_bytes, float(plan.flops), plan.reason)
 
     def smaller_than(self, peak_bytes: int) -> int | None:
-        """A budget of half of what failed, or the least that works; None if that is no less."""
+        """Return half of the bytes that failed, or the least that works; None if that is not less."""
         half_bytes = peak_bytes // 2
         try:
             self.plan(half_bytes)
@@ -139,7 +139,7 @@ class VaeModels(LocalModels[Engine, VaeJob]):
 
     Args:
         engines: Loaded ones, by model name.
-        cold: Models that are loaded when they are first asked for.
+        cold: Models that are loaded when they are first needed.
         options: How those are loaded.
         batch_limit: Jobs that may share a run; None decides for each device.
     """
@@ -186,10 +186,10 @@ class VaeModels(LocalModels[Engine, VaeJob]):
         self._flops.find(plan_key(job), callback)
 
     def may_share(self, engine: Engine) -> int:
-        """How many jobs may share a run.
+        """Return how many jobs may share a run.
 
-        On a CPU none: the engine runs the items of a batch one after another, so the first would wait for the last
-        and nobody would gain.  Not where bits count either: a GPU's libraries choose their kernels by the shape.
+        On a CPU only one: the engine runs the items of a batch one after another, so the first would wait for the
+        last without any gain.  Only one in bitwise mode, too: a GPU's libraries choose their kernels by the shape.
         """
         if self._batch_limit is not None:
             return self._batch_limit
@@ -199,13 +199,13 @@ class VaeModels(LocalModels[Engine, VaeJob]):
         self._flops.close()
 
     def _planned(self, key: PlanKey) -> float | None:
-        """The FLOPs of a size's plan; None while there is nothing to plan with."""
+        """Return the FLOPs of a plan; None while the model is not loaded."""
         engine = self.engine_of(key.model)
         if engine is None:
             return None
         try:
             return float(engine.plan(key.task, *key.size).flops)
-        except HybridgeError:  # not plannable, or the engine will say what is wrong with it
+        except HybridgeError:  # there is no plan, or the run will raise the error
             return key.size.pixels * FLOPS_PER_PIXEL
 
     def perform(
@@ -215,7 +215,7 @@ class VaeModels(LocalModels[Engine, VaeJob]):
         progress: Callable[[int, int], None],
         should_stop: Callable[[], bool],
     ) -> Sequence[VaeResult]:
-        """Runs jobs that may share a run, within the memory that is left, and once more in less if that fails."""
+        """Run jobs within the memory that is left, and once more with a smaller plan if memory runs out."""
         run = Run(engine, jobs, progress, should_stop)
         budget_bytes, ran = self._fit(run)
         try:
@@ -234,12 +234,12 @@ class VaeModels(LocalModels[Engine, VaeJob]):
         return self._within(run, smaller_bytes, RunInfo(smaller.mode, smaller.peak_bytes, smaller.flops, reason))
 
     def _fit(self, run: Run) -> tuple[int | None, RunInfo]:
-        """The budget for a run, and what comes of it; lets idle models leave if it takes that."""
+        """Return the budget of a run and how it would run; evict idle models if it does not fit otherwise."""
         budget_bytes = _budget(self._cache.room_bytes())
         try:
             return budget_bytes, run.plan(budget_bytes)
         except TooLarge as refusal:
-            if refusal.least_bytes is None or len(run.jobs) > 1:  # no model leaves for a batch that can be split
+            if refusal.least_bytes is None or len(run.jobs) > 1:  # a batch can be split: no model is evicted for it
                 raise
             budget_bytes = _budget(self._cache.make_room(refusal.least_bytes))
         return budget_bytes, run.plan(budget_bytes)
@@ -257,7 +257,7 @@ class VaeModels(LocalModels[Engine, VaeJob]):
 
 
 def _concatenate(tensors: Sequence[WireTensor]) -> WireTensor:
-    """Tensors of one dtype and shape (N, …), one after another along their first axis."""
+    """Concatenate tensors of one dtype and shape (N, …) along their first axis."""
     first = tensors[0]
     if len(tensors) == 1:
         return first
@@ -295,7 +295,7 @@ def _examined_answer(job: VaeJob, made: Any) -> Iterator[Finding]:
 
 
 def _normalisation(scaling: Scaling, spec: ModelSpec) -> Normalisation | None:
-    """The wire's word for it → the engine's: None is VAE space."""
+    """Convert the protocol's scaling to the engine's normalisation; None is VAE space."""
     return latent_space.normalisation_of(spec, scaling.by, scaling.scaling_factor, scaling.shift_factor)
 
 

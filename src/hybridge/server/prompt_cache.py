@@ -1,4 +1,4 @@
-"""Text embeddings that were made before, in memory, least recently used first out.
+"""A cache of text embeddings in memory, which drops the least recently used first.
 
 The key is a hash of everything that changes a bit: the prompts and options as they were sent, the pictures, and the
 facts of the model (its files, precision and device, and the versions of the libraries).  So a hit is what would be
@@ -17,7 +17,7 @@ from ..protocol import PromptAnswer, PromptRequest, WireTensor
 
 
 def key_of(facts: Mapping[str, str], request: PromptRequest, pictures: Sequence[WireTensor]) -> str:
-    """The address of an answer."""
+    """Return the key of an answer."""
     digest = hashlib.sha256(json.dumps([dict(facts), dict(request.inputs)], sort_keys=True).encode())
     for picture in pictures:
         digest.update(f"\0{picture.dtype} {picture.shape}".encode())
@@ -26,10 +26,10 @@ def key_of(facts: Mapping[str, str], request: PromptRequest, pictures: Sequence[
 
 
 class PromptCache:
-    """Safe to share between threads.
+    """The cache; several threads may use it.
 
     Args:
-        most_bytes: Of all answers together; 0 keeps none.
+        most_bytes: Limit of all answers together; 0 keeps none.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -40,18 +40,18 @@ class PromptCache:
 
     @property
     def held_bytes(self) -> int:
-        """Of the answers that are kept."""
+        """Bytes of the answers that are kept."""
         return self._held_bytes
 
     def get(self, key: str) -> PromptAnswer | None:
-        """The answer of that address, if it is kept."""
+        """Return the answer of a key; None if it is not kept."""
         with self._lock:
             if key in self._answers:
                 self._answers.move_to_end(key)
             return self._answers.get(key)
 
     def put(self, key: str, answer: PromptAnswer) -> None:
-        """Keeps an answer, unless it is larger than all that may be kept; others leave for it."""
+        """Keep an answer and drop others for it, unless it is larger than the whole cache."""
         with self._lock:
             if answer.nbytes > self._most_bytes or key in self._answers:
                 return

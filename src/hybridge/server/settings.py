@@ -25,7 +25,7 @@ from .scheduling.queue import QueueLimits
 
 _PREFIX = "HYBRIDGE_"
 
-#: Read by other verbs than serve.
+#: Variables that are read by other commands than serve.
 _OTHER_VARIABLES = frozenset({"HYBRIDGE_KEY"})
 
 #: What Kubernetes writes for each port of a service, as Docker's links did: tcp://10.0.0.1:8000, or with [::1].
@@ -43,7 +43,7 @@ _KUBERNETES = (
 _MOST_PIXELS = 2 * 89_478_485
 
 
-#: The heading of what there is to say about load, memory and long work.
+#: The heading of the flags about load, memory and async jobs.
 _LOAD = "Waiting line, memory, long work"
 
 
@@ -67,7 +67,7 @@ class Flag:
 
 
 class Settings(BaseSettings):
-    """Frozen; what is not given comes from the environment, then from the defaults here.
+    """All settings; what is not given comes from the environment, then from the defaults here.
 
     ``hybridge serve`` makes its flags and their help of these fields, in their order.
     """
@@ -191,13 +191,13 @@ class Settings(BaseSettings):
     @field_validator("models", "cors", "allowed_hosts", "trusted_proxies", "text_quantisation", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        """A variable holds several values with commas between them."""
+        """Split a variable that holds several values with commas between them."""
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("trusted_proxies")
     @classmethod
     def _read_networks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        """Addresses and networks; uvicorn would take what is neither for the name of a peer, and never see it."""
+        """Check addresses and networks; uvicorn would take anything else for a name, which no peer has."""
         networks = []
         for value in values:
             try:
@@ -212,14 +212,14 @@ class Settings(BaseSettings):
     @field_validator("port", mode="before")
     @classmethod
     def _ignore_kubernetes(cls, value: object) -> object:
-        """HYBRIDGE_PORT is Kubernetes' where a service is called hybridge."""
+        """Ignore HYBRIDGE_PORT where Kubernetes has set it for a service called hybridge."""
         is_theirs = isinstance(value, str) and _KUBERNETES_PORT.fullmatch(value)
         return cls.model_fields["port"].default if is_theirs else value
 
     @field_validator("memory", mode="before")
     @classmethod
     def _read_bytes(cls, value: object) -> object:
-        """Bytes, or text such as 6GB."""
+        """Read a number of bytes, or text such as 6GB."""
         if value is None:
             return None
         try:
@@ -289,7 +289,7 @@ class Settings(BaseSettings):
 
     @property
     def limits(self) -> Limits:
-        """How much a stranger may ask for."""
+        """Limits of one request."""
         return Limits(
             self.max_body_mib * MIB,
             self.max_pixels,
@@ -318,12 +318,12 @@ class Settings(BaseSettings):
 
     @property
     def queue_limits(self) -> QueueLimits:
-        """How much may wait for the device."""
+        """Limits of the queue for the device."""
         return QueueLimits(self.queue_limit, self.queue_work_s, self.queue_mib * MIB)
 
     @property
     def async_job_limits(self) -> AsyncJobLimits:
-        """How much long work is kept: on disk with a spool, else in memory."""
+        """Limits of async jobs, which are kept on disk with a spool, else in memory."""
         kept_bytes = self.jobs_mib * MIB if self.spool is None else int(self.spool_gib * 1024 * MIB)
         return AsyncJobLimits(self.jobs_limit, kept_bytes, self.job_ttl_s)
 

@@ -1,7 +1,7 @@
 """Async jobs that are not in the queue yet.
 
-Each client has at most two jobs there, one to run and one to follow, and the rest wait here in order; so the queue
-stays short for those who wait for an answer, and fair between those who do not.
+At most two async jobs per client are in the queue at once: one that runs and the next.  The others wait here in
+order, so the queue stays short for clients that wait for an answer, and fair between those that do not.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ..scheduling.job import Progress
 from .job_state import AsyncJob
 
-#: Jobs of one client in the queue.
+#: Async jobs of one client in the queue.
 _AT_ONCE = 2
 
 
@@ -30,22 +30,22 @@ class Backlog:
         self._is_held = False
 
     def hold(self) -> None:
-        """Begins nothing from now on."""
+        """Start no more jobs."""
         self._is_held = True
 
     def add(self, entry: AsyncJob) -> None:
-        """Takes a job, and begins it if its client has no two that are begun."""
+        """Add a job, and start it if fewer than two of its client's are started."""
         self._waiting.setdefault(entry.stored.client, deque()).append(entry)
         self._feed(entry.stored.client)
 
     def remove(self, entry: AsyncJob) -> None:
-        """Takes a job out, if it is still here."""
+        """Remove a job, if it is still here."""
         waiting = self._waiting.get(entry.stored.client)
         if waiting and entry in waiting:
             waiting.remove(entry)
 
     def end(self, entry: AsyncJob) -> None:
-        """A job that was begun has left the queue, so that its client's next one may go there."""
+        """Start the client's next job: one that was started has left the queue."""
         client = entry.stored.client
         self._begun[client] -= 1
         if not self._begun[client]:

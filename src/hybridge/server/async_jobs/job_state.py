@@ -17,18 +17,18 @@ class AsyncJob:
     """A job.
 
     Attributes:
-        asked: What is to be done.
-        body_bytes: Of the request.
-        result_bytes: What the result takes at most, and what it takes once it is there.
-        record: Told when the job ends.
-        state: Only ``done``, ``failed`` and ``cancelled`` are for good.
-        progress: The latest that was heard.
-        done_at: In seconds since 1970.
-        unkept: Why the result could not be kept, in its place.
-        is_due: Its result will be lost with the process, and came too late to be fetched before that was clear.
-        task: Does it.
-        expiry: Forgets it.
-        changed: Set, and replaced by a new event, whenever there is news.
+        stored: The request.
+        body_bytes: Bytes of its body.
+        result_bytes: Most bytes of the result, and its real size once it exists.
+        record: The record that the observers get when the job ends.
+        state: ``done``, ``failed`` and ``cancelled`` are final.
+        progress: The latest progress.
+        done_at: When it was done, in seconds since 1970.
+        unkept: The error response in place of a result that could not be stored.
+        is_due: Whether the result was made after the shutdown began and would be lost if it is not fetched.
+        task: The task that runs it.
+        expiry: The timer that deletes it.
+        changed: An event that is set, and replaced by a new one, at every change.
     """
 
     stored: StoredRequest
@@ -46,30 +46,30 @@ class AsyncJob:
 
     @property
     def nbytes(self) -> int:
-        """What is kept for it at most."""
+        """Most bytes that are stored for it."""
         return self.body_bytes + self.result_bytes
 
     @property
     def is_over(self) -> bool:
-        """Whether it will not change any more."""
+        """Whether its state is final."""
         return self.state in ("done", "failed", "cancelled")
 
     def on_progress(self, progress: Progress) -> None:
-        """Takes in how far it is."""
+        """Store its progress."""
         if not self.is_over and progress != self.progress:
             self.state, self.progress = progress.state, progress
             self.notify()
 
     def notify(self) -> None:
-        """Wakes all who wait for news."""
+        """Wake all tasks that wait for a change."""
         self.changed.set()
         self.changed = asyncio.Event()
 
     def status(self, expires_at: float | None) -> dict[str, Any]:
-        """How it stands, as its owner is told.
+        """Return its status for its client.
 
         Args:
-            expires_at: Until when its result is kept, in seconds since 1970, if there is one.
+            expires_at: When its result expires, in seconds since 1970; None without a result.
         """
         here = f"/v1/jobs/{self.stored.id}"
         status: dict[str, Any] = {"id": self.stored.id, "state": self.state, "made_at": self.stored.made_at}

@@ -1,8 +1,8 @@
-"""Long work: requests that were accepted to be done later, how they stand, and for how long their results are kept.
+"""The async jobs: requests that were accepted to be done later, their states, and how long their results are kept.
 
-:mod:`.backlog` says which of them are queued for the device, :mod:`.spool` keeps their bytes.
+:mod:`.backlog` says which of them are in the queue, :mod:`.spool` stores their bytes.
 
-Lives on the event loop; what touches a disk is done in a thread.
+This code runs on the event loop; threads access the disk.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from .store import ResultMissing, Store, StoredRequest, StoredResult, kept_resul
 
 log = logging.getLogger("hybridge.jobs")
 
-#: Does a request: (request, body, hear, record to fill) → the response that it would have had at once.
+#: Runs a request: (request, body, on_progress, record to fill) → the response that it would have had at once.
 Answer = Callable[[StoredRequest, bytes, ProgressCallback, RequestRecord], Awaitable[HttpResponse]]
 
-#: More than anybody can guess.
+#: Too many to guess.
 _ID_BYTES = 16
 
-#: The last quarter of what may be kept is for clients that have nothing here.
+#: The last quarter of the limits is reserved for clients that have no jobs here.
 _NEWCOMERS_SHARE = 1 / 4
 
-#: Seconds after which a silent stream of events gives a sign of life: proxies cut what is quiet for a minute.
+#: Seconds between keep-alive comments in a stream of events: proxies cut connections that are silent for a minute.
 _STILL_HERE_S = 20
 
 
 @dataclass(frozen=True, slots=True)
 class AsyncJobLimits:
-    """How much is kept.
+    """Limits of what is stored.
 
     Attributes:
-        jobs: Whether waiting, running or done.
-        nbytes: Of their requests and results.
+        jobs: Number of jobs, whether waiting, running or done.
+        nbytes: Bytes of their requests and results.
         ttl_s: Seconds for which a result is kept.
     """
 
@@ -59,9 +59,9 @@ class AsyncJobRegistry:
     """The jobs of this server.
 
     Args:
-        store: Keeps their bytes.
-        limits: How many, and for how long.
-        observers: Told of each job when it ends, however it does; they must neither wait nor fail.
+        store: Stores their bytes.
+        limits: How many jobs, and for how long.
+        observers: Called with the record of each job when it ends; they must neither wait nor fail.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class AsyncJobRegistry:
         self._is_closed = False
 
     async def open(self, answer: Answer) -> None:
-        """Begins to work, first on what a process before this one left undone."""
+        """Start to run jobs, first those that an earlier process left undone."""
         self._answer = answer
         for found in await asyncio.to_thread(self._store.recover):
             stored = found.stored
@@ -93,7 +93,7 @@ class AsyncJobRegistry:
                 self._expire_later(entry)
 
     def begin_to_end(self, ends_at: float) -> None:
-        """Begins no more of what the next process can do, and says that results can be fetched until then at most.
+        """Start no more jobs that the next process can do; results in memory expire at ``ends_at``.
 
         Args:
             ends_at: In seconds since 1970.
@@ -103,10 +103,10 @@ class AsyncJobRegistry:
             self._backlog.hold()
 
     async def finished(self) -> None:
-        """Waits until nothing is left that would be lost with the process; what is on disk is not.
+        """Wait until nothing is left that would be lost with the process; what is on disk is not lost.
 
-        That is jobs that are not done, and of those that are done only since :meth:`begin_to_end` results that
-        nobody has fetched or deleted.
+        That is jobs that are not done, and results made since :meth:`begin_to_end` that were neither fetched nor
+        deleted.
         """
         while not self._store.is_durable:
             entries = self._entries.values()
@@ -119,9 +119,9 @@ class AsyncJobRegistry:
             await (undone or due[0]).changed.wait()
 
     async def close(self) -> None:
-        """Stops all work and ends all streams of events; may be called again.
+        """Stop all jobs and end all streams of events; may be called again.
 
-        What is on disk is taken up again by the next process; what is not has failed.
+        The next process resumes jobs that are on disk; others have failed.
         """
         self._answer = None
         self._backlog.hold()
@@ -147,14 +147,14 @@ class AsyncJobRegistry:
         """Take a request and return its job's id; by then the request is as safe as the store is.
 
         Args:
-            request: What was asked; its ``id`` and ``request_id`` are given here.
+            request: The request; its ``id`` and ``request_id`` are set here.
             body: The body.
-            result_bytes: What its result takes at most.
-            record: Of the request that asks for it; the job's record begins with what it says.
+            result_bytes: Most bytes of its result.
+            record: The record of the HTTP request, from which the job's record is made.
 
         Raises:
-            Overloaded: when too much is kept already.
-            StorageFailure: when the request cannot be kept.
+            Overloaded: when too much is stored already.
+            StorageFailure: when the request cannot be stored.
             ShuttingDown: when the server is about to end.
         """
         if self._answer is None:
@@ -179,7 +179,7 @@ class AsyncJobRegistry:
         return entry.stored.id
 
     async def request(self, job_id: str, client: str) -> tuple[StoredRequest, bytes]:
-        """What was asked, to ask it again.
+        """Return the request of a job, to run it again.
 
         Raises:
             UnknownJob: when there is no such job, or it is somebody else's.
@@ -188,7 +188,7 @@ class AsyncJobRegistry:
         return entry.stored, await asyncio.to_thread(self._store.body, entry.stored)
 
     def status(self, job_id: str, client: str) -> dict[str, Any]:
-        """How a job stands.
+        """Return the status of a job.
 
         Raises:
             UnknownJob: when there is no such job, or it is somebody else's.
@@ -196,13 +196,13 @@ class AsyncJobRegistry:
         return self._status(self._find(job_id, client))
 
     async def result(self, job_id: str, client: str) -> StoredResult:
-        """A job's result: the response that the request would have had at once, be it a failure.
+        """Return a job's result: the response that the request would have had at once, which may be an error.
 
-        It must be closed.  A result that was damaged on disk is made again from its request.
+        The caller closes it.  A result that was damaged on disk is made again from its request.
 
         Raises:
             UnknownJob: when there is no such job, or it is somebody else's.
-            NotDone: when it is still waiting or running, or is done again.
+            NotDone: when the job is waiting or running, or has to run again.
             Overloaded: when too many results are being fetched.
         """
         entry = self._find(job_id, client)
@@ -229,7 +229,7 @@ class AsyncJobRegistry:
         return kept
 
     async def events(self, job_id: str, client: str) -> AsyncIterator[dict[str, Any] | None]:
-        """A job's status now and whenever it changes, until it is over or the server; None is a sign of life.
+        """Yield a job's status now and after each change, until the job or the server ends; None as a keep-alive.
 
         Raises:
             UnknownJob: when there is no such job, or it is somebody else's.
@@ -250,7 +250,7 @@ class AsyncJobRegistry:
                 news.cancel()
 
     async def cancel(self, job_id: str, client: str) -> None:
-        """Stops a job, between two strips if it runs, and forgets it with its result.
+        """Stop a job, between two strips if it runs, and delete it with its result.
 
         Raises:
             UnknownJob: when there is no such job, or it is somebody else's.
@@ -261,7 +261,7 @@ class AsyncJobRegistry:
 
     def _find(self, job_id: str, client: str) -> AsyncJob:
         entry = self._entries.get(job_id)
-        # Without keys whoever knows the id is whoever was told it; an address may change.
+        # Without keys, knowing the id gives access: a client's address may change.
         has_owner = entry is not None and (client.startswith("key:") or entry.stored.client.startswith("key:"))
         if entry is None or (has_owner and entry.stored.client != client):
             raise UnknownJob(
@@ -287,7 +287,7 @@ class AsyncJobRegistry:
         )
 
     async def _unkeep(self, entry: AsyncJob, keeping: asyncio.Future[None]) -> None:
-        """Removes a request that nobody was told of, once its thread no longer writes."""
+        """Remove a request whose client got no id, once its thread has finished writing."""
         await asyncio.wait([keeping])
         with suppress(HybridgeError):  # what could not be kept need not be there to be removed
             await asyncio.to_thread(self._store.remove, entry.stored)
@@ -331,7 +331,7 @@ class AsyncJobRegistry:
             observe(entry.record)
 
     async def _response(self, entry: AsyncJob, answer: Answer) -> HttpResponse | None:
-        """The response, or None if the server ends before there is one."""
+        """Return the response; None if the server ends before it is made."""
         try:
             body = await asyncio.to_thread(self._store.body, entry.stored)
             return await answer(entry.stored, body, entry.on_progress, entry.record)

@@ -1,4 +1,4 @@
-"""What keeps accepted requests and their results, and the store that keeps them in memory."""
+"""The interface of stores for accepted requests and their results, and the store in memory."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class StoredRequest:
     """A request that was accepted for later, without its body.
 
     Attributes:
-        id: Of the job; 128 random bits.  Empty until the job is accepted.
+        id: The id of the job: 128 random bits; empty until the job is accepted.
         client: Who sent it.
         query: The raw query string.
-        headers: Those that decide what is meant: ``content-type`` and ``accept``.
-        task: What the address says; None where it says nothing.
-        model: What the address says; None where it says nothing.
-        made_at: In seconds since 1970.
-        request_id: Of the request, under which its logs have it; unlike ``id`` it opens nothing.
+        headers: ``content-type`` and ``accept``.
+        task: The task that the path names; None if it names none.
+        model: The model that the path names; None if it names none.
+        made_at: When it was accepted, in seconds since 1970.
+        request_id: The id of the HTTP request in the logs; unlike ``id`` it does not give access to the job.
     """
 
     id: str
@@ -41,7 +41,7 @@ class StoredRequest:
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """A job that was kept from before, and when its result was written, if it was."""
+    """A job of an earlier process, and when its result was written, if it was."""
 
     stored: StoredRequest
     body_bytes: int
@@ -52,12 +52,12 @@ class StoredJob:
 
 @dataclass(slots=True)
 class StoredResult:
-    """A result that is read while it is sent, so that it takes no memory for each client that fetches it.
+    """A result that is read while it is sent, so that it is never whole in memory.
 
     Attributes:
         status: Its HTTP status.
         headers: Its HTTP headers, without a length.
-        nbytes: Of its body.
+        nbytes: Bytes of its body.
         stream: Its body, from the beginning.
         on_close: Called once when it is closed.
     """
@@ -69,14 +69,14 @@ class StoredResult:
     on_close: Callable[[], None] = lambda: None
 
     def close(self) -> None:
-        """Must be called in the end; may be called again."""
+        """Close the stream; may be called again."""
         if not self.stream.closed:
             self.stream.close()
             self.on_close()
 
 
 def kept_result(response: HttpResponse) -> StoredResult:
-    """A response in memory as a result; the bytes are shared, not copied."""
+    """Return a response in memory as a result; the bytes are shared, not copied."""
     return StoredResult(response.status, response.headers, len(response.body), io.BytesIO(response.body))
 
 
@@ -85,14 +85,14 @@ class ResultMissing(HybridgeError):
 
 
 class Store(Protocol):
-    """Keeps bodies and results.  Its calls may take as long as a disk does.
+    """Stores bodies and results.  Its calls may take as long as a disk does.
 
-    All of them raise HybridgeError where the disk fails: StorageFailure if it cannot be written, StorageFull if it
+    All of them raise HybridgeError if the disk fails: StorageFailure if it cannot be written, StorageFull if it
     is full.  The message does not name the job, because whoever knows a job's id may fetch its result.
 
     Attributes:
-        is_durable: What it keeps survives the process.
-        stray_bytes: Of files that belong to no job and could not be deleted.
+        is_durable: Whether its content survives the process.
+        stray_bytes: Bytes of files that belong to no job and could not be deleted.
     """
 
     is_durable: bool
@@ -101,19 +101,19 @@ class Store(Protocol):
     def stray_bytes(self) -> int: ...
 
     def keep(self, stored: StoredRequest, body: bytes) -> None:
-        """Takes a request; it is safe once this returns."""
+        """Store a request; it is safe once this returns."""
         ...
 
     def body(self, stored: StoredRequest) -> bytes:
-        """The body of a request."""
+        """Return the body of a request."""
         ...
 
     def finish(self, stored: StoredRequest, response: HttpResponse) -> None:
-        """Takes a result."""
+        """Store a result."""
         ...
 
     def result(self, stored: StoredRequest) -> StoredResult:
-        """A result; it must be closed.
+        """Return a result; the caller closes it.
 
         Raises:
             ResultMissing: when it is missing or damaged while its request is still there.
@@ -122,15 +122,15 @@ class Store(Protocol):
         ...
 
     def remove(self, stored: StoredRequest) -> None:
-        """Forgets a request and its result."""
+        """Delete a request and its result."""
         ...
 
     def recover(self) -> list[StoredJob]:
-        """What was kept before this process began, the oldest first."""
+        """Return the jobs that earlier processes stored, the oldest first."""
         ...
 
     def close(self) -> None:
-        """Lets others have it."""
+        """Release the store for other processes."""
         ...
 
 

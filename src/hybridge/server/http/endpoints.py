@@ -1,8 +1,8 @@
-"""HTTP in, HTTP out: each handler turns a request into a job and a result into a response.
+"""The handlers of the HTTP API: each turns a request into a job, and the result into a response.
 
-Nothing here touches torch.  What takes a processor for more than a moment (base64, picture files) runs in worker
-threads, so that neither the event loop nor the device waits for it.  Tensors as bytes are neither copied nor looked
-into, and are read and written where they are: the way to a thread and back takes longer.
+Nothing here touches torch.  What takes more than a millisecond of a processor (base64, picture files) runs in
+worker threads, so that neither the event loop nor the device waits for it.  Raw tensors are not copied; they are
+read and written on the event loop, because handing them to a thread and back takes longer.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Endpoints:
     Args:
         backend: Runs the jobs.
         served: The models of the backend.
-        kinds: Of the jobs that are done; the first that recognises a request reads it.
-        body_reader: Reads the bodies.
-        metrics: What ``/metrics`` shows.
-        async_jobs: Takes what shall be done later.
+        kinds: The kinds of job; the first that recognises a request reads it.
+        body_reader: Reads request bodies.
+        metrics: The metrics of ``/metrics``.
+        async_jobs: Takes requests that are to be done later.
         media: Threads for picture files and base64.
-        deadline_s: Seconds after which a request that names none is given up; None for never.
+        deadline_s: Time limit of requests that name none, in seconds; None for no limit.
     """
 
     def __init__(
@@ -117,9 +117,9 @@ class Endpoints:
     async def _receive(
         self, request: Request, task: protocol.Task | None, spec: ModelSpec | TextSpec | None
     ) -> tuple[JobKind[Any], Job[Any]] | Response:
-        """The job that a request asks for with its kind, or the answer to one that is to be done later.
+        """Return the job of a request and its kind, or the answer to a request that is to be done later.
 
-        The body ends here: whoever waits for the device holds what was read from it, and no base64 besides.
+        The body is released here: a job that waits for the device holds its tensor, but not the base64 beside it.
         """
         record = record_of(request.scope)
         headers = {name: ", ".join(request.headers.getlist(name)) for name in ("content-type", "accept")}
@@ -143,12 +143,12 @@ class Endpoints:
     async def answer_later(
         self, stored: StoredRequest, body: bytes, on_progress: ProgressCallback, record: RequestRecord
     ) -> protocol.HttpResponse:
-        """The response to a request that was accepted for later: the one that it would have had at once.
+        """Return the response to a request that was accepted for later, as if it had been answered at once.
 
-        ``record`` is the job's own: that of the request ended when it was accepted.
+        ``record`` is that of the job; the record of the request ended when it was accepted.
 
         Raises:
-            HybridgeError: in place of it.
+            HybridgeError: when the job fails.
         """
         arrived = time.perf_counter()
         job = await self._read_stored(stored, body)
@@ -157,10 +157,10 @@ class Endpoints:
         return await self._respond(job, arrived, record, Deadline(None), on_progress)
 
     async def result_bytes(self, stored: StoredRequest, body: bytes, record: RequestRecord) -> int:
-        """What the result of a request that is accepted for later takes at most; its record learns what it is.
+        """Return the most bytes that the result of a stored request can take, and fill in its record.
 
         Raises:
-            HybridgeError: when it cannot be answered as it stands.
+            HybridgeError: when the request is wrong.
         """
         job = await self._read_stored(stored, body)
         _note(record, job)
@@ -234,11 +234,11 @@ class Endpoints:
         return JSONResponse(document)
 
     async def health(self, _: Request) -> Response:
-        """GET /health: the process answers."""
+        """GET /health: 200 while the process answers."""
         return JSONResponse({"status": "ok"})
 
     async def ready(self, _: Request) -> Response:
-        """GET /ready: work is taken."""
+        """GET /ready: 200 while jobs are accepted."""
         reason = self._backend.health()
         if reason is None:
             return JSONResponse({"status": "ready"})
@@ -253,7 +253,7 @@ class Endpoints:
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, Answered]) -> Answered:
-    """The work's result; if the client leaves first, the work is cancelled and gives up its place in the queue."""
+    """Return the result of ``work``; cancel it, and so take its job off the queue, if the client leaves first."""
     working = asyncio.ensure_future(work)
     # Once the body is read, the next message says that the client is gone.
     leaving = asyncio.ensure_future(request.receive())
@@ -269,7 +269,7 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, Answered]
 
 
 def accepted(status: dict[str, Any]) -> Response:
-    """The answer to a request that is done later."""
+    """Return the answer to a request that was accepted for later."""
     here = f"/v1/jobs/{status['id']}"
     return JSONResponse(status, 202, {"location": here, "preference-applied": "respond-async"})
 

@@ -27,14 +27,14 @@ InWorker = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class SentRequest:
-    """What of a request its job is made from; see :class:`StoredRequest`.
+    """The parts of a request that its job is made from; see :class:`StoredRequest`.
 
     Attributes:
         query: The raw query string.
         headers: ``content-type`` and ``accept``.
-        body: All of it.
-        task: What the address says; None where it says nothing.
-        spec: The model that the address names, if it names one.
+        body: The whole body.
+        task: The task that the path names; None if it names none.
+        spec: The model that the path names; None if it names none.
     """
 
     query: str
@@ -46,13 +46,13 @@ class SentRequest:
 
 @dataclass(frozen=True, slots=True)
 class ResponseTools:
-    """What a response that is sent while its job runs is made with.
+    """What is needed to send a response while its job runs.
 
     Attributes:
         backend: Runs jobs.
-        in_worker: Runs what takes a processor for more than a moment.
-        record: Of the request.
-        deadline: Of the request.
+        in_worker: Runs functions that take more than a millisecond of a processor.
+        record: The record of the request.
+        deadline: The deadline of the request.
     """
 
     backend: Backend

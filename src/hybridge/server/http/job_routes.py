@@ -1,4 +1,4 @@
-"""The handlers of ``/v1/jobs``: how a job stands, its events, its result, its end."""
+"""The handlers of ``/v1/jobs``: status, events, result and deletion of an async job."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .response_headers import UNBUFFERED
 
 Read = TypeVar("Read")
 
-#: Of a result, at a time.
+#: Bytes of a result that are read at a time.
 _PIECE_BYTES = 128 * 1024
 
 #: Streams of events that one client may keep open: each holds a connection for as long as its job takes.
@@ -49,7 +49,7 @@ class JobRoutes:
         self._streams: Counter[str] = Counter()
 
     def routes(self) -> list[Route]:
-        """Where the handlers belong."""
+        """Return the routes of the handlers."""
         return [
             Route("/v1/jobs/{job}", self.status, methods=["GET"]),
             Route("/v1/jobs/{job}", self.cancel, methods=["DELETE"]),
@@ -102,7 +102,7 @@ class JobRoutes:
         return accepted(self._async_jobs.status(made, client))
 
     async def _unless_deleted(self, request: Request, reading: Awaitable[Read]) -> Read:
-        """What is read of a job, which can be deleted meanwhile: then it is unknown, and no disk has failed."""
+        """Return what is read; a job that was deleted meanwhile is unknown (404), and no failure of the disk."""
         try:
             return await reading
         except HybridgeError:
@@ -111,7 +111,7 @@ class JobRoutes:
 
 
 class _Watched(StreamingResponse):
-    """A stream of events, which counts among its client's until it ends."""
+    """A stream of events, which counts against the limit of its client until it ends."""
 
     def __init__(self, told: AsyncIterator[str], client: str, streams: Counter[str]) -> None:
         headers = {"cache-control": "no-store", **UNBUFFERED}
@@ -129,7 +129,7 @@ class _Watched(StreamingResponse):
 
 
 class _Fetched(StreamingResponse):
-    """A result in pieces, each read when the one before it has left, so that a slow client holds one in memory."""
+    """A result in pieces, each read when the one before was sent: a slow client holds one piece in memory."""
 
     def __init__(self, kept: StoredResult) -> None:
         headers = {**kept.headers, "content-length": str(kept.nbytes)}

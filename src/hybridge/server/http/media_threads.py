@@ -14,7 +14,7 @@ _COUNT = 4
 
 
 class MediaThreads:
-    """A thread is never stopped in the middle of a file, so the end has to do without it.
+    """The threads.  None can be stopped in the middle of a file, so shutdown does not depend on it.
 
     Args:
         count: How many files are worked on at a time.
@@ -25,14 +25,14 @@ class MediaThreads:
         self._unfinished: set[Future[Any]] = set()
 
     async def run(self, function: Callable[..., Made], *args: Any) -> Made:
-        """The function's result.  Cancelling it keeps a function from being begun, and ends none that has."""
+        """Return the function's result.  Cancelling keeps it from starting, but does not stop it once it runs."""
         future = self._pool.submit(function, *args)
         self._unfinished.add(future)
         future.add_done_callback(self._unfinished.discard)
         return await asyncio.wrap_future(future)
 
     def close(self, patience_s: float) -> None:
-        """Begins nothing more, and returns once each thread has done its file.
+        """Start nothing more, and return once each thread is done with its file.
 
         Args:
             patience_s: Seconds after which it returns anyway; :attr:`is_busy` tells.
@@ -42,5 +42,5 @@ class MediaThreads:
 
     @property
     def is_busy(self) -> bool:
-        """Whether any thread is at a file, or one waits for a thread."""
+        """Whether a thread works on a file, or a file waits for a thread."""
         return bool(self._unfinished)

@@ -137,10 +137,10 @@ _ERRORS = {
     "504": "The request was not done within its Request-Timeout, or the server's own.",
     "507": "The device has no room for this request, or the disk that keeps long work is full.",
 }
-#: What any address may answer: bytes that are no HTTP, no key, headers too slow or too large, too many connections.
+#: Errors of every path: invalid HTTP, a missing key, headers that are too slow or too large, too many connections.
 _ANYWHERE = ("400", "401", "408", "431", "503")
 
-#: Headers that any request for work may carry.
+#: Headers of every request for a job.
 _WORK_HEADERS: list[Schema] = [
     {
         "name": "Prefer",
@@ -170,7 +170,7 @@ _JOB_SCHEMA: Schema = {
         "expires_at": {"type": "number", "description": "Seconds since 1970; then it is forgotten."},
     },
 }
-#: Of one event in the stream.
+#: The schema of one event in the stream.
 _EVENT_SCHEMA: Schema = {
     "type": "object",
     "required": ["event", "data"],
@@ -202,7 +202,7 @@ _DECODE_ANSWERS: Schema = {
 
 
 def describe(vaes: Sequence[str], texts: Sequence[str] = ()) -> Schema:
-    """The document, for a server with these models: those with a VAE, and those with text encoders."""
+    """Return the document for a server with these models: those with a VAE, and those with text encoders."""
     model = _model(list(dict.fromkeys((*vaes, *texts))))
     inferred = _operation(
         "Decode or encode; task and model follow from what is sent",

@@ -1,7 +1,7 @@
-"""A preview before the picture, over one response: parts of :mod:`hybridge.protocol.multipart_answer`.
+"""A preview before the picture, in one response, as :mod:`hybridge.protocol.multipart_answer` defines it.
 
-The preview is made by a tiny autoencoder of the model, if one is served, on the device and ahead of the picture;
-else by the model's latents → RGB matrix, beside the device.  It is on its way before the full decode ends.
+A tiny autoencoder of the model makes the preview, if one is served: on the device, before the picture.  Otherwise
+the model's latents → RGB matrix makes it, on the CPU.  The preview is sent before the full decode ends.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from .response_headers import UNBUFFERED, about_job, about_run
 
 log = logging.getLogger("hybridge.preview")
 
-#: Who made a preview that no tiny autoencoder made.
+#: The name of the latents → RGB matrix in the header ``hybridge-preview``.
 LATENT_RGB_NAME = "latent-rgb"
 
 
 def choose_source(spec: ModelSpec, served: Mapping[str, ModelSpec]) -> ModelSpec | LatentRgb:
-    """What makes the previews of a model: its tiny autoencoder, or its matrix.
+    """Return what makes the previews of a model: its tiny autoencoder, or its matrix.
 
     Raises:
         NoPreview: when there is neither.
@@ -51,7 +51,7 @@ def choose_source(spec: ModelSpec, served: Mapping[str, ModelSpec]) -> ModelSpec
 
 
 def approximate(request: DecodeRequest, spec: ModelSpec, rgb: LatentRgb) -> WireTensor:
-    """What the matrix sees in the latents of one picture: uint8 (1, h, w, 3), a pixel for each latent."""
+    """Apply the matrix to the latents of one picture: uint8 (1, h, w, 3), a pixel for each latent."""
     import numpy as np
 
     layout = latents_layout(request.latents.shape, spec, request.height, request.width)
@@ -62,15 +62,15 @@ def approximate(request: DecodeRequest, spec: ModelSpec, rgb: LatentRgb) -> Wire
     colours = np.einsum("chw,cd->hwd", normalised, np.asarray(rgb.factors, np.float32)) + np.asarray(
         rgb.bias, np.float32
     )
-    # What is wrong with the latents is for the full decode to say.
+    # The full decode reports what is wrong with the latents.
     unit = np.nan_to_num(colours / 2 + 0.5).clip(0, 1)
     return WireTensor.from_numpy((unit * 255).round().astype(np.uint8)[None])
 
 
 async def answer_with_preview(job: VaeJob, served: Mapping[str, ModelSpec], tools: ResponseTools) -> Response:
-    """The response to an admitted decode job that asked for a preview.
+    """Return the response to an admitted decode job that asked for a preview.
 
-    The record learns of the picture what it would have learnt of one without a preview.
+    The record gets the same facts about the picture as without a preview.
 
     Raises:
         NoPreview: when nothing can make one.
@@ -84,10 +84,10 @@ async def answer_with_preview(job: VaeJob, served: Mapping[str, ModelSpec], tool
     if job.batch > 1:
         raise RequestError("a preview is of one picture", saw=f"{job.batch} latents", hint="a request for each")
     source = choose_source(job.spec, served)
-    # Its place in the queue is before the full job's, which need not wait for the preview to be written.
+    # The preview enters the queue first; the full job does not wait until the preview is written.
     preview = asyncio.ensure_future(_preview(job, job.request, source, tools))
     full = asyncio.ensure_future(tools.backend.run(job))
-    full.add_done_callback(lambda task: task.cancelled() or task.exception())  # retrieved, whoever gave up on it
+    full.add_done_callback(lambda task: task.cancelled() or task.exception())  # retrieved, even if nobody awaits it
     try:
         with tools.deadline.bound():
             first = await preview
@@ -102,7 +102,7 @@ async def answer_with_preview(job: VaeJob, served: Mapping[str, ModelSpec], tool
 
 
 class _Parted(StreamingResponse):
-    """Parts that are sent while a job runs, which ends with them: a client can leave before the first is sent."""
+    """Parts that are sent while a job runs; the job is cancelled if the client leaves."""
 
     def __init__(
         self, parts: AsyncIterator[bytes], job: asyncio.Future[VaeResult], headers: Mapping[str, str]

@@ -1,7 +1,7 @@
-"""Bodies coming in: all of them together within one bound, no sender for ever, and none with others' share.
+"""Reads request bodies within limits: on the bytes of all bodies together, and on the time of each.
 
-Where there is no room left, whoever holds most gives up the body that has been coming for longest, if a client that
-holds less needs its room.  So a few that send much and slowly keep nobody out.
+When there is no room left, the client that holds most bytes loses its oldest unfinished body, if a client that
+holds less needs the room.  So a few clients that send much and slowly cannot keep others out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...errors import ClientGone, Overloaded, TooSlow
 from ..scheduling.limits import SLOWEST_BYTES_PER_S, Limits
 from .request_headers import client_of
 
-#: Of a whole body, after as many pauses as it may have: a slower line would take hours for a large one.
+#: Least speed over a whole body, after as many pauses as it may have: below it, a large body would take hours.
 _SLOWEST_MEAN_BYTES_PER_S = 16 * SLOWEST_BYTES_PER_S
 _PAUSES = 10
 
@@ -26,17 +26,17 @@ _JOINED_HERE = 4 * 2**20
 
 
 class _Received:
-    """A body as it comes.
+    """A body while it is received.
 
     Args:
         client: Who sends it.
 
     Attributes:
         client: Who sends it.
-        nbytes: What has come.
-        patience: Around its reception.
+        nbytes: Bytes that were received.
+        patience: The cancel scope of its reception.
         is_coming: Whether more of it may come.
-        is_given_up: Whether others need its room.
+        is_given_up: Whether it was dropped, because others needed its room.
     """
 
     def __init__(self, client: str) -> None:
@@ -48,7 +48,7 @@ class _Received:
         self.is_given_up = False
 
     def give_up(self) -> int:
-        """Lets go of what has come; returns how much that was."""
+        """Drop what was received, and return the number of its bytes."""
         freed, self.nbytes = self.nbytes, 0
         self._parts.clear()
         self.is_given_up, self.is_coming = True, False
@@ -56,12 +56,12 @@ class _Received:
         return freed
 
     def add(self, part: bytes) -> None:
-        """Takes the next part."""
+        """Add the next part."""
         self._parts.append(part)
         self.nbytes += len(part)
 
     async def joined(self) -> bytes:
-        """All of it; the parts are let go, so that nothing is held twice while the body is read."""
+        """Return the whole body and drop its parts, so that nothing is held twice while the body is read."""
         parts, self._parts = self._parts, []
         if self.nbytes <= _JOINED_HERE:
             return b"".join(parts)
@@ -73,26 +73,26 @@ class BodyReader:
     """Reads bodies.
 
     Attributes:
-        held_bytes: Of all bodies that are being received or read now.
+        held_bytes: Bytes of all bodies that are being received or read now.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.held_bytes = 0
-        self._bodies: dict[_Received, None] = {}  # those that began first in front
+        self._bodies: dict[_Received, None] = {}  # the oldest first
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
         """The body of a request, counted until the block ends.
 
-        What has come is counted, not what was declared: a sender who declares much and sends nothing takes no room
-        from others.
+        Bytes that were received count, not those that were declared: a client that declares much and sends nothing
+        takes no room from others.
 
         Raises:
-            TooLarge: when it is larger than one body may be.
-            Overloaded: when there is no room for it beside the others, also in the middle of it.
-            TooSlow: when its sender pauses or drips.
-            ClientGone: when its sender closes the connection.
+            TooLarge: when it is above the limit of one body.
+            Overloaded: when there is no room for it beside the others; may come in the middle of it.
+            TooSlow: when the client pauses for too long or sends too slowly.
+            ClientGone: when the client closes the connection.
         """
         received = _Received(client_of(request))
         self._bodies[received] = None
@@ -112,7 +112,7 @@ class BodyReader:
         return self.held_bytes + more_bytes <= self._limits.max_inflight_bytes
 
     def _make_room(self, received: _Received, more_bytes: int) -> None:
-        """Room for a part that is there, for which others may have to give up."""
+        """Make room for a part that has come; other bodies may be dropped for it."""
         while not self._has_room(more_bytes):
             heaviest = self._heaviest(received, more_bytes)
             if heaviest is None:
@@ -120,7 +120,7 @@ class BodyReader:
             self.held_bytes -= heaviest.give_up()
 
     def _heaviest(self, received: _Received, more_bytes: int) -> _Received | None:
-        """The first body of the client that holds most, if it holds more than this one's client would."""
+        """Return the oldest body of the client that holds most, if it holds more than this body's client would."""
         held: dict[str, int] = {}
         for body in self._bodies:
             held[body.client] = held.get(body.client, 0) + body.nbytes
@@ -129,7 +129,7 @@ class BodyReader:
         return max(giving, key=lambda body: held[body.client], default=None)
 
     async def _receive(self, request: Request, received: _Received) -> None:
-        """Fills ``received``, whose bytes are counted as they come."""
+        """Receive the body into ``received``, counting its bytes."""
         pause_s, now = self._limits.body_pause_s, asyncio.get_running_loop().time
         begun = now()
         until = begun + pause_s

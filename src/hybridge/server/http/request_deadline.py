@@ -1,4 +1,4 @@
-"""When a request is out of time, while its body is read, while it waits and runs, or while it is answered."""
+"""The deadline of a request: it holds while the body is read, the job waits and runs, and the answer is written."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ...errors import DeadlinePassed
 
 
 class Deadline:
-    """Counts from when it is made; belongs to the event loop that runs then.
+    """A deadline, counted from its creation, on the running event loop.
 
     Args:
-        timeout_s: Seconds after which nobody wants the answer any more; None for never.
+        timeout_s: Seconds until it passes; None for never.
     """
 
     def __init__(self, timeout_s: float | None) -> None:
@@ -24,10 +24,10 @@ class Deadline:
 
     @contextmanager
     def bound(self) -> Iterator[None]:
-        """Cancels what is awaited inside when the time is over, and begins nothing after that.
+        """Cancel what is awaited inside the block when the deadline passes; do not enter it afterwards.
 
         Raises:
-            DeadlinePassed: in its place.
+            DeadlinePassed: when it has passed.
         """
         if anyio.current_time() >= self._ends:
             raise self._passed()

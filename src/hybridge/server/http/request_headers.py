@@ -1,4 +1,4 @@
-"""What a request says beside its content: who sends it, by when, and whether now or later."""
+"""What the headers of a request say: the client, the time limit, and whether to answer later."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...errors import RequestError
 
 
 def client_of(request: Request) -> str:
-    """Who sends it: the name of a key where keys are in use, else an address."""
+    """Return who sends a request: the name of its key where keys are in use, else its address."""
     known = request.scope.get("state", {}).get("client_id")
     if known:
         return str(known)
@@ -19,10 +19,10 @@ def client_of(request: Request) -> str:
 
 
 def query_of(request: Request) -> str:
-    """The query string as it was sent, still percent-encoded.
+    """Return the query string as it was sent, still percent-encoded.
 
-    Not that of ``request.url``, which is put together with the Host header: some versions of Starlette let a Host
-    such as ``x#`` swallow the query, and fail on ``[``.
+    ``request.url`` is not used, because it is built with the Host header: in some versions of Starlette a Host such
+    as ``x#`` hides the query, and ``[`` raises an error.
     """
     return cast("bytes", request.scope["query_string"]).decode("latin-1")
 
@@ -34,7 +34,7 @@ def prefers_async(request: Request) -> bool:
 
 
 def timeout_of(request: Request, default_s: float | None) -> float | None:
-    """Seconds that the sender gives the request: ``Request-Timeout``, or the server's own bound if that is less.
+    """Return the time limit of a request in seconds: ``Request-Timeout``, or the server's own if that is less.
 
     Raises:
         RequestError: when the header is no number of seconds.

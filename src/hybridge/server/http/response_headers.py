@@ -1,5 +1,4 @@
-"""What an answer says about itself, in headers: which model made it, what was guessed, how it was run, how long
-that took."""
+"""Response headers about the job: its model, what was inferred, how it was run, and how long that took."""
 
 from __future__ import annotations
 
@@ -10,12 +9,12 @@ from ... import protocol
 from ...models.doctor.causes import Finding
 from ..scheduling.job import Job, Result, RunInfo
 
-#: Tells nginx, and proxies that took its word for it, to pass each piece on as it comes.
+#: Tells nginx, and proxies that know its header, to pass each piece on without buffering.
 UNBUFFERED = {"x-accel-buffering": "no"}
 
 
 def about_job(job: Job[Any]) -> dict[str, str]:
-    """What is known before it is run, and which headers the pages of a browser may read."""
+    """Return the headers that are known before the job runs, and which headers web pages may read."""
     about = {
         "hybridge-model": job.spec.name,
         "access-control-expose-headers": ", ".join(protocol.EXPOSED_HEADERS),
@@ -26,7 +25,7 @@ def about_job(job: Job[Any]) -> dict[str, str]:
 
 
 def about_run(result: Result, milliseconds: Mapping[str, float]) -> dict[str, str]:
-    """What is known once it was run: the time of each stage, and the engine's plan."""
+    """Return the headers that are known after the run: the time of each stage, and the engine's plan."""
     about = {"server-timing": ", ".join(f"{stage};dur={spent:.1f}" for stage, spent in milliseconds.items())}
     if result.ran is not None:
         about["hybridge-plan"] = _shown(result.ran)

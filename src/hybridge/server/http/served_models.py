@@ -1,4 +1,4 @@
-"""The models of a server, by name: which parts each has, and what is told of it."""
+"""The models of a server, by name: the parts of each, and its entry in ``/v1/models``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..scheduling.backend import ModelInfo
 
 
 class ServedModels:
-    """What is served under which name, in the order in which it was asked for.
+    """The served models, in the order in which they were named at startup.
 
     Args:
-        infos: What the backend says of every part.
+        infos: What the backend says about every part.
     """
 
     def __init__(self, infos: Sequence[ModelInfo]) -> None:
@@ -28,11 +28,11 @@ class ServedModels:
 
     @property
     def names(self) -> list[str]:
-        """Of all models."""
+        """The names of all models."""
         return list(self._models)
 
     def vae(self, name: str) -> ModelSpec:
-        """The VAE of that name.
+        """Return the VAE of a model.
 
         Raises:
             UnknownModel: when there is no such model.
@@ -46,7 +46,7 @@ class ServedModels:
         return vae
 
     def text(self, name: str) -> TextSpec:
-        """The text encoders of that name.
+        """Return the text encoders of a model.
 
         Raises:
             UnknownModel: when there is no such model.
@@ -64,10 +64,10 @@ class ServedModels:
         return text
 
     def find(self, name: str) -> ModelParts:
-        """The model of that name.
+        """Return a model.
 
         Raises:
-            UnknownModel: and names the nearest.
+            UnknownModel: when there is none of this name; names the nearest.
         """
         if name in self._models:
             return self._models[name]
@@ -81,10 +81,10 @@ class ServedModels:
         )
 
     def text_of(self, base: str, default: str | None) -> TextSpec:
-        """The text encoders that a wire is for which names no model.
+        """Return the text encoders for a format of another server, whose requests name no model.
 
         Args:
-            base: How the pipeline's class begins, such as ``Flux``.
+            base: The beginning of the pipeline's class name, such as ``Flux``.
             default: The model to take where several fit.
 
         Raises:
@@ -108,7 +108,7 @@ class ServedModels:
         return fitting[default] if default in fitting else next(iter(fitting.values()))
 
     def described(self, name: str, infos: Sequence[ModelInfo]) -> dict[str, Any]:
-        """What ``/v1/models`` says of a model."""
+        """Return the entry of a model in ``/v1/models``."""
         own = [info for info in infos if info.spec.name == name]
         document: dict[str, Any] = {}
         for info in own:

@@ -1,4 +1,4 @@
-"""ASGI middleware round every request: keys, origins of web pages, records, refusals during the shutdown.
+"""ASGI middleware around every request: keys, origins of web pages, records, refusals during shutdown.
 
 Never reads a body.
 """

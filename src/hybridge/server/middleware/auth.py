@@ -1,8 +1,8 @@
-"""Who may come in: keys in a file, and the gate that asks for them.
+"""API keys: a file of their hashes, and the middleware that checks them.
 
-Old clients can set no headers, so a key is also read from the address: as the user or the password in front of the
-host, as ``?key=…``, and as a path prefix, ``/k/KEY/v1/…``.  The last two are taken out of the address before
-anything else sees it, whether or not this server has keys.
+Old clients cannot set headers, so a key is also read from the URL: as the user or the password before the host, as
+``?key=…``, and as a path prefix, ``/k/KEY/v1/…``.  The last two are removed from the URL before any other code sees
+it, whether or not this server has keys.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from ...errors import HybridgeError, KeyNeeded
 from ..error_responses import refuse
 from .request_record import record_of
 
-#: 256 bits, more than anybody can try.
+#: 256 bits: too many to guess.
 _KEY_BYTES = 32
 
-#: Longer ones are not ours, and are not worth a hash.
+#: Longer keys are not ours and are not hashed.
 _LONGEST_KEY = 256
 
-#: Of a file of keys; more is another file that was named by mistake.
+#: Most bytes of a file of keys; a larger one is another file that was named by mistake.
 _MOST_BYTES = 16 * 2**20
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _HASHED = re.compile(r"sha256:[0-9a-f]{64}")
 
-#: Open to everybody.  Not ``/ready`` and ``/metrics``: why a server is not ready and which models are asked for how
-#: often is nobody else's business, and whatever probes them can be given a key.
+#: Paths that need no key.  ``/ready`` and ``/metrics`` need one: the reason why a server is not ready and the use
+#: of its models are not public, and a program that probes them can be given a key.
 _OPEN_PATHS = frozenset({"/health"})
 
 _PREFIX = "/k/"
 
 
 def hash_key(key: str) -> str:
-    """What is kept of a key.
+    """Return the hash of a key, which is all that is stored.
 
     One round of SHA-256, without salt: both exist because people choose passwords that can be guessed.  These keys
     are 256 random bits that only :func:`add_key` makes, so a stolen file gives nothing to guess with, equal keys do
@@ -66,17 +66,17 @@ class KeyRing:
 
     @classmethod
     def read(cls, path: Path) -> KeyRing:
-        """Reads lines of ``name sha256:…``; empty lines and those that begin with ``#`` say nothing.
+        """Read lines of ``name sha256:…``; empty lines and lines that begin with ``#`` are ignored.
 
         Raises:
-            HybridgeError: when the file cannot be read, a line is none of these, or a name stands twice.
+            HybridgeError: when the file cannot be read, a line is none of these, or a name occurs twice.
         """
         return cls(_parse(_read(path), path))
 
     def name_of(self, key: str) -> str | None:
-        """The name of a key, or None for one that is not here.
+        """Return the name of a key; None if it is unknown.
 
-        Every hash is compared, and each in the same time, so that the answer's delay says nothing.
+        Every hash is compared in constant time, so that the time of the answer reveals nothing.
         """
         if len(key) > _LONGEST_KEY:
             return None
@@ -88,7 +88,7 @@ class KeyRing:
 
 
 def add_key(path: Path, name: str) -> str:
-    """Adds a new key to a file, which is made if need be, and returns the key: it is not kept.
+    """Add a new key to a file, which is created if it does not exist, and return the key, which is not stored.
 
     Raises:
         HybridgeError: when the name or the file cannot be used.
@@ -106,7 +106,7 @@ def add_key(path: Path, name: str) -> str:
 
 
 def remove_key(path: Path, name: str) -> None:
-    """Takes a key out of a file, and leaves its other lines as they are.
+    """Remove a key from a file, whose other lines stay as they are.
 
     Raises:
         HybridgeError: when no key has this name, or the file cannot be used.
@@ -157,7 +157,7 @@ def _parse(text: str, path: Path) -> dict[str, str]:
 
 @contextmanager
 def _editing(path: Path) -> Iterator[Path]:
-    """The file itself, behind links, while no other process edits it; made if it is not there.
+    """Lock the file (behind links) against other processes and give its path; create it if it does not exist.
 
     Raises:
         HybridgeError: when it cannot be opened to be written, or :func:`_replace` fails within the block.
@@ -188,7 +188,7 @@ def _locked(file: Path) -> Iterator[None]:
 
 
 def _replace(file: Path, text: str) -> None:
-    """Writes a file beside it and renames it, so that whoever reads meanwhile sees one of the two as a whole."""
+    """Write another file and rename it, so that a reader sees either the old file or the new one, whole."""
     descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)  # which opens it as 0600
     try:
         with os.fdopen(descriptor, "wb") as written:
@@ -207,13 +207,13 @@ def _replace(file: Path, text: str) -> None:
 
 
 class AuthMiddleware:
-    """ASGI middleware: takes keys out of requests, refuses those without one, and says who is asking.
+    """ASGI middleware: removes keys from requests, refuses requests without one, and sets the client's id.
 
     ``scope["state"]["client_id"]`` is ``key:NAME`` where keys are asked for, else ``address:…``.
 
     Args:
-        app: What is behind the gate.
-        keys: The keys; None lets everybody in.
+        app: The application behind it.
+        keys: The keys; None if no key is needed.
     """
 
     def __init__(self, app: ASGIApp, keys: KeyRing | None = None) -> None:
@@ -246,7 +246,7 @@ def _refusal(offered: list[str]) -> KeyNeeded:
 
 
 def _take_keys(scope: Scope) -> list[str]:
-    """Every key that a request carries, none of which is left in the scope."""
+    """Return every key of a request, and remove them from the scope."""
     found = _from_headers(value for name, value in scope["headers"] if name == b"authorization")
     scope["headers"] = [header for header in scope["headers"] if header[0] != b"authorization"]
     parts = scope["query_string"].split(b"&")
@@ -278,7 +278,7 @@ def _from_headers(values: Iterable[bytes]) -> list[str]:
 
 
 def _address_of(scope: Scope) -> str:
-    """``address:`` and the peer's; of an IPv6 address the /64, which is what one household or machine is given."""
+    """Return ``address:`` and the peer's address; for IPv6 the /64, which one household or machine is given."""
     client = scope.get("client")
     try:
         address = ipaddress.ip_address(client[0] if client else "")

@@ -1,9 +1,9 @@
-"""What web pages may ask of a server that asks nobody for a key.
+"""Protects a server without keys from web pages of other sites.
 
-Such a server trusts whoever reaches it, and a browser on its machine reaches it for every page that is open there.
-There are two dangers.  A page of another site may post although it cannot read the answer, which costs the device
-all the same: browsers say so in ``Origin`` and ``Sec-Fetch-Site``.  And a page may have the name of its own site
-resolved to this machine (DNS rebinding), after which a browser takes the server for that site; ``Host`` shows it.
+Such a server trusts everyone that reaches it, and any page in a browser on its machine reaches it. There are two
+dangers.  A page of another site can post, although it cannot read the answer, and so use the device: browsers say
+so in ``Origin`` and ``Sec-Fetch-Site``.  And the DNS name of a page can be made to point to this machine (DNS
+rebinding), after which the browser takes this server for the page's site: ``Host`` shows that.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ... import protocol
 
-#: They change nothing here, cost little, and a page of another site cannot read what they bring.
+#: Methods that change nothing and cost little; a page of another site cannot read their answers.
 _HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class BrowserOriginMiddleware:
-    """ASGI middleware: refuses what a browser sends for a page of another site.
+    """ASGI middleware: refuses requests that a browser sends for a page of another site.
 
-    Programs send neither ``Origin`` nor ``Sec-Fetch-Site``, and are not concerned.
+    Programs send neither ``Origin`` nor ``Sec-Fetch-Site``, so nothing changes for them.
 
     Args:
-        app: What answers.
-        origins: Of pages that may call, such as ``https://their.example``; ``*`` for all.
-        names: Under which this server is called, besides addresses, ``localhost`` and the machine's own name; None
-            where any will do, because others than this machine reach it, too.
+        app: The application behind it.
+        origins: Origins of pages that may call, such as ``https://their.example``; ``*`` for all.
+        names: Host names of this server, besides addresses, ``localhost`` and the machine's own name; None to allow
+            any, for a server that other machines reach, too.
     """
 
     def __init__(self, app: ASGIApp, origins: Iterable[str] = (), names: Iterable[str] | None = None) -> None:
@@ -78,14 +78,14 @@ def _host_of(origin: str) -> str | None:
 
 
 def _name_of(host: str) -> str:
-    """Of a Host header, without the port."""
+    """Return the name in a Host header, without the port."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].lower().removesuffix(".")
 
 
 def _is_safe(name: str) -> bool:
-    """Whether no DNS answers for a name: addresses, and what browsers keep for this machine."""
+    """Whether DNS has no part in a name: addresses, and names that browsers reserve for this machine."""
     try:
         ipaddress.ip_address(name)
     except ValueError:

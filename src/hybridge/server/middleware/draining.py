@@ -1,8 +1,8 @@
-"""How the server goes down: no new work, what was accepted is finished, and what cannot be is answered.
+"""Shutdown: new work is refused, accepted work is finished, and what cannot be finished is answered with an error.
 
-Three steps.  :meth:`Drain.begin` stops admission at once, while the socket still listens, so that whoever comes
-hears a 503 in JSON instead of finding nobody.  :meth:`Drain.finish` waits for the work that was accepted.  What is
-left after the grace period is cancelled, and each sender is told.
+There are three steps.  :meth:`Drain.begin` stops admission at once, while the socket still listens, so that new
+requests get a 503 in JSON.  :meth:`Drain.finish` waits for the accepted work.  After the grace period the rest is
+cancelled, and each client gets an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ...errors import ShuttingDown
 from ..error_responses import refuse
 
-#: Seconds in which a refusal can surely be written.
+#: Seconds in which every error response can be written.
 _REFUSING_S = 5.0
 
 _CLOSE = {"connection": "close"}
@@ -28,7 +28,7 @@ _Wait = Callable[[], Coroutine[object, object, object]]
 
 
 class Drain:
-    """Counts what has been promised to somebody, and ends it.  Belongs to one event loop."""
+    """Counts the accepted work, and ends it.  Belongs to one event loop."""
 
     def __init__(self) -> None:
         self._held: set[asyncio.Task[object]] = set()
@@ -40,7 +40,7 @@ class Drain:
 
     @property
     def has_begun(self) -> bool:
-        """Whether work is refused by now."""
+        """Whether new work is refused."""
         return self._has_begun
 
     @property
@@ -50,10 +50,10 @@ class Drain:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Around work that was accepted, in the task that does it: the server waits for that task.
+        """Count the work of the current task inside the block: the server waits for that task.
 
         Raises:
-            ShuttingDown: when no more work is taken.
+            ShuttingDown: when new work is refused.
         """
         if self._has_begun:
             raise ShuttingDown("the server is shutting down", hint="another server, or again in a while")
@@ -66,24 +66,24 @@ class Drain:
             self._held.discard(task)
 
     def also_wait_for(self, finished: _Wait) -> None:
-        """Waits at the end for work that no request waits for any more, such as what was accepted for later.
+        """Also wait for work that no request waits for, such as async jobs.
 
         Args:
-            finished: Called once all that was held is done, which may have left such work behind; its coroutine
-                returns when that is done, and is cancelled when the grace period has passed.
+            finished: Called once all counted work is done, which may have left such work behind; its coroutine
+                returns when that is done, and is cancelled after the grace period.
         """
         self._others.append(finished)
 
     def end_with(self, close: _Wait) -> None:
-        """Ends what would keep connections open for ever, such as streams of events, once the wait is over."""
+        """Call this after the wait, to end what would keep connections open for ever, such as streams of events."""
         self._ends.append(close)
 
     def begin_with(self, on_progress: Callable[[float], None]) -> None:
-        """Calls this once, at the beginning, with the time in seconds since 1970 at which the grace period ends."""
+        """Call this once at the beginning, with the time at which the grace period ends, in seconds since 1970."""
         self._beginnings.append(on_progress)
 
     def begin(self, grace_s: float) -> None:
-        """Takes no more work from now on."""
+        """Refuse new work from now on."""
         if self._has_begun:
             return
         self._has_begun = True
@@ -91,7 +91,7 @@ class Drain:
             on_progress(time.time() + grace_s)
 
     async def finish(self, grace_s: float) -> None:
-        """Waits until all work is done; after ``grace_s`` cancels what is left and lets it be answered."""
+        """Wait until all work is done; after ``grace_s`` cancel the rest, and let it be answered."""
         self.begin(grace_s)
         deadline = asyncio.get_running_loop().time() + grace_s
         left = await _unfinished(set(self._held), deadline)
@@ -106,7 +106,7 @@ class Drain:
 
 
 async def _unfinished(work: set[asyncio.Task[object]], deadline: float) -> set[asyncio.Task[object]]:
-    """What of it is not done by then, in the loop's time."""
+    """Return the work that is not done at a time of the event loop."""
     if not work:
         return work
     left_s = max(0.0, deadline - asyncio.get_running_loop().time())
@@ -114,10 +114,10 @@ async def _unfinished(work: set[asyncio.Task[object]], deadline: float) -> set[a
 
 
 class DrainMiddleware:
-    """ASGI middleware: holds the drain open for work, refuses work that comes too late.
+    """ASGI middleware: counts work for the drain, and refuses work during shutdown.
 
-    Work is what is posted.  Questions are answered until the end, except that ``/ready`` says no; neither they nor
-    a connection that is merely kept open holds up the end.
+    Work is POST requests.  Other requests are answered until the end, except that ``/ready`` returns 503; neither
+    they nor idle connections delay the shutdown.
     """
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:

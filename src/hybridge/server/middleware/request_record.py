@@ -1,7 +1,7 @@
-"""What is remembered of a request until it ends, and then told once: to the log, the metrics and the traces.
+"""The record of a request, given once, when the request ends, to the log, the metrics and the traces.
 
-Numbers and names from fixed lists only.  Nothing that a sender wrote is kept here except a short request id, so
-nothing that observes requests can leak a picture, a prompt, a key or an address's query.
+It contains only numbers and names from fixed lists, and nothing that a client wrote except a short request id.  So
+neither logs, metrics nor traces can leak a picture, a prompt, a key or a query.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import cast
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: What nginx calls a request whose sender left before the answer.
+#: nginx's status for a request whose client left before the answer.
 HUNG_UP = 499
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -30,17 +30,17 @@ class RequestRecord:
     """One request.
 
     Attributes:
-        request_id: Its own, if it brought a sane one in ``X-Request-Id``, else a new one.
+        request_id: That of ``X-Request-Id`` if it is short and plain, else a new one.
         client_id: ``key:NAME`` or ``address:…``.
-        model: The model's name, empty where no model was concerned.
+        model: The model's name; empty for requests without a model.
         task: ``decode``, ``encode``, ``prompt``, or empty.
-        status: Of the answer; 499 for a sender who left.
-        milliseconds: Of each stage, and ``total``.
-        received_bytes: Of the body.
-        sent_bytes: Of the answer's body.
-        pictures: In the request; or prompts.
-        shared_by: Jobs in the run on the device that answered it.
-        cache: ``hit`` or ``miss`` where an answer could have been kept from before, else empty.
+        status: Status of the answer; 499 if the client left before.
+        milliseconds: Time of each stage, and ``total``.
+        received_bytes: Bytes of the body.
+        sent_bytes: Bytes of the answer's body.
+        pictures: Number of pictures, videos or prompts.
+        shared_by: Number of jobs in its run on the device.
+        cache: ``hit`` or ``miss`` where answers are cached, else empty.
         began_at: Seconds since 1970.
         traceparent: The W3C header of that name, if there was one.
     """
@@ -64,16 +64,16 @@ Observer = Callable[[RequestRecord], None]
 
 
 def record_of(scope: Scope) -> RequestRecord:
-    """The record of the request that a scope belongs to."""
+    """Return the record of the request of an ASGI scope."""
     return cast("RequestRecord", scope["state"]["record"])
 
 
 class RequestRecordMiddleware:
-    """ASGI middleware: keeps a record of each request and tells the observers when it ends.
+    """ASGI middleware: records each request, and calls the observers with the record when it ends.
 
     Args:
-        app: What answers.
-        observers: Called in turn, each once for a request; they must neither wait nor fail.
+        app: The application behind it.
+        observers: Each is called once for each request; they must neither wait nor fail.
     """
 
     def __init__(self, app: ASGIApp, observers: Sequence[Observer] = ()) -> None:

@@ -1,10 +1,10 @@
-"""One connection: uvicorn's HTTP parser with limits on what comes before a body, and JSON for every refusal.
+"""One connection: uvicorn's HTTP parser with limits on what comes before a body, and every error in JSON.
 
-uvicorn bounds neither a head nor the time that it may take, keeps connections that never say anything, reads
-for ever what is sent after a refusal, and waits for ever for somebody to read an answer.
+uvicorn limits neither the size of a head nor the time until it is complete, keeps connections that never send
+anything, reads without end what is sent after an error response, and waits without end until an answer is read.
 
-httptools ends a message at the head when the head asks for an upgrade, whatever its Content-Length says, and would
-read the body as the next request.  Here the upgrade is ignored: the head is parsed once more without it.
+httptools ends a message after the head when the head asks for an upgrade, whatever its Content-Length is, and would
+read the body as the next request.  Here the upgrade is ignored: the head is parsed again without it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .request_framing import find_fault, head_without_upgrade
 
 
 class Connection(HttpToolsProtocol):
-    """One peer."""
+    """The connection of one client."""
 
     server_state: Connections
 
@@ -33,14 +33,14 @@ class Connection(HttpToolsProtocol):
     _leave_handshake: Callable[[], None] | None = None
 
     def follows(self, leave_handshake: Callable[[], None]) -> None:
-        """Calls this as soon as the connection counts itself, so that nobody counts twice."""
+        """Call this as soon as the connection counts itself, so that it is not counted twice."""
         self._leave_handshake = leave_handshake
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if self._leave_handshake is not None:
             self._leave_handshake()
         super().connection_made(transport)
-        # uvicorn warns of every request that is none; a stranger could fill the log with that.
+        # uvicorn warns about every invalid request; a client could fill the log with that.
         self.logger = logging.getLogger("hybridge.connection")
         self._limits = self.server_state.limits
         self._timer: asyncio.TimerHandle | None = None
@@ -61,7 +61,7 @@ class Connection(HttpToolsProtocol):
         self._disarm()
         self._stop_watching()
         self.server_state.forget(self)
-        # uvicorn tells the request that was read last, but nobody waits for those that came before it.
+        # uvicorn notifies only the request that was read last, so those before it would never end.
         for cycle in (self._answering, *(queued for queued, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
@@ -70,11 +70,11 @@ class Connection(HttpToolsProtocol):
 
     @property
     def unread_bytes(self) -> int:
-        """Of its answers, those that wait for it to read."""
+        """Bytes of its answers that the client has not read yet."""
         return self.transport.get_write_buffer_size()
 
     def abort(self) -> None:
-        """Hangs up at once, whatever is left to be sent."""
+        """Close the connection at once, whatever is left to be sent."""
         self.transport.abort()
 
     def _too_many(self) -> str:
@@ -93,7 +93,7 @@ class Connection(HttpToolsProtocol):
             self.send_400_response("this is no HTTP request. Expected: HTTP/1.1 with CRLF at the end of each line")
         if self.transport.is_closing() or self._last_words is not None:
             return
-        # The parser keeps an unfinished header, and skips a chunk's extensions, without telling anybody.
+        # The parser keeps an unfinished header, and skips a chunk's extensions, without any callback.
         if self._is_in_message and not self._has_progressed:
             self._framing_bytes += len(data)
             if self._framing_bytes > self._limits.max_head_bytes:
@@ -102,7 +102,7 @@ class Connection(HttpToolsProtocol):
             self._arm(self._limits.head_timeout_s)
 
     def _is_past_the_last(self) -> bool:
-        """Whether what comes now follows a broken request or one that said close, and is not answered."""
+        """Whether what comes now follows an invalid request or one with ``close``, and so gets no answer."""
         if self._last_words is not None:
             return True
         return self._has_request() and not self.cycle.keep_alive and not self._is_in_message
@@ -175,7 +175,7 @@ class Connection(HttpToolsProtocol):
         self.server_state.idle.pop(self, None)
         if self._answering is None or self._answering.response_complete:
             self._answering = self.cycle
-        # Whether the body comes after an answer in place of 100 is the client's choice.
+        # A client that gets an answer instead of 100 may send the body or not.
         if self.expect_100_continue or self._is_beyond_limit:
             self.cycle.keep_alive = False
 
@@ -221,7 +221,7 @@ class Connection(HttpToolsProtocol):
             self._stop_watching()
 
     def _watch_reader(self) -> None:
-        """From now on the client reads what waits for it, or is given up."""
+        """Close the connection if the client stops reading its answer from now on."""
         self._stop_watching()
         if self.unread_bytes:
             self._check_later()
@@ -241,7 +241,7 @@ class Connection(HttpToolsProtocol):
         self._reading = self.loop.call_later(pause_s, self._check_reader, max(0, left))
 
     def _check_reader(self, expected: int) -> None:
-        """Gives up on a client that has left more than ``expected`` bytes of its answer unread."""
+        """Close the connection of a client that has left more than ``expected`` bytes of its answer unread."""
         self._reading = None
         waiting = self.unread_bytes
         if waiting > expected:
@@ -256,11 +256,11 @@ class Connection(HttpToolsProtocol):
         self._refuse(status, message)
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answers and hangs up, after the answers to earlier requests; says nothing if an answer is on its way."""
+        """Answer and close, after the answers to earlier requests; only close if an answer has been started."""
         first = self._answering
         if first is not None and self._has_request() and (self._is_in_head or self.cycle is not first):
             self._last_words = status, message
-            if not self._is_in_head:  # the broken one waits behind others
+            if not self._is_in_head:  # the invalid request waits behind others
                 self.pipeline.popleft()
                 self.cycle = self.pipeline[0][0] if self.pipeline else first
             self._is_in_message = self._is_in_head = False

@@ -1,7 +1,7 @@
-"""All connections together: how many there may be, and who leaves when one more comes.
+"""All connections together: how many there may be, and which is closed when one more comes.
 
-Those without a request leave first, the one that has been so for longest before the others; then those who do not
-read what they asked for.  Beyond the limit a few more are let in that may ask how the server is, and nothing else.
+Connections without a request are closed first, the longest idle before the others; then those whose client does not
+read its answer.  Beyond the limit a few more are accepted, which may only ask for the server's health.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from typing import Protocol
 
 from uvicorn.server import ServerState
 
-#: Connections beyond the limit, for probes; each is without a request for as long as its head takes to come.
+#: Connections beyond the limit, for health checks; each counts as idle until its head is complete.
 _FOR_PROBES = 16
 
-#: Seconds after which a client that has read nothing may have to leave for a newcomer.
+#: Seconds after which the connection of a client that has read nothing may be closed for a new one.
 _READING_PAUSE_S = 2
 
 _PROBE = re.compile(rb"(/k/[^/]*)?/(health|ready|metrics)(\?.*)?")
 
 
 def is_probe(target: bytes) -> bool:
-    """Whether a request's target asks how the server is."""
+    """Whether a request's target is a health check."""
     return _PROBE.fullmatch(target) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What a peer may do besides its requests.
+    """Limits on connections.
 
     Attributes:
-        max_connections: At one time.
-        max_head_bytes: Of the request line and the headers, and of whatever frames a body in chunks.
-        max_headers: Their number; diffusers' client sends six.
+        max_connections: Number of connections at one time.
+        max_head_bytes: Bytes of the request line and the headers, and of the framing of a body in chunks.
+        max_headers: Number of headers; diffusers' client sends six.
         head_timeout_s: Seconds for the handshake of TLS; and from there, or the first byte of a later request, to
             the headers' end.
         body_pause_s: Seconds in which a client must read some of its answer, and in which it may go on sending
-            what it was refused.
-        max_unread_bytes: Of all answers that their clients have not read yet.
+            a body that was refused.
+        max_unread_bytes: Bytes of all answers that their clients have not read yet.
     """
 
     max_connections: int = 4096
@@ -51,23 +51,23 @@ class ConnectionLimits:
 
 
 class Peer(Protocol):
-    """Whoever is connected."""
+    """A connection, with or without a finished TLS handshake."""
 
     @property
     def unread_bytes(self) -> int:
-        """Of its answers, those that wait for it to read."""
+        """Bytes of its answers that the client has not read yet."""
 
     def abort(self) -> None:
-        """Hangs up at once, whatever is left to be sent."""
+        """Close the connection at once, whatever is left to be sent."""
 
 
 class Connections(ServerState):
     """uvicorn's state that all connections share.
 
     Attributes:
-        limits: On each of them and on all.
-        idle: Those without a request, the oldest first.
-        unread: Those whose answers wait to be read, since when in the loop's time, the oldest first.
+        limits: Limits on each and on all of them.
+        idle: Connections without a request, the longest idle first.
+        unread: Connections with unread answers and since when, in the event loop's time; the oldest first.
     """
 
     def __init__(self, limits: ConnectionLimits) -> None:
@@ -78,21 +78,21 @@ class Connections(ServerState):
 
     @property
     def is_over_limit(self) -> bool:
-        """Whether there are so many connections that newcomers may only ask how the server is."""
+        """Whether there are so many connections that new ones may only be used for health checks."""
         return len(self.connections) > self.limits.max_connections
 
     def be_idle(self, peer: Peer) -> None:
-        """Puts a connection behind all others that have no request."""
+        """Mark a connection as idle, as the latest."""
         self.idle.pop(peer, None)
         self.idle[peer] = None
 
     def forget(self, peer: Peer) -> None:
-        """Leaves out a connection that is lost."""
+        """Remove a connection that is lost."""
         self.idle.pop(peer, None)
         self.unread.pop(peer, None)
 
     def make_room(self, newcomer: Peer) -> bool:
-        """Whether one more connection may stay, for which another one may have had to leave."""
+        """Close another connection for a new one if need be; return whether the new one may stay."""
         if not self.is_over_limit:
             return True
         oldest = next((peer for peer in self.idle if peer is not newcomer), None) or self._longest_unread()
@@ -101,7 +101,7 @@ class Connections(ServerState):
         return len(self.connections) <= self.limits.max_connections + _FOR_PROBES
 
     def be_unread(self, peer: Peer) -> None:
-        """Counts an answer that waits to be read; of too many, the one that waited longest is given up."""
+        """Count an unread answer; if there are too many bytes, close the connection that has waited longest."""
         self.unread.setdefault(peer, asyncio.get_running_loop().time())
         while sum(each.unread_bytes for each in self.unread) > self.limits.max_unread_bytes:
             oldest = self._longest_unread()

@@ -1,4 +1,4 @@
-"""Sockets to listen on, for both versions of IP where the host has both, and the addresses to call them by."""
+"""Sockets to listen on, for both versions of IP where the host has both, and the URLs of the server."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .server import bind
 #: The address of every interface, in both versions of IP.
 _ANY = ("0.0.0.0", "::")  # noqa: S104 - compared with what was asked for
 
-#: Interfaces between this machine and its own containers and virtual machines; no other machine reaches them.
+#: Interfaces to this machine's own containers and virtual machines; other machines cannot reach them.
 _INNER_INTERFACES = ("docker", "br-", "veth", "virbr", "cni", "flannel", "lxc", "lxdbr")
 
-#: What a host without one of both versions of IP says.
+#: Errors of a host that lacks one of the versions of IP.
 _NO_SUCH_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
-#: With port 0 the first socket takes a port that is free, which the others may find taken.
+#: Attempts with port 0: the first socket gets a free port, which may be taken for the others.
 _TRIES = 16
 
 
 @contextmanager
 def opened(host: str, port: int) -> Iterator[list[socket.socket]]:
-    """Bound sockets, not listening yet, which are closed after the block: one for each address of ``host``.
+    """Bind a socket for each address of ``host``, not listening yet; close them after the block.
 
     Args:
         host: A name or an address; ``localhost`` and ``::`` mean IPv4 as well as IPv6.
@@ -48,7 +48,7 @@ def opened(host: str, port: int) -> Iterator[list[socket.socket]]:
 
 
 def refusal(host: str, port: int, error: OSError) -> HybridgeError:
-    """Why nothing can listen there, in a sentence."""
+    """Return the error for an address on which no socket can listen."""
     hints = {
         errno.EADDRINUSE: "--port 0 for a free one",
         errno.EACCES: "a port from 1024 on; smaller ones are for the superuser",
@@ -85,7 +85,7 @@ def _addresses(host: str) -> list[str]:
 
 
 def addresses_elsewhere(sockets: Sequence[socket.socket], *, scheme: str = "http") -> list[str]:
-    """``http://host:port`` for other machines, where a socket listens on every interface."""
+    """Return ``http://host:port`` for other machines, if a socket listens on every interface."""
     found = []
     for one in sockets:
         host, port = one.getsockname()[:2]
@@ -100,7 +100,7 @@ def addresses_elsewhere(sockets: Sequence[socket.socket], *, scheme: str = "http
 
 
 def _of_this_machine() -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """What interfaces to the outside have, IPv4 first."""
+    """Return this machine's addresses that other machines can reach, IPv4 first."""
     import psutil
 
     up = {name for name, about in psutil.net_if_stats().items() if about.isup}

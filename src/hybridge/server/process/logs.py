@@ -1,4 +1,4 @@
-"""What the server logs: as text for people, or as JSON for machines.
+"""The server's log, as text or as JSON.
 
 Each request is one line, written when it ends, from its :class:`~..middleware.request_record.RequestRecord`.
 The line holds no prompt, no pixel, no key and no address.
@@ -25,7 +25,7 @@ _FOR_PEOPLE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def configure_logging(log_format: LogFormat, level: str) -> None:
-    """Sends everything to standard error, in one of the two formats."""
+    """Send all messages to standard error, in one of the two formats."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_FOR_PEOPLE))
     logging.basicConfig(level=level.upper(), handlers=[handler])
@@ -35,9 +35,9 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
 
 
 def _quiet_the_hub() -> None:
-    """Leaves what a download has to say to the error that it ends with; whoever set the hub's variables decides.
+    """Silence the hub's client, whose failures end in an error of ours; a user who has set its variables decides.
 
-    Its library logs each request and each further attempt, and draws bars, into a file too.
+    It logs each request and each further attempt, and draws progress bars even into files.
     """
     for library in ("httpx", "httpx2"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -63,16 +63,16 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_request(record: RequestRecord) -> None:
-    """Writes the line of a request that has ended."""
+    """Log a request that has ended."""
     what = f"{record.model} {record.task}" if record.task else "request"
     fields = {"received_bytes": record.received_bytes, "sent_bytes": record.sent_bytes}
     _log(access, record, f"{what} for {record.client_id}", fields)
 
 
 def log_job(record: RequestRecord) -> None:
-    """Writes the line of a job that was accepted for later and has ended, under the id of the request that asked.
+    """Log an async job that has ended, under the id of its request.
 
-    Not under the job's own id, which opens the job where there are no keys.
+    The job's own id is not logged: without keys, it gives access to the job.
     """
     _log(jobs, record, f"{record.model} {record.task} for {record.client_id}, done later", {})
 

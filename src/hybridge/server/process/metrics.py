@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: a request counts once, when it ends; gauges are read when somebody asks."""
+"""Metrics for Prometheus: a request counts once, when it ends; gauges are read at each scrape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from ..middleware.request_record import RequestRecord
 from ..scheduling.backend import Backend, BackendLoad
 
-#: From a tiny picture on a GPU to a large one on a CPU.
+#: Buckets in seconds, from a tiny picture on a GPU to a large one on a CPU.
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -24,8 +24,8 @@ class Metrics:
     """All metrics of one application, in a registry of its own.
 
     Args:
-        backend: Asked for its load.
-        inflight_bytes: Tells the bytes of bodies that are being received.
+        backend: The backend, whose load is shown.
+        inflight_bytes: Returns the bytes of bodies that are being received.
     """
 
     def __init__(self, backend: Backend, inflight_bytes: Callable[[], int]) -> None:
@@ -75,7 +75,7 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     def observe(self, record: RequestRecord) -> None:
-        """Counts a request that has ended."""
+        """Count a request that has ended."""
         self._requests.labels(record.model, record.task, str(record.status)).inc()
         self._received.inc(record.received_bytes)
         self._sent.inc(record.sent_bytes)
@@ -83,7 +83,7 @@ class Metrics:
             self._observe_work(record)
 
     def observe_job(self, record: RequestRecord) -> None:
-        """Counts a job that had been accepted for later and has ended."""
+        """Count an async job that has ended."""
         self._jobs.labels(record.model, record.task, str(record.status)).inc()
         if record.status == HTTPStatus.OK:
             self._observe_work(record)
@@ -97,12 +97,12 @@ class Metrics:
             self._cache.labels(record.model, record.cache).inc()
 
     def exposition(self) -> bytes:
-        """Everything in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 class _Load(Collector):
-    """What is true at the moment, asked of its owner instead of being kept twice."""
+    """Gauges, read from their owner at each scrape."""
 
     def __init__(self, backend: Backend, inflight_bytes: Callable[[], int]) -> None:
         self._backend = backend

@@ -1,4 +1,4 @@
-"""What a request's head says about where its body ends, where the parser is more lenient than a server may be.
+"""Checks where the body of a request ends, in cases where the parser is too lenient.
 
 A proxy sends the requests of several clients over one connection, and must agree with the server about where each
 of them ends: otherwise one client's bytes become another client's request.  llhttp refuses nearly all that is
@@ -13,7 +13,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 def find_fault(method: bytes, version: str, headers: Headers) -> tuple[int, str] | None:
-    """Status and message for a head after which nobody could say where its body ends or whom it is for, else None.
+    """Return status and message for a head that leaves open where its body ends or which host it is for, else None.
 
     Args:
         method: In capitals.
@@ -38,11 +38,11 @@ def find_fault(method: bytes, version: str, headers: Headers) -> tuple[int, str]
 
 
 def head_without_upgrade(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
-    """The same head without Upgrade, which a server may ignore (RFC 9110, section 7.8).
+    """Return the same head without Upgrade, which a server may ignore (RFC 9110, section 7.8).
 
     Args:
-        method: As it was parsed.
-        target: The same.
+        method: The method, as it was parsed.
+        target: The target, as it was parsed.
         version: Such as ``1.1``.
         headers: Names in small letters; values without line ends, as a parser leaves them.
     """

@@ -1,4 +1,4 @@
-"""An application on a real socket: uvicorn in the foreground, or in a thread for as long as it is needed."""
+"""Runs an application with uvicorn: in the foreground, or in a thread inside a ``with`` block."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from .tls_handshake import TlsHandshake, accept
 #: Clients keep connections open between pictures, which take seconds to make.
 _KEEP_ALIVE_S = 75
 
-#: For what is left once all work is done: answers that are still being read, and streams of events.
+#: Seconds for what is left once all work is done: answers that are still being read, and streams of events.
 _CLOSING_S = 5
 
-#: Connections that wait for the process to take them.
+#: Connections that wait until the process accepts them.
 BACKLOG = 2048
 
-#: Files besides connections: weights, the spool, libraries.
+#: Open files besides connections: weights, the spool, libraries.
 _OTHER_FILES = 256
 
 
 @dataclass(frozen=True, slots=True)
 class ListenOptions:
-    """How the socket is served.
+    """Options of the listening sockets.
 
     Attributes:
-        limits: On connections.
-        grace_s: Seconds for what was accepted once the server is told to end.
+        limits: Limits on connections.
+        grace_s: Seconds for accepted work after the signal to shut down.
         tls_cert: File with the certificate chain in PEM; without it the server speaks plain HTTP.
         tls_key: File with its key; may be the same one.
         trusted_proxies: Addresses and networks of peers whose X-Forwarded-For and X-Forwarded-Proto are believed.
@@ -56,7 +56,7 @@ class ListenOptions:
 
 
 def configure(app: ASGIApp, listening: ListenOptions, *, log_level: str = "warning") -> uvicorn.Config:
-    """uvicorn's configuration: no version banner, and our own log lines instead of its access log."""
+    """Return uvicorn's configuration: no version banner, and our own log lines instead of its access log."""
     return uvicorn.Config(
         app,
         http=Connection,
@@ -74,7 +74,7 @@ def configure(app: ASGIApp, listening: ListenOptions, *, log_level: str = "warni
 
 
 def _forms_of(proxy: str) -> list[str]:
-    """A network as a socket shows it: one for both versions of IP shows IPv4 as a part of IPv6."""
+    """Return the forms in which sockets show a network: a socket for both versions of IP shows IPv4 inside IPv6."""
     network = ipaddress.ip_network(proxy, strict=False)
     if network.version == 6:
         return [str(network)]
@@ -82,7 +82,7 @@ def _forms_of(proxy: str) -> list[str]:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket with its address, not listening yet; port 0 takes a free one.
+    """Return a bound socket, not listening yet; port 0 takes a free port.
 
     Raises:
         OSError: when the address is taken.
@@ -102,14 +102,14 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def address_of(listener: socket.socket, *, scheme: str = "http") -> str:
-    """``http://host:port`` under which a bound socket is reached from this machine."""
+    """Return the URL under which this machine reaches a bound socket."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - an address to call, not to bind
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def raise_file_limit(wanted_connections: int) -> int:
-    """Lets this process open as many files as connections need; returns how many connections that gives."""
+    """Raise the limit on open files for so many connections; return how many connections are possible."""
     try:
         import resource
     except ModuleNotFoundError:  # not POSIX
@@ -123,10 +123,10 @@ def raise_file_limit(wanted_connections: int) -> int:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with another end.
+    """uvicorn's server with another shutdown.
 
-    uvicorn closes the listening socket as soon as it is told to end and only then waits for its requests, so
-    whoever comes meanwhile finds nobody, and a proxy takes the machine for broken.  Here the signal stops admission
+    uvicorn closes the listening socket at once and only then waits for its requests, so new connections are refused
+    meanwhile, and a proxy marks the machine as broken.  Here the signal stops admission
     (:mod:`..middleware.draining`), the socket stays open and answers 503 while accepted work is finished, and
     uvicorn's own end begins when nothing is left that it could cut off.
     """
@@ -147,7 +147,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves signals to :meth:`startup`, and raises none again: a server that ended as told has succeeded."""
+        """Leave signals to :meth:`startup`, and raise none again: a shutdown by a signal is a success."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -180,7 +180,7 @@ class Server(uvicorn.Server):
             signal.signal(number, self.handle_exit)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal begins the end, the second one is the end."""
+        """Begin the shutdown at the first signal, and end at once at the second."""
         if self.should_exit:
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)
@@ -198,13 +198,13 @@ class Server(uvicorn.Server):
 def run(
     app: ASGIApp, listeners: list[socket.socket], listening: ListenOptions, drain: Drain, *, log_level: str = "info"
 ) -> None:
-    """Serves until SIGINT or SIGTERM.
+    """Serve until SIGINT or SIGTERM.
 
     Args:
-        app: What answers.
-        listeners: From :func:`bind`.
-        listening: How.
-        drain: The application's own.
+        app: The application.
+        listeners: Sockets from :func:`bind`.
+        listening: The options.
+        drain: The drain of the application.
         log_level: For uvicorn's messages.
     """
     Server(configure(app, listening, log_level=log_level), listening, drain).run(sockets=listeners)
@@ -219,7 +219,7 @@ def running(
     listening: ListenOptions | None = None,
     drain: Drain | None = None,
 ) -> Iterator[str]:
-    """Serves from a thread inside the ``with`` block, which gets the address."""
+    """Serve in a thread inside the ``with`` block, which gets the URL."""
     listening = listening or ListenOptions()
     with bind(host, port) as listener:
         server = Server(configure(app, listening), listening, drain or Drain())

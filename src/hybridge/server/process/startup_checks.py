@@ -1,4 +1,4 @@
-"""What is checked before the door opens: the keys, the certificate, and whether anybody can walk in."""
+"""Checks before the server starts: keys, certificate, and whether it is reachable without a key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger("hybridge.server")
 
 
 def check_opening(settings: Settings) -> KeyRing | None:
-    """The keys of a server that is about to start, None where nobody needs one; warns if it is open to all.
+    """Return the keys of a server that is about to start, or None; warn if other machines need no key.
 
     Raises:
         HybridgeError: when the key file holds no key, or it or the certificate cannot be used.
@@ -44,7 +44,7 @@ def check_opening(settings: Settings) -> KeyRing | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address to listen on."""
+    """Whether only this machine can reach an address to listen on."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,7 +1,7 @@
-"""Connections whose TLS is not there yet.
+"""Connections during their TLS handshake.
 
-A server of asyncio shows a connection to nobody before its handshake is done, for which it waits a minute.  Here
-each is accepted by hand: it counts from its first moment, among those without a request, and has as long as a head.
+asyncio's server hides a connection until its handshake is done, for which it waits a minute.  Here connections are
+accepted by our own code: each counts as idle from its first moment, and its handshake has as much time as a head.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from .connection_limits import Connections
 
 log = logging.getLogger("hybridge.connection")
 
-#: Seconds until the next try where there are no files left for a connection.
+#: Seconds until the next attempt when the process may open no more files.
 _NO_FILES_S = 0.5
 
 
 class TlsHandshake:
-    """One peer until its handshake is done.
+    """One client until its handshake is done.
 
     Args:
         peer: Its socket, which the connection closes.
-        context: With the certificate.
-        state: Where it counts.
-        make_connection: Makes what takes over.
+        context: The TLS context with the certificate.
+        state: The connections among which it counts.
+        make_connection: Makes the connection that follows.
     """
 
     def __init__(
@@ -70,22 +70,22 @@ class TlsHandshake:
 
     @property
     def unread_bytes(self) -> int:
-        """Of its answers: there are none yet."""
+        """0: there are no answers yet."""
         return 0
 
     def abort(self) -> None:
-        """Hangs up."""
+        """Close the connection."""
         self._leave()
         self._task.cancel()
         self._task.add_done_callback(lambda _: self._peer.close())
 
     def shutdown(self) -> None:
-        """The server goes down."""
+        """Close the connection, because the server shuts down."""
         self.abort()
 
 
 async def accept(listener: socket.socket, take: Callable[[socket.socket], object]) -> None:
-    """Takes connections for ever; ``listener`` listens, and does not block."""
+    """Accept connections without end; ``listener`` must listen and be non-blocking."""
     loop = asyncio.get_running_loop()
     while True:
         with suppress(OSError):

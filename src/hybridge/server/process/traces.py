@@ -1,4 +1,4 @@
-"""A span for each request, sent to an OpenTelemetry collector.  Imported only where one is named."""
+"""Sends a span for each request to an OpenTelemetry collector.  Imported only if one is configured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SERVER_ERROR = 500
 
 
 class Traces:
-    """Spans made from records, with a child for each stage; sent in the background, dropped if nobody takes them.
+    """Spans made from records, with a child for each stage; sent in the background, and dropped if that fails.
 
     Args:
         endpoint: The collector's address for traces over HTTP, such as ``http://localhost:4318/v1/traces``.
@@ -28,7 +28,7 @@ class Traces:
         self._propagator = TraceContextTextMapPropagator()
 
     def observe(self, record: RequestRecord) -> None:
-        """Makes the spans of a request that has ended."""
+        """Make the spans of a request that has ended."""
         carrier = {"traceparent": record.traceparent} if record.traceparent else {}
         began_ns = int(record.began_at * 1e9)
         span = self._tracer.start_span(
@@ -57,5 +57,5 @@ class Traces:
         span.end(began_ns + int(record.milliseconds["total"] * 1e6))
 
     def close(self) -> None:
-        """Sends what is left and ends."""
+        """Send the remaining spans and end."""
         self._provider.shutdown()

@@ -1,4 +1,4 @@
-"""What the server's front needs from whatever runs the models."""
+"""The interface between the HTTP side of the server and whatever runs the models."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class ModelInfo:
     """A model that is served, and the choices that were made for it, each with its reason.
 
     Attributes:
-        spec: What it is.
+        spec: The model.
         device: Where it runs.
-        device_reason: Why there.
-        dtype: In which precision.
-        dtype_reason: Why in this one.
-        weights_bytes: What it takes; None while it is not loaded.
-        state: ``cold`` models are loaded when they are asked for.
+        device_reason: Why it runs there.
+        dtype: Its precision.
+        dtype_reason: Why it has this precision.
+        weights_bytes: Bytes of its weights; None while it is not loaded.
+        state: ``cold`` models are loaded when they are needed.
         failure: Why the last attempt to load it failed, if it did; a request tries again after a pause.
-        threads: That compute on a CPU: the last bits of a picture depend on how many there are.  None elsewhere.
-        config: What its module is made with, in JSON's types; clients put a module of their own in its place.
+        threads: Number of threads on a CPU, on which the last bits of a picture depend; None on other devices.
+        config: The module's config as JSON values, from which clients make a stand-in module.
     """
 
     spec: ModelSpec | TextSpec
@@ -40,7 +40,7 @@ class ModelInfo:
 
     @property
     def part(self) -> str:
-        """What is loaded for it: a model's VAE has the model's name, its text encoders one of their own."""
+        """Its name in the model cache: a VAE has the model's name, text encoders have a name of their own."""
         return text_part(self.spec.name) if isinstance(self.spec, TextSpec) else self.spec.name
 
 
@@ -54,7 +54,7 @@ class BackendLoad:
         running: Jobs on the device.
         weights_bytes: Of the models that are loaded.
         loads: How often each model was loaded.
-        evictions: How often each model left to make room for another.
+        evictions: How often each model was evicted to make room for another.
     """
 
     waiting: int
@@ -69,27 +69,28 @@ class Backend(Protocol):
     """Seven calls, none of which mentions a device or a framework."""
 
     def info(self) -> Sequence[ModelInfo]:
-        """The models, in the order in which they were asked for."""
+        """Return the models, in the order in which they were named at startup."""
         ...
 
     def cost(self, job: Job[Result]) -> float:
-        """How much work a job is: seconds of the device, as far as is known."""
+        """Return the expected time of a job on the device, in seconds."""
         ...
 
     async def run(self, job: Job[ResultT], on_progress: ProgressCallback | None = None) -> ResultT:
-        """Does the job; cancelling it gives up its place, and stops it if it runs.
+        """Run a job.  Cancelling takes it off the queue, or stops it if it runs.
 
         Args:
-            job: Its ``client`` and ``is_patient`` are honoured.
-            on_progress: Told of its progress, by backends that know of any.
+            job: The job.
+            on_progress: Called with its progress, by backends that know it.
 
         Raises:
-            HybridgeError: Overloaded before it was accepted, unless it is patient; others when it failed.
+            Overloaded: when the queue is full, unless the job is patient.
+            HybridgeError: when the job fails.
         """
         ...
 
     def load(self) -> BackendLoad:
-        """How busy it is; asked often, so it must not wait for the device."""
+        """Return how busy the backend is; called often, so it must not wait for the device."""
         ...
 
     def fingerprint(self, part: str) -> Mapping[str, Any]:
@@ -104,9 +105,9 @@ class Backend(Protocol):
         ...
 
     def health(self) -> str | None:
-        """None while jobs are taken, else the reason why not."""
+        """Return None while jobs are accepted, else the reason why not."""
         ...
 
     def close(self) -> None:
-        """Takes no more jobs, finishes the running one, and returns when the device is free."""
+        """Accept no more jobs, finish the running one, and return when the device is free."""
         ...

@@ -1,4 +1,4 @@
-"""Numbers that take long to compute, computed beside the event loop, once for each key."""
+"""A cache of costs that take long to compute, which a thread beside the event loop computes once for each key."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ log = logging.getLogger("hybridge.estimates")
 
 Key = TypeVar("Key", bound=Hashable)
 
-#: Results that are remembered; those that were asked for least recently are forgotten.
+#: Number of results that are kept; the least recently used are dropped.
 _MOST_KEPT = 4096
 
-#: Keys that may wait to be computed; of more nothing is found, so that strangers cannot pile up work.
+#: Number of keys that may wait to be computed; further keys are not computed, so that clients cannot pile up work.
 _MOST_WAITING = 64
 
 
 class CostCache(Generic[Key]):
-    """A cache with one thread behind it.  Any thread may call it.
+    """The cache and its thread.  Any thread may call it.
 
     Args:
-        compute: Gives the number, or None where there is none; runs in the thread behind, and in callers of
+        compute: Returns the cost of a key, or None if it has none; runs in the cache's thread and in callers of
             :meth:`now`.
     """
 
@@ -37,23 +37,23 @@ class CostCache(Generic[Key]):
         self._thread: threading.Thread | None = None
 
     def known(self, key: Key) -> float | None:
-        """The number, if it was computed before; takes no time."""
+        """Return the cost if it is known; takes no time."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
             return self._kept.get(key)
 
     def now(self, key: Key) -> float | None:
-        """The number, computed here if need be."""
+        """Return the cost, computed in this thread if it is not known."""
         found = self.known(key)
         return self._keep(key, self._compute(key)) if found is None else found
 
     def find(self, key: Key, callback: Callable[[float], None]) -> None:
-        """Has the number computed, once for all who ask meanwhile.
+        """Compute the cost in the cache's thread, once for all callers that ask meanwhile.
 
         Args:
-            key: Of what.
-            tell: Called with it, in the thread behind; never, if there is none or too many keys wait.
+            key: The key.
+            callback: Called with the cost in the cache's thread; not called if there is none or too many keys wait.
         """
         with self._lock:
             if key in self._waiting:
@@ -68,7 +68,7 @@ class CostCache(Generic[Key]):
         self._asked.put(key)
 
     def close(self) -> None:
-        """Ends the thread, once it is done with what it computes."""
+        """End the thread, once it is done with what it computes."""
         self._asked.put(None)
 
     def _serve(self) -> None:

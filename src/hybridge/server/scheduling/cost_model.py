@@ -1,20 +1,21 @@
-"""How fast the device is: from the arithmetic of a job to seconds, learned from the jobs that it did."""
+"""Predicts the time of a job from its FLOPs, learned from the jobs that were run."""
 
 from __future__ import annotations
 
-#: Multiplications and additions per second before anything was measured: a few cores of a CPU.
+#: FLOP/s before anything was measured: a few cores of a CPU.
 _FIRST_GUESS = 1e11
 
-#: How much of what was seen before still counts after another job.
+#: The weight of earlier jobs after each further job.
 _MEMORY = 0.8
 
 
 class CostModel:
-    """Seconds per unit of arithmetic, for every kind of work that was seen: a tiny VAE uses a device worse than a
-    large one does.  Kinds that were not seen yet are taken to go as fast as the latest that was."""
+    """Seconds per FLOP for every kind of work that was measured: small VAEs use a device worse than large ones.
+
+    Other kinds are assumed to be as fast as the last one that was measured."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[float, float]] = {}  # seconds, and the arithmetic that they were spent on
+        self._seen: dict[str, tuple[float, float]] = {}  # seconds and FLOPs
         self._latest = 1 / _FIRST_GUESS
 
     def knows(self, kind: str) -> bool:
@@ -22,20 +23,20 @@ class CostModel:
         return kind in self._seen
 
     def seconds(self, kind: str, flops: float) -> float:
-        """How long a job is expected to take.
+        """Return how long a job is expected to take, in seconds.
 
         Args:
-            kind: Of the work, such as the model's name and the task.
-            flops: Multiplications and additions.
+            kind: The kind of work, such as the model's name and the task.
+            flops: Number of multiplications and additions.
         """
         spent_s, done = self._seen.get(kind, (self._latest, 1.0))
         return flops * spent_s / done
 
     def learn(self, kind: str, flops: float, seconds: float) -> None:
-        """Takes in how long a job took.
+        """Learn from the time that a job took.
 
-        A job counts by its arithmetic: a small one, which spends most of its time on other things, says little of
-        how long a large one takes.
+        A job is weighted by its FLOPs: a small one, which spends most of its time on other things, says little
+        about large ones.
         """
         if flops <= 0:
             return

@@ -1,6 +1,6 @@
-"""The thread that owns the device: what it runs next, what in the gaps, what together, and who hears of it.
+"""The thread that owns the device: decides which job runs next, which in the gaps of another, and which together.
 
-What running means is given to it (see :data:`Perform`); this file is about order alone.
+How a job runs is passed in (see :data:`Perform`); this file is about order alone.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ Perform = Callable[[Any, Sequence[Job[Any]], Callable[[int, int], None], Callabl
 #: How many jobs that are like this one may share a run: (job, model) → number.
 BatchLimit = Callable[[Job[Any], Any], int]
 
-#: A job's progress is told in steps of this size; strips are many.
+#: The smallest step of progress that is reported; there are many strips.
 _TOLD_STEP = 0.01
 
 
 class PendingJob:
-    """A job in the queue, and where its result goes: a future that belongs to the event loop.
+    """A job in the queue, and the future for its result, which belongs to the event loop.
 
     Args:
         job: What to do.
-        flops: Its arithmetic.
-        on_progress: Told of its progress.
-        is_guess: ``flops`` come from no plan.
+        flops: Its FLOPs.
+        on_progress: Called with its progress, on the event loop.
+        is_guess: Whether ``flops`` is a guess, not from a plan.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class PendingJob:
         self.future: asyncio.Future[Result] = self._loop.create_future()
 
     def plan(self, flops: float) -> None:
-        """From any thread: its arithmetic is known by now."""
+        """Set its FLOPs, which are known by now; callable from any thread."""
         self.flops, self.is_guess = flops, False
 
     def resolve(self, outcome: Result | HybridgeError) -> None:
-        """From any thread."""
+        """Set the result or the error; callable from any thread."""
         self._on_loop(self._set, outcome)
 
     def notify(self, progress: Progress) -> None:
-        """From any thread; what is hardly news is not told."""
+        """Report progress, except for small changes; callable from any thread."""
         last = self._last_progress
         has_changed = (progress.state, progress.position) != (last.state, last.position)
         if self._on_progress is not None and (has_changed or progress.done - last.done >= _TOLD_STEP):
@@ -80,7 +80,7 @@ class PendingJob:
     def _on_loop(self, function: Callable[[Any], None], value: object) -> None:
         try:
             self._loop.call_soon_threadsafe(function, value)
-        except RuntimeError:  # the loop is gone, and with it whoever waited
+        except RuntimeError:  # the event loop has ended
             log.info("nobody waits any more for a %s job", self.job.part)
 
     def _set(self, outcome: Result | HybridgeError) -> None:
@@ -94,7 +94,7 @@ class PendingJob:
 
 @dataclass(slots=True)
 class _Clock:
-    """The time of a run, without that of the jobs in its gaps."""
+    """The time of a run without that of jobs that ran in its gaps."""
 
     begun: float
     paused_s: float = 0.0
@@ -105,12 +105,12 @@ class _Clock:
 
 
 class DeviceThread:
-    """Takes jobs from the queue, one after the other, and some in the gaps of others.
+    """Runs jobs from the queue one after another, and short ones in the gaps of long ones.
 
     Args:
         models: The model cache.
-        perform: Runs jobs on one of them.
-        limits: Of the queue.
+        perform: Runs jobs on a model.
+        limits: Limits of the queue.
         batch_limit: Says how many jobs may share a run.
     """
 
@@ -126,11 +126,11 @@ class DeviceThread:
 
     @property
     def is_alive(self) -> bool:
-        """False only if something is broken, or it was closed."""
+        """Whether the thread runs: False after a bug or :meth:`close`."""
         return self._thread.is_alive()
 
     async def run(self, pending: PendingJob) -> Result:
-        """Enters the queue, waits for the result, and leaves the queue or stops the run when cancelled."""
+        """Queue a job and wait for its result; when cancelled, take it off the queue or stop its run."""
         job = pending.job
         cost_s, is_guess = self._cost_of(pending)
         queued = self.queue.put(
@@ -159,17 +159,17 @@ class DeviceThread:
             self._models.release(job.part)
 
     def plan(self, pending: PendingJob, flops: float) -> None:
-        """Takes in a job's arithmetic, which was guessed when it was queued; from any thread."""
+        """Replace the guessed FLOPs of a queued job; callable from any thread."""
         pending.plan(flops)
         self.queue.plan(self._cost_of)
 
     def _cost_of(self, pending: PendingJob) -> tuple[float, bool]:
-        """Seconds, and whether they are a guess."""
+        """Return the expected seconds, and whether they are a guess."""
         is_guess = pending.is_guess or not self.cost_model.knows(pending.job.cost_key)
         return self.cost_model.seconds(pending.job.cost_key, pending.flops), is_guess
 
     def notify_positions(self) -> None:
-        """Tells everybody who wants to hear it how many are before them; from any thread."""
+        """Report to every waiting job its position in the queue; callable from any thread."""
         if not self._listeners:
             return
         ahead_s = sum(queued.left_s for queued in self.queue.serving())
@@ -179,16 +179,16 @@ class DeviceThread:
             queued.item.notify(Progress("loading" if state == "loading" else "waiting", position, ahead_s))
 
     def fail(self, model: str, error: HybridgeError) -> None:
-        """Tells everybody who waits for a model that it cannot be had."""
+        """Fail every job that waits for a model which cannot be loaded."""
         for queued in self.queue.waiting():
             if queued.item.job.part == model and self.queue.leave(queued):
-                queued.item.resolve(copy.copy(error))  # each is raised by itself, and gets a traceback of its own
+                queued.item.resolve(copy.copy(error))  # each is raised separately, with a traceback of its own
 
     def close(self, patience_s: float | None = None) -> None:
-        """Finishes the running job, tells the waiting ones, and returns when the device is free.
+        """Finish the running job, fail the waiting ones, and return when the device is free.
 
         Args:
-            patience_s: Seconds after which it returns anyway; :attr:`is_alive` tells.  None to wait for ever.
+            patience_s: Seconds after which it returns even if a job runs (see :attr:`is_alive`); None for no limit.
         """
         for pending in self.queue.close():
             pending.resolve(_too_late())
@@ -199,7 +199,7 @@ class DeviceThread:
             self._run([queued], is_nested=False)
 
     def _run(self, queued_jobs: list[QueuedJob[PendingJob]], *, is_nested: bool) -> None:
-        """Runs a place, and those that may share its run; answers all of them, or puts them back."""
+        """Run a queued job and those that may share its run; resolve all of them, or put them back."""
         first = queued_jobs[0].item
         with self._models.claim(first.job.part) as model:
             if model is None:
@@ -215,7 +215,7 @@ class DeviceThread:
             outcomes = self._outcomes(model, queued_jobs, clock, is_nested=is_nested)
         for queued, outcome in zip(queued_jobs, outcomes, strict=True):
             if is_nested and _is_short_of_memory(outcome):
-                # Whatever it interrupted holds memory too; on its own it may fit.
+                # The job that it interrupted holds memory, too; alone it may fit.
                 queued.item.needs_all_memory = True
                 self._return(queued)
                 continue
@@ -243,7 +243,7 @@ class DeviceThread:
             return outcome
         if len(queued_jobs) == 1 or isinstance(outcome, Stopped):
             return [outcome] * len(queued_jobs)
-        # One of them may have spoilt it for the others (NaN), and memory for one may be there.
+        # One job may have made all fail (NaN), and there may be memory for one alone.
         alone: list[Result | HybridgeError] = []
         for queued in queued_jobs:
             tried = self._run_once(model, [queued], clock)
@@ -270,7 +270,7 @@ class DeviceThread:
         try:
             return self._perform(model, [queued.item.job for queued in queued_jobs], progress, should_stop)
         except (Stopped, OutOfMemory) as error:
-            return error.with_traceback(None)  # whose frames hold the tensors of the run, and tell nothing
+            return error.with_traceback(None)  # its frames hold the tensors of the run
         except HybridgeError as error:
             return error
         except Exception as error:  # one broken job must not end the thread that all others need
@@ -278,14 +278,14 @@ class DeviceThread:
             return EngineFailure("an unexpected failure in the engine", saw=type(error).__name__)
 
     def _return(self, queued: QueuedJob[PendingJob]) -> None:
-        """Puts a place back that cannot be served now, unless nobody waits for it by now."""
+        """Put back a job that cannot run now, unless its client has left."""
         if not self.queue.put_back(queued):
             queued.item.resolve(_too_late())
         elif not queued.item.is_wanted:
             self.queue.leave(queued)
 
     def _fill_gap(self, outer: QueuedJob[PendingJob]) -> float:
-        """Runs what may run between two strips of ``outer``; returns how long that took."""
+        """Run short jobs between two strips of ``outer``, and return how many seconds that took."""
         if not self.queue.is_short_waiting(outer):
             return 0.0
         begun = time.perf_counter()

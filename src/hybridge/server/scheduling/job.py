@@ -15,10 +15,10 @@ from ...models import ModelSpec, TextSpec
 from ...models.doctor.causes import Finding
 from ...protocol import HttpResponse, Task
 
-#: What the response takes at most beside its content, and what a refusal takes at most.
+#: Most bytes of a response beside its content, and of an error response.
 LEAST_RESULT_BYTES = 64 * 1024
 
-#: What a kind of job is answered with.
+#: The result of a kind of job.
 ResultT = TypeVar("ResultT", bound="Result")
 
 
@@ -30,7 +30,7 @@ class Job(ABC, Generic[ResultT]):
         spec: The model that it is for.
         findings: What the sender should hear of.
         inferred: How the model was found, where the sender named none.
-        client: The client that sent it; the queue is fair between clients.
+        client: Who sent it; the queue is fair between clients.
         is_patient: It was accepted for later, and is not refused because the queue is full.
     """
 
@@ -90,19 +90,19 @@ class Job(ABC, Generic[ResultT]):
 
 
 def text_part(name: str) -> str:
-    """What a model's text encoders are called beside its VAE, which has the model's own name."""
+    """Return the name of a model's text encoders in the model cache; its VAE has the model's own name."""
     return f"{name}:text"
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a job is.
+    """The progress of a job.
 
     Attributes:
-        state: ``loading`` is waiting for the model.
-        position: How many are served before it, as it looks now.
-        eta_s: Seconds until it is done, as it looks now.
-        done: The share of its work that is done.
+        state: ``loading`` while it waits for its model.
+        position: Expected number of jobs that run before it.
+        eta_s: Expected seconds until it is done.
+        done: The share of its work that is done, 0 to 1.
     """
 
     state: Literal["waiting", "loading", "running"]
@@ -111,7 +111,7 @@ class Progress:
     done: float = 0.0
 
 
-#: Hears of a job's progress, on the event loop.
+#: Called with a job's progress, on the event loop.
 ProgressCallback = Callable[[Progress], None]
 
 
@@ -120,10 +120,10 @@ class RunInfo:
     """How a job was run.
 
     Attributes:
-        mode: The engine's word for it.
-        peak_bytes: Most that the run took on top of the weights, where that is known.
-        flops: Its arithmetic, where that is known.
-        why: Why this mode.
+        mode: The mode of the engine's plan.
+        peak_bytes: Planned peak on top of the weights, if known.
+        flops: Its FLOPs, if known.
+        why: Why this mode was chosen.
     """
 
     mode: str
@@ -138,7 +138,7 @@ class Result:
 
     Attributes:
         milliseconds: Time of each stage.
-        ran: How it was run, if it was.
+        ran: How it was run; None if it was not.
         shared_by: The number of jobs in the run that made it.
         findings: All that the sender should hear of, those of the job included.
     """

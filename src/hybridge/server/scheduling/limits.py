@@ -1,4 +1,4 @@
-"""How much a stranger may ask for.  Checked on what was declared, before memory is taken."""
+"""Limits of one request, checked on the sizes that it declares before memory is allocated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...protocol.media import LONGEST_SIDE
 
 MIB = 1024**2
 
-#: Slower than any line on which somebody would wait for a picture: who sends or reads so slowly holds a connection.
+#: Least speed of a client that sends or reads; slower clients only hold a connection.
 SLOWEST_BYTES_PER_S = 4096
 
 
@@ -20,10 +20,10 @@ class PictureSize(NamedTuple):
     """How many pictures a request is about, and how large each is.
 
     Attributes:
-        batch: Pictures.
-        height: Of each, in pixels.
-        width: Of each, in pixels.
-        frames: Of each video; 1 for a picture.
+        batch: Number of pictures or videos.
+        height: Height of each, in pixels.
+        width: Width of each, in pixels.
+        frames: Frames of each video; 1 for a picture.
     """
 
     batch: int
@@ -39,16 +39,16 @@ class PictureSize(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Defaults that a machine with 24 GiB survives.
+    """The limits; the defaults suit a machine with 24 GiB.
 
     Attributes:
-        max_body_bytes: Of one request.
-        max_pixels: Of all pictures of one request together: one of 2048×2048, or four of 1024×1024.  The plain
+        max_body_bytes: Bytes of one request's body.
+        max_pixels: Pixels of all pictures of one request: one of 2048×2048, or four of 1024×1024.  The plain
             forward of a full-size VAE in float32 takes about 4 KiB for each pixel.
         max_video_pixels: The same of videos, all frames together: 81 frames of 480×832.
         max_batch: Pictures in one request.
-        max_inflight_bytes: Of all bodies that are being received at one time.
-        body_pause_s: Seconds without a byte after which a sender is given up.
+        max_inflight_bytes: Bytes of all bodies that are being received at one time.
+        body_pause_s: Seconds without a byte after which receiving is given up.
     """
 
     max_body_bytes: int = 256 * MIB
@@ -60,7 +60,7 @@ class Limits:
 
     @property
     def prompts(self) -> PromptLimits:
-        """Of a request for text embeddings."""
+        """Limits of a request for text embeddings."""
         return PromptLimits(max_prompts=self.max_batch)
 
     def check_body(self, body_bytes: int) -> None:
@@ -74,7 +74,7 @@ class Limits:
             )
 
     def check_decode(self, request: DecodeRequest, spec: ModelSpec) -> PictureSize:
-        """The size of what latents become, if it is within the limits."""
+        """Return the size of the decoded pictures, if it is within the limits."""
         layout = latents_layout(request.latents.shape, spec, request.height, request.width)
         self._check_batch(layout.batch)
         if request.output == "picture" and layout.batch > 1:
@@ -102,7 +102,7 @@ class Limits:
         return size
 
     def check_encode(self, image: WireTensor, spec: ModelSpec) -> PictureSize:
-        """The size of an image tensor, if it is one and within the limits."""
+        """Return the size of an image tensor, if it is one and within the limits."""
         layout = image_layout(image.shape, spec, is_bytes=image.dtype == "uint8")
         size = PictureSize(layout.batch, layout.height, layout.width, layout.frames)
         self._check_batch(size.batch)

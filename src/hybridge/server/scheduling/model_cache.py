@@ -1,9 +1,9 @@
-"""Many models, one budget: which models are loaded, which may be used now, and who leaves for whom.
+"""The model cache: loads models within a budget of memory, and evicts some for others.
 
 What counts against the budget are the weights of the models that are loaded or being loaded, and the peaks of the
-runs that are going on.  Each load has a thread of its own, so that a cold model holds up nobody but those who wait
-for it; one loads at a time, and one that takes very long is no longer waited for.  The device thread claims models,
-and gives room back.
+runs that are going on.  Each load has a thread of its own, so that only jobs for that model wait for it; one model
+loads at a time, but the next begins beside a load that takes very long.  The device thread claims models, and frees
+memory.
 
 Knows neither torch nor the engine: whatever has ``weights_bytes`` can be kept here.
 """
@@ -25,7 +25,7 @@ from .model_slot import Model, ModelState, Slot, Source
 
 log = logging.getLogger("hybridge.models")
 
-#: A load that takes longer may hang, on a network say: the next one begins beside it.
+#: A load that takes longer may hang, for example on a network: the next one begins beside it.
 _OVERTAKEN_AFTER_S = 60.0
 
 #: After a load that failed none is tried for as long as it took, within these bounds: a model that cannot be loaded
@@ -41,12 +41,12 @@ class _Run:
 
 
 class ModelCache(Generic[Model]):
-    """Any thread may call it; claims and runs are the device thread's.
+    """The cache.  Any thread may call it; only the device thread claims models and runs jobs.
 
     Args:
-        loaded: Models that are there already, and stay.
+        loaded: Models that are loaded already; they are not evicted.
         sources: Models that can be loaded.
-        memory_bytes: For weights and running plans together; None for no bound.
+        memory_bytes: Limit of weights and running plans together; None for no limit.
         on_change: Called when a model becomes ready or stops being so.
         on_failure: Called with a name and the error when a load failed.
     """
@@ -77,7 +77,7 @@ class ModelCache(Generic[Model]):
     # ------------------------------------------------------------------------------------ from the front
 
     def request(self, name: str) -> None:
-        """A job waits for this model from now on; it is loaded if it is cold.
+        """Count a job that waits for this model, and load the model if it is cold.
 
         Raises:
             HybridgeError: the failure of a load that was just tried.
@@ -90,7 +90,7 @@ class ModelCache(Generic[Model]):
             self._load_if_cold(name, slot)
 
     def release(self, name: str) -> None:
-        """A job that waited for it is done, or left."""
+        """Stop counting a job that waited for this model."""
         with self._changed:
             slot = self._slots[name]
             slot.waiting -= 1
@@ -98,10 +98,10 @@ class ModelCache(Generic[Model]):
             self._changed.notify_all()
 
     def preload(self, name: str) -> None:
-        """Loads it and waits until it is there.
+        """Load a model and wait until it is loaded.
 
         Raises:
-            HybridgeError: when it cannot be.
+            HybridgeError: when it cannot be loaded.
         """
         with self._changed:
             slot = self._slots[name]
@@ -115,31 +115,31 @@ class ModelCache(Generic[Model]):
                 raise slot.failure
 
     def state_of(self, name: str) -> ModelState:
-        """How this model stands."""
+        """Return the state of a model."""
         with self._changed:
             slot = self._slots[name]
             failure = None if slot.failure is None else _told(slot.failure)
             return ModelState(slot.state, failure, slot.loads, slot.evictions)
 
     def peek(self, name: str) -> Model | None:
-        """The model, if it is loaded; for questions that do not run it."""
+        """Return the model if it is loaded, for uses that do not run it."""
         return self._slots[name].model
 
     @property
     def weights_bytes(self) -> int:
-        """Of all models that are loaded."""
+        """Bytes of the weights of all loaded models."""
         with self._changed:
             return sum(slot.model.weights_bytes for slot in self._slots.values() if slot.model is not None)
 
     def is_ready(self, name: str) -> bool:
-        """Whether a job for it may be begun now."""
+        """Whether a job for this model can start now."""
         return self._slots[name].state == "loaded"
 
     def close(self, patience_s: float | None = None) -> None:
-        """Begins no more loads, and returns once none is going on.
+        """Start no more loads, and return once none is running.
 
         Args:
-            patience_s: Seconds after which it returns anyway; :attr:`is_loading` tells.  None to wait for ever.
+            patience_s: Seconds after which it returns even if a load runs (:attr:`is_loading`); None for no limit.
         """
         with self._changed:
             self._is_closed = True
@@ -148,7 +148,7 @@ class ModelCache(Generic[Model]):
 
     @property
     def is_loading(self) -> bool:
-        """Whether any load is going on."""
+        """Whether a load is running."""
         with self._changed:
             return bool(self._loaders)
 
@@ -156,7 +156,7 @@ class ModelCache(Generic[Model]):
 
     @contextmanager
     def claim(self, name: str) -> Iterator[Model | None]:
-        """The model, which does not leave within the block; None if it left just now."""
+        """Give the block a model, which is not evicted within it; None if it was evicted just now."""
         with self._changed:
             slot = self._slots[name]
             model = slot.model if slot.state == "loaded" else None
@@ -174,20 +174,20 @@ class ModelCache(Generic[Model]):
                     self._changed.notify_all()
 
     def load_s(self, name: str) -> float:
-        """How long the model took to load, once: the first who asks waited for it."""
+        """Return how many seconds the load took, once: only the first job waited for it."""
         with self._changed:
             seconds, self._slots[name].load_s = self._slots[name].load_s, 0.0
             return seconds
 
     def room_bytes(self) -> int | None:
-        """What a run may take now, beside the weights and the runs that are going on; None for no bound."""
+        """Return the bytes that are free for a run, beside weights and running jobs; None for no limit."""
         with self._changed:
             return self._room()
 
     def make_room(self, wanted_bytes: int) -> int | None:
-        """Lets models leave, those that nobody waits for first, until a run has room; returns :meth:`room_bytes`.
+        """Evict models until a run has room, first those that no job waits for; return :meth:`room_bytes`.
 
-        Where a model that is being loaded takes the room, its load is waited for, unless it takes very long.
+        If a model that is being loaded takes the room, wait for its load, unless that takes very long.
         """
         with self._changed:
             while (room := self._room()) is not None and room < wanted_bytes and not self._is_closed:
@@ -201,7 +201,7 @@ class ModelCache(Generic[Model]):
             return self._room()
 
     def release_idle(self) -> None:
-        """Lets every model leave that nobody uses or waits for."""
+        """Evict every model that no job uses or waits for."""
         with self._changed:
             while (victim := self._victim(lambda slot: not (slot.in_use or slot.waiting))) is not None:
                 self._evict(victim)
@@ -258,7 +258,7 @@ class ModelCache(Generic[Model]):
             loader.start()
 
     def _victim(self, may_leave: Callable[[Slot[Model]], bool]) -> str | None:
-        """Who leaves first: of those that nobody waits for the one unused for longest, then of the others."""
+        """Return the model to evict: the least recently used of those that no job waits for, else of the others."""
         candidates = [
             (slot.waiting > 0, slot.used_at, name)
             for name, slot in self._slots.items()
@@ -268,7 +268,7 @@ class ModelCache(Generic[Model]):
 
     def _evict(self, name: str) -> None:
         slot = self._slots[name]
-        if slot.model is None:  # another load has let it leave meanwhile
+        if slot.model is None:  # another load has evicted it meanwhile
             return
         log.info("%s leaves, to make room", name)
         slot.model, slot.state, slot.owed = None, "cold", 0
@@ -278,13 +278,13 @@ class ModelCache(Generic[Model]):
         self._changed.notify_all()
 
     def _await_end_of_use(self, slot: Slot[Model]) -> None:
-        # No new job of it is begun meanwhile, so that a model which is always busy comes to leave as well.
+        # No new job of this model starts meanwhile, so that a model which is always busy can be evicted, too.
         slot.state = "leaving"
         self._changed.notify_all()
         self._changed.wait_for(lambda: not slot.in_use or self._is_closed)
 
     def _bring(self, name: str, slot: Slot[Model]) -> None:
-        """Loads a model; the whole life of a loader."""
+        """Load a model: all that a loader thread does."""
         try:
             failure = self._load(name, slot) if self._take_turn(name, slot) else None
         finally:
@@ -299,7 +299,7 @@ class ModelCache(Generic[Model]):
         self._on_change()
 
     def _turn_s(self) -> float:
-        """Seconds for which the load that is going on is still waited for."""
+        """Return how many seconds to wait for the running load."""
         return 0.0 if self._loading is None else self._loading_since + _OVERTAKEN_AFTER_S - time.monotonic()
 
     def _take_turn(self, name: str, slot: Slot[Model]) -> bool:
@@ -319,7 +319,7 @@ class ModelCache(Generic[Model]):
         return self._is_closed or not slot.waiting
 
     def _load(self, name: str, slot: Slot[Model]) -> HybridgeError | None:
-        """Loads it in its turn; gives back why that failed."""
+        """Load a model in its turn; return the error if that failed."""
         begun = time.monotonic()
         model: Model | None = None
         failure: HybridgeError | None = None
@@ -329,7 +329,7 @@ class ModelCache(Generic[Model]):
             if self._reserve(name, slot, wanted_bytes):
                 model = slot.source.load()
         except HybridgeError as error:
-            # The frames of its traceback, and of those that it came from, hold what was loaded so far.
+            # The frames of its traceback, and of its causes', hold what was loaded so far.
             failure = error.with_traceback(None)
             failure.__cause__ = failure.__context__ = None
         except Exception as error:  # one broken model must not end the thread that the others need
@@ -350,16 +350,16 @@ class ModelCache(Generic[Model]):
             else:
                 slot.state, slot.failure = "cold", failure
                 slot.retry_at = time.monotonic() + min(max(took_s, _MIN_RETRY_S), _MAX_RETRY_S)
-                if failure is None and slot.waiting and not self._is_closed:  # given up, and wanted just now
+                if failure is None and slot.waiting and not self._is_closed:  # requested again just now
                     self._load_if_cold(name, slot)
             self._changed.notify_all()
         return failure
 
     def _reserve(self, name: str, slot: Slot[Model], wanted_bytes: int) -> bool:
-        """Waits until there is room for the weights, and takes it; False if nobody wants them any more.
+        """Wait until there is room for the weights, and reserve it; False if no job waits for them any more.
 
         Raises:
-            OutOfMemory: when there never will be.
+            OutOfMemory: when there can never be room.
         """
         with self._changed:
             while (room := self._room()) is not None and room < wanted_bytes:
@@ -385,5 +385,5 @@ class ModelCache(Generic[Model]):
 
 
 def _told(failure: HybridgeError) -> str:
-    """As strangers are told, who can read how each model stands."""
+    """Return the text for ``/v1/models``, which every client can read."""
     return str(failure.for_strangers() if isinstance(failure, ModelUnavailable) else failure)

@@ -1,4 +1,4 @@
-"""What a model cache knows of each of its models."""
+"""What the model cache knows about each of its models."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ State = Literal["cold", "loading", "loaded", "leaving"]
 
 
 class LoadedModel(Protocol):
-    """Whatever has weights can be kept: the cache knows neither torch nor the engine."""
+    """A model in the cache: anything with weights, because the cache knows neither torch nor the engine."""
 
     @property
     def weights_bytes(self) -> int:
-        """Bytes that it takes between runs."""
+        """Bytes that it occupies between runs."""
 
 
 Model = TypeVar("Model", bound=LoadedModel)
@@ -27,7 +27,7 @@ class Source(Generic[Model]):
     """Where a model comes from.
 
     Attributes:
-        weights_bytes: What it will take, told before it is loaded; may take long.
+        weights_bytes: Returns the bytes that it will occupy, before it is loaded; may take long.
         load: Loads it; takes long.
     """
 
@@ -39,12 +39,12 @@ class Source(Generic[Model]):
 class Slot(Generic[Model]):
     """One model in the cache.
 
-    ``waiting`` are the jobs for it, ``owed`` those of them that waited when it was loaded: until they are served it
-    does not leave again, or two models that do not fit together would push each other out without doing any work.
-    After a failure the next load begins no earlier than ``retry_at``, of :func:`time.monotonic`.
+    ``waiting`` is the number of jobs for it, ``owed`` the number of those that waited when it was loaded.  Until
+    these are done it is not evicted, or two models that do not fit together would evict each other without doing
+    any work. After a failure the next load begins no earlier than ``retry_at``, of :func:`time.monotonic`.
     """
 
-    source: Source[Model] | None  # None: it was loaded by the caller, and stays
+    source: Source[Model] | None  # None: the caller has loaded it, and it is not evicted
     model: Model | None = None
     state: State = "cold"
     failure: HybridgeError | None = None
@@ -61,13 +61,13 @@ class Slot(Generic[Model]):
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """What is to be seen of a model from outside.
+    """The public state of a model.
 
     Attributes:
-        state: ``cold``, ``loading``, ``loaded``, or ``leaving`` once its last job is done.
+        state: ``cold``, ``loading``, ``loaded``, or ``leaving`` while it waits for its last job to be evicted.
         failure: Why the last attempt to load it failed, if it did.
         loads: How often it was loaded.
-        evictions: How often it left to make room.
+        evictions: How often it was evicted.
     """
 
     state: State

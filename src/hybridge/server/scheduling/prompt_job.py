@@ -20,10 +20,10 @@ _MOST_SHOWN = 60
 #: Prompts of a job that shares a run.
 _MOST_SHARED = 4
 
-#: Embeddings that are written in a millisecond.
+#: Bytes of embeddings that take about a millisecond to write.
 _SHORT_ANSWER = 8 * 2**20
 
-#: Of a prompt's embeddings: most are smaller, those of FLUX.2 are as large.
+#: Bytes reserved for the embeddings of a prompt: those of FLUX.2 are as large, most are smaller.
 _PROMPT_BYTES = 16 * 2**20
 
 
@@ -33,7 +33,7 @@ class PromptResult(Result):
 
     Attributes:
         answer: The embeddings.
-        is_from_cache: Whether they were made before.
+        is_from_cache: Whether they come from the cache.
     """
 
     answer: PromptAnswer
@@ -105,7 +105,7 @@ class PromptJob(Job[PromptResult]):
         return is_short and self.request.dtype is None
 
     def write(self, result: PromptResult) -> HttpResponse:
-        """The response; copies all of the embeddings, so it belongs off the event loop and off the device."""
+        """Return the response.  Copies all embeddings, so do not call it on the event loop or the device thread."""
         response = write_prompt_response(self.request, result.answer, self.spec.side.masks)
         about: dict[str, str] = {"hybridge-cache": result.cache}
         if (cut := _cut(result.answer)) is not None:
@@ -114,9 +114,9 @@ class PromptJob(Job[PromptResult]):
 
 
 def admit_prompt(request: PromptRequest, spec: TextSpec, limits: Limits) -> PromptJob:
-    """Accepts prompts for a model, or says why not.  Reads picture files, so it belongs off the event loop.
+    """Check prompts and return their job.  Reads picture files, so do not call it on the event loop.
 
-    What can be told without the model is checked here, so that none is loaded for a request that it cannot answer.
+    Everything that can be checked without the model is checked here, so that no model is loaded in vain.
 
     Raises:
         UnknownParameter: for an option that the model's pipeline does not have; names the nearest one.
@@ -150,7 +150,7 @@ def admit_prompt(request: PromptRequest, spec: TextSpec, limits: Limits) -> Prom
 
 
 def _cut(answer: PromptAnswer) -> str | None:
-    """What the sender should hear of prompts that were cut; it names their places, not their words."""
+    """Return the warning about prompts that were cut; it gives their positions, not their words."""
     told = [f"{name} {', '.join(map(str, items))}" for name, items in answer.truncated.items() if items]
     if not told:
         return None

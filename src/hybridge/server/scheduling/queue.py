@@ -1,14 +1,14 @@
-"""The queue between the HTTP side and the device: fair, bounded, and aware of what work costs.
+"""The queue between the HTTP side and the device: fair between clients, bounded, ordered by cost.
 
-*Order.*  Every client has an account, in seconds of the device.  Being served adds a job's cost to its client's
-account, and the next job is that of the lowest account; within a client, first come, first served.  Whoever comes
-anew starts at the account that is being served, so nobody saves up by staying away.  This is start-time fair
+*Order.*  Every client has an account, in seconds of the device.  When a job is taken, its cost is added to its
+client's account; the next job is that of the client with the lowest account, and a client's jobs keep their order.
+A new client starts at the account of the job that runs, so nobody gains by staying away.  This is start-time fair
 queueing (Goyal, Vin and Cheng, 1996).
 
-*Gaps.*  A job that runs in strips pauses between two of them, and others may run in that gap.  Four rules say
-which, see :meth:`FairQueue.interrupt`.
+*Gaps.*  A job that runs in strips pauses between two of them, and other jobs may run in that gap.
+:meth:`FairQueue.interrupt` has the rules.
 
-*Bounds* are those of :mod:`.queue_limits`.
+*Limits* are in :mod:`.queue_limits`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ __all__ = ["FairQueue", "QueueLimits", "QueuedJob"]
 
 Item = TypeVar("Item")
 
-#: What runs in the gaps of a job costs at most this much of what the job still has to do.  Then gaps nest only as
-#: deep as costs shrink, and all that nest take a third of the outermost job's work, and so about of its memory.
+#: A job that runs in a gap costs at most this share of what the paused job still has to do.  So nested jobs
+#: together cost at most a third of the outermost job's work, and take about a third of its memory.
 _GAP_SHARE = 1 / 4
 
-#: Accounts of clients that are gone are thrown away beyond this number.
+#: Number of accounts; beyond it, those of clients without jobs are dropped.
 _MOST_ACCOUNTS = 256
 
 
@@ -43,11 +43,11 @@ class _Account(Generic[Item]):
 
 
 class FairQueue(Generic[Item]):
-    """``put`` and ``leave`` from any thread, the rest from the one that owns the device.
+    """The queue.  Any thread may call ``put`` and ``leave``, only the device thread the other methods.
 
     Args:
-        limits: One job more is refused at once rather than kept for minutes.
-        is_ready: Whether items of a group may be begun; asked when an item is put into the queue.
+        limits: A job above them is refused at once.
+        is_ready: Whether items of a group can start; called when an item is put into the queue.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class FairQueue(Generic[Item]):
         self._is_ready = is_ready
         self._accounts: dict[str, _Account[Item]] = {}
         self._serving: list[QueuedJob[Item]] = []
-        self._now = 0.0  # the account that is being served
+        self._now = 0.0  # the account of the job that runs
         self._arrivals = 0
         self._least_s = math.inf  # nobody who waits costs less
         self._changed = threading.Condition()
@@ -73,7 +73,7 @@ class FairQueue(Generic[Item]):
 
     @property
     def arrivals(self) -> int:
-        """How many items ever came."""
+        """Number of items that were ever put into the queue."""
         return self._arrivals
 
     def put(
@@ -87,10 +87,10 @@ class FairQueue(Generic[Item]):
         group: str = "",
         is_guess: bool = False,
     ) -> QueuedJob[Item]:
-        """Lines up.  The arguments are the attributes of :class:`QueuedJob`.
+        """Put an item into the queue.  The arguments are the attributes of :class:`QueuedJob`.
 
         Raises:
-            Overloaded: when the queue is full; says when there is likely to be room.
+            Overloaded: when the queue is full; says when there will probably be room.
             ShuttingDown: when it is closed.
         """
         with self._changed:
@@ -111,7 +111,7 @@ class FairQueue(Generic[Item]):
             return queued
 
     def leave(self, queued: QueuedJob[Item]) -> bool:
-        """Gives up a place, at no cost to the client; False if it was taken already."""
+        """Remove an item, at no cost to the client; False if it was taken already."""
         with self._changed:
             account = self._accounts.get(queued.client)
             if account is None or queued not in account.waiting:
@@ -120,10 +120,10 @@ class FairQueue(Generic[Item]):
             return True
 
     def plan(self, cost_of: Callable[[Item], tuple[float, bool]]) -> None:
-        """Puts better figures in place of guesses, for those who wait and for what the device is at work on.
+        """Replace the guessed costs of waiting and running items.
 
         Args:
-            cost_of: Gives seconds, and whether those are a guess still.
+            cost_of: Returns seconds, and whether they are still a guess.
         """
         with self._changed:
             for queued in [*self._serving, *(queued for _, queued in self._places())]:
@@ -136,10 +136,10 @@ class FairQueue(Generic[Item]):
                     self._least_s = min(self._least_s, queued.cost_s)
 
     def count(self, cost_of: Callable[[Item], tuple[float, bool]]) -> None:
-        """Lets the work of those who wait count against the bound, where it is no guess any more.
+        """Count the work of waiting items against the limit, where it is no longer a guess.
 
-        Order and gaps go by what they have cost so far: those are comparisons, also with what was begun meanwhile,
-        for which both sides have to be told from the same figures.
+        Order and gaps keep the costs that they used so far, because they compare costs, which must come from the
+        same measurements on both sides.
         """
         with self._changed:
             for _, queued in self._places():
@@ -148,10 +148,10 @@ class FairQueue(Generic[Item]):
                     queued.counted_s = None if is_guess else cost_s
 
     def take(self, is_ready: Callable[[Item], bool] = lambda _: True) -> QueuedJob[Item] | None:
-        """The next place whose item is ready; waits for one.  None once the queue is closed.
+        """Wait for an item that is ready, and take it; None once the queue is closed.
 
         Args:
-            is_ready: False for an item to pass over for now; :meth:`notify` when that changes.
+            is_ready: Whether an item can start now; call :meth:`notify` when that changes.
         """
         with self._changed:
             while not self._is_closed:
@@ -162,22 +162,22 @@ class FairQueue(Generic[Item]):
             return None
 
     def is_short_waiting(self, outer: QueuedJob[Item]) -> bool:
-        """Whether :meth:`interrupt` may find anybody; quick, for it is asked after every strip."""
+        """Whether :meth:`interrupt` may find an item; quick, because it is called after every strip."""
         return self._least_s <= outer.left_s * _GAP_SHARE
 
     def interrupt(
         self, outer: QueuedJob[Item], *, before: int, is_ready: Callable[[Item], bool] = lambda _: True
     ) -> QueuedJob[Item] | None:
-        """Who may run in a gap of ``outer`` now, or None.
+        """Take an item that may run in a gap of ``outer`` now; None if there is none.  The rules:
 
-        1. Its cost is a small part of what ``outer`` has left to do: a long wait is spared for a short one.
-        2. It was there when the gap began, so that ``outer`` gets its next strip whoever comes meanwhile.
-        3. It is of a client whose account is lower than that of ``outer``, counting only the strips that are done:
-           a client cannot buy more than its share by sending small jobs.
-        4. Or it is of the same client, who has nobody to be protected from.
+        1. Its cost is a small part of what ``outer`` still has to do.
+        2. It was in the queue when the gap began, so that ``outer`` gets its next strip whatever comes meanwhile.
+        3. The account of its client is lower than that of the client of ``outer``, counting only strips that
+           are done, so that a client does not get more than its share by sending small jobs.
+        4. Rule 3 does not apply to items of the same client.
 
         Args:
-            outer: What pauses.
+            outer: The job that pauses.
             before: :attr:`arrivals` when the gap began.
             is_ready: As for :meth:`take`.
         """
@@ -200,7 +200,7 @@ class FairQueue(Generic[Item]):
             return None
 
     def join(self, is_like: Callable[[Item], bool], most: int) -> list[QueuedJob[Item]]:
-        """Up to ``most`` more places whose items may share a run, in the order of the queue."""
+        """Take up to ``most`` more items that may share a run, in the order of the queue."""
         joined: list[QueuedJob[Item]] = []
         with self._changed:
             while len(joined) < most:
@@ -211,7 +211,7 @@ class FairQueue(Generic[Item]):
         return joined
 
     def put_back(self, queued: QueuedJob[Item]) -> bool:
-        """To the front of its client's jobs, uncharged, as if never taken; False if the queue is closed."""
+        """Put an item back in front of its client's items, without charge; False if the queue is closed."""
         with self._changed:
             self._serving.remove(queued)
             if self._is_closed:
@@ -225,38 +225,38 @@ class FairQueue(Generic[Item]):
             return True
 
     def advance(self, queued: QueuedJob[Item], done: float) -> None:
-        """Tells which share of a place's work is done."""
+        """Set which share of an item's work is done."""
         with self._changed:
             queued.done = done
             self._now = queued.reached
 
     def end(self, queued: QueuedJob[Item], seconds: float) -> None:
-        """Tells that the device is done with a place, and how long it really took."""
+        """Charge an item that is done with the time that it really took."""
         with self._changed:
             self._serving.remove(queued)
             if queued.client in self._accounts:
                 self._accounts[queued.client].seconds += seconds - queued.cost_s
             if not self._serving and not len(self):
-                self._accounts.clear()  # nobody owes anybody anything
+                self._accounts.clear()  # the queue is empty: reset all accounts
                 self._now = 0.0
 
     def notify(self) -> None:
-        """Makes ``take`` look again at what is ready."""
+        """Make ``take`` check again which items are ready."""
         with self._changed:
             self._changed.notify_all()
 
     def waiting(self) -> list[QueuedJob[Item]]:
-        """The places at this moment, in the order in which they will be served if nobody else comes."""
+        """Return the waiting items, in the order in which they will run if no others come."""
         with self._changed:
             return list(self._order())
 
     def serving(self) -> list[QueuedJob[Item]]:
-        """What the device is at work on: the outermost first, then what runs in its gaps."""
+        """Return the running items: the outermost first, then those in its gaps."""
         with self._changed:
             return list(self._serving)
 
     def close(self) -> list[Item]:
-        """Refuses whoever comes, makes ``take`` return None, and gives back what was still waiting."""
+        """Refuse new items, make ``take`` return None, and return the items that were waiting."""
         with self._changed:
             self._is_closed = True
             left = [queued.item for queued in self._order()]
@@ -270,7 +270,7 @@ class FairQueue(Generic[Item]):
                 yield account, queued
 
     def _first(self, may: Callable[[_Account[Item], QueuedJob[Item]], bool]) -> QueuedJob[Item] | None:
-        """Of the places that may, the one with the lowest account; of equals, the one that came first."""
+        """Return the allowed item with the lowest account; of equals, the one that came first."""
         queued_jobs = [pair for pair in self._places() if may(*pair)]
         return min(queued_jobs, key=lambda pair: (pair[0].seconds, pair[1].number))[1] if queued_jobs else None
 

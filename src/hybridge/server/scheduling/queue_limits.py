@@ -1,9 +1,8 @@
-"""Bounds on the queue: the number of jobs, their work, and their bytes.
+"""Limits of the queue: the number of jobs, their work, and their bytes.
 
 The last quarter of each is kept for clients that have nothing in the queue, so that one busy client cannot make the
-server refuse all others.  Jobs that cannot be begun yet, because their model is being loaded, count against nobody
-but those who wait for the same model; of the bytes they get half.  Work counts once it was measured: a guess
-refuses nobody.
+server refuse all others.  Jobs whose model is being loaded count only against jobs for the same model, and get half
+of the bytes.  Work counts only where it was measured: a guess refuses no job.
 """
 
 from __future__ import annotations
@@ -16,24 +15,24 @@ from ...errors import Overloaded
 
 Item = TypeVar("Item")
 
-#: Of a bound, the part that only clients with nothing in the queue may take.
+#: The share of a limit that only clients with nothing in the queue may use.
 _NEWCOMERS_SHARE = 1 / 4
 
-#: Of the bound on bytes, the part that jobs which cannot be begun yet may take together.
+#: The share of the limit on bytes for all jobs whose model is not loaded yet.
 _UNREADY_SHARE = 1 / 2
 
-#: Seconds that a guess adds at most to what a refused client is told to wait.
+#: Most seconds that a guessed cost adds to the Retry-After of a refused client.
 _MOST_GUESSED_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """How much may wait; a job that comes to an empty line is always taken.
+    """How much may wait; an empty queue takes every job.
 
     Attributes:
-        jobs: Their number.
+        jobs: Number of jobs.
         work_s: Seconds that the device would need for all of them.
-        nbytes: Of their tensors.
+        nbytes: Bytes of their tensors.
     """
 
     jobs: int = 64
@@ -46,17 +45,17 @@ class QueuedJob(Generic[Item]):
     """An item in the queue or on the device.
 
     Attributes:
-        item: Whose place it is.
+        item: The item.
         client: Who sent it.
         cost_s: Seconds that the device is expected to need.
-        nbytes: Of its tensors.
-        is_patient: It was accepted elsewhere, and counts against no bound here.
+        nbytes: Bytes of its tensors.
+        is_patient: Whether no limit applies, because it was accepted for later.
         group: The model that it waits for.
-        is_guess: Nothing was measured that ``cost_s`` could be told from.
-        counted_s: What counts against the bound on work where ``cost_s`` is a guess: what was measured since.
-        number: Counts arrivals.
+        is_guess: Whether ``cost_s`` is a guess, because nothing was measured.
+        counted_s: Seconds that count against the limit on work where ``cost_s`` is a guess: measured since.
+        number: Its position in the order of arrival.
         start: Its client's account when it was taken.
-        done: The share of its work that is done.
+        done: The share of its work that is done, 0 to 1.
     """
 
     item: Item
@@ -73,25 +72,25 @@ class QueuedJob(Generic[Item]):
 
     @property
     def left_s(self) -> float:
-        """Seconds that it is expected to need still."""
+        """Seconds that it is expected to need from now on."""
         return self.cost_s * (1 - self.done)
 
     @property
     def work_s(self) -> float:
-        """What counts against the bound on work: nothing for a guess."""
+        """Seconds that count against the limit on work: 0 for a guess."""
         if self.is_guess:
             return self.counted_s or 0.0
         return self.cost_s
 
     @property
     def told_s(self) -> float:
-        """Seconds that it still adds to what a refused client is told to wait."""
+        """Seconds that it adds to the Retry-After of a refused client."""
         left_s = self.work_s * (1 - self.done)
         return left_s or min(self.left_s, _MOST_GUESSED_S)
 
     @property
     def reached(self) -> float:
-        """Its client's account, counting only what is done."""
+        """Its client's account, counting only the work that is done."""
         return self.start + self.cost_s * self.done
 
 
@@ -102,21 +101,21 @@ def check_room(
     limits: QueueLimits,
     is_ready: Callable[[str], bool],
 ) -> None:
-    """Raises :class:`Overloaded` where a job would pass a bound; a job that comes to an empty line never does.
+    """Raise :class:`Overloaded` if a job would exceed a limit; an empty queue takes every job.
 
     Args:
-        newcomer: It is not in the queue yet.
-        waiting: Who is.
-        serving: What the device is at work on.
-        limits: The bounds.
-        is_ready: Whether jobs of a group may be begun.
+        newcomer: The job, which is not in the queue yet.
+        waiting: The jobs in the queue.
+        serving: The jobs that run.
+        limits: The limits.
+        is_ready: Whether jobs of a group can start.
     """
     held = [queued for queued in waiting if not queued.is_patient]
     if not held:
         return
 
     def full(what: str, setting: str, rivals: Sequence[QueuedJob[Any]]) -> Overloaded:
-        # Half of the queue: whoever is refused now comes back together with the others who were, and all need room.
+        # The time for half of the queue: all clients that are refused now come back together, and need room.
         ahead = [*rivals, *(queued for queued in waiting if queued.is_patient)]
         return Overloaded(
             what,

@@ -29,11 +29,11 @@ from .film import Film
 from .job import LEAST_RESULT_BYTES, Job, Result
 from .limits import Limits, PictureSize
 
-#: Factors travel as text with a handful of digits.
+#: Factors are sent as text with a few digits.
 _FACTOR_TOLERANCE = 1e-3
 
-#: Of a result for each pixel at most: three floats in base64; three bytes of a file, which grows a little if its
-#: content is noise.
+#: Most bytes of a result for each pixel: three floats in base64, or three bytes of a file, which grows a little if
+#: its content is noise.
 _TENSOR_BYTES_PER_PIXEL = 16
 _FILE_BYTES_PER_PIXEL = 4
 
@@ -56,7 +56,7 @@ class VaeJob(Job[VaeResult]):
 
     Attributes:
         request: What to do.
-        size: Of its pictures, computed once.
+        size: The size of its pictures, computed once.
         film: Takes the frames as they are decoded, if the answer is a file with one video.
     """
 
@@ -137,7 +137,7 @@ class VaeJob(Job[VaeResult]):
 
 
 def admit(request: Request, spec: ModelSpec, limits: Limits) -> VaeJob:
-    """Accepts a request for a model, or says why not.  Reads picture files, so it belongs off the event loop.
+    """Check a request and return its job.  Reads picture files, so do not call it on the event loop.
 
     Raises:
         RequestError: when it cannot be answered.
@@ -180,7 +180,7 @@ def admit(request: Request, spec: ModelSpec, limits: Limits) -> VaeJob:
 
 
 def _findings(request: Request, spec: ModelSpec) -> Iterator[Finding]:
-    """What the sender should hear of, before the content is looked at."""
+    """Return warnings for the sender that do not depend on the content."""
     if spec.kind == "tiny" and spec.parent is None and request.scaling.by == "none":
         yield Finding(
             "tiny-without-parent",
@@ -199,10 +199,10 @@ def _findings(request: Request, spec: ModelSpec) -> Iterator[Finding]:
 
 
 def infer_model(request: Request, served: Mapping[str, ModelSpec], default: str | None) -> tuple[ModelSpec, str]:
-    """The model that a request without a name is for, and the reason.
+    """Return the model for a request that names none, and the reason.
 
-    Latents tell by their channels, and both tasks by the factors that they carry.  A tiny autoencoder is not
-    chosen over the full one whose latents it shares.  What still fits several models is refused: SD v1 and SDXL
+    The number of latent channels tells for latents, and the given factors for both tasks.  A tiny autoencoder is
+    not chosen over the full one whose latents it shares.  What still fits several models is refused: SD v1 and SDXL
     latents look alike, and the wrong VAE gives a wrong picture without an error.
 
     Args:
