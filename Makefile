@@ -19,11 +19,14 @@ serve: $(VENV)/server ## A server; ARGS="sdxl --host 0.0.0.0"
 	$(BIN)/hybridge serve $(ARGS)
 
 # Two processes of one thread each: two of two would wait for each other's threads most of the time.
+# Each file runs in one of them, so that the servers and pipelines of a file are made once; files keep their order, or
+# long files with few tests would come last, one after another in one process while the other is idle.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # Libraries of quantised weights are beside the environment: diffusers imports whichever it finds, which takes
 # seconds, and every test that starts a process would wait for that.
 test: $(VENV)/dev $(VENV)/quantisers ## All tests that need no GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not quantisers" -n 2 $(ARGS)
-	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantisers -n 2 tests/lab tests/engine/text
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not quantisers" $(WORKERS) $(ARGS)
+	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantisers $(WORKERS) tests/lab tests/engine/text
 
 # In a copy of the sources, for the library works only where the sanitizer was loaded before Python.  libstdc++ is loaded
 # with it, or the sanitizer ends the process at the first exception of torch; -s, or pytest keeps its report.

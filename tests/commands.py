@@ -7,14 +7,15 @@ import subprocess
 import sys
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
-from pathlib import Path
 
+import forks
 import pytest
+from forks import SOURCE
 
 from hybridge.cli import main
 
-#: Of this tree, whatever is installed.
-SOURCE = str(Path(__file__).parents[1] / "src")
+#: Python that runs the command.
+HYBRIDGE = "from hybridge.cli import main; main()"
 
 #: An environment in which rich neither wraps nor colours.
 TERMINAL = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", "PYTHONWARNINGS": "ignore"}
@@ -42,8 +43,5 @@ def hybridge(*arguments: object, check: bool = True) -> subprocess.CompletedProc
 
 def process(*arguments: object, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, without a home, so without models that were fetched before."""
-    command = [sys.executable, "-c", "from hybridge.cli import main; main()", *map(str, arguments)]
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "PYTHONPATH": SOURCE, **TERMINAL, **variables}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
-    assert not check or done.returncode == 0, done.stderr
-    return done
+    return forks.run(HYBRIDGE, *arguments, env=environment, check=check)

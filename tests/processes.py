@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from forks import Forked
+
 import hybridge
 
-Served = tuple["subprocess.Popen[str]", str, Callable[[], list[str]]]
+Process = subprocess.Popen[str] | Forked
+Served = tuple[Process, str, Callable[[], list[str]]]
 
 
 @contextmanager
@@ -35,14 +38,13 @@ def serving_process(*arguments: object, before: str = "", **variables: str) -> I
         **variables,
     }
     code = f"{before}\nfrom hybridge.cli import main; main()"
-    command = [sys.executable, "-c", code, "serve", "--port", "0"]
-    process = subprocess.Popen(
-        [*command, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    given = ["serve", "--port", "0", *map(str, arguments)]
+    process: Process
+    if any(name.startswith("HF_") for name in variables):  # which the hub's client reads when it is imported
+        command, pipe = [sys.executable, "-c", code, *given], subprocess.PIPE
+        process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+    else:
+        process = Forked(code, *given, env=environment)
     lines: list[str] = []
     reading = threading.Thread(target=lambda: lines.extend(process.stderr))
     reading.start()

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import SOURCE, hybridge, process
+from commands import HYBRIDGE, SOURCE, hybridge, process
 from diffusers import AutoencoderKL
+from forks import Forked
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -69,9 +70,7 @@ class TestDemo:
 @contextmanager
 def serving(*arguments: object) -> Iterator[str]:
     """The address of a ``hybridge serve`` in a process of its own, ended with Ctrl-C."""
-    command = [sys.executable, "-c", "from hybridge.cli import main; main()", "serve", *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
+    with Forked(HYBRIDGE, "serve", *arguments, stderr=subprocess.STDOUT) as process:
         seen = ""
         for line in process.stdout:
             seen += line

@@ -6,7 +6,6 @@ import asyncio
 import http.server
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from forks import Forked
 
 from hybridge.client import AsyncClient, Breaker, Client, Retry, ServerWarning
 from hybridge.errors import BadAnswer, ClientError, ServerRefused, ServerUnreachable
@@ -49,10 +49,9 @@ run(app, [listener], ListenOptions(), drain, log_level="warning")
 
 
 @pytest.fixture
-def processes(specs: dict[str, ModelSpec]) -> Iterator[list[tuple[subprocess.Popen[str], str]]]:
+def processes(specs: dict[str, ModelSpec]) -> Iterator[list[tuple[Forked, str]]]:
     """Two servers in processes of their own, with the same model."""
-    command = [sys.executable, "-c", _SERVER, specs["sd-v1"].source]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    started = [Forked(_SERVER, specs["sd-v1"].source, stderr=subprocess.STDOUT) for _ in range(2)]
     try:
         yield [(process, process.stdout.readline().strip()) for process in started]
     finally:

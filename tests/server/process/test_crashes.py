@@ -10,9 +10,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import forks
 import httpx
 import pytest
 import torch
+from commands import HYBRIDGE
+from forks import Forked
 
 from hybridge.engine import Engine, EngineOptions, to_pixels
 
@@ -26,13 +29,9 @@ def latents(seed: int) -> torch.Tensor:
 
 
 @contextmanager
-def serving(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(*arguments: object) -> Iterator[tuple[Forked, str]]:
     """A ``hybridge serve`` and its address; killed with SIGKILL at the end, if it still runs."""
-    command = [sys.executable, "-c", "from hybridge.cli import main; main()", "serve", "--port", "0"]
-    process = subprocess.Popen(
-        [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout is not None
+    process = Forked(HYBRIDGE, "serve", "--port", 0, *arguments, stderr=subprocess.STDOUT)
     try:
         seen = ""
         for line in process.stdout:
@@ -147,16 +146,7 @@ def test_nothing_is_written_to_disk_without_a_spool(specs, photograph, tmp_path)
     home.mkdir()
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
     environment["PYTHONPATH"] = ":".join(sys.path)
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED, specs["sd-v1"].source, str(photograph)],
-        cwd=home,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = forks.run(WATCHED, specs["sd-v1"].source, photograph, cwd=home, env=environment)
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["statuses"] == [200] * 7 + [400, 200, 202, 204]
     assert told["written"] == []
