@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..models import ModelParts, TextSpec
     from ..server.process.server import ListenOptions
     from ..server.process.traces import Traces
+    from ..server.prompt_disk_cache import PromptDiskCache
     from ..server.settings import Settings
 
 
@@ -72,6 +73,7 @@ def serve(context: typer.Context) -> None:
             cold=[parts.vae for parts in models_parts if parts.vae is not None],
             texts=_quantised(models_parts, settings),
             prompt_cache_bytes=settings.prompt_cache_mib * 2**20,
+            prompt_disk_cache=_on_disk(settings),
             options=EngineOptions(settings.device, settings.dtype, settings.exactness, settings.spill),
             limits=settings.queue_limits,
             memory_bytes=memory_bytes,
@@ -126,6 +128,21 @@ def _quantised(models_parts: Sequence[ModelParts], settings: Settings) -> list[T
                 expected="a model with text encoders",
             )
     return [replace(text, quantisation=settings.quantisation_of(text.name)) for text in texts]
+
+
+def _on_disk(settings: Settings) -> PromptDiskCache | None:
+    from ..errors import HybridgeError
+    from ..server.prompt_disk_cache import PromptDiskCache
+
+    folder = settings.prompt_cache_dir
+    if folder is None:
+        return None
+    try:
+        return PromptDiskCache(folder, int(settings.prompt_cache_gib * 2**30))
+    except OSError as error:
+        raise HybridgeError(
+            "the folder of the prompt cache cannot be used", saw=f"{folder}: {error.strerror}", expected="a folder"
+        ) from None
 
 
 def _leave() -> None:

@@ -13,6 +13,7 @@ from ..models import ModelSpec, TextSpec
 from .local_models import LocalModels
 from .local_text import TextModels
 from .local_vae import VaeModels
+from .prompt_disk_cache import PromptDiskCache
 from .scheduling.backend import BackendLoad, ModelInfo
 from .scheduling.device_thread import DeviceThread, PendingJob
 from .scheduling.job import Job, ProgressCallback, Result, ResultT
@@ -36,6 +37,7 @@ class LocalBackend:
         batch_limit: Jobs that may share a run; None decides for each device.
         texts: Text encoders, which are loaded when they are first needed.
         prompt_cache_bytes: Size of the cache of embeddings.
+        prompt_disk_cache: Cache of embeddings on disk; the backend closes it.
         others: Models of further kinds.
     """
 
@@ -51,12 +53,13 @@ class LocalBackend:
         batch_limit: int | None = None,
         texts: Sequence[TextSpec] = (),
         prompt_cache_bytes: int = 0,
+        prompt_disk_cache: PromptDiskCache | None = None,
         others: Sequence[LocalModels[Any, Any]] = (),
     ) -> None:
         options = options or EngineOptions()
         self._kinds: Sequence[LocalModels[Any, Any]] = (
             VaeModels(engines, cold, options, batch_limit),
-            TextModels(texts, options, prompt_cache_bytes, batch_limit),
+            TextModels(texts, options, prompt_cache_bytes, batch_limit, prompt_disk_cache),
             *others,
         )
         self._kind_of = {part: kind for kind in self._kinds for part in kind.parts}

@@ -19,6 +19,7 @@ from ..protocol import PROMPT_ITEM_BYTES, PromptAnswer, WireTensor
 from ..protocol.torch import from_torch
 from .local_models import LocalModels
 from .prompt_cache import PromptCache, key_of
+from .prompt_disk_cache import PromptDiskCache
 from .scheduling.backend import ModelInfo
 from .scheduling.job import RunInfo, text_part
 from .scheduling.model_slot import Source
@@ -42,6 +43,7 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
         options: How they are loaded.
         cache_bytes: Size of the cache of answers.
         batch_limit: Jobs that may share a run; None decides for each device.
+        on_disk: Keeps answers beyond the end of the process.
     """
 
     def __init__(
@@ -50,10 +52,11 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
         options: EngineOptions,
         cache_bytes: int,
         batch_limit: int | None = None,
+        on_disk: PromptDiskCache | None = None,
     ) -> None:
         self._specs = {text_part(spec.name): spec for spec in specs}
         self._options = options
-        self._batch_limit = batch_limit
+        self._batch_limit, self._on_disk = batch_limit, on_disk
         self._answers = PromptCache(cache_bytes)
         self._facts: dict[str, dict[str, str]] = {}  # of what was loaded last
         self._fingerprints: dict[str, dict[str, Any]] = {}  # by the files' identity
@@ -123,6 +126,24 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
         progress: Progress,
         should_stop: ShouldStop,
     ) -> Sequence[PromptResult]:
+        if self._on_disk is None:
+            return self._encode(engine, jobs, progress, should_stop)
+        # Here and not on the event loop, because reading takes time.
+        found = [self._on_disk.get(self._key(job)) for job in jobs]
+        rest = [job for job, answer in zip(jobs, found, strict=True) if answer is None]
+        made = iter(self._encode(engine, rest, progress, should_stop) if rest else ())
+        results = []
+        for job, answer in zip(jobs, found, strict=True):
+            if answer is None:
+                results.append(next(made))
+            else:
+                self._answers.put(self._key(job), answer)
+                results.append(PromptResult(answer, is_from_cache=True))
+        return results
+
+    def _encode(
+        self, engine: TextEngine, jobs: Sequence[PromptJob], progress: Progress, should_stop: ShouldStop
+    ) -> Sequence[PromptResult]:
         job, several = jobs[0], [one.request.inputs for one in jobs]
         flops = sum(map(engine.flops, several))
         pictures = [_picture(one) for one in job.pictures]
@@ -142,6 +163,8 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
             answers = [answer_of(one, engine, self._facts[job.spec.name]) for one in made]
         for one, answer in zip(jobs, answers, strict=True):
             self._answers.put(self._key(one), answer)
+            if self._on_disk is not None:
+                self._on_disk.put(self._key(one), answer)
         ran = RunInfo("text", peak_bytes, flops)
         return [PromptResult(answer, ran=ran, shared_by=len(jobs)) for answer in answers]
 
@@ -154,7 +177,13 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
         return Source(lambda: TextEngine.expected_bytes(spec.source, self._options, spec.quantisation), load)
 
     def _key(self, job: PromptJob) -> str:
-        return key_of(self._facts[job.spec.name], job.request, job.pictures)
+        # Where bits count, nothing will do that several requests shared a run for.
+        facts = {**self._facts[job.spec.name], "exactness": self._options.exactness}
+        return key_of(facts, job.request, job.pictures)
+
+    def close(self) -> None:
+        if self._on_disk is not None:
+            self._on_disk.close()
 
 
 def facts_of(engine: TextEngine, spec: TextSpec) -> dict[str, str]:

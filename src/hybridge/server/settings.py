@@ -184,6 +184,15 @@ class Settings(BaseSettings):
         ge=0,
         description="MiB of text embeddings that are kept in memory for who asks for them again; 0 keeps none.",
     )
+    prompt_cache_dir: Annotated[Path | None, Flag(heading=_LOAD, default="embeddings are not written to disk")] = (
+        Field(
+            default=None,
+            description="Folder in which text embeddings survive the process; prompts are not written.",
+        )
+    )
+    prompt_cache_gib: Annotated[float, Flag(heading=_LOAD)] = Field(
+        default=8, gt=0, description="GiB that they may take there."
+    )
     job_ttl_s: Annotated[float, Flag(heading=_LOAD)] = Field(
         default=3600, gt=0, description="Seconds for which a result is kept."
     )

@@ -220,7 +220,8 @@ class DeviceThread:
                 self._return(queued)
                 continue
             if isinstance(outcome, Result):
-                self._learn(queued.item, outcome, clock.seconds / len(queued_jobs))
+                if outcome.cache != "hit":
+                    self._learn(queued.item, outcome, clock.seconds / len(queued_jobs))
                 queued_s = max(0.0, begun - queued.item.since - load_s)
                 stages = {"queue": 1e3 * queued_s, "load": 1e3 * load_s, "device": 1e3 * clock.seconds}
                 outcome = replace(outcome, milliseconds={**outcome.milliseconds, **stages})
