@@ -59,7 +59,7 @@ def pipeline_latents() -> dict[str, np.ndarray]:
         for name, pixels in _pictures().items()
     }
     rng = np.random.default_rng(1)
-    made = {name: latents.numpy() for name, latents in found.items()}
+    made = {name: np.ascontiguousarray(latents.numpy()) for name, latents in found.items()}
     made["random"] = rng.normal(size=(1, 4, 24, 24)).astype(np.float32)
     return made
 

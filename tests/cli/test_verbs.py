@@ -30,6 +30,7 @@ WRONG = {
     "models": (["--server", "http://127.0.0.1:1"], "http://127.0.0.1:1 cannot be reached"),
     "encode": (["file"], "the picture file cannot be read"),
     "decode": (["file"], "file cannot be read as tensors"),
+    "verify": (["file", "--latents", "latents.safetensors"], "file cannot be read as a picture"),
     "doctor": (["nope"], "nope is neither a file nor a folder nor an address"),
     "prompt": (
         ["-i", "prompts.txt", "--model", "sd-v1", "-o", "out", "--server", "http://127.0.0.1:1"],
@@ -56,6 +57,7 @@ RIGHT: dict[str, tuple[list[str], str] | tuple[str, str]] = {
     "models": ([], "sdxl-original"),
     "encode": (["picture.png", "-o", "encoded.safetensors"], "encoded.safetensors: float32 [1, 4, 8, 8]"),
     "decode": (["latents.safetensors", "-o", "decoded.png"], "decoded.png: "),
+    "verify": ("cli/test_verify.py", "def test_a_picture_of_these_latents_is_equal"),
     "doctor": (["latents.safetensors"], "tensor: float32 [1, 4, 2, 2]"),
     "prompt": ("cli/test_prompt.py", "def test_every_prompt_once_and_the_empty_one"),
     "plan": (["starter", "--size", "512"], "decode"),

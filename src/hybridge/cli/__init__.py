@@ -40,6 +40,11 @@ def _extra(arguments: Sequence[str]) -> str:
     verb, more = (*arguments, "", "")[:2]
     if verb == "bench" and more == "serve":
         return "lab,server"
-    return {"lab": "lab", "bench": "lab", "models": "cli,engine", "plan": "cli,engine", "doctor": "cli,engine"}.get(
-        verb, "server"
-    )
+    return {
+        "lab": "lab",
+        "bench": "lab",
+        "models": "cli,engine",
+        "plan": "cli,engine",
+        "doctor": "cli,engine",
+        "verify": "cli,engine",
+    }.get(verb, "server")

@@ -19,6 +19,7 @@ from .plan import plan
 from .prompt import prompt
 from .serve import serve
 from .serve_options import ServeCommand
+from .verify import verify
 
 application = typer.Typer(
     name="hybridge",
@@ -47,7 +48,7 @@ def _root(
 
 application.command()(demo)
 application.command(cls=ServeCommand)(serve)
-for verb in (models, encode, decode, prompt, plan, convert, doctor):
+for verb in (models, encode, decode, prompt, plan, convert, doctor, verify):
     application.command()(verb)
 application.add_typer(bench, name="bench")
 application.add_typer(lab, name="lab")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import HybridgeError
 from ..models import Normalisation, latent_space
 from ..protocol import Answer, DecodeRequest, EncodeRequest, FileAnswer, Request, TensorAnswer, WireTensor
 
@@ -147,13 +149,23 @@ def _decoded(engine: Engine, request: DecodeRequest) -> FileAnswer:
     from ..models.doctor.numbers import examine_output, vary
     from ..models.doctor.requests import examine_elements
     from ..protocol.media import write_picture
+    from ..protocol.receipt import with_receipt
     from ..protocol.torch import from_torch, to_torch
 
     sent, sides = _normalisation(engine, request), (request.height, request.width)
     _tell(engine, [*examine_elements(request.latents, engine.spec, sent, *sides)])
     signed = engine.decode(to_torch(request.latents), sent=sent, height=request.height, width=request.width)
     _tell(engine, [*examine_output(signed, lambda: vary(request.latents.to_numpy()))])
-    return write_picture(from_torch(to_pixels(signed)), request.picture_format, quality=request.quality)
+    answer = write_picture(from_torch(to_pixels(signed)), request.picture_format, quality=request.quality)
+    if not request.metadata:
+        return answer
+    height, width = signed.shape[-2:]
+    facts = dict(engine.facts)
+    with suppress(HybridgeError):  # what cannot be planned has no mode
+        facts["mode"] = engine.plan("decode", 1, height, width).mode
+    if engine.identity is not None:
+        facts["weights"] = engine.identity.weights_hash(wait=True)
+    return with_receipt(answer, request, facts)
 
 
 def _tell(engine: Engine, found: list[Finding]) -> None:

@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 
+from .. import __version__
 from ..errors import CannotLower, EngineFailure, RequestError, TooLarge
 from ..models import ModelSpec, Normalisation, latent_space, latents_layout
 from ..units import format_bytes
 from . import loading, pixels
 from .execution.executor import Progress, ShouldStop
+from .identity import Identity, library_versions
 from .latents import check_finite, to_module
+from .machine.cpu import threads_of
 from .machine.own_thread import run_in_own_thread
 from .memory.device_memory import map_torch_errors, release_memory
 from .options import Choice, EngineOptions, choose_device, choose_dtype
@@ -42,6 +45,7 @@ class Engine:
             temporary folder.
         weights_bytes: Bytes kept between runs: the module's weights, and the transformed copies of them that strip
             runs use.  The first run of a task makes these copies; they are counted from the beginning.
+        identity: What the module was made from, if it was loaded from files.
     """
 
     spec: ModelSpec
@@ -50,6 +54,7 @@ class Engine:
     dtype: Choice[torch.dtype]
     modes: tuple[Mode, ...] = IN_MEMORY
     spill: Path | None = None
+    identity: Identity | None = None
     weights_bytes: int = field(init=False)
     _runner: Runner = field(init=False, repr=False)
     _costs: dict[tuple[Task, tuple[int, ...]], WholeCost] = field(init=False, repr=False, default_factory=dict)
@@ -78,7 +83,22 @@ class Engine:
         modes: tuple[Mode, ...] = IN_MEMORY if keeps_off_the_disk else WITHIN_ROUNDING
         if options.exactness == "bitwise":
             modes = ("whole",)
-        return cls(spec, module, device, dtype, modes, options.spill)
+        identity = Identity.of_folder(loading.weight_files(spec))
+        return cls(spec, module, device, dtype, modes, options.spill, identity)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Return what decides about a picture's numbers, besides the hash of the weights."""
+        return {
+            "model": self.spec.name,
+            "revision": self.identity.revision if self.identity else None,
+            "dtype": str(self.dtype.value).removeprefix("torch."),
+            "device": self.device.value.type,
+            "threads": threads_of(self.device.value),
+            "exactness": "bitwise" if self.modes == ("whole",) else "rounding",
+            "hybridge": __version__,
+            **library_versions(),
+        }
 
     @property
     def config(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ EXPOSED_HEADERS = (
     "hybridge-warning",
     "hybridge-findings",
     "hybridge-plan",
+    "hybridge-receipt",
     "hybridge-cache",
     "hybridge-frames",
     "server-timing",

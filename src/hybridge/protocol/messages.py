@@ -114,7 +114,8 @@ class DecodeRequest:
 
     ``height`` and ``width`` are those of the picture, in pixels; they are used only for packed latents.  With
     ``preview`` the answer comes in parts, a quick approximation first; see :mod:`.multipart_answer`.  ``video`` is
-    the kind of file if the output is ``video``.
+    the kind of file if the output is ``video``.  With ``metadata`` a picture file has a receipt in it; see
+    :mod:`.receipt`.
     """
 
     latents: WireTensor
@@ -127,6 +128,7 @@ class DecodeRequest:
     width: int | None = None
     preview: bool = False
     video: VideoOptions = DEFAULT_VIDEO
+    metadata: bool = False
 
 
 @dataclass(frozen=True, slots=True)

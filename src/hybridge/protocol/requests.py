@@ -79,6 +79,7 @@ DECODE_PARAMETERS = (
     "partial_postprocess",
     "quality",
     "preview",
+    "metadata",
     *VIDEO_PARAMETERS,
 )
 ENCODE_PARAMETERS = (*_TENSOR_PARAMETERS, "value_range", "sample", "seed", "moments", "drop_frames")
@@ -237,6 +238,7 @@ def _read_decode(content: _Content, parameters: Parameters, accept: str) -> Deco
         height=parameters.integer("height", least=1),
         width=parameters.integer("width", least=1),
         preview=parameters.boolean("preview") or False,
+        metadata=parameters.boolean("metadata") or False,
         video=read_video_options(parameters, video_format),
     )
 
@@ -347,6 +349,7 @@ def _write_decode(request: DecodeRequest) -> HttpRequest:
         "partial_postprocess": request.output == "pixels",
         "quality": None if request.quality == DEFAULT_QUALITY else request.quality,
         "preview": True if request.preview else None,
+        "metadata": True if request.metadata else None,
         **video_query(request.video),
     }
     return HttpRequest(format_query(query), {"content-type": BINARY, "accept": accept}, bytes(request.latents.data))

@@ -15,6 +15,7 @@ from ..models.doctor.causes import Finding
 from ..models.doctor.numbers import examine_output, vary
 from ..models.doctor.requests import examine_elements, refuse_errors
 from ..protocol import DecodeRequest, Scaling, VaeTask, WireTensor
+from ..protocol.receipt import Receipt
 from ..protocol.torch import from_torch, to_torch
 from .local_models import LocalModels
 from .scheduling.backend import ModelInfo
@@ -251,7 +252,9 @@ class VaeModels(LocalModels[Engine, VaeJob]):
             map_torch_errors(f"a {engine.spec.name} job", engine.device.value),
         ):
             return [
-                VaeResult(tensor, ran=ran, shared_by=len(run.jobs), findings=findings)
+                VaeResult(
+                    tensor, ran=ran, shared_by=len(run.jobs), findings=findings, receipt=_receipt_of(engine, ran)
+                )
                 for tensor, findings in run.tensors(budget_bytes)
             ]
 
@@ -292,6 +295,12 @@ def _examined_answer(job: VaeJob, made: Any) -> Iterator[Finding]:
     request = job.request
     if isinstance(request, DecodeRequest):
         yield from examine_output(made, lambda: vary(request.latents.to_numpy()))
+
+
+def _receipt_of(engine: Engine, ran: RunInfo) -> Callable[[bool], Receipt]:
+    """Return what makes the receipt; it must not hold the engine, which may leave before the answer is sent."""
+    facts, identity = {**engine.facts, "mode": ran.mode}, engine.identity
+    return lambda wait: Receipt.of(facts | {"weights": identity and identity.weights_hash(wait=wait)})
 
 
 def _normalisation(scaling: Scaling, spec: ModelSpec) -> Normalisation | None:

@@ -400,7 +400,25 @@ _SERVER = (
     Cause("decode-failed", "server", "error", "a small decode failed", "the server's log"),
 )
 
+_VERIFY = (
+    Cause(
+        "other-picture", "verify", "error", "the latents decode to another picture", "the right latents or model"
+    ),
+    Cause("other-size", "verify", "error", "the latents decode to another size", "the right latents"),
+    Cause("other-latents", "verify", "warning", "the receipt names other latents", "the file that was decoded"),
+    Cause("other-weights", "verify", "warning", "the weights are not those of the receipt", "the same weights"),
+    Cause(
+        "other-precision",
+        "verify",
+        "warning",
+        "dtype, device, threads or exactness are not those of the receipt: the last bits may differ",
+        "--dtype and --device, or --exactness bitwise",
+    ),
+    Cause("other-libraries", "verify", "warning", "versions are not those of the receipt", "the same versions"),
+    Cause("lossy-picture", "verify", "warning", "the file format loses information", "PNG, or lossless WebP"),
+)
+
 CAUSES: dict[str, Cause] = {
     cause.code: cause
-    for cause in (*_BODY, *_SHAPE, *_SCALING, *_NUMBERS, *_PIXELS, *_ANSWER, *_FILE, *_WEIGHTS, *_SERVER)
+    for cause in (*_BODY, *_SHAPE, *_SCALING, *_NUMBERS, *_PIXELS, *_ANSWER, *_FILE, *_WEIGHTS, *_SERVER, *_VERIFY)
 }

@@ -61,6 +61,7 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
         "Of a video: with yuv444p colours keep their full size.",
         {"type": "string", "enum": ["yuv420p", "yuv444p"], "default": "yuv420p"},
     ),
+    "metadata": ("Write what made a picture into its file; see docs/protocol.md.", _BOOLEAN),
     "preview": (
         "multipart/mixed: a quick approximation as a picture file first, then what would have come without.",
         _BOOLEAN,
@@ -112,6 +113,10 @@ _TENSOR_HEADERS: Schema = {
     },
     "hybridge-plan": {
         "description": "How the engine ran: mode, peak_bytes on top of the weights, tflop.",
+        "schema": {"type": "string"},
+    },
+    "hybridge-receipt": {
+        "description": "What made the answer: model, weights, precision, libraries, as `name=value; …`.",
         "schema": {"type": "string"},
     },
     "hybridge-cache": {

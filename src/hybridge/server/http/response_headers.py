@@ -29,6 +29,8 @@ def about_run(result: Result, milliseconds: Mapping[str, float]) -> dict[str, st
     about = {"server-timing": ", ".join(f"{stage};dur={spent:.1f}" for stage, spent in milliseconds.items())}
     if result.ran is not None:
         about["hybridge-plan"] = _shown(result.ran)
+    if result.receipt is not None:
+        about["hybridge-receipt"] = result.receipt(False).header()
     return about | _warnings(result.findings)
 
 

@@ -14,6 +14,7 @@ from typing import Generic, Literal, TypeVar
 from ...models import ModelSpec, TextSpec
 from ...models.doctor.causes import Finding
 from ...protocol import HttpResponse, Task
+from ...protocol.receipt import Receipt
 
 #: Most bytes of a response beside its content, and of an error response.
 LEAST_RESULT_BYTES = 64 * 1024
@@ -141,12 +142,14 @@ class Result:
         ran: How it was run; None if it was not.
         shared_by: The number of jobs in the run that made it.
         findings: All that the sender should hear of, those of the job included.
+        receipt: Returns what made it; given True, it waits for the hash of the weights.
     """
 
     milliseconds: dict[str, float] = field(default_factory=dict, kw_only=True)
     ran: RunInfo | None = field(default=None, kw_only=True)
     shared_by: int = field(default=1, kw_only=True)
     findings: tuple[Finding, ...] = field(default=(), kw_only=True)
+    receipt: Callable[[bool], Receipt] | None = field(default=None, kw_only=True)
 
     @property
     def cache(self) -> Literal["hit", "miss"] | None:

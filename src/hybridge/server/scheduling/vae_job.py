@@ -23,6 +23,7 @@ from ...protocol import (
     write_answer,
 )
 from ...protocol.media import write_picture
+from ...protocol.receipt import with_receipt
 from ...protocol.video_reader import read_file
 from ...protocol.video_writer import check_encoder, write_video
 from .film import Film
@@ -121,7 +122,10 @@ class VaeJob(Job[VaeResult]):
         return self.request.envelope == "binary" and not self.is_file
 
     def write(self, result: VaeResult) -> HttpResponse:
-        return write_answer(self._answer(result.tensor))
+        answer, request = self._answer(result.tensor), self.request
+        if isinstance(request, DecodeRequest) and isinstance(answer, FileAnswer) and request.metadata:
+            answer = with_receipt(answer, request, result.receipt(True).facts if result.receipt else {})
+        return write_answer(answer)
 
     def _answer(self, tensor: WireTensor | None) -> Answer:
         request = self.request
