@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import pytest
 
-from hybridge.models import TextSide, known_text_sides, text_side_for
+from hybridge.models import TEXT_CATALOGUE, TextSide, known_text_sides, text_side_for
 from hybridge.models.text_side import NEGATIVE_PREFIX
 
 CLASSES = [(row, name) for row in known_text_sides() for name in row.classes]
@@ -92,3 +94,17 @@ def test_what_encode_prompt_must_be_told_is_in_the_row(pair: tuple[TextSide, Any
     for call in row.calls:
         assert set(call.arguments) <= set(parameters)
         assert (call.negative == "argument") == ("negative_prompt" in parameters and row.guidance is not None)
+
+
+#: Repositories that the installed diffusers does not name, and the page on which each was read.
+READ_ELSEWHERE = {
+    "black-forest-labs/FLUX.2-klein-4B": "https://huggingface.co/black-forest-labs/FLUX.2-klein-4B",
+}
+
+
+def test_repositories_of_the_hub_exist_by_the_word_of_diffusers() -> None:
+    folder = Path(diffusers.__file__).parent
+    files = [*folder.glob("pipelines/**/*.py"), folder / "loaders" / "single_file_utils.py"]
+    quoted = re.findall(r"""["']([\w.-]+/[\w.-]+)["']""", "".join(path.read_text("utf-8") for path in files))
+    unknown = {row.source for row in TEXT_CATALOGUE.values()} - {*quoted}
+    assert unknown == READ_ELSEWHERE.keys()

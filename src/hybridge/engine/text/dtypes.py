@@ -14,6 +14,9 @@ from ...errors import EngineFailure, ModelUnavailable
 from ..options import Choice, DtypeName
 from ..weights import checked_shapes
 
+#: The dtypes of files that encoders run in, by safetensors' names.
+STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
 #: Ends of names by which ComfyUI marks fp8 weights that are multiplied by a scale.  Without it they are wrong.
 _SCALES = (".scale_weight", ".comfy_quant")
 

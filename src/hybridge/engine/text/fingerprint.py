@@ -14,7 +14,6 @@ import torch
 
 from ...errors import ModelUnavailable
 from ...models.text_fingerprint import (
-    ROUNDINGS,
     canonical_name,
     digests_of_weights,
     fingerprint_of_tokenizer,
@@ -22,14 +21,11 @@ from ...models.text_fingerprint import (
     is_used,
 )
 from ...models.text_side import Encoder
-from .dtypes import stored_numbers
+from .dtypes import STORED_DTYPES, stored_numbers
 from .loading import class_of, is_present, pipeline_class_of, tokenizer_class, weights_of
 from .repository import Repository, open_repository
 from .tokenizers import load_tokenizer
 from .trimmed import fewer_layers, without
-
-#: safetensors' names of the dtypes to which fingerprints round.
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def fingerprint(source: str | Path, name: str | None = None) -> dict[str, Any]:
@@ -69,7 +65,7 @@ def _of_encoder(repository: Repository, encoder: Encoder, read: Sequence[int]) -
     stored = stored_numbers(repository.name, files)
     weights = _stored_weights(repository, encoder, files, model, layers)
     return {
-        "stored": _DTYPES.get(stored.most_common(1)[0][0], next(iter(ROUNDINGS))),
+        "stored": str(STORED_DTYPES.get(stored.most_common(1)[0][0], torch.float32)).removeprefix("torch."),
         "layers": layers,
         **digests_of_weights(weights, model.config),
     }

@@ -16,10 +16,11 @@ import torch
 from ...errors import HybridgeError, ModelUnavailable, OutOfMemory
 from ...models.config_check import shown
 from ...models.text_side import Encoder
+from ..machine.mapped_files import without_pages_of
 from ..memory.device_memory import is_short_of_memory
 from ..options import Choice
 from ..weights import files_of_index
-from .dtypes import choose_text_dtype, stored_numbers
+from .dtypes import STORED_DTYPES, choose_text_dtype, stored_numbers
 from .quantisation import check_runs, expected_bytes, is_worth_it, loading_arguments
 from .repository import Repository, read_object
 from .stand_ins import StandIn
@@ -282,17 +283,21 @@ def _load_encoder(
         if paths or layers is not None:
             kind = without(kind, paths)
         # Never cast afterwards: what transformers keeps in float32 would lose its bits.
-        model, about = kind.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            variant=variant,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **how,
-        )
+        # What is not converted stays where it is mapped.
+        stored = stored_numbers(repository.name, files)
+        is_copied = bool(how) or any(STORED_DTYPES.get(name) != dtype for name in stored)
+        with without_pages_of(files if is_copied else ()):
+            model, about = kind.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                variant=variant,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **how,
+            )
     except Exception as error:  # transformers and safetensors raise many kinds on damaged files
         failure = _named(repository, encoder, error)
     else:
