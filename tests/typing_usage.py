@@ -20,7 +20,7 @@ from hybridge.client.queue import AsyncCallQueue, CallQueue
 from hybridge.engine import Engine
 from hybridge.engine.exact import ExactVAE
 from hybridge.lab.advisor.optimised import Optimised
-from hybridge.protocol import Json, Output, WireTensor
+from hybridge.protocol import Json, Output, VideoOptions, WireTensor
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Tensor = torch.Tensor | Array | WireTensor
@@ -35,6 +35,10 @@ def decode(client: Client, z: torch.Tensor, array: Array, wire: WireTensor, outp
     assert_type(client.decode("latents.safetensors", do_scaling=True), Pictures)
     assert_type(client.decode(array, output="picture", image_format="webp", quality=90), Pictures)
     assert_type(client.decode(z, output="video"), bytes)
+    client.decode_video(z, fps=24)  # type: ignore[call-overload] # an option of VideoOptions
+    assert_type(client.decode_video(z, video=VideoOptions("webm", 24), quality=90), bytes)
+    assert_type(client.decode_video("latents.safetensors", "film.mp4", do_scaling=True), Path)
+    assert_type(client.encode_video("film.mp4", drop_frames=False), Tensor)
     assert_type(client.decode(z, output="unit", model="sdxl"), torch.Tensor)
     assert_type(client.decode(array, output="signed", quantize="float16"), Array)
     assert_type(client.decode(wire, output="pixels", height=512, width=512), WireTensor)
@@ -100,6 +104,8 @@ def others(client: Client) -> None:
 async def asynchronous(client: AsyncClient, z: torch.Tensor, array: Array, picture: Image, output: Output) -> None:
     assert_type(await client.decode(z), Pictures)
     assert_type(await client.decode(z, output="video"), bytes)
+    assert_type(await client.decode_video(z), bytes)
+    assert_type(await client.decode_video(z, Path("film.mp4"), model="wan-2.1"), Path)
     assert_type(await client.decode(z, output="unit"), torch.Tensor)
     assert_type(await client.decode(array, output="unit"), Array)
     assert_type(await client.decode(z, output=output), Pictures | torch.Tensor | bytes)
