@@ -66,6 +66,7 @@ KNOWS_TORCH = {
     Path("client/fallback.py"),
     Path("client/pipelines.py"),
     Path("client/remote_vae.py"),
+    Path("client/vae_stand_in.py"),
     Path("cli/demo.py"),
     Path("cli/plan.py"),
     Path("lab/advisor"),

@@ -186,6 +186,21 @@ def hunyuan_vae() -> Any:
     )
 
 
+def hunyuan_image_vae() -> Any:
+    """HunyuanImage's."""
+    return make(
+        diffusers.AutoencoderKLHunyuanImage,
+        in_channels=3,
+        out_channels=3,
+        latent_channels=32,
+        block_out_channels=(64, 64, 64, 64),
+        layers_per_block=1,
+        spatial_compression_ratio=8,
+        sample_size=parts.SIDE,
+        scaling_factor=0.75289,
+    )
+
+
 #: Family, classes, components beside MUTE, arguments beside EMBEDDED.
 VIDEOS: tuple[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]], ...] = (
     (
@@ -228,6 +243,36 @@ VIDEOS: tuple[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]], ...] =
             ),
         },
         {"num_frames": 8},
+    ),
+    (
+        "HunyuanImage",
+        {"HunyuanImagePipeline": {}},
+        {
+            "vae": lambda: hunyuan_image_vae(),
+            "text_encoder_2": None,
+            "tokenizer_2": None,
+            "guider": lambda: diffusers.guiders.AdaptiveProjectedMixGuidance(enabled=False),
+            "ocr_guider": lambda: diffusers.guiders.AdaptiveProjectedMixGuidance(enabled=False),
+            "transformer": lambda: make(
+                diffusers.HunyuanImageTransformer2DModel,
+                in_channels=32,
+                out_channels=32,
+                num_layers=1,
+                num_single_layers=1,
+                num_refiner_layers=1,
+                text_embed_dim=WIDTH,
+                text_embed_2_dim=WIDTH,
+                rope_axes_dim=(8, 8),
+                num_attention_heads=2,
+                attention_head_dim=16,
+            ),
+        },
+        {
+            "negative_prompt_embeds": None,
+            "prompt_embeds_mask": lambda: numbers(1, 8) * 0 + 1,
+            "prompt_embeds_2": lambda: numbers(1, 8, WIDTH, seed=2),
+            "prompt_embeds_mask_2": lambda: numbers(1, 8) * 0 + 1,
+        },
     ),
     (
         "HunyuanVideo",

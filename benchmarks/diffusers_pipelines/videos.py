@@ -142,21 +142,27 @@ def ltx_vae() -> Any:
     )
 
 
+_WAN = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": WIDTH,
+    "freq_dim": 256,
+    "ffn_dim": 32,
+    "num_layers": 1,
+    "rope_max_seq_len": 32,
+}
+
+
 def wan(**config: Any) -> Any:
     """Wan's transformer."""
-    return make(
-        diffusers.WanTransformer3DModel,
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=16,
-        out_channels=16,
-        text_dim=WIDTH,
-        freq_dim=256,
-        ffn_dim=32,
-        num_layers=1,
-        rope_max_seq_len=32,
-        **config,
-    )
+    return make(diffusers.WanTransformer3DModel, **{**_WAN, **config})
+
+
+def wan_vace() -> Any:
+    """Wan's transformer with conditions: 2×16 latents, and a mask of 64."""
+    return make(diffusers.WanVACETransformer3DModel, **_WAN, vace_layers=[0], vace_in_channels=96)
 
 
 #: Family, classes, components beside MUTE.
@@ -177,8 +183,19 @@ EMBEDDED_VIDEO: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ),
     (
         "Wan",
-        {"WanPipeline": {}, "WanVideoToVideoPipeline": {}},
-        {"vae": lambda: parts.wan_vae(), "transformer": lambda: wan(), "transformer_2": None},
+        {
+            "WanPipeline": {},
+            "WanVideoToVideoPipeline": {},
+            "WanImageToVideoPipeline": {"transformer": lambda: wan(in_channels=36)},
+            "WanVACEPipeline": {"transformer": lambda: wan_vace()},
+        },
+        {
+            "vae": lambda: parts.wan_vae(),
+            "transformer": lambda: wan(),
+            "transformer_2": None,
+            "image_encoder": None,
+            "image_processor": None,
+        },
     ),
     (
         "LTX-Video",

@@ -15,8 +15,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import BadAnswer, Mismatch, ModelUnavailable
-from ..models import CATALOGUE, CLASS_NAMES, ModelSpec, Normalisation, model_of_pipeline, spec_from_config
-from ..models.vae_class import Kind
+from ..models import (
+    CATALOGUE,
+    CLASS_NAMES,
+    VAE_CLASSES,
+    ModelSpec,
+    Normalisation,
+    model_of_pipeline,
+    spec_from_config,
+)
 
 #: Relative tolerance: checkpoints give the same factor with more or fewer digits.
 _TOLERANCE = 1e-3
@@ -35,9 +42,9 @@ class ServedModel:
     config: Mapping[str, Any] = field(hash=False, repr=False)
 
     @property
-    def kind(self) -> Kind:
-        """``kl`` for a full or ``tiny`` for a tiny autoencoder."""
-        return CLASS_NAMES[self.class_name]
+    def kind(self) -> str:
+        """See :func:`kind_of`."""
+        return kind_of(self.class_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,7 @@ class Need:
     Attributes:
         who: Name of the pipeline in messages.
         known_from: The source of this knowledge.
-        kind: Whether it needs a full or a tiny autoencoder.
+        kind: Which VAEs can take its place, see :func:`kind_of`; or :data:`ANY`.
         latent_channels: The number of channels; or all possible numbers if only the denoiser's channels are known,
             which may be packed or include several latents.
         normalisation: The normalisation; None if unknown.
@@ -58,7 +65,7 @@ class Need:
 
     who: str
     known_from: str
-    kind: Kind
+    kind: str
     latent_channels: tuple[int, ...]
     normalisation: Normalisation | None
     spatial_factor: int | None
@@ -67,6 +74,9 @@ class Need:
 
     def impossibilities(self, model: ServedModel | ModelSpec) -> list[str]:
         """Return the reasons why ``model`` cannot work at all, even if the user asks for it."""
+        kind = kind_of(model.class_name)
+        if self.kind not in (kind, ANY) and not {kind, self.kind} <= set(CLASS_NAMES.values()):
+            return [f"{model.class_name} where {_class_said(self.kind)} is needed"]
         found = []
         if model.latent_channels not in self.latent_channels:
             found.append(f"{model.latent_channels} latent channels where {self.latent_channels[0]} are needed")
@@ -79,15 +89,49 @@ class Need:
         found = self.impossibilities(model)
         if self.normalisation is not None and not _same(model.normalisation, self.normalisation):
             found.append(f"{_said(model.normalisation)} where {_said(self.normalisation)} is needed")
+        if isinstance(model, ServedModel) and model.kind == model.class_name and self.config is not None:
+            other = [name for name, value in self.config.items() if model.config.get(name, value) != value]
+            if other and model.kind == self.kind:
+                found.append(f"another {', '.join(sorted(other)[:3])} in its config")
         return found
 
     def to_start(self) -> str:
         """Return the command that starts a server for this pipeline."""
-        rows = [row for row in CATALOGUE.values() if row.kind == self.kind and not self.differences(row)]
-        if self.normalisation is None or not rows:
+        rows = [
+            row for row in CATALOGUE.values() if kind_of(row.class_name) == self.kind and not self.differences(row)
+        ]
+        if not rows or (self.normalisation is None and self.kind in CLASS_NAMES.values()):
             return "`hybridge serve NAME=REPOSITORY:vae`, with the repository that the pipeline came from"
         names = [row.name for row in rows]
         return f"`hybridge serve {self.family if self.family in names else names[0]}`"
+
+
+#: The classes that a remote VAE can stand in for.
+REPLACEABLE = frozenset(
+    {
+        *CLASS_NAMES,
+        "AutoencoderDC",
+        "AutoencoderKLCogVideoX",
+        "AutoencoderKLFlux2",
+        "AutoencoderKLHunyuanImage",
+        "AutoencoderKLHunyuanVideo",
+        "AutoencoderKLLTXVideo",
+        "AutoencoderKLMochi",
+        "AutoencoderKLQwenImage",
+        "AutoencoderKLTemporalDecoder",
+        "AutoencoderKLWan",
+    }
+    & VAE_CLASSES.keys()
+)
+
+
+#: The kind of a need that VAEs of several classes can meet.
+ANY = "any"
+
+
+def kind_of(class_name: str) -> str:
+    """Return ``kl`` or ``tiny`` for the two classes of pictures that stand in for each other, else the class."""
+    return CLASS_NAMES.get(class_name, class_name)
 
 
 def read_models(documents: Sequence[Any], server: str) -> list[ServedModel]:
@@ -99,7 +143,7 @@ def read_models(documents: Sequence[Any], server: str) -> list[ServedModel]:
     return [
         _read_model(document, server)
         for document in documents
-        if not isinstance(document, dict) or str(document.get("class", "AutoencoderKL")) in CLASS_NAMES
+        if not isinstance(document, dict) or str(document.get("class", "AutoencoderKL")) in REPLACEABLE
     ]
 
 
@@ -154,18 +198,30 @@ def need_of(pipe: Any, *, is_chosen: bool) -> Need:
         row = None
     if pipe.vae is not None:
         return _need_of_vae(pipe.vae, who, row, is_chosen=is_chosen)
-    if (annotated := _annotated(type(pipe))) and not any(name in CLASS_NAMES for name in annotated):
+    annotated = _annotated(type(pipe))
+    if annotated and not any(name in REPLACEABLE for name in annotated):
         raise Mismatch(
             f"the VAE of this {who} is not of a kind that hybridge serves",
             saw=f"a class made with {' or '.join(annotated)}",
-            expected=" or ".join(CLASS_NAMES),
+            expected="one of " + ", ".join(sorted(REPLACEABLE)),
         )
+    own = [name for name in annotated if name in REPLACEABLE]
+    rows = [other.latent_channels for other in CATALOGUE.values() if other.class_name in own]
+    is_of_pictures = any(name in CLASS_NAMES for name in own)
+    if (
+        row is None
+        and len(own) == 1
+        and not is_of_pictures
+        and (latents := _latent_channels(pipe) or tuple(dict.fromkeys(rows)))
+    ):
+        return Need(who, f"the class that {who} names", own[0], latents, None, None, None)
     if row is not None:
         # A model that the user chose may have another factor; otherwise the family's own factor is required.
         factor = None if is_chosen else row.spatial_factor
-        return Need(who, who, row.kind, (row.latent_channels,), row.normalisation, factor, row.name)
+        return Need(who, who, kind_of(row.class_name), (row.latent_channels,), row.normalisation, factor, row.name)
     if is_chosen and channels:
-        return Need(who, "its denoiser's channels", "kl", channels, None, None, None)
+        kind = "kl" if len(own) < 2 else ANY  # PRX's class takes an AutoencoderKL or an AutoencoderDC
+        return Need(who, "its denoiser's channels", kind, channels, None, None, None)
     raise Mismatch(
         f"nothing tells which VAE {who} needs",
         saw="vae=None" + ("" if channels else " and no denoiser of a known name"),
@@ -184,16 +240,17 @@ def _annotated(pipeline: type) -> list[str]:
 def _need_of_vae(vae: Any, who: str, row: ModelSpec | None, *, is_chosen: bool) -> Need:
     config = plain_config(vae.config)
     names = [vae.config.get("_class_name"), *(base.__name__ for base in type(vae).__mro__)]
-    class_name = next((name for name in names if name in CLASS_NAMES), None)
+    class_name = next((name for name in names if name in REPLACEABLE), None)
     try:
         spec = spec_from_config(who, who, None, {**config, "_class_name": class_name}, parent=row)
     except ModelUnavailable as error:
         raise Mismatch(
             f"the VAE of this {who} is not of a kind that hybridge serves",
             saw=type(vae).__name__ if class_name is None else error.saw,
-            expected=" or ".join(CLASS_NAMES) if class_name is None else error.expected,
+            expected="one of " + ", ".join(sorted(REPLACEABLE)) if class_name is None else error.expected,
         ) from None
-    is_known = spec.kind == "kl" or row is not None
+    kind = kind_of(spec.class_name)
+    is_known = kind != "tiny" or row is not None
     if not (is_known or is_chosen):
         raise Mismatch(
             f"nothing tells whose latents the tiny autoencoder of this {who} reads",
@@ -203,9 +260,10 @@ def _need_of_vae(vae: Any, who: str, row: ModelSpec | None, *, is_chosen: bool) 
     return Need(
         who,
         "its VAE's config",
-        spec.kind,
+        kind,
         (spec.latent_channels,),
-        spec.normalisation if is_known else None,  # a tiny autoencoder's own config has no factors
+        # A tiny autoencoder's own config has no factors, and some classes have statistics among their weights.
+        spec.normalisation if is_known and spec.normalisation.buffers is None else None,
         spec.spatial_factor,
         row.name if row else None,
         config,
@@ -225,6 +283,14 @@ def _denoiser_channels(pipe: Any) -> tuple[int, ...]:
     known = [end for end in ends if isinstance(end, int) and end > 0]
     possible = [end // parts for end in known for parts in range(1, end + 1) if end % parts == 0]
     return tuple(dict.fromkeys(possible))
+
+
+def _latent_channels(pipe: Any) -> tuple[int, ...]:
+    """Return the possible numbers of latent channels, of latents as they are or packed two by two."""
+    config = getattr(denoiser_of(pipe), "config", None)
+    ends = [getattr(config, name, None) for name in ("out_channels", "in_channels")]
+    end = next((end for end in ends if isinstance(end, int) and end > 0), 0)
+    return tuple(end // parts for parts in (1, 4) if end and end % parts == 0)
 
 
 def choose(need: Need, models: Sequence[ServedModel], asked: str | None, server: str) -> tuple[ServedModel, str]:
@@ -316,8 +382,12 @@ def _said(by: Normalisation) -> str:
 
 def _wanted(need: Need) -> str:
     normalisation = f", {_said(need.normalisation)}" if need.normalisation else ""
-    tiny = ", tiny" if need.kind == "tiny" else ""
-    return f"{need.latent_channels[0]} latent channels{normalisation}{tiny}"
+    kind = {"kl": "", "tiny": ", tiny"}.get(need.kind, f", {need.kind}")
+    return f"{need.latent_channels[0]} latent channels{normalisation}{kind}"
+
+
+def _class_said(kind: str) -> str:
+    return next((name for name, known in CLASS_NAMES.items() if known == kind), kind)
 
 
 def _described(model: ServedModel, need: Need) -> str:

@@ -8,15 +8,20 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
-from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution, EncoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 
 from ..errors import BadAnswer
-from ..protocol import DecodeRequest, EncodeRequest, Request, Scaling
+from ..models import VAE_CLASSES
+from ..protocol import DecodeRequest, EncodeRequest, Request, Scaling, WireTensor
 from ..protocol.torch import from_torch, to_torch
 from .client import Client
 from .model_matching import ServedModel
+from .vae_stand_in import add_attributes, interface_of, read_arguments
+
+#: Classes of which pipelines read the config alone.
+_PLAIN = frozenset({"AutoencoderKL", "AutoencoderTiny"})
 
 
 class _Nothing(torch.nn.Module):
@@ -28,11 +33,13 @@ class _Nothing(torch.nn.Module):
 
 
 class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers is not typed
-    """A replacement of AutoencoderKL and AutoencoderTiny that runs on a server.
+    """A replacement of a VAE of diffusers that runs on a server.
 
     Latents are sent in VAE space and in this module's dtype, unrounded and unscaled; results have this module's
-    dtype and the input's device.  Encoding with a full VAE returns a distribution with the server's moments, so
-    sampling from it uses the caller's generator.  Results have no gradient.
+    dtype and the input's device.  Encoding with a VAE that has a posterior returns a distribution with the server's
+    moments, so sampling from it uses the caller's generator.  Results have no gradient.
+
+    Tensors have the axes of the class that it stands in for, which are not always those of its pipelines' latents.
 
     It is not a ModelMixin on purpose: ``from_pipe`` passes a ModelMixin on only if it has the expected class.
 
@@ -64,11 +71,16 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
         self.use_slicing = False
         self.use_tiling = False
         self._client = client
-        self._is_tiny = model.kind == "tiny"
+        self._class = VAE_CLASSES[model.class_name]
+        self._interface = interface_of(model.class_name)
+        frames = self._class.frames(model.config)
+        self._has_single_frames = frames.has_axis and not frames.is_video
         # A tiny autoencoder takes normalised latents, which on the wire is the scaling ``model``.
-        self._scaling = Scaling("model") if self._is_tiny else Scaling()
+        self._scaling = Scaling("model") if self._class.kind == "tiny" else Scaling()
         # SDXL's pipelines read the dtype of this part after they have converted the VAE to float32.
         self.post_quant_conv = _Nothing(dtype, torch.device(device))
+        if model.class_name not in _PLAIN:
+            add_attributes(self, model.class_name, model.config, model.normalisation)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -98,47 +110,78 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
 
     @apply_forward_hook  # type: ignore[untyped-decorator]
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
-        """Encode pictures (B, 3, H, W) in [-1, 1] to an AutoencoderKLOutput or an AutoencoderTinyOutput.
+        """Encode pictures (B, 3, H, W) or videos (B, 3, F, H, W) in [-1, 1] to the class's own output.
 
         Raises:
             ClientError: as for :class:`~hybridge.client.Client`.
         """
-        encoded = self._send(x, self._encode_request)
-        if self._is_tiny:
-            return AutoencoderTinyOutput(latents=encoded) if return_dict else (encoded,)
+        # A class that takes frames in the batch encodes each by itself: they are the frames of one video.
+        sent = x.transpose(0, 1)[None] if self._interface.has_frames_in_batch else x
+        encoded = self._send(sent, self._encode_request)
+        if self._class.axes == "BTCHW":
+            encoded = encoded.transpose(1, 2)
+        if self._interface.has_frames_in_batch:
+            encoded = encoded[0].transpose(0, 1)
+        if not self._class.has_posterior:
+            made = AutoencoderTinyOutput(latents=encoded)
+            if self._class.kind != "tiny":
+                made = EncoderOutput(latent=encoded)
+            return made if return_dict else (encoded,)
         posterior = DiagonalGaussianDistribution(encoded)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     @apply_forward_hook  # type: ignore[untyped-decorator]
-    def decode(
-        self, z: torch.Tensor, return_dict: bool = True, generator: torch.Generator | None = None
-    ) -> DecoderOutput | tuple[torch.Tensor]:
-        """Decode the VAE's latents (B, C, h, w) to a DecoderOutput with pictures (B, 3, H, W), about [-1, 1].
+    def decode(self, z: torch.Tensor, *given: Any, **named: Any) -> DecoderOutput | tuple[torch.Tensor]:
+        """Decode the VAE's latents to a DecoderOutput with pictures or videos, about [-1, 1].
 
-        ``generator`` is accepted because pipelines pass one; decoding uses no random numbers, as in diffusers.
+        Args:
+            z: (B, C, h, w) or (B, C, f, h, w), as the class takes them.
+            given, named: The other arguments of the class's own ``decode``.  A ``generator`` is accepted because
+                pipelines pass one; decoding uses no random numbers, as in diffusers.
 
         Raises:
             ClientError: as for :class:`~hybridge.client.Client`.
+            RequestError: for arguments that a server cannot be told.
         """
-        sample = self._send(z, self._decode_request)
-        return DecoderOutput(sample=sample) if return_dict else (sample,)
+        arguments = read_arguments(self._class.name, given, named)
+        frames = arguments.num_frames or 1
+        sent = z.reshape(-1, frames, *z.shape[1:]) if self._interface.has_frames_in_batch else z
+        if self._class.axes == "BTCHW" and not self._interface.has_frames_in_batch:
+            sent = z.transpose(1, 2)
+        sample = self._send(sent, lambda part: self._decode_request(part, arguments.timestep))
+        if self._interface.has_frames_in_batch:
+            sample = sample.transpose(1, 2).flatten(0, 1)
+        return DecoderOutput(sample=sample) if arguments.return_dict else (sample,)
 
-    def forward(self, sample: torch.Tensor, sample_posterior: bool = False, return_dict: bool = True) -> Any:
-        """Encode pictures and decode the posterior's mode, or with ``sample_posterior`` a sample from it."""
+    def forward(
+        self,
+        sample: torch.Tensor,
+        sample_posterior: bool = False,
+        return_dict: bool = True,
+        num_frames: int | None = None,
+    ) -> Any:
+        """Encode pictures and decode the posterior's mode, or with ``sample_posterior`` a sample from it.
+
+        Stable Video Diffusion's pipeline looks for ``num_frames`` here, and passes it to :meth:`decode`.
+        """
         encoded = self.encode(sample, return_dict=False)[0]
-        if not self._is_tiny:
+        if self._class.has_posterior:
             encoded = encoded.sample() if sample_posterior else encoded.mode()
-        return self.decode(encoded, return_dict=return_dict)
+        named = {} if num_frames is None else {"num_frames": num_frames}
+        return self.decode(encoded, return_dict=return_dict, **named)
 
     def extra_repr(self) -> str:
         """Return the server's address and the model for ``repr``."""
         return f"{self.model} of {self._client.server}"
 
-    def _decode_request(self, z: torch.Tensor) -> DecodeRequest:
-        return DecodeRequest(from_torch(z), self._scaling, output="signed")
+    def _decode_request(self, z: torch.Tensor, timestep: float | None) -> DecodeRequest:
+        # The pipeline has mixed noise into the latents already.
+        told: dict[str, Any] = {} if timestep is None else {"decode_timestep": timestep, "decode_noise_scale": 0.0}
+        return DecodeRequest(from_torch(z), self._scaling, output="signed", **told)
 
     def _encode_request(self, x: torch.Tensor) -> EncodeRequest:
-        return EncodeRequest(from_torch(x), self._scaling, value_range="signed", moments=not self._is_tiny)
+        has_posterior = self._class.has_posterior
+        return EncodeRequest(from_torch(x), self._scaling, value_range="signed", moments=has_posterior)
 
     def _send(self, batch: torch.Tensor, request: Callable[[torch.Tensor], Request]) -> torch.Tensor:
         """Return the answer to ``batch``, in this module's dtype, on the device of ``batch``."""
@@ -146,6 +189,10 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
         answers = []
         for item in items:
             answer = self._client.send(request(item.to(self.dtype)), model=self.model).tensor()
+            if (
+                self._has_single_frames and len(answer.shape) == batch.ndim - 1
+            ):  # pictures have no frames on the wire
+                answer = WireTensor(answer.dtype, (*answer.shape[:2], 1, *answer.shape[2:]), answer.data)
             if len(answer.shape) != batch.ndim or answer.shape[0] != item.shape[0]:
                 raise BadAnswer(
                     f"{self._client.server} answered with another tensor",
