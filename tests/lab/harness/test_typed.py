@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pytest
 
@@ -14,6 +14,11 @@ from hybridge.lab.harness.typed import Misshapen, parse
 class Inner:
     count: int
     share: float | None = None
+
+
+class Pair(NamedTuple):
+    left: str
+    right: str
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,22 @@ def test_what_fits_is_read() -> None:
 
 def test_what_has_a_default_may_be_null() -> None:
     assert parse(Whole, {**GOOD, "inner": None, "many": None}) == Whole("one", "a", "C")
+
+
+def test_what_may_be_null_and_has_no_default_must_be_there() -> None:
+    @dataclass(frozen=True)
+    class Timed:
+        wall_s: float | None
+
+    assert parse(Timed, {"wall_s": None}) == Timed(None)
+    with pytest.raises(Misshapen, match="the record without wall_s"):
+        parse(Timed, {})
+
+
+def test_a_named_tuple_is_read_by_its_names() -> None:
+    assert parse(dict[str, Pair], {"x": {"right": "b", "left": "a"}}) == {"x": Pair("a", "b")}
+    with pytest.raises(Misshapen, match="the record, right: None instead of text"):
+        parse(Pair, {"left": "a"})
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from hybridge.lab.techniques import stack
 from hybridge.lab.techniques.catalogue import TECHNIQUES
 from hybridge.lab.techniques.facts import FACTS
 from hybridge.lab.techniques.pipeline_context import PipelineContext
+from hybridge.lab.techniques.requirements import CONDITIONS
 
 #: What is said of each: outcome, a word of the reason, what lives in its place.
 UNAVAILABLE = {
@@ -43,3 +44,8 @@ def test_it_says_why_and_what_lives(name: str, context: PipelineContext) -> None
     with pytest.raises(RequestError, match="cannot be applied"):
         TECHNIQUES[name].apply(context)
     assert context.pipe.components == before
+
+
+def test_every_requirement_is_a_condition_that_can_be_asked() -> None:
+    required = {one.that.split()[0] for facts in FACTS.values() for one in facts.requires}
+    assert required == CONDITIONS.keys()

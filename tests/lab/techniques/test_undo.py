@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 
 from hybridge.errors import ModelUnavailable, RequestError
 from hybridge.lab.techniques.catalogue import TECHNIQUES
+from hybridge.lab.techniques.evidence import looked_at
 from hybridge.lab.techniques.pipeline_context import PipelineContext
+from hybridge.lab.techniques.technique import Proof, Undo, row
 from hybridge.lab.techniques.weights import weights
 
 pytestmark = [
@@ -79,3 +82,21 @@ def test_files_go_with_the_way_back(changed: PipelineContext) -> None:
     assert applied.undo is not None
     applied.undo()
     assert not list(changed.folder.iterdir())
+
+
+def test_a_change_that_fails_half_way_is_undone_from_its_last_step() -> None:
+    thing, order = SimpleNamespace(name="before"), []
+
+    def change(_: object, undo: Undo) -> Any:
+        undo.by(order.append, "first")
+        undo.set(thing, "name", "after")
+        undo.by(lambda: order.append(thing.name))
+        raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half way"):
+        row("freeu", change).apply(thing)  # type: ignore[arg-type]
+    assert (thing.name, order) == ("before", ["after", "first"])
+
+
+def test_a_change_that_notes_no_step_has_no_way_back() -> None:
+    assert row("freeu", lambda *_: looked_at(lambda: Proof(True, ""))).apply(None).undo is None  # type: ignore[arg-type]

@@ -15,9 +15,9 @@ class Misshapen(Exception):
 def parse(shape: Any, value: Any, where: str = "the record") -> Any:
     """The value as ``shape`` has it.
 
-    A shape is a dataclass, ``tuple[X, ...]``, ``dict[str, X]``, ``X | None``, a Literal, ``Any`` or a plain type.
-    A field with a default may be missing or null; keys that no field has are left out.  The key of a field is its
-    name, or ``metadata["key"]``.
+    A shape is a dataclass, a NamedTuple, ``tuple[X, ...]``, ``dict[str, X]``, ``X | None``, a Literal, ``Any`` or a
+    plain type.  A field with a default may be missing or null; keys that no field has are left out.  The key of a
+    field is its name, or ``metadata["key"]``.
 
     Raises:
         Misshapen: and says where.
@@ -27,6 +27,9 @@ def parse(shape: Any, value: Any, where: str = "the record") -> Any:
         return None if value is None else parse(inner[0], value, where)
     if is_dataclass(shape):
         return _parse_fields(shape, value, where)
+    if hasattr(shape, "_fields"):
+        _of(dict, value, where)
+        return shape(*(parse(kind, value.get(name), f"{where}, {name}") for name, kind in _hints(shape).items()))
     if origin is tuple:
         return tuple(parse(inner[0], item, f"{where} {n}") for n, item in enumerate(_of(list, value, where)))
     if origin is dict:
@@ -43,17 +46,24 @@ def _parse_fields(shape: Any, value: Any, where: str) -> Any:
     found = {}
     for field, kind in _fields(shape):
         key = field.metadata.get("key", field.name)
-        if value.get(key) is not None:
+        has_default = field.default is not MISSING or field.default_factory is not MISSING
+        if value.get(key) is not None or (key in value and not has_default and _may_be_null(kind)):
             found[field.name] = parse(kind, value[key], f"{where}, {key}")
-        elif field.default is MISSING and field.default_factory is MISSING:
+        elif not has_default:
             raise Misshapen(f"{where} without {key}")
     return shape(**found)
 
 
+def _may_be_null(kind: Any) -> bool:
+    return kind is Any or type(None) in get_args(kind)
+
+
+_hints = lru_cache(get_type_hints)
+
+
 @lru_cache
 def _fields(shape: Any) -> list[tuple[Any, Any]]:
-    hints = get_type_hints(shape)
-    return [(field, hints[field.name]) for field in fields(shape)]
+    return [(field, _hints(shape)[field.name]) for field in fields(shape)]
 
 
 def _of(kind: type, value: Any, where: str) -> Any:

@@ -6,13 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 from .evidence import CallLog, counted
-from .pipeline_context import PipelineContext
-from .technique import Applied, Missing, Proof, Technique, row
+from .pipeline_context import DOUBLED, PipelineContext
+from .technique import Change, Proof, Technique, Undo, Witness, row
 
 
-def _steps(count: int) -> Callable[[PipelineContext], Applied]:
-    def apply(context: PipelineContext) -> Applied:
+def _steps(count: int) -> Change:
+    def apply(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
         arguments, before = context.arguments, context.arguments.get("num_inference_steps")
+        if before is None:
+            undo.by(arguments.pop, "num_inference_steps")
+        else:
+            undo.by(arguments.update, {"num_inference_steps": before})
         arguments["num_inference_steps"] = count
 
         def judge(log: CallLog) -> Proof:
@@ -22,13 +26,7 @@ def _steps(count: int) -> Callable[[PipelineContext], Applied]:
             )
             return Proof(taken == count != before and len(log) > 0, evidence)
 
-        def undo() -> None:
-            if before is None:
-                del arguments["num_inference_steps"]
-            else:
-                arguments["num_inference_steps"] = before
-
-        return Applied(counted(lambda: context.denoiser, judge), undo)
+        return counted(lambda: context.denoiser, judge)
 
     return apply
 
@@ -46,26 +44,22 @@ def last_guided_step(share: float, steps: int) -> int:
     return int(steps * share)
 
 
-def _cut_off(share: float) -> Callable[[PipelineContext], Applied]:
-    def apply(context: PipelineContext) -> Applied:
+def _cut_off(share: float) -> Change:
+    def apply(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
         def end_guidance(context: PipelineContext, step: int, tensors: dict[str, Any]) -> None:
             pipe = context.pipe
             if step != last_guided_step(share, pipe.num_timesteps) or not pipe.do_classifier_free_guidance:
                 return
-            for name in tensors.keys() & _DOUBLED:
+            for name in tensors.keys() & DOUBLED:
                 tensors[name] = tensors[name].chunk(2)[-1]  # first what is not wanted, then what is
             pipe._guidance_scale = 0.0  # set anew at every call
             for callback in context.guidance_ended:
                 callback(step)
 
-        context.after_step.append(end_guidance)
-        return Applied(counted(lambda: context.denoiser, _halved), lambda: context.after_step.remove(end_guidance))
+        undo.listen(context.after_step, end_guidance)
+        return counted(lambda: context.denoiser, _halved)
 
     return apply
-
-
-#: Tensors that have an unwanted and a wanted half under guidance.
-_DOUBLED = {"prompt_embeds", "add_text_embeds", "add_time_ids", "pooled_prompt_embeds"}
 
 
 def _halved(log: CallLog) -> Proof:
@@ -77,17 +71,9 @@ def _halved(log: CallLog) -> Proof:
     return Proof(0 < ended < len(log) and log.batches == expected, evidence)
 
 
-def _why_no_guidance(context: PipelineContext) -> Missing | None:
-    if not hasattr(type(context.pipe), "do_classifier_free_guidance"):
-        name = type(context.pipe).__name__
-        reason = f"a {name} runs no second forward for guidance: that was distilled into its weights"
-        return Missing("unavailable", reason, instead="nothing is needed")
-    return None
-
-
 ROWS: tuple[Technique, ...] = (
     row("steps-25", _steps(25)),
     row("steps-30", _steps(30)),
-    row("cfg-cutoff-50", _cut_off(0.5), _why_no_guidance),
-    row("cfg-cutoff-75", _cut_off(0.75), _why_no_guidance),
+    row("cfg-cutoff-50", _cut_off(0.5)),
+    row("cfg-cutoff-75", _cut_off(0.75)),
 )

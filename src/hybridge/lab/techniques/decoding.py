@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from .evidence import watching
 from .pipeline_context import PipelineContext
 from .technique import Proof, Witness
 
@@ -74,9 +74,4 @@ def decoded(context: PipelineContext, judge: Callable[[DecodeLog], Proof]) -> Ca
         judge: From what was seen to the proof.
     """
 
-    @contextmanager
-    def witness() -> Iterator[Callable[[], Proof]]:
-        with DecodeLog(context.pipe.vae) as log:
-            yield lambda: judge(log)
-
-    return witness
+    return watching(judge, lambda: DecodeLog(context.pipe.vae))

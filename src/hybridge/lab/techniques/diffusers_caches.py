@@ -6,16 +6,16 @@ behind it are called, and the denoiser's own arguments are listened to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
-from .evidence import spared
+from .evidence import spared, watching
 from .patching import drop_idle
 from .pipeline_context import PipelineContext
-from .technique import Applied, Proof, Technique, row
+from .technique import Change, Proof, Technique, Undo, Witness, row
 
 #: Steps between two computations, as the paper has them: of self-attention, and of attention to the prompt.
 _SELF_ATTENTION_EVERY, _CROSS_ATTENTION_EVERY = 2, 6
@@ -30,7 +30,12 @@ def last_attention(denoiser: torch.nn.Module) -> torch.nn.Module:
     return found[-1]
 
 
-def _hook(context: PipelineContext, put: Callable[[Any], object]) -> Applied:
+def last_attention_spared(context: PipelineContext) -> Callable[[], Witness]:
+    """A witness that the last attention is computed less often than the denoiser is called."""
+    return spared(lambda: context.denoiser, last_attention, "the last attention")
+
+
+def _hook(context: PipelineContext, undo: Undo, put: Callable[[Any], object]) -> Callable[[], Witness]:
     """Lets ``put`` hang its hooks on the denoiser, and resets them before every picture and when guidance ends."""
     from diffusers.hooks import HookRegistry
 
@@ -46,50 +51,27 @@ def _hook(context: PipelineContext, put: Callable[[Any], object]) -> Applied:
         drop_idle(denoiser)
         registry.invalidate_child_registries_cache()
 
-    try:
-        put(denoiser)
-    except BaseException:
-        take_off()
-        raise
+    undo.by(take_off)
+    put(denoiser)
     registry.invalidate_child_registries_cache()
     found = len(_hooks(denoiser)) - len(before)
 
     def forget(_step: int | None = None) -> None:
         registry.reset_stateful_hooks(recurse=True)
 
-    context.before_picture.append(forget)
-    context.guidance_ended.append(forget)
+    undo.listen(context.before_picture, forget)
+    undo.listen(context.guidance_ended, forget)
 
-    def undo() -> None:
-        context.before_picture.remove(forget)
-        context.guidance_ended.remove(forget)
-        take_off()
+    def judge(proof: Callable[[], Proof]) -> Proof:
+        return Proof(proof().took_effect, f"hooks: {found}; {proof().evidence}")
 
-    watch = spared(lambda: denoiser, last_attention, "the last attention")
-
-    @contextmanager
-    def witness() -> Iterator[Callable[[], Proof]]:
-        with watch() as proof:
-            yield lambda: Proof(proof().took_effect, f"hooks: {found}; {proof().evidence}")
-
-    return Applied(witness, undo)
+    return watching(judge, last_attention_spared(context))
 
 
 def _hooks(denoiser: Any) -> list[tuple[Any, str]]:
     """Modules and names of what hangs on them, on each in the order in which it was hung."""
     owners = (part for part in denoiser.modules() if hasattr(part, "_diffusers_hook"))
     return [(part, name) for part in owners for name in part._diffusers_hook.hooks]
-
-
-def _listening(applied: Applied, listener: Any) -> Applied:
-    """Adds a listener on the denoiser, which goes when the technique is undone."""
-
-    def undo() -> None:
-        listener.remove()
-        if applied.undo is not None:
-            applied.undo()
-
-    return Applied(applied.witness, undo)
 
 
 class _Clock:
@@ -107,46 +89,39 @@ class _Clock:
         self.timestep = float(torch.as_tensor(given).flatten()[0]) * self._scale
 
 
-def _timed(context: PipelineContext, put: Callable[[Any, Callable[[], float]], object]) -> Applied:
+def _timed(
+    context: PipelineContext, undo: Undo, put: Callable[[Any, Callable[[], float]], object]
+) -> Callable[[], Witness]:
     """As :func:`_hook`, for caches that ask for the timestep."""
     clock = _Clock(context)
-    try:
-        return _listening(_hook(context, lambda denoiser: put(denoiser, lambda: clock.timestep)), clock.listener)
-    except BaseException:
-        clock.listener.remove()
-        raise
+    undo.by(clock.listener.remove)
+    return _hook(context, undo, lambda denoiser: put(denoiser, lambda: clock.timestep))
 
 
-def _pab(context: PipelineContext) -> Applied:
+def _pab(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     from diffusers import PyramidAttentionBroadcastConfig
     from diffusers.hooks import apply_pyramid_attention_broadcast
 
-    return _timed(
-        context,
-        lambda denoiser, now: apply_pyramid_attention_broadcast(
-            denoiser,
-            PyramidAttentionBroadcastConfig(
-                spatial_attention_block_skip_range=_SELF_ATTENTION_EVERY,
-                cross_attention_block_skip_range=_CROSS_ATTENTION_EVERY,
-                current_timestep_callback=now,
-            ),
-        ),
-    )
+    every = {
+        "spatial_attention_block_skip_range": _SELF_ATTENTION_EVERY,
+        "cross_attention_block_skip_range": _CROSS_ATTENTION_EVERY,
+    }
+
+    def put(denoiser: Any, now: Callable[[], float]) -> None:
+        config = PyramidAttentionBroadcastConfig(**every, current_timestep_callback=now)
+        apply_pyramid_attention_broadcast(denoiser, config)
+
+    return _timed(context, undo, put)
 
 
-def _taylorseer(context: PipelineContext) -> Applied:
-    return _taylorseer_with(context, cache_identifiers=[r".*transformer_blocks\.\d+"])
-
-
-def _taylorseer_with(context: PipelineContext, **settings: Any) -> Applied:
+def _taylorseer(context: PipelineContext, undo: Undo, **settings: Any) -> Callable[[], Witness]:
     from diffusers import TaylorSeerCacheConfig
     from diffusers.hooks import apply_taylorseer_cache
 
     config = TaylorSeerCacheConfig(taylor_factors_dtype=context.denoiser.dtype, **settings)
-    applied = _hook(context, lambda denoiser: apply_taylorseer_cache(denoiser, config))
-    if hasattr(context.denoiser, "cache_context"):
-        return applied  # its pipeline names the calls
-    return _listening(applied, context.denoiser.register_forward_pre_hook(_name_call, with_kwargs=True))
+    if not hasattr(context.denoiser, "cache_context"):  # else its pipeline names the calls
+        undo.by(context.denoiser.register_forward_pre_hook(_name_call, with_kwargs=True).remove)
+    return _hook(context, undo, lambda denoiser: apply_taylorseer_cache(denoiser, config))
 
 
 def _name_call(denoiser: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -157,57 +132,49 @@ def _name_call(denoiser: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[st
     _set_cache_context(denoiser, CacheContext(f"batch of {first.shape[0]}"))
 
 
-def _first_block_cache(context: PipelineContext) -> Applied:
-    from diffusers.hooks import FirstBlockCacheConfig, apply_first_block_cache
+def _by_defaults(name: str) -> Change:
+    """A cache of diffusers as it comes: ``apply_<name>`` with a config of its own."""
 
-    return _hook(context, lambda denoiser: apply_first_block_cache(denoiser, FirstBlockCacheConfig()))
+    def apply(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+        from diffusers import hooks
+
+        config = getattr(hooks, "".join(word.capitalize() for word in name.split("_")) + "Config")()
+        return _hook(context, undo, lambda denoiser: getattr(hooks, f"apply_{name}")(denoiser, config))
+
+    return apply
 
 
-def _sea_cache(context: PipelineContext) -> Applied:
-    from diffusers.hooks import SeaCacheConfig, apply_sea_cache
-
-    return _hook(context, lambda denoiser: apply_sea_cache(denoiser, SeaCacheConfig()))
-
-
-def _mag_cache(context: PipelineContext) -> Applied:
+def _mag_cache(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     from diffusers.hooks import MagCacheConfig, apply_mag_cache
     from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
 
     # Ratios belong to a checkpoint, and those of Flux are the only ones that are published with the code.
-    config = MagCacheConfig(
-        mag_ratios=FLUX_MAG_RATIOS, num_inference_steps=context.arguments.get("num_inference_steps", 28)
-    )
-    return _hook(context, lambda denoiser: apply_mag_cache(denoiser, config))
+    steps = context.arguments.get("num_inference_steps", 28)
+    config = MagCacheConfig(mag_ratios=FLUX_MAG_RATIOS, num_inference_steps=steps)
+    return _hook(context, undo, lambda denoiser: apply_mag_cache(denoiser, config))
 
 
-def _faster_cache(context: PipelineContext) -> Applied:
+def _faster_cache(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     from diffusers import FasterCacheConfig
     from diffusers.hooks import apply_faster_cache
 
-    applied = _timed(
-        context,
-        lambda denoiser, now: apply_faster_cache(
-            denoiser,
-            FasterCacheConfig(
-                tensor_format="BCHW", attention_weight_callback=lambda _: 0.5, current_timestep_callback=now
-            ),
-        ),
-    )
-    try:  # what breaks it is reached at the first step that is left out
-        context.picture("", seed=0, num_inference_steps=_TRIAL_STEPS)
-    except BaseException:
-        if applied.undo is not None:
-            applied.undo()
-        raise
-    return applied
+    fixed: dict[str, Any] = {"tensor_format": "BCHW", "attention_weight_callback": lambda _: 0.5}
+
+    def put(denoiser: Any, now: Callable[[], float]) -> None:
+        apply_faster_cache(denoiser, FasterCacheConfig(**fixed, current_timestep_callback=now))
+
+    witness = _timed(context, undo, put)
+    # What breaks it is reached at the first step that is left out.
+    context.picture("", seed=0, num_inference_steps=_TRIAL_STEPS)
+    return witness
 
 
 DIFFUSERS_CACHES: tuple[Technique, ...] = (
     row("pab", _pab),
-    row("taylorseer", _taylorseer),
-    row("taylorseer-defaults", _taylorseer_with),
-    row("first-block-cache", _first_block_cache),
-    row("sea-cache", _sea_cache),
+    row("taylorseer", partial(_taylorseer, cache_identifiers=[r".*transformer_blocks\.\d+"])),
+    row("taylorseer-defaults", _taylorseer),
+    row("first-block-cache", _by_defaults("first_block_cache")),
+    row("sea-cache", _by_defaults("sea_cache")),
     row("mag-cache", _mag_cache),
     row("faster-cache", _faster_cache),
 )

@@ -10,8 +10,8 @@ from __future__ import annotations
 import gc
 import importlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from torch.utils import _pytree as pytree
 
 from ...errors import EngineFailure
 from ..harness.memory import storage_bytes
-from .evidence import CallLog, looked_at
+from .evidence import CallLog, looked_at, watching
 from .pipeline_context import PipelineContext
-from .requirements import no_room, not_installed
-from .technique import Applied, Missing, Proof, Technique, row
+from .requirements import no_room
+from .technique import Change, Missing, Proof, Technique, Undo, Witness, row
 
 #: Gives the denoiser's output for the tensors of a call.
 Run = Callable[[Sequence[torch.Tensor]], torch.Tensor]
@@ -126,27 +126,20 @@ class StandIn(nn.Module):
         return nullcontext()
 
 
-def _elsewhere(build: Callable[[nn.Module, _Call, PipelineContext], Run]) -> Callable[[PipelineContext], Applied]:
-    """The ``apply`` of a row: builds the engine, and puts a stand-in into the pipeline."""
+def _elsewhere(build: Callable[[nn.Module, _Call, PipelineContext], Run]) -> Change:
+    """Builds the engine, and puts a stand-in into the pipeline."""
 
-    def apply(context: PipelineContext) -> Applied:
-        denoiser = context.denoiser
-        place = "unet" if denoiser is getattr(context.pipe, "unet", None) else "transformer"
-        call = _seen(context)
+    def apply(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+        denoiser, call = context.denoiser, _seen(context)
         with torch.no_grad():
             stand_in = StandIn(denoiser, call, build(_Flat(denoiser, call).eval(), call, context))
-        setattr(context.pipe, place, stand_in)
+        undo.set(context.pipe, context.denoiser_name, stand_in)
 
-        @contextmanager
-        def witness() -> Iterator[Callable[[], Proof]]:
-            before = stand_in.runs
-            with CallLog(denoiser) as in_torch:
-                yield lambda: Proof(
-                    stand_in.runs > before and not in_torch,
-                    f"{stand_in.runs - before} forwards in the engine, {len(in_torch)} in torch",
-                )
+        def judge(before: int, in_torch: CallLog) -> Proof:
+            ran = stand_in.runs - before
+            return Proof(ran > 0 and not in_torch, f"{ran} forwards in the engine, {len(in_torch)} in torch")
 
-        return Applied(witness, lambda: setattr(context.pipe, place, denoiser))
+        return watching(judge, lambda: nullcontext(stand_in.runs), lambda: CallLog(denoiser))
 
     return apply
 
@@ -190,7 +183,7 @@ def _export_options(context: PipelineContext, names: Sequence[str], call: _Call)
     """Which exporter, and how it is told that a batch may have another size; sizes of 1 are fixed by an export."""
     batch = call.tensors[0].shape[0]
     batched = [batch > 1 and tensor.dim() > 0 and tensor.shape[0] == batch for tensor in call.tensors]
-    if getattr(context.pipe, "unet", None) is None:
+    if context.denoiser_name == "transformer":
         # Transformers normalise by their root mean square, which the older exporter does not know.
         return {
             "dynamo": True,
@@ -205,9 +198,8 @@ def _provider(context: PipelineContext) -> str:
     return "CUDAExecutionProvider" if context.device.type == "cuda" else "CPUExecutionProvider"
 
 
-def _tensorrt(context: PipelineContext) -> Applied:
+def _tensorrt(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     torch_tensorrt = importlib.import_module("torch_tensorrt")
-    denoiser = context.denoiser
 
     def engines() -> int:
         kinds = (torch_tensorrt.runtime.TorchTensorRTModule, torch_tensorrt.runtime.PythonTorchTensorRTModule)
@@ -220,62 +212,32 @@ def _tensorrt(context: PipelineContext) -> Applied:
         built = engines() - before
         return Proof(built > 0, f"{built} TensorRT engines built")
 
-    def undo() -> None:
-        denoiser._compiled_call_impl = None
-        torch._dynamo.reset()
-        gc.collect()
-
-    denoiser.compile(backend="tensorrt", dynamic=False)
-    return Applied(looked_at(look), undo)
-
-
-def _no_openvino(context: PipelineContext) -> Missing | None:
-    if context.device.type != "cpu":
-        return Missing(
-            "unavailable", f"its kernels are for CPUs; this pipeline computes on {context.device}", "compile"
-        )
-    return not_installed("openvino", instead="onnxruntime") or _not_whole(context)
+    for step in (gc.collect, torch._dynamo.reset):
+        undo.by(step)
+    undo.by(setattr, context.denoiser, "_compiled_call_impl", None)
+    context.denoiser.compile(backend="tensorrt", dynamic=False)
+    return looked_at(look)
 
 
 def _no_onnxruntime(context: PipelineContext) -> Missing | None:
-    for module in ("onnxruntime", "onnx"):
-        missing = not_installed(module, instead="openvino")
-        if missing is not None:
-            return missing
     have = importlib.import_module("onnxruntime").get_available_providers()
     if _provider(context) not in have:
-        return Missing(
-            "unavailable", f"onnxruntime here has {', '.join(have)}, and no {_provider(context)}", "compile"
-        )
-    return _not_whole(context) or no_room(context.folder, storage_bytes(context.denoiser))
+        reason = f"onnxruntime here has {', '.join(have)}, and no {_provider(context)}"
+        return Missing("unavailable", reason, "compile")
+    return no_room(context.folder, storage_bytes(context.denoiser))
 
 
-def _not_whole(context: PipelineContext) -> Missing | None:
-    dtype = context.denoiser.dtype
-    if dtype == torch.float32 or (dtype == torch.float16 and context.device.type == "cuda"):
-        return None
-    name = str(dtype).removeprefix("torch.")
-    return Missing("unavailable", f"exported from float32, and the denoiser is in {name}", "compile")
-
-
-def _no_tensorrt(context: PipelineContext) -> Missing | None:
-    living = "openvino or onnxruntime on a CPU, compile on a GPU"
-    missing = not_installed("torch-tensorrt", instead=living)
-    if missing is not None:
-        return missing
-    if context.device.type != "cuda":
-        return Missing(
-            "unavailable", f"TensorRT is for NVIDIA's GPUs; this pipeline computes on {context.device}", living
-        )
+def _no_tensorrt(_: PipelineContext) -> Missing | None:
     try:
         importlib.import_module("torch_tensorrt")
     except (ImportError, OSError) as why:  # its libraries come in a package of their own, of one exact version
+        living = "openvino or onnxruntime on a CPU, compile on a GPU"
         return Missing("unavailable", f"torch_tensorrt does not load: {why}", living)
     return None
 
 
 ROWS: tuple[Technique, ...] = (
-    row("openvino", _elsewhere(_openvino), _no_openvino),
+    row("openvino", _elsewhere(_openvino)),
     row("onnxruntime", _elsewhere(_onnxruntime), _no_onnxruntime),
     row("tensorrt", _tensorrt, _no_tensorrt),
 )

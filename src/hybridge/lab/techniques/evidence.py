@@ -7,7 +7,7 @@ a picture can change for many reasons, and stay for one too many.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -59,14 +59,28 @@ class CallLog:
         self.dtypes.append(first.dtype)
 
 
-def looked_at(look: Callable[[], Proof]) -> Callable[[], Witness]:
-    """A witness that needs no watching: it looks at what is there once the picture is made."""
+def watching(
+    judge: Callable[..., Proof], *logs: Callable[[], AbstractContextManager[Any]]
+) -> Callable[[], Witness]:
+    """A witness that keeps logs while it is on.
+
+    Args:
+        judge: From the logs to the proof.
+        *logs: Each makes one, when the watching begins: techniques replace modules.
+    """
 
     @contextmanager
     def witness() -> Iterator[Callable[[], Proof]]:
-        yield look
+        with ExitStack() as stack:
+            kept = [stack.enter_context(log()) for log in logs]
+            yield lambda: judge(*kept)
 
     return witness
+
+
+def looked_at(look: Callable[[], Proof]) -> Callable[[], Witness]:
+    """A witness that needs no watching: it looks at what is there once the picture is made."""
+    return watching(look)
 
 
 def counted(module: Callable[[], torch.nn.Module], judge: Callable[[CallLog], Proof]) -> Callable[[], Witness]:
@@ -76,13 +90,7 @@ def counted(module: Callable[[], torch.nn.Module], judge: Callable[[CallLog], Pr
         module: Which one, asked when the watching begins: techniques replace modules.
         judge: From what was counted to the proof.
     """
-
-    @contextmanager
-    def witness() -> Iterator[Callable[[], Proof]]:
-        with CallLog(module()) as log:
-            yield lambda: judge(log)
-
-    return witness
+    return watching(judge, lambda: CallLog(module()))
 
 
 def spared(
@@ -96,12 +104,8 @@ def spared(
         name: Of the part, for the evidence.
     """
 
-    @contextmanager
-    def witness() -> Iterator[Callable[[], Proof]]:
-        module = whole()
-        with CallLog(module) as calls, CallLog(part(module)) as computed:
-            yield lambda: Proof(
-                0 < len(computed) < len(calls), f"{len(computed)} of {len(calls)} forwards computed {name}"
-            )
+    def judge(calls: CallLog, computed: CallLog) -> Proof:
+        evidence = f"{len(computed)} of {len(calls)} forwards computed {name}"
+        return Proof(0 < len(computed) < len(calls), evidence)
 
-    return witness
+    return watching(judge, lambda: CallLog(whole()), lambda: CallLog(part(whole())))

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ...models import CATALOGUE
+from .facts import Missing
 from .pipeline_context import PipelineContext
-from .technique import Missing
 
 #: Whose latents a pipeline makes, in the catalogue's words.
 _FAMILIES = {

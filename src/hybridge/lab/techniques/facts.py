@@ -8,10 +8,11 @@ in force, why.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from ..harness.typed import parse
 
 #: How far the picture may be from the one without it: the same bits; the same up to rounding; another picture.
 Exactness = Literal["bitwise", "rounding", "approximate"]
@@ -44,6 +45,23 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
+class Requirement:
+    """What a context must have for a technique to run on it.
+
+    Attributes:
+        that: A name of :data:`.requirements.CONDITIONS`, and words for it.
+        reason: What to say of a context without it; ``{pipe}``, ``{device}`` and the like are filled in.
+        instead: What lives in its place, or None.
+        outcome: See :class:`Missing`.
+    """
+
+    that: str
+    reason: str
+    instead: str | None = None
+    outcome: Literal["unavailable", "dead"] = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """A row.
 
@@ -56,6 +74,7 @@ class Facts:
         stage: When it is applied.
         group: Of techniques that do the same thing, of which a stack has one: ``cache``, ``offload``.
         kinds: Names by which the tables of :mod:`.compatibility` mean it and others.
+        requires: What a context must have, the first asked first.
         needs: Distributions that must be installed, as ``pip install`` takes them.
         instead: What lives in its place where they are not; None where its own check says more.
         title_zh: The title in Chinese.
@@ -72,30 +91,29 @@ class Facts:
     stage: Stage
     group: str | None = None
     kinds: tuple[str, ...] = ()
+    requires: tuple[Requirement, ...] = ()
     needs: tuple[str, ...] = ()
     instead: str | None = None
     title_zh: str = ""
     claim_zh: str = ""
-    effect: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    effect: dict[str, Any] = field(default_factory=dict, hash=False)
     unavailable: Missing | None = None
 
 
 def _facts(row: dict[str, Any]) -> Facts:
-    texts = {key: row.pop(key) for key in ("title", "claim")}
-    for key in ("kinds", "needs"):
-        row[key] = tuple(row.get(key, ()))
-    if "unavailable" in row:
-        row["unavailable"] = Missing(**row["unavailable"])
-    row["source"] = GUIDE if row["source"] == "guide" else row["source"]
-    said = {key: text["en"] for key, text in texts.items()}
-    return Facts(**row, **said, **{f"{key}_zh": text["zh"] for key, text in texts.items()})
+    texts = {
+        key if code == "en" else f"{key}_zh": row[key][code] for key in ("title", "claim") for code in row[key]
+    }
+    source = GUIDE if row["source"] == "guide" else row["source"]
+    facts: Facts = parse(Facts, {**row, **texts, "source": source}, f"the row of {row['name']}")
+    return facts
 
 
 #: The whole file; :mod:`.compatibility` reads its other tables.
 CATALOGUE: dict[str, Any] = json.loads(Path(__file__).with_name("catalogue.json").read_text(encoding="utf-8"))
 
 #: By name, family by family.
-FACTS: dict[str, Facts] = {row["name"]: _facts(dict(row)) for row in CATALOGUE["techniques"]}
+FACTS: dict[str, Facts] = {row["name"]: _facts(row) for row in CATALOGUE["techniques"]}
 
 #: What to expect of a name that is none.
 KNOWN = "a name that `hybridge lab list` shows"

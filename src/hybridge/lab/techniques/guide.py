@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..harness.typed import parse
 from ..harness.words import Text
 
 GB = 10**9
@@ -35,6 +36,12 @@ class Figure:
     bound: Literal["", "<", "≈"] = ""
     when: Text | None = None
 
+    def ratio_to(self, first: Figure | None) -> float | None:
+        """As a ratio to another figure; None without one."""
+        if first is None:
+            return None
+        return self.value if "ratio" in self.quantity else self.value / first.value
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -47,39 +54,20 @@ class Recipe:
 
     title: Text
     techniques: tuple[str, ...]
-    seconds: Figure | None
-    memory: Figure | None
+    seconds: Figure | None = None
+    memory: Figure | None = None
     remark: Text | None = None
-
-
-def _text(kept: dict[str, str] | None) -> Text | None:
-    return Text(**kept) if kept else None
-
-
-def _figure(kept: dict[str, Any] | None) -> Figure | None:
-    return Figure(**{**kept, "when": _text(kept.get("when"))}) if kept else None
 
 
 _KEPT: dict[str, Any] = json.loads(Path(__file__).with_name("guide.json").read_text(encoding="utf-8"))
 
-CONDITION = Text(**_KEPT["condition"])
+CONDITION: Text = parse(Text, _KEPT["condition"])
 
 #: By technique.
-FIGURES: dict[str, tuple[Figure, ...]] = {
-    name: tuple(figure for figure in map(_figure, figures) if figure) for name, figures in _KEPT["figures"].items()
-}
+FIGURES: dict[str, tuple[Figure, ...]] = parse(dict[str, tuple[Figure, ...]], _KEPT["figures"])
 
 #: Its conclusions, in its order.
-RECIPES: tuple[Recipe, ...] = tuple(
-    Recipe(
-        Text(**kept["title"]),
-        tuple(kept["techniques"]),
-        _figure(kept.get("seconds")),
-        _figure(kept.get("memory")),
-        _text(kept.get("remark")),
-    )
-    for kept in _KEPT["recipes"]
-)
+RECIPES: tuple[Recipe, ...] = parse(tuple[Recipe, ...], _KEPT["recipes"])
 
 #: Peaks of stacks of SDXL in GB, ``torch.cuda.max_memory_allocated()`` / 1e9: rows of keyword arguments.
 MEMORY: tuple[dict[str, Any], ...] = tuple(_KEPT["memory"])

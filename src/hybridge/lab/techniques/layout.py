@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 
 from .evidence import CallLog, counted, looked_at
 from .pipeline_context import PipelineContext
-from .technique import Applied, Missing, Proof, Technique, row
+from .technique import Proof, Technique, Undo, Witness, row
 
 
-def _channels_last(context: PipelineContext) -> Applied:
+def _channels_last(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     module = context.denoiser
+    undo.by(partial(module.to, memory_format=torch.contiguous_format))
     module.to(memory_format=torch.channels_last)
 
     def look() -> Proof:
@@ -19,7 +23,7 @@ def _channels_last(context: PipelineContext) -> Applied:
         turned = sum(kernel.stride(1) == 1 for kernel in kernels)
         return Proof(0 < turned == len(kernels), f"{turned} of {len(kernels)} kernels have their channels last")
 
-    return Applied(looked_at(look), lambda: module.to(memory_format=torch.contiguous_format))
+    return looked_at(look)
 
 
 #: Scales of the skip connections (s) and of the backbone (b), as FreeU's authors give them.
@@ -29,31 +33,24 @@ _FREEU = {
 }
 
 
-def _freeu(context: PipelineContext) -> Applied:
+def _freeu(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     pipe, scales = context.pipe, _FREEU[type(context.pipe).__name__]
     pipe.enable_freeu(**scales)
+    undo.by(pipe.disable_freeu)
 
     def look() -> Proof:
         blocks = pipe.unet.up_blocks
         scaled = sum(all(getattr(block, name, None) == scale for name, scale in scales.items()) for block in blocks)
         return Proof(scaled > 0, f"{scaled} of {len(blocks)} blocks of the way up have their scales")
 
-    return Applied(looked_at(look), pipe.disable_freeu)
-
-
-def _why_no_freeu(context: PipelineContext) -> Missing | None:
-    if type(context.pipe).__name__ in _FREEU:
-        return None
-    return Missing(
-        "unavailable", f"no scales are known for a {type(context.pipe).__name__}; transformers have no skips"
-    )
+    return looked_at(look)
 
 
 #: What fusing adds to an attention.
 _FUSED = ("to_qkv", "to_kv", "to_added_qkv")
 
 
-def _fused_qkv(context: PipelineContext) -> Applied:
+def _fused_qkv(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     module = context.denoiser
     before = dict(module.attn_processors)
     module.fuse_qkv_projections()  # of the denoiser alone: pipelines also ask a VAE that may not know it
@@ -64,24 +61,16 @@ def _fused_qkv(context: PipelineContext) -> Applied:
         kinds = ", ".join(f"{sum(name == kind for _, name in fused)} {kind}" for kind in _FUSED)
         return Proof(len(log) > 0, f"{kinds}; {len(log)} forwards of the first")
 
-    def undo() -> None:
-        # diffusers puts the processors back, and of a UNet leaves the fused weights where they are.
-        module.set_attn_processor(dict(before))
-        for owner, name in fused:
-            delattr(owner, name)
-            owner.fused_projections = False
-
-    return Applied(counted(lambda: first, judge), undo)
-
-
-def _why_not_fused(context: PipelineContext) -> Missing | None:
-    if hasattr(context.denoiser, "fuse_qkv_projections"):
-        return None
-    return Missing("unavailable", f"{type(context.denoiser).__name__} cannot fuse its projections")
+    # diffusers puts the processors back, and of a UNet leaves the fused weights where they are.
+    for owner, name in fused:
+        undo.by(setattr, owner, "fused_projections", False)
+        undo.by(delattr, owner, name)
+    undo.by(module.set_attn_processor, before)
+    return counted(lambda: first, judge)
 
 
 ROWS: tuple[Technique, ...] = (
     row("channels-last", _channels_last),
-    row("freeu", _freeu, _why_no_freeu),
-    row("fused-qkv", _fused_qkv, _why_not_fused),
+    row("freeu", _freeu),
+    row("fused-qkv", _fused_qkv),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,55 +16,48 @@ from torch import nn
 
 from ..harness.memory import storage_bytes
 from .evidence import looked_at
-from .pipeline_context import PipelineContext
+from .pipeline_context import PipelineContext, modules
 from .requirements import no_room
-from .technique import Applied, Missing, Proof, Technique, row
+from .technique import Change, Missing, Proof, Technique, Undo, Witness, row
 
 
-def _parts(context: PipelineContext) -> Iterator[tuple[str, nn.Module]]:
-    """The pipeline's modules by name: text encoders, denoiser, VAE."""
-    for name, part in context.pipe.components.items():
-        if isinstance(part, nn.Module):
-            yield name, part
+def _parts(context: PipelineContext) -> Iterable[nn.Module]:
+    return modules(context.pipe).values()
 
 
 def _where(context: PipelineContext) -> str:
     """How much lies where, once a picture is made; what is on the meta device lies nowhere."""
-    held = sum(storage_bytes(part) for _, part in _parts(context))
+    held = sum(map(storage_bytes, _parts(context)))
     if context.device.type == "cpu":
         return f"{held:,} bytes stay in memory between calls"
     on_device = sum(
         tensor.nbytes
-        for _, part in _parts(context)
+        for part in _parts(context)
         for tensor in (*part.parameters(), *part.buffers())
         if tensor.device.type == context.device.type
     )
     return f"{on_device:,} bytes stay on {context.device} between calls"
 
 
-def _model(context: PipelineContext) -> Applied:
+def _model(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     pipe = context.pipe
     whole = len([*_parts(context)])
 
     def look() -> Proof:
-        hooked = sum(type(getattr(part, "_hf_hook", None)).__name__ == "CpuOffload" for _, part in _parts(context))
+        hooked = sum(type(getattr(part, "_hf_hook", None)).__name__ == "CpuOffload" for part in _parts(context))
         evidence = f"{hooked} of {whole} parts wait on the CPU until they are called; {_where(context)}"
         nothing = "; on a CPU nothing is saved" if context.device.type == "cpu" else ""
         return Proof(hooked > 0, evidence + nothing)
 
-    def undo() -> None:
-        pipe.remove_all_hooks()
-        if context.device.type != "cpu":
-            pipe.to(context.device)
-
+    if context.device.type != "cpu":
+        undo.by(pipe.to, context.device)
+    undo.by(pipe.remove_all_hooks)
     # The device must be said: without an accelerator, diffusers refuses to choose one.
     pipe.enable_model_cpu_offload(device=context.device)
-    return Applied(looked_at(look), undo)
+    return looked_at(look)
 
 
-def _by_layer(
-    offload: Callable[[nn.Module, PipelineContext, str], None], nothing_saved: str
-) -> Callable[[PipelineContext], Applied]:
+def _by_layer(offload: Callable[[nn.Module, PipelineContext, str], None], nothing_saved: str) -> Change:
     """Layers whose weights are on the meta device except while they run; accelerate's hooks, removed by diffusers.
 
     Args:
@@ -72,21 +65,18 @@ def _by_layer(
         nothing_saved: What to add to the evidence on a CPU.
     """
 
-    def apply(context: PipelineContext) -> Applied:
+    def apply(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
         def look() -> Proof:
-            weights = [parameter for _, part in _parts(context) for parameter in part.parameters()]
+            weights = [parameter for part in _parts(context) for parameter in part.parameters()]
             away = sum(parameter.device.type == "meta" for parameter in weights)
             evidence = f"{away} of {len(weights)} weights are away between calls; {_where(context)}"
             return Proof(away > 0, evidence + (nothing_saved if context.device.type == "cpu" else ""))
 
-        try:
-            for name, part in _parts(context):
-                if name not in context.pipe._exclude_from_cpu_offload:  # safety checkers, which hooks break
-                    offload(part, context, name)
-        except BaseException:
-            context.pipe.remove_all_hooks()
-            raise
-        return Applied(looked_at(look), context.pipe.remove_all_hooks)
+        undo.by(context.pipe.remove_all_hooks)
+        for name, part in modules(context.pipe).items():
+            if name not in context.pipe._exclude_from_cpu_offload:  # safety checkers, which hooks break
+                offload(part, context, name)
+        return looked_at(look)
 
     return apply
 
@@ -111,12 +101,12 @@ def _has_weights_of_its_own(part: nn.Module) -> bool:
     return len(part._parameters) > 0
 
 
-def _in_groups(*, disk: bool) -> Callable[[PipelineContext], Applied]:
-    def apply(context: PipelineContext) -> Applied:
+def _in_groups(*, disk: bool) -> Change:
+    def apply(context: PipelineContext, _: Undo) -> Callable[[], Witness]:
         from diffusers.hooks import apply_group_offloading
 
         folders: list[Path] = []
-        for name, part in _parts(context):
+        for name, part in modules(context.pipe).items():
             more: dict[str, Any] = {}
             if disk and not _has_tied_weights(part):
                 # A folder for each part: files are named for layers, and two parts have layers of one name.
@@ -127,7 +117,7 @@ def _in_groups(*, disk: bool) -> Callable[[PipelineContext], Applied]:
             apply_group_offloading(part, onload_device=context.device, offload_type="leaf_level", **more)
 
         def look() -> Proof:
-            hooked = sum(_has_group_hook(module) for _, part in _parts(context) for module in part.modules())
+            hooked = sum(_has_group_hook(module) for part in _parts(context) for module in part.modules())
             files = [file for folder in folders for file in folder.iterdir()]
             if disk:
                 there = f"{sum(file.stat().st_size for file in files):,} bytes in {len(files)} files"
@@ -135,7 +125,7 @@ def _in_groups(*, disk: bool) -> Callable[[PipelineContext], Applied]:
                 there = _where(context) + ("; on a CPU nothing is saved" if context.device.type == "cpu" else "")
             return Proof(hooked > 0 and (bool(files) or not disk), f"{hooked} layers fetch their weights; {there}")
 
-        return Applied(looked_at(look))
+        return looked_at(look)
 
     return apply
 
@@ -154,7 +144,7 @@ def _has_group_hook(module: nn.Module) -> bool:
 
 
 def _no_disk(context: PipelineContext) -> Missing | None:
-    return no_room(context.folder, sum(storage_bytes(part) for _, part in _parts(context)))
+    return no_room(context.folder, sum(map(storage_bytes, _parts(context))))
 
 
 ROWS: tuple[Technique, ...] = (

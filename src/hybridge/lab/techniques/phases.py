@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from . import extra_models
-from .pipeline_context import PipelineContext, default_side, plainly
-from .technique import Applied, Missing, Proof, Technique, Witness, row
+from .evidence import watching
+from .pipeline_context import PipelineContext, default_side, modules
+from .technique import Missing, Proof, Technique, Undo, Witness, row
 from .weights import are_plain, bring_back, check_same, send_away
 
 _FOUR = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
@@ -63,10 +64,16 @@ class _Phases:
         """Of the parts that come and go."""
         return [name for part in _parts(self._context.pipe) for name in part]
 
+    @contextmanager
+    def watched(self) -> Iterator[list[tuple[str, int, int]]]:
+        """:attr:`stayed`, of pictures from now on."""
+        self.stayed.clear()
+        yield self.stayed
+
     def check(self) -> None:
         """Raises :class:`RequestError` unless the disk has the weights of every part; asked one by one."""
         for name in self.names:
-            check_same(getattr(self._context.pipe, name), getattr(self._loaded([name]), name))
+            check_same(getattr(self._context.pipe, name), getattr(self._context.loaded_anew(name), name))
 
     def bring_all(self) -> None:
         """All weights back."""
@@ -83,23 +90,16 @@ class _Phases:
                 self.stayed.append((name, _alive(references), len(references)))
 
     def _bring(self, names: list[str]) -> None:
-        fresh = self._loaded(names)
+        fresh = self._context.loaded_anew(*names)
         for name in names:
             bring_back(getattr(self._context.pipe, name), getattr(fresh, name), self._context.device)
-
-    def _loaded(self, names: list[str]) -> Any:
-        """A pipeline with these parts and no others."""
-        modules = [
-            name for name, part in self._context.pipe.components.items() if isinstance(part, torch.nn.Module)
-        ]
-        return self._context.reload(**{name: None for name in modules if name not in names})
 
 
 def _parts(pipe: Any) -> tuple[list[str], list[str]]:
     """Names of the text encoders, and of the denoiser."""
-    modules = [name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)]
-    denoiser = "unet" if "unet" in modules else "transformer"
-    return [name for name in modules if name.startswith("text_encoder")], [denoiser]
+    names = modules(pipe)
+    texts = [name for name in names if name.startswith("text_encoder")]
+    return texts, ["unet" if "unet" in names else "transformer"]
 
 
 def _alive(references: list[weakref.ref[torch.Tensor]]) -> int:
@@ -158,39 +158,23 @@ def _picture(pipe: Any, latents: torch.Tensor, arguments: dict[str, Any]) -> Any
     return pipe.image_processor.postprocess(image, output_type="np")
 
 
-def _batch_processing(context: PipelineContext) -> Applied:
-    phases, former = _Phases(context), context.generate
+def _batch_processing(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+    phases = _Phases(context)
     phases.check()
+    undo.by(phases.bring_all)
     for name in phases.names:
         send_away(getattr(context.pipe, name))
-    context.generate = phases.generate
+    undo.set(context, "generate", phases.generate)
 
-    def undo() -> None:
-        context.generate = former
-        phases.bring_all()
-
-    return Applied(_witness(phases), undo)
-
-
-def _witness(phases: _Phases) -> Callable[[], Witness]:
-    @contextmanager
-    def witness() -> Iterator[Callable[[], Proof]]:
-        phases.stayed.clear()
-        yield lambda: judge()
-
-    def judge() -> Proof:
-        told = ", ".join(f"{alive} of {count} of the {name}'s" for name, alive, count in phases.stayed)
-        gone = bool(phases.stayed) and all(alive == 0 for _, alive, _ in phases.stayed)
+    def judge(stayed: list[tuple[str, int, int]]) -> Proof:
+        told = ", ".join(f"{alive} of {count} of the {name}'s" for name, alive, count in stayed)
+        gone = bool(stayed) and all(alive == 0 for _, alive, _ in stayed)
         return Proof(gone, f"weights that outlived their phase: {told or 'no phase was seen'}")
 
-    return witness
+    return watching(judge, phases.watched)
 
 
 def _why_whole(context: PipelineContext) -> Missing | None:
-    if extra_models.family(context.pipe) not in _READ:
-        return Missing("unavailable", f"how a {type(context.pipe).__name__} reads its prompt is not known here")
-    if context.generate is not plainly:
-        return Missing("unavailable", "another technique of this stack makes the pictures in its own way already")
     for name in (name for part in _parts(context.pipe) for name in part):
         if not are_plain(getattr(context.pipe, name)):
             return Missing(

@@ -12,10 +12,18 @@ import torch
 #: Makes pictures: (context, prompt, generator, further arguments of the call) → (B, H, W, 3) float array in [0, 1].
 Generate = Callable[["PipelineContext", str, torch.Generator, dict[str, Any]], Any]
 
+#: Tensors of the steps' callback that have an unwanted and a wanted half under guidance.
+DOUBLED = ("prompt_embeds", "add_text_embeds", "add_time_ids", "pooled_prompt_embeds")
+
 
 def plainly(context: PipelineContext, prompt: str, generator: torch.Generator, arguments: dict[str, Any]) -> Any:
     """One call of the pipeline, as its documentation shows it."""
     return context.pipe(prompt, generator=generator, output_type="np", **arguments).images
+
+
+def modules(pipe: Any) -> dict[str, torch.nn.Module]:
+    """A pipeline's parts that have weights, by name."""
+    return {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
 
 
 def default_side(pipe: Any) -> int:
@@ -95,14 +103,22 @@ class PipelineContext:
         return whole
 
     @property
+    def denoiser_name(self) -> str:
+        """Of the part of the pipeline that is called at every step."""
+        return "unet" if getattr(self.pipe, "unet", None) is not None else "transformer"
+
+    @property
     def denoiser(self) -> Any:
         """The UNet or the transformer: what is called at every step."""
-        return self.pipe.unet if getattr(self.pipe, "unet", None) is not None else self.pipe.transformer
+        return getattr(self.pipe, self.denoiser_name)
+
+    def loaded_anew(self, *names: str) -> Any:
+        """A pipeline with these parts, as they are on the disk, and without the others that have weights."""
+        return self.reload(**{name: None for name in modules(self.pipe) if name not in names})
 
     def _tensor_inputs(self) -> list[str]:
-        # What guidance doubles; pipelines name different ones, and refuse names that they do not know.
-        doubled = ("prompt_embeds", "add_text_embeds", "add_time_ids", "pooled_prompt_embeds")
-        return [name for name in doubled if name in self.pipe._callback_tensor_inputs]
+        # Pipelines name different ones, and refuse names that they do not know.
+        return [name for name in DOUBLED if name in self.pipe._callback_tensor_inputs]
 
     def _stepped(self, _pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         for callback in self.after_step:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from ..harness.memory import storage_bytes
 from .evidence import CallLog, counted
-from .pipeline_context import PipelineContext
-from .technique import Applied, Proof, Technique, row
+from .pipeline_context import PipelineContext, modules
+from .technique import Change, Proof, Technique, Undo, Witness, row
 from .weight_backup import WeightBackup, no_room_for
 from .weights import restore, weights
 
 
-def _half(dtype: torch.dtype) -> Callable[[PipelineContext], Applied]:
+def _half(dtype: torch.dtype) -> Change:
     name = str(dtype).removeprefix("torch.")
 
-    def apply(context: PipelineContext) -> Applied:
+    def apply(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
         before, before_bytes = context.denoiser.dtype, storage_bytes(context.denoiser)
-        way_back = _backed_up(context, dtype)
+        _back_up(context, dtype, undo)
         context.pipe.to(dtype=dtype)
 
         def judge(log: CallLog) -> Proof:
@@ -28,55 +27,44 @@ def _half(dtype: torch.dtype) -> Callable[[PipelineContext], Applied]:
             share = storage_bytes(context.denoiser) / before_bytes
             kept = f"was {str(before).removeprefix('torch.')} before, {share:.0%} of the bytes"
             calls = sum(seen == dtype for seen in log.dtypes)
-            return Proof(
-                computed and before != dtype, f"{calls} of {len(log)} forwards of the denoiser in {name}; {kept}"
-            )
+            evidence = f"{calls} of {len(log)} forwards of the denoiser in {name}; {kept}"
+            return Proof(computed and before != dtype, evidence)
 
-        return Applied(counted(lambda: context.denoiser, judge), way_back)
+        return counted(lambda: context.denoiser, judge)
 
     return apply
 
 
-def _modules(pipe: Any) -> dict[str, torch.nn.Module]:
-    return {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-
-
-def _backed_up(context: PipelineContext, dtype: torch.dtype) -> Callable[[], None] | None:
-    """Keeps what is about to be rounded to ``dtype``; returns what puts it back, or None where nothing was kept."""
+def _back_up(context: PipelineContext, dtype: torch.dtype, undo: Undo) -> None:
+    """Keeps what is about to be rounded to ``dtype``, where that is wanted and there is room for it."""
     rounded = {
         part: {name: tensor for name, tensor in weights(module) if _is_rounded(tensor, dtype)}
-        for part, module in _modules(context.pipe).items()
+        for part, module in modules(context.pipe).items()
     }
-    if not context.is_kept or no_room_for(
-        context.folder, (one for part in rounded.values() for one in part.values())
-    ):
-        return None
+    every = [tensor for tensors in rounded.values() for tensor in tensors.values()]
+    if not context.is_kept or no_room_for(context.folder, every):
+        return
     backup = WeightBackup(context.folder)
-    read = {id(tensor): backup.save(tensor) for part in rounded.values() for tensor in part.values()}
+    undo.by(backup.clear)
+    read = {id(tensor): backup.save(tensor) for tensor in every}
     kept = {part: {name: read[id(tensor)] for name, tensor in tensors.items()} for part, tensors in rounded.items()}
 
-    def undo() -> None:
-        for part, module in _modules(context.pipe).items():
+    def put_back() -> None:
+        for part, module in modules(context.pipe).items():
             restore(module, kept.get(part, {}), context.device)
-        backup.clear()
 
-    return undo
+    undo.by(put_back)
 
 
 def _is_rounded(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
     return tensor.is_floating_point() and tensor.dtype != dtype and tensor.device.type != "meta"
 
 
-def _tf32(context: PipelineContext) -> Applied:
+def _tf32(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     # The older of two sets of names: torch 2.4 has no other, and reading one after setting the other raises.
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = True
-
-    def undo() -> None:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
-
-    return Applied(counted(lambda: context.denoiser, lambda log: _judge_tf32(context.device, log)), undo)
+    for flags in (torch.backends.cuda.matmul, torch.backends.cudnn):
+        undo.set(flags, "allow_tf32", True)
+    return counted(lambda: context.denoiser, lambda log: _judge_tf32(context.device, log))
 
 
 def _judge_tf32(device: torch.device, log: CallLog) -> Proof:
@@ -91,7 +79,7 @@ def _judge_tf32(device: torch.device, log: CallLog) -> Proof:
     return Proof(lost > 0, f"{flags}; {lost} of {fine.numel()} products lost the bits that TF32 does not have")
 
 
-def _fp8_storage(context: PipelineContext) -> Applied:
+def _fp8_storage(context: PipelineContext, _: Undo) -> Callable[[], Witness]:
     module = context.denoiser
     before = storage_bytes(module)
     module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=module.dtype)
@@ -104,7 +92,7 @@ def _fp8_storage(context: PipelineContext) -> Applied:
         return Proof(any(stored) and share < 1, f"{evidence}; computed in {computed}")
 
     # diffusers' hook has no way back: what was rounded is gone, and it refuses to be removed.
-    return Applied(counted(lambda: module, judge))
+    return counted(lambda: module, judge)
 
 
 ROWS: tuple[Technique, ...] = (

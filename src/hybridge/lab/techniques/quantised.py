@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,9 +20,8 @@ from ...errors import ModelUnavailable
 from ..harness.memory import storage_bytes
 from .evidence import looked_at
 from .pipeline_context import PipelineContext
-from .requirements import not_installed
-from .technique import Applied, Missing, Proof, Technique, row
-from .weights import sum_of_bits
+from .technique import Change, Proof, Technique, Undo, Witness, row
+from .weights import filled, outline, sum_of_bits
 
 #: What quantisers leave on a module to say that it was quantised; a second one would refuse it.
 _MARKS = ("quantization_config", "quantization_method")
@@ -32,87 +30,57 @@ _MARKS = ("quantization_config", "quantization_method")
 _NF4_BLOCK, _NF4_ROWS = 64, 32
 
 
-def _quantised(
-    quantise: Callable[[PipelineContext], None], is_done: Callable[[nn.Module], bool]
-) -> Callable[[PipelineContext], Applied]:
-    """The ``apply`` of a row.
+#: What is remembered of a layer: of each parameter its outline and a sum of its bits.
+_Kept = dict[str, tuple[torch.Tensor, int]]
+
+
+def _quantised(quantise: Callable[[PipelineContext], None], is_done: Callable[[nn.Module], bool]) -> Change:
+    """The change of a row.
 
     Args:
         quantise: Changes the context's denoiser in place.
         is_done: Whether a layer is as this library makes them.
     """
 
-    def apply(context: PipelineContext) -> Applied:
+    def apply(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
         denoiser = context.denoiser
         whole_bytes = storage_bytes(denoiser)
-        whole = {name: _Kept.of(layer) for name, layer in _layers(denoiser)}
+        whole = {name: _kept(layer) for name, layer in _layers(denoiser)}
 
-        def undo() -> None:
-            _put_back(
-                context, {name: kept for name, kept in whole.items() if is_done(denoiser.get_submodule(name))}
-            )
+        def put_back() -> None:
+            done = {name: kept for name, kept in whole.items() if is_done(denoiser.get_submodule(name))}
+            _put_back(context, done)
 
         def look() -> Proof:
             done = sum(is_done(denoiser.get_submodule(name)) for name in whole)
             share = storage_bytes(denoiser) / whole_bytes
-            return Proof(
-                done > 0, f"{done} of {len(whole)} layers in fewer bits; {share:.0%} of the bytes are left"
-            )
+            evidence = f"{done} of {len(whole)} layers in fewer bits; {share:.0%} of the bytes are left"
+            return Proof(done > 0, evidence)
 
         if context.is_kept:
-            _check_way_back(context, whole)
-        try:
-            quantise(context)
-        except BaseException:
-            undo()
-            raise
-        return Applied(looked_at(look), undo)
+            anew = dict(_layers(_loaded_anew(context)))
+            for name, kept in whole.items():
+                _check(name, kept, anew.get(name))
+        undo.by(put_back)
+        quantise(context)
+        return looked_at(look)
 
     return apply
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """What is remembered of a layer: a tensor without content and a sum of bits for each of its parameters."""
+def _kept(layer: nn.Module) -> _Kept:
+    return {name: (outline(p), sum_of_bits(p)) for name, p in layer.named_parameters(recurse=False)}
 
-    likes: dict[str, torch.Tensor]
-    sums: dict[str, int]
 
-    @classmethod
-    def of(cls, layer: nn.Module) -> _Kept:
-        parameters = dict(layer.named_parameters(recurse=False))
-        return cls(
-            # On the meta device a tensor keeps its shape, type and strides, and takes no memory.
-            {
-                name: torch.empty_like(p, device="meta", requires_grad=p.requires_grad)
-                for name, p in parameters.items()
-            },
-            {name: sum_of_bits(p) for name, p in parameters.items()},
-        )
-
-    def check(self, name: str, layer: nn.Module | None, parameter: str) -> None:
-        """Raises ModelUnavailable unless a parameter of a layer that was loaded anew is what it was here."""
-        if (
-            layer is not None
-            and sum_of_bits(layer.get_parameter(parameter).to(self.likes[parameter].dtype))
-            == (self.sums[parameter])
-        ):
-            return
-        raise ModelUnavailable(
-            f"{name}.{parameter}, loaded anew, is not the weight that this pipeline has",
-            expected="weights as they came from the files, or quantising could not be undone",
-            hint="save_pretrained, then from_pretrained: a part was replaced, or a LoRA merged into one",
-        )
-
-    def restored(self, name: str, layer: nn.Module, device: torch.device) -> nn.Module:
-        """A layer that was loaded anew, with the dtype, strides and place that this one had."""
-        for parameter, like in self.likes.items():
-            self.check(name, layer, parameter)
-            value = layer.get_parameter(parameter).detach().to(device, like.dtype)
-            if value.stride() != like.stride():
-                value = torch.empty_like(like, device=device).copy_(value)
-            setattr(layer, parameter, nn.Parameter(value, requires_grad=like.requires_grad))
-        return layer
+def _check(name: str, kept: _Kept, layer: nn.Module | None) -> None:
+    """Raises ModelUnavailable unless a layer that was loaded anew has the weights that it had here."""
+    for parameter, (like, sum_) in kept.items():
+        if layer is None or sum_of_bits(layer.get_parameter(parameter).to(like.dtype)) != sum_:
+            raise ModelUnavailable(
+                f"{name}.{parameter}, loaded anew, is not the weight that this pipeline has",
+                expected="weights as they came from the files, or quantising could not be undone",
+                hint="save_pretrained, then from_pretrained: a part was replaced, or a LoRA merged into one",
+            )
 
 
 def _layers(denoiser: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -121,31 +89,23 @@ def _layers(denoiser: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _check_way_back(context: PipelineContext, layers: dict[str, _Kept]) -> None:
-    anew = dict(_layers(_loaded_anew(context)))
-    for name, kept in layers.items():
-        for parameter in kept.likes:
-            kept.check(name, anew.get(name), parameter)
-
-
 def _put_back(context: PipelineContext, layers: dict[str, _Kept]) -> None:
     denoiser = context.denoiser
-    if layers:
-        anew = _loaded_anew(context)
-        restored = {
-            name: kept.restored(name, anew.get_submodule(name), context.device) for name, kept in layers.items()
-        }
-        for name, layer in restored.items():
-            _replace(denoiser, name, layer.train(denoiser.training))
+    anew: Any = _loaded_anew(context) if layers else None
+    restored = {}
+    for name, kept in layers.items():
+        layer = restored[name] = anew.get_submodule(name)
+        _check(name, kept, layer)
+        for parameter, (like, _) in kept.items():
+            setattr(layer, parameter, filled(like, layer.get_parameter(parameter), context.device))
+    for name, layer in restored.items():
+        _replace(denoiser, name, layer.train(denoiser.training))
     for mark in _MARKS:
         vars(denoiser).pop(mark, None)
 
 
 def _loaded_anew(context: PipelineContext) -> Any:
-    others = [name for name, part in context.pipe.components.items() if isinstance(part, nn.Module)]
-    others.remove("unet" if getattr(context.pipe, "unet", None) is not None else "transformer")
-    pipe = context.reload(**dict.fromkeys(others))
-    denoiser = pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
+    denoiser = getattr(context.loaded_anew(context.denoiser_name), context.denoiser_name)
     if any(getattr(module, "fused_projections", False) for module in context.denoiser.modules()):
         denoiser.fuse_qkv_projections()
     return denoiser
@@ -185,9 +145,8 @@ def _bitsandbytes(context: PipelineContext, make: Callable[[nn.Linear], nn.Modul
         if isinstance(layer, nn.Linear):
             made = make(layer)
             made.bias = layer.bias
-            _replace(
-                denoiser, name, made.to(context.device).train(layer.training)
-            )  # moving it is what quantises it
+            # Moving it is what quantises it.
+            _replace(denoiser, name, made.to(context.device).train(layer.training))
 
 
 def _bitsandbytes_int8(context: PipelineContext) -> None:
@@ -242,23 +201,6 @@ def _is_packed(layer: nn.Module) -> bool:
     return type(layer).__module__.startswith("torch.ao.nn.quantized.dynamic")
 
 
-def _no_int4(context: PipelineContext) -> Missing | None:
-    return not_installed("torchao", instead="quanto-int8") or not_installed(
-        "mslk", instead="torchao-int8, or bitsandbytes-nf4 for four bits"
-    )
-
-
-def _no_torch_ao(context: PipelineContext) -> Missing | None:
-    if not hasattr(torch.ao.quantization, "quantize_dynamic"):
-        return Missing(
-            "dead", f"torch {torch.__version__} has no torch.ao.quantization any more", "torchao-int8-dynamic"
-        )
-    if context.device.type != "cpu" or context.denoiser.dtype != torch.float32:
-        saw = f"{str(context.denoiser.dtype).removeprefix('torch.')} on {context.device.type}"
-        return Missing("unavailable", f"its kernels want float32 on a CPU, not {saw}", "torchao-int8-dynamic")
-    return None
-
-
 ROWS: tuple[Technique, ...] = (
     row("torchao-int8", _quantised(_torchao("Int8WeightOnlyConfig"), _weight_is("Int8Tensor"))),
     row(
@@ -266,19 +208,10 @@ ROWS: tuple[Technique, ...] = (
         _quantised(_torchao("Int8DynamicActivationInt8WeightConfig"), _weight_is("Int8Tensor", dynamic=True)),
     ),
     row("torchao-fp8", _quantised(_torchao("Float8WeightOnlyConfig"), _weight_is("Float8Tensor"))),
-    row("torchao-int4", _quantised(_torchao("Int4WeightOnlyConfig"), _weight_is("Int4Tensor")), _no_int4),
-    row(
-        "bitsandbytes-int8",
-        _quantised(_bitsandbytes_int8, _class_is("bitsandbytes.Linear8bitLt")),
-    ),
-    row(
-        "bitsandbytes-nf4",
-        _quantised(_bitsandbytes_nf4, _class_is("bitsandbytes.Linear4bit")),
-    ),
-    row(
-        "quanto-int8",
-        _quantised(_quanto, _class_is("optimum.QLinear", "optimum.QConv2d")),
-    ),
+    row("torchao-int4", _quantised(_torchao("Int4WeightOnlyConfig"), _weight_is("Int4Tensor"))),
+    row("bitsandbytes-int8", _quantised(_bitsandbytes_int8, _class_is("bitsandbytes.Linear8bitLt"))),
+    row("bitsandbytes-nf4", _quantised(_bitsandbytes_nf4, _class_is("bitsandbytes.Linear4bit"))),
+    row("quanto-int8", _quantised(_quanto, _class_is("optimum.QLinear", "optimum.QConv2d"))),
     row("sdnq-int8", _quantised(_sdnq, _class_is("sdnq.SDNQLinear"))),
-    row("torch-ao-dynamic", _quantised(_torch_ao, _is_packed), _no_torch_ao),
+    row("torch-ao-dynamic", _quantised(_torch_ao, _is_packed)),
 )

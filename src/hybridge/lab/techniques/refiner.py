@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from . import extra_models
-from .evidence import CallLog
-from .pipeline_context import Generate, PipelineContext, plainly
-from .technique import Applied, Missing, Proof, Technique, row
+from .evidence import CallLog, watching
+from .pipeline_context import Generate, PipelineContext
+from .technique import Change, Missing, Proof, Technique, Undo, Witness, row
 
 #: How much of its steps the refiner does for a finished picture, unless told otherwise: diffusers' default, which
 #: the guide left as it is.
@@ -22,9 +21,7 @@ _STRENGTH = 0.3
 _SHARED = ("num_inference_steps", "guidance_scale", "negative_prompt", "num_images_per_prompt")
 
 
-def _refined(
-    make: Callable[[Any], Generate], expected: Callable[[int], tuple[int, int]]
-) -> Callable[[PipelineContext], Applied]:
+def _refined(make: Callable[[Any], Generate], expected: Callable[[int], tuple[int, int]]) -> Change:
     """A technique that lets the refiner finish what the base began.
 
     Args:
@@ -32,14 +29,9 @@ def _refined(
         expected: From the base's steps, as asked for, to the forwards of base and refiner.
     """
 
-    def apply(context: PipelineContext) -> Applied:
-        refiner, former = _load(context), context.generate
-        context.generate = make(refiner)
-
-        @contextmanager
-        def witness() -> Iterator[Callable[[], Proof]]:
-            with CallLog(context.denoiser) as base, CallLog(refiner.unet) as refined:
-                yield lambda: judge(base, refined)
+    def apply(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+        refiner = _load(context)
+        undo.set(context, "generate", make(refiner))
 
         def judge(base: CallLog, refined: CallLog) -> Proof:
             seen, wanted = (len(base), len(refined)), expected(context.pipe.scheduler.num_inference_steps)
@@ -47,10 +39,7 @@ def _refined(
             evidence = f"{seen[0]} forwards of the base and {seen[1]} of the refiner, {planned}"
             return Proof(seen[1] > 0, evidence)
 
-        def undo() -> None:
-            context.generate = former
-
-        return Applied(witness, undo)
+        return watching(judge, lambda: CallLog(context.denoiser), lambda: CallLog(refiner.unet))
 
     return apply
 
@@ -69,32 +58,25 @@ def _load(context: PipelineContext) -> Any:
 
 
 def _ensemble(share: float) -> Callable[[Any], Generate]:
-    def make(refiner: Any) -> Generate:
-        def generate(
-            context: PipelineContext, prompt: str, generator: torch.Generator, arguments: dict[str, Any]
-        ) -> Any:
-            begun = {"denoising_end": share, "output_type": "latent"}
-            latents = context.pipe(prompt, generator=generator, **begun, **arguments).images
-            rest = {"image": latents, "denoising_start": share, "output_type": "np", **_shared(arguments)}
-            return refiner(prompt, generator=generator, **rest).images
-
-        return generate
-
-    return make
+    begun = {"denoising_end": share}
+    return lambda refiner: _finished_by(refiner, begun, {"denoising_start": share})
 
 
 def _image_to_image(steps: int) -> Callable[[Any], Generate]:
-    def make(refiner: Any) -> Generate:
-        def generate(
-            context: PipelineContext, prompt: str, generator: torch.Generator, arguments: dict[str, Any]
-        ) -> Any:
-            latents = context.pipe(prompt, generator=generator, output_type="latent", **arguments).images
-            rest = {**_shared(arguments), "num_inference_steps": steps, "strength": _STRENGTH, "output_type": "np"}
-            return refiner(prompt, generator=generator, image=latents, **rest).images
+    return lambda refiner: _finished_by(refiner, {}, {"num_inference_steps": steps, "strength": _STRENGTH})
 
-        return generate
 
-    return make
+def _finished_by(refiner: Any, begun: dict[str, Any], finished: dict[str, Any]) -> Generate:
+    """Pictures whose latents the refiner gets; ``begun`` and ``finished`` are for the calls of base and refiner."""
+
+    def generate(
+        context: PipelineContext, prompt: str, generator: torch.Generator, arguments: dict[str, Any]
+    ) -> Any:
+        latents = context.pipe(prompt, generator=generator, output_type="latent", **begun, **arguments).images
+        rest = {**_shared(arguments), **finished, "output_type": "np"}
+        return refiner(prompt, generator=generator, image=latents, **rest).images
+
+    return generate
 
 
 def _shared(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -102,10 +84,6 @@ def _shared(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _why_no_refiner(context: PipelineContext) -> Missing | None:
-    if extra_models.family(context.pipe) != "sdxl":
-        return Missing("unavailable", f"the refiner finishes SDXL's latents, not a {type(context.pipe).__name__}'s")
-    if context.generate is not plainly:
-        return Missing("unavailable", "another technique of this stack makes the pictures in its own way already")
     return extra_models.why_missing(context, extra_models.REFINER)
 
 

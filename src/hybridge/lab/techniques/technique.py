@@ -6,14 +6,30 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .facts import FACTS, GUIDE, Exactness, Facts, Missing, Outcome, Stage
 
 if TYPE_CHECKING:
     from .pipeline_context import PipelineContext
 
-__all__ = ["GUIDE", "Applied", "Exactness", "Missing", "Outcome", "Proof", "Stage", "Technique", "Witness", "row"]
+__all__ = [
+    "GUIDE",
+    "Applied",
+    "Change",
+    "Exactness",
+    "Missing",
+    "Outcome",
+    "Proof",
+    "Stage",
+    "Technique",
+    "Undo",
+    "Witness",
+    "row",
+]
+
+Listener = TypeVar("Listener")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +62,38 @@ class Applied:
     undo: Callable[[], None] | None = None
 
 
+class Undo:
+    """The way back of a technique, noted step by step while it is put in force; the last step is undone first."""
+
+    def __init__(self) -> None:
+        self._steps: list[Callable[[], object]] = []
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __call__(self) -> None:
+        while self._steps:
+            self._steps.pop()()
+
+    def by(self, step: Callable[..., object], *given: Any) -> None:
+        """Notes a call."""
+        self._steps.append(partial(step, *given))
+
+    def set(self, owner: Any, name: str, value: Any) -> None:
+        """Sets an attribute, and notes what it was."""
+        self.by(setattr, owner, name, getattr(owner, name))
+        setattr(owner, name, value)
+
+    def listen(self, listeners: list[Listener], listener: Listener) -> None:
+        """Appends a listener, and notes that it is to be removed."""
+        listeners.append(listener)
+        self.by(listeners.remove, listener)
+
+
+#: Puts a technique in force, notes the way back, and returns what makes its witnesses.
+Change = Callable[["PipelineContext", Undo], Callable[[], Witness]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Technique(Facts):
     """A technique that can be put in force.
@@ -60,20 +108,31 @@ class Technique(Facts):
 
 
 def row(
-    name: str,
-    apply: Callable[[PipelineContext], Applied],
-    why_missing: Callable[[PipelineContext], Missing | None] = lambda _: None,
+    name: str, change: Change, why_missing: Callable[[PipelineContext], Missing | None] = lambda _: None
 ) -> Technique:
     """The technique whose facts the catalogue has under this name.
 
-    Where the row says what lives instead, its ``needs`` are looked for once ``why_missing`` has nothing to say.
+    Args:
+        name: Of the row.
+        change: What it raises is raised once its steps until then are undone.  One that notes no step has no way
+            back.
+        why_missing: Asked when the context has what the row requires.
     """
     facts = FACTS[name]
 
-    def look(context: PipelineContext) -> Missing | None:
-        from .requirements import not_installed  # which brings torch along
+    def apply(context: PipelineContext) -> Applied:
+        undo = Undo()
+        try:
+            witness = change(context, undo)
+        except BaseException:
+            undo()
+            raise
+        return Applied(witness, undo if undo else None)
 
-        return why_missing(context) or not_installed(*facts.needs, instead=facts.instead)
+    def look(context: PipelineContext) -> Missing | None:
+        from .requirements import unmet  # which brings torch along
+
+        return unmet(facts, context) or why_missing(context)
 
     kept = {each.name: getattr(facts, each.name) for each in dataclasses.fields(Facts)}
-    return Technique(**kept, apply=apply, why_missing=look if facts.instead else why_missing)
+    return Technique(**kept, apply=apply, why_missing=look)

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from .evidence import spared
+from .evidence import spared, watching
 from .patching import remembered
 from .pipeline_context import PipelineContext
-from .requirements import no_unet
-from .technique import Applied, Missing, Proof, Technique, Witness, row
+from .technique import Change, Proof, Technique, Undo, Witness, row
 
 #: Of the tokens, so many are merged away: ToMe's default.
 _MERGED = 0.5
@@ -25,41 +24,38 @@ _GATE = 0.4
 _LOADERS = {"StableDiffusionXLPipeline": "TgateSDXLLoader", "StableDiffusionPipeline": "TgateSDLoader"}
 
 
-def _tome(context: PipelineContext, max_downsample: int) -> Applied:
-    tomesd: Any = importlib.import_module("tomesd")
-    unet = context.pipe.unet
-    put_back = remembered(unet, "_tome_info")
-    tomesd.apply_patch(context.pipe, ratio=_MERGED, max_downsample=max_downsample)
+def _tome(max_downsample: int) -> Change:
+    def apply(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+        tomesd: Any = importlib.import_module("tomesd")
+        unet = context.pipe.unet
+        undo.by(remembered(unet, "_tome_info"))
+        tomesd.apply_patch(context.pipe, ratio=_MERGED, max_downsample=max_downsample)
+        undo.by(tomesd.remove_patch, context.pipe)
 
-    def same_choice() -> None:
-        # Which tokens are merged is drawn by lot, by default from where torch's own generator happens to stand.
-        unet._tome_info["args"]["generator"] = torch.Generator(context.device).manual_seed(0)
+        def same_choice() -> None:
+            # Which tokens are merged is drawn by lot, by default from where torch's own generator happens to stand.
+            unet._tome_info["args"]["generator"] = torch.Generator(context.device).manual_seed(0)
 
-    context.before_picture.append(same_choice)
+        undo.listen(context.before_picture, same_choice)
+        return _fewer_tokens(context)
 
-    def undo() -> None:
-        context.before_picture.remove(same_choice)
-        tomesd.remove_patch(context.pipe)
-        put_back()
-
-    return Applied(_fewer_tokens(context), undo)
+    return apply
 
 
 def _fewer_tokens(context: PipelineContext) -> Callable[[], Witness]:
     """Tokens that come into a block, beside those that its self-attention gets to see."""
+    from diffusers.models.attention import BasicTransformerBlock
 
-    @contextmanager
-    def witness() -> Iterator[Callable[[], Proof]]:
-        from diffusers.models.attention import BasicTransformerBlock
+    def blocks() -> list[Any]:
+        return [part for part in context.denoiser.modules() if isinstance(part, BasicTransformerBlock)]
 
-        blocks = [part for part in context.denoiser.modules() if isinstance(part, BasicTransformerBlock)]
-        with _tokens_into(blocks) as come, _tokens_into([block.attn1 for block in blocks]) as seen:
-            yield lambda: Proof(
-                sum(seen) < sum(come),
-                f"self-attention saw {sum(seen)} of {sum(come)} tokens in {len(blocks)} blocks",
-            )
+    def judge(come: list[int], seen: list[int]) -> Proof:
+        evidence = f"self-attention saw {sum(seen)} of {sum(come)} tokens in {len(blocks())} blocks"
+        return Proof(sum(seen) < sum(come), evidence)
 
-    return witness
+    return watching(
+        judge, lambda: _tokens_into(blocks()), lambda: _tokens_into([block.attn1 for block in blocks()])
+    )
 
 
 @contextmanager
@@ -77,19 +73,14 @@ def _tokens_into(modules: list[Any]) -> Iterator[list[int]]:
         yield lengths
 
 
-def _tgate(context: PipelineContext) -> Applied:
+def _tgate(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     loader = getattr(importlib.import_module("tgate"), _LOADERS[type(context.pipe).__name__])
-    put_back = remembered(context.pipe.unet, "forward", "cache")
-    plainly = context.generate
+    # Or the next plain call would answer with what was kept of the last gated one.
+    undo.by(remembered(context.pipe.unet, "forward", "cache"))
     loader(context.pipe)
-    context.generate = _gated
-
-    def undo() -> None:
-        context.generate = plainly
-        del context.pipe.tgate
-        put_back()  # or the next plain call would answer with what was kept of the last gated one
-
-    return Applied(spared(lambda: context.denoiser, _last_cross_attention, "attention to the prompt"), undo)
+    undo.by(delattr, context.pipe, "tgate")
+    undo.set(context, "generate", _gated)
+    return spared(lambda: context.denoiser, _last_cross_attention, "attention to the prompt")
 
 
 def _gated(context: PipelineContext, prompt: str, generator: torch.Generator, arguments: dict[str, Any]) -> Any:
@@ -104,15 +95,8 @@ def _last_cross_attention(unet: torch.nn.Module) -> torch.nn.Module:
     return found[-1]
 
 
-def _why_not_tgate(context: PipelineContext) -> Missing | None:
-    kind = type(context.pipe).__name__
-    if kind not in _LOADERS:
-        return Missing("unavailable", f"T-GATE has a loop of its own for {' and '.join(_LOADERS)}, none for {kind}")
-    return None
-
-
 ROWS: tuple[Technique, ...] = (
-    row("tome", lambda context: _tome(context, max_downsample=1), no_unet),
-    row("tome-all", lambda context: _tome(context, max_downsample=4), no_unet),
-    row("tgate", _tgate, _why_not_tgate),
+    row("tome", _tome(max_downsample=1)),
+    row("tome-all", _tome(max_downsample=4)),
+    row("tgate", _tgate),
 )

@@ -12,7 +12,7 @@ from .technique import Technique, row
 def _unavailable(facts: Facts) -> Technique:
     missing = facts.unavailable
 
-    def refuse(_: object) -> NoReturn:
+    def refuse(_: object, __: object) -> NoReturn:
         assert missing is not None  # noqa: S101 - the rows below have one
         raise RequestError(f"{facts.title} cannot be applied", saw=missing.reason, hint=missing.instead)
 

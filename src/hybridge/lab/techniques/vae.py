@@ -12,29 +12,23 @@ from ..harness.memory import storage_bytes
 from . import extra_models
 from .decoding import DecodeLog, decoded
 from .pipeline_context import PipelineContext
-from .technique import Applied, Missing, Proof, Technique, row
+from .technique import Missing, Proof, Technique, Undo, Witness, row
 
 
-def _swap(context: PipelineContext, vae: Any, judge: Callable[[DecodeLog], Proof]) -> Applied:
+def _swap(context: PipelineContext, undo: Undo, vae: Any) -> None:
     """Another VAE in the place of the pipeline's, which waits where it takes no room of the device's."""
-    pipe, former = context.pipe, context.pipe.vae
-    place = former.device
-    pipe.vae = vae.to(device=context.device).eval().requires_grad_(False)
-    if place.type == "cuda":
+    former = context.pipe.vae
+    if former.device.type == "cuda":
+        undo.by(former.to, former.device)
+    undo.set(context.pipe, "vae", vae.to(device=context.device).eval().requires_grad_(False))
+    if former.device.type == "cuda":
         former.to("cpu")
-
-    def undo() -> None:
-        pipe.vae = former
-        if place.type == "cuda":
-            former.to(place)
-
-    return Applied(decoded(context, judge), undo)
 
 
 # ----------------------------------------------------------------------------------------------- another VAE
 
 
-def _fp16_fix(context: PipelineContext) -> Applied:
+def _fp16_fix(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     from diffusers import AutoencoderKL
 
     widened = bool(context.pipe.vae.config.force_upcast)
@@ -48,17 +42,11 @@ def _fp16_fix(context: PipelineContext) -> Applied:
         numbers = "every one a number" if log.finite else "not all of them numbers"
         return Proof(widened and log.finite, f"decoded in {dtypes} instead of {before}, {numbers}")
 
-    return _swap(context, AutoencoderKL.from_pretrained(found).to(dtype=context.denoiser.dtype), judge)
+    _swap(context, undo, AutoencoderKL.from_pretrained(found).to(dtype=context.denoiser.dtype))
+    return decoded(context, judge)
 
 
-def _why_no_fp16_fix(context: PipelineContext) -> Missing | None:
-    if extra_models.family(context.pipe) != "sdxl":
-        reason = f"it is SDXL's VAE that overflows in float16, not a {type(context.pipe).__name__}'s"
-        return Missing("unavailable", reason, instead="nothing is needed")
-    return extra_models.why_missing(context, extra_models.FP16_VAE)
-
-
-def _tiny_vae(context: PipelineContext) -> Applied:
+def _tiny_vae(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     from diffusers import AutoencoderTiny
 
     before = type(context.pipe.vae).__name__, storage_bytes(context.pipe.vae)
@@ -71,25 +59,28 @@ def _tiny_vae(context: PipelineContext) -> Applied:
         return Proof(bool(log.given) and name == "AutoencoderTiny" != before[0], evidence)
 
     found = extra_models.source(context, extra_models.TINY_VAE)
-    return _swap(context, AutoencoderTiny.from_pretrained(found).to(dtype=context.denoiser.dtype), judge)
+    _swap(context, undo, AutoencoderTiny.from_pretrained(found).to(dtype=context.denoiser.dtype))
+    return decoded(context, judge)
 
 
 # ------------------------------------------------------------------------------------------ the same, in parts
 
 
-def _slicing(context: PipelineContext) -> Applied:
+def _slicing(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     context.pipe.vae.enable_slicing()
+    undo.by(context.pipe.vae.disable_slicing)
 
     def judge(log: DecodeLog) -> Proof:
         asked, given = [shape[0] for shape in log.asked], [shape[0] for shape in log.given]
         evidence = f"the decoder took {given} pictures for {asked} asked"
         return Proof(max(asked, default=0) > 1 and set(given) == {1}, evidence)
 
-    return Applied(decoded(context, judge), context.pipe.vae.disable_slicing)
+    return decoded(context, judge)
 
 
-def _tiling(context: PipelineContext) -> Applied:
+def _tiling(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     context.pipe.vae.enable_tiling()
+    undo.by(context.pipe.vae.disable_tiling)
 
     def judge(log: DecodeLog) -> Proof:
         asked = sorted({shape[2:] for shape in log.asked})
@@ -99,27 +90,16 @@ def _tiling(context: PipelineContext) -> Applied:
             return Proof(True, f"{len(log.given)} decodes of tiles for latents of {sizes}")
         return Proof(False, f"latents of {sizes} were decoded whole: tiles begin above the size of training")
 
-    return Applied(decoded(context, judge), context.pipe.vae.disable_tiling)
-
-
-def _can(method: str) -> Callable[[PipelineContext], Missing | None]:
-    def why_missing(context: PipelineContext) -> Missing | None:
-        vae = context.pipe.vae
-        if hasattr(vae, method) and isinstance(getattr(vae, "decoder", None), torch.nn.Module):
-            return None
-        reason = f"{type(vae).__name__} has nothing to call {method.removeprefix('enable_')}"
-        return Missing("unavailable", reason, instead="exact-vae")
-
-    return why_missing
+    return decoded(context, judge)
 
 
 # ------------------------------------------------------------------------------------------------ our own
 
 
-def _exact(context: PipelineContext) -> Applied:
+def _exact(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     from ...engine.exact import exact
 
-    pipe, former = context.pipe, context.pipe.vae
+    former = context.pipe.vae
     vae = exact(former)
     plain = vae.decode
 
@@ -129,7 +109,7 @@ def _exact(context: PipelineContext) -> Applied:
         return plain(z, *more, **named)
 
     vae.decode = decode
-    pipe.vae = vae
+    undo.set(context.pipe, "vae", vae)
 
     def judge(log: DecodeLog) -> Proof:
         plans = [vae.plan("decode", shape[0], *shape[2:]) for shape in log.asked]
@@ -137,10 +117,7 @@ def _exact(context: PipelineContext) -> Applied:
         in_strips = bool(plans) and all(plan.mode not in ("whole", "tiles") for plan in plans)
         return Proof(in_strips and log.strips > 0, f"{log.strips} strips; {reasons}")
 
-    def undo() -> None:
-        pipe.vae = former
-
-    return Applied(decoded(context, judge), undo)
+    return decoded(context, judge)
 
 
 def _budget(vae: Any, shape: Sequence[int]) -> int:
@@ -161,10 +138,14 @@ def _why_not_exact(context: PipelineContext) -> Missing | None:
     return None if reason is None else Missing("unavailable", reason, instead="vae-tiling")
 
 
+def _needs(wanted: extra_models.ExtraModel) -> Callable[[PipelineContext], Missing | None]:
+    return lambda context: extra_models.why_missing(context, wanted)
+
+
 ROWS: tuple[Technique, ...] = (
-    row("vae-fp16-fix", _fp16_fix, _why_no_fp16_fix),
-    row("tiny-vae", _tiny_vae, lambda context: extra_models.why_missing(context, extra_models.TINY_VAE)),
-    row("vae-slicing", _slicing, _can("enable_slicing")),
-    row("vae-tiling", _tiling, _can("enable_tiling")),
+    row("vae-fp16-fix", _fp16_fix, _needs(extra_models.FP16_VAE)),
+    row("tiny-vae", _tiny_vae, _needs(extra_models.TINY_VAE)),
+    row("vae-slicing", _slicing),
+    row("vae-tiling", _tiling),
     row("exact-vae", _exact, _why_not_exact),
 )

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from .facts import Missing
 from .requirements import no_room
-from .technique import Missing
 
 #: Kernels may take another path, and round otherwise, where memory is aligned otherwise.
 _ALIGNED_BYTES = 64

@@ -45,7 +45,7 @@ def send_away(module: torch.nn.Module) -> list[weakref.ref[torch.Tensor]]:
     references = []
     for _, table, key, tensor in list(_all(module)):
         references.append(weakref.ref(tensor))
-        table[key] = replaced.setdefault(id(tensor), _like(_outline(tensor), tensor))
+        table[key] = replaced.setdefault(id(tensor), outline(tensor))
     return references
 
 
@@ -96,8 +96,19 @@ def bring_back(module: torch.nn.Module, fresh: torch.nn.Module, device: torch.de
     replaced: dict[int, torch.Tensor] = {}
     for name, table, key, tensor in list(_all(module)):
         shared = replaced.get(id(tensor))
-        table[key] = _like(_as(tensor, sources.pop(name), device), tensor) if shared is None else shared
+        table[key] = filled(tensor, sources.pop(name), device) if shared is None else shared
         replaced[id(tensor)] = table[key]
+
+
+def outline(tensor: torch.Tensor) -> torch.Tensor:
+    """What remains of a weight that is away: its shape, dtype and strides, on the meta device."""
+    made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    return _like(made, tensor)
+
+
+def filled(outline: torch.Tensor, source: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A weight as its outline has it, with the numbers of another one."""
+    return _like(_as(outline, source, device), outline)
 
 
 def _all(module: torch.nn.Module) -> Iterator[tuple[str, dict[str, Any], str, torch.Tensor]]:
@@ -107,10 +118,6 @@ def _all(module: torch.nn.Module) -> Iterator[tuple[str, dict[str, Any], str, to
             for key, tensor in table.items():
                 if tensor is not None:
                     yield f"{prefix}.{key}" if prefix else key, table, key, tensor
-
-
-def _outline(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def _as(outline: torch.Tensor, source: torch.Tensor, device: torch.device) -> torch.Tensor:
