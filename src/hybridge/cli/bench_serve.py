@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from ..lab.harness.record import Record
-    from ..lab.serve_bench.cases import ServeArguments
 
 
 def serve_bench(
@@ -46,8 +41,11 @@ def serve_bench(
     """Throughput, latency and errors under load, beside the engine alone, LitServe and Ray Serve."""
 
     from ..lab.serve_bench.cases import ServeArguments, loads_of
+    from ..lab.serve_bench.report import markdown, tables
+    from ..lab.serve_bench.runner import run
     from ..lab.serve_bench.servers import SERVERS
     from .console import screen
+    from .tables import measuring, show_record
 
     console = screen()
     asked = rivals.split(",") if rivals else ["hybridge"] if url else SERVERS
@@ -65,25 +63,6 @@ def serve_bench(
         limit_s=limit_s,
     )
     path = resume or out / f"serve-{model.partition('=')[0]}.json"
-    record = _run(arguments, path, resume is not None, console)
-    _show(record, path, console)
-
-
-def _run(arguments: ServeArguments, path: Path, resume: bool, console: Any) -> Record:
-    from ..lab.serve_bench.runner import run
-    from .tables import measuring
-
     with measuring(console) as progress:
-        return run(arguments, path, resume=resume, progress=progress)
-
-
-def _show(record: Record, path: Path, console: Any) -> None:
-    from ..lab.serve_bench.report import markdown, tables
-    from .tables import draw
-
-    for table in tables(record):
-        draw(table, console)
-        console.print()
-    page = path.with_suffix(".md")
-    page.write_text(markdown(record), encoding="utf-8")
-    console.print(f"written: {path}, {page}")
+        record = run(arguments, path, resume=resume is not None, progress=progress)
+    show_record(tables(record), path, {".md": markdown(record)}, console)

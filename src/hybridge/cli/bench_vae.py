@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..units import parse_bytes
-
-if TYPE_CHECKING:
-    from ..lab.harness.record import Record
-    from ..lab.vae_bench.cases import Arguments
 
 
 def vae(
@@ -39,8 +34,11 @@ def vae(
 
     from ..engine import resolve
     from ..lab.vae_bench.cases import Arguments
+    from ..lab.vae_bench.report import drawing, markdown, tables
     from ..lab.vae_bench.rivals import RIVALS
+    from ..lab.vae_bench.runner import run
     from .console import screen
+    from .tables import measuring, show_record
 
     console = screen()
     arguments = Arguments(
@@ -57,32 +55,6 @@ def vae(
         limit_s=limit_s,
     )
     path = resume or out / f"vae-{resolve(model).name}-{task}.json"
-    record = _run(arguments, path, resume is not None, console)
-    _show(record, path, console)
-
-
-def _run(arguments: Arguments, path: Path, resume: bool, console: Any) -> Record:
-    from ..lab.vae_bench.runner import run
-    from .tables import measuring
-
     with measuring(console) as progress:
-        return run(arguments, path, resume=resume, progress=progress)
-
-
-def _show(record: Record, path: Path, console: Any) -> None:
-    from ..lab.vae_bench.plot import plot
-    from ..lab.vae_bench.report import markdown, tables
-    from .tables import draw
-
-    for table in tables(record):
-        draw(table, console)
-        console.print()
-    page, picture = path.with_suffix(".md"), path.with_suffix(".png")
-    page.write_text(markdown(record), encoding="utf-8")
-    written = [path, page]
-    try:
-        plot(record, picture)
-        written.append(picture)
-    except ModuleNotFoundError as missing:
-        console.print(f"no plot: {missing.name} is not installed. Try: pip install 'hybridge[lab]'")
-    console.print("written: " + ", ".join(map(str, written)))
+        record = run(arguments, path, resume=resume is not None, progress=progress)
+    show_record(tables(record), path, {".md": markdown(record), ".svg": drawing(record)}, console)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,3 +43,13 @@ def draw(table: Table, console: Any) -> None:
     ]
     # Users copy the names of configurations.
     show_table(console, table.columns, table.rows, title=table.title, numbers=numbers, whole=("configuration",))
+
+
+def show_record(tables: Sequence[Table], path: Path, beside: Mapping[str, str], console: Any) -> None:
+    """Print a record's tables, and write what is made from it beside it, by the ending of each file."""
+    for table in tables:
+        draw(table, console)
+        console.print()
+    for ending, text in beside.items():
+        path.with_suffix(ending).write_text(text, encoding="utf-8")
+    console.print("written: " + ", ".join(map(str, [path, *(path.with_suffix(ending) for ending in beside)])))

@@ -39,6 +39,7 @@ def test_what_fits_is_read() -> None:
     more = {"many": [{"count": 2, "share": 0.5}], "by_name": {"x": 1}, "anything": [None], "beyond": 3}
     read = parse(Whole, {**GOOD, **more})
     assert read == Whole("one", "a", "C", many=(Inner(2, 0.5),), by_name={"x": 1}, anything=[None])
+    assert parse(Whole, {**GOOD, "many": ({"count": 2},)}).many == (Inner(2),)
 
 
 def test_what_has_a_default_may_be_null() -> None:

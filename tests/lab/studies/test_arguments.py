@@ -59,7 +59,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_a_record_keeps_what_was_asked(arguments: Arguments) -> None:
     assert Arguments.of(json.loads(json.dumps(asdict(arguments)))) == arguments
-    with pytest.raises(RequestError, match=r"not the arguments of a study.*'prompts'"):
+    with pytest.raises(RequestError, match=r"not the arguments of a study.*without prompts"):
         Arguments.of({"pipeline": "tiny"})
 
 

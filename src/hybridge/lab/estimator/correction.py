@@ -49,8 +49,8 @@ def read_correction(path: Path, pipeline: str) -> Correction:
     setup = Setup(
         shape.name,
         _STACKS[asked.dtype],
-        height=asked.size,
-        width=asked.size,
+        height=asked.size or 0,
+        width=asked.size or 0,
         batch=asked.batch,
         steps=asked.steps,
     )

@@ -4,7 +4,8 @@
 * ``record``: the JSON file of a run, and whether two runs may be compared
 * ``environment``: the machine and the libraries, as records name them
 * ``measure``, ``memory``: seconds and peak bytes of a call, bytes of tensors
-* ``stats``, ``tables``: medians and percentiles; tables as text
+* ``typed``: JSON as the dataclasses that describe it
+* ``stats``, ``tables``, ``plot``, ``templates``: medians and percentiles; tables, plots and pages as text
 
 It must never know what is measured: techniques, models and servers belong to those who import it.
 """

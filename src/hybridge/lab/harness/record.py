@@ -36,18 +36,23 @@ def begin(benchmark: str, environment: Mapping[str, Any], arguments: Mapping[str
 
 
 def write(record: Record, path: Path) -> None:
-    """All or nothing: whoever is ended while writing leaves the older file.
+    """Writes a record; whoever is ended while writing leaves the older file.
 
     Raises:
         HybridgeError: where the disk takes no more; the older file is whole.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.unfinished")
-        unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
+        write_whole(path, json.dumps(record, indent=1) + "\n")
     except OSError as error:
         raise no_room(path, error) from None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A file, all or nothing, in a folder that is made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(unfinished, path)
 
 
 def no_room(path: Path, why: object) -> HybridgeError:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,37 +45,3 @@ def percentile(samples: Sequence[float], share: float) -> float:
     """
     # Rounded first: 0.95 × 20 is 19, not a hair more.
     return sorted(samples)[math.ceil(round(share * len(samples), 9)) - 1]
-
-
-@dataclass(frozen=True, slots=True)
-class Roof:
-    """What the program's products take alone; see :mod:`..vae_bench.roofline`.
-
-    Attributes:
-        seconds: Of all of them.
-        flops: Of all of them.
-        convolution_flops_per_s: Over all convolutions, each shape weighing as much as it has to do.
-        matmul_flops_per_s: Of attention's products; None where there is no attention.
-    """
-
-    seconds: float
-    flops: int
-    convolution_flops_per_s: float
-    matmul_flops_per_s: float | None
-
-
-def roof_of(measured: Sequence[Mapping[str, Any]]) -> Roof | None:
-    """The roof from all rounds of one case: of every shape the best speed in any round, cached or not.
-
-    None where none was measured.
-    """
-    if not measured:
-        return None
-    convolving_s, flops = 0.0, 0
-    for same in zip(*(one["convolutions"] for one in measured), strict=True):
-        speed = max(speed for one in same for speed in one["flops_per_s"].values())
-        convolving_s += same[0]["flops"] / speed
-        flops += same[0]["flops"]
-    matmul = max((one["matmul_flops_per_s"] for one in measured if one["matmul_flops_per_s"]), default=None)
-    attending_s = measured[0]["attention_flops"] / matmul if matmul else 0.0
-    return Roof(convolving_s + attending_s, measured[0]["flops"], flops / convolving_s, matmul)

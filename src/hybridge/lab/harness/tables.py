@@ -18,15 +18,9 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def page(lines: Sequence[str], tables: Sequence[Table]) -> str:
-    """Markdown: the lines, then every table under its title."""
-    whole = list(lines)
-    for table in tables:
-        whole += ["", f"## {table.title}", ""]
-        whole.append(f"| {' | '.join(table.columns)} |")
-        whole.append("|" + "---|" * len(table.columns))
-        whole += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in table.rows]
-    return "\n".join(whole) + "\n"
+def shown(number: float | None, form: str) -> str:
+    """A number in a cell, formatted as ``form`` says."""
+    return NONE if number is None else format(number, form)
 
 
 def columns_are_numbers(columns: Sequence[str]) -> list[bool]:

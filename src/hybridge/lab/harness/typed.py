@@ -31,7 +31,9 @@ def parse(shape: Any, value: Any, where: str = "the record") -> Any:
         _of(dict, value, where)
         return shape(*(parse(kind, value.get(name), f"{where}, {name}") for name, kind in _hints(shape).items()))
     if origin is tuple:
-        return tuple(parse(inner[0], item, f"{where} {n}") for n, item in enumerate(_of(list, value, where)))
+        # As it is before it is JSON, or after.
+        items = value if isinstance(value, tuple) else _of(list, value, where)
+        return tuple(parse(inner[0], item, f"{where} {n}") for n, item in enumerate(items))
     if origin is dict:
         return {key: parse(inner[1], item, f"{where}, {key}") for key, item in _of(dict, value, where).items()}
     if origin is Literal:

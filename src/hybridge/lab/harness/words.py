@@ -36,7 +36,7 @@ def same(text: str) -> Text:
     return Text(text, text)
 
 
-def listed(texts: Iterable[Text]) -> Text:
-    """One after the other, with each language's own comma."""
+def listed(texts: Iterable[Text], en: str = ", ", zh: str = "、") -> Text:
+    """One after the other, with each language's own comma, or what is given, between."""
     every = list(texts)
-    return Text(", ".join(text.en for text in every), "、".join(text.zh for text in every))
+    return Text(en.join(text.en for text in every), zh.join(text.zh for text in every))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import Any
 
-from ...errors import RequestError
-from ..harness.record import Record, machine
+from ..harness.record import machine
 from ..harness.tables import Table
 from ..techniques import guide
 from ..techniques.facts import GUIDE
 from .findings import Findings, findings
-from .sources import Source, Sources
+from .sources import Sources
 from .summary import Summary, summary, title
 
 #: Of report.json; goes up when a reader of older ones would misread a newer one.
@@ -25,15 +24,14 @@ class Content:
 
     Attributes:
         findings, summary: Of the studies; None where there are none.
-        vae, serve: Tables of the other records.
+        tables: Of the other records, by the name of the benchmark: ``vae``, ``serve``.
     """
 
     sources: Sources
     environment: dict[str, Any]
     findings: Findings | None
     summary: Summary | None
-    vae: tuple[Table, ...]
-    serve: tuple[Table, ...]
+    tables: dict[str, tuple[Table, ...]]
 
     @property
     def where(self) -> str:
@@ -79,11 +77,7 @@ class Content:
 
 
 def content(sources: Sources) -> Content:
-    """Works out what there is to say.
-
-    Raises:
-        RequestError: for a record of ``hybridge bench`` that is not what its command writes.
-    """
+    """Works out what there is to say."""
     environment = sources.environment
     found = findings(sources.studies) if sources.studies else None
     return Content(
@@ -91,27 +85,15 @@ def content(sources: Sources) -> Content:
         environment,
         found,
         summary(found, machine(environment)) if found else None,
-        tuple(table for source in sources.vaes for table in _tables(source, _vae_tables)),
-        tuple(table for source in sources.serves for table in _tables(source, _serve_tables)),
+        _tables(sources),
     )
 
 
-def _vae_tables(record: Record) -> list[Table]:
-    # Imported where there is such a record: it brings torch along.
-    from ..vae_bench.report import tables
-
-    return tables(record)
-
-
-def _serve_tables(record: Record) -> list[Table]:
-    from ..serve_bench.report import tables
-
-    return tables(record)
-
-
-def _tables(source: Source, tables: Callable[[Record], list[Table]]) -> list[Table]:
-    try:
-        return tables(source.record)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as wrong:
-        saw = f"{type(wrong).__name__}: {wrong}"
-        raise RequestError(f"{source.path} is damaged", saw=saw, hint="the file as the command wrote it") from None
+def _tables(sources: Sources) -> dict[str, tuple[Table, ...]]:
+    found: dict[str, tuple[Table, ...]] = {}
+    for source in (*sources.vaes, *sources.serves):
+        name = source.record["benchmark"]
+        # Imported where there is such a record: it brings torch along.
+        report = import_module(f"..{name}_bench.report", __package__)
+        found[name] = (*found.get(name, ()), *report.tables(source.record))
+    return found

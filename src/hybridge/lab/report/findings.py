@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from ..studies.arguments import BASELINE
-from ..studies.record import Asked, Difference, Measurement, Pipeline, Study, TechniqueResult
+from ..studies.arguments import BASELINE, Arguments
+from ..studies.record import Difference, Measurement, Pipeline, Study, TechniqueResult
 from .sources import StudySource
 
 #: How memory was looked at.  *allocated*: by CUDA's allocator.  *counted*: weights, and live tensors on top.
@@ -133,13 +133,18 @@ class Findings:
     rows: tuple[Row, ...]
     asked: int
     measures: tuple[Measure, ...]
-    arguments: Asked
+    arguments: Arguments
     pipeline: Pipeline
     not_scored: dict[str, str]
 
     @property
     def baseline(self) -> Row | None:
         return next((row for row in self.rows if row.is_baseline and row.time), None)
+
+    def measured(self, techniques: Iterable[str]) -> Row | None:
+        """The configuration of these techniques, in whatever order, that has a time."""
+        wanted = sorted(techniques)
+        return next((row for row in self.rows if sorted(row.techniques) == wanted and row.time), None)
 
     def front(self, measure: Measure) -> list[Row]:
         """Pareto's: whatever is faster takes more memory, whatever is smaller takes longer.  Fastest first."""
@@ -194,7 +199,7 @@ def _baseline(study: Study) -> Measurement | None:
     return next((one for one in study.measurements if one.configuration == BASELINE and one.seconds), None)
 
 
-def _row(asked: Asked, folder: Path, measured: Measurement, baseline: Measurement | None) -> Row:
+def _row(asked: Arguments, folder: Path, measured: Measurement, baseline: Measurement | None) -> Row:
     name = measured.configuration
     techniques = asked.techniques_of(name)
     about = Row(

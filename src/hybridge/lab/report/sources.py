@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import RequestError
 from ..harness.record import SCHEMA, Record, check_alike
-from ..harness.typed import Misshapen, parse
+from ..harness.typed import Misshapen
+from ..serve_bench.record import serve_record_of
 from ..studies.record import Study, study_of
+from ..vae_bench.record import vae_record_of
 
-#: What a page can show, by the name that a record carries.
-BENCHMARKS = ("study", "vae", "serve")
+#: What a page can show, by the name that a record carries, and what reads it.
+BENCHMARKS: dict[str, Callable[[Record], Any]] = {
+    "study": study_of,
+    "vae": vae_record_of,
+    "serve": serve_record_of,
+}
 
 #: Arguments in which the records of one study may differ: what was tried, and how patiently.
 _MAY_DIFFER = ("configurations", "runs", "limit_s", "server")
-
-
-@dataclass(frozen=True, slots=True)
-class _Any:
-    """What every record has."""
-
-    date: str
-    environment: dict[str, Any]
-    arguments: dict[str, Any]
-    measurements: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +99,10 @@ def _read(path: Path) -> Source:
             expected=f"schema {SCHEMA} of {', '.join(BENCHMARKS)}",
         )
     try:
-        parse(_Any, record)
-        if record["benchmark"] == "study":
-            return StudySource(path, record, study_of(record))
+        read = BENCHMARKS[record["benchmark"]](record)
     except Misshapen as wrong:
         raise RequestError(f"{path} is damaged", saw=str(wrong), hint="the file as the command wrote it") from None
-    return Source(path, record)
+    return StudySource(path, record, read) if isinstance(read, Study) else Source(path, record)
 
 
 def _check_alike(found: Sources) -> None:

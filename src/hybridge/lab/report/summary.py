@@ -118,7 +118,7 @@ def _winners(found: Findings) -> tuple[Winner, ...]:
             rows[row.name] = row
     return tuple(
         Winner(
-            _joined((texts.SUMMARY[key] for key in keys), " · "),
+            listed((texts.SUMMARY[key] for key in keys), " · ", " · "),
             rows[name],
             _facts(rows[name], measure, is_rule=bool({"trade_off", "same_picture"} & set(keys))),
         )
@@ -166,14 +166,9 @@ def _item(part: TechniqueResult) -> Item:
     return Item(texts.technique_title(part.name), said or part.reason or part.evidence, part.instead)
 
 
-def composition(row: Row) -> Text:
+def made_of(techniques: Iterable[str]) -> Text:
     """What a stack is made of."""
-    return _joined((texts.technique_title(name) for name in row.techniques), " + ")
-
-
-def _joined(titles: Iterable[Text], between: str) -> Text:
-    every = list(titles)
-    return Text(between.join(text.en for text in every), between.join(text.zh for text in every))
+    return listed(map(texts.technique_title, techniques), " + ", " + ")
 
 
 def names(rows: Iterable[Row]) -> Text:

@@ -11,7 +11,7 @@ from ..techniques import guide
 from ..techniques.facts import FACTS
 from . import formatting
 from .findings import Findings, Measure, Row
-from .summary import composition, title
+from .summary import made_of, title
 from .texts import MEASURES, QUANTITIES, UI, technique_title
 
 
@@ -119,18 +119,18 @@ def _line(row: Row, names: Sequence[str], measure: Measure | None) -> Line:
         BASELINE if row.is_baseline else None if row.is_stack else row.techniques[0] if row.techniques else None
     )
     claim = _claim(claimed) if claimed else None
-    made_of = composition(row) if row.is_stack else None
+    composition = made_of(row.techniques) if row.is_stack else None
     words = [
         row.name,
         *title(row),
-        *(made_of or ()),
+        *(composition or ()),
         *row.techniques,
         *(text or "" for one in said for text in one[1:]),
     ]
     return Line(
         row,
         title(row),
-        made_of,
+        composition,
         tuple(cells[name] for name in names if name in cells),
         said,
         claim,
@@ -216,8 +216,10 @@ def _claim(name: str) -> Claim | None:
     return Claim(text, facts.source if facts else None, guided) if text or guided else None
 
 
-def figure_text(figure: guide.Figure) -> Text:
+def figure_text(figure: guide.Figure | None) -> Text:
     """A figure of the guide, with its condition."""
+    if figure is None:
+        return same(formatting.NONE)
     # As the guide rounds them.
     value = f"{figure.value / guide.GB:g} GB" if "bytes" in figure.quantity else f"{figure.value:g}"
     bound = f"{figure.bound} " if figure.bound else ""

@@ -40,3 +40,8 @@ TITLES = {"baseline": Text("Baseline", "基线")} | {
 def technique_title(name: str) -> Text:
     """Of a technique; its own name where the catalogue has none."""
     return TITLES.get(name, same(name))
+
+
+def table_text(english: str) -> Text:
+    """Of what stands in a table of ``hybridge bench``; itself where there is no other."""
+    return TABLES.get(english, same(english))

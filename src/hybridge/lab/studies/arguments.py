@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import RequestError
+from ..harness.typed import Misshapen, parse
 
 #: The pipeline that is made here: SDXL's shape, random weights; see :mod:`.tiny_pipeline`.
 TINY = "tiny"
@@ -107,9 +108,9 @@ METHOD = Method(PROMPTS, runs=5, steps=50, size=None, limit_s=3600.0)
 TINY_METHOD = Method(PROMPTS[:2], runs=2, steps=6, size=64, limit_s=300.0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Arguments:
-    """A whole study.  Two with equal arguments measure the same.
+    """A whole study.  Two with equal arguments measure the same.  Older records lack what has a default.
 
     Attributes:
         pipeline: ``tiny``, a folder, or a hub id.
@@ -129,14 +130,14 @@ class Arguments:
     pipeline: str
     prompts: tuple[Prompt, ...]
     configurations: tuple[Configuration, ...]
-    runs: int
+    runs: int = 0
     steps: int
-    guidance_scale: float
+    guidance_scale: float | None = None
     size: int | None
-    batch: int
-    device: str
-    dtype: str
-    limit_s: float
+    batch: int = 1
+    device: str = ""
+    dtype: str = ""
+    limit_s: float = 0.0
     server: str | None = None
 
     @classmethod
@@ -147,12 +148,14 @@ class Arguments:
             RequestError: when it keeps something else.
         """
         try:
-            parts = {field.name: kept[field.name] for field in fields(cls)}
-            parts["prompts"] = tuple(Prompt(**prompt) for prompt in kept["prompts"])
-            parts["configurations"] = tuple(Configuration.of(one["techniques"]) for one in kept["configurations"])
-            return cls(**parts)
-        except (KeyError, TypeError) as error:
-            raise RequestError("not the arguments of a study", saw=repr(error), hint="a new run") from None
+            read: Arguments = parse(cls, kept, "the arguments")
+        except Misshapen as wrong:
+            raise RequestError("not the arguments of a study", saw=wrong, hint="a new run") from None
+        return read
+
+    def techniques_of(self, name: str) -> tuple[str, ...] | None:
+        """The techniques of a configuration, or None where it was not asked for."""
+        return next((one.techniques for one in self.configurations if one.name == name), None)
 
     def check(self) -> None:
         """Raises :class:`RequestError` for what cannot be asked, before any process is started."""

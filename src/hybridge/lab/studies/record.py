@@ -9,7 +9,7 @@ from typing import Any
 
 from ..harness.typed import parse
 from ..techniques.facts import Outcome
-from .arguments import Prompt
+from .arguments import Arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,40 +109,12 @@ class Pipeline:
 
 
 @dataclass(frozen=True, slots=True)
-class ConfigurationAsked:
-    """See :class:`.arguments.Configuration`."""
-
-    name: str
-    techniques: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """Of :class:`.arguments.Arguments`, what readers need; older records lack some of it."""
-
-    pipeline: str
-    prompts: tuple[Prompt, ...]
-    configurations: tuple[ConfigurationAsked, ...]
-    size: int
-    steps: int
-    batch: int = 1
-    runs: int | None = None
-    guidance_scale: float | None = None
-    dtype: str | None = None
-    device: str | None = None
-
-    def techniques_of(self, name: str) -> tuple[str, ...] | None:
-        """The techniques of a configuration, or None where it was not asked for."""
-        return next((one.techniques for one in self.configurations if one.name == name), None)
-
-
-@dataclass(frozen=True, slots=True)
 class Study:
     """A whole record."""
 
     date: str
     environment: dict[str, Any]
-    arguments: Asked
+    arguments: Arguments
     pipeline: Pipeline
     measurements: tuple[Measurement, ...]
     not_scored: dict[str, str] = field(default_factory=dict)

@@ -41,9 +41,11 @@ class Case:
         return f"{self.task} {self.size}², {self.dtype}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Arguments:
     """A whole run.  Two runs with equal arguments measure the same; what a :class:`Case` has too is said there.
+
+    Older records lack what has a default.
 
     Attributes:
         sizes: Sides of pictures in pixels.
@@ -56,17 +58,17 @@ class Arguments:
         limit_s: Seconds that one process may take.
     """
 
-    model: str
+    model: str = ""
     sizes: tuple[int, ...]
     task: Task
     dtypes: tuple[str, ...]
-    device: str
+    device: str = "auto"
     repeats: int
-    budget_bytes: int | None
-    tile_pixels: int | None
+    budget_bytes: int | None = None
+    tile_pixels: int | None = None
     rivals: tuple[str, ...]
-    weights: bool
-    limit_s: float
+    weights: bool = False
+    limit_s: float = 600.0
     seed: int = 0
 
     def cases(self) -> list[Case]:

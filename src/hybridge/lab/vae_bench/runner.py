@@ -24,6 +24,7 @@ from ..harness.record import Record
 from ..harness.runner import Progress, Turn, described, no_progress, run_benchmark
 from ..harness.worker_process import ask
 from .cases import Arguments, Case
+from .record import vae_record_of
 from .rivals import RIVALS, Rival
 from .subject import reference_dtype
 
@@ -69,12 +70,6 @@ def run(arguments: Arguments, path: Path, *, resume: bool = False, progress: Pro
         )
 
 
-def entries_of(record: Record, case: dict[str, Any], rival: str | None) -> list[dict[str, Any]]:
-    """A rival's measurements of a case (task, size and dtype), round by round; the roof's for no rival."""
-    entries = record["roofs"] if rival is None else [e for e in record["measurements"] if e["rival"] == rival]
-    return [entry for entry in entries if case.items() <= entry.items()]
-
-
 def _turns(arguments: Arguments, record: Record, worker: VaeWorker) -> Iterator[Turn]:
     rivals = [rival for name, rival in RIVALS.items() if name in arguments.rivals]
     for case in arguments.cases():
@@ -90,16 +85,14 @@ def _turns(arguments: Arguments, record: Record, worker: VaeWorker) -> Iterator[
 def _measured(
     case: Case, number: int, rival: Rival, arguments: Arguments, record: Record, worker: VaeWorker
 ) -> dict[str, Any]:
-    about = {"task": case.task, "size": case.size, "dtype": case.dtype}
-    earlier = entries_of(record, about, rival.name)
+    read = vae_record_of(record)
     # What could not be done in one round is not tried again in the next.
-    failed = next((entry["missing"] for entry in earlier if "missing" in entry), None)
-    missing = worker.missing.get((rival.name, case.dtype)) or failed
+    missing = worker.missing.get((rival.name, case.dtype)) or read.result(case, rival.name).missing
     if missing:
         return {"missing": missing}
     budget_bytes = arguments.budget_bytes
     if rival.budget_of is not None:
-        peaks = [entry.get("peak_bytes") for entry in entries_of(record, about, rival.budget_of)]
+        peaks = (entry.peak_bytes for entry in read.entries(case, rival.budget_of))
         budget_bytes = next((peak for peak in peaks if peak), None)
         if budget_bytes is None:
             return {"missing": f"its budget is the peak of {rival.budget_of}, which this run has not measured"}
