@@ -11,9 +11,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..harness.names import look_up
+from ..harness.typed import parse
 
 #: What a stack is for.  Other accelerators take the stacks of CUDA; what they cannot run says so.
 Kind = Literal["cuda", "cpu"]
@@ -46,21 +47,16 @@ class Preset:
 
     name: str
     promise: str
-    recipes: Mapping[Kind, Recipe]
-
-
-def _recipe(kept: dict[str, Any]) -> Recipe:
-    return Recipe(tuple(kept["techniques"]), kept["reason"], tuple(kept.get("essential", ())))
-
-
-def _preset(kept: dict[str, Any]) -> Preset:
-    return Preset(kept["name"], kept["promise"], {kind: _recipe(one) for kind, one in kept["recipes"].items()})
+    recipes: dict[Kind, Recipe]
 
 
 #: By name.
 PRESETS: Mapping[str, Preset] = {
-    kept["name"]: _preset(kept)
-    for kept in json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf-8"))
+    preset.name: preset
+    for preset in parse(
+        tuple[Preset, ...],
+        json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf-8")),
+    )
 }
 
 
