@@ -10,58 +10,15 @@ import numpy as np
 
 from ...errors import RequestError
 from ..techniques import stack
+from ..techniques.facts import TechniqueResult
 from ..techniques.pipeline_context import PipelineContext, plainly
 from ..techniques.stack import Step
-from ..techniques.technique import Outcome, Proof
-
-#: Characters of a reason, in a table: errors of other libraries quote whole modules.
-_LONGEST = 200
 
 #: Arguments of a call that :meth:`Optimised.generate` decides itself.
 _DECIDED = ("generator", "output_type")
 
 #: And where techniques listen to the steps.
 _LISTENING = ("callback_on_step_end", "callback_on_step_end_tensor_inputs")
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What became of one technique.
-
-    Attributes:
-        technique: Its name.
-        outcome: See :data:`..techniques.technique.Outcome`; None for one that is in force and was not proven.
-        evidence: What its proof saw, or None.
-        reason: Why it is not in force, or None.
-        instead: What lives in its place, or None.
-    """
-
-    technique: str
-    outcome: Outcome | None
-    evidence: str | None = None
-    reason: str | None = None
-    instead: str | None = None
-
-    @property
-    def told(self) -> str:
-        """Evidence or reason, for a table: a line, cut where it is long."""
-        if self.reason is not None:
-            reason = " ".join(self.reason.split())
-            reason = reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]} …"
-            return f"{reason}; instead: {self.instead}" if self.instead else reason
-        return self.evidence or "not proven"
-
-
-def done_of(step: Step, proof: Proof | None) -> Done:
-    """From a step of a stack and what its witness said, if it was asked."""
-    name = step.technique.name
-    if step.missing is not None:
-        return Done(name, step.missing.outcome, reason=step.missing.reason, instead=step.missing.instead)
-    if step.applied is None:
-        return Done(name, "failed", reason=step.failure)
-    if proof is None:
-        return Done(name, None)
-    return Done(name, "worked" if proof.took_effect else "no effect", evidence=proof.evidence)
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -78,7 +35,7 @@ class Optimised:
     purpose: str
     device: str
     reason: str | None
-    done: tuple[Done, ...]
+    done: tuple[TechniqueResult, ...]
     _context: PipelineContext
     _steps: list[Step]
     _forget: Callable[[], Any] = field(repr=False)

@@ -19,7 +19,7 @@ from ..techniques.catalogue import named
 from ..techniques.pipeline_context import PipelineContext
 from ..techniques.stack import Step
 from ..techniques.technique import Technique
-from .optimised import Optimised, done_of
+from .optimised import Optimised
 from .presets import PRESETS, Recipe, kind_of, preset_named
 from .proving import prove as prove_stack
 
@@ -86,7 +86,7 @@ def optimize(
         if not isinstance(why, Exception):
             raise
         raise _failure(purpose, stays, why) from why
-    done = tuple(done_of(step, proofs.get(step.technique.name)) for step in steps)
+    done = tuple(step.result(proofs.get(step.technique.name)) for step in steps)
     return Optimised(purpose, str(place), recipe.reason or None, done, context, steps, forget)
 
 

@@ -1,9 +1,9 @@
-"""Rows by the names that people type."""
+"""Names and numbers that people type."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from ...errors import RequestError
@@ -32,3 +32,16 @@ def look_up(kind: str, name: str, rows: Mapping[str, Row], expected: str | None 
         expected=expected or ", ".join(rows),
         hint=near[0] if near else None,
     )
+
+
+def check_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raises :class:`RequestError` for a name that is not known; see :func:`look_up`."""
+    rows = dict.fromkeys(known)
+    for name in names:
+        look_up(kind, name, rows)
+
+
+def check_number(kind: str, value: float | None, highest: float, *, may_be_zero: bool = False) -> None:
+    """Raises :class:`RequestError` for a number that is not above 0 or above ``highest``; None is fine."""
+    if value is not None and not (0 < value <= highest or (may_be_zero and value == 0)):
+        raise RequestError(f"not a number of {kind}", saw=value, expected=f"more than 0, at most {highest:g}")

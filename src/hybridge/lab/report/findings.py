@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from ..studies.arguments import BASELINE, Arguments
-from ..studies.record import Difference, Measurement, Pipeline, Study, TechniqueResult
+from ..studies.record import Difference, Measurement, Pipeline, Study
+from ..techniques.facts import TechniqueResult
 from .sources import StudySource
 
 #: How memory was looked at.  *allocated*: by CUDA's allocator.  *counted*: weights, and live tensors on top.

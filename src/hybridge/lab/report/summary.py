@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..harness.words import Text, listed, same
-from ..studies.record import TechniqueResult
+from ..techniques.facts import TechniqueResult
 from . import formatting, texts
 from .findings import Findings, Measure, Row
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import RequestError
+from ..harness.names import check_known, check_number
 from .load_generator import Bounds
 
 #: Names of media types, as the command line has them.
@@ -109,13 +110,8 @@ class ServeArguments:
 
     def check(self, known_rivals: tuple[str, ...]) -> None:
         """Raises :class:`RequestError` for what cannot be asked, before anything is started."""
-        for name, values, known in (
-            ("rival", self.rivals, known_rivals),
-            ("format", (self.picture_format,), FORMATS),
-        ):
-            for value in values:
-                if value not in known:
-                    raise RequestError(f"unknown {name}", saw=value, expected=", ".join(known))
+        check_known("rival", self.rivals, known_rivals)
+        check_known("format", (self.picture_format,), FORMATS)
         if self.url and self.rivals != ("hybridge",):
             raise RequestError(
                 "a server elsewhere has no rivals here", saw=",".join(self.rivals), hint="--rivals hybridge"
@@ -138,10 +134,7 @@ class ServeArguments:
             "limit": (self.limit_s, 86_400),
         }
         for name, (value, highest) in numbers.items():
-            if value is not None and not 0 < value <= highest:
-                raise RequestError(
-                    f"not a number of {name}", saw=value, expected=f"more than 0, at most {highest:g}"
-                )
+            check_number(name, value, highest)
         if self.rate and self.requests is None and self.rate * (self.seconds or 0) > MOST_REQUESTS:
             raise RequestError(
                 "too many requests", saw=f"{self.rate:g}/s for {self.seconds:g} s", expected=f"{MOST_REQUESTS}"

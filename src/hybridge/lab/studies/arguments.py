@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import RequestError
+from ..harness.names import check_number
 from ..harness.typed import Misshapen, parse
 
 #: The pipeline that is made here: SDXL's shape, random weights; see :mod:`.tiny_pipeline`.
@@ -161,13 +162,8 @@ class Arguments:
         """Raises :class:`RequestError` for what cannot be asked, before any process is started."""
         check_pipeline(self.pipeline)
         for name, highest in _HIGHEST.items():
-            value = getattr(self, name)
             # A guidance of 0 is how distilled models are called.
-            lowest_is_fine = value is None or value > 0 or (name == "guidance_scale" and value == 0)
-            if not (lowest_is_fine and (value is None or value <= highest)):
-                raise RequestError(
-                    f"not a number of {name}", saw=value, expected=f"more than 0, at most {highest:g}"
-                )
+            check_number(name, getattr(self, name), highest, may_be_zero=name == "guidance_scale")
         if self.size is not None and self.size % 8:
             raise RequestError("not a size of pictures", saw=self.size, expected="a multiple of 8")
         if self.dtype not in DTYPES:

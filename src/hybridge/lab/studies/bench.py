@@ -67,7 +67,7 @@ def measure(
     begun = time.perf_counter()
     steps = stack.apply(context, techniques)
     preparation_s = time.perf_counter() - begun
-    troubled = [trouble for step in steps if (trouble := _trouble(step))]
+    troubled = [outcomes.kept(step.result()) for step in steps if step.applied is None]
     if troubled:
         return Measured(outcomes.together(troubled), {})
     names = [technique.name for technique in techniques]
@@ -120,14 +120,6 @@ def _measured(
     return entry, pictures
 
 
-def _trouble(step: Step) -> dict[str, Any] | None:
-    if step.missing is not None:
-        return outcomes.missing(step.technique.name, step.missing)
-    if step.applied is None:
-        return outcomes.broken(step.technique.name, step.failure or "it did nothing and did not say why")
-    return None
-
-
 def _timed(
     context: PipelineContext, prompts: Sequence[Prompt], runs: int
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
@@ -160,7 +152,7 @@ def _proven(
         calls = watching.enter_context(CallLog(context.denoiser)) if is_module else None
         make()
         # Asked while the witnesses are still there: what they look at may go with them.
-        said = [outcomes.proven(step.technique.name, proof()) for step, proof in zip(steps, proofs, strict=True)]
+        said = [outcomes.kept(step.result(proof())) for step, proof in zip(steps, proofs, strict=True)]
     return said, None if calls is None else calls.batches
 
 

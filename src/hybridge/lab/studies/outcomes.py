@@ -1,34 +1,22 @@
-"""What became of a configuration and of its techniques, as the record says it.  Plain data; no torch."""
+"""What became of a configuration, as the record says it.  Plain data; no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from ..techniques.facts import Missing, Outcome
-from ..techniques.technique import Proof
-from .record import TechniqueResult
+from ..techniques.facts import Outcome, TechniqueResult
 
 #: That of a stack is its worst technique's.
 _WORST_FIRST: tuple[Outcome, ...] = ("failed", "dead", "unavailable", "no effect", "worked")
 
 
-def missing(name: str, why: Missing) -> dict[str, Any]:
-    """A technique that cannot run here."""
-    return _technique(name, why.outcome, reason=why.reason, instead=why.instead)
-
-
-def broken(name: str, reason: str) -> dict[str, Any]:
-    """A technique whose call raised."""
-    return _technique(name, "failed", reason=reason)
-
-
-def proven(name: str, proof: Proof) -> dict[str, Any]:
-    """A technique that was in force while a picture was made."""
-    if proof.took_effect:
-        return _technique(name, "worked", evidence=proof.evidence)
-    return _technique(name, "no effect", evidence=proof.evidence, reason="its call succeeded and nothing changed")
+def kept(result: TechniqueResult) -> dict[str, Any]:
+    """What became of a technique, as the record has it."""
+    if result.outcome == "no effect":
+        result = replace(result, reason="its call succeeded and nothing changed")
+    return asdict(result)
 
 
 def together(techniques: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -42,9 +30,5 @@ def together(techniques: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def failed(names: Sequence[str], reason: str) -> dict[str, Any]:
     """A configuration that made no picture.  Whose fault it is nobody can tell where there are several."""
-    techniques = [broken(name, reason) for name in names] if len(names) == 1 else []
+    techniques = [kept(TechniqueResult(name, "failed", reason=reason)) for name in names if len(names) == 1]
     return {"outcome": "failed", "reason": reason, "techniques": techniques}
-
-
-def _technique(name: str, outcome: Outcome, **said: str | None) -> dict[str, Any]:
-    return asdict(TechniqueResult(name, outcome, **said))

@@ -8,25 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..harness.typed import parse
-from ..techniques.facts import Outcome
+from ..techniques.facts import Outcome, TechniqueResult
 from .arguments import Arguments
-
-
-@dataclass(frozen=True, slots=True)
-class TechniqueResult:
-    """What became of one technique of a configuration.
-
-    Attributes:
-        evidence: What its proof saw, or None.
-        reason: Why it did not work, or None.
-        instead: What lives in its place, or None.
-    """
-
-    name: str
-    outcome: Outcome
-    evidence: str | None = None
-    reason: str | None = None
-    instead: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from ..harness.measure import resident_bytes
 from ..harness.worker_process import Jobs, Say, answer, in_a_line
 from ..techniques.catalogue import TECHNIQUES, named
 from ..techniques.pipeline_context import PipelineContext
+from ..techniques.stack import Step
 from ..techniques.technique import Technique
 from . import bench, outcomes, pipeline
 from .arguments import BASELINE, Arguments, Prompt
@@ -52,8 +53,8 @@ def why_missing(technique: Technique, context: PipelineContext) -> dict[str, Any
     try:
         missing = technique.why_missing(context)
     except Exception as error:  # it looks at other people's packages, which may be broken
-        return outcomes.broken(technique.name, in_a_line(error))
-    return None if missing is None else outcomes.missing(technique.name, missing)
+        return outcomes.kept(Step(technique, failure=in_a_line(error)).result())
+    return None if missing is None else outcomes.kept(Step(technique, missing=missing).result())
 
 
 def measure(job: dict[str, Any], say: Say) -> dict[str, Any]:

@@ -45,6 +45,43 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
+class TechniqueResult:
+    """What became of one technique.
+
+    Attributes:
+        name: Of the technique.
+        outcome: None for one that is in force and was not proven.
+        evidence: What its proof saw, or None.
+        reason: Why it did not work, or None.
+        instead: What lives in its place, or None.
+    """
+
+    name: str
+    outcome: Outcome | None
+    evidence: str | None = None
+    reason: str | None = None
+    instead: str | None = None
+
+    @property
+    def technique(self) -> str:
+        """Its name."""
+        return self.name
+
+    @property
+    def told(self) -> str:
+        """Evidence or reason, for a table: a line, cut where it is long."""
+        if self.reason is not None:
+            reason = " ".join(self.reason.split())
+            reason = reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]} …"
+            return f"{reason}; instead: {self.instead}" if self.instead else reason
+        return self.evidence or "not proven"
+
+
+#: Characters of a reason, in a table: errors of other libraries quote whole modules.
+_LONGEST = 200
+
+
+@dataclass(frozen=True, slots=True)
 class Requirement:
     """What a context must have for a technique to run on it.
 

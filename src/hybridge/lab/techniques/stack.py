@@ -9,8 +9,9 @@ from typing import get_args
 
 from ...errors import RequestError
 from .compatibility import between, must_precede, one_of
+from .facts import TechniqueResult
 from .pipeline_context import PipelineContext
-from .technique import Applied, Missing, Stage, Technique
+from .technique import Applied, Missing, Proof, Stage, Technique
 
 _STAGES: tuple[Stage, ...] = get_args(Stage)
 
@@ -30,6 +31,17 @@ class Step:
     applied: Applied | None = None
     missing: Missing | None = None
     failure: str | None = None
+
+    def result(self, proof: Proof | None = None) -> TechniqueResult:
+        """What became of it, with what its witness said, if it was asked."""
+        name = self.technique.name
+        if self.missing is not None:
+            return TechniqueResult(name, self.missing.outcome, None, self.missing.reason, self.missing.instead)
+        if self.applied is None:
+            return TechniqueResult(name, "failed", reason=self.failure or "it did nothing and did not say why")
+        if proof is None:
+            return TechniqueResult(name, None)
+        return TechniqueResult(name, "worked" if proof.took_effect else "no effect", proof.evidence)
 
 
 def check(techniques: Sequence[Technique]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ...errors import RequestError
-from ..harness.names import look_up
+from ..harness.names import check_known
 
 Task = Literal["decode", "encode"]
 
@@ -81,9 +81,9 @@ class Arguments:
 
     def check(self, known_rivals: tuple[str, ...], spatial_factor: int) -> None:
         """Raises :class:`RequestError` for what cannot be asked, before any process is started."""
-        _one_of("task", (self.task,), get_args(Task))
-        _one_of("dtype", self.dtypes, DTYPES)
-        _one_of("rival", self.rivals, known_rivals)
+        check_known("task", (self.task,), get_args(Task))
+        check_known("dtype", self.dtypes, DTYPES)
+        check_known("rival", self.rivals, known_rivals)
         numbers = {"size": self.sizes, "repeats": (self.repeats,), "limit": (self.limit_s,)}
         for name, values in {**numbers, "tile": (self.tile_pixels or spatial_factor,)}.items():
             if not values or min(values) <= 0:
@@ -93,8 +93,3 @@ class Arguments:
                 raise RequestError(
                     "not a size of this model's pictures", saw=size, expected=f"a multiple of {spatial_factor}"
                 )
-
-
-def _one_of(name: str, seen: tuple[str, ...], known: tuple[str, ...]) -> None:
-    for value in seen:
-        look_up(name, value, dict.fromkeys(known))
