@@ -295,6 +295,14 @@ class TestPlan:
         attention = 4 * (128 * 128) ** 2 * 512
         assert made["flops"] == pytest.approx(4 * (half["flops"] - attention) + 16 * attention, rel=1e-3)
 
+    def test_a_video(self) -> None:
+        size = "--size", "480x832", "--frames", "81", "--dtype", "bfloat16", "--json"
+        for budget, mode in (("4GiB", "frames"), ("1200MiB", "rows")):
+            made = json.loads(hybridge("plan", "wan-2.1", *size, "--budget", budget).stdout)
+            assert (made["mode"], made["frames"]) == (mode, 21)
+        done = hybridge("plan", "wan-2.1", "--frames", "80", check=False)
+        assert "4·n + 1 frames" in done.stderr
+
     def test_a_budget_that_nothing_fits_names_the_smallest_that_would(self) -> None:
         done = hybridge("plan", "flux", "--size", "1024", "--budget", "1MiB", check=False)
         assert done.returncode == 1

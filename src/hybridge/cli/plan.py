@@ -13,6 +13,9 @@ from ..units import format_bytes, parse_bytes
 #: Rounded up, so that a printed size can be used as a budget.
 _size = partial(format_bytes, up=True)
 
+#: Of a video of five seconds, as most pipelines make by default.
+_USUAL_FRAMES = 81
+
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -25,13 +28,14 @@ def plan(
         None, help="What one call may take on top of the weights, such as 2GiB.", show_default="no bound"
     ),
     task: str = typer.Option("decode", help="decode or encode."),
-    batch: int = typer.Option(1, help="Pictures at once."),
+    frames: int = typer.Option(None, help="Of a video.", show_default="81 for models of videos"),
+    batch: int = typer.Option(1, help="Pictures or videos at once."),
     dtype: str = typer.Option("float32", help="float32, bfloat16 or float16."),
     device: str = typer.Option("cpu", help="cpu or cuda; the device need not be there."),
     ops: bool = typer.Option(False, "--ops", help="Show every step."),
     as_json: bool = typer.Option(False, "--json", help="For programs."),
 ) -> None:
-    """Say how a picture would fit in memory, and why; needs no weights."""
+    """Say how a picture or a video would fit in memory, and why; needs no weights."""
     import dataclasses
     import json
 
@@ -39,8 +43,10 @@ def plan(
 
     from ..engine import resolve
     from ..engine.loading import config_before_loading
+    from ..engine.planning.film_plan import plan_film
     from ..engine.planning.plan import plan as make_plan
     from ..engine.planning.weight_forms import prepared_bytes
+    from ..engine.program.folding import folded
     from ..engine.program.lowering import lower, skeleton
     from ..engine.runner import device_profile_for
     from ..errors import RequestError
@@ -51,12 +57,19 @@ def plan(
         raise RequestError("unknown dtype", saw=dtype, expected=", ".join(_DTYPES))
     spec = resolve(model)
     height, width = sides(size)
+    shown = frames_of(spec, frames)
     factor = spec.spatial_factor if task == "decode" else 1
     program = lower(
         skeleton(spec.class_name, config_before_loading(spec)), "decode" if task == "decode" else "encode"
     )
     arithmetic = device_profile_for(device, getattr(torch, dtype))
-    made = make_plan(
+    count = spec.frames.latent_frames(shown) if task == "decode" else shown
+    make: Any = make_plan
+    if program.is_film and count > 1:
+        make = partial(plan_film, frames=count)
+    else:
+        program = folded(program)
+    made = make(
         program,
         batch=batch,
         height=height // factor,
@@ -69,8 +82,21 @@ def plan(
         named = {"model": spec.name, "task": task, "kept_bytes": kept_bytes}
         typer.echo(json.dumps(named | dataclasses.asdict(made), indent=2))
         return
-    title = f"{spec.name}, {task} of {batch} × {height}×{width} in {dtype} on {device}"
+    many = f"{shown}×" if spec.frames.is_video else ""
+    title = f"{spec.name}, {task} of {batch} × {many}{height}×{width} in {dtype} on {device}"
     _show(title, program, made, kept_bytes, ops)
+
+
+def frames_of(spec: Any, frames: int | None) -> int:
+    """Return the number of frames to plan for: those asked for, if the model can have them, or the usual number."""
+    from ..errors import RequestError
+
+    if frames is None:
+        return _USUAL_FRAMES if spec.frames.is_video else 1
+    if frames < 1 or spec.frames.frames_out(spec.frames.latent_frames(frames)) != frames:
+        expected = f"{spec.frames.counts()} frames" if spec.frames.is_video else "a picture, so no --frames or 1"
+        raise RequestError(f"{spec.name} has no such video", saw=f"--frames {frames}", expected=expected)
+    return frames
 
 
 def sides(size: str) -> tuple[int, int]:
@@ -99,12 +125,13 @@ def _show(title: str, program: Any, made: Any, kept_bytes: int, with_ops: bool) 
     columns = ("op", "what", "makes", "way", "rows", "strips", "buffer", "scratch", "GFLOP")
     shown = []
     sizes = program.sizes(made.height, made.width)
+    lengths = program.lengths(made.frames)
     for index, (op, step) in enumerate(zip(program.ops, made.steps, strict=True)):
         rows, width = sizes[op.target]
         cells = (
             str(index),
             op.name,
-            f"{program.channels[op.target]}×{rows}×{width}",
+            f"{program.channels[op.target]}×{f'{lengths[op.target]}×' if program.is_film else ''}{rows}×{width}",
             str(step.way or "attention"),
             str(step.rows),
             str(step.strips),

@@ -154,13 +154,19 @@ class Engine:
         """
         factor = self.spec.spatial_factor if task == "decode" else 1
         height, width = height // factor, width // factor
-        reason = self._runner.why_plain(task)
-        if reason is None:
-            return self._runner.plan(task, batch, height, width, budget_bytes=budget_bytes, modes=self.modes)
+        reason = self._why_whole(task)
         rule = self.spec.frames
         times = (rule.latent_frames(frames) if task == "decode" else frames,) if rule.has_axis else ()
+        if reason is None:
+            bounds: dict[str, Any] = {"budget_bytes": budget_bytes, "modes": self.modes}
+            return self._runner.plan(task, batch, height, width, frames=times[0] if times else 1, **bounds)
         channels = self.spec.latent_channels if task == "decode" else self.spec.vae_class.pixel_channels
         return self._plan_whole(task, (batch, channels, *times, height, width), reason, budget_bytes)
+
+    def _why_whole(self, task: Task) -> str | None:
+        """Return why a call runs the class's own forward, whose memory is then counted without weights."""
+        is_bitwise_film = self._runner.takes_films and self.modes == ("whole",)
+        return self._runner.why_plain(task) or ("exactness is bitwise" if is_bitwise_film else None)
 
     def _plan_whole(self, task: Task, shape: tuple[int, ...], reason: str, budget_bytes: int | None) -> Plan:
         """Return the plan to run the class's own forward, for an input of this shape."""
@@ -354,7 +360,7 @@ class Engine:
         on_chunk: OnChunk | None = None,
         frames: int = 1,
     ) -> torch.Tensor:
-        reason = self._runner.why_plain(task)
+        reason = self._why_whole(task)
         if reason is not None and budget_bytes is not None:
             with suppress(CannotLower):
                 self._plan_whole(task, tuple(source.shape), reason, budget_bytes)

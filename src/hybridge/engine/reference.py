@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,9 +34,16 @@ def tiled(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
 
 def untiled(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
     """Run :func:`decode` or :func:`moments` untiled, even if the module's own tiling is on."""
+    with without_tiling(module):
+        return decode(module, source) if task == "decode" else moments(module, source)
+
+
+@contextmanager
+def without_tiling(module: Any) -> Iterator[None]:
+    """Turn the module's own tiling off."""
     was = module.use_tiling
     module.use_tiling = False
     try:
-        return decode(module, source) if task == "decode" else moments(module, source)
+        yield
     finally:
         module.use_tiling = was

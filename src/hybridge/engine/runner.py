@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -20,16 +21,21 @@ from ..errors import CannotLower, RequestError, TooLarge
 from . import reference
 from .execution.call_context import without_autocast
 from .execution.executor import Executor, Progress, ShouldStop
+from .execution.film_executor import FilmExecutor
 from .execution.parameters import ModuleParameters
 from .kernels.compiled import multiplies_bfloat16, multiplies_float32
 from .memory.device_memory import free_bytes
 from .planning.conv_algorithms import TRANSFORM_FROM_CHANNELS, DeviceProfile
+from .planning.film_plan import plan_film
 from .planning.plan import WITHIN_ROUNDING, Mode, Plan, plan
 from .planning.weight_forms import prepared_bytes
+from .program.folding import folded
 from .program.lowering import lower
 from .program.module_structure import Structure
-from .program.program import Task
+from .program.program import Program, Task
 from .vae_adapters import Call, adapter_of
+
+_Kind = TypeVar("_Kind", bound=Executor)
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +101,9 @@ class Runner:
         spill_to: The folder for activations that mode ``spill`` offloads on a CPU; None for the system's temporary
             folder.
         reads_weights: As for :class:`.execution.executor.Executor`.
+
+    Attributes:
+        takes_films: Whether inputs have frames, (B, C, T, h, w); known of modules that can be lowered.
     """
 
     def __init__(self, module: nn.Module, spill_to: Path | None = None, *, reads_weights: bool = True) -> None:
@@ -103,7 +112,10 @@ class Runner:
         self._looking = threading.Lock()
         self._plans: dict[Task, Callable[..., Plan]] = {}
         self._executors: dict[Task, Executor] = {}
+        self._film_plans: dict[Task, Callable[..., Plan]] = {}
+        self._film_executors: dict[Task, FilmExecutor] = {}
         self._not_lowered: dict[Task, str] = {}
+        self.takes_films = False
         self._look()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -154,7 +166,7 @@ class Runner:
         """Return the bytes kept in addition to the module's weights once both tasks have run in strips."""
         return sum(
             prepared_bytes(executor.program, device_profile_for(self.device.type, self.dtype))
-            for task, executor in self._executors.items()
+            for task, executor in (self._executors | self._film_executors).items()
             if self.why_plain(task) is None
         )
 
@@ -165,16 +177,18 @@ class Runner:
         height: int,
         width: int,
         *,
+        frames: int = 1,
         budget_bytes: int | None = None,
         modes: tuple[Mode, ...] = WITHIN_ROUNDING,
     ) -> Plan:
-        """Return the plan for an input (batch, C, height, width), and its reason.
+        """Return the plan for an input (batch, C, height, width), or (batch, C, frames, …), and its reason.
 
         Args:
             task: ``decode`` or ``encode``.
             batch: Number of items.
             height: Height of the latents for ``decode``, of the picture for ``encode``.
             width: Width of the latents for ``decode``, of the picture for ``encode``.
+            frames: Number of frames of the latents for ``decode``, of the video for ``encode``.
             budget_bytes: Bytes that the call may take on top of the weights; None for no bound, except that on a
                 GPU a plan that fits in the free memory is preferred.
             modes: The modes to choose from.
@@ -187,14 +201,15 @@ class Runner:
         reason = self.why_plain(task)
         if reason is not None:
             raise CannotLower(reason)
+        is_film = self.takes_films and frames != 1
         within = partial(
-            self._plans[task],
+            self._film_plans[task] if is_film else self._plans[task],
             batch=batch,
             height=height,
             width=width,
             arithmetic=device_profile_for(self.device.type, self._stored),
             modes=self._without_overflow(modes),
-            tile=self._tile(task),
+            **({"frames": frames} if is_film else {"tile": self._tile(task)}),
         )
         free = free_bytes(self.device) if budget_bytes is None else None
         if free is None:
@@ -235,23 +250,27 @@ class Runner:
             Stopped: when ``should_stop`` returned True.
             OutOfMemory: in mode ``spill``, when there is no room to offload activations.
         """
+        call = call or Call()
         reason = self.why_plain(task)
         if reason is not None:
             _log.debug("%s runs as the plain module: %s", task, reason)
-            return adapter_of(self._module).run(self._module, task, source, call or Call())
+            return adapter_of(self._module).run(self._module, task, source, call)
+        if self.takes_films and modes == ("whole",):  # whose memory the caller has counted
+            return self._whole_film(task, source, call)
         executor = self._executors[task]
         self.check_numbers(task, source)
-        if source.ndim != 4 or source.shape[1] != executor.program.channels[0]:
+        if source.ndim != 4 + self.takes_films or source.shape[1] != executor.program.channels[0]:
+            frames = "frames, " if self.takes_films else ""
             raise RequestError(
                 f"nothing that can be {task}d",
                 saw=f"shape {list(source.shape)}",
-                expected=f"[batch, {executor.program.channels[0]}, height, width]",
+                expected=f"[batch, {executor.program.channels[0]}, {frames}height, width]",
             )
-        chosen = self.plan(task, source.shape[0], *source.shape[2:], budget_bytes=budget_bytes, modes=modes)
+        chosen = self._plan_for(task, source, budget_bytes, modes, call)
         _log.debug("%s in mode %s: %s", task, chosen.mode, chosen.reason)
         source = source.to(self.dtype)
         with without_autocast(source.device.type):
-            made = self._as_planned(chosen, task, source, progress, should_stop)
+            made = self._as_planned(chosen, task, source, progress, should_stop, call)
         if source.dtype != torch.float16 or bool(torch.isfinite(made).all()):
             return made
         if self._overflows or modes == ("whole",):
@@ -260,8 +279,27 @@ class Runner:
         _log.warning("%s overflowed float16; activations are kept in bfloat16 from now on", task)
         self._overflows = True
         return self.run(
-            task, source, budget_bytes=budget_bytes, modes=modes, progress=progress, should_stop=should_stop
+            task,
+            source,
+            budget_bytes=budget_bytes,
+            modes=modes,
+            progress=progress,
+            should_stop=should_stop,
+            call=call,
         )
+
+    def _plan_for(
+        self, task: Task, source: torch.Tensor, budget_bytes: int | None, modes: tuple[Mode, ...], call: Call
+    ) -> Plan:
+        """Return the plan for an input; one that gives frames early, where these are delivered and it fits."""
+        frames = source.shape[2] if self.takes_films else 1
+        size = source.shape[0], *source.shape[-2:]
+        plan = partial(self.plan, task, *size, frames=frames, budget_bytes=budget_bytes)
+        early = tuple(mode for mode in modes if mode in ("whole", "frames"))
+        if call.on_chunk is not None and frames > 1 and "frames" in early:
+            with suppress(TooLarge):
+                return plan(modes=early)
+        return plan(modes=modes)
 
     def check_numbers(self, task: Task, source: torch.Tensor) -> None:
         """Raise a RequestError unless the input holds floating-point numbers on the weights' device."""
@@ -290,14 +328,27 @@ class Runner:
         source: torch.Tensor,
         progress: Progress | None,
         should_stop: ShouldStop | None,
+        call: Call,
     ) -> torch.Tensor:
+        if chosen.mode == "whole" and self.takes_films:
+            return self._whole_film(task, source, call)
         if chosen.mode == "whole":
             return reference.untiled(self._module, task, source)
         if chosen.mode == "tiles":
             return reference.tiled(self._module, task, source)
-        executor = self._executors[task]
-        made = executor.run(source.to(self._stored), chosen, progress=progress, should_stop=should_stop)
-        return made.to(source.dtype)
+        # Frames of float16 may overflow, and are then computed again: they are not final.
+        deliver = None if source.dtype == torch.float16 else call.on_chunk
+        run: Callable[..., torch.Tensor] = self._executors[task].run
+        if chosen.sections:
+            run = partial(self._film_executors[task].run, deliver=deliver)
+        elif self.takes_films:
+            source = source[:, :, 0]
+        made = run(source.to(self._stored), chosen, progress=progress, should_stop=should_stop).to(source.dtype)
+        return made[:, :, None] if self.takes_films and not chosen.sections else made
+
+    def _whole_film(self, task: Task, source: torch.Tensor, call: Call) -> torch.Tensor:
+        with reference.without_tiling(self._module):
+            return adapter_of(self._module).run(self._module, task, source, call)
 
     def _tile(self, task: Task) -> tuple[int, int] | None:
         """Return (height, width) of the module's own tiles, in latents or in pixels."""
@@ -309,6 +360,7 @@ class Runner:
         """Lower the module as it is now."""
         self._structure = Structure(self._module)
         self._parameters = ModuleParameters(self._module)
+        self.takes_films = False
         self._lower("decode")
         self._lower("encode")
 
@@ -318,12 +370,22 @@ class Runner:
             program = lower(self._module, task)
         except CannotLower as reason:
             self._executors.pop(task, None)
+            self._film_executors.pop(task, None)
             self._not_lowered[task] = str(reason)
             if known != str(reason):
                 _log.warning("%s runs as the plain module: %s", task, reason)
         else:
+            self.takes_films = program.is_film
+            if program.is_film:
+                films = self._film_executors.get(task)
+                if films is None or films.program != program:
+                    self._film_plans[task] = lru_cache(_PLANS_KEPT)(partial(plan_film, program))
+                self._film_executors[task] = self._make(FilmExecutor, program)
+            program = folded(program)
             before = self._executors.get(task)
             if before is None or before.program != program:
                 self._plans[task] = lru_cache(_PLANS_KEPT)(partial(plan, program))
-            make = partial(Executor, reads_weights=self._reads_weights)
-            self._executors[task] = make(program, self._module, self._spill_to)
+            self._executors[task] = self._make(Executor, program)
+
+    def _make(self, kind: type[_Kind], program: Program) -> _Kind:
+        return kind(program, self._module, self._spill_to, reads_weights=self._reads_weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 
 import torch
@@ -38,14 +39,14 @@ class Buffers:
         self._parked: dict[int, Offloaded] = {}
 
     def take(self, index: int) -> torch.Tensor:
-        """Return a buffer (1, C, H, W), channels-last; its contents are undefined on first use.
+        """Return a buffer (frames, C, H, W), channels-last; its contents are undefined on first use.
 
         Raises:
             OutOfMemory: when there is no room to offload it.
         """
         if index not in self._taken:
             buffer = self._plan.buffers[index]
-            shape = buffer.channels, buffer.height, buffer.width
+            shape = buffer.channels, buffer.frames * buffer.height, buffer.width
             if buffer.is_parked:
                 self._parked[index] = Offloaded(self._like, *shape, self._spill_to)
                 self._taken[index] = self._parked[index].tensor
@@ -53,6 +54,10 @@ class Buffers:
                 self._taken[index] = self._arena.picture(self._like, buffer.offset, *shape)
             else:
                 self._taken[index] = allocate_picture(self._like, *shape)
+            if buffer.frames > 1:  # frames lie one below the other
+                rows = self._taken[index].permute(0, 2, 3, 1)
+                split = rows.view(buffer.frames, buffer.height, buffer.width, buffer.channels)
+                self._taken[index] = split.permute(0, 3, 1, 2)
         return self._taken[index]
 
     def rows(self, index: int, most: int) -> Rows:
@@ -84,11 +89,12 @@ class Buffers:
         for parked in self._parked.values():
             parked.release()
 
-    def end_op(self, op: int) -> None:
-        """Free an op's scratch memory, and the buffers that no later op reads."""
+    def end_op(self, op: int, only: Container[int | None] | None = None) -> None:
+        """Free an op's scratch memory, and the buffers that no later op reads, of all or ``only`` of these."""
         self._finish()
         self.scratch.clear()
-        for index in [index for index in self._taken if self._plan.buffers[index].last_op <= op]:
+        done = [index for index in self._taken if self._plan.buffers[index].last_op <= op]
+        for index in done if only is None else [index for index in done if index in only]:
             del self._taken[index]
             self._parked.pop(index, None)
 

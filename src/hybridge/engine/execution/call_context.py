@@ -19,6 +19,7 @@ from torch.utils._device import DeviceContext
 #: The functions that the modules replaced by strips compute with.
 _FUNCTIONS = (
     *("conv2d", "group_norm", "linear", "scaled_dot_product_attention", "interpolate", "pad"),
+    *("conv3d", "normalize"),
     *("silu", "relu", "gelu", "mish"),
 )
 

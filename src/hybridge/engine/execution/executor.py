@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,8 +28,8 @@ from ..program.program import Program
 from .buffers import Buffers
 from .call_context import without_autocast
 from .group_norm import Moments
-from .parameters import ModuleParameters
-from .strips import AttentionStrips, ConvolutionStrips, Into, Parameters, Reading, Rows, Stored, Streamed, Strip
+from .parameters import ModuleParameters, Parameters
+from .strips import AttentionStrips, ConvolutionStrips, Into, Reading, Rows, Stored, Streamed, Strip
 from .transfer import copies_for
 from .weight_checksum import checksums
 
@@ -42,7 +43,7 @@ _Bound = ConvolutionStrips | AttentionStrips
 
 
 class Executor:
-    """A program together with a module's weights.
+    """A program of pictures together with a module's weights.
 
     Values that depend on the weights alone are computed once, and again when weights are moved, replaced or
     written.
@@ -54,6 +55,9 @@ class Executor:
         reads_weights: Whether every run first computes checksums of the weights that it needs; without it, changes
             that torch does not count, such as writes through ``parameter.data``, go unnoticed.
     """
+
+    _convolution: type[ConvolutionStrips] = ConvolutionStrips
+    _attention: type[AttentionStrips] = AttentionStrips
 
     def __init__(
         self, program: Program, module: nn.Module, spill_to: Path | None = None, *, reads_weights: bool = True
@@ -75,6 +79,7 @@ class Executor:
         *,
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
+        deliver: Callable[[torch.Tensor], None] | None = None,
     ) -> torch.Tensor:
         """Compute the program's output for ``source``.
 
@@ -83,6 +88,8 @@ class Executor:
             plan: A plan in a mode that runs in strips.
             progress: Called after every strip.
             should_stop: Called after every strip except the last.
+            deliver: For a film of one item that is computed frame by frame, takes the frames (1, C', f, H', W') as
+                soon as they are final; the output then has no frames.  Otherwise it is not called.
 
         Returns:
             (B, C', H', W'), contiguous, of the source's dtype.
@@ -94,20 +101,25 @@ class Executor:
         """
         self._check(source, plan)
         with without_autocast(source.device.type):
-            return self._run(source.resolve_neg(), plan, progress, should_stop)
+            return self._run(source.resolve_neg(), plan, progress, should_stop, deliver)
 
     def _run(
-        self, source: torch.Tensor, plan: Plan, progress: Progress | None, should_stop: ShouldStop | None
+        self,
+        source: torch.Tensor,
+        plan: Plan,
+        progress: Progress | None,
+        should_stop: ShouldStop | None,
+        deliver: Callable[[torch.Tensor], None] | None,
     ) -> torch.Tensor:
         bound = self._bind(source.dtype, plan)
-        height, width = self.program.sizes(plan.height, plan.width)[-1]
-        output = source.new_empty((plan.batch, self.program.channels[-1], height, width))
+        deliver = deliver if _is_delivered(plan) else None
+        output = self._output(source, plan, is_kept=deliver is None)
         copies = copies_for(source.device) if plan.parked_bytes else None
         with (
             borrow(source, plan.arena_bytes) as arena,
             closing(Buffers(plan, source, arena, copies, self._spill_to)) as buffers,
         ):
-            strips = self._strips(bound, source, output, plan, buffers)
+            strips = self._strips(bound, source, output, plan, buffers, deliver)
             for done, _ in enumerate(strips, start=1):
                 if progress:
                     progress(done, plan.strips)
@@ -119,6 +131,11 @@ class Executor:
                         f"the {self.program.task} was stopped", saw=f"{done} of {plan.strips} strips done"
                     )
         return output
+
+    def _output(self, source: torch.Tensor, plan: Plan, *, is_kept: bool) -> torch.Tensor:
+        del is_kept  # a picture always is
+        height, width = self.program.sizes(plan.height, plan.width)[-1]
+        return source.new_empty((plan.batch, self.program.channels[-1], height, width))
 
     def _check(self, source: torch.Tensor, plan: Plan) -> None:
         expected = (plan.batch, self.program.channels[0], plan.height, plan.width)
@@ -152,17 +169,24 @@ class Executor:
         for index in missing:
             op, way = self.program.ops[index], ways[index]
             if isinstance(op, Attend):
-                self._bound[index] = None, AttentionStrips(op, parameters, plan.arithmetic)
+                self._bound[index] = None, self._attention(op, parameters, plan.arithmetic)
             else:
-                strips = ConvolutionStrips(op, way or ConvAlgorithm("direct"), parameters, plan.arithmetic)
+                strips = self._convolution(op, way or ConvAlgorithm("direct"), parameters, plan.arithmetic)
                 self._bound[index] = way, strips
         if missing:
             trim()  # preparing takes the same memory again, scattered between the pieces that stay
         return [self._bound[index][1] for index in range(len(self.program.ops))]
 
     def _strips(
-        self, bound: list[_Bound], source: torch.Tensor, output: torch.Tensor, plan: Plan, buffers: Buffers
+        self,
+        bound: list[Any],
+        source: torch.Tensor,
+        output: torch.Tensor,
+        plan: Plan,
+        buffers: Buffers,
+        deliver: Callable[[torch.Tensor], None] | None,
     ) -> Generator[None]:
+        del deliver  # a picture is final at the end
         for item in range(plan.batch):
             ends = source[item : item + 1], output[item : item + 1]
             run = _Item(self.program, plan, bound, *ends, buffers)
@@ -219,7 +243,7 @@ class _Item:
             kept = strip.made.to(target.dtype) if sent else into(strip.first, strip.end)
             if sent:
                 sent.send(strip.first, strip.end, kept)
-            elif strip.made.data_ptr() != kept.data_ptr():
+            elif not begins_at(strip.made, kept):
                 kept.copy_(strip.made)
             if gather:  # statistics of the values as stored, which the norm will read
                 gather.add(kept)
@@ -253,6 +277,16 @@ class _Item:
         if buffer is None:
             return Streamed(self._strips_of(value - 1), *self._sizes[value])
         return self._buffers.rows(buffer, most)
+
+
+def begins_at(made: torch.Tensor, place: torch.Tensor) -> bool:
+    """Return whether rows were computed in their place, and need not be copied there."""
+    return made.data_ptr() == place.data_ptr()
+
+
+def _is_delivered(plan: Plan) -> bool:
+    """Return whether finished frames leave before the end of the run."""
+    return plan.batch == 1 and bool(plan.sections) and plan.sections[-1].is_by_frames
 
 
 def _identity(parameter: torch.Tensor) -> tuple[object, ...]:

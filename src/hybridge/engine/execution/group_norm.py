@@ -85,8 +85,10 @@ class GroupNorm:
         self.groups, self.eps = norm.groups, norm.eps
         self.weight, self.bias = weight, bias
 
-    def with_statistics(self, moments: Moments) -> Normalise:
+    def with_statistics(self, moments: Moments | None) -> Normalise:
         """Return the norm as a function for a picture with these statistics."""
+        if moments is None:
+            raise TypeError("a group norm reads a measured value")
         return Normalise(self, *moments.of_groups(self.groups))
 
 

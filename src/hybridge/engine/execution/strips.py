@@ -7,21 +7,21 @@ rows, :class:`Streamed` computes rows on request and then drops them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ..kernels.compiled import supports_layout
 from ..memory.arena import Scratch
 from ..planning.conv_algorithms import ConvAlgorithm, DeviceProfile, queries_padded
-from ..program.ops import OF_ROUNDED, Attend, Convolve, Norm
+from ..program.ops import OF_ROUNDED, Attend, Convolve
 from .attention import begin
 from .convolution import Convolution, Workspace, prepare
-from .group_norm import GroupNorm, Moments
+from .group_norm import Moments
+from .parameters import Parameters
 from .shortcut import Shortcut
 
 
@@ -45,6 +45,11 @@ class Rows(ABC):
     height: int
     width: int
 
+    @property
+    def is_laid_out(self) -> bool:
+        """Whether compiled loops can read all of it where it lies."""
+        return False
+
     @abstractmethod
     def pieces(self, start: int, stop: int, following: int) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield rows [start, stop) in pieces (first row, (1, C, n, W)); no row may be requested again.
@@ -59,6 +64,10 @@ class Stored(Rows):
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
         self.height, self.width = tensor.shape[2:]
+
+    @property
+    def is_laid_out(self) -> bool:
+        return supports_layout(self.tensor)
 
     def pieces(self, start: int, stop: int, following: int) -> Iterator[tuple[int, torch.Tensor]]:
         if start < stop:
@@ -145,34 +154,15 @@ Enter = Callable[[torch.Tensor, torch.Tensor], None]
 Into = Callable[[int, int], torch.Tensor]
 
 
-class Parameters:
-    """The parameters of a module by the name of their submodule, in the dtype to compute in."""
-
-    def __init__(self, parts: Mapping[str, nn.Module], dtype: torch.dtype) -> None:
-        self._parts, self.dtype = parts, dtype
-
-    def of(self, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return weight and bias of a layer."""
-        part: Any = self._parts[name]
-        bias = None if part.bias is None else part.bias.detach().to(self.dtype).contiguous()
-        return part.weight.detach().to(self.dtype), bias
-
-    def norm(self, norm: Norm) -> GroupNorm:
-        """Return a group norm with its parameters, in float32 or wider."""
-        part: Any = self._parts[norm.name]
-        wide = torch.promote_types(self.dtype, torch.float32)
-        return GroupNorm(norm, part.weight.detach().to(wide), part.bias.detach().to(wide))
-
-
 class ConvolutionStrips:
     """A :class:`.ops.Convolve` with its weights."""
 
     def __init__(self, op: Convolve, way: ConvAlgorithm, parameters: Parameters, arithmetic: DeviceProfile) -> None:
         self._op = op
-        weight, bias = parameters.of(op.weights.name)
+        weight, bias = parameters.of(op.weights)
         self._shortcut: Shortcut | None = None
         if op.shortcut is not None:
-            carrying, carried_bias = parameters.of(op.shortcut.name)
+            carrying, carried_bias = parameters.of(op.shortcut)
             self._shortcut = Shortcut(
                 carrying, in_bfloat16=arithmetic.rounds(op.shortcut), k_block=arithmetic.k_block
             )
@@ -220,7 +210,7 @@ class ConvolutionStrips:
                 made = room.convolve(end - first, place, added)
             else:
                 pieces = residual.pieces(first, end, after)
-                made = _add(room.convolve(end - first, None), pieces, first, place)
+                made = add_pieces(room.convolve(end - first, None), pieces, first, place)
             if self._leaving:
                 self._leaving(made)
             yield Strip(first, end, made)
@@ -240,13 +230,12 @@ class ConvolutionStrips:
             place = numbers.view(1, -1, residual.width, channels).permute(0, 3, 1, 2)
             residual = Converted(residual, place)
         if shortcut is None:
-            is_read = isinstance(as_it_is, Stored) and supports_layout(as_it_is.tensor)
-            return (as_it_is, True) if room.adds and is_read else (residual, False)
+            return (as_it_is, True) if room.adds and as_it_is.is_laid_out else (residual, False)
         place = scratch.picture(self._op.weights.out_channels, reading.rows, residual.width)
         return Carried(residual, shortcut, place), room.adds
 
     def _enter(self, moments: Moments | None) -> Enter:
-        if self._norm is None or moments is None:
+        if self._norm is None:
             normalise = _copy
         else:
             normalise = self._norm.with_statistics(moments)
@@ -262,7 +251,7 @@ class ConvolutionStrips:
         return enter
 
 
-def _add(
+def add_pieces(
     made: torch.Tensor, added: Iterator[tuple[int, torch.Tensor]], first: int, place: torch.Tensor | None
 ) -> torch.Tensor:
     """Return the sum, written to ``place`` if its dtype is as wide."""
@@ -295,14 +284,14 @@ class AttentionStrips:
         self._op, self._arithmetic = op, arithmetic
         self._norm = parameters.norm(op.norm)
         self._query, self._key, self._value, self._out = (
-            parameters.of(layer.name) for layer in (op.query, op.key, op.value, op.out)
+            parameters.linear(layer) for layer in (op.query, op.key, op.value, op.out)
         )
 
     def strips(self, reading: Reading, scratch: Scratch, into: Into | None = None) -> Generator[Strip]:
         """Yield the target's strips, in order; it may use the source's memory.  Arguments as for convolutions."""
         del into  # a strip is the sum of two others, so it cannot be written directly
-        if not isinstance(reading.source, Stored) or reading.moments is None:
-            raise TypeError("attention reads all of a stored and measured value")
+        if not isinstance(reading.source, Stored):
+            raise TypeError("attention reads all of a stored value")
         source, width = reading.source.tensor, reading.source.width
         normalise = self._norm.with_statistics(reading.moments)
         attention = begin(self._op, self._arithmetic, scratch, reading.height * width)
@@ -351,6 +340,7 @@ _IN_PLACE: dict[str, Callable[[torch.Tensor], Any]] = {
     "from_signed": lambda x: x.add_(1).div_(2),
     "to_signed": lambda x: x.mul_(2).sub_(1),
     "soft_clamp": lambda x: x.div_(3).tanh_().mul_(3),
+    "clamp": lambda x: x.clamp_(-1, 1),
 }
 
 

@@ -44,6 +44,9 @@ class Buffer:
         last_op: Index of the op after which it is freed.
         is_parked: Whether it is offloaded from the memory that the plan bounds; see :mod:`..memory.offload`.
         offset: Offset of its first byte in the run's memory; buffers that exist at the same time do not overlap.
+        frames: Number of frames.
+        keeps: The value of which it holds the slabs that later steps of a section read again; None for a buffer of
+            what an op makes.
     """
 
     channels: int
@@ -54,6 +57,8 @@ class Buffer:
     last_op: int
     is_parked: bool = False
     offset: int = 0
+    frames: int = 1
+    keeps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +133,7 @@ class Footprint:
 
         The ops' scratch memory lies below all buffers.
         """
-        placed: dict[int, Buffer] = {}
-        for index, buffer in sorted(enumerate(self.buffers), key=lambda item: -item[1].nbytes):
-            beside = [b for b in placed.values() if b.first_op <= buffer.last_op and buffer.first_op <= b.last_op]
-            offset = _aligned(max(step.scratch_bytes for step in steps[buffer.first_op : buffer.last_op + 1]))
-            for other in sorted(beside, key=lambda b: b.offset):
-                if offset + buffer.nbytes <= other.offset:
-                    break
-                offset = max(offset, _aligned(other.offset + other.nbytes))
-            if not buffer.is_parked:
-                placed[index] = replace(buffer, offset=offset)
-        return tuple(placed.get(index, buffer) for index, buffer in enumerate(self.buffers))
+        return laid_out(self.buffers, steps)
 
     def peak(self, strip_bytes: int) -> int:
         """Return the most bytes that exist at a time."""
@@ -331,7 +326,7 @@ class Footprint:
 
     def _merging(self, op: Convolve | Attend, strip_bytes: int) -> int:
         """Return the bytes needed to merge the statistics of the strips of an op's normalised source."""
-        if op.norm is None:
+        if op.norm is None or not op.norm.is_measured:
             return 0
         numbers = self._measurements(op.source - 1, strip_bytes) * self.shape.program.channels[op.source]
         return _MERGING_COPIES * _MERGING_ITEMSIZE * numbers
@@ -350,6 +345,21 @@ class Footprint:
             for index, op in enumerate(program.ops[: running + 1])
             if program.norm_of(op.target) and self.last_reads[op.target] >= running
         )
+
+
+def laid_out(buffers: Sequence[Buffer], steps: Sequence[Step]) -> tuple[Buffer, ...]:
+    """Return the buffers with their offsets; see :meth:`Footprint.laid_out`."""
+    placed: dict[int, Buffer] = {}
+    for index, buffer in sorted(enumerate(buffers), key=lambda item: -item[1].nbytes):
+        beside = [b for b in placed.values() if b.first_op <= buffer.last_op and buffer.first_op <= b.last_op]
+        offset = _aligned(max(step.scratch_bytes for step in steps[buffer.first_op : buffer.last_op + 1]))
+        for other in sorted(beside, key=lambda b: b.offset):
+            if offset + buffer.nbytes <= other.offset:
+                break
+            offset = max(offset, _aligned(other.offset + other.nbytes))
+        if not buffer.is_parked:
+            placed[index] = replace(buffer, offset=offset)
+    return tuple(placed.get(index, buffer) for index, buffer in enumerate(buffers))
 
 
 def _aligned(offset: int) -> int:

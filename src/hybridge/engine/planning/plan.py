@@ -13,6 +13,7 @@ memory that this takes; this module chooses the mode that gives up least speed f
 * ``spill``: activations lie in a file, on a GPU in the host's memory, and strips of them are fetched; beside that
   as ``lean``.
 * smaller strips
+* ``frames`` and ``rows``: for films only; see :mod:`.film_plan`.
 * ``tiles``: the module's own tiling, which is an approximation; used only if the caller allows it.
 
 All sizes are in bytes, on top of the weights, and include input and output.
@@ -29,32 +30,33 @@ from ...errors import RequestError, TooLarge
 from ...units import format_bytes
 from ..program.program import Program
 from .conv_algorithms import DeviceProfile
+from .courses import Section
 from .footprint import Buffer, Footprint, Step
 from .shape import Shape
 
 #: Rounded up, so that a budget copied from a message is never too small.
 _size = partial(format_bytes, up=True)
 
-Mode = Literal["whole", "strips", "lean", "recompute", "spill", "tiles"]
+Mode = Literal["whole", "strips", "lean", "recompute", "spill", "frames", "rows", "tiles"]
 
 #: The modes whose picture equals the plain forward's within rounding.
-WITHIN_ROUNDING: tuple[Mode, ...] = ("whole", "strips", "lean", "recompute", "spill")
+WITHIN_ROUNDING: tuple[Mode, ...] = ("whole", "strips", "lean", "recompute", "spill", "frames", "rows")
 
 #: The modes of :data:`WITHIN_ROUNDING` that offload nothing.
 IN_MEMORY: tuple[Mode, ...] = tuple(mode for mode in WITHIN_ROUNDING if mode != "spill")
 
 #: Size of a strip on a device that does not need strips for speed: it fills the device, and is small compared with
 #: an activation.
-_STRIP_BYTES_WITHOUT_CACHE = 256 * 2**20
+STRIP_BYTES_WITHOUT_CACHE = 256 * 2**20
 
 #: Memory that a run without a budget aims at, as a part of the plain forward's memory …
-_FRUGAL_PART = 0.4
+FRUGAL_PART = 0.4
 
 #: … as long as this adds no more than this part of the multiplications …
 _FRUGAL_WORK = 0.25
 
 #: … and only where strips take more than this; below it, saving memory is not worth the time.
-_FRUGAL_FROM_BYTES = 512 * 2**20
+FRUGAL_FROM_BYTES = 512 * 2**20
 
 #: Number of halvings of a strip that cost little speed; they are tried before values are recomputed.
 _CHEAP_HALVINGS = 2
@@ -83,6 +85,8 @@ class Plan:
             other than ``spill``.
         flops: Floating-point operations for the whole batch; see :meth:`.Program.flops`.
         reason: The reason for this mode and these strips, in a sentence with numbers.
+        frames: Number of frames of the input; 1 for a picture.
+        sections: For a film, which ops run together; empty for a picture, whose ops run one after another.
     """
 
     mode: Mode
@@ -97,6 +101,8 @@ class Plan:
     parked_bytes: int
     flops: int
     reason: str
+    frames: int = 1
+    sections: tuple[Section, ...] = ()
 
     @property
     def arena_bytes(self) -> int:
@@ -169,7 +175,8 @@ def plan(
 
     least = None
     in_cache = arithmetic.strip_bytes is None or whole_peak <= arithmetic.strip_bytes
-    if "whole" in modes and (in_cache or modes == ("whole",)):
+    is_faster = in_cache and not program.is_folded  # whose module multiplies three times as much
+    if "whole" in modes and (is_faster or modes == ("whole",)):
         least = whole_peak
         if budget_bytes is None or whole_peak <= budget_bytes:
             return made("whole", whole_peak, plainly)
@@ -216,7 +223,7 @@ def _in_strips(
     shape: Shape, modes: tuple[Mode, ...], budget_bytes: int | None, whole_peak: int
 ) -> Iterator[tuple[Mode, Footprint, int]]:
     """Yield the ways to run in strips, from the fastest to the one that takes the least memory."""
-    strip_bytes = shape.arithmetic.strip_bytes or _STRIP_BYTES_WITHOUT_CACHE
+    strip_bytes = shape.arithmetic.strip_bytes or STRIP_BYTES_WITHOUT_CACHE
     if budget_bytes is None:
         # Planned for one item, so that each item of a batch runs as it would alone.
         item = Shape(shape.program, 1, shape.height, shape.width, shape.arithmetic)
@@ -260,11 +267,11 @@ def _frugal(
     best = next(levels, None)
     if best is None:
         return []
-    if best[1].shape.arithmetic.strip_bytes is None or best[1].peak(strip_bytes) <= _FRUGAL_FROM_BYTES:
+    if best[1].shape.arithmetic.strip_bytes is None or best[1].peak(strip_bytes) <= FRUGAL_FROM_BYTES:
         return [best]
     work = sum(best[1].shape.work)
     for level in levels:
-        if best[1].peak(strip_bytes) <= _FRUGAL_PART * whole_peak or level[1].work > (1 + _FRUGAL_WORK) * work:
+        if best[1].peak(strip_bytes) <= FRUGAL_PART * whole_peak or level[1].work > (1 + _FRUGAL_WORK) * work:
             break
         best = level
     return [best]

@@ -14,6 +14,9 @@ from .conv_algorithms import ConvAlgorithm, DeviceProfile, algorithm_of, queries
 #: Statistics are computed in float32, from a copy of the strip where the strip's numbers are narrower.
 STATISTICS_ITEMSIZE = 4
 
+#: Frames that the classes of video VAEs pad a single frame to, in addition to keeping it.
+_FRAMES_PADDED = 3
+
 
 class Shape:
     """The values that do not depend on the planner's choices.
@@ -55,14 +58,16 @@ class Shape:
         diffusers runs norm, activation, convolution, sum and the division of the sum one after another, each into
         new memory, and all items of the batch at once.
         """
-        peak = 0
+        peak = kept = 0
         last_reads = self.program.last_reads()
         for index, op in enumerate(self.program.ops):
             held = self.program.held[index]
             named = {value for value in range(index + 1) if last_reads[value] >= index} | held | {0}
             gone_after = last_reads[op.source] == index and op.source not in held
             temporaries = self._plain_temporaries(op, gone_after=gone_after)
-            peak = max(peak, sum(self.nbytes[value] for value in named) + temporaries)
+            peak = max(peak, sum(self.nbytes[value] for value in named) + kept + temporaries)
+            if _was_over_frames(op):  # the classes keep its input for the next frame, also where there is none
+                kept += self.nbytes[op.source]
         first = self.program.ops[0]
         entered = self.nbytes[0] if isinstance(first, Convolve) and first.entering else 0
         return self.batch * (peak + entered)
@@ -87,7 +92,11 @@ class Shape:
 
     def _scratch(self, index: int, strip_bytes: int, is_streamed: bool) -> int:
         """Return the bytes that an op takes while it runs, without the streams that it reads."""
-        op, way, rows = self.program.ops[index], self.ways[index], self.rows(index, strip_bytes)
+        return self.scratch_of(index, self.rows(index, strip_bytes), is_streamed=is_streamed)
+
+    def scratch_of(self, index: int, rows: int, *, is_streamed: bool) -> int:
+        """Return the bytes that an op takes while it computes so many target rows at a time."""
+        op, way = self.program.ops[index], self.ways[index]
         strip, computed = self._strip(op, way, rows), self.arithmetic.computed_bytes
         if isinstance(op, Attend):  # keys and values of all positions
             height, width = self.sizes[op.source]
@@ -130,8 +139,15 @@ class Shape:
             return 4 * source + target
         normalising = 0 if op.norm is None else max(2 * source - gone, source - gone + target)
         convolving = max(normalising, target)
+        if _was_over_frames(op):  # its input, kept and with zeros in place of earlier frames
+            convolving = max(convolving, _FRAMES_PADDED * source + max(source, target))
         if op.residual is None:
             return convolving
         # The convolution's result, the shortcut's result and the sum, which ResnetBlock2D then divides by one.
         adding = (2 + (op.shortcut is not None) + (op.norm is not None)) * target - gone
         return max(convolving, adding)
+
+
+def _was_over_frames(op: Convolve | Attend) -> bool:
+    """Return whether an op of a folded program is, in the module, a convolution over several frames."""
+    return isinstance(op, Convolve) and op.weights.taps is not None and op.weights.taps[-1] > 0

@@ -6,7 +6,7 @@ runs and are kept, so a caller that budgets memory must count them from the begi
 
 from __future__ import annotations
 
-from ..program.ops import Attend, Convolve, Weights
+from ..program.ops import Attend, Convolve, Norm, Weights
 from ..program.program import Program
 from .conv_algorithms import DeviceProfile, algorithm_of
 
@@ -29,22 +29,31 @@ def _of_convolution(op: Convolve, arithmetic: DeviceProfile) -> int:
     way, width = algorithm_of(op, arithmetic), arithmetic.computed_bytes
     biases = {"four-phases": 4 * op.weights.out_channels}.get(way.kind, op.weights.out_channels)
     nbytes = 0
-    if arithmetic.is_widened or way.kind != "direct":  # else torch's convolution uses the module's own weights
+    are_own = way.kind == "direct" and op.weights.taps is None
+    if arithmetic.is_widened or not are_own:  # else torch's convolution uses the module's own weights
         nbytes += way.weight_bytes(op, width)
     if arithmetic.is_widened or way.kind == "four-phases" or op.shortcut is not None:
         nbytes += biases * width
     if op.shortcut is not None:
         itemsize = arithmetic.stored_bytes if arithmetic.rounds(op.shortcut) else width
         nbytes += op.shortcut.in_channels * op.shortcut.out_channels * itemsize
-    has_norm = op.norm is not None and arithmetic.stored_bytes < _NORM_BYTES
-    return nbytes + (2 * op.weights.in_channels * _NORM_BYTES if has_norm else 0)
+    frames = op.in_time.kernel if op.in_time else 1
+    return nbytes + _of_norm(op.norm, op.weights.in_channels // frames, arithmetic)
 
 
 def _of_attention(op: Attend, arithmetic: DeviceProfile) -> int:
-    nbytes = 2 * op.query.in_channels * _NORM_BYTES if arithmetic.stored_bytes < _NORM_BYTES else 0
+    nbytes = _of_norm(op.norm, op.query.in_channels, arithmetic)
     if arithmetic.is_widened:
         nbytes += sum(_linear(layer) for layer in (op.query, op.key, op.value, op.out)) * arithmetic.computed_bytes
     return nbytes
+
+
+def _of_norm(norm: Norm | None, channels: int, arithmetic: DeviceProfile) -> int:
+    if norm is None:
+        return 0
+    if norm.kind == "rms":  # its scale
+        return channels * max(arithmetic.computed_bytes, _NORM_BYTES)
+    return 2 * channels * _NORM_BYTES if arithmetic.stored_bytes < _NORM_BYTES else 0
 
 
 def _linear(layer: Weights) -> int:

@@ -49,17 +49,22 @@ class ProgramBuilder:
             ("stride 1, or 2 with a 3×3 kernel", conv.stride[0] == 1 or (conv.stride[0], weights.kernel) == (2, 3)),
             ("stride 1 where something is added", conv.stride[0] == 1 or "residual" not in around),
         )
-        op = Convolve(source, len(self._channels), weights, conv.stride[0], given, **around)
-        if weights.in_channels != self._channels[source]:
+        return self.convolve_with(source, weights, conv.stride[0], given, **around)
+
+    def convolve_with(self, source: int, weights: Weights, stride: int, padding: Padding, **around: Any) -> int:
+        """Add a convolution whose layer was checked before."""
+        op = Convolve(source, len(self._channels), weights, stride, padding, **around)
+        together, spread = (op.in_time.kernel, op.in_time.spread) if op.in_time else (1, 1)
+        if weights.in_channels != together * self._channels[source]:
             raise CannotLower(
                 f"cannot lower {weights.name}",
                 saw=f"{self._channels[source]} channels",
-                expected=weights.in_channels,
+                expected=weights.in_channels // together,
             )
         if op.residual is not None:
             added = op.shortcut.out_channels if op.shortcut else self._channels[op.residual]
             check(weights.name, ("as many channels as are added to it", added == weights.out_channels))
-        return self._add(op, weights.out_channels)
+        return self._add(op, weights.out_channels // spread)
 
     def attend(self, source: int, **layers: Any) -> int:
         inside = {layers[name].in_channels for name in ("query", "key", "value")} | {layers["out"].out_channels}
@@ -74,7 +79,7 @@ class ProgramBuilder:
             ("padding with zeros", conv.padding_mode == "zeros" and not isinstance(conv.padding, str)),
             ("one group, no dilation", conv.groups == 1 and set(conv.dilation) == {1}),
             ("a square kernel and stride", len(set(conv.kernel_size)) == 1 and len(set(conv.stride)) == 1),
-            ("parameters of its shape", _has(conv, conv.out_channels, conv.in_channels, *conv.kernel_size)),
+            ("parameters of its shape", owns(conv, conv.out_channels, conv.in_channels, *conv.kernel_size)),
         )
         return Weights(name, conv.in_channels, conv.out_channels, conv.kernel_size[0])
 
@@ -89,7 +94,7 @@ class ProgramBuilder:
         check(
             name,
             ("a Linear", kind(layer) == "Linear"),
-            ("parameters of its shape", _has(layer, layer.out_features, layer.in_features)),
+            ("parameters of its shape", owns(layer, layer.out_features, layer.in_features)),
         )
         return Weights(name, layer.in_features, layer.out_features)
 
@@ -98,7 +103,7 @@ class ProgramBuilder:
         check(
             name,
             ("a GroupNorm with weight and bias", kind(norm) == "GroupNorm" and norm.affine),
-            ("parameters of its shape", norm.bias is not None and _has(norm, self._channels[source])),
+            ("parameters of its shape", norm.bias is not None and owns(norm, self._channels[source])),
             ("groups of the same size", self._channels[source] % norm.num_groups == 0),
         )
         return Norm(name, norm.num_groups, norm.eps)
@@ -114,6 +119,9 @@ class ProgramBuilder:
         self._open.pop()
         return target
 
+    def channels(self, value: int) -> int:
+        return self._channels[value]
+
     def name(self, module: Any) -> str:
         return str(self._names.get(module, type(module).__name__))
 
@@ -125,8 +133,9 @@ class ProgramBuilder:
         around = {field: getattr(made, field) for field in Convolve.__slots__}
         self._ops[-1] = Convolve(**(around | {"leaving": function}))
 
-    def program(self, task: Task) -> Program:
-        return Program(task, self._module, tuple(self._channels), tuple(self._ops), tuple(self._held))
+    def program(self, task: Task, *, is_film: bool = False) -> Program:
+        values = tuple(self._channels), tuple(self._ops), tuple(self._held)
+        return Program(task, self._module, *values, is_film=is_film)
 
     def _add(self, op: Op, channels: int) -> int:
         self._channels.append(channels)
@@ -135,7 +144,7 @@ class ProgramBuilder:
         return op.target
 
 
-def _has(layer: Any, *shape: int) -> bool:
+def owns(layer: Any, *shape: int) -> bool:
     """Return whether a layer's weight is a parameter of this shape, and its bias, if any, has matching length."""
     weight, bias = (layer._parameters.get(name) for name in ("weight", "bias"))
     if weight is not layer.weight or bias is not layer.bias:
@@ -148,3 +157,7 @@ def check(name: str, *facts: tuple[str, bool]) -> None:
     for expected, holds in facts:
         if not holds:
             raise CannotLower(f"cannot lower {name}", expected=expected)
+
+
+def drops_nothing(dropout: Any) -> bool:
+    return kind(dropout) == "Dropout" and dropout.p == 0

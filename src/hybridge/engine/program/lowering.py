@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from ...errors import CannotLower
-from .builder import Lower, ProgramBuilder, check
+from . import wan
+from .builder import Lower, ProgramBuilder, check, drops_nothing
 from .module_structure import kind, why_replaced, why_touched
 from .ops import Padding
 from .program import Program, Task
@@ -27,6 +28,8 @@ from .program import Program, Task
 
 def lower(module: nn.Module, task: Task) -> Program:
     """Return the program of a VAE's decoder, latents (C, h, w) → picture, or encoder, picture → moments or latents.
+
+    Programs of video VAEs take films (C, T, H, W); see :attr:`.Program.is_film`.
 
     They compute the same as ``module.decode`` and ``module.encode``, including quant convolutions, but without
     slicing and tiling.
@@ -48,7 +51,7 @@ def lower(module: nn.Module, task: Task) -> Program:
         raise CannotLower(
             "cannot lower", saw=str(error), expected=f"{kind(module)} as diffusers makes it"
         ) from error
-    return builder.program(task)
+    return builder.program(task, is_film=kind(module) in wan.PREFIXES)
 
 
 def skeleton(class_name: str, config: Mapping[str, Any]) -> nn.Module:
@@ -111,7 +114,7 @@ def _resnet(builder: ProgramBuilder, block: Any, x: int) -> int:
         builder.name(block),
         ("no time embedding", block.time_emb_proj is None and block.time_embedding_norm != "scale_shift"),
         ("no resampling inside", block.upsample is None and block.downsample is None),
-        ("no dropout", _drops_nothing(block.dropout)),
+        ("no dropout", drops_nothing(block.dropout)),
         ("convolutions with stride 1", set(block.conv1.stride) == {1}),
         ("no scale on the sum", block.output_scale_factor == 1),
     )
@@ -178,7 +181,7 @@ def _attention(builder: ProgramBuilder, block: Any, x: int) -> int:
         ("no norm on queries and keys", block.norm_q is None and block.norm_k is None),
         ("no cross attention", not block.is_cross_attention and block.added_kv_proj_dim is None),
         ("its input added, unscaled", block.residual_connection and block.rescale_output_factor == 1),
-        ("an output and a dropout of none", len(block.to_out) == 2 and _drops_nothing(block.to_out[1])),
+        ("an output and a dropout of none", len(block.to_out) == 2 and drops_nothing(block.to_out[1])),
         ("queries, keys and values alike", inner == key.out_channels == value.out_channels == out.in_channels),
         ("heads of the same size", inner % block.heads == 0),
         ("1/√d as scale", processor in _SCALES_ITSELF or math.isclose(block.scale, (inner // block.heads) ** -0.5)),
@@ -186,10 +189,6 @@ def _attention(builder: ProgramBuilder, block: Any, x: int) -> int:
     return builder.attend(
         x, norm=builder.norm(block.group_norm, x), heads=block.heads, query=query, key=key, value=value, out=out
     )
-
-
-def _drops_nothing(dropout: Any) -> bool:
-    return kind(dropout) == "Dropout" and dropout.p == 0
 
 
 # --- AutoencoderTiny: a sequence of convolutions, activations, ×2 and small residual blocks -----------------------
@@ -259,6 +258,8 @@ _WHOLE: dict[tuple[str, Task], Callable[[ProgramBuilder, Any], None]] = {
     ("AutoencoderKLFlux2", "encode"): _kl_encoder,
     ("AutoencoderTiny", "decode"): _tiny_decoder,
     ("AutoencoderTiny", "encode"): _tiny_encoder,
+    **{(name, "decode"): wan.decoder for name in wan.PREFIXES},
+    **{(name, "encode"): wan.encoder for name in wan.PREFIXES},
 }
 
 _BLOCKS: dict[str, Lower] = {
@@ -270,4 +271,5 @@ _BLOCKS: dict[str, Lower] = {
     "Upsample2D": _upsample,
     "Downsample2D": _downsample,
     "AutoencoderTinyBlock": _tiny_block,
+    **wan.BLOCKS,
 }

@@ -26,6 +26,8 @@ class Program:
         ops: The ops in order; op ``i`` writes value ``i + 1`` and reads only earlier values.
         held: For every op the inputs of the blocks that contain it.  The plain forward keeps these alive until the
             block returns, because its callers still refer to them; a strip run does not.
+        is_film: Whether its values have frames, (C, T, H, W).
+        is_folded: Whether it computes a film of one frame as a picture; see :mod:`.folding`.
     """
 
     task: Task
@@ -33,6 +35,15 @@ class Program:
     channels: tuple[int, ...]
     ops: tuple[Op, ...]
     held: tuple[frozenset[int], ...]
+    is_film: bool = False
+    is_folded: bool = False
+
+    def lengths(self, frames: int) -> tuple[int, ...]:
+        """Return the number of frames of every value for an input of so many."""
+        lengths = [frames]
+        for op in self.ops:
+            lengths.append(op.output_frames(lengths[op.source]))
+        return tuple(lengths)
 
     def sizes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """Return (height, width) of every value for an input of this size."""
@@ -65,15 +76,16 @@ class Program:
 
     def norm_of(self, value: int) -> Norm | None:
         """Return the norm that needs this value's statistics, which are gathered while the value is computed."""
-        return next((op.norm for op in self.ops if op.source == value and op.norm is not None), None)
+        norms = (op.norm for op in self.ops if op.source == value and op.norm is not None)
+        return next((norm for norm in norms if norm.is_measured), None)
 
-    def flops(self, height: int, width: int) -> tuple[int, ...]:
+    def flops(self, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
         """Return the floating-point operations of every op for one item; a multiplication and its addition are two.
 
         It counts convolutions, linear layers and both products of attention.  A doubled 3×3 convolution counts as
         the four 2×2 convolutions that it is run as.
         """
-        sizes = self.sizes(height, width)
+        sizes, lengths = self.sizes(height, width), self.lengths(frames)
         counts = []
         for op in self.ops:
             rows, columns = sizes[op.target]
@@ -81,9 +93,9 @@ class Program:
             if isinstance(op, Attend):
                 linear = sum(w.in_channels * w.out_channels for w in (op.query, op.key, op.value, op.out))
                 products = 2 * positions * op.query.out_channels
-                counts.append(2 * positions * (linear + products))
+                counts.append(2 * positions * (linear + products) * lengths[op.source])
             else:
-                counts.append(2 * positions * _products_per_position(op))
+                counts.append(2 * positions * _products_per_position(op) * op.windows(lengths[op.source]))
         return tuple(counts)
 
 

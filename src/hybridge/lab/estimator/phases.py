@@ -354,6 +354,7 @@ def _exact_plan(vae: Part, itemsize: int, batch: int, height: int, width: int, b
 
 @lru_cache(8)
 def _lowered(vae: Part) -> Program:
+    from ...engine.program.folding import folded
     from ...engine.program.lowering import lower, skeleton
 
-    return lower(skeleton(vae.class_name, vae.config), "decode")
+    return folded(lower(skeleton(vae.class_name, vae.config), "decode"))

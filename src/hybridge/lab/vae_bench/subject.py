@@ -12,6 +12,7 @@ from ...engine import loading, reference, resolve
 from ...engine.latents import to_module
 from ...engine.options import choose_device
 from ...engine.planning.plan import plan
+from ...engine.program.folding import folded
 from ...engine.program.lowering import lower, skeleton
 from ...engine.program.program import Program
 from ...engine.runner import device_profile_for
@@ -68,7 +69,7 @@ def program_of(case: Case, spec: ModelSpec) -> Program:
     Raises:
         CannotLower: when the exact engine does not know the module.
     """
-    return lower(skeleton(spec.class_name, architecture(spec)), case.task)
+    return folded(lower(skeleton(spec.class_name, architecture(spec)), case.task))
 
 
 def check_plain_fits(case: Case, dtype: torch.dtype) -> None:

@@ -1,0 +1,212 @@
+"""Compute the memory of a film's run: sections of ops, the buffers of their values, and the size of strips.
+
+A value that a section passes on exists whole, all frames of it.
+Within a section there are two buffers for a value: what one step makes, from the op that makes it to the last op
+that reads it in that step, and what later steps read again, as long as the section runs.
+Sections follow one another and steps repeat, so that the lifetimes of buffers are ranges of ops, as in
+:mod:`.footprint`.
+
+A target takes over the memory of its residual where every step makes the same slabs of both, and no later op reads
+the residual.
+
+All sizes are in bytes, on top of the weights, and include input and output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..program.ops import Attend, Convolve, Op
+from ..program.program import Program
+from .conv_algorithms import DeviceProfile
+from .courses import Course, Extent, Section, is_stored
+from .footprint import Buffer, Step, laid_out
+from .shape import Shape
+
+#: Rows are normalised in pieces of at most this many bytes, two of which exist at a time; see execution's RmsNorm.
+_PIECES_BYTES = 2 * 2**20
+
+
+class FilmShape:
+    """A program of films at one size on one device.
+
+    Attributes:
+        program: The program.
+        batch: Number of items.
+        frames: Number of frames of the input.
+        arithmetic: The widths in which numbers are stored and computed.
+        picture: The sizes of one frame.
+        extents: (frames, height, width) of every value.
+        nbytes: Bytes of every value of one item.
+        ends_bytes: Bytes of input and output of the whole batch.
+        flops: Floating-point operations of every op.
+    """
+
+    def __init__(
+        self, program: Program, batch: int, frames: int, height: int, width: int, arithmetic: DeviceProfile
+    ) -> None:
+        self.program, self.batch, self.frames, self.arithmetic = program, batch, frames, arithmetic
+        self.picture = Shape(program, batch, height, width, arithmetic)
+        lengths = program.lengths(frames)
+        self.extents: tuple[Extent, ...] = tuple(
+            (length, *size) for length, size in zip(lengths, self.picture.sizes, strict=True)
+        )
+        self.nbytes = [length * nbytes for length, nbytes in zip(lengths, self.picture.nbytes, strict=True)]
+        self.ends_bytes = batch * (self.nbytes[0] + self.nbytes[-1])
+        self.flops = program.flops(height, width, frames)
+
+    def whole_peak(self) -> int:
+        """Return the peak of the module's own forward, which runs one latent frame after another.
+
+        It keeps the last two frames that each convolution over frames has read, and joins what it has computed
+        with what comes next.
+        """
+        program, nbytes = self.program, self.picture.nbytes
+        decodes = program.task == "decode"
+        fewer, more = (program.lengths(frames) for frames in ((1, 2) if decodes else (1, 5)))
+        at_once = [after - before for before, after in zip(fewer, more, strict=True)]
+        kept = peak = 0
+        for op in program.ops:
+            if isinstance(op, Convolve) and op.in_time is not None:
+                kept += (op.in_time.kernel - 1) * nbytes[op.source]
+            source, target = at_once[op.source] * nbytes[op.source], at_once[op.target] * nbytes[op.target]
+            added = target if op.residual is not None else 0
+            peak = max(peak, 2 * source + max(source, target) + added)
+        return self.ends_bytes + self.batch * (self.nbytes[-1] + kept + peak)
+
+
+class FilmFootprint:
+    """A shape with a choice of sections.
+
+    Attributes:
+        shape: The program at one size on one device.
+        sections: The sections, in order; every op is in one.
+        buffers: The buffers of the values.
+        steps: One step for every op; see :class:`.footprint.Step`.
+    """
+
+    def __init__(self, shape: FilmShape, sections: tuple[Section, ...], strip_bytes: int) -> None:
+        self.shape, self.sections = shape, sections
+        self._courses = [Course(shape.program, section, shape.extents) for section in sections]
+        self._last_reads = shape.program.last_reads()
+        self._homes: dict[int, int] = {}
+        self.buffers: list[Buffer] = []
+        for section, course in zip(sections, self._courses, strict=True):
+            self._place(section, course)
+        self.steps = self._plan_steps(strip_bytes)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most bytes that exist at a time."""
+        return max(step.taken_bytes for step in self.steps)
+
+    @property
+    def work(self) -> float:
+        """A measure of time: operations, those of tiles that reach beyond a strip included."""
+        return sum(flops * _rounded_up(step) for flops, step in zip(self.shape.flops, self.steps, strict=True))
+
+    def laid_out(self) -> tuple[Buffer, ...]:
+        """Return the buffers with their offsets."""
+        return laid_out(self.buffers, self.steps)
+
+    def _place(self, section: Section, course: Course) -> None:
+        program = self.shape.program
+        for index in section.ops:
+            op = program.ops[index]
+            value = op.target
+            if value == len(program.ops):
+                continue  # the output, which the caller gets
+            stored = is_stored(program, section, value)
+            last = self._last_step_of(value) if stored else max(program.readers(value))
+            if self._takes_over(op, index, section, course, stored=stored):
+                home = self._homes[op.residual or 0]
+                self.buffers[home] = replace(self.buffers[home], last_op=last)
+            else:
+                home = len(self.buffers)
+                slabs = None if stored else course.fresh(value)
+                self._add(value, section, slabs, section.first_op if stored else index, last)
+            self._homes[value] = home
+            if not stored and course.past(value):
+                self._add(value, section, course.past(value), section.first_op, section.end_op - 1, keeps=value)
+
+    def _add(
+        self, value: int, section: Section, slabs: int | None, first: int, last: int, keeps: int | None = None
+    ) -> None:
+        """Add a buffer of so many slabs of a value, of all of them for None."""
+        channels, (frames, height, width) = self.shape.program.channels[value], self.shape.extents[value]
+        if slabs is not None:
+            frames, height = (slabs, height) if section.axis == "frames" else (frames, slabs)
+        nbytes = frames * height * width * channels * self.shape.arithmetic.stored_bytes
+        buffer = Buffer(channels, height, width, nbytes, first, last, frames=frames, keeps=keeps)
+        self.buffers.append(buffer)
+
+    def _takes_over(self, op: Op, index: int, section: Section, course: Course, *, stored: bool) -> bool:
+        value = op.residual
+        if value is None or value not in self._homes or (isinstance(op, Convolve) and op.shortcut):
+            return False
+        if self._last_reads[value] != index or self.shape.extents[value] != self.shape.extents[op.target]:
+            return False
+        if value - 1 in section.ops:
+            return not stored and course.is_in_step(value, op.target)
+        return stored and section.slabs is None
+
+    def _last_step_of(self, value: int) -> int:
+        """Return the last op during which a stored value is read: in steps, until the section ends."""
+        last = self._last_reads[value]
+        section = next(section for section in self.sections if last in section.ops)
+        return last if section.slabs is None else section.end_op - 1
+
+    def _plan_steps(self, strip_bytes: int) -> tuple[Step, ...]:
+        steps = []
+        for section, course in zip(self.sections, self._courses, strict=True):
+            for index in section.ops:
+                op = self.shape.program.ops[index]
+                rows = self.shape.picture.rows(index, strip_bytes)
+                if section.axis == "rows":
+                    rows = min(rows, course.fresh(op.target))
+                scratch = self._scratch(index, rows)
+                beside = sum(b.nbytes for b in self.buffers if b.first_op <= index <= b.last_op)
+                steps.append(
+                    Step(
+                        self._homes.get(op.target),
+                        rows,
+                        self._strips(op, section, course, rows),
+                        scratch,
+                        self.shape.ends_bytes + beside + scratch,
+                        self.shape.flops[index],
+                        self.shape.picture.ways[index],
+                        is_streamed=op.target not in self._homes and op.target != len(self.shape.program.ops),
+                    )
+                )
+        return tuple(steps)
+
+    def _scratch(self, index: int, rows: int) -> int:
+        op, picture = self.shape.program.ops[index], self.shape.picture
+        scratch = picture.scratch_of(index, rows, is_streamed=True)
+        if op.norm is not None:
+            channels, width = self.shape.program.channels[op.source], picture.sizes[op.source][1]
+            read = rows if isinstance(op, Attend) else op.rows_read(0, rows)[1] - op.rows_read(0, rows)[0]
+            scratch += min(_PIECES_BYTES, 2 * read * width * channels * self.shape.arithmetic.computed_bytes)
+        return scratch
+
+    def _strips(self, op: Op, section: Section, course: Course, rows: int) -> int:
+        """Return in how many pieces an op is computed: of all frames of a step, for attention of one frame."""
+        frames, height, _ = self.shape.extents[op.target]
+        spans = [made[op.target] for made in course.made if made[op.target][0] < made[op.target][1]]
+        if section.axis == "rows":
+            counts = [-(-(end - first) // rows) for first, end in spans]
+            return sum(counts) * (frames if isinstance(op, Attend) else 1)
+        of_a_frame = -(-height // rows)
+        times = sum(end - first for first, end in spans) if isinstance(op, Attend) else len(spans)
+        return of_a_frame * times
+
+
+def _rounded_up(step: Step) -> float:
+    tile = 1 if step.way is None else step.way.rows
+    return -(-step.rows // tile) * tile / step.rows
+
+
+def one_by_one(ops: Sequence[int] | range) -> tuple[Section, ...]:
+    """Return a section for each op, which makes all of its target at once."""
+    return tuple(Section(index, index + 1) for index in ops)

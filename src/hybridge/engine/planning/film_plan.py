@@ -1,0 +1,184 @@
+"""Decide how a film fits in memory: which ops run over all frames, frame by frame, or row by row.
+
+There are three schedules, in this order:
+
+* ``strips``: op by op over all frames; two values exist at a time.
+* ``frames``: all ops together, a few latent frames in every step.  Of each value exists what a step makes, and the
+  two frames before it that its reader reads again.  Finished frames leave first.
+* ``rows``: ops between two attentions together, a few rows of all frames in every step.  Attention needs all rows
+  of a frame, so it and what lies on its other side run op by op, at the size of latents.
+
+Every value is computed once in each of them, and the results are equal within rounding.  Which takes least memory
+depends on the film: two frames are more than two rows of all frames, unless there are more frames than rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+from ...errors import RequestError, TooLarge
+from ...units import format_bytes
+from ..program.ops import Attend
+from ..program.program import Program
+from .conv_algorithms import DeviceProfile
+from .courses import Section
+from .film_footprint import FilmFootprint, FilmShape, one_by_one
+from .plan import FRUGAL_FROM_BYTES, FRUGAL_PART, STRIP_BYTES_WITHOUT_CACHE, WITHIN_ROUNDING, Mode, Plan
+
+_size = partial(format_bytes, up=True)
+
+#: How many latent frames, and how many rows, a step may take; more take more memory and less overhead.
+_FRAMES_IN_A_STEP = (4, 2, 1)
+_ROWS_IN_A_STEP = (8, 4, 2, 1)
+
+#: In how many steps one row is made at the least.
+_STEPS_FOR_A_ROW = (2, 4)
+
+#: Factor by which strips shrink at a time once every schedule was tried.
+_SHRINKING = 8
+
+
+def plan_film(
+    program: Program,
+    *,
+    batch: int,
+    frames: int,
+    height: int,
+    width: int,
+    arithmetic: DeviceProfile,
+    budget_bytes: int | None = None,
+    modes: tuple[Mode, ...] = WITHIN_ROUNDING,
+) -> Plan:
+    """Return the best plan to run a program of films on an input (batch, C, frames, height, width) within a budget.
+
+    Args:
+        program: The program to run; :attr:`.Program.is_film`.
+        batch: Number of items.
+        frames: Number of frames of the input.
+        height: Height of the input: in latents for a decoder, in pixels for an encoder.
+        width: Width of the input: in latents for a decoder, in pixels for an encoder.
+        arithmetic: The device's arithmetic for the dtype that activations are stored in.
+        budget_bytes: Bytes that may be taken on top of the weights; None for no bound.
+        modes: The modes to choose from.
+
+    Raises:
+        RequestError: for an invalid budget, or a film that is too small for the model.
+        TooLarge: when no plan fits the budget; it names the smallest budget that would do.
+    """
+    _check(program, batch, frames, height, width, budget_bytes)
+    shape = FilmShape(program, batch, frames, height, width, arithmetic)
+    whole_peak = shape.whole_peak()
+    budget = "no budget was set" if budget_bytes is None else f"the budget is {_size(budget_bytes)}"
+    plainly = f"the plain forward takes about {_size(whole_peak)} and {budget}"
+    flops = batch * sum(shape.flops)
+    whole = Plan("whole", batch, height, width, arithmetic, (), (), (), whole_peak, 0, flops, plainly, frames)
+    least = None
+    in_cache = arithmetic.strip_bytes is None or whole_peak <= arithmetic.strip_bytes
+    if "whole" in modes and (in_cache or modes == ("whole",)):
+        least = whole_peak
+        if budget_bytes is None or whole_peak <= budget_bytes:
+            return whole
+    enough = budget_bytes
+    if enough is None and arithmetic.strip_bytes is not None:
+        enough = max(FRUGAL_FROM_BYTES, int(FRUGAL_PART * whole_peak))
+    best: tuple[Mode, FilmFootprint] | None = None
+    for mode, footprint in _schedules(shape, modes, with_smaller_strips=budget_bytes is not None):
+        if best is None or footprint.peak_bytes < best[1].peak_bytes:
+            best = mode, footprint
+        if enough is None or footprint.peak_bytes <= enough:
+            break
+    if best is not None:
+        mode, footprint = best
+        least = min(footprint.peak_bytes, least or footprint.peak_bytes)
+    if best is None or (budget_bytes is not None and least is not None and least > budget_bytes):
+        unit = "latents" if program.task == "decode" else "pixels"
+        raise TooLarge(
+            f"{program.task} of {batch} × {frames}×{height}×{width} {unit} does not fit the budget",
+            saw=_size(budget_bytes or 0),
+            expected=f"at least {_size(least or whole_peak)}",
+            hint="that budget, a smaller or shorter film, fewer at a time, or half precision",
+            least_bytes=least or whole_peak,
+        )
+    return replace(
+        whole,
+        mode=mode,
+        steps=footprint.steps,
+        buffers=footprint.laid_out(),
+        last_reads=program.last_reads(),
+        peak_bytes=footprint.peak_bytes,
+        reason=f"{plainly}; {_described(footprint)} take {_size(footprint.peak_bytes)}",
+        sections=footprint.sections,
+    )
+
+
+def _check(program: Program, batch: int, frames: int, height: int, width: int, budget_bytes: int | None) -> None:
+    if budget_bytes is not None and budget_bytes <= 0:
+        raise RequestError("not a budget", saw=f"{budget_bytes} bytes", expected="more than zero, or None")
+    if min(batch, frames, height, width) < 1:
+        saw = f"{batch} × {frames}×{height}×{width}"
+        raise RequestError("nothing to run", saw=saw, expected="at least one of each")
+    if min(min(size) for size in program.sizes(height, width)) < 1:
+        raise RequestError("the film is too small for this model", saw=f"{height}×{width}")
+
+
+def _schedules(
+    shape: FilmShape, modes: tuple[Mode, ...], *, with_smaller_strips: bool
+) -> Iterator[tuple[Mode, FilmFootprint]]:
+    """Yield schedules from the fastest to the one that takes the least memory."""
+    strip_bytes = shape.arithmetic.strip_bytes or STRIP_BYTES_WITHOUT_CACHE
+    choices = [(mode, sections) for mode, sections in sections_of(shape) if mode in modes]
+    for mode, sections in choices:
+        yield mode, FilmFootprint(shape, sections, strip_bytes)
+    while with_smaller_strips and strip_bytes > 1:
+        strip_bytes = max(1, strip_bytes // _SHRINKING)
+        for mode, sections in dict(choices).items():  # of each mode the schedule with the smallest steps
+            yield mode, FilmFootprint(shape, sections, strip_bytes)
+
+
+def sections_of(shape: FilmShape) -> Iterator[tuple[Mode, tuple[Section, ...]]]:
+    """Yield the schedules of a film, each as (mode, sections)."""
+    program = shape.program
+    every = range(len(program.ops))
+    yield "strips", one_by_one(every)
+    latent_frames = shape.extents[0][0] if program.task == "decode" else shape.extents[-1][0]
+    for count in _FRAMES_IN_A_STEP:
+        if count < latent_frames:
+            slabs = count if program.task == "decode" else -(-shape.frames // latent_frames) * count
+            yield "frames", (Section(0, len(program.ops), "frames", slabs),)
+    run = _heaviest_run(shape)
+    if len(run) > 1:
+        before, after = one_by_one(every[: run.start]), one_by_one(every[run.stop :])
+        scale = _scale(shape, run)
+        steps = [(count * scale, 1) for count in _ROWS_IN_A_STEP] + [(scale, count) for count in _STEPS_FOR_A_ROW]
+        for slabs, of_steps in steps:
+            yield "rows", (*before, Section(run.start, run.stop, "rows", slabs, of_steps), *after)
+
+
+def _heaviest_run(shape: FilmShape) -> range:
+    """Return the ops between two attentions whose values are largest together."""
+    ops, best, first = shape.program.ops, range(0), 0
+    for index in range(len(ops) + 1):
+        if index < len(ops) and not isinstance(ops[index], Attend):
+            continue
+        run = range(first, index)
+        if sum(shape.nbytes[op + 1] for op in run) > sum(shape.nbytes[op + 1] for op in best):
+            best = run
+        first = index + 1
+    return best
+
+
+def _scale(shape: FilmShape, run: range) -> int:
+    """Return how many rows of the run's last target there are for a row of latents."""
+    rows = shape.extents[run.stop][1]
+    return max(1, -(-rows // min(extent[1] for extent in shape.extents)))
+
+
+def _described(footprint: FilmFootprint) -> str:
+    together = max(footprint.sections, key=lambda section: len(section.ops))
+    if together.slabs is None:
+        return "strips of all frames"
+    unit = f"{together.axis}" if together.slabs > 1 else together.axis.removesuffix("s")
+    steps = f"in {together.of_steps} steps" if together.of_steps > 1 else "at a time"
+    return f"{len(together.ops)} ops together, {together.slabs} {unit} {steps},"

@@ -1,0 +1,226 @@
+"""Films in every schedule against the plain forward in float64, which runs one latent frame after another."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from films import distance, in_float64, noise, plainly, small_qwen, small_wan, source_for, to
+
+import hybridge
+from hybridge.engine.execution.film_executor import FilmExecutor
+from hybridge.engine.planning.conv_algorithms import DeviceProfile
+from hybridge.engine.planning.film_footprint import FilmFootprint, FilmShape
+from hybridge.engine.planning.film_plan import plan_film, sections_of
+from hybridge.engine.planning.plan import Plan
+from hybridge.engine.program.lowering import lower
+from hybridge.engine.program.program import Program
+from hybridge.engine.runner import Runner
+from hybridge.engine.vae_adapters import Call
+from hybridge.errors import RequestError, Stopped, TooLarge
+from hybridge.lab.harness.memory import PeakBytes
+
+#: Fewer blocks than the real ones, with each kind of resampling.
+SHORT: dict[str, Any] = {"dim_mult": [1, 2, 2], "temperal_downsample": [True, True]}
+
+MODULES = {
+    "wan": small_wan,
+    "qwen": lambda: small_qwen(**SHORT),
+    "time in none": lambda: small_wan(dim_mult=[1, 2], temperal_downsample=[False]),
+}
+
+
+def plans(
+    program: Program, source: torch.Tensor, how: DeviceProfile, strip_bytes: int, *, every: bool = False
+) -> Iterator[Plan]:
+    """Yield a plan for every schedule, or for the one of each mode with the smallest steps."""
+    batch, _, frames, height, width = source.shape
+    shape = FilmShape(program, batch, frames, height, width, how)
+    schedules = list(sections_of(shape))
+    for mode, sections in schedules if every else dict(schedules).items():
+        made = FilmFootprint(shape, sections, strip_bytes)
+        yield Plan(
+            *(mode, batch, height, width, how, made.steps, made.laid_out(), program.last_reads()),
+            *(made.peak_bytes, 0, 0, "", frames, sections),
+        )
+
+
+def check_schedules(module: Any, task: str, source: torch.Tensor, strip_bytes: int, *, every: bool = False) -> int:
+    program, judge = lower(module, task), in_float64(module, task, source)
+    executor = FilmExecutor(program, module)
+    count = 0
+    how = DeviceProfile(8, 8, strip_bytes, transform_from=1)
+    for chosen in plans(program, source, how, strip_bytes, every=every):
+        assert distance(executor.run(source, chosen), judge) < 1e-12
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("task", ["decode", "encode"])
+def test_every_schedule_gives_the_right_answer(task) -> None:
+    """Five latent frames: all of them at once, four, two and one at a time, and by rows."""
+    module = to(small_wan(**SHORT), torch.float64)
+    assert check_schedules(module, task, source_for(task, 5, (3, 2)).double(), 2**17, every=True) == 1 + 3 + 6
+
+
+@pytest.mark.parametrize("task", ["decode", "encode"])
+@pytest.mark.parametrize("name", MODULES)
+def test_every_model_gives_the_right_answer(name, task) -> None:
+    module = to(MODULES[name](), torch.float64)
+    check_schedules(module, task, source_for(task, 3, (3, 2)).double(), 2**16)
+
+
+@pytest.mark.parametrize("task", ["decode", "encode"])
+def test_strips_of_one_row(task) -> None:
+    module = to(small_wan(**SHORT), torch.float64)
+    check_schedules(module, task, source_for(task, 2, (2, 2)).double(), 1)
+
+
+@pytest.mark.parametrize("latents", [(1, 1), (1, 3), (5, 2)])
+@pytest.mark.parametrize("task", ["decode", "encode"])
+def test_any_size(task, latents) -> None:
+    module = to(small_wan(**SHORT), torch.float64)
+    check_schedules(module, task, source_for(task, 2, latents).double(), 2**16)
+
+
+@pytest.mark.parametrize("frames", [2, 4, 8, 10])
+def test_an_encoder_drops_frames_that_no_latent_frame_holds(frames) -> None:
+    module = small_wan(**SHORT)
+    pixels = noise(1, 3, frames, 16, 8).clamp(-1, 1)
+    made = Runner(module).run("encode", pixels, modes=("strips", "frames"))
+    plain = plainly(module, "encode", pixels).double()
+    assert made.shape == plain.shape
+    assert distance(made, plain) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("dtype", "how", "times"),
+    [
+        (torch.float32, DeviceProfile(4, 4, 2**16), 1.25),  # 0.8 to 1.2, by width
+        (torch.bfloat16, DeviceProfile(2, 4, 2**16, transform_from=1), 1.0),
+    ],
+    ids=["float32", "bfloat16"],
+)
+@pytest.mark.parametrize("task", ["decode", "encode"])
+def test_no_further_from_float64_than_the_plain_forward(task, dtype, how, times) -> None:
+    """Over two models."""
+    ours: dict[int, float] = {}
+    plain = 0.0
+    for seed in range(2):
+        module = to(small_wan(seed, **SHORT), dtype)
+        source = source_for(task, 2, (4, 3), seed=seed).to(dtype)
+        judge, program = in_float64(module, task, source), lower(module, task)
+        plain += distance(plainly(module, task, source), judge)
+        for number, chosen in enumerate(plans(program, source, how, 2**16)):
+            made = FilmExecutor(program, module).run(source, chosen)
+            ours[number] = ours.get(number, 0.0) + distance(made, judge)
+    assert max(ours.values()) <= times * plain
+
+
+def test_no_light_change_where_a_history_would_be_lost() -> None:
+    """Others that decode in chunks lose a frame of history between frames 5 and 6."""
+    module = to(small_wan(**SHORT), torch.float64)
+    source = source_for("decode", 3, (3, 2)).double()
+    program, judge = lower(module, "decode"), in_float64(module, "decode", source)
+    for chosen in plans(program, source, DeviceProfile(8, 8, 2**16), 2**16):
+        made = FilmExecutor(program, module).run(source, chosen)
+        for frame in (4, 5, 6):
+            assert distance(made[:, :, frame], judge[:, :, frame]) < 1e-12
+
+
+def test_items_of_a_batch_do_not_touch_each_other() -> None:
+    module = small_wan(**SHORT)
+    source = noise(2, 4, 2, 3, 2)
+    runner = Runner(module)
+    together = runner.run("decode", source, modes=("frames",))
+    for index, alone in enumerate(source):
+        assert torch.equal(together[index : index + 1], runner.run("decode", alone[None], modes=("frames",)))
+
+
+@pytest.mark.parametrize(("task", "strip_bytes"), [("decode", 2**16), ("encode", 2**18)])
+def test_peak_is_what_torch_allocates(task, strip_bytes) -> None:
+    module, source = small_wan(**SHORT), source_for(task, 2, (8, 6))
+    program = lower(module, task)
+    executor = FilmExecutor(program, module)
+    for chosen in plans(program, source, DeviceProfile(4, 4, strip_bytes), strip_bytes):
+        executor.run(source, chosen)  # what is made once from the weights is weights
+        gc.collect()
+        with PeakBytes([module]) as live:
+            live.count(source)
+            result = executor.run(source, chosen)
+        assert result is not None
+        assert chosen.peak_bytes == pytest.approx(live.peak_bytes, rel=0.1, abs=20_000), chosen.mode
+
+
+def test_frames_leave_as_soon_as_they_are_final() -> None:
+    module, source = small_wan(**SHORT), noise(1, 4, 4, 3, 2)
+    heard: list[torch.Tensor] = []
+    done: list[tuple[int, int]] = []
+    runner = Runner(module)
+    call = Call(is_bitwise=False, on_chunk=heard.append)
+    made = runner.run(
+        "decode", source, modes=("frames",), call=call, progress=lambda *counts: done.append((len(heard), *counts))
+    )
+    assert made.numel() == 0
+    assert sum(chunk.shape[2] for chunk in heard) == 13
+    assert torch.equal(torch.cat(heard, 2), runner.run("decode", source, modes=("frames",)))
+    assert len(heard) > 1
+    first = next(strips for chunks, strips, _ in done if chunks)
+    assert first < done[-1][2] / 1.5
+
+
+def test_progress_counts_every_strip() -> None:
+    module, source = small_wan(**SHORT), noise(1, 4, 2, 3, 2)
+    program = lower(module, "decode")
+    for chosen in plans(program, source, DeviceProfile(4, 4, 2**16), 2**16):
+        heard: list[tuple[int, int]] = []
+        FilmExecutor(program, module).run(source, chosen, progress=lambda *count, to=heard: to.append(count))
+        assert heard == [(done, chosen.strips) for done in range(1, chosen.strips + 1)]
+
+
+def test_stopping_frees_the_memory() -> None:
+    module, source = small_wan(**SHORT), noise(1, 4, 2, 3, 2)
+    program = lower(module, "decode")
+    executor = FilmExecutor(program, module)
+    for chosen in plans(program, source, DeviceProfile(4, 4, 2**16), 2**16):
+        executor.run(source, chosen)
+        asked: list[int] = []
+
+        def after_some(asked: list[int] = asked, middle: int = chosen.strips // 2) -> bool:
+            asked.append(0)
+            return len(asked) == middle
+
+        with PeakBytes([module]) as live:
+            live.count(source)
+            with pytest.raises(Stopped, match="strips done"):
+                executor.run(source, chosen, should_stop=after_some)
+            gc.collect()
+            assert live.live_bytes == source.nbytes
+
+
+@torch.no_grad()
+def test_exact_answers_as_the_module_does() -> None:
+    module = small_wan(**SHORT)
+    exact = hybridge.exact(module, budget="1MiB")
+    latents, pixels = source_for("decode", 3), source_for("encode", 3)
+    assert exact.why_plain("decode", latents) is None
+    assert distance(exact.decode(latents).sample, in_float64(module, "decode", latents)) < 1e-5
+    mode = exact.encode(pixels).latent_dist.mode()
+    assert distance(mode, in_float64(module, "encode", pixels)[:, :4]) < 1e-5
+    with pytest.raises(RequestError, match="NaN or infinity"):
+        exact.decode(latents * torch.inf)
+    with pytest.raises(RequestError, match="nothing to run"):
+        exact.decode(latents[:, :, :0])
+
+
+def test_a_budget_that_nothing_fits_is_refused_with_the_least_that_would_do() -> None:
+    program = lower(small_wan(**SHORT), "decode")
+    how = DeviceProfile(4, 4, 2**16)
+    size = {"batch": 1, "frames": 5, "height": 8, "width": 8}
+    with pytest.raises(TooLarge) as refused:
+        plan_film(program, **size, arithmetic=how, budget_bytes=1000)
+    least = refused.value.least_bytes
+    assert plan_film(program, **size, arithmetic=how, budget_bytes=least).peak_bytes <= least

@@ -1,0 +1,79 @@
+"""Small video VAEs with random weights, and their right answer in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from diffusers import AutoencoderKLQwenImage, AutoencoderKLWan
+from diffusers.models.autoencoders import autoencoder_kl_qwenimage, autoencoder_kl_wan
+from torch import nn
+
+
+def small_wan(seed: int = 0, kind: type = AutoencoderKLWan, **config: Any) -> Any:
+    """Wan 2.1's blocks, f8t4, with 8 to 32 channels instead of 96 to 384."""
+    torch.manual_seed(seed)
+    config = {"base_dim": 8, "z_dim": 4, "num_res_blocks": 1} | config
+    return with_random_norms(kind(**config).eval())
+
+
+def small_qwen(seed: int = 0, **config: Any) -> Any:
+    return small_wan(seed, AutoencoderKLQwenImage, **config)
+
+
+def with_random_norms(module: Any) -> Any:
+    """Norms that have been trained: at first their factors are all one."""
+    for name, parameter in module.named_parameters():
+        if name.endswith("gamma"):
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    return module
+
+
+def to(module: Any, dtype: torch.dtype) -> Any:
+    return nn.Module.to(module, dtype)  # diffusers' own warns
+
+
+@torch.no_grad()
+def plainly(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
+    if task == "decode":
+        return module.decode(source).sample
+    return module.encode(source).latent_dist.parameters
+
+
+def in_float64(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
+    """The right answer: the plain forward in float64 throughout."""
+    dtype = next(module.parameters()).dtype
+    with without_float32():
+        judge = plainly(to(module, torch.float64), task, source.double())
+    to(module, dtype)
+    return judge
+
+
+@contextmanager
+def without_float32() -> Iterator[None]:
+    """Wan's nearest ×2 goes through float32, which costs a float64 forward its precision."""
+    upsamples = autoencoder_kl_wan.WanUpsample, autoencoder_kl_qwenimage.QwenImageUpsample
+    first, second = (mock.patch.object(one, "forward", nn.Upsample.forward) for one in upsamples)
+    with first, second:
+        yield
+
+
+def distance(of: torch.Tensor, judge: torch.Tensor) -> float:
+    return float((of.double() - judge).norm() / judge.norm())
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def source_for(
+    task: str, frames: int, latents: tuple[int, int] = (5, 3), channels: int = 4, seed: int = 0
+) -> torch.Tensor:
+    """Latents, or pixels: for encoders a few more than whole latents have, in space and time."""
+    height, width = latents
+    if task == "decode":
+        return noise(1, channels, frames, height, width, seed=seed)
+    return noise(1, 3, 4 * frames - 3, 8 * height + 3, 8 * width + 5, seed=seed).clamp(-1, 1)
