@@ -24,9 +24,10 @@ serve: $(VENV)/server ## A server; ARGS="sdxl --host 0.0.0.0"
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # Libraries of quantised weights are beside the environment: diffusers imports whichever it finds, which takes
 # seconds, and every test that starts a process would wait for that.
-test: $(VENV)/dev $(VENV)/quantisers ## All tests that need no GPU
+test: $(VENV)/dev $(VENV)/quantisers $(VENV)/lora ## All tests that need no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not quantisers" $(WORKERS) $(ARGS)
 	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantisers $(WORKERS) tests/lab tests/engine/text
+	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/lora $(BIN)/python -m pytest tests/server/test_loras.py
 
 # In a copy of the sources, for the library works only where the sanitizer was loaded before Python.  libstdc++ is loaded
 # with it, or the sanitizer ends the process at the first exception of torch; -s, or pytest keeps its report.
@@ -64,6 +65,11 @@ clean: ## Remove the virtual environment
 $(VENV)/server $(VENV)/dev: $(VENV)/%: pyproject.toml constraints.txt hatch_build.py $(wildcard src/hybridge/engine/kernels/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable '.[$*]'
+	@touch $@
+
+# Beside the environment, because diffusers imports it wherever it is installed.
+$(VENV)/lora: $(VENV)/dev
+	$(INSTALL) --no-deps --upgrade --target $@ peft
 	@touch $@
 
 # Compiled: torchao's sources make Python warn when it compiles them, and warnings end tests.

@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from ..models import ModelParts, TextSpec
     from ..server.process.server import ListenOptions
@@ -74,6 +75,7 @@ def serve(context: typer.Context) -> None:
             texts=_quantised(models_parts, settings),
             prompt_cache_bytes=settings.prompt_cache_mib * 2**20,
             prompt_disk_cache=_on_disk(settings),
+            lora_folder=_lora_folder(settings),
             options=EngineOptions(settings.device, settings.dtype, settings.exactness, settings.spill),
             limits=settings.queue_limits,
             memory_bytes=memory_bytes,
@@ -128,6 +130,18 @@ def _quantised(models_parts: Sequence[ModelParts], settings: Settings) -> list[T
                 expected="a model with text encoders",
             )
     return [replace(text, quantisation=settings.quantisation_of(text.name)) for text in texts]
+
+
+def _lora_folder(settings: Settings) -> Path | None:
+    from ..engine.text.lora import is_available
+    from ..errors import HybridgeError
+
+    folder = settings.lora_dir
+    if folder is not None and not folder.is_dir():
+        raise HybridgeError("no folder of LoRAs", saw=folder, expected="--lora-dir with a folder")
+    if folder is not None and not is_available():
+        raise HybridgeError("LoRAs need peft", hint="pip install 'hybridge[server,lora]'")
+    return folder
 
 
 def _on_disk(settings: Settings) -> PromptDiskCache | None:

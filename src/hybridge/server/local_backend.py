@@ -6,6 +6,7 @@ Only the files called ``local_…`` know the engine, each of them one kind of mo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from ..engine import Engine, EngineOptions
@@ -38,6 +39,7 @@ class LocalBackend:
         texts: Text encoders, which are loaded when they are first needed.
         prompt_cache_bytes: Size of the cache of embeddings.
         prompt_disk_cache: Cache of embeddings on disk; the backend closes it.
+        lora_folder: Folder of the LoRAs that requests for embeddings may name.
         others: Models of further kinds.
     """
 
@@ -54,12 +56,13 @@ class LocalBackend:
         texts: Sequence[TextSpec] = (),
         prompt_cache_bytes: int = 0,
         prompt_disk_cache: PromptDiskCache | None = None,
+        lora_folder: Path | None = None,
         others: Sequence[LocalModels[Any, Any]] = (),
     ) -> None:
         options = options or EngineOptions()
         self._kinds: Sequence[LocalModels[Any, Any]] = (
             VaeModels(engines, cold, options, batch_limit),
-            TextModels(texts, options, prompt_cache_bytes, batch_limit, prompt_disk_cache),
+            TextModels(texts, options, prompt_cache_bytes, batch_limit, prompt_disk_cache, lora_folder),
             *others,
         )
         self._kind_of = {part: kind for kind in self._kinds for part in kind.parts}

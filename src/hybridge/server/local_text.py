@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .. import __version__
@@ -12,11 +13,13 @@ from ..engine.options import choose_device
 from ..engine.text import Embeddings, TextEngine
 from ..engine.text.fingerprint import fingerprint
 from ..engine.text.layers import Progress, ShouldStop
+from ..engine.text.lora import Lora, is_available
 from ..engine.text.repository import open_repository
 from ..errors import EngineFailure, HybridgeError
 from ..models import QUANTISATIONS, TextSpec
 from ..protocol import PROMPT_ITEM_BYTES, PromptAnswer, WireTensor
 from ..protocol.torch import from_torch
+from .local_loras import LoraFolder
 from .local_models import LocalModels
 from .prompt_cache import PromptCache, key_of
 from .prompt_disk_cache import PromptDiskCache
@@ -44,6 +47,7 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
         cache_bytes: Size of the cache of answers.
         batch_limit: Jobs that may share a run; None decides for each device.
         on_disk: Keeps answers beyond the end of the process.
+        lora_folder: Where the LoRAs are that requests may name.
     """
 
     def __init__(
@@ -53,10 +57,12 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
         cache_bytes: int,
         batch_limit: int | None = None,
         on_disk: PromptDiskCache | None = None,
+        lora_folder: Path | None = None,
     ) -> None:
         self._specs = {text_part(spec.name): spec for spec in specs}
         self._options = options
         self._batch_limit, self._on_disk = batch_limit, on_disk
+        self._loras = LoraFolder(lora_folder)
         self._answers = PromptCache(cache_bytes)
         self._facts: dict[str, dict[str, str]] = {}  # of what was loaded last
         self._fingerprints: dict[str, dict[str, Any]] = {}  # by the files' identity
@@ -97,6 +103,7 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
         return {"fingerprint": {**self._fingerprints[identity], "weights": identity}}
 
     def kept_result(self, job: PromptJob) -> PromptResult | None:
+        self._lora_of(job)  # refused before it waits, or a model is loaded for it
         answer = None if self.engine_of(job.part) is None else self._answers.get(self._key(job))
         return None if answer is None else PromptResult(answer, is_from_cache=True)
 
@@ -156,6 +163,7 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
 
         how: dict[str, Any] = {"progress": progress, "should_stop": should_stop, "reserve": reserve}
         with self._cache.running(0) as grow, map_torch_errors(f"a {job.part} job", engine.device.value):
+            engine.adapters.use(self._lora_of(job))
             if len(jobs) == 1:
                 made = [engine.encode(job.request.inputs, pictures, **how)]
             else:
@@ -179,7 +187,14 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
     def _key(self, job: PromptJob) -> str:
         # Where bits count, nothing will do that several requests shared a run for.
         facts = {**self._facts[job.spec.name], "exactness": self._options.exactness}
+        lora = self._lora_of(job)
+        if lora is not None:
+            facts |= {"lora": lora.name, "lora_file": lora.identity, "lora_scale": repr(lora.scale)}
+            facts["peft"] = importlib.metadata.version("peft") if is_available() else ""
         return key_of(facts, job.request, job.pictures)
+
+    def _lora_of(self, job: PromptJob) -> Lora | None:
+        return None if job.lora is None else self._loras.find(job.lora)
 
     def close(self) -> None:
         if self._on_disk is not None:

@@ -193,6 +193,10 @@ class Settings(BaseSettings):
     prompt_cache_gib: Annotated[float, Flag(heading=_LOAD)] = Field(
         default=8, gt=0, description="GiB that they may take there."
     )
+    lora_dir: Annotated[Path | None, Flag(heading=_LOAD, default="none")] = Field(
+        default=None,
+        description="Folder of safetensors files with LoRAs, which requests for text embeddings may name.",
+    )
     job_ttl_s: Annotated[float, Flag(heading=_LOAD)] = Field(
         default=3600, gt=0, description="Seconds for which a result is kept."
     )

@@ -25,6 +25,7 @@ from .footprint import Reserve, reserved
 from .joining import join, split
 from .layers import Layer, Progress, ShouldStop, layers_of, told_between
 from .loading import TextParts
+from .lora import Adapters
 from .pictures import PREPARED, Prepared
 from .quantisation import held_bytes, no_gradients
 from .repository import Repository, open_repository
@@ -74,6 +75,7 @@ class TextEngine:
         device: Where they are, and why there.
         limits: What one request may hold.
         weights_bytes: Of all encoders.
+        adapters: The LoRA that the encoders have.
     """
 
     repository: Repository
@@ -81,6 +83,7 @@ class TextEngine:
     device: Choice[torch.device]
     limits: TextLimits = field(default_factory=TextLimits)
     weights_bytes: int = field(init=False)
+    adapters: Adapters = field(init=False, repr=False, compare=False)
     _facts: Facts = field(init=False, repr=False)
     _layers: tuple[Layer, ...] = field(init=False, repr=False, compare=False)
     _lock: threading.Lock = field(init=False, repr=False, compare=False, default_factory=threading.Lock)
@@ -89,6 +92,7 @@ class TextEngine:
         models = self.parts.encoders.values()
         own = {id(one): held_bytes(one) for model in models for one in (*model.parameters(), *model.buffers())}
         object.__setattr__(self, "weights_bytes", sum(own.values()))  # the class is frozen to everyone else
+        object.__setattr__(self, "adapters", Adapters(self.parts))
         object.__setattr__(self, "_facts", _facts_of(self.parts))
         object.__setattr__(self, "_layers", layers_of(models))
 
@@ -223,9 +227,7 @@ class TextEngine:
         Args:
             several: Requests with the same options and the same kinds of prompts, for a pipeline whose embeddings
                 have a length that does not depend on the longest prompt.
-            progress: As for :meth:`encode`.
-            should_stop: The same.
-            reserve: The same.
+            progress, should_stop, reserve: As for :meth:`encode`.
 
         Raises:
             HybridgeError: as :meth:`encode` does, for all of them.
@@ -257,12 +259,12 @@ class TextEngine:
                 made, cut = self._encode(asked.some(indices), images)
                 pieces.append(made)
                 truncated += [replace(one, index=indices[one.index]) for one in cut]
-            layouts = self.side.layouts
-            parted = split(join(pieces, groups, layouts), [one.count for one in several], layouts)
+            tensors = join(pieces, groups, self.side.layouts)
+        parted = split(tensors, [one.count for one in several], self.side.layouts)
         answers, begin = [], 0
-        for one, tensors in zip(several, parted, strict=True):
+        for one, part in zip(several, parted, strict=True):
             own = [cut for cut in truncated if begin <= cut.index < begin + one.count]
-            answers.append(Embeddings(tensors, tuple(replace(cut, index=cut.index - begin) for cut in own)))
+            answers.append(Embeddings(part, tuple(replace(cut, index=cut.index - begin) for cut in own)))
             begin += one.count
         return answers
 

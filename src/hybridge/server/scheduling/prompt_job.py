@@ -17,6 +17,9 @@ from .limits import Limits
 
 _MOST_SHOWN = 60
 
+#: Members of a request that name a LoRA, and the largest factor of one.
+_LORA, _LORA_SCALE, _MOST_SCALE = "lora", "lora_scale", 10
+
 #: Prompts of a job that shares a run.
 _MOST_SHARED = 4
 
@@ -45,17 +48,27 @@ class PromptResult(Result):
 
 
 @dataclass(frozen=True, slots=True)
+class LoraChoice:
+    """A LoRA of the server that a request names, and the factor of its part."""
+
+    name: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class PromptJob(Job[PromptResult]):
     """Prompts that were accepted.
 
     Attributes:
         request: What to do; its pictures are in ``pictures`` by now.
         pictures: uint8 (1, H, W, 3) each.
+        lora: The LoRA of its text encoders, if it names one; what names it is not in ``request`` any more.
     """
 
     spec: TextSpec
     request: PromptRequest
     pictures: tuple[WireTensor, ...] = ()
+    lora: LoraChoice | None = None
 
     @property
     def task(self) -> Task:
@@ -94,7 +107,7 @@ class PromptJob(Job[PromptResult]):
         # A second prompt that is "" means the first, as null does.
         kinds |= {name: True for name in kinds if inputs[name] == "" and not name.endswith("prompt")}
         options = {name: value for name, value in inputs.items() if name not in texts}
-        return (self.part, json.dumps([kinds, options], sort_keys=True))
+        return (self.part, self.lora, json.dumps([kinds, options], sort_keys=True))
 
     @property
     def result_bytes(self) -> int:
@@ -124,6 +137,7 @@ def admit_prompt(request: PromptRequest, spec: TextSpec, limits: Limits) -> Prom
         TooLarge: when it would pass a limit.
     """
     side = spec.side
+    request, lora = _without_lora(request)
     known = [*dict.fromkeys([*(parameter.name for parameter in side.parameters), *side.negatives])]
     for name in request.inputs:
         if name not in known:
@@ -146,7 +160,25 @@ def admit_prompt(request: PromptRequest, spec: TextSpec, limits: Limits) -> Prom
         pictures.append(read_picture(file, max_pixels=limits.max_pixels - pixels, multiple=1))
         pixels += pictures[-1].shape[1] * pictures[-1].shape[2]
         limits.check_pixels(pixels, f"{len(pictures)} pictures")
-    return PromptJob(spec, replace(request, images=()), tuple(pictures))
+    return PromptJob(spec, replace(request, images=()), tuple(pictures), lora)
+
+
+def _without_lora(request: PromptRequest) -> tuple[PromptRequest, LoraChoice | None]:
+    """The request without what names a LoRA, which is the server's affair and not the pipeline's."""
+    inputs = dict(request.inputs)
+    name, scale = inputs.pop(_LORA, None), inputs.pop(_LORA_SCALE, None)
+    if name is None and scale is not None:
+        raise RequestError(f"`{_LORA_SCALE}` without `{_LORA}`", expected="the name of a LoRA of this server")
+    if name is None:
+        return replace(request, inputs=inputs), None
+    if not isinstance(name, str):
+        raise RequestError(f"`{_LORA}` is no name", saw=repr(name)[:_MOST_SHOWN], expected="one name")
+    scale = 1.0 if scale is None else scale
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or abs(scale) > _MOST_SCALE:
+        raise RequestError(
+            f"`{_LORA_SCALE}` cannot be", saw=repr(scale)[:_MOST_SHOWN], expected=f"-{_MOST_SCALE} to {_MOST_SCALE}"
+        )
+    return replace(request, inputs=inputs), LoraChoice(name, float(scale))
 
 
 def _cut(answer: PromptAnswer) -> str | None:
