@@ -83,7 +83,7 @@ class Engine:
         modes: tuple[Mode, ...] = IN_MEMORY if keeps_off_the_disk else WITHIN_ROUNDING
         if options.exactness == "bitwise":
             modes = ("whole",)
-        identity = Identity.of_folder(loading.weight_files(spec))
+        identity = Identity.of_model(spec)
         return cls(spec, module, device, dtype, modes, options.spill, identity)
 
     @property

@@ -13,6 +13,11 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
+from ..errors import HybridgeError
+from ..models import ModelSpec
+from .loading import is_path, snapshot
+from .weights import read_headers
+
 #: Bytes that are read at a time; hashing them releases the interpreter's lock.
 _PIECE_BYTES = 4 * 2**20
 
@@ -39,8 +44,21 @@ class Identity:
         threading.Thread(target=self._read, name="hybridge-hash", daemon=True).start()
 
     @classmethod
-    def of_folder(cls, files: Sequence[Path]) -> Identity:
-        """Return the identity of these files; the folder of a snapshot is named after its commit."""
+    def of_model(cls, spec: ModelSpec) -> Identity:
+        """Return the identity of a model that was loaded, without files if they are gone; nothing is downloaded."""
+        from huggingface_hub import try_to_load_from_cache
+
+        source, subfolder = Path(spec.source), spec.subfolder or ""
+        try:
+            if source.exists() or is_path(spec.source):
+                where = source if source.is_file() else snapshot(source) / subfolder
+            else:
+                config = try_to_load_from_cache(spec.source, f"{subfolder}/config.json".lstrip("/"))
+                where = Path(config).parent if isinstance(config, str) else source
+            files = read_headers(spec.name, where).files
+        except (OSError, HybridgeError):
+            return cls((), None)
+        # The folder of a snapshot is named after its commit.
         parents = [parent for path in files[:1] for parent in path.parents if parent.parent.name == "snapshots"]
         return cls(files, parents[0].name if parents else None)
 

@@ -233,21 +233,6 @@ def load(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> Any:
     raise refusal  # outside of except: the first error's traceback would keep the tensors loaded so far
 
 
-def weight_files(spec: ModelSpec) -> tuple[Path, ...]:
-    """Return the files of a model's weights that are on this machine; nothing is downloaded.
-
-    Raises:
-        ModelUnavailable: when they are not there.
-    """
-    from huggingface_hub import snapshot_download
-
-    source = Path(spec.source)
-    if not source.exists() and not is_path(spec.source):
-        source = Path(snapshot_download(spec.source, local_files_only=True))
-    where = source if source.is_file() else snapshot(source) / (spec.subfolder or "")
-    return read_headers(spec.name, where).files
-
-
 def _no_room(spec: ModelSpec, needed_bytes: int, device: torch.device) -> HybridgeError:
     free = available_bytes() if device.type == "cpu" else free_bytes(device)
     return OutOfMemory(
