@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 
 import hybridge as package
 from hybridge.engine import Engine, EngineOptions, options, to_pixels
+from hybridge.errors import OutOfMemory
 from hybridge.models import look_up
 
 
@@ -106,6 +107,38 @@ def test_serve_and_every_verb_that_talks_to_it(specs, picture, tmp_path) -> None
     one, other = pixels(tmp_path / "remote.png"), pixels(tmp_path / "local.webp")
     assert one.shape == (96, 128, 3)
     assert np.abs(one.astype(int) - other).max() <= 1
+
+
+def test_a_picture_that_is_resized_is_said_to_be(specs, tmp_path) -> None:
+    Image.new("RGB", (101, 67)).save(tmp_path / "odd.png")
+    done = hybridge("encode", tmp_path / "odd.png", "--model", f"mine={specs['sd-v1'].source}")
+    assert "warning: the picture of 101x67 pixels was resized to 96x64" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["decode", "encode"])
+def test_what_runs_out_of_memory_is_tried_with_a_smaller_plan(specs, picture, tmp_path, monkeypatch, verb) -> None:
+    """As a server does.  The plan of a small picture is patched: one that small has no smaller plan."""
+    budgets: list[int | None] = []
+    real = getattr(Engine, verb)
+
+    def run(
+        engine: Engine, given: torch.Tensor, *, budget_bytes: int | None = None, **about: object
+    ) -> torch.Tensor:
+        budgets.append(budget_bytes)
+        if budget_bytes is None:
+            raise OutOfMemory("the device has too little memory")
+        return real(engine, given, **about)
+
+    monkeypatch.setattr(Engine, verb, run)
+    monkeypatch.setattr(Engine, "smaller_budget", lambda *_, peak_bytes: peak_bytes // 2)
+    latents = tmp_path / "latents.npy"
+    np.save(latents, np.zeros((1, 4, 8, 8), np.float32))
+    source = latents if verb == "decode" else picture
+    hybridge(verb, source, "-o", tmp_path / f"out{latents.suffix if verb == 'encode' else '.png'}",
+             "--model", f"mine={specs['sd-v1'].source}", "--device", "cpu")  # fmt: skip
+    assert budgets[0] is None
+    assert budgets[1] is not None
+    assert budgets[1] > 0
 
 
 def test_scaled_latents_know_what_they_are(specs, picture, tmp_path) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import HybridgeError
-from ..models import Normalisation, latent_space
-from ..protocol import Answer, DecodeRequest, EncodeRequest, FileAnswer, Request, TensorAnswer, WireTensor
+from ..errors import HybridgeError, OutOfMemory
+from ..models import Normalisation, image_layout, latent_space, latents_layout
+from ..protocol import Answer, DecodeRequest, EncodeRequest, FileAnswer, Request, TensorAnswer, VaeTask, WireTensor
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -114,7 +114,6 @@ def write_film(
 
     from ..client.videos import written
     from ..engine import Engine, EngineOptions, limit_threads, resolve
-    from ..models import latents_layout
     from ..protocol.torch import to_torch
     from ..protocol.video_writer import VideoWriter
 
@@ -154,7 +153,15 @@ def _decoded(engine: Engine, request: DecodeRequest) -> FileAnswer:
 
     sent, sides = _normalisation(engine, request), (request.height, request.width)
     _tell(engine, [*examine_elements(request.latents, engine.spec, sent, *sides)])
-    signed = engine.decode(to_torch(request.latents), sent=sent, height=request.height, width=request.width)
+    latents, layout = to_torch(request.latents), latents_layout(request.latents.shape, engine.spec, *sides)
+    signed = _in_less_if_need_be(
+        engine,
+        "decode",
+        (layout.batch, *layout.picture, layout.video_frames),
+        lambda budget_bytes: engine.decode(
+            latents, sent=sent, height=request.height, width=request.width, budget_bytes=budget_bytes
+        ),
+    )
     _tell(engine, [*examine_output(signed, lambda: vary(request.latents.to_numpy()))])
     answer = write_picture(from_torch(to_pixels(signed)), request.picture_format, quality=request.quality)
     if not request.metadata:
@@ -171,11 +178,16 @@ def _decoded(engine: Engine, request: DecodeRequest) -> FileAnswer:
 def _tell(engine: Engine, found: list[Finding]) -> None:
     """Print warnings about latents, or refuse them, as a server does."""
     from ..models.doctor.requests import refuse_errors
-    from .console import screen
 
     refuse_errors(found, engine.spec)
     for finding in found:
-        screen(stderr=True).print(f"warning: {finding} ({finding.code})", markup=False, highlight=False)
+        _warn(finding.code, str(finding))
+
+
+def _warn(code: str, text: str) -> None:
+    from .console import screen
+
+    screen(stderr=True).print(f"warning: {text} ({code})", markup=False, highlight=False)
 
 
 def _encoded(engine: Engine, request: EncodeRequest) -> TensorAnswer:
@@ -187,15 +199,44 @@ def _encoded(engine: Engine, request: EncodeRequest) -> TensorAnswer:
     image = request.image
     if not isinstance(image, WireTensor):
         spec = engine.spec
-        image = read_file(image, is_video=spec.is_video, max_pixels=_MAX_PIXELS, multiple=spec.spatial_factor)
-    latents = engine.encode(
-        to_torch(image),
-        wanted=_normalisation(engine, request),
-        value_range=request.value_range,
-        sample=request.sample,
-        seed=request.seed,
+        image = read_file(
+            image, is_video=spec.is_video, max_pixels=_MAX_PIXELS, multiple=spec.spatial_factor, note=_warn
+        )
+    pixels, wanted = to_torch(image), _normalisation(engine, request)
+    layout = image_layout(image.shape, engine.spec, is_bytes=image.dtype == "uint8")
+    latents = _in_less_if_need_be(
+        engine,
+        "encode",
+        (layout.batch, layout.height, layout.width, layout.frames),
+        lambda budget_bytes: engine.encode(
+            pixels,
+            wanted=wanted,
+            value_range=request.value_range,
+            sample=request.sample,
+            seed=request.seed,
+            budget_bytes=budget_bytes,
+        ),
     )
     return TensorAnswer(from_torch(latents))
+
+
+def _in_less_if_need_be(
+    engine: Engine, task: VaeTask, size: tuple[int, int, int, int], run: Callable[[int | None], Any]
+) -> Any:
+    """Return the tensor that ``run`` returns for a budget in bytes: none, or a smaller plan's if memory ran out."""
+    try:
+        return run(None)
+    except OutOfMemory as failure:
+        refusal = OutOfMemory(failure.what, hint=failure.hint)
+    # Outside of the except block, because the failure's traceback holds the tensors of the failed run.
+    try:
+        peak_bytes = engine.plan(task, *size).peak_bytes
+    except HybridgeError:  # the module has no plan
+        raise refusal from None
+    smaller_bytes = engine.smaller_budget(task, *size, peak_bytes=peak_bytes)
+    if smaller_bytes is None:
+        raise refusal
+    return run(smaller_bytes)
 
 
 def _normalisation(engine: Engine, request: Request) -> Normalisation | None:

@@ -168,6 +168,24 @@ class Engine:
         is_bitwise_film = self._runner.takes_films and self.modes == ("whole",)
         return self._runner.why_plain(task) or ("exactness is bitwise" if is_bitwise_film else None)
 
+    def smaller_budget(self, task: Task, *size: int, peak_bytes: int) -> int | None:
+        """Return the budget for another attempt after a run with this planned peak ran out of memory.
+
+        It is half of the peak, or the least that works; None if that is not less.
+
+        Args:
+            task: As for :meth:`plan`.
+            size: Batch, height, width and frames, as for :meth:`plan`.
+            peak_bytes: The peak of the plan that failed.
+        """
+        half_bytes = peak_bytes // 2
+        try:
+            self.plan(task, *size, budget_bytes=half_bytes)
+        except TooLarge as refusal:
+            least_bytes = refusal.least_bytes
+            return least_bytes if least_bytes is not None and least_bytes < peak_bytes else None
+        return half_bytes
+
     def _plan_whole(self, task: Task, shape: tuple[int, ...], reason: str, budget_bytes: int | None) -> Plan:
         """Return the plan to run the class's own forward, for an input of this shape."""
         adapter, is_bitwise = adapter_of(self.module), self.modes == ("whole",)

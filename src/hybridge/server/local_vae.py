@@ -69,16 +69,6 @@ class Run:
             return RunInfo("whole", why=str(reason))
         return RunInfo(plan.mode, plan.peak_bytes, float(plan.flops), plan.reason)
 
-    def smaller_than(self, peak_bytes: int) -> int | None:
-        """Return half of the bytes that failed, or the least that works; None if that is not less."""
-        half_bytes = peak_bytes // 2
-        try:
-            self.plan(half_bytes)
-        except TooLarge as refusal:
-            least_bytes = refusal.least_bytes
-            return least_bytes if least_bytes is not None and least_bytes < peak_bytes else None
-        return half_bytes
-
     def tensors(self, budget_bytes: int | None) -> list[tuple[WireTensor | None, tuple[Finding, ...]]]:
         """What each of the jobs asks for, None where a film took it, and what its sender should hear of."""
         tensors = [job.tensor for job in self.jobs]
@@ -227,7 +217,7 @@ class VaeModels(LocalModels[Engine, VaeJob]):
         if len(jobs) > 1 or ran.peak_bytes is None:
             raise refusal
         self._cache.release_idle()
-        smaller_bytes = run.smaller_than(ran.peak_bytes)
+        smaller_bytes = engine.smaller_budget(jobs[0].task, *jobs[0].size, peak_bytes=ran.peak_bytes)
         if smaller_bytes is None:
             raise refusal
         smaller = run.plan(smaller_bytes)

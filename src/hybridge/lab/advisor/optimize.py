@@ -191,7 +191,7 @@ def _undone(steps: Sequence[Step]) -> list[str]:
     for step in reversed(steps):
         try:
             stays += stack.undo([step])
-        except Exception:  # noqa: PERF203 - the rest has to come off all the same, and the first failure is told
+        except Exception:
             stays.append(step.technique.name)
     return stays
 

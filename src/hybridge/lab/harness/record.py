@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def begin(benchmark: str, environment: Mapping[str, Any], arguments: Mapping[str
     about = {
         "schema": SCHEMA,
         "benchmark": benchmark,
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
         "environment": environment,
         "arguments": arguments,
     }

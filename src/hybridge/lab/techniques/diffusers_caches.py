@@ -15,7 +15,7 @@ import torch
 from .evidence import spared, watching
 from .patching import drop_idle
 from .pipeline_context import PipelineContext
-from .technique import Change, Proof, Technique, Undo, Witness, row
+from .technique import Change, Missing, Proof, Technique, Undo, Witness, row
 
 #: Steps between two computations, as the paper has them: of self-attention, and of attention to the prompt.
 _SELF_ATTENTION_EVERY, _CROSS_ATTENTION_EVERY = 2, 6
@@ -144,6 +144,20 @@ def _by_defaults(name: str) -> Change:
     return apply
 
 
+def _why_no_first_block(context: PipelineContext) -> Missing | None:
+    """diffusers looks for the lists of blocks that its transformers have; without one it raises an IndexError."""
+    from diffusers.hooks._common import _ALL_TRANSFORMER_BLOCK_IDENTIFIERS
+
+    names = {name for name, part in context.denoiser.named_children() if isinstance(part, torch.nn.ModuleList)}
+    if not names.isdisjoint(_ALL_TRANSFORMER_BLOCK_IDENTIFIERS):
+        return None
+    kind = type(context.denoiser).__name__
+    instead = None if getattr(context.pipe, "unet", None) is None else "deepcache"
+    return Missing(
+        "unavailable", f"it works on a list of transformer blocks, which a {kind} does not have", instead
+    )
+
+
 def _mag_cache(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     from diffusers.hooks import MagCacheConfig, apply_mag_cache
     from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
@@ -173,7 +187,7 @@ DIFFUSERS_CACHES: tuple[Technique, ...] = (
     row("pab", _pab),
     row("taylorseer", partial(_taylorseer, cache_identifiers=[r".*transformer_blocks\.\d+"])),
     row("taylorseer-defaults", _taylorseer),
-    row("first-block-cache", _by_defaults("first_block_cache")),
+    row("first-block-cache", _by_defaults("first_block_cache"), _why_no_first_block),
     row("sea-cache", _by_defaults("sea_cache")),
     row("mag-cache", _mag_cache),
     row("faster-cache", _faster_cache),

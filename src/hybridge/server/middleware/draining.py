@@ -8,7 +8,6 @@ cancelled, and each client gets an error.
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -151,9 +150,8 @@ class DrainMiddleware:
         except asyncio.CancelledError:
             if is_answered or not self._drain.is_over:
                 raise
-            if sys.version_info >= (3, 11):
-                task = asyncio.current_task()
-                assert task is not None  # noqa: S101 - as above
-                task.uncancel()
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101 - as above
+            task.uncancel()
             late = ShuttingDown("the server shut down before this request was done", hint="another server")
             await refuse(late, scope, receive, send, headers=_CLOSE)
