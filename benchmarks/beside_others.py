@@ -1,9 +1,9 @@
 """A decode alone and beside busy processes, by how OpenMP's threads wait for each other: milliseconds.
 
-torch's operators and the engine's loops end at barriers.  GNU's OpenMP spins there for a while before it sleeps.
-On processors that others need as well, a thread that spins takes time from the one that it waits for.  How long it
-spins is read from the environment when the library is loaded, so each way of waiting has a process of its own.  All
-of them are ready all the time and decode in turns of a second or two, so that neighbours are seconds apart.
+torch's operators and the engine's kernels end at barriers, where GNU's OpenMP spins for a while before it sleeps.
+On busy processors, a thread that spins takes time from the thread that it waits for.  How long it spins is read
+from the environment when the library is loaded, so each setting has its own process.  All processes are started
+first and decode in turns of a second or two, so that the measurements that are compared are seconds apart.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WAITS = {
 
 @dataclass(frozen=True)
 class Entrant:
-    """Who decodes (``exact`` or ``diffusers``), how its threads wait, and the pipe to its process."""
+    """A process that decodes with ``exact`` or ``diffusers``, the setting of its threads, and the pipe to it."""
 
     who: str
     wait: str
@@ -47,7 +47,7 @@ class Entrant:
 
 
 def decode_on_request(pipe: Connection, who: str, model: str, size: int, dtype: str) -> None:
-    """Receives a number of seconds, decodes for so long, and answers with the milliseconds of each decode."""
+    """Receive a number of seconds, decode for so long, and send the milliseconds of each decode."""
     import torch
 
     from hybridge.engine import keep_pieces
@@ -74,7 +74,7 @@ def decode_on_request(pipe: Connection, who: str, model: str, size: int, dtype: 
 
 
 def compute_forever() -> None:
-    """A program that never waits."""
+    """Compute without ever waiting."""
     while True:
         pass
 
@@ -99,7 +99,7 @@ def start(who: str, wait: str, arguments: argparse.Namespace) -> Entrant:
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
-    """So many processes that never wait."""
+    """Run so many processes that never wait, inside the block."""
     context = multiprocessing.get_context("spawn")
     others = [context.Process(target=compute_forever, daemon=True) for _ in range(count)]
     for other in others:

@@ -1,7 +1,7 @@
-"""What the queue saves: twelve pictures, made and decoded one after the other and overlapping.
+"""Time saved by the decode queue: twelve pictures, generated and decoded one after another or overlapping.
 
-A generator that takes as long as a decode, 12 items, the starter behind a server on loopback.  The generator waits
-instead of computing, as one on another device does; on the processor that decodes, nothing could overlap.
+The generator takes as long as a decode; the starter runs behind a server on loopback.  The generator waits instead
+of computing, as if it ran on another device: on the processor that decodes, nothing could overlap.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RECORDS = Path(__file__).parent / "records"
 
 
 def measure(engine: Engine, size: int, repeats: int, limit: int) -> dict[str, list[float]]:
-    """Seconds of every run: {way: [...]}, the ways taking turns."""
+    """Return the seconds of every run, {way: [...]}; the ways take turns."""
     generator = torch.Generator().manual_seed(SEED)
     latents = torch.randn(1, 4, size // 8, size // 8, generator=generator)
     samples: dict[str, list[float]] = {"decode": [], "sequential": [], "queue": []}

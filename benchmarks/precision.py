@@ -1,8 +1,8 @@
-"""What fewer bits on the wire cost: the shipped photograph as latents of every dtype, and as every picture format.
+"""The loss by fewer bits: the shipped photograph as latents of every dtype, and in every picture format.
 
 The latents are the starter's, as a pipeline has them, in float32.  PSNR is against the picture that the float32
-latents give, and against the photograph.  ``uint8`` is not on the wire: it is simulated here, affine for each
-channel, to judge whether it should be.
+latents give, and against the photograph.  The protocol has no ``uint8``: it is simulated here, affine for
+each channel, to judge whether it would be useful.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ SCALED = Scaling.of(True, None, None)
 
 
 def psnr_db(one: Any, other: Any) -> float | None:
-    """None where both are the same."""
+    """Return the PSNR in dB; None if both are equal."""
     error = np.mean((np.asarray(one, np.float64) - np.asarray(other, np.float64)) ** 2)
     return round(float(10 * np.log10(255**2 / error)), 2) if error else None
 
 
 def as_uint8(latents: np.ndarray) -> np.ndarray:
-    """Through eight bits and back, with a scale and an offset for each channel."""
+    """Quantise to eight bits and back, with a scale and an offset for each channel."""
     low, high = (reduce(latents, axis=(0, 2, 3), keepdims=True) for reduce in (np.min, np.max))
     step = (high - low) / 255
     return (((latents - low) / step).round() * step + low).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What the wire costs beside the engine alone: ``make bench``.
+"""The overhead of the protocol over the engine alone: ``make bench``.
 
 One decode of the starter model, four ways, interleaved in one process against one server on loopback:
 
@@ -35,7 +35,7 @@ RECORDS = Path(__file__).parent / "records"
 
 
 def measure(engine: Engine, size: int, repeats: int) -> dict[str, dict[str, list[float]]]:
-    """Milliseconds of every run: {way: {"wall": [...], "device": [...]}}, after one warm-up of each."""
+    """Return the milliseconds of every run, {way: {"wall": [...], "device": [...]}}, after one warm-up of each."""
     generator = torch.Generator().manual_seed(SEED)
     latents = (
         torch.randn(1, 4, size // 8, size // 8, generator=generator) / engine.spec.normalisation.scaling_factor
@@ -77,7 +77,7 @@ def measure(engine: Engine, size: int, repeats: int) -> dict[str, dict[str, list
 
 
 def table(samples: dict[str, dict[str, list[float]]]) -> str:
-    """Medians as Markdown; ratios against the engine alone."""
+    """Return the medians as Markdown, with ratios to the engine alone."""
     alone = statistics.median(samples["engine"]["wall"])
     rows = ["| way | ms | × engine | overhead, ms |", "|---|---|---|---|"]
     for name, kept in samples.items():

@@ -1,12 +1,12 @@
-"""Many clients, mixed models that do not fit together, requests of every kind; how much memory grows meanwhile.
+"""Growth of memory under many clients, with models that do not fit together and requests of every kind.
 
 ::
 
     python benchmarks/soak.py --minutes 10
 
 The server runs in a process of its own, with room for two of its models.  Clients hang up at random, ask for work
-later, and send nonsense.  The first minute fills caches; growth is counted from its end, by the resident memory
-that the kernel tells of.
+later, and send invalid requests.  The first minute fills caches; growth is counted from its end, as the resident
+memory that the kernel reports.
 """
 
 from __future__ import annotations

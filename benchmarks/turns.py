@@ -1,7 +1,7 @@
-"""The engine alone and the server under load, in turns of seconds, both ready all the time: pictures a second.
+"""Pictures per second of the engine alone and of the server under load, in turns of seconds.
 
-``hybridge bench serve`` starts every server anew, so that what it compares lies half a minute apart.  A shared
-machine drifts more in that time than a server loses.  Here neighbours are seconds apart.
+``hybridge bench serve`` starts every server anew, so the measurements that it compares are half a minute apart.
+The speed of a shared machine drifts more in that time than a server costs.  Here they are seconds apart.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RECORDS = Path(__file__).parent / "records"
 
 
 def engine_alone(parent: Connection, size: int) -> None:
-    """Hears for how many seconds to decode, and says how many pictures a second that gave; ends with the pipe."""
+    """Receive a number of seconds, decode for so long, and send the pictures per second; end with the pipe."""
     keep_pieces()  # as `hybridge serve` does
     engine, given = Engine.load(look_up(MODEL), EngineOptions()), latents(MODEL, size, 0)
     to_pixels(engine.decode(given)).cpu()
@@ -46,7 +46,7 @@ def engine_alone(parent: Connection, size: int) -> None:
 
 
 def served(request: PreparedRequest, clients: int, bounds: Bounds) -> float:
-    """Pictures a second from the first request to the last answer."""
+    """Return the pictures per second from the first request to the last answer."""
     samples = closed([request] * clients, bounds)
     failed = [sample.outcome for sample in samples if sample.outcome != OK]
     if failed:
@@ -55,7 +55,7 @@ def served(request: PreparedRequest, clients: int, bounds: Bounds) -> float:
 
 
 def measure(size: int, clients: int, seconds: float, turns: int) -> dict[str, list[float]]:
-    """{who: [pictures a second in each turn]}; who is first alternates."""
+    """Return {name: [pictures per second in each turn]}; the order alternates."""
     load = Load((Kind(MODEL, size),))
     asked = ServeArguments(None, (load,), clients, None, 256, seconds, None, ("hybridge",), "png", turns, 120)
     ours, theirs = multiprocessing.get_context("spawn").Pipe()

@@ -3,7 +3,7 @@
     python examples/encode_generate_decode.py                                # offline: a mirror for a generator
     python examples/encode_generate_decode.py --real --server http://gpu-box:8000
 
-With --real the generator is Stable Diffusion v1.5 without a VAE, as in the text that this follows.
+With --real the generator is Stable Diffusion v1.5 without a VAE, as in diffusers' documentation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROMPT = "A fantasy landscape, trending on artstation"
 
 
 def mirrored(latents: torch.Tensor) -> torch.Tensor:
-    """Stands in for a generator: the left half, and the same from the other side."""
+    """A replacement for a generator: the left half of the latents and its mirror image."""
     left = latents[..., : latents.shape[-1] // 2]
     return torch.cat([left, left.flip(-1)], dim=-1)
 

@@ -3,7 +3,7 @@
     python examples/queueing.py                                              # offline: a stand-in for a generator
     python examples/queueing.py --real --server http://gpu-box:8000
 
-The text that this follows has a thread, a queue.Queue and a sentinel for it; here that is `client.decode_queue`.
+diffusers' documentation uses a thread, a queue.Queue and a sentinel; here `client.decode_queue` does that.
 In a notebook, `callback=lambda finished: display(finished.result())` shows each picture as it comes.
 """
 

@@ -183,7 +183,7 @@ def test_a_full_disk_fails_one_request(spec, tight_bytes, latents, tmp_path, mon
             assert decode(address, latents, 8, timeout=WAIT_S).status_code == 200
         again = decode(address, latents, timeout=WAIT_S)
     assert (failed.status_code, failed.json()["code"]) == (507, "OutOfMemory")
-    assert "no room to park" in failed.json()["error"]
+    assert "no room to offload" in failed.json()["error"]
     assert os.strerror(errno.ENOSPC) in failed.json()["error"]
     assert (again.status_code, said(again)["mode"]) == (200, "spill")
 

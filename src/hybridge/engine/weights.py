@@ -237,7 +237,7 @@ def fill(module: Any, stored: Stored, dtype: torch.dtype) -> Any:
     if unlike.missing_keys:
         raise ValueError(f"it has no {', '.join(unlike.missing_keys[:3])}")
     if unlike.unexpected_keys:
-        _log.warning("weights that nobody asks for: %s", ", ".join(unlike.unexpected_keys[:3]))
+        _log.warning("unused weights: %s", ", ".join(unlike.unexpected_keys[:3]))
     return module
 
 

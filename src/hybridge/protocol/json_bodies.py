@@ -75,7 +75,7 @@ def read_json_body(body: bytes) -> tuple[bytes, dict[str, Any]]:
         try:
             encoded = memoryview(inputs.encode("ascii"))
         except UnicodeEncodeError:
-            _refuse_base64("a character that is none of its 64")
+            _refuse_base64("a character outside of its alphabet")
         return decode_base64(encoded), parameters
     return decode_base64(encoded, is_escaped=True), parameters
 
@@ -249,7 +249,7 @@ def _pieces(encoded: memoryview, *, is_escaped: bool) -> Iterator[bytes]:
             try:
                 piece = json.loads(b'"' + piece + b'"', strict=False).encode("ascii")
             except ValueError:
-                _refuse_base64("a character that is none of its 64")
+                _refuse_base64("a character outside of its alphabet")
         yield piece
 
 
@@ -257,7 +257,7 @@ def _decode_exactly(text: bytes) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except ValueError:  # binascii.Error is a subclass
-        _refuse_base64("a character that is none of its 64")
+        _refuse_base64("a character outside of its alphabet")
 
 
 def _refuse_base64(saw: str) -> NoReturn:

@@ -95,7 +95,7 @@ class LocalModels(ABC, Generic[EngineT, JobT]):
             engine: The loaded model.
             jobs: One, or several of equal batch keys.
             progress: Called between two steps with the number of steps done and of all; short jobs run meanwhile.
-            should_stop: Whether nobody waits for these jobs any more.
+            should_stop: Returns True once the clients of these jobs have left.
 
         Raises:
             HybridgeError: when they fail.

@@ -120,7 +120,7 @@ class Settings(BaseSettings):
         default="info", description="debug, info, warning or error."
     )
     keys: Path | None = Field(
-        default=None, description="File of API keys, from `hybridge keys add`; without it nobody needs one."
+        default=None, description="File of API keys, from `hybridge keys add`; without it no key is needed."
     )
     public: bool = Field(default=False, description="Listen on every address; refused without --keys.")
     max_inflight_mib: int = Field(default=1024, ge=1, description="Most MiB of all bodies that are being received.")
@@ -148,7 +148,7 @@ class Settings(BaseSettings):
         default=1024, ge=1, description="MiB of tensors that may wait; beyond it 429."
     )
     deadline_s: Annotated[float | None, Flag(heading=_LOAD, default="never")] = Field(
-        default=None, gt=0, description="Seconds after which a request is given up with 504."
+        default=None, gt=0, description="Time limit of a request in seconds; after it the answer is 504."
     )
     memory: Annotated[
         int | None,
@@ -167,7 +167,7 @@ class Settings(BaseSettings):
     )
     spill: Annotated[Path | None, Flag(heading=_LOAD, default="none: what does not fit is refused")] = Field(
         default=None,
-        description="Folder in which a CPU may park activations, namelessly, when --memory has no room for them.",
+        description="Folder for a CPU's activations, in files without a name, when --memory has no room for them.",
     )
     spool: Annotated[Path | None, Flag(heading=_LOAD, default="nothing is written to disk")] = Field(
         default=None, description="Folder in which long work survives the process."
@@ -218,7 +218,7 @@ class Settings(BaseSettings):
             except ValueError:
                 raise ValueError(f"{value!r} is no address or network, such as 10.0.0.2 or 10.0.0.0/8") from None
             if not network.prefixlen:
-                raise ValueError("a proxy that may be anybody lets everybody choose an address of their own")
+                raise ValueError("trusting every peer would let every client choose its own address")
             networks.append(str(network))
         return tuple(networks)
 

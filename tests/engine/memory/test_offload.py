@@ -199,7 +199,7 @@ def test_it_is_the_last_exact_way(hungry) -> None:
     assert hybridge.exact(vae, "32MiB").plan("decode", 1, 64, 64).mode not in ("spill", "tiles")
     chosen = hybridge.exact(vae, BUDGET).plan("decode", 1, 64, 64)
     assert chosen.mode == "spill"
-    assert "of activations parked elsewhere" in chosen.reason
+    assert "of activations offloaded" in chosen.reason
     with pytest.raises(TooLarge):
         hybridge.exact(vae, BUDGET, spill=False).decode(latents)
 
@@ -240,7 +240,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(hungry, tmp_path, monkeypatch) -
     monkeypatch.setattr("hybridge.engine.memory.offload.os.posix_fallocate", no_room)
     with pytest.raises(OutOfMemory, match="No space left on device") as refused:
         hybridge.exact(vae, BUDGET, spill=tmp_path).decode(latents)
-    assert "no room to park" in str(refused.value)
+    assert "no room to offload" in str(refused.value)
     assert not [*tmp_path.iterdir()]
 
 

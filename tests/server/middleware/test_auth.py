@@ -284,7 +284,7 @@ class TestOpening:
         assert check_opening(Settings(host="::1")) is None
         assert not caplog.records
         assert check_opening(Settings(host="0.0.0.0")) is None  # noqa: S104 - not bound
-        assert "anybody who can reach 0.0.0.0" in caplog.text
+        assert "every machine that can reach 0.0.0.0" in caplog.text
 
     def test_a_file_without_keys_or_no_file(self, tmp_path) -> None:
         with pytest.raises(HybridgeError, match=r"cannot be read.*hybridge keys add"):

@@ -65,7 +65,7 @@ def _mapped_file(nbytes: int, folder: Path | None) -> mmap.mmap:
             return mmap.mmap(file.fileno(), nbytes)
     except OSError as error:
         raise OutOfMemory(
-            f"no room to park {nbytes} bytes of activations",
+            f"no room to offload {nbytes} bytes of activations",
             saw=f"{where}: {error.strerror}",
             hint="another folder to spill to, or a larger budget",
         ) from None

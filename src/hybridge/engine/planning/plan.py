@@ -187,7 +187,7 @@ def plan(
             again = chosen.work / sum(shape.work) - 1
             more = f" and {again:.0%} more multiplications" if chosen.streamed else ""
             if chosen.parked:
-                more += f", with {_size(chosen.parked_bytes)} of activations parked elsewhere"
+                more += f", with {_size(chosen.parked_bytes)} of activations offloaded"
             return made(
                 mode,
                 peak,

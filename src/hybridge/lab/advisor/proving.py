@@ -41,7 +41,7 @@ def prove(context: PipelineContext, steps: Sequence[Step]) -> dict[str, Proof]:
     """What the witnesses of all that is in force say, by the technique's name.
 
     Raises:
-        EngineFailure: when the picture came out with numbers that are none.
+        EngineFailure: when the picture contains NaN or infinity.
         Exception: what making the picture raised.
     """
     watched = [(step.technique, step.applied) for step in steps if step.applied is not None]
@@ -68,7 +68,7 @@ def _watch(
         asked = {technique.name: watching.enter_context(applied.witness()) for technique, applied in watched}
         picture = context.picture(_PROMPT, 0, **arguments)
         if not np.isfinite(picture).all():
-            raise EngineFailure("the picture came out with numbers that are none", hint="one technique less")
+            raise EngineFailure("the picture contains NaN or infinity", hint="one technique less")
         # Asked while the witnesses are there: what they look at may go with them.
         return {name: ask() for name, ask in asked.items()}
 

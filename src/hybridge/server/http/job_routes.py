@@ -79,7 +79,7 @@ class JobRoutes:
             raise Overloaded(
                 f"{MOST_STREAMS} streams of events are open already for this client",
                 retry_after_s=1,
-                hint="one stream for each job, closed when nobody looks; or GET /v1/jobs/ID now and then",
+                hint="one stream for each job, closed when it is no longer read; or GET /v1/jobs/ID now and then",
             )
         return _Watched(_as_events(self._async_jobs.events(job_id, client)), client, self._streams)
 

@@ -126,7 +126,7 @@ _TENSOR_HEADERS: Schema = {
     "server-timing": {"description": "Milliseconds of each stage.", "schema": {"type": "string"}},
 }
 _ERRORS = {
-    "400": "The request cannot be answered as it stands.",
+    "400": "The request is wrong.",
     "401": "This server wants a key.",
     "404": "No such model, job or path.",
     "405": "Another method is meant.",
@@ -156,7 +156,7 @@ _WORK_HEADERS: list[Schema] = [
     {
         "name": "Request-Timeout",
         "in": "header",
-        "description": "Seconds after which nobody wants the answer any more.",
+        "description": "Time limit of the request in seconds.",
         "schema": _NUMBER,
     },
 ]

@@ -112,7 +112,8 @@ class RequestRecordMiddleware:
         finally:
             record.milliseconds["total"] = 1e3 * (time.perf_counter() - began)
             try:
-                # A turn of the loop, in which uvloop sends what was written: nobody waits for the telling.
+                # A turn of the event loop, in which uvloop sends the answer: the client does not wait for the
+                # observers.
                 await asyncio.sleep(0)
             finally:
                 for observe in self._observers:

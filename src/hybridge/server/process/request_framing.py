@@ -23,7 +23,7 @@ def find_fault(method: bytes, version: str, headers: Headers) -> tuple[int, str]
     if version not in ("1.0", "1.1"):
         return 400, f"HTTP/{version} is not spoken here. Expected: HTTP/1.1 or HTTP/1.0"
     if method == b"CONNECT":
-        return 405, "CONNECT is for proxies, and this is none. Try: GET /openapi.json for what there is"
+        return 405, "CONNECT is for proxies, and this server is not one. Try: GET /openapi.json for what there is"
     codings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
     if codings and version == "1.0":
         return 400, "HTTP/1.0 has no Transfer-Encoding. Expected: Content-Length, or HTTP/1.1"

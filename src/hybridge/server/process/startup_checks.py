@@ -31,13 +31,14 @@ def check_opening(settings: Settings) -> KeyRing | None:
     if settings.keys is None:
         if not is_loopback(settings.address):
             log.warning(
-                "anybody who can reach %s may use this server; --public --keys FILE asks for keys", settings.address
+                "every machine that can reach %s may use this server; --public --keys FILE asks for keys",
+                settings.address,
             )
         return None
     ring = KeyRing.read(settings.keys)
     if not ring.hashes:
         raise HybridgeError(
-            f"{settings.keys} holds no key, so nobody could come in",
+            f"{settings.keys} holds no key, so every request would be refused",
             hint=f"hybridge keys add {settings.keys} NAME",
         )
     return ring

@@ -81,7 +81,7 @@ class PendingJob:
         try:
             self._loop.call_soon_threadsafe(function, value)
         except RuntimeError:  # the event loop has ended
-            log.info("nobody waits any more for a %s job", self.job.part)
+            log.info("the client of a %s job has left", self.job.part)
 
     def _set(self, outcome: Result | HybridgeError) -> None:
         if self.future.done():
@@ -265,7 +265,7 @@ class DeviceThread:
             return not any(queued.item.is_wanted for queued in queued_jobs)
 
         if should_stop():
-            return Stopped("nobody waits for this job any more")
+            return Stopped("the client of this job has left")
         for queued in queued_jobs:
             queued.item.notify(Progress("running", 0, queued.cost_s, 0.0))
         try:
