@@ -15,7 +15,7 @@ from hybridge.lab.advisor.presets import PRESETS
 from hybridge.lab.estimator.types import Setup
 from hybridge.lab.techniques.catalogue import TECHNIQUES
 from hybridge.lab.techniques.compatibility import CLASHES, ONE_OF
-from hybridge.models import CATALOGUE, TEXT_CATALOGUE, known_text_sides
+from hybridge.models import ALIASES, CATALOGUE, TEXT_CATALOGUE, VAE_CLASSES, known_text_sides
 from hybridge.models.doctor.causes import CAUSES
 from hybridge.units import format_bytes
 
@@ -80,12 +80,13 @@ def cli() -> str:
 def models() -> str:
     """docs/models.md: the catalogue."""
     rows = [
-        "# Models\n\nAny other AutoencoderKL or AutoencoderTiny is added with `NAME=PATH_OR_REPO[:subfolder]`,"
-        " from a folder or from the Hugging Face Hub: `hybridge serve mine=./my-vae`.\n",
+        "# Models\n\nAny other VAE of these classes is added with `NAME=PATH_OR_REPO[:subfolder]`,"
+        " from a folder or from the Hugging Face Hub: `hybridge serve mine=./my-vae`.\n"
+        f"The classes are {', '.join(VAE_CLASSES)}.\n",
         "Weights are downloaded from the hub on first use, as safetensors only; nothing is unpickled.\n",
         _SINGLE_FILES,
-        "| name | what | source | latents | scaling, shift | on a GPU | because |",
-        "|---|---|---|---|---|---|---|",
+        "| name | what | class | source | latents | frames | scaling | on a GPU | because |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for spec in CATALOGUE.values():
         source = (
@@ -93,11 +94,16 @@ def models() -> str:
             if spec.name == "starter"
             else f"`{spec.source}`{f', {spec.subfolder}' if spec.subfolder else ''}"
         )
-        norm = spec.normalisation
         rows.append(
-            f"| `{spec.name}` | {spec.title} | {source} | {spec.latent_channels} × 1/{spec.spatial_factor} |"
-            f" {norm.scaling_factor:g}, {norm.shift_factor:g} | {spec.half or 'float32'} | {spec.half_reason} |"
+            f"| `{spec.name}` | {spec.title} | {spec.class_name} | {source} |"
+            f" {spec.latent_channels} × 1/{spec.spatial_factor} | {spec.frames} | {spec.normalisation} |"
+            f" {spec.half or 'float32'} | {spec.half_reason} |"
         )
+    aliases = ", ".join(f"`{alias}` is `{name}`" for alias, name in ALIASES.items())
+    rows.append(
+        "\n*Frames* are those of a video that f latent frames decode to; nothing for pictures.\n"
+        f"Other names: {aliases}."
+    )
     rows.append(
         "\nOn a CPU every model runs in float32 unless `--dtype` says otherwise.\nfloat16 is an order of magnitude"
         " slower there, and bfloat16 is faster on processors that have it, but rounds visibly.\n\n"

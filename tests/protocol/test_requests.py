@@ -463,7 +463,7 @@ def test_too_many_fields() -> None:
 
 @pytest.mark.parametrize(
     ("task", "name"),
-    [("decode", "seed"), ("decode", "value_range"), ("encode", "height"), ("encode", "output_type")],
+    [("decode", "sample"), ("decode", "value_range"), ("encode", "height"), ("encode", "output_type")],
 )
 def test_a_parameter_of_the_other_task_is_unknown(task: Task, name: str) -> None:
     with pytest.raises(RequestError, match=f"unknown parameter: saw '{name}'"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import av
@@ -13,15 +15,21 @@ import pytest
 import torch
 from diffusers.utils.remote_utils import remote_decode
 from diffusers.video_processor import VideoProcessor
+from safetensors.torch import save
 from vae_classes.rows import ROWS, Row
 
-from hybridge.engine import Engine, EngineOptions
-from hybridge.models import CATALOGUE
+from hybridge.engine import Engine, EngineOptions, frames_of, resolve, to_pixels
+from hybridge.errors import ModelUnavailable, RequestError, Stopped, TooLarge
+from hybridge.models import VAE_CLASSES
 from hybridge.protocol import HttpResponse, TensorAnswer, read_answer
 from hybridge.protocol.torch import to_torch
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.process.server import running
+
+#: Some of the classes whose frames are all final at the end.
+LATE = ("hunyuan-video", "sana")
+DELIVERED = [row for row in ROWS if row.chunks > 1 or row.name in LATE]
 
 each_row = pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS], scope="class")
 
@@ -33,7 +41,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Engine]:
     loaded = {}
     for row in ROWS:
         row.make().save_pretrained(root / row.name)
-        spec = replace(CATALOGUE[row.name], source=str(root / row.name), subfolder=None)
+        spec = resolve(f"{row.name}={root / row.name}")
         loaded[row.name] = Engine.load(spec, EngineOptions(device="cpu", exactness="bitwise"))
     return loaded
 
@@ -64,10 +72,7 @@ def tensor_of(response: httpx.Response) -> torch.Tensor:
 
 def assert_same(found: torch.Tensor, expected: torch.Tensor, row: Row) -> None:
     assert found.shape == expected.shape
-    if row.rtol:
-        torch.testing.assert_close(found, expected, rtol=0, atol=row.rtol * float(expected.abs().max()))
-    else:
-        assert torch.equal(found, expected)
+    assert torch.equal(found, expected), f"{row.name}: {(found - expected).abs().max()}"
 
 
 @each_row
@@ -137,18 +142,17 @@ class TestDiffusersClient:
 class TestFrames:
     """Frames as they are made."""
 
-    def test_each_chunk_is_delivered_and_the_film_is_not_kept(self, engines: dict[str, Engine]) -> None:
-        engine = engines["wan-2.1"]
-        latents, chunks = numbers(1, 16, 3, 4, 4), []
+    @pytest.mark.parametrize(
+        "row", [row for row in ROWS if row.chunks > 1 or row.name in LATE], ids=lambda row: row.name
+    )
+    def test_each_chunk_is_delivered_and_the_film_is_not_kept(self, engines: dict[str, Engine], row: Row) -> None:
+        engine, latents = engines[row.name], numbers(*row.latents)
+        chunks: list[torch.Tensor] = []
         assert engine.decode(latents, on_frames=chunks.append) is None
-        assert [chunk.shape for chunk in chunks] == [(1, 32, 32, 3), (4, 32, 32, 3), (4, 32, 32, 3)]
-        from hybridge.engine import frames_of, to_pixels
-
+        assert len(chunks) == row.chunks
         assert torch.equal(torch.cat(chunks), to_pixels(frames_of(engine.decode(latents))))
 
     def test_a_call_ends_between_chunks(self, engines: dict[str, Engine]) -> None:
-        from hybridge.errors import Stopped
-
         seen: list[tuple[int, int]] = []
         with pytest.raises(Stopped, match="5 of 9 frames"):
             engines["wan-2.1"].decode(
@@ -157,8 +161,6 @@ class TestFrames:
         assert seen == [(1, 9), (5, 9)]
 
     def test_a_batch_is_refused(self, engines: dict[str, Engine]) -> None:
-        from hybridge.errors import RequestError
-
         with pytest.raises(RequestError, match="one item"):
             engines["wan-2.1"].decode(numbers(2, 16, 1, 4, 4), on_frames=lambda _: None)
 
@@ -169,14 +171,38 @@ class TestBadInput:
         assert response.headers["shape"] == "[1, 16, 2, 4, 4]"
         assert "the last 3 of 8 frames were left out" in response.headers["hybridge-warning"]
 
+    @pytest.mark.parametrize(
+        ("name", "frames", "said"),
+        [
+            ("ltx-video", 10, "9 frames or 17 frames"),
+            ("mochi", 6, "1 frames or 7 frames"),
+            ("cogvideox-2b", 5, "1 frames or 8"),
+        ],
+    )
+    def test_frames_that_a_model_cannot_have(self, server: str, name: str, frames: int, said: str) -> None:
+        response = post(f"{server}/v1/{name}/encode", numbers(1, 3, frames, 32, 32).clamp(-1, 1))
+        assert response.status_code == 400
+        assert said in response.json()["error"]
+
+    def test_several_frames_for_a_model_of_pictures(self, server: str) -> None:
+        response = post(f"{server}/v1/qwen-image/decode", numbers(1, 16, 2, 4, 4), output_type="pt")
+        assert response.status_code == 400
+        assert "qwen-image decodes pictures" in response.json()["error"]
+
+    def test_a_class_that_diffusers_lacks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        later = replace(VAE_CLASSES["AutoencoderKLWan"], name="AutoencoderKLOfTomorrow")
+        monkeypatch.setitem(VAE_CLASSES, later.name, later)
+        (tmp_path / "config.json").write_text(json.dumps({"_class_name": later.name}))
+        (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(save({"weight": torch.zeros(1)}))
+        with pytest.raises(ModelUnavailable, match=r"diffusers \d.* without AutoencoderKLOfTomorrow"):
+            Engine.load(resolve(f"mine={tmp_path}"), EngineOptions(device="cpu"))
+
     def test_channels_of_another_model(self, server: str) -> None:
         response = post(f"{server}/v1/wan-2.1/decode", numbers(1, 48, 1, 4, 4), output_type="pt")
         assert response.status_code == 400
         assert "48 latent channels" in response.json()["error"]
 
     def test_memory_is_planned_before_it_is_taken(self, engines: dict[str, Engine]) -> None:
-        from hybridge.errors import TooLarge
-
         engine = engines["wan-2.1"]
         plan = engine.plan("decode", 1, 32, 32, 9)
         assert plan.mode == "whole"
@@ -184,3 +210,49 @@ class TestBadInput:
         with pytest.raises(TooLarge) as refusal:
             engine.decode(numbers(1, 16, 3, 4, 4), budget_bytes=plan.peak_bytes - 1)
         assert refusal.value.least_bytes == plan.peak_bytes
+
+
+class TestExactness:
+    """HunyuanVideo's own call blends tiles of frames; all at once is something else, and the reply says which."""
+
+    latents = numbers(1, 16, 6, 4, 4)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engine(cls, engines: dict[str, Engine]) -> Engine:
+        """The same weights as in ``engines``, computed all at once."""
+        return Engine.load(engines["hunyuan-video"].spec, EngineOptions(device="cpu"))
+
+    @torch.inference_mode()
+    def at_once(self, vae: Any) -> torch.Tensor:
+        vae.use_framewise_decoding = False
+        try:
+            return vae.decode(self.latents, return_dict=False)[0]
+        finally:
+            vae.use_framewise_decoding = True
+
+    def test_rounding_is_all_at_once(self, engine: Engine, engines: dict[str, Engine]) -> None:
+        expected = self.at_once(engines["hunyuan-video"].module)
+        assert torch.equal(engine.decode(self.latents), expected)
+        assert engine.module.use_framewise_decoding  # the module itself is as it was
+        assert not torch.equal(engines["hunyuan-video"].decode(self.latents), expected)
+
+    def test_the_reply_says_which(self, engine: Engine, server: str) -> None:
+        said = post(f"{server}/v1/hunyuan-video/decode", self.latents, output_type="pt").headers["hybridge-plan"]
+        assert "exactness=bitwise, the class's own call" in said
+        assert engine.exactness_told("decode").startswith("rounding, all at once: the class's own call blends")
+        assert "exactness" not in post(f"{server}/v1/sana/decode", numbers(1, 8, 4, 4)).headers["hybridge-plan"]
+
+    def test_frames_in_chunks_are_those_of_diffusers(self, server: str, engines: dict[str, Engine]) -> None:
+        latents, vae = numbers(1, 3, 4, 4, 4), engines["svd"].module
+        with torch.inference_mode():
+            parts = [vae.decode(part, num_frames=len(part)).sample for part in latents[0].split(2)]
+        response = post(f"{server}/v1/svd/decode", latents, output_type="pt", decode_chunk_size=2)
+        assert torch.equal(tensor_of(response), torch.cat(parts).transpose(0, 1)[None])
+
+
+class TestLtx2:
+    def test_latents_of_sound_are_refused_by_name(self, server: str) -> None:
+        response = post(f"{server}/v1/ltx-2/decode", numbers(1, 4, 16, 16), output_type="pt")
+        assert response.status_code == 400
+        assert "latents of sound" in response.json()["error"]

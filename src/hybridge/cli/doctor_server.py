@@ -88,7 +88,7 @@ def _look_at_models(report: Report, client: Client, models: list[dict[str, Any]]
 
 
 def _decode(report: Report, client: Client, model: dict[str, Any]) -> None:
-    from ..models.vae_class import VAE_CLASSES
+    from ..models.vae_classes import VAE_CLASSES
     from ..protocol import WireTensor
 
     known = VAE_CLASSES.get(str(model["class"]))

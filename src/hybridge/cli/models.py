@@ -34,18 +34,18 @@ def models(
         return
     shown = []
     for row in rows:
-        shift = f" shift {row['shift_factor']:g}" if row.get("shift_factor") else ""
         where = (
             f"{row['dtype']} on {row['device']}".strip()
             if server
             else f"{row['source']}{' ✓' if row['is_here'] else ''}"
         )
         has_vae = "latent_channels" in row
-        latents = f"{row['latent_channels']} ch" if has_vae else ""
-        scaling = f"{row['scaling_factor']:g}{shift}" if has_vae else ""
+        latents = f"{row['latent_channels']} × 1/{row['spatial_factor']}" if has_vae else ""
+        frames = row.get("frames") or ""
+        scaling = row.get("scaling") or (f"{row['scaling_factor']:g}" if has_vae else "")
         tasks = ", ".join(row.get("tasks") or ("decode", "encode"))
-        shown.append((row["name"], row["title"] or row["class"], tasks, latents, scaling, where))
-    columns = ("name", "what", "tasks", "latents", "scaling", "runs in" if server else "source")
+        shown.append((row["name"], row["title"] or row["class"], tasks, latents, frames, scaling, where))
+    columns = ("name", "what", "tasks", "latents", "frames", "scaling", "runs in" if server else "source")
     show_table(console, columns, shown)
     if not server:
         console.print("✓ is on this machine; the others are fetched from the hub when they are first used.")
@@ -62,6 +62,9 @@ def _known() -> list[dict]:  # type: ignore[type-arg]
             "class": spec.class_name,
             "tasks": ["decode", "encode", *(["prompt"] if spec.name in TEXT_CATALOGUE else [])],
             "latent_channels": spec.latent_channels,
+            "spatial_factor": spec.spatial_factor,
+            "frames": str(spec.frames),
+            "scaling": str(spec.normalisation),
             "scaling_factor": spec.normalisation.scaling_factor,
             "shift_factor": spec.normalisation.shift_factor,
             "source": "shipped" if spec.name == "starter" else f"{spec.source}/{spec.subfolder or ''}".rstrip("/"),

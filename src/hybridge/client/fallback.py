@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import ClientError, RequestError
-from ..models import ModelSpec, Normalisation, latent_space, latents_layout, spec_from_config
+from ..models import CLASS_NAMES, ModelSpec, Normalisation, latent_space, latents_layout, spec_from_config
 from ..protocol import (
     Answer,
     DecodeRequest,
@@ -55,6 +55,10 @@ class LocalVae:
 
     def __init__(self, vae: Any) -> None:
         self._vae = vae
+        if not any(base.__name__ in CLASS_NAMES for base in type(vae).__mro__):
+            raise ClientError(
+                "this VAE cannot be a fallback", saw=type(vae).__name__, expected=" or ".join(CLASS_NAMES)
+            )
         config = {**vae.config, "_class_name": type(vae).__name__}
         self._spec = spec_from_config("the fallback", "the caller's VAE", None, config)
         self._turn = threading.Lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +18,7 @@ from ..units import format_bytes
 from . import loading, pixels
 from .execution.executor import Progress, ShouldStop
 from .identity import Identity, library_versions
-from .latents import check_finite, to_module
+from .latents import check_finite, to_module, with_statistics
 from .machine.cpu import threads_of
 from .machine.own_thread import run_in_own_thread
 from .memory.device_memory import map_torch_errors, release_memory
@@ -27,8 +28,8 @@ from .planning.weight_forms import prepared_bytes
 from .program.lowering import lower, skeleton
 from .program.program import Task
 from .runner import Runner, device_profile_for
-from .vae_adapters import Call, OnChunk, OnFrames, adapter_of
-from .whole_cost import WholeCost, whole_cost
+from .vae_adapters import Adapter, Call, OnFrames, adapter_of
+from .whole_cost import WholeCost, whole_cost_of_many
 
 
 @dataclass(slots=True)
@@ -57,6 +58,8 @@ class Engine:
     identity: Identity | None = None
     weights_bytes: int = field(init=False)
     _runner: Runner = field(init=False, repr=False)
+    _counting: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
+    _blank: Any = field(init=False, repr=False, default=None)
     _costs: dict[tuple[Task, tuple[int, ...]], WholeCost] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,7 +87,7 @@ class Engine:
         if options.exactness == "bitwise":
             modes = ("whole",)
         identity = Identity.of_model(spec)
-        return cls(spec, module, device, dtype, modes, options.spill, identity)
+        return cls(with_statistics(spec, module), module, device, dtype, modes, options.spill, identity)
 
     @property
     def facts(self) -> dict[str, object]:
@@ -186,17 +189,19 @@ class Engine:
             return least_bytes if least_bytes is not None and least_bytes < peak_bytes else None
         return half_bytes
 
+    def exactness_told(self, task: Task) -> str:
+        """Return what this engine computes if its class's own call is something else; "" where both agree."""
+        why = adapter_of(self.module).why
+        if not why or self._runner.why_plain(task) is None:
+            return ""
+        which = "bitwise, the class's own call" if self.modes == ("whole",) else "rounding, all at once"
+        return f"{which}: {why}"
+
     def _plan_whole(self, task: Task, shape: tuple[int, ...], reason: str, budget_bytes: int | None) -> Plan:
         """Return the plan to run the class's own forward, for an input of this shape."""
-        adapter, is_bitwise = adapter_of(self.module), self.modes == ("whole",)
-        cost = self._costs.get((task, shape))
-        if cost is None:
-            blank = skeleton(self.spec.class_name, self.module.config).to(self.dtype.value)
-            try:
-                cost = whole_cost(blank, adapter, task, shape, is_bitwise=is_bitwise)
-            except (RuntimeError, NotImplementedError, ValueError) as error:  # a size that its layers do not take
-                raise CannotLower(reason, saw=str(error).partition("\n")[0][:200]) from None
-            self._costs[task, shape] = cost
+        adapter = adapter_of(self.module)
+        with self._counting:  # a server plans in two threads, and the classes keep state in their modules
+            cost = self._costs.get((task, shape)) or self._count_whole(adapter, task, shape, reason)
         if budget_bytes is not None and cost.peak_bytes > budget_bytes:
             raise TooLarge(
                 f"{task} of {'×'.join(map(str, shape))} does not fit the budget",
@@ -206,12 +211,23 @@ class Engine:
                 least_bytes=cost.peak_bytes,
             )
         said = f"{reason}; the class's own forward takes about {format_bytes(cost.peak_bytes, up=True)}"
-        if adapter.why:
-            said += f"; {adapter.why}"
         arithmetic = device_profile_for(self.device.value.type, self.dtype.value)
         return Plan(
             *("whole", shape[0], shape[-2], shape[-1], arithmetic, (), (), (), cost.peak_bytes, 0, cost.flops, said)
         )
+
+    def _count_whole(self, adapter: Adapter, task: Task, shape: tuple[int, ...], reason: str) -> WholeCost:
+        if self._blank is None:
+            blank = skeleton(self.spec.class_name, self.module.config)
+            # Not by diffusers' own method, which warns of layers that from_pretrained would keep in float32.
+            self._blank = torch.nn.Module.to(blank, self.dtype.value)
+        is_bitwise, step = self.modes == ("whole",), self.spec.frames.step(of_latents=task == "decode")
+        try:
+            cost = whole_cost_of_many(self._blank, adapter, task, shape, is_bitwise=is_bitwise, step=step)
+        except (RuntimeError, NotImplementedError, ValueError) as error:  # a size that its layers do not take
+            raise CannotLower(reason, saw=str(error).partition("\n")[0][:200]) from None
+        self._costs[task, shape] = cost
+        return cost
 
     @torch.inference_mode()
     def decode(
@@ -225,6 +241,10 @@ class Engine:
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
         on_frames: OnFrames | None = None,
+        timestep: float | None = None,
+        noise_scale: float | None = None,
+        seed: int | None = None,
+        chunk: int | None = None,
     ) -> Any:
         """Decode latents to pictures (B, 3, H, W), about [-1, 1], on the engine's device and in its dtype.
 
@@ -243,6 +263,10 @@ class Engine:
             should_stop: Called after every strip; True ends the call.
             on_frames: Called with uint8 (f, H, W, 3) on the CPU, in order, as soon as these frames of the one item
                 are final.  The frames are not kept, and nothing is returned.
+            timestep: For a decoder that is conditioned on one, 0 to 1; 0 if None, as in diffusers' pipelines.
+            noise_scale: For such a decoder, the part of noise mixed into the latents; ``timestep`` if None.
+            seed: Of this noise; 0 if None.
+            chunk: Frames that Stable Video Diffusion's decoder takes at once, which changes them; all if None.
 
         Raises:
             Stopped: when ``should_stop`` returned True.
@@ -260,16 +284,25 @@ class Engine:
             z = to_module(z, self.spec, sent, self.dtype.value)
             check_finite(z, "latents, once scaled,")
             on_chunk = None if on_frames is None else partial(self._deliver, on_frames)
-            frames = layout.video_frames
-            sample = self._run("decode", z, budget_bytes, progress, should_stop, on_chunk=on_chunk, frames=frames)
+            call = Call(
+                self.modes == ("whole",),
+                *(
+                    on_chunk,
+                    progress,
+                    should_stop,
+                    layout.video_frames,
+                    timestep or 0.0,
+                    noise_scale,
+                    seed or 0,
+                    chunk,
+                ),
+            )
+            sample = self._run("decode", z, budget_bytes, call)
             if on_chunk is not None:
-                if sample.numel():  # of a run in strips
-                    on_chunk(sample)
-                return None
+                return on_chunk(sample) if sample.numel() else None  # of a run in strips
             self._check_finite(sample)
-        if self.spec.frames.has_axis and not self.spec.is_video:
-            return sample[:, :, 0]
-        return sample
+        is_picture = self.spec.frames.has_axis and not self.spec.is_video
+        return sample[:, :, 0] if is_picture else sample
 
     def _deliver(self, on_frames: OnFrames, chunk: torch.Tensor) -> None:
         self._check_finite(chunk)
@@ -319,6 +352,8 @@ class Engine:
             if self.spec.vae_class.has_posterior:
                 posterior = DiagonalGaussianDistribution(z)
                 z = posterior.sample(generator) if sample else posterior.mode()
+            if (fold := adapter_of(self.module).fold) is not None:
+                z = fold(z)
             scaled: torch.Tensor = latent_space.to_axes(latent_space.from_module(z, self.spec, wanted), self.spec)
         check_finite(scaled, "latents, once scaled,")
         return scaled
@@ -363,21 +398,12 @@ class Engine:
         """Return the module's output: moments, or a tiny autoencoder's latents."""
         self.spec.check_encodes()
         signed = pixels.to_signed(image.to(self.device.value), self.spec, value_range).to(self.dtype.value)
-        encoded = self._run("encode", signed, budget_bytes, progress, should_stop)
+        call = Call(self.modes == ("whole",), None, progress, should_stop)
+        encoded = self._run("encode", signed, budget_bytes, call)
         self._check_finite(encoded)
         return encoded
 
-    def _run(
-        self,
-        task: Task,
-        source: torch.Tensor,
-        budget_bytes: int | None,
-        progress: Progress | None,
-        should_stop: ShouldStop | None,
-        *,
-        on_chunk: OnChunk | None = None,
-        frames: int = 1,
-    ) -> torch.Tensor:
+    def _run(self, task: Task, source: torch.Tensor, budget_bytes: int | None, call: Call) -> torch.Tensor:
         reason = self._why_whole(task)
         if reason is not None and budget_bytes is not None:
             with suppress(CannotLower):
@@ -387,9 +413,9 @@ class Engine:
             source,
             budget_bytes=budget_bytes,
             modes=self.modes,
-            progress=progress,
-            should_stop=should_stop,
-            call=Call(self.modes == ("whole",), on_chunk, progress, should_stop, frames),
+            progress=call.progress,
+            should_stop=call.should_stop,
+            call=call,
         )
 
     def _check_finite(self, output: torch.Tensor) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import torch
 
 from ..errors import RequestError
@@ -31,6 +35,32 @@ def to_module(
     wide = latents.to(torch.promote_types(latents.dtype, dtype))
     ready: torch.Tensor = latent_space.to_module(wide, spec, sent)
     return ready.to(dtype)
+
+
+def with_statistics(spec: ModelSpec, module: Any) -> ModelSpec:
+    """Return the facts of a loaded model, with the statistics of its latents that only the module has."""
+    by = spec.normalisation
+    read = None if by.buffers is None else _STATISTICS[by.buffers]
+    mean, std = (None, None) if read is None else read(module)
+    if mean is None or std is None:
+        return spec
+    means, stds = (_numbers(part) for part in (mean, std))
+    return replace(spec, normalisation=replace(by, mean=means, std=stds))
+
+
+def _numbers(part: Any) -> tuple[float, ...]:
+    return tuple(torch.as_tensor(part, dtype=torch.float32, device="cpu").flatten().tolist())
+
+
+#: How the statistics of latents are found; see :class:`Normalisation`.
+_STATISTICS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
+    "latents": lambda module: (module.latents_mean, module.latents_std),
+    "batch norm": lambda module: (
+        module.bn.running_mean,
+        torch.sqrt(module.bn.running_var + module.config.batch_norm_eps),
+    ),
+    "config": lambda module: (module.config.latents_mean, module.config.latents_std),
+}
 
 
 def check_finite(tensor: torch.Tensor, name: str) -> None:

@@ -5,8 +5,6 @@ The hub's own settings apply: ``HF_HOME``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, ``H
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -19,17 +17,24 @@ import torch
 from ..errors import HybridgeError, ModelUnavailable, OutOfMemory, RequestError
 from ..models import CATALOGUE, ModelSpec, look_up, parent_of_tiny, spec_from_config
 from ..models.single_file import spec_from_file, stem_of
-from ..models.spec import check_config
+from .config_json import read_config
 from .machine.cgroups import available_bytes
 from .memory.device_memory import free_bytes, is_short_of_memory
-from .program.lowering import skeleton
-from .weights import FP16, PICKLED, STEM, check_fit, fill, find_weights, how_to_convert, read_headers
+from .program.lowering import constants_of, skeleton
+from .weights import (
+    FP16,
+    PICKLED,
+    STEM,
+    check_fit,
+    fill,
+    fill_constants,
+    find_weights,
+    how_to_convert,
+    read_headers,
+)
 
 #: Model names are part of URLs.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-
-#: Configurations of VAEs have about 1 KiB.
-_MOST_CONFIG_BYTES = 2**20
 
 
 def resolve(argument: str) -> ModelSpec:
@@ -54,7 +59,7 @@ def resolve(argument: str) -> ModelSpec:
         return _resolve_file(name, source, subfolder)
     if (half := _half_of_taesd(name, source, subfolder)) is not None:
         return _resolve_file(name, str(half), subfolder if subfolder in CATALOGUE else None)
-    config = _read_config(name, _locate(name, source, subfolder, ["config.json"]))
+    config = read_config(name, _locate(name, source, subfolder, ["config.json"]))
     parent = parent_of_tiny(source)
     if parent is None and name in CATALOGUE and CATALOGUE[name].parent:
         parent = CATALOGUE[CATALOGUE[name].parent or ""]
@@ -68,7 +73,7 @@ def _resolve_file(name: str, source: str, asked: str | None) -> ModelSpec:
     found = read_headers(name, Path(source)).single
     assert found is not None  # noqa: S101 - it is a file
     if asked is None and found.layout == "diffusers" and not found.prefix and beside.is_file():
-        config = _read_config(name, beside.parent)
+        config = read_config(name, beside.parent)
         return replace(spec_from_config(name, source, None, config), architecture=config)
     return spec_from_file(name, source, asked, found)
 
@@ -184,7 +189,7 @@ def config_before_loading(spec: ModelSpec) -> dict[str, Any]:
     folder = None
     if config is None:
         folder = _locate(spec.name, spec.source, spec.subfolder, ["config.json"])
-        config = _read_config(spec.name, folder)
+        config = read_config(spec.name, folder)
     made: Any = _skeleton(spec, config, folder).config
     return {name: value for name, value in made.items() if not name.startswith("_")}
 
@@ -221,6 +226,7 @@ def load(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> Any:
     check_fit(spec.name, folder, stored, module)
     try:
         module = fill(module, stored, dtype)
+        fill_constants(module, lambda: constants_of(spec.class_name, config))
         return module.eval().requires_grad_(False).to(device)
     except Exception as error:  # diffusers and safetensors raise many types for damaged files
         if is_short_of_memory(error):
@@ -244,6 +250,15 @@ def _no_room(spec: ModelSpec, needed_bytes: int, device: torch.device) -> Hybrid
 
 
 def _skeleton(spec: ModelSpec, config: Mapping[str, Any], where: object) -> Any:
+    import diffusers
+
+    if not hasattr(diffusers, spec.class_name):
+        raise ModelUnavailable(
+            f"the installed diffusers cannot load {spec.name}",
+            saw=f"diffusers {diffusers.__version__} without {spec.class_name}",
+            hint="pip install --upgrade diffusers",
+            where=where,
+        )
     try:
         module = skeleton(spec.class_name, config)
         if not spec.has_encoder:
@@ -262,7 +277,7 @@ def _config_of(spec: ModelSpec, where: Path) -> Mapping[str, Any]:
     """Return the ``config.json`` of a folder, or the config that :func:`resolve` read from a single file."""
     if where.is_file():
         return spec.architecture or {}
-    return _read_config(spec.name, where)
+    return read_config(spec.name, where)
 
 
 def _locate(name: str, source: str, subfolder: str | None, patterns: list[str]) -> Path:
@@ -354,39 +369,3 @@ def _cause_of(error: Exception) -> str:
         return f"HTTP status {status}"
     said = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).partition("\n")[0]
     return f"{type(cause).__name__}: {said[:200]}"
-
-
-def _read_config(name: str, folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        nbytes = path.stat().st_size
-        if nbytes > _MOST_CONFIG_BYTES:
-            raise ModelUnavailable(
-                f"the config.json of {name} cannot be right",
-                saw=f"{nbytes} bytes",
-                expected=f"at most {_MOST_CONFIG_BYTES}",
-                where=path,
-            )
-        text = path.read_text(encoding="utf-8-sig")
-        config = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
-    except OSError as error:
-        raise ModelUnavailable(
-            f"the config.json of {name} cannot be read", saw=error.strerror, where=path
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise ModelUnavailable(f"the config.json of {name} is not JSON", saw=error, where=path) from None
-    if not isinstance(config, dict):
-        raise ModelUnavailable(f"the config.json of {name} holds no object", saw=type(config).__name__, where=path)
-    check_config(name, config, path)
-    return config
-
-
-def _refuse_number(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is beyond what a float holds")
-    return number

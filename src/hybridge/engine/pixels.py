@@ -31,14 +31,14 @@ def to_signed(image: torch.Tensor, spec: ModelSpec, value_range: str = "auto") -
     if layout.is_last:
         # Not made contiguous: VaeImageProcessor leaves pictures in this layout too, and the convolutions that torch
         # takes for it differ from those for the other in the last bits.
-        image = image.reshape(-1, layout.height, layout.width, 3).permute(0, 3, 1, 2)
+        image = image.reshape(-1, layout.height, layout.width, image.shape[-1]).permute(0, 3, 1, 2)
     elif image.ndim == 3:
         image = image[None]
     if spec.frames.has_axis and image.ndim == 4:
         # The frames of one video, or pictures of one frame each.
         image = image.transpose(0, 1)[None] if spec.is_video else image[:, :, None]
     if is_bytes:
-        return image.to(torch.float32) / 255.0 * 2.0 - 1.0
+        return _with_alpha(image.to(torch.float32) / 255.0 * 2.0 - 1.0, spec)
     check_finite(image, "pixels")
     if value_range == "auto":
         low, high = image.min(), image.max()
@@ -51,7 +51,14 @@ def to_signed(image: torch.Tensor, spec: ModelSpec, value_range: str = "auto") -
                 cause="bytes-as-floats",
             )
         value_range = "signed" if low < 0 else "unit"
-    return image if value_range == "signed" else image * 2.0 - 1.0
+    return _with_alpha(image if value_range == "signed" else image * 2.0 - 1.0, spec)
+
+
+def _with_alpha(signed: torch.Tensor, spec: ModelSpec) -> torch.Tensor:
+    """Add an opaque alpha channel for a model that has one, as a picture gets it in diffusers."""
+    if signed.shape[1] == spec.vae_class.pixel_channels:
+        return signed
+    return torch.cat((signed, torch.ones_like(signed[:, :1])), 1)
 
 
 def to_unit(sample: torch.Tensor) -> torch.Tensor:
@@ -60,8 +67,8 @@ def to_unit(sample: torch.Tensor) -> torch.Tensor:
 
 
 def frames_of(sample: torch.Tensor) -> torch.Tensor:
-    """Return the frames (F, 3, H, W) of one video (1, 3, F, H, W); pictures (B, 3, H, W) as they are."""
-    return sample[0].transpose(0, 1) if sample.ndim == 5 else sample
+    """Return the frames (F, 3, H, W) of one video (1, 3, F, H, W); of pictures (B, 3 or 4, H, W) the colours."""
+    return sample[0].transpose(0, 1) if sample.ndim == 5 else sample[:, :3]
 
 
 def to_pixels(sample: torch.Tensor) -> torch.Tensor:

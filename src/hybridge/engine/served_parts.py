@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 
 from ..errors import ModelUnavailable, UnknownModel
-from ..models import CATALOGUE, ModelParts, ModelSpec, TextSpec, text_side_for
+from ..models import ALIASES, CATALOGUE, ModelParts, ModelSpec, TextSpec, row_named, text_side_for
 from ..models.text_models import TEXT_CATALOGUE, TEXT_PART, VAE_PART
 from .loading import resolve
 from .text.repository import INDEX, is_pipeline, open_index
@@ -43,13 +43,13 @@ def resolve_parts(argument: str) -> ModelParts:
 
 def _of_catalogue(argument: str) -> ModelParts:
     name, colon, part = argument.partition(":")
-    parts = ModelParts(name, CATALOGUE.get(name), TEXT_CATALOGUE.get(name))
+    parts = ModelParts(name, row_named(name), TEXT_CATALOGUE.get(name))
     if part == VAE_PART:
         parts = ModelParts(name, vae=parts.vae)
     elif part == TEXT_PART:
         parts = ModelParts(name, text=parts.text)
     if (colon and part not in (VAE_PART, TEXT_PART)) or (parts.vae is None and parts.text is None):
-        known = [*dict.fromkeys((*CATALOGUE, *TEXT_CATALOGUE))]
+        known = [*dict.fromkeys((*CATALOGUE, *TEXT_CATALOGUE, *ALIASES))]
         near = difflib.get_close_matches(name, known, n=1)
         raise UnknownModel(
             f"{name} has no part {part}" if colon and name in known else "unknown model",

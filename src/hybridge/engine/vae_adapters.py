@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import Stopped
+from ..errors import RequestError, Stopped
 from .execution.executor import Progress, ShouldStop
 from .program.program import Task
 
@@ -38,6 +38,10 @@ class Call:
         progress: Called with (frames done, frames in total) between chunks.
         should_stop: Called between chunks; True ends the call.
         frames: Frames of the result, for ``progress``.
+        timestep: For a decoder that is conditioned on one (LTX-Video 0.9.1 and later); 0 to 1.
+        noise_scale: For such a decoder, the part of noise that its latents are mixed with; None for ``timestep``.
+        seed: Of that noise, and of noise that a decoder draws itself.
+        chunk: Frames that a decoder takes at once whose frames then depend on it; all if None.
     """
 
     is_bitwise: bool = True
@@ -45,9 +49,13 @@ class Call:
     progress: Progress | None = None
     should_stop: ShouldStop | None = None
     frames: int = 1
+    timestep: float = 0.0
+    noise_scale: float | None = None
+    seed: int = 0
+    chunk: int | None = None
 
 
-def _decode(module: Any, z: torch.Tensor) -> torch.Tensor:
+def _decode(module: Any, z: torch.Tensor, _: Call) -> torch.Tensor:
     sample: torch.Tensor = module.decode(z, return_dict=False)[0]
     return sample
 
@@ -65,18 +73,22 @@ class Adapter:
     Attributes:
         decode: The module and its input → (B, 3, H, W) or (B, 3, F, H, W).
         encode: The module and pixels → the posterior's moments, or latents where there is no posterior.
+        fold: What becomes of the latents of an encoder, once drawn from the posterior.
+        always: Attributes that the module needs for any call.
         at_once: Attributes that make the module compute all at once, where its own call blends tiles.
         why: Why its own call differs from that; "" where they agree.
         finish: For classes that run their decoder chunk by chunk of final frames: what they do to a chunk.
-        is_reentrant: Whether two calls may be under way in the same module: False where layers hold state.
+        clear: For layers that hold state, so that two calls must not be under way in one module: clears it.
     """
 
-    decode: Callable[[Any, torch.Tensor], torch.Tensor] = _decode
+    decode: Callable[[Any, torch.Tensor, Call], torch.Tensor] = _decode
     encode: Callable[[Any, torch.Tensor], torch.Tensor] = _encode
+    fold: Callable[[torch.Tensor], torch.Tensor] | None = None
+    always: Mapping[str, Any] = field(default_factory=dict)
     at_once: Mapping[str, Any] = field(default_factory=dict)
     why: str = ""
     finish: Finish | None = None
-    is_reentrant: bool = True
+    clear: Callable[[Any], None] | None = None
 
     def run(self, module: Any, task: Task, source: torch.Tensor, call: Call) -> torch.Tensor:
         """Run the class's own code.
@@ -85,7 +97,12 @@ class Adapter:
             Stopped: when ``should_stop`` returned True.
         """
         copied = self._prepared(module, task, call)
-        made = (self.decode if task == "decode" else self.encode)(copied, source)
+        try:
+            made = self.decode(copied, source, call) if task == "decode" else self.encode(copied, source)
+        except BaseException:
+            if self.clear is not None:
+                self.clear(module)
+            raise
         if call.on_chunk is not None and task == "decode" and made.numel():
             call.on_chunk(made)
             made = made[:, :, :0]
@@ -94,15 +111,15 @@ class Adapter:
     def _prepared(self, module: Any, task: Task, call: Call) -> Any:
         is_tapped = task == "decode" and self.finish is not None
         is_tapped = is_tapped and any((call.on_chunk, call.progress, call.should_stop))
-        if not is_tapped and (call.is_bitwise or not self.at_once):
+        attributes = self.always if call.is_bitwise else {**self.always, **self.at_once}
+        if not is_tapped and not attributes:
             return module
         copied = copy.copy(module)
         copied._modules = dict(module._modules)
-        if not call.is_bitwise:
-            for name, value in self.at_once.items():
-                setattr(copied, name, value)
+        for name, value in attributes.items():
+            setattr(copied, name, value)
         if is_tapped and self.finish is not None:
-            copied._modules["decoder"] = _Tap(module, call, self.finish, is_reentrant=self.is_reentrant)
+            copied._modules["decoder"] = _Tap(module, call, self.finish, is_reentrant=self.clear is None)
         return copied
 
 
@@ -111,7 +128,8 @@ class _Tap(nn.Module):
 
     def __init__(self, vae: Any, call: Call, finish: Finish, *, is_reentrant: bool) -> None:
         super().__init__()
-        self._vae = (vae,)  # in a tuple, so that it is not a part of this module
+        self.inner = vae.decoder  # a part of this module, so that classes find the layers whose state they clear
+        self._vae = (vae,)  # in a tuple, so that it is not a part
         self._call = call
         self._finish = finish
         self._is_reentrant = is_reentrant
@@ -120,7 +138,7 @@ class _Tap(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the decoder on one chunk."""
         (vae,) = self._vae
-        made = vae.decoder(*args, **kwargs)
+        made = self.inner(*args, **kwargs)
         chunk = made[0] if isinstance(made, tuple) else made
         call = self._call
         self._done += chunk.shape[2]
@@ -145,11 +163,116 @@ def _finish_wan(vae: Any, chunk: torch.Tensor) -> torch.Tensor:
     return (chunk if side is None else unpatchify(chunk, patch_size=side)).clamp(-1.0, 1.0)
 
 
+def _clear_magvit(vae: Any) -> None:
+    vae._clear_conv_cache()
+
+
+def _decode_at_time(vae: Any, z: torch.Tensor, call: Call) -> torch.Tensor:
+    """LTX-Video: latents mixed with noise, and a decoder that is told how much of it there is."""
+    if not vae.config.timestep_conditioning:
+        return _decode(vae, z, call)
+    from diffusers.utils.torch_utils import randn_tensor
+
+    scale = call.timestep if call.noise_scale is None else call.noise_scale
+    if scale:
+        noise = randn_tensor(
+            z.shape, generator=torch.Generator("cpu").manual_seed(call.seed), device=z.device, dtype=z.dtype
+        )
+        # As tensors, because Python's numbers would not be rounded to the latents' dtype first.
+        part = torch.tensor(scale, device=z.device, dtype=z.dtype)
+        z = (1 - part) * z + part * noise
+    timestep = torch.full((z.shape[0],), call.timestep, device=z.device, dtype=z.dtype)
+    if not any(vae.config.decoder_inject_noise):
+        decoded: torch.Tensor = vae.decode(z, timestep, return_dict=False)[0]
+        return decoded
+    # Its convolutions draw from torch's own generator.
+    devices = [z.device] if z.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(call.seed)
+        drawn: torch.Tensor = vae.decode(z, timestep, return_dict=False)[0]
+    return drawn
+
+
+def _decode_frames(vae: Any, z: torch.Tensor, call: Call) -> torch.Tensor:
+    """Stable Video Diffusion: frames in the batch."""
+    batch, _channels, frames = z.shape[:3]
+    flat = z.transpose(1, 2).flatten(0, 1)
+    # Without a number, each video by itself: frames that are decoded together see each other.
+    parts = torch.split(flat, call.chunk or frames)
+    decoded = torch.cat([vae.decode(part, num_frames=len(part), return_dict=False)[0] for part in parts])
+    return decoded.reshape(batch, frames, *decoded.shape[1:]).transpose(1, 2)
+
+
+def _encode_frames(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    batch, _channels, frames = pixels.shape[:3]
+    moments = _encode(vae, pixels.transpose(1, 2).flatten(0, 1))
+    return moments.reshape(batch, frames, *moments.shape[1:]).transpose(1, 2)
+
+
+def _decode_allegro(vae: Any, z: torch.Tensor, call: Call) -> torch.Tensor:
+    return _decode(vae, z, call).transpose(1, 2)
+
+
+def _decode_refiner(vae: Any, z: torch.Tensor, call: Call) -> torch.Tensor:
+    """HunyuanImage's refiner: two frames in the channels of one, of which the first is padding."""
+    batch, channels, frames, height, width = z.shape
+    z = z.transpose(1, 2).reshape(batch, 2 * frames, channels // 2, height, width).transpose(1, 2)
+    return _decode(vae, z[:, :, 1:], call)
+
+
+def _fold_refiner(z: torch.Tensor) -> torch.Tensor:
+    padded = torch.cat((z[:, :, :1], z), 2).transpose(1, 2)
+    batch, frames, channels, height, width = padded.shape
+    return padded.reshape(batch, frames // 2, 2 * channels, height, width).transpose(1, 2)
+
+
+# Kandinsky's VAE was trained on pixels / 128 - 1.
+
+
+def _decode_kandinsky(vae: Any, z: torch.Tensor, call: Call) -> torch.Tensor:
+    return _finish_kandinsky(vae, _decode(vae, z, call))
+
+
+def _finish_kandinsky(_: Any, chunk: torch.Tensor) -> torch.Tensor:
+    return ((chunk.float() + 1) * (128 / 127.5) - 1).clamp(-1, 1)
+
+
+def _encode_kandinsky(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    return _encode(vae, (pixels + 1) * (127.5 / 128) - 1)
+
+
+def _decode_vidtok(vae: Any, z: torch.Tensor, _: Call) -> torch.Tensor:
+    decoded: torch.Tensor = vae.decode(z)
+    return decoded
+
+
+def _encode_vidtok(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    if vae.config.regularizer != "kl":
+        raise RequestError(
+            "this VidTok's latents are codes", saw=f"regularizer {vae.config.regularizer}", expected="kl"
+        )
+    moments: torch.Tensor = vae.encode(pixels).latent_dist.parameters
+    return moments
+
+
 _PLAIN = Adapter()
 
 #: By class, where it is not called as most are.
 ADAPTERS: dict[str, Adapter] = {
     "AutoencoderKLWan": Adapter(finish=_finish_wan),
+    "AutoencoderKLHunyuanVideo": Adapter(
+        at_once={"use_framewise_decoding": False, "use_framewise_encoding": False},
+        why="the class's own call blends tiles of 5 latent frames, each with statistics of its own",
+    ),
+    "AutoencoderKLLTXVideo": Adapter(_decode_at_time),
+    "AutoencoderKLLTX2Video": Adapter(_decode_at_time),
+    "AutoencoderKLCogVideoX": Adapter(finish=_as_it_is),
+    "AutoencoderKLAllegro": Adapter(_decode_allegro, always={"use_tiling": True}),
+    "AutoencoderKLMagvit": Adapter(finish=_as_it_is, clear=_clear_magvit),
+    "AutoencoderKLTemporalDecoder": Adapter(_decode_frames, _encode_frames),
+    "AutoencoderKLHunyuanImageRefiner": Adapter(_decode_refiner, fold=_fold_refiner),
+    "Kandinsky6SRVAE": Adapter(_decode_kandinsky, _encode_kandinsky),
+    "AutoencoderVidTok": Adapter(_decode_vidtok, _encode_vidtok),
 }
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -232,13 +232,27 @@ def fill(module: Any, stored: Stored, dtype: torch.dtype) -> Any:
     """
     weights = _load(stored)
     module._fix_state_dict_keys_on_load(weights)  # diffusers' own method, for names from before its version 0.18
-    weights = {name: part.to(dtype) for name, part in weights.items()}
+    weights = {name: part.to(dtype) if part.is_floating_point() else part for name, part in weights.items()}
     unlike = module.load_state_dict(weights, strict=False, assign=True)
     if unlike.missing_keys:
         raise ValueError(f"it has no {', '.join(unlike.missing_keys[:3])}")
     if unlike.unexpected_keys:
         _log.warning("unused weights: %s", ", ".join(unlike.unexpected_keys[:3]))
     return module
+
+
+def fill_constants(module: Any, made: Callable[[], Any]) -> None:
+    """Give a loaded module the constants that no weights have, if it has any: buffers that are still on ``meta``.
+
+    Args:
+        module: The module.
+        made: Returns a module of the same parts with these constants.
+    """
+    missing = [name for name, buffer in module.named_buffers() if buffer.device.type == "meta"]
+    source = dict(made().named_buffers()) if missing else {}
+    for name in missing:
+        part, _, own = name.rpartition(".")
+        module.get_submodule(part)._buffers[own] = source[name]
 
 
 def checked_shapes(name: str, path: Path, others: set[str] | None = None) -> dict[str, tuple[int, ...]]:
@@ -295,7 +309,8 @@ def _shapes_of(path: Path, others: set[str] | None) -> dict[str, tuple[int, ...]
         try:
             dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
             is_right = len(shape) <= _MOST_AXES and all(isinstance(side, int) and side >= 0 for side in shape)
-            is_float = others is None or dtype in _FLOATS
+            is_counter = dtype == "I64" and not shape  # BatchNorm's num_batches_tracked
+            is_float = (others is None and not is_counter) or dtype in _FLOATS
             is_right = is_right and (not is_float or end - begin == _FLOATS[dtype] * math.prod(shape))
         except (KeyError, TypeError, ValueError):
             is_right = False

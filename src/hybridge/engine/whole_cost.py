@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from torch.utils.flop_counter import flop_registry
 from .program.program import Task
 from .vae_adapters import Adapter, Call
 
+#: (B, C, T, H, W)
+_VIDEO_AXES = 5
+
 
 @dataclass(frozen=True, slots=True)
 class WholeCost:
@@ -26,10 +30,12 @@ class WholeCost:
     Attributes:
         peak_bytes: Most bytes alive at one time on top of the weights, input and output included.
         flops: Floating-point operations.
+        ends_bytes: Of input and result.
     """
 
     peak_bytes: int
     flops: int
+    ends_bytes: int
 
 
 def whole_cost(module: Any, adapter: Adapter, task: Task, shape: tuple[int, ...], *, is_bitwise: bool) -> WholeCost:
@@ -46,8 +52,37 @@ def whole_cost(module: Any, adapter: Adapter, task: Task, shape: tuple[int, ...]
     counter = _Counter(module)
     with torch.no_grad(), counter:  # in inference mode convolutions are not told apart
         source = torch.empty(shape, dtype=dtype, device="meta")
-        adapter.run(module, task, source, Call(is_bitwise=is_bitwise))
-    return WholeCost(counter.peak_bytes, counter.flops)
+        made = adapter.run(module, task, source, Call(is_bitwise=is_bitwise))
+    return WholeCost(counter.peak_bytes, counter.flops, source.nbytes + made.nbytes)
+
+
+def whole_cost_of_many(
+    module: Any, adapter: Adapter, task: Task, shape: tuple[int, ...], *, is_bitwise: bool, step: int
+) -> WholeCost:
+    """Return :func:`whole_cost`; of many frames, for a class that works chunk by chunk, from two shorter calls.
+
+    Args:
+        module: As above.
+        adapter: As above.
+        task: As above.
+        shape: As above; of a module with frames (B, C, T, H, W).
+        is_bitwise: As above.
+        step: Frames of the input between two numbers whose last chunks are alike.
+    """
+    cost = partial(whole_cost, module, adapter, task, is_bitwise=is_bitwise)
+    if adapter.finish is None or len(shape) != _VIDEO_AXES:
+        return cost(shape)
+    frames = shape[2]
+    first = frames % step + max(step, 2)
+    if frames <= first + step:
+        return cost(shape)
+    one, other = (cost((*shape[:2], count, *shape[3:])) for count in (first, first + step))
+    steps = (frames - first) // step
+    # From the second chunk on the layers' peaks are alike, while the input and the result grow.
+    ends = (other.ends_bytes - one.ends_bytes) * (steps - 1)
+    whole_ends = other.ends_bytes + ends
+    peak_bytes = max(other.peak_bytes + ends, 2 * whole_ends)
+    return WholeCost(peak_bytes, one.flops + steps * (other.flops - one.flops), whole_ends)
 
 
 class _Counter(TorchDispatchMode):

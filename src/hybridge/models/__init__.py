@@ -4,7 +4,7 @@ This package uses no tensors, no device and no network; the engine loads models.
 """
 
 from . import latent_space, single_file
-from .catalogue import CATALOGUE, look_up, parent_of_tiny
+from .catalogue import ALIASES, CATALOGUE, look_up, parent_of_tiny, row_named
 from .families import base_of_pipeline, model_of_pipeline
 from .frames import FrameRule
 from .latent_rgb import LATENT_RGB, LatentRgb
@@ -14,9 +14,11 @@ from .spec import CLASS_NAMES, ModelSpec, spec_from_config
 from .text_models import QUANTISATIONS, TEXT_CATALOGUE, ModelParts, TextSpec
 from .text_side import TextSide
 from .text_sides import known_text_sides, text_side_for
-from .vae_class import VAE_CLASSES, Normalisation, VaeClass
+from .vae_class import Normalisation, VaeClass
+from .vae_classes import VAE_CLASSES
 
 __all__ = [
+    "ALIASES",
     "CATALOGUE",
     "CLASS_NAMES",
     "LATENT_RGB",
@@ -42,6 +44,7 @@ __all__ = [
     "look_up",
     "model_of_pipeline",
     "parent_of_tiny",
+    "row_named",
     "single_file",
     "spec_from_config",
     "text_side_for",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import UnknownModel
-from .spec import ModelSpec, from_class
+from .catalogue_videos import LATER_PICTURES, VIDEOS
+from .spec import ModelSpec
 from .vae_class import Normalisation
 
 #: The folder of the model that the package ships.
@@ -141,28 +143,46 @@ _ROWS = (
     ),
 )
 
-#: Models whose ``config.json`` is given as far as it differs from its class's defaults.
-_CONFIGURED = (
-    from_class(
-        "wan-2.1",
-        "Wan 2.1, and 2.2 of 14 B (also SkyReels V2)",
-        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
-        "AutoencoderKLWan",
-    ),
-)
+CATALOGUE: dict[str, ModelSpec] = {row.name: row for row in (*_ROWS, *LATER_PICTURES, *VIDEOS)}
 
-CATALOGUE: dict[str, ModelSpec] = {row.name: row for row in (*_ROWS, *_CONFIGURED)}
+#: Other names of rows: those of pipelines that were published with the same VAE.
+ALIASES = {
+    "allegro-t2v": "allegro",
+    "chroma": "flux",
+    "cosmos-predict1": "cosmos",
+    "flux2-klein": "flux2",
+    "framepack": "hunyuan-video",
+    "hidream": "flux",
+    "kolors": "sdxl",
+    "longcat-image": "flux",
+    "ltx": "ltx-video",
+    "ltx2": "ltx-2",
+    "lumina2": "flux",
+    "ovis-image": "flux",
+    "pixart-sigma": "sdxl",
+    "skyreels-v2": "wan-2.1",
+    "wan": "wan-2.1",
+    "wan-2.2": "wan-2.1",
+    "z-image": "flux",
+}
+
+
+def row_named(name: str) -> ModelSpec | None:
+    """Return the row with this name or alias, called so; None if there is none."""
+    row = CATALOGUE.get(ALIASES.get(name, name))
+    return row if row is None or row.name == name else replace(row, name=name)
 
 
 def look_up(name: str) -> ModelSpec:
-    """Return the row with this name.
+    """Return the row with this name or alias.
 
     Raises:
         UnknownModel: when there is none; the error names the nearest known one.
     """
-    if name in CATALOGUE:
-        return CATALOGUE[name]
-    near = difflib.get_close_matches(name, CATALOGUE, n=1)
+    row = row_named(name)
+    if row is not None:
+        return row
+    near = difflib.get_close_matches(name, [*CATALOGUE, *ALIASES], n=1)
     raise UnknownModel(
         "unknown model",
         saw=repr(name),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from .vae_class import VAE_CLASSES
+from .vae_classes import VAE_CLASSES
 
 #: An order of magnitude above any VAE.
 _MOST_CHANNELS = 16_384

@@ -26,6 +26,15 @@ class FrameRule:
     factor: int = 1
     encodes: Literal["any", "exact", "drops"] = "exact"
 
+    def __str__(self) -> str:
+        """Say how many frames f latent frames are, for tables; "" for pictures."""
+        if not self.is_video:
+            return ""
+        if self.kind == "each":
+            return f"{self.factor}·f" if self.factor > 1 else "f"
+        causal = f"{self.factor}·f - {self.factor - 1}"
+        return f"{causal}, {self.factor}·f if even" if self.kind == "pairs" else causal
+
     @property
     def is_video(self) -> bool:
         """Whether the model has videos and not pictures."""
@@ -35,6 +44,11 @@ class FrameRule:
     def has_axis(self) -> bool:
         """Whether the module's tensors have a frame axis."""
         return self.kind != "still"
+
+    def step(self, *, of_latents: bool) -> int:
+        """Return the difference of two possible numbers of frames, or of latent frames, in whole chunks."""
+        latents = 2 if self.kind == "pairs" else 1
+        return latents if of_latents else latents * self.factor
 
     def frames_out(self, latent_frames: int) -> int:
         """Return the number of frames that so many latent frames decode to."""

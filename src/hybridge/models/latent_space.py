@@ -70,6 +70,8 @@ def denormalise(latents: Any, by: Normalisation) -> Any:
     if by.mean and by.std:
         mean, std = (_statistic(numbers, latents, by) for numbers in (by.mean, by.std))
         found = latents / (1.0 / std) + mean if by.divides else latents * std / by.scaling_factor + mean
+    elif by.divides:
+        found = 1 / by.scaling_factor * latents + by.shift_factor
     else:
         found = latents / by.scaling_factor + by.shift_factor
     return _unpatched(found, by.patch)

@@ -179,14 +179,15 @@ def image_layout(shape: Sequence[int], spec: ModelSpec, *, is_bytes: bool) -> Im
 
 
 def _image_layout(shape: tuple[int, ...], spec: ModelSpec, *, is_bytes: bool) -> ImageLayout | None:
+    channels = (COLOURS, spec.vae_class.pixel_channels)
     if len(shape) == 5:
-        is_clip = shape[1] == COLOURS and (spec.is_video or (spec.frames.has_axis and shape[2] == 1))
+        is_clip = shape[1] in channels and (spec.is_video or (spec.frames.has_axis and shape[2] == 1))
         return ImageLayout(shape[0], shape[2], shape[3], shape[4], False) if is_clip else None
     first, *item = shape if len(shape) == 4 else (1, *shape)
     batch, frames = (1, first) if spec.is_video else (first, 1)
-    if is_bytes and len(item) == 3 and item[2] == COLOURS:
+    if is_bytes and len(item) == 3 and item[2] in channels:
         return ImageLayout(batch, frames, item[0], item[1], True)
-    if len(item) == 3 and item[0] == COLOURS:
+    if len(item) == 3 and item[0] in channels:
         return ImageLayout(batch, frames, item[1], item[2], False)
     return None
 

@@ -9,7 +9,8 @@ from typing import Any
 from ..errors import ModelUnavailable, RequestError
 from .config_check import shown, wrong_value
 from .frames import STILL, FrameRule
-from .vae_class import PACK, VAE_CLASSES, Axes, Half, Kind, Normalisation, VaeClass
+from .vae_class import PACK, Axes, Half, Kind, Normalisation, VaeClass
+from .vae_classes import VAE_CLASSES
 
 #: The classes of pictures that clients can put a remote VAE in the place of.
 CLASS_NAMES: dict[str, Kind] = {"AutoencoderKL": "kl", "AutoencoderTiny": "tiny"}
@@ -115,12 +116,23 @@ def from_class(
     class_name: str,
     config: Mapping[str, Any] | None = None,
     *,
-    subfolder: str = "vae",
+    subfolder: str | None = "vae",
+    is_whole: bool = True,
 ) -> ModelSpec:
-    """Return a row of the catalogue from its class and what its ``config.json`` changes of the class's defaults."""
-    architecture = dict(config or {})
-    spec = spec_from_config(name, source, subfolder or None, {"_class_name": class_name, **architecture})
-    return replace(spec, title=title, architecture=architecture)
+    """Return a row of the catalogue from its class and what its ``config.json`` changes of the class's defaults.
+
+    Args:
+        name: The row's name.
+        title: A title for users.
+        source: Repository.
+        class_name: Name of the diffusers class.
+        config: What its ``config.json`` changes.
+        subfolder: The subfolder of the VAE in the source.
+        is_whole: Whether ``config`` is all that it changes, so that the module is known without ``config.json``.
+    """
+    given = dict(config or {})
+    spec = spec_from_config(name, source, subfolder, {"_class_name": class_name, **given})
+    return replace(spec, title=title, architecture=given if is_whole else None)
 
 
 def check_config(name: str, config: Mapping[str, Any], where: object) -> None:
@@ -142,7 +154,7 @@ def _read_spec(
         raise ModelUnavailable(
             f"{name} is not a VAE that hybridge runs",
             saw=f"_class_name {shown(class_name)}",
-            expected="one of " + ", ".join(VAE_CLASSES),
+            expected=f"AutoencoderKL, AutoencoderTiny or another of {len(VAE_CLASSES)} classes, see docs/models.md",
             hint=f"{name}={source}:vae, if this is a whole pipeline",
             where=source,
         )
@@ -168,7 +180,7 @@ def _read_spec(
         source=source,
         subfolder=subfolder,
         class_name=known.name,
-        latent_channels=int(config.get(key) or channels),
+        latent_channels=int(config.get(key) or channels) * known.folded,
         spatial_factor=known.spatial(config),
         normalisation=normalisation,
         half=half,

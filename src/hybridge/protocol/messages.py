@@ -116,6 +116,9 @@ class DecodeRequest:
     ``preview`` the answer comes in parts, a quick approximation first; see :mod:`.multipart_answer`.  ``video`` is
     the kind of file if the output is ``video``.  With ``metadata`` a picture file has a receipt in it; see
     :mod:`.receipt`.
+    ``decode_timestep``, ``decode_noise_scale`` and ``seed`` are for decoders that are conditioned on a timestep, as
+    LTX-Video's pipelines take them.  ``decode_chunk_size`` is the number of frames that Stable Video Diffusion's
+    decoder takes at once; None for all.
     """
 
     latents: WireTensor
@@ -129,6 +132,10 @@ class DecodeRequest:
     preview: bool = False
     video: VideoOptions = DEFAULT_VIDEO
     metadata: bool = False
+    decode_timestep: float | None = None
+    decode_noise_scale: float | None = None
+    seed: int | None = None
+    decode_chunk_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

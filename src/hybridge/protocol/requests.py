@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from ..errors import RequestError, UnsupportedMedia
+from .decoder_parameters import DECODER_PARAMETERS, read_decoder_parameters
 from .json_bodies import read_json_body
 from .messages import (
     DEFAULT_QUALITY,
@@ -64,8 +65,7 @@ _BITS_OF_ONE: dict[str, tuple[Literal["I", "H"], int]] = {
     "bfloat16": ("H", 0x3F80),
 }
 
-#: Most entries of an Accept header that are read, and most options of each; browsers send about eight with one or
-#: two.
+#: Most entries of an Accept header that are read, and most options of each; browsers send eight with one or two.
 _MAX_ACCEPTED = 64
 _MAX_OPTIONS = 8
 
@@ -81,6 +81,7 @@ DECODE_PARAMETERS = (
     "preview",
     "metadata",
     *VIDEO_PARAMETERS,
+    *DECODER_PARAMETERS,
 )
 ENCODE_PARAMETERS = (*_TENSOR_PARAMETERS, "value_range", "sample", "seed", "moments", "drop_frames")
 _DECODE_ONLY = tuple(name for name in DECODE_PARAMETERS if name not in ENCODE_PARAMETERS)
@@ -240,6 +241,7 @@ def _read_decode(content: _Content, parameters: Parameters, accept: str) -> Deco
         preview=parameters.boolean("preview") or False,
         metadata=parameters.boolean("metadata") or False,
         video=read_video_options(parameters, video_format),
+        **read_decoder_parameters(parameters),
     )
 
 
@@ -351,6 +353,7 @@ def _write_decode(request: DecodeRequest) -> HttpRequest:
         "preview": True if request.preview else None,
         "metadata": True if request.metadata else None,
         **video_query(request.video),
+        **{name: getattr(request, name) for name in DECODER_PARAMETERS},
     }
     return HttpRequest(format_query(query), {"content-type": BINARY, "accept": accept}, bytes(request.latents.data))
 

@@ -67,7 +67,8 @@ class Run:
             plan = self.engine.plan(self.jobs[0].task, *size, budget_bytes=budget_bytes)
         except CannotLower as reason:
             return RunInfo("whole", why=str(reason))
-        return RunInfo(plan.mode, plan.peak_bytes, float(plan.flops), plan.reason)
+        exactness = self.engine.exactness_told(self.jobs[0].task)
+        return RunInfo(plan.mode, plan.peak_bytes, float(plan.flops), plan.reason, exactness)
 
     def tensors(self, budget_bytes: int | None) -> list[tuple[WireTensor | None, tuple[Finding, ...]]]:
         """What each of the jobs asks for, None where a film took it, and what its sender should hear of."""
@@ -106,6 +107,10 @@ class Run:
             progress=self.progress,
             should_stop=self.should_stop,
             on_frames=on_frames,
+            timestep=request.decode_timestep,
+            noise_scale=request.decode_noise_scale,
+            seed=request.seed,
+            chunk=request.decode_chunk_size,
         )
 
     def _encode(self, image: Any, budget_bytes: int | None) -> Any:
@@ -222,7 +227,7 @@ class VaeModels(LocalModels[Engine, VaeJob]):
             raise refusal
         smaller = run.plan(smaller_bytes)
         reason = f"the device had no room for {ran.peak_bytes} bytes in mode {ran.mode}; {smaller.why}"
-        return self._within(run, smaller_bytes, RunInfo(smaller.mode, smaller.peak_bytes, smaller.flops, reason))
+        return self._within(run, smaller_bytes, replace(smaller, why=reason))
 
     def _fit(self, run: Run) -> tuple[int | None, RunInfo]:
         """Return the budget of a run and how it would run; evict idle models if it does not fit otherwise."""

@@ -19,7 +19,9 @@ from hybridge.errors import HybridgeError, ModelUnavailable, UnknownModel
         ("sdxl:vae", "madebyollin/sdxl-vae-fp16-fix", None),
         ("sdxl:text", None, "StableDiffusionXLPipeline"),
         ("taesd", "madebyollin/taesd", None),
-        ("flux2", None, "Flux2Pipeline"),
+        ("flux2", "black-forest-labs/FLUX.2-dev", "Flux2Pipeline"),
+        ("z-image", "black-forest-labs/FLUX.1-schnell", "ZImagePipeline"),
+        ("hidream:vae", "black-forest-labs/FLUX.1-schnell", None),
     ],
 )
 def test_names_of_the_catalogue(argument: str, vae: str | None, text: str | None) -> None:
@@ -34,7 +36,6 @@ def test_names_of_the_catalogue(argument: str, vae: str | None, text: str | None
     [
         ("sdxll", "Try: sdxl"),
         ("taesd:text", "taesd has no part text"),
-        ("flux2:vae", "flux2 has no part vae"),
         ("sdxl:unet", "sdxl has no part unet"),
     ],
 )

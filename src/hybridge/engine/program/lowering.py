@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ...errors import CannotLower
 from . import wan
@@ -59,6 +60,23 @@ def skeleton(class_name: str, config: Mapping[str, Any]) -> nn.Module:
     import diffusers
 
     with torch.device("meta"):
+        module: nn.Module = getattr(diffusers, class_name).from_config(dict(config)).eval()
+    return module
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Puts tensors without contents, as weights are before they are loaded, on the ``meta`` device."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return func(*args, **({"device": "meta", **kwargs} if func is torch.empty else kwargs))
+
+
+def constants_of(class_name: str, config: Mapping[str, Any]) -> nn.Module:
+    """Return the same module with the constants that its code computes and its weights do not have."""
+    import diffusers
+
+    with _EmptyOnMeta():
         module: nn.Module = getattr(diffusers, class_name).from_config(dict(config)).eval()
     return module
 

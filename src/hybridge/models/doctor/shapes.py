@@ -20,6 +20,9 @@ _LEAST_PICTURE = 257
 _MOST_SIZES = 4
 _MOST_MODELS = 6
 
+#: Pipelines of models with fewer latent channels never pack them.
+_PACKED_FROM = 16
+
 #: Largest ratio of the sides of a picture that is suggested.
 _LARGEST_RATIO = 4.0
 
@@ -33,6 +36,9 @@ def explain_latents(shape: Sequence[int], spec: ModelSpec, height: int | None, w
         height: Height of the picture in pixels, if the request has it.
         width: Width of the picture in pixels, if the request has it.
     """
+    beside = spec.vae_class.beside
+    if beside and len(shape) < len(spec.axes):
+        return Finding("missing-axes", f"shape {list(shape)}", f"five axes; {spec.name} also has {beside}")
     if len(shape) < _PICTURE_AXES - 1:
         return Finding(
             "missing-axes",
@@ -120,6 +126,13 @@ def _as_many_axes(shape: Sequence[int], spec: ModelSpec) -> Finding:
         )
     if COLOURS in (seen, shape[-1]):
         return _pixels()
+    if spec.pack > 1 and channels >= _PACKED_FROM and seen == channels * spec.pack**2:
+        return Finding(
+            "patchified-latents",
+            f"{seen} channels, {spec.pack}×{spec.pack} times the model's {channels}",
+            "the pipeline's own unpacking to [batch, channels, height, width], or packed tokens [batch, tokens,"
+            f" {seen}] with height and width",
+        )
     if others:
         return _of_others(others, seen, spec)
     if shape[0] == channels:
@@ -133,13 +146,6 @@ def _as_many_axes(shape: Sequence[int], spec: ModelSpec) -> Finding:
             "moments-as-latents",
             f"{seen} channels, twice the model's {channels}",
             f"tensor[:, :{channels}], the mean, if these are an encoder's moments",
-        )
-    if spec.pack and seen == channels * spec.pack**2:
-        return Finding(
-            "patchified-latents",
-            f"{seen} channels, {spec.pack}×{spec.pack} times the model's {channels}",
-            "the pipeline's own unpacking to [batch, channels, height, width], or packed tokens [batch, tokens,"
-            f" {seen}] with height and width",
         )
     return Finding(
         "unknown-channels",

@@ -51,4 +51,6 @@ def _shown(ran: RunInfo) -> str:
         parts.append(f"peak_bytes={ran.peak_bytes}")
     if ran.flops is not None:
         parts.append(f"tflop={ran.flops / 1e12:.3g}")
+    if ran.exactness:
+        parts.append(f"exactness={ran.exactness}")
     return "; ".join(parts)

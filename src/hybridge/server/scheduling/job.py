@@ -125,12 +125,15 @@ class RunInfo:
         peak_bytes: Planned peak on top of the weights, if known.
         flops: Its FLOPs, if known.
         why: Why this mode was chosen.
+        exactness: For a class whose own call differs from computing all at once: which of both this is, and why
+            they differ.
     """
 
     mode: str
     peak_bytes: int | None = None
     flops: float | None = None
     why: str = ""
+    exactness: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,141 @@
+"""Rows of the catalogue that follow from their class: videos, and the pictures of later architectures."""
+
+from __future__ import annotations
+
+from .spec import from_class
+
+_PLAYGROUND = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "scaling_factor": 0.5,
+    "latents_mean": (-1.6574, 1.886, -1.383, 2.5155),
+    "latents_std": (8.4927, 5.9022, 6.5498, 5.2299),
+    "force_upcast": True,
+}
+
+_WAN_22 = {
+    "base_dim": 160,
+    "decoder_base_dim": 256,
+    "z_dim": 48,
+    "is_residual": True,
+    "in_channels": 12,
+    "out_channels": 12,
+    "patch_size": 2,
+    "scale_factor_spatial": 16,
+}
+
+_HUNYUAN_IMAGE = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 64,
+    "block_out_channels": (128, 256, 512, 512, 1024, 1024),
+    "layers_per_block": 2,
+    "spatial_compression_ratio": 32,
+    "sample_size": 384,
+    "scaling_factor": 0.75289,
+}
+
+_SVD = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+}
+
+LATER_PICTURES = (
+    from_class(
+        "playground-v2.5",
+        "Playground v2.5",
+        "playgroundai/playground-v2.5-1024px-aesthetic",
+        "AutoencoderKL",
+        _PLAYGROUND,
+    ),
+    from_class("flux2", "FLUX.2", "black-forest-labs/FLUX.2-dev", "AutoencoderKLFlux2"),
+    from_class("qwen-image", "Qwen-Image", "Qwen/Qwen-Image", "AutoencoderKLQwenImage"),
+    from_class("qwen-image-2.1", "Qwen-Image 2.1", "Qwen/Qwen-Image-2.1", "AutoencoderKLQwenImage21"),
+    from_class(
+        "hunyuan-image",
+        "HunyuanImage 2.1",
+        "hunyuanvideo-community/HunyuanImage-2.1-Diffusers",
+        "AutoencoderKLHunyuanImage",
+        _HUNYUAN_IMAGE,
+    ),
+    from_class(
+        "hunyuan-image-refiner",
+        "HunyuanImage 2.1's refiner",
+        "hunyuanvideo-community/HunyuanImage-2.1-Refiner-Diffusers",
+        "AutoencoderKLHunyuanImageRefiner",
+    ),
+    from_class(
+        "sana",
+        "Sana (also Sana Sprint)",
+        "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers",
+        "AutoencoderDC",
+        {"scaling_factor": 0.41407},
+        is_whole=False,
+    ),
+)
+
+VIDEOS = (
+    from_class(
+        "wan-2.1",
+        "Wan 2.1, and 2.2 of 14 B (also SkyReels V2)",
+        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+        "AutoencoderKLWan",
+    ),
+    from_class(
+        "wan-2.2-5b",
+        "Wan 2.2 of 5 B",
+        "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+        "AutoencoderKLWan",
+        _WAN_22,
+        is_whole=False,
+    ),
+    from_class(
+        "hunyuan-video",
+        "HunyuanVideo (also FramePack)",
+        "hunyuanvideo-community/HunyuanVideo",
+        "AutoencoderKLHunyuanVideo",
+    ),
+    from_class(
+        "hunyuan-video-1.5",
+        "HunyuanVideo 1.5",
+        "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-720p_t2v",
+        "AutoencoderKLHunyuanVideo15",
+    ),
+    from_class("ltx-video", "LTX-Video", "Lightricks/LTX-Video", "AutoencoderKLLTXVideo", is_whole=False),
+    from_class("ltx-2", "LTX-2", "Lightricks/LTX-2", "AutoencoderKLLTX2Video", is_whole=False),
+    from_class("cogvideox-2b", "CogVideoX of 2 B", "THUDM/CogVideoX-2b", "AutoencoderKLCogVideoX"),
+    from_class(
+        "cogvideox-5b",
+        "CogVideoX of 5 B (also 1.5)",
+        "THUDM/CogVideoX-5b",
+        "AutoencoderKLCogVideoX",
+        {"scaling_factor": 0.7},
+    ),
+    from_class("mochi", "Mochi 1", "genmo/mochi-1-preview", "AutoencoderKLMochi"),
+    from_class("allegro", "Allegro", "rhymes-ai/Allegro", "AutoencoderKLAllegro"),
+    from_class(
+        "easyanimate",
+        "EasyAnimate 5.1",
+        "alibaba-pai/EasyAnimateV5.1-12b-zh-diffusers",
+        "AutoencoderKLMagvit",
+        is_whole=False,
+    ),
+    from_class("cosmos", "Cosmos 1.0", "nvidia/Cosmos-1.0-Diffusion-7B-Text2World", "AutoencoderKLCosmos"),
+    from_class(
+        "svd",
+        "Stable Video Diffusion",
+        "stabilityai/stable-video-diffusion-img2vid-xt",
+        "AutoencoderKLTemporalDecoder",
+        _SVD,
+    ),
+    from_class(
+        "kandinsky6-sr",
+        "Kandinsky 6, super-resolution",
+        "kandinskylab/Kandinsky-6.0-VSR-distilled2steps-5s-Diffusers",
+        "Kandinsky6SRVAE",
+    ),
+)
