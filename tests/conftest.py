@@ -86,6 +86,19 @@ def server(engines: dict[str, Engine]) -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(scope="session")
+def studies_share_a_process() -> Iterator[None]:
+    """All studies fork their measurements from one process."""
+    import shared_fork_server
+
+    from hybridge.lab.studies import runner
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "ForkServer", shared_fork_server.SharedForkServer)
+        yield
+    shared_fork_server.close_all()
+
+
 @pytest.fixture
 def photograph() -> Path:
     """The photograph that the package ships."""

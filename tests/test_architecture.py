@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,7 @@ def files() -> list[Path]:
     return [path.relative_to(SOURCE) for path in sorted(SOURCE.rglob("*.py"))]
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Absolute names of every module that a file imports, anywhere in it, and of what it imports from them."""
     package = ["hybridge", *path.parent.parts]

@@ -18,6 +18,8 @@ from hybridge.lab.advisor.advice import advise
 from hybridge.lab.estimator.types import Setup
 from hybridge.models import CATALOGUE
 
+pytestmark = pytest.mark.usefixtures("studies_share_a_process")
+
 
 def shown(
     *arguments: object, encoding: str = "utf-8", columns: int = 200, status: int = 0, **variables: str

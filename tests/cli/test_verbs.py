@@ -21,6 +21,8 @@ from typer.main import get_command
 
 from hybridge.cli.application import application
 
+pytestmark = pytest.mark.usefixtures("studies_share_a_process")
+
 TESTS = Path(__file__).parents[1]
 
 #: For each verb the arguments that cannot work, and words of the error that they get.

@@ -61,7 +61,8 @@ def faults(*arguments: str, **environment: str) -> int:
 
 def test_pieces_that_were_freed_are_kept_for_the_next() -> None:
     # Mostly none at all; in one process of five or so, one piece of twelve is not kept.
-    assert 4 * min(faults("keep") for _ in range(4)) < faults()
+    freed = faults()
+    assert any(4 * faults("keep") < freed for _ in range(4))
 
 
 def test_whoever_has_set_malloc_is_left_alone() -> None:

@@ -20,6 +20,8 @@ from hybridge.lab.studies import runner, worker
 from hybridge.lab.studies.arguments import Arguments
 from hybridge.lab.studies.table import table
 
+pytestmark = pytest.mark.usefixtures("studies_share_a_process")
+
 
 class Done(NamedTuple):
     """A study whose last pictures could not be written, and that was then gone on with from the terminal."""
@@ -33,7 +35,7 @@ class Done(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def done(arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> Done:
+def done(studies_share_a_process: None, arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> Done:
     path = tmp_path_factory.mktemp("study") / runner.RECORD
     in_the_way = path.parent / "pictures" / "channels-last"
     heard: list[tuple[int, int, str]] = []

@@ -1,4 +1,4 @@
-"""``hybridge bench vae`` as somebody runs it: real processes, a run that is cut off, and what is left of it."""
+"""``hybridge bench vae`` as somebody runs it: forked processes, a run that is cut off, and what is left of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 import pytest
+import shared_fork_server
 from typer.testing import CliRunner
 
 from hybridge.cli.application import application
@@ -61,13 +62,15 @@ def done(arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> Done
 
     asked = ["bench", "vae", arguments.model, "--size", "64", "--device", "cpu", "--repeats", "1", "--tile", "32"]
     asked += ["--rivals", ",".join(RIVALS), "--limit-s", "300", "--resume", str(path)]
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PATH", str(folder))  # where no compiler is
-        environment.delenv("CXX", raising=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "ask", shared_fork_server.forking_ask(tmp_path_factory.mktemp("forks")))
+        patch.setenv("PATH", str(folder))  # where no compiler is
+        patch.delenv("CXX", raising=False)
         with pytest.raises(KeyboardInterrupt):
             runner.run(arguments, path, progress=until_the_last)
         cut_off = json.loads(path.read_text())
         shown = CliRunner().invoke(application, asked, env={"COLUMNS": "250"}, catch_exceptions=False)
+    shared_fork_server.close_all()
     return Done(cut_off, json.loads(path.read_text()), shown.stdout, path, heard)
 
 
