@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from hybridge.server.process import connection_limits
 from hybridge.server.process.connection_limits import ConnectionLimits
 from hybridge.server.process.server import ListenOptions, running
 
@@ -103,12 +104,14 @@ def test_who_has_not_read_for_longest_makes_room() -> None:
         assert app.ended.acquire(timeout=20)
 
 
-def test_unread_answers_are_bounded_together() -> None:
+def test_unread_answers_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that has waited for longest is given up; here without the two seconds in which a client may begin."""
+    monkeypatch.setattr(connection_limits, "_READING_PAUSE_S", 0.0)
     with serving(body_pause_s=600, max_unread_bytes=2 * LARGE) as (server, _), ExitStack() as stack:
-        waiting = [stack.enter_context(ask(server, "/large")) for _ in range(3)]
-        time.sleep(2.5)  # who reads nothing for two seconds may be given up
-        fourth = stack.enter_context(ask(server, "/large"))
-        assert fourth.recv(1)
+        waiting = []
+        for _ in range(4):  # one after another, so that it is known which has waited for longest
+            waiting.append(stack.enter_context(ask(server, "/large")))
+            assert waiting[-1].recv(1)
         received = 0
         with suppress(ConnectionResetError):
             received = sum(map(len, iter(lambda: waiting[0].recv(65536), b"")))
