@@ -18,7 +18,6 @@ from ..errors import BadAnswer, Mismatch, ModelUnavailable
 from ..models import (
     CATALOGUE,
     CLASS_NAMES,
-    VAE_CLASSES,
     ModelSpec,
     Normalisation,
     model_of_pipeline,
@@ -121,7 +120,6 @@ REPLACEABLE = frozenset(
         "AutoencoderKLTemporalDecoder",
         "AutoencoderKLWan",
     }
-    & VAE_CLASSES.keys()
 )
 
 

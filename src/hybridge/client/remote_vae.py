@@ -176,8 +176,10 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
 
     def _decode_request(self, z: torch.Tensor, timestep: float | None) -> DecodeRequest:
         # The pipeline has mixed noise into the latents already.
-        told: dict[str, Any] = {} if timestep is None else {"decode_timestep": timestep, "decode_noise_scale": 0.0}
-        return DecodeRequest(from_torch(z), self._scaling, output="signed", **told)
+        noise = None if timestep is None else 0.0
+        return DecodeRequest(
+            from_torch(z), self._scaling, output="signed", decode_timestep=timestep, decode_noise_scale=noise
+        )
 
     def _encode_request(self, x: torch.Tensor) -> EncodeRequest:
         has_posterior = self._class.has_posterior
