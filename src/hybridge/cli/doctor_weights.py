@@ -99,16 +99,16 @@ def _look_at_scaling(report: Report, spec: ModelSpec, path: Path) -> None:
     if config.get("scaling_factor") is None:
         report.add(
             "scaling-factor-missing",
-            f"config.json has no scaling_factor, so {own.scaling_factor:g} is taken, SD v1's",
+            f"config.json has no scaling_factor, so {spec.class_name}'s default is taken, {own.scaling_factor:g}",
         )
         return
-    families = families_with(own.scaling_factor, own.shift_factor)
+    families = families_with(own.scaling_factor, own.shift_factor, spec.class_name)
     if families:
         report.facts["scaled as"] = families
     else:
         report.add(
             "scaling-of-no-family",
-            f"factor {own.scaling_factor:g} and shift {own.shift_factor:g} are those of no model here",
+            f"factor {own.scaling_factor:g} and shift {own.shift_factor:g} are those of no {spec.class_name} here",
         )
 
 

@@ -16,6 +16,9 @@ from .numbers import root_mean_square
 #: Root mean squares within this factor of 1 may be a pipeline's latents.
 _LIKELY = 1.8
 
+#: Root mean squares of one picture's latents differ by this factor from those of another's.
+_ALIKE = 1.5
+
 
 @dataclass(frozen=True, slots=True)
 class Guess:
@@ -63,5 +66,6 @@ def guesses(latents: Any, height: int | None = None, width: int | None = None) -
     return sorted(found, key=lambda guess: (guess.spec.kind == "tiny", not guess.is_scaled, _distance(guess)))
 
 
-def _distance(guess: Guess) -> float:
-    return 0.0 if guess.is_scaled else round(abs(math.log(guess.rms)), 1)
+def _distance(guess: Guess) -> int:
+    """0 where the numbers do not tell models apart, so that the catalogue's order decides."""
+    return 0 if guess.is_scaled else int(abs(math.log(guess.rms)) / math.log(_ALIKE))

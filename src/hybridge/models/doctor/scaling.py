@@ -56,13 +56,21 @@ def is_scaled_by(by: Normalisation, scaling_factor: float, shift_factor: float |
     )
 
 
-def families_with(scaling_factor: float, shift_factor: float | None) -> list[str]:
-    """Return the names of the catalogue's full autoencoders with these factors, which are not 1 and 0."""
+def families_with(scaling_factor: float, shift_factor: float | None, class_name: str | None = None) -> list[str]:
+    """Return the names of the catalogue's full autoencoders with these factors, which are not 1 and 0.
+
+    Args:
+        scaling_factor: The factor.
+        shift_factor: The shift; None for 0.
+        class_name: Only models of this diffusers class; None for all.
+    """
     if math.isclose(scaling_factor, 1.0, rel_tol=_TOLERANCE):
         return []
     full = [
         row
         for row in CATALOGUE.values()
-        if row.kind != "tiny" and not (row.normalisation.mean or row.normalisation.buffers)
+        if row.kind != "tiny"
+        and class_name in (None, row.class_name)
+        and not (row.normalisation.mean or row.normalisation.buffers)
     ]
     return [row.name for row in full if is_scaled_by(row.normalisation, scaling_factor, shift_factor)]
