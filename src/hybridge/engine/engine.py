@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +13,6 @@ import torch
 from .. import __version__
 from ..errors import CannotLower, EngineFailure, RequestError, TooLarge
 from ..models import ModelSpec, Normalisation, latent_space, latents_layout
-from ..units import format_bytes
 from . import loading, pixels
 from .execution.executor import Progress, ShouldStop
 from .identity import Identity, library_versions
@@ -25,11 +23,11 @@ from .memory.device_memory import map_torch_errors, release_memory
 from .options import Choice, EngineOptions, choose_device, choose_dtype
 from .planning.plan import IN_MEMORY, WITHIN_ROUNDING, Mode, Plan
 from .planning.weight_forms import prepared_bytes
-from .program.lowering import lower, skeleton
+from .program.lowering import lower
 from .program.program import Task
 from .runner import Runner, device_profile_for
-from .vae_adapters import Adapter, Call, OnFrames, adapter_of
-from .whole_cost import WholeCost, whole_cost_of_many
+from .vae_adapters import Call, OnFrames, adapter_of
+from .whole_plan import WholePlanner
 
 
 @dataclass(slots=True)
@@ -58,15 +56,16 @@ class Engine:
     identity: Identity | None = None
     weights_bytes: int = field(init=False)
     _runner: Runner = field(init=False, repr=False)
-    _counting: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
-    _blank: Any = field(init=False, repr=False, default=None)
-    _costs: dict[tuple[Task, tuple[int, ...]], WholeCost] = field(init=False, repr=False, default_factory=dict)
+    _whole: WholePlanner = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         runner = Runner(self.module, self.spill, reads_weights=False)  # no other code writes to them
         own = sum(tensor.nbytes for tensor in (*self.module.parameters(), *self.module.buffers()))
         kept_bytes = own + (0 if self.modes == ("whole",) else runner.prepared_bytes)
         self._runner = runner
+        dtype, is_bitwise = self.dtype.value, self.modes == ("whole",)
+        profile = device_profile_for(self.device.value.type, dtype)
+        self._whole = WholePlanner(self.spec, self.module, profile, dtype, is_bitwise)
         self.weights_bytes = kept_bytes
 
     @classmethod
@@ -164,7 +163,7 @@ class Engine:
             bounds: dict[str, Any] = {"budget_bytes": budget_bytes, "modes": self.modes}
             return self._runner.plan(task, batch, height, width, frames=times[0] if times else 1, **bounds)
         channels = self.spec.latent_channels if task == "decode" else self.spec.vae_class.pixel_channels
-        return self._plan_whole(task, (batch, channels, *times, height, width), reason, budget_bytes)
+        return self._whole.plan(task, (batch, channels, *times, height, width), reason, budget_bytes)
 
     def _why_whole(self, task: Task) -> str | None:
         """Return why a call runs the class's own forward, whose memory is then counted without weights."""
@@ -196,38 +195,6 @@ class Engine:
             return ""
         which = "bitwise, the class's own call" if self.modes == ("whole",) else "rounding, all at once"
         return f"{which}: {why}"
-
-    def _plan_whole(self, task: Task, shape: tuple[int, ...], reason: str, budget_bytes: int | None) -> Plan:
-        """Return the plan to run the class's own forward, for an input of this shape."""
-        adapter = adapter_of(self.module)
-        with self._counting:  # a server plans in two threads, and the classes keep state in their modules
-            cost = self._costs.get((task, shape)) or self._count_whole(adapter, task, shape, reason)
-        if budget_bytes is not None and cost.peak_bytes > budget_bytes:
-            raise TooLarge(
-                f"{task} of {'×'.join(map(str, shape))} does not fit the budget",
-                saw=format_bytes(budget_bytes, up=True),
-                expected=f"at least {format_bytes(cost.peak_bytes, up=True)}",
-                hint="that budget, a smaller picture, fewer frames or fewer at a time, or half precision",
-                least_bytes=cost.peak_bytes,
-            )
-        said = f"{reason}; the class's own forward takes about {format_bytes(cost.peak_bytes, up=True)}"
-        arithmetic = device_profile_for(self.device.value.type, self.dtype.value)
-        return Plan(
-            *("whole", shape[0], shape[-2], shape[-1], arithmetic, (), (), (), cost.peak_bytes, 0, cost.flops, said)
-        )
-
-    def _count_whole(self, adapter: Adapter, task: Task, shape: tuple[int, ...], reason: str) -> WholeCost:
-        if self._blank is None:
-            blank = skeleton(self.spec.class_name, self.module.config)
-            # Not by diffusers' own method, which warns of layers that from_pretrained would keep in float32.
-            self._blank = torch.nn.Module.to(blank, self.dtype.value)
-        is_bitwise, step = self.modes == ("whole",), self.spec.frames.step(of_latents=task == "decode")
-        try:
-            cost = whole_cost_of_many(self._blank, adapter, task, shape, is_bitwise=is_bitwise, step=step)
-        except (RuntimeError, NotImplementedError, ValueError) as error:  # a size that its layers do not take
-            raise CannotLower(reason, saw=str(error).partition("\n")[0][:200]) from None
-        self._costs[task, shape] = cost
-        return cost
 
     @torch.inference_mode()
     def decode(
@@ -407,7 +374,7 @@ class Engine:
         reason = self._why_whole(task)
         if reason is not None and budget_bytes is not None:
             with suppress(CannotLower):
-                self._plan_whole(task, tuple(source.shape), reason, budget_bytes)
+                self._whole.plan(task, tuple(source.shape), reason, budget_bytes)
         return self._runner.run(
             task,
             source,
