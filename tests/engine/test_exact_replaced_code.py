@@ -136,7 +136,7 @@ def test_a_thread_that_comes_while_another_prepares_older_weights(monkeypatch: p
     vae = small_kl(4)
     wrapped = _in_strips(vae)
     layer = "decoder.up_blocks.0.resnets.0.conv1"
-    has_begun, prepare = threading.Event(), executor.ConvolutionStrips
+    has_begun, prepare = threading.Event(), executor.Executor._convolution
 
     def slowly(op: Any, *others: Any) -> Any:
         prepared = prepare(op, *others)
@@ -152,7 +152,7 @@ def test_a_thread_that_comes_while_another_prepares_older_weights(monkeypatch: p
             wrapped.decode(_latents())
 
     second = threading.Thread(target=decode)
-    monkeypatch.setattr(executor, "ConvolutionStrips", slowly)
+    monkeypatch.setattr(executor.Executor, "_convolution", staticmethod(slowly))
     decode()
     second.join(60)
     assert not second.is_alive()

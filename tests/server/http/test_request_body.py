@@ -60,8 +60,8 @@ class Busy:
 @pytest.fixture
 def busy(server, monkeypatch) -> Iterator[Busy]:
     """Every thread for pictures has one, and its sender waits."""
-    busy = Busy(vae_job.read_picture)
-    monkeypatch.setattr(vae_job, "read_picture", busy)
+    busy = Busy(vae_job.read_file)
+    monkeypatch.setattr(vae_job, "read_file", busy)
     with ThreadPoolExecutor(THREADS) as pool:
         answers = [pool.submit(encode, server) for _ in range(THREADS)]
         try:

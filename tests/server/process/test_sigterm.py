@@ -25,12 +25,12 @@ BINARY = {"content-type": "tensor/binary"}
 #: A thread that reads a picture says so through one pipe, and is done when somebody opens the other one.
 HELD_PICTURE = """
 from hybridge.server.scheduling import vae_job
-read = vae_job.read_picture
-def read_picture(*given, **named):
+read = vae_job.read_file
+def read_file(*given, **named):
     open({begun!r}, "wb").close()
     open({go!r}, "rb").close()
     return read(*given, **named)
-vae_job.read_picture = read_picture
+vae_job.read_file = read_file
 """
 
 #: The same for a decode.

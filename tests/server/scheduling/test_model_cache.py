@@ -305,9 +305,9 @@ class TestOutOfMemory:
         real = executor.Executor._strips
 
         def limit(nbytes: int) -> list[int]:
-            def strips(self: Any, bound: Any, source: Any, output: Any, plan: Any, arena: Any) -> Iterator[None]:
+            def strips(self: Any, bound: Any, source: Any, output: Any, plan: Any, *rest: Any) -> Iterator[None]:
                 tried.append(plan.peak_bytes)
-                for count, _ in enumerate(real(self, bound, source, output, plan, arena)):
+                for count, _ in enumerate(real(self, bound, source, output, plan, *rest)):
                     if plan.peak_bytes > nbytes and count == 3:
                         raise RuntimeError(
                             "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
