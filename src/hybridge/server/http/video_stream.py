@@ -31,12 +31,9 @@ async def answer_with_video(job: VaeJob, film: Film, tools: ResponseTools) -> Re
     running = asyncio.ensure_future(_run(job, tools))
 
     def on_end(task: asyncio.Future[VaeResult]) -> None:
-        if task.cancelled():
-            film.close()
-        elif isinstance(error := task.exception(), HybridgeError):
-            film.close(error)
-        elif error is not None:
-            film.close()
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or error is not None:
+            film.close(error if isinstance(error, HybridgeError) else None)
 
     running.add_done_callback(on_end)
     pieces = film.pieces()
