@@ -17,7 +17,7 @@ PHOTOGRAPH = Path(hybridge.__file__).parent / "assets" / "photograph.jpg"
 def options(description: str, *, real_model: str, output: str) -> argparse.Namespace:
     """``--server``, ``--model``, ``--real`` and ``--output``; ``model`` is filled in."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--server", help="a server's URL; without it, one is started in this process")
+    parser.add_argument("--server", help="a server's URL or profile; without it, one is started in this process")
     parser.add_argument("--model", help=f"its model; starter, or with --real {real_model}")
     parser.add_argument("--real", action="store_true", help="the models that the text is about, from the hub")
     parser.add_argument("-o", "--output", type=Path, default=Path(output))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from hostile import Hostile, in_json, says, sends
+from secure_servers import SelfSigned, secure_server
 
 from hybridge.client import AsyncClient, Client, Retry
 from hybridge.client.proxies import Proxies
@@ -195,32 +194,15 @@ def test_a_page_of_a_proxy_says_what_to_change_there(status: int, words: list[st
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A self-signed one for 127.0.0.1, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    command = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    )
-    command += " -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
-    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
-    return folder / "cert.pem", folder / "key.pem"
+def own(tmp_path_factory: pytest.TempPathFactory) -> SelfSigned:
+    return SelfSigned(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
-def secure(certificate: tuple[Path, Path]) -> Iterator[str]:
+def secure(own: SelfSigned) -> Iterator[str]:
     """A server with TLS that says that it lives."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-
-    def talk(connection: socket.socket, stop: threading.Event) -> None:
-        from hostile import read_request
-
-        with context.wrap_socket(connection, server_side=True) as wrapped:
-            read_request(wrapped)
-            HEALTH(wrapped, stop)
-
-    with Hostile(talk, reads=False) as server:
-        yield server.url.replace("http:", "https:")
+    with secure_server(own, HEALTH) as server:
+        yield server.url
 
 
 def health(kind: Any, url: str, **arguments: Any) -> Any:
@@ -240,15 +222,15 @@ both = pytest.mark.parametrize("kind", [Client, AsyncClient])
 
 @both
 def test_a_self_signed_certificate(
-    kind: Any, secure: str, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    kind: Any, secure: str, own: SelfSigned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ServerUnreachable, match=r"certificate of .* is not trusted.*verify=.*--ca.*HYBRIDGE_CA"):
         health(kind, secure)
-    context = ssl.create_default_context(cafile=certificate[0])
-    for verify in (certificate[0], str(certificate[0]), context, False):
+    context = ssl.create_default_context(cafile=own.certificate)
+    for verify in (own.certificate, str(own.certificate), context, False):
         assert health(kind, secure, verify=verify) == {"status": "ok"}
     for variable in ("SSL_CERT_FILE", "HYBRIDGE_CA"):
-        monkeypatch.setenv(variable, str(certificate[0]))
+        monkeypatch.setenv(variable, str(own.certificate))
         assert health(kind, secure) == {"status": "ok"}
         monkeypatch.delenv(variable)
 

@@ -336,6 +336,11 @@ class TestSettings:
         with pytest.raises(HybridgeError, match="Try: HYBRIDGE_PORT"):
             refuse_unknown_variables()
 
+    def test_variables_of_clients_on_the_same_machine(self, monkeypatch) -> None:
+        for name in ("KEY", "CA", "PROFILES", "PROFILE_DESKTOP_URL"):
+            monkeypatch.setenv(f"HYBRIDGE_{name}", "x")
+        refuse_unknown_variables()
+
     def test_what_kubernetes_makes_for_a_service_of_our_name(self, monkeypatch) -> None:
         theirs = {
             "HYBRIDGE_SERVICE_HOST": "10.96.0.12",

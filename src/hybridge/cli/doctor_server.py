@@ -51,14 +51,14 @@ def _code_of(error: HybridgeError) -> str:
 def _look_at_index(report: Report, address: str, key: str | None, ca: str | None, version: str) -> None:
     import httpx
 
-    from ..client.tls import trust
+    from ..client.profiles import addresses_of
+    from ..client.tls import Trust
 
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    with httpx.Client(
-        verify=trust(ca, is_needed=address.startswith("https")), timeout=30.0, headers=headers
-    ) as http:
-        answer = http.get(address.rstrip("/") + "/")
-        ready = http.get(address.rstrip("/") + "/ready")
+    server = addresses_of(address, key)[0]
+    trust = Trust.to([server], ca)
+    with httpx.Client(verify=trust.of(server.url), timeout=30.0, headers=server.headers()) as http:
+        answer = http.get(server.resolve("/"))
+        ready = http.get(server.resolve("/ready"))
     try:
         document: Any = answer.json()
     except ValueError:

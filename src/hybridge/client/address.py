@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 
 from ..errors import ClientError
 
+#: Scheme, host, and port unless it is the scheme's own.
+Origin = tuple[str, str, int | None]
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Address:
-    """A server's URL, and the ``Authorization`` header of every call to it.
+    """A server's URL, the ``Authorization`` header of every call to it, and its certificate if it is pinned.
 
     ``url`` has the path prefix and the query (which may include ``?key=…``), but no userinfo: that is moved to
-    ``authorization``, because URLs are logged and shown but headers are not.
+    ``authorization``, because URLs are logged and shown but headers are not.  With a ``certificate`` in PEM, the
+    server has to show exactly this one.
     """
 
     url: httpx.URL
     authorization: str | None = None
+    certificate: str | None = None
 
     @classmethod
-    def parse(cls, text: str, api_key: str | None = None) -> Address:
+    def parse(cls, text: str, api_key: str | None = None, *, certificate: str | None = None) -> Address:
         """Parse ``http://user:token@host/prefix?key=…``; only ``http://host`` is required.
 
         Raises:
@@ -42,7 +47,7 @@ class Address:
             if authorization:
                 raise ClientError("two credentials", saw="api_key and a user in the URL", expected="one of them")
             authorization = f"Basic {base64.b64encode(f'{url.username}:{url.password}'.encode()).decode('ascii')}"
-        return cls(url.copy_with(userinfo=b""), authorization)
+        return cls(url.copy_with(userinfo=b""), authorization, certificate)
 
     def at(self, endpoint: str) -> Address:
         """Return the address of ``endpoint``, a full URL on this server, with this address's credentials and query.
@@ -51,16 +56,16 @@ class Address:
             ClientError: when it is on another server, which must not receive this one's credentials.
         """
         other = Address.parse(endpoint)
-        if _origin(other.url) != _origin(self.url):
+        if origin_of(other.url) != origin_of(self.url):
             raise ClientError(
                 "the endpoint is on another server", saw=other, expected=self, hint="a Client of its own"
             )
         url = other.url if other.url.query else other.url.copy_with(query=self.url.query or None)
-        return Address(url, other.authorization or self.authorization)
+        return replace(self, url=url, authorization=other.authorization or self.authorization)
 
     def has(self, endpoint: str) -> bool:
         """Return whether a full URL is on this server."""
-        return _origin(Address.parse(endpoint).url) == _origin(self.url)
+        return origin_of(Address.parse(endpoint).url) == origin_of(self.url)
 
     def resolve(self, path: str, query: str = "") -> httpx.URL:
         """Return the URL of ``path`` below this address (of the address itself for ``""``), with both queries."""
@@ -97,5 +102,6 @@ def _bearer(api_key: str) -> str:
     return f"Bearer {api_key}"
 
 
-def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+def origin_of(url: httpx.URL) -> Origin:
+    """Return the scheme, the host and the port of a URL; None for the scheme's own port."""
     return url.scheme, url.host, url.port

@@ -79,8 +79,8 @@ class AsyncClient(
         self._deadline_s = deadline_s
         self._timeout = timeout_of(timeout)
         self._headers = dict(headers or {})
-        urls = [server.address.url for server in self._flows.fleet.servers]
-        self._transport = transport or network_to(urls, AsyncNetwork, proxy, verify)
+        servers = [server.address for server in self._flows.fleet.servers]
+        self._transport = transport or network_to(servers, AsyncNetwork, proxy, verify)
         self._sleep = sleep
 
     async def send(

@@ -16,15 +16,19 @@ import httpx
 
 from .network import HEAD_BEGINS, HEAD_ENDS, LIMITS, closed, core_request, read_timeout, translated
 from .proxies import Proxies, Proxy
+from .tls import Trust
+
+#: The proxy and the context of a connection.
+_Way = tuple[Proxy | None, ssl.SSLContext]
 
 
 class AsyncNetwork(httpx.AsyncBaseTransport):
     """:class:`Network`, awaited.  Each event loop has connections of its own, because none can be used in two."""
 
-    def __init__(self, proxies: Proxies, context: ssl.SSLContext) -> None:
+    def __init__(self, proxies: Proxies, trust: Trust) -> None:
         self._proxies = proxies
-        self._context = context
-        self._pools: WeakKeyDictionary[Any, dict[Proxy | None, httpcore.AsyncConnectionPool]] = WeakKeyDictionary()
+        self._trust = trust
+        self._pools: WeakKeyDictionary[Any, dict[_Way, httpcore.AsyncConnectionPool]] = WeakKeyDictionary()
         self._is_closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -42,20 +46,20 @@ class AsyncNetwork(httpx.AsyncBaseTransport):
         for pool in self._loop_pools().values():
             await pool.aclose()
 
-    def _loop_pools(self) -> dict[Proxy | None, httpcore.AsyncConnectionPool]:
+    def _loop_pools(self) -> dict[_Way, httpcore.AsyncConnectionPool]:
         token: Any = anyio.lowlevel.current_token()
         return self._pools.setdefault(getattr(token, "native_token", token), {})
 
     def _pool(self, url: httpx.URL) -> httpcore.AsyncConnectionPool:
         if self._is_closed:
             raise closed()
-        proxy, pools = self._proxies.of(url), self._loop_pools()
-        if proxy not in pools:
-            pools[proxy] = self._new_pool(proxy)
-        return pools[proxy]
+        way, pools = (self._proxies.of(url), self._trust.of(url)), self._loop_pools()
+        if way not in pools:
+            pools[way] = self._new_pool(*way)
+        return pools[way]
 
-    def _new_pool(self, proxy: Proxy | None) -> httpcore.AsyncConnectionPool:
-        options: dict[str, Any] = {**LIMITS, "ssl_context": self._context}
+    def _new_pool(self, proxy: Proxy | None, context: ssl.SSLContext) -> httpcore.AsyncConnectionPool:
+        options: dict[str, Any] = {**LIMITS, "ssl_context": context}
         if proxy is None:
             return httpcore.AsyncConnectionPool(**options)
         if proxy.is_socks:

@@ -48,9 +48,10 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
 
     Args:
         base_url: ``http://user:token@host:port/prefix?key=…``; user, prefix and query are optional and used for
-            every call.  No error and no log shows them.  With a list of URLs, each server gets calls in proportion
-            to its speed, and if one fails another is asked.
-        api_key: Sent as ``Authorization: Bearer`` to all servers.
+            every call.  No error and no log shows them.  A text without scheme, dot and colon is the name of a
+            profile (:mod:`hybridge.client.profiles`).  With a list, each server gets calls in proportion to its
+            speed, and if one fails another is asked.
+        api_key: Sent as ``Authorization: Bearer`` to all servers; not together with a profile that has a key.
         headers: More headers for every call.
         timeout: Seconds to wait for an answer (at most 10 for connecting), None to wait for ever, or an
             ``httpx.Timeout``.
@@ -62,7 +63,8 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
         proxy: None: the environment's proxy, for public addresses.  True: also for addresses of the local network.
             False: no proxy.  A URL: this proxy.  This machine is never called through a proxy.
         verify: A file or folder of certificates that are trusted instead of the public ones, an ssl.SSLContext, or
-            False to trust any server.  None: the environment's HYBRIDGE_CA, SSL_CERT_FILE or SSL_CERT_DIR.
+            False to trust any server.  None: the environment's HYBRIDGE_CA, SSL_CERT_FILE or SSL_CERT_DIR.  The
+            server of a profile with a certificate has to show that one in any case.
         transport: Replaces the network, for tests.
         sleep: Function that waits between attempts.
 
@@ -90,8 +92,8 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
         self._deadline_s = deadline_s
         self._timeout = timeout_of(timeout)
         self._headers = dict(headers or {})
-        urls = [server.address.url for server in self._flows.fleet.servers]
-        self._transport = transport or network_to(urls, Network, proxy, verify)
+        servers = [server.address for server in self._flows.fleet.servers]
+        self._transport = transport or network_to(servers, Network, proxy, verify)
         self._sleep = sleep
 
     def send(

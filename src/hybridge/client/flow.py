@@ -35,6 +35,7 @@ from .conversion import Kind, from_wire, pictures_of
 from .fallback import Fallback, local_of
 from .flow_types import Arrived, Build, Call, Compute, Flow, Local, Opened, Opens, Outcome, Terms, Until
 from .load_balancer import Breaker, Fleet, Server
+from .profiles import addresses_of
 from .redaction import Redactor
 from .reply import Reply, ServerWarning, timings_ms
 from .retry import Retry, another_may
@@ -261,11 +262,11 @@ def flows_to(
     """Return the flows to one or several servers, from a client's arguments.
 
     Raises:
-        ClientError: for an invalid address, key or fallback.
+        ClientError: for an invalid address, key or fallback, and for an unknown profile.
     """
     # An empty list is refused like an empty address.
-    urls = [servers] if isinstance(servers, str) else list(servers) or [""]
-    fleet = Fleet([Address.parse(url, api_key) for url in urls], breaker=breaker)
+    named = [servers] if isinstance(servers, str) else list(servers) or [""]
+    fleet = Fleet([address for one in named for address in addresses_of(one, api_key)], breaker=breaker)
     secrets = [secret for server in fleet.servers for secret in server.address.secrets()]
     secrets += [secret for name, value in (headers or {}).items() for secret in _secrets_of(name, value)]
     local = None if fallback is None else local_of(fallback)

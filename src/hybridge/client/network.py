@@ -20,8 +20,9 @@ import httpcore
 import httpx
 
 from ..errors import ClientError
+from .address import Address
 from .proxies import Proxies, Proxy, ProxyChoice
-from .tls import Verify, trust
+from .tls import Trust, Verify
 
 #: httpx closes an idle connection after 5 s, less than the time to compute the next latents.
 LIMITS: dict[str, Any] = {"max_connections": 100, "max_keepalive_connections": 20, "keepalive_expiry": 60.0}
@@ -182,15 +183,15 @@ class Network(httpx.BaseTransport):
 
     Args:
         proxies: Chooses the proxy of a URL.
-        context: Verifies certificates.
+        trust: Verifies certificates.
     """
 
-    def __init__(self, proxies: Proxies, context: ssl.SSLContext) -> None:
+    def __init__(self, proxies: Proxies, trust: Trust) -> None:
         self._proxies = proxies
-        self._context = context
+        self._trust = trust
         self._limit = TimeLimit()
         self._lock = threading.Lock()
-        self._pools: dict[Proxy | None, httpcore.ConnectionPool] = {}
+        self._pools: dict[tuple[Proxy | None, ssl.SSLContext], httpcore.ConnectionPool] = {}
         self._inherited: list[Any] = []
         self._owner = os.getpid()
         self._is_closed = False
@@ -215,7 +216,7 @@ class Network(httpx.BaseTransport):
             pool.close()
 
     def _pool(self, url: httpx.URL) -> httpcore.ConnectionPool:
-        proxy = self._proxies.of(url)
+        way = self._proxies.of(url), self._trust.of(url)
         if self._owner != os.getpid():
             # Two processes cannot use the parent's connections, and only the parent may close them.
             self._inherited.append(self._pools)
@@ -223,14 +224,14 @@ class Network(httpx.BaseTransport):
         with self._lock:
             if self._is_closed:
                 raise closed()
-            if proxy not in self._pools:
-                self._pools[proxy] = self._new_pool(proxy)
-            return self._pools[proxy]
+            if way not in self._pools:
+                self._pools[way] = self._new_pool(*way)
+            return self._pools[way]
 
-    def _new_pool(self, proxy: Proxy | None) -> httpcore.ConnectionPool:
+    def _new_pool(self, proxy: Proxy | None, context: ssl.SSLContext) -> httpcore.ConnectionPool:
         options: dict[str, Any] = {
             **LIMITS,
-            "ssl_context": self._context,
+            "ssl_context": context,
             "network_backend": _Backend(self._limit),
         }
         if proxy is None:
@@ -246,7 +247,7 @@ N = TypeVar("N")
 
 
 def network_to(
-    urls: Sequence[httpx.URL], kind: Callable[[Proxies, ssl.SSLContext], N], proxy: ProxyChoice, verify: Verify
+    servers: Sequence[Address], kind: Callable[[Proxies, Trust], N], proxy: ProxyChoice, verify: Verify
 ) -> N:
     """Return the transport to the given servers.
 
@@ -254,9 +255,9 @@ def network_to(
         ClientError: for an unusable proxy or certificates, if one of the servers needs them.
     """
     proxies = Proxies(proxy)
-    taken = [proxies.of(url) for url in urls]
-    is_needed = any(url.scheme == "https" for url in urls) or any(p and p.url.scheme == "https" for p in taken)
-    return kind(proxies, trust(verify, is_needed=is_needed))
+    taken = [proxies.of(server.url) for server in servers]
+    is_needed = any(one and one.url.scheme == "https" for one in taken)
+    return kind(proxies, Trust.to(servers, verify, is_needed=is_needed))
 
 
 def closed() -> ClientError:

@@ -132,7 +132,8 @@ def connect(
         pipe: Any pipeline with a ``vae`` of class AutoencoderKL or AutoencoderTiny, or of a known class with
             ``vae=None``; for ``text``, one of a class in :mod:`hybridge.models.text_sides`.  It is changed in
             place.
-        server: Its URL, as for :class:`Client`; or a client, which the caller has to close.
+        server: Its URL or the name of a profile, as for :class:`Client`; or a client, which the caller has to
+            close.
         parts: The parts to replace: ``vae`` or ``text`` or both.  ``auto`` is both, as far as the server has them.
             Text encoders that are loaded are then replaced only by equal ones: with the same weights and the same
             tokens.  Others are kept, and a warning says why.

@@ -110,6 +110,13 @@ def loss(error: httpx.RequestError, address: Address) -> ClientError:
 
 
 def _unreachable(seen: str, address: Address) -> ServerUnreachable:
+    if "CERTIFICATE_VERIFY_FAILED" in seen and address.certificate is not None:
+        return ServerUnreachable(
+            f"{address} shows another certificate than the one that its profile has; nothing was sent to it",
+            saw=seen,
+            hint="`hybridge pair` there and `hybridge join` here, if its certificate was replaced on purpose; else"
+            " another machine answers in its place",
+        )
     if "CERTIFICATE_VERIFY_FAILED" in seen:
         return ServerUnreachable(
             f"the certificate of {address} is not trusted",

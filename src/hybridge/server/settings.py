@@ -26,7 +26,10 @@ from .scheduling.queue import QueueLimits
 _PREFIX = "HYBRIDGE_"
 
 #: Variables that are read by other commands than serve.
-_OTHER_VARIABLES = frozenset({"HYBRIDGE_KEY"})
+_OTHER_VARIABLES = frozenset({"HYBRIDGE_KEY", "HYBRIDGE_CA", "HYBRIDGE_PROFILES"})
+
+#: Beginning of the client's variables for servers that are called by a name.
+_PROFILE_VARIABLES = "HYBRIDGE_PROFILE_"
 
 #: What Kubernetes writes for each port of a service, as Docker's links did: tcp://10.0.0.1:8000, or with [::1].
 _KUBERNETES_PORT = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
@@ -348,6 +351,8 @@ def refuse_unknown_variables() -> None:
     """
     known = {_PREFIX + name.upper() for name in Settings.model_fields} | _OTHER_VARIABLES
     for name in sorted(os.environ):
+        if name.startswith(_PROFILE_VARIABLES):
+            continue
         if name.startswith(_PREFIX) and name not in known and not _is_kubernetes(name, os.environ[name]):
             near = difflib.get_close_matches(name, known, n=1)
             raise HybridgeError(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ...client.address import Address
+from ...client.profiles import is_name
 from ...errors import RequestError
 from ..harness import record as records
 from ..harness.record import Record
@@ -104,8 +105,8 @@ def _check_asked(record: Record, arguments: Arguments) -> None:
 
 
 def _bare(server: str | None) -> str | None:
-    """An address without its credentials."""
-    return str(Address.parse(server)) if server else None
+    """An address without its credentials, or the name of a profile."""
+    return str(Address.parse(server)) if server and not is_name(server) else server
 
 
 def _turns(record: Record, worker: StudyWorker, absent: dict[str, Any]) -> Iterator[Turn]:
