@@ -90,6 +90,10 @@ KNOWS_TORCH = {
     Path("lab/vae_bench/worker.py"),
 }
 
+#: Parts of other programs import the client alone, except for these.
+INTEGRATIONS = SOURCE.parent.parent / "integrations"
+FOR_INTEGRATIONS = {"huggingface": {"protocol", "models", "engine"}}
+
 
 def files() -> list[Path]:
     return [path.relative_to(SOURCE) for path in sorted(SOURCE.rglob("*.py"))]
@@ -154,6 +158,15 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 def test_torch_stays_where_it_belongs(path: Path) -> None:
     knows = any(module.split(".")[0] == "torch" for module in imports(path))
     assert not knows or not KNOWS_TORCH.isdisjoint({path, *path.parents})
+
+
+@pytest.mark.parametrize(
+    "path", sorted(INTEGRATIONS.rglob("*.py")), ids=lambda path: str(path.relative_to(INTEGRATIONS))
+)
+def test_integrations_use_the_client_alone(path: Path) -> None:
+    allowed = FOR_INTEGRATIONS.get(path.relative_to(INTEGRATIONS).parts[0], {"client"}) | {"errors", "units"}
+    reached = {room_of(module) for module in imports(path)} & set(ALLOWED)
+    assert reached <= allowed, f"{path} imports {reached - allowed}"
 
 
 def test_nobody_imports_the_cli() -> None:
