@@ -14,7 +14,7 @@ from hybridge.engine import EngineOptions
 from hybridge.models import ModelSpec, TextSpec
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
-from hybridge.server.middleware.auth import KeyRing
+from hybridge.server.middleware.key_file import KeyRing
 from hybridge.server.process.server import running
 from hybridge.server.settings import Settings
 

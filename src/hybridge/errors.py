@@ -11,6 +11,9 @@
     │   ├── TooSlow               the client stopped in the middle of the body
     │   ├── UnknownModel          the server does not serve this model
     │   ├── KeyNeeded             no key was sent, or an unknown one
+    │   ├── AdminNeeded           the key may not manage keys
+    │   ├── UnknownKey            no key has this name
+    │   ├── KeyExists             a key of this name exists already
     │   ├── UnknownJob            no such job, or it belongs to another client
     │   ├── NotDone               the job has no result yet
     │   └── AmbiguousModel        several models fit the request
@@ -139,6 +142,18 @@ class UnknownModel(RequestError):
 
 class KeyNeeded(RequestError):
     """The server requires a key, and no valid key was sent."""
+
+
+class AdminNeeded(RequestError):
+    """The key that was sent may not manage the server's keys."""
+
+
+class UnknownKey(RequestError):
+    """The server has no key of this name, or no file of keys at all."""
+
+
+class KeyExists(RequestError):
+    """A key of this name exists already."""
 
 
 class UnknownJob(RequestError):

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from hybridge.cli.application import application
 from hybridge.errors import HybridgeError
-from hybridge.server.middleware.auth import KeyRing
+from hybridge.server.middleware.key_file import KeyRing
 
 
 def test_add_list_remove(tmp_path) -> None:

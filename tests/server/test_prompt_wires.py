@@ -16,7 +16,7 @@ from text_servers import case_of, saved, serving
 from hybridge.engine import EngineOptions
 from hybridge.engine.text import TextEngine
 from hybridge.models import TextSpec
-from hybridge.server.middleware.auth import KeyRing, add_key, hash_key
+from hybridge.server.middleware.key_file import KeyRing, add_key, hash_key
 
 PROMPTS = ["a cat in rain", "two trees"]
 

@@ -12,25 +12,30 @@ _FILE = typer.Argument(help="The file of keys; it holds hashes, from which no ke
 
 
 @keys.command()
-def add(file: Path = _FILE, name: str = typer.Argument(help="Whose it is; stands in the server's log.")) -> None:
-    """Make a key, and print it: it is shown this once. A running server reads the file when it starts again."""
-    from ..server.middleware.auth import add_key
+def add(
+    file: Path = _FILE,
+    name: str = typer.Argument(help="Whose it is; stands in the server's log."),
+    admin: bool = typer.Option(False, "--admin", help="It may also manage keys, by /v1/keys."),
+) -> None:
+    """Make a key, and print it: it is shown this once. A running server knows it at once."""
+    from ..server.middleware.key_file import add_key
 
-    typer.echo(add_key(file, name))
+    typer.echo(add_key(file, name, is_admin=admin))
 
 
 @keys.command("list")
 def list_keys(file: Path = _FILE) -> None:
-    """Print the names of the keys in a file."""
-    from ..server.middleware.auth import KeyRing
+    """Print the names of the keys in a file, and which of them may manage keys."""
+    from ..server.middleware.key_file import KeyRing
 
-    for name in KeyRing.read(file).hashes:
-        typer.echo(name)
+    ring = KeyRing.read(file)
+    for name in ring.hashes:
+        typer.echo(f"{name} (admin)" if name in ring.admins else name)
 
 
 @keys.command()
 def remove(file: Path = _FILE, name: str = typer.Argument(help="Whose it was.")) -> None:
-    """Take a key out of a file."""
-    from ..server.middleware.auth import remove_key
+    """Take a key out of a file. A running server refuses it at once."""
+    from ..server.middleware.key_file import remove_key
 
     remove_key(file, name)

@@ -46,7 +46,7 @@ def serve(context: typer.Context) -> None:
     from ..server.process.startup_checks import check_opening
 
     configure_logging(settings.log_format, settings.log_level)
-    ring = check_opening(settings)
+    keys = check_opening(settings)
 
     from ..engine import EngineOptions, granted_memory, keep_pieces, limit_threads
     from ..engine.served_parts import resolve_parts
@@ -98,7 +98,7 @@ def serve(context: typer.Context) -> None:
             console.print(f"from other machines: [bold]{address}[/]")
         drain = Drain()
         try:
-            app = create_app(backend, settings, keys=ring, drain=drain, observers=[t.observe for t in traces])
+            app = create_app(backend, settings, keys=keys, drain=drain, observers=[t.observe for t in traces])
             run(app, listeners, _fitted(settings.listening), drain, log_level=settings.log_level)
         finally:
             backend.close()

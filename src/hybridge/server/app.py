@@ -25,15 +25,17 @@ from .async_jobs.store import MemoryStore
 from .error_responses import failure_response, log_failure
 from .http.endpoints import Endpoints
 from .http.job_routes import JobRoutes
+from .http.key_routes import KeyRoutes
 from .http.media_threads import MediaThreads
 from .http.openapi import describe
 from .http.prompt_kind import PromptKind
 from .http.request_body import BodyReader
 from .http.served_models import ServedModels
 from .http.vae_kind import VaeKind
-from .middleware.auth import AuthMiddleware, KeyRing
+from .middleware.auth import AuthMiddleware
 from .middleware.browser_origin import BrowserOriginMiddleware
 from .middleware.draining import Drain, DrainMiddleware
+from .middleware.key_file import KeyFile, KeyRing
 from .middleware.request_record import Observer, RequestRecordMiddleware
 from .process.logs import log_job, log_request
 from .process.metrics import Metrics
@@ -49,7 +51,7 @@ def create_app(
     backend: Backend,
     settings: Settings | None = None,
     *,
-    keys: KeyRing | None = None,
+    keys: KeyRing | KeyFile | None = None,
     drain: Drain | None = None,
     observers: Sequence[Observer] = (),
 ) -> Starlette:
@@ -60,7 +62,7 @@ def create_app(
     Args:
         backend: Does the work.
         settings: Limits and other settings; the caller uses those about addresses and files.
-        keys: The keys that clients must have; None if no key is needed.
+        keys: The keys that clients must have; those of a file may change meanwhile.  None if no key is needed.
         drain: Counts the requests that are being worked on, and ends them at shutdown.
         observers: Told of each request when it ends, besides the log and the metrics.
     """
@@ -106,6 +108,7 @@ def create_app(
             Route("/v1/models", endpoints.models, methods=["GET"]),
             Route("/v1/models/{model}", endpoints.model, methods=["GET"]),
             *JobRoutes(async_jobs, endpoints.result_bytes).routes(),
+            *KeyRoutes(keys).routes(),
             Route("/health", endpoints.health, methods=["GET"]),
             Route("/ready", endpoints.ready, methods=["GET"]),
             Route("/metrics", endpoints.metrics, methods=["GET"]),
@@ -146,7 +149,7 @@ def _cors(origins: tuple[str, ...]) -> list[Middleware]:
     ]
 
 
-def _pages(settings: Settings, keys: KeyRing | None) -> list[Middleware]:
+def _pages(settings: Settings, keys: KeyRing | KeyFile | None) -> list[Middleware]:
     if keys is not None:
         return []  # no page of another site has a key
     names = settings.allowed_hosts if is_loopback(settings.address) else None

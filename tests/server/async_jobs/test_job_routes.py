@@ -30,7 +30,7 @@ from hybridge.server.async_jobs.spool import SpoolStore
 from hybridge.server.async_jobs.store import MemoryStore
 from hybridge.server.http.job_routes import MOST_STREAMS, JobRoutes
 from hybridge.server.local_backend import LocalBackend
-from hybridge.server.middleware.auth import KeyRing, add_key
+from hybridge.server.middleware.key_file import KeyRing, add_key
 from hybridge.server.middleware.request_record import RequestRecord
 from hybridge.server.process.logs import JsonFormatter
 from hybridge.server.process.server import running

@@ -13,7 +13,7 @@ import pytest
 
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
-from hybridge.server.middleware.auth import KeyRing, add_key
+from hybridge.server.middleware.key_file import KeyRing, add_key
 from hybridge.server.process.server import running
 from hybridge.server.settings import Settings
 

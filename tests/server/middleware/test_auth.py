@@ -26,7 +26,7 @@ from hybridge.errors import HybridgeError
 from hybridge.protocol import DecodeRequest, WireTensor
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
-from hybridge.server.middleware.auth import KeyRing, add_key, hash_key, remove_key
+from hybridge.server.middleware.key_file import KeyRing, add_key, hash_key, remove_key
 from hybridge.server.process.server import running
 from hybridge.server.process.startup_checks import check_opening
 from hybridge.server.settings import Settings
@@ -74,7 +74,7 @@ class TestFile:
         add_key(file, "two")
         remove_key(file, "one")
         assert list(KeyRing.read(file).hashes) == ["two"]
-        with pytest.raises(HybridgeError, match="no key named one"):
+        with pytest.raises(HybridgeError, match="no key is named one: expected two"):
             remove_key(file, "one")
 
     @pytest.mark.parametrize(
@@ -82,6 +82,8 @@ class TestFile:
         [
             ("alice my-own-password", "line 3"),
             ("alice", "line 3"),
+            ("alice sha256:" + "0" * 64 + " Admin", "line 3"),
+            ("alice sha256:" + "0" * 64 + " admin admin", "line 3"),
             ("a/b sha256:" + "0" * 64, "line 3"),
             ("alice sha256:" + "0" * 63, "line 3"),
             ("here sha256:" + "1" * 64, "two keys of one name"),
@@ -103,7 +105,7 @@ class TestFile:
         """In processes of their own: what keeps them apart is a lock between processes."""
         file = tmp_path / "keys"
         code = (
-            "import sys, pathlib; from hybridge.server.middleware.auth import add_key; sys.stdin.read(1)\n"
+            "import sys, pathlib; from hybridge.server.middleware.key_file import add_key; sys.stdin.read(1)\n"
             "for n in range(4): print(add_key(pathlib.Path(sys.argv[1]), f'{sys.argv[2]}-{n}'))"
         )
         adding = [
@@ -166,7 +168,7 @@ class TestFile:
             add_key(tmp_path / place, "one")
 
     def test_one_key_for_each_name(self, file, key) -> None:
-        with pytest.raises(HybridgeError, match="has a key named bob"):
+        with pytest.raises(HybridgeError, match="a key is named bob already"):
             add_key(file, "bob")
 
 
@@ -274,9 +276,9 @@ class TestOpening:
         settings = Settings(public=True, keys=file)
         assert settings.address == "0.0.0.0"  # noqa: S104 - not bound
         assert Settings(public=True, keys=file, host="192.0.2.1").address == "192.0.2.1"
-        ring = check_opening(settings)
-        assert ring is not None
-        assert set(ring.hashes) == {"bob", "alice@example.org"}
+        keys = check_opening(settings)
+        assert keys is not None
+        assert set(keys.current.hashes) == {"bob", "alice@example.org"}
         assert not caplog.records
 
     def test_an_open_server_is_warned_of(self, caplog) -> None:

@@ -8,7 +8,8 @@ from ... import __version__
 from ...protocol import ITEM_BYTES, SAFETENSORS
 from ...protocol.prompt import PROMPT_PARAMETERS
 from ...protocol.requests import DECODE_PARAMETERS, ENCODE_PARAMETERS
-from .openapi_parameters import BOOLEAN, NUMBER, PARAMETERS, Schema
+from .openapi_keys import key_paths
+from .openapi_parameters import BOOLEAN, NUMBER, PARAMETERS, Schema, failures
 
 _BYTES: Schema = {"type": "string", "format": "binary"}
 _TENSOR_JSON: Schema = {
@@ -56,10 +57,11 @@ _TENSOR_HEADERS: Schema = {
 _ERRORS = {
     "400": "The request is wrong.",
     "401": "This server wants a key.",
-    "404": "No such model, job or path.",
+    "403": "This key may not do that.",
+    "404": "No such model, job, key or path.",
     "405": "Another method is meant.",
     "408": "The body stopped coming.",
-    "409": "The job is not done yet.",
+    "409": "The job is not done yet, or there is a key of this name.",
     "413": "A limit would be passed.",
     "415": "The body is neither a tensor nor a picture that is read here.",
     "429": "The waiting line is full, or too many bytes are coming in; Retry-After says when to come back.",
@@ -179,6 +181,7 @@ def describe(vaes: Sequence[str], texts: Sequence[str] = ()) -> Schema:
             ),
             **(_prompts(texts) if texts else {}),
             **_jobs(),
+            **key_paths(_ANYWHERE),
             "/health": {"get": _information("Whether the process answers")},
             "/ready": {"get": _information("Whether work is taken")},
             "/metrics": {"get": _metrics()},
@@ -249,8 +252,8 @@ _ACCEPTED: Schema = {
 def _jobs() -> Schema:
     job = {"name": "job", "in": "path", "required": True, "schema": {"type": "string"}}
     status: Schema = {"application/json": {"schema": {"$ref": "#/components/schemas/Job"}}}
-    unknown = _failures(*_ANYWHERE, "404", "405", "500")
-    failures = _failures(*_ERRORS)
+    unknown = failures(*_ANYWHERE, "404", "405", "500")
+    failed = failures(*_ERRORS)
     return {
         "/v1/jobs/{job}": {
             "parameters": [job],
@@ -282,7 +285,7 @@ def _jobs() -> Schema:
                 "summary": "The response that the request would have had at once, be it a failure",
                 "responses": {
                     "200": {"description": "The answer", "headers": _TENSOR_HEADERS, "content": _DECODE_ANSWERS},
-                    **failures,
+                    **failed,
                 },
             },
         },
@@ -290,7 +293,7 @@ def _jobs() -> Schema:
             "parameters": [job],
             "post": {
                 "summary": "The same body once more; parameters that are given replace those of before",
-                "responses": {"202": _ACCEPTED, **failures},
+                "responses": {"202": _ACCEPTED, **failed},
             },
         },
     }
@@ -319,7 +322,7 @@ def _operation(summary: str, parameters: Sequence[str], bodies: Schema, answers:
         "responses": {
             "200": {"description": "The answer", "headers": _TENSOR_HEADERS, "content": answers},
             "202": _ACCEPTED,
-            **_failures(*_ERRORS),
+            **failures(*_ERRORS),
         },
     }
 
@@ -329,13 +332,9 @@ def _information(summary: str, *errors: str) -> Schema:
         "summary": summary,
         "responses": {
             "200": {"description": summary, "content": {"application/json": {"schema": {"type": "object"}}}},
-            **_failures(*_ANYWHERE, *errors, "405", "500"),
+            **failures(*_ANYWHERE, *errors, "405", "500"),
         },
     }
-
-
-def _failures(*statuses: str) -> Schema:
-    return {status: {"$ref": f"#/components/responses/Error{status}"} for status in statuses}
 
 
 def _metrics() -> Schema:

@@ -84,3 +84,8 @@ PARAMETERS: dict[str, tuple[str, Schema]] = {
         BOOLEAN,
     ),
 }
+
+
+def failures(*statuses: str) -> Schema:
+    """Return the responses with errors of the given statuses."""
+    return {status: {"$ref": f"#/components/responses/Error{status}"} for status in statuses}

@@ -7,13 +7,13 @@ import logging
 import ssl
 
 from ...errors import HybridgeError
-from ..middleware.auth import KeyRing
+from ..middleware.key_file import KeyFile
 from ..settings import Settings
 
 log = logging.getLogger("hybridge.server")
 
 
-def check_opening(settings: Settings) -> KeyRing | None:
+def check_opening(settings: Settings) -> KeyFile | None:
     """Return the keys of a server that is about to start, or None; warn if other machines need no key.
 
     Raises:
@@ -35,13 +35,13 @@ def check_opening(settings: Settings) -> KeyRing | None:
                 settings.address,
             )
         return None
-    ring = KeyRing.read(settings.keys)
-    if not ring.hashes:
+    keys = KeyFile(settings.keys)
+    if not keys.current.hashes:
         raise HybridgeError(
             f"{settings.keys} holds no key, so every request would be refused",
             hint=f"hybridge keys add {settings.keys} NAME",
         )
-    return ring
+    return keys
 
 
 def is_loopback(host: str) -> bool:
