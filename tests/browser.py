@@ -82,8 +82,12 @@ class Page:
 
     def open(self, path: Path) -> None:
         """Goes to a file and waits until it is there, pictures included."""
+        self.visit(path.as_uri())
+
+    def visit(self, address: str) -> None:
+        """Goes to an address and waits until it is there, pictures included."""
         self._heard.clear()
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=address)
         while not any(event["method"] == "Page.loadEventFired" for event in self._heard):
             self._next()
 
@@ -105,6 +109,24 @@ class Page:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def until(self, expression: str, seconds: float = 20) -> Any:
+        """The value of a JavaScript expression, once it is true."""
+        waiting = f"""new Promise((done, fail) => {{
+          const end = Date.now() + {1000 * seconds};
+          (function look() {{
+            const value = {expression};
+            if (value) done(value);
+            else if (Date.now() > end) fail(new Error('never true; the page says: ' + document.body.innerText));
+            else setTimeout(look, 30);
+          }})();
+        }})"""
+        return self.ask(waiting)
+
+    def choose(self, selector: str, file: Path) -> None:
+        """A file in a file input."""
+        found = self.call("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
+        self.call("DOM.setFileInputFiles", files=[str(file)], objectId=found["result"]["objectId"])
 
     def click(self, selector: str, *, x: float = 0.5, y: float = 0.5) -> None:
         """With the mouse, at a share of the element's width and height; brings it into view first."""

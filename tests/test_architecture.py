@@ -43,6 +43,7 @@ LAYERS = {
         "scheduling": set(),
         "middleware": set(),
         "async_jobs": {"middleware", "scheduling"},
+        "page": set(),
         "process": {"middleware", "scheduling"},
         "http": {"async_jobs", "middleware", "process", "scheduling"},
     },

@@ -227,7 +227,7 @@ def _read_decode(content: _Content, parameters: Parameters, accept: str) -> Deco
             hint=f"the encode endpoint for {kind}s",
             cause="pixels-as-latents",
         )
-    accepted = _media_types(accept)
+    accepted = media_types(accept)
     output, picture_format, video_format = _choose_output(parameters, accepted)
     return DecodeRequest(
         latents=_read_tensor(content, parameters),
@@ -256,7 +256,7 @@ def _read_encode(content: _Content, parameters: Parameters, accept: str) -> Enco
         seed=parameters.integer("seed", least=0),
         moments=parameters.boolean("moments") or False,
         drop_frames=parameters.boolean("drop_frames") is not False,
-        envelope=_envelope(_media_types(accept)),
+        envelope=_envelope(media_types(accept)),
     )
 
 
@@ -280,7 +280,7 @@ def _read_scaling(parameters: Parameters, *, scales_by_default: bool) -> Scaling
     )
 
 
-def _media_types(accept: str) -> list[str]:
+def media_types(accept: str) -> list[str]:
     """Return the media types of an Accept header in order of preference, without wildcards."""
     weighted: list[tuple[float, str]] = []
     for part in accept.split(",", _MAX_ACCEPTED)[:_MAX_ACCEPTED]:

@@ -37,6 +37,7 @@ from .middleware.browser_origin import BrowserOriginMiddleware
 from .middleware.draining import Drain, DrainMiddleware
 from .middleware.key_file import KeyFile, KeyRing
 from .middleware.request_record import Observer, RequestRecordMiddleware
+from .page import site
 from .process.logs import log_job, log_request
 from .process.metrics import Metrics
 from .process.startup_checks import is_loopback
@@ -80,7 +81,15 @@ def create_app(
     about_kinds = (served, settings.limits, settings.default_model)
     kinds = (PromptKind(*about_kinds), VaeKind(*about_kinds))
     endpoints = Endpoints(
-        backend, served, kinds, body_reader, metrics, async_jobs, media, deadline_s=settings.deadline_s
+        backend,
+        served,
+        kinds,
+        body_reader,
+        metrics,
+        async_jobs,
+        media,
+        limits=settings.limits,
+        deadline_s=settings.deadline_s,
     )
 
     @asynccontextmanager
@@ -102,7 +111,7 @@ def create_app(
             *(Route(f"/v1/{{model}}/encode{end}", endpoints.encode, methods=["POST"]) for end in ("", "/")),
             *(Route(f"/v1/{{model}}/prompt{end}", endpoints.prompt, methods=["POST"]) for end in ("", "/")),
             Route("/te", endpoints.sd_next, methods=["POST"]),
-            Route("/", endpoints.index, methods=["GET"]),
+            *site.routes(for_programs=endpoints.index),
             Route("/", endpoints.infer, methods=["POST"]),
             Route("/predict", endpoints.infer, methods=["POST"]),
             Route("/v1/models", endpoints.models, methods=["GET"]),
@@ -120,7 +129,7 @@ def create_app(
             Middleware(RequestRecordMiddleware, observers=(log_request, metrics.observe, *observers)),
             *_cors(settings.cors),
             *_pages(settings, keys),
-            Middleware(AuthMiddleware, keys=keys),
+            Middleware(AuthMiddleware, keys=keys, is_public=site.is_public),
             Middleware(DrainMiddleware, drain=drain),
         ],
         exception_handlers={

@@ -67,6 +67,7 @@ class LocalBackend:
         )
         self._kind_of = {part: kind for kind in self._kinds for part in kind.parts}
         self._patience_s = _PATIENCE_S
+        self._memory_bytes = memory_bytes
         self._models: ModelCache[Any] = ModelCache(
             {part: engine for kind in self._kinds for part, engine in kind.loaded.items()},
             {part: source for kind in self._kinds for part, source in kind.sources().items()},
@@ -112,6 +113,7 @@ class LocalBackend:
             waiting_cost=sum(queued.cost_s for queued in waiting),
             running=len(self._device.queue.serving()),
             weights_bytes=self._models.weights_bytes,
+            memory_bytes=self._memory_bytes,
             loads={name: state.loads for name, state in states.items()},
             evictions={name: state.evictions for name, state in states.items()},
         )

@@ -25,6 +25,7 @@ from ..middleware.request_record import RequestRecord, record_of
 from ..process.metrics import CONTENT_TYPE, Metrics
 from ..scheduling.backend import Backend
 from ..scheduling.job import Job, ProgressCallback, Result, text_part
+from ..scheduling.limits import Limits
 from .job_kind import JobKind, ResponseTools, SentRequest
 from .media_threads import MediaThreads
 from .request_body import BodyReader
@@ -47,6 +48,7 @@ class Endpoints:
         metrics: The metrics of ``/metrics``.
         async_jobs: Takes requests that are to be done later.
         media: Threads for picture files and base64.
+        limits: Limits of one request, which ``/v1/models`` tells.
         deadline_s: Time limit of requests that name none, in seconds; None for no limit.
     """
 
@@ -60,6 +62,7 @@ class Endpoints:
         async_jobs: AsyncJobRegistry,
         media: MediaThreads,
         *,
+        limits: Limits,
         deadline_s: float | None = None,
     ) -> None:
         self._backend = backend
@@ -69,6 +72,7 @@ class Endpoints:
         self._metrics = metrics
         self._async_jobs = async_jobs
         self._deadline_s = deadline_s
+        self._limits = limits
         self._media = media
         self._fingerprinting = asyncio.Lock()  # reading weights side by side would be no faster
 
@@ -222,7 +226,8 @@ class Endpoints:
     async def models(self, _: Request) -> Response:
         """GET /v1/models"""
         infos = self._backend.info()
-        return JSONResponse({"models": [self._served.described(name, infos) for name in self._served.names]})
+        models = [self._served.described(name, infos) for name in self._served.names]
+        return JSONResponse({"models": models, "limits": self._limits.described()})
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/{model}: with the fingerprint of its text encoders, which takes a while to find."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from urllib.parse import unquote, unquote_to_bytes
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -36,11 +36,19 @@ class AuthMiddleware:
     Args:
         app: The application behind it.
         keys: The keys; None if no key is needed.
+        is_public: Whether a request needs no key, besides those of :data:`_OPEN_PATHS`; called without keys in the
+            scope.
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyRing | KeyFile | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: KeyRing | KeyFile | None = None,
+        is_public: Callable[[Scope], bool] = lambda _: False,
+    ) -> None:
         self._app = app
         self._keys = keys
+        self._is_public = is_public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,7 +56,7 @@ class AuthMiddleware:
             return
         offered = _take_keys(scope)
         client_id = _address_of(scope)
-        is_open = scope["path"] in _OPEN_PATHS
+        is_open = scope["path"] in _OPEN_PATHS or self._is_public(scope)
         scope["state"]["is_admin"] = False
         if self._keys is not None and not is_open:
             ring = self._keys.current

@@ -114,6 +114,9 @@ class _Load(Collector):
         yield GaugeMetricFamily("hybridge_queue_cost", "Seconds of work that wait", load.waiting_cost)
         yield GaugeMetricFamily("hybridge_running_jobs", "Jobs on the device", load.running)
         yield GaugeMetricFamily("hybridge_weights_bytes", "Bytes of loaded weights", load.weights_bytes)
+        if load.memory_bytes is not None:
+            help_text = "Bytes that weights and runs may take together"
+            yield GaugeMetricFamily("hybridge_memory_bytes", help_text, load.memory_bytes)
         yield GaugeMetricFamily("hybridge_inflight_bytes", "Bytes of bodies coming in", self._inflight_bytes())
         ready = float(self._backend.health() is None)
         yield GaugeMetricFamily("hybridge_ready", "1 while work is taken", ready)

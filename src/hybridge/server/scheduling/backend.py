@@ -53,6 +53,7 @@ class BackendLoad:
         waiting_cost: Their cost, in the unit of :meth:`Backend.cost`.
         running: Jobs on the device.
         weights_bytes: Of the models that are loaded.
+        memory_bytes: What weights and runs may take together; None if nothing bounds it.
         loads: How often each model was loaded.
         evictions: How often each model was evicted to make room for another.
     """
@@ -61,6 +62,7 @@ class BackendLoad:
     waiting_cost: float
     running: int
     weights_bytes: int
+    memory_bytes: int | None = None
     loads: Mapping[str, int] = field(default_factory=dict)
     evictions: Mapping[str, int] = field(default_factory=dict)
 

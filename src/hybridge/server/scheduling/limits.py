@@ -58,6 +58,11 @@ class Limits:
     max_inflight_bytes: int = 1024 * MIB
     body_pause_s: float = 30
 
+    def described(self) -> dict[str, int]:
+        """Return what a client can check before it sends anything, for ``/v1/models``."""
+        names = ("max_body_bytes", "max_pixels", "max_video_pixels", "max_batch")
+        return {name: getattr(self, name) for name in names}
+
     @property
     def prompts(self) -> PromptLimits:
         """Limits of a request for text embeddings."""

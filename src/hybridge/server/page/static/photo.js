@@ -1,0 +1,128 @@
+// Photograph → encode → decode → how much of it came back.
+
+import { comparison } from './compare.js';
+import { choices, empty, find, make, saving, word } from './dom.js';
+import { dropZone } from './drop.js';
+import { onLanguage, text, translate } from './i18n.js';
+import { run } from './jobs.js';
+import { drawn, fitted, png, psnr, readPicture } from './picture.js';
+import { writeSafetensors } from './safetensors.js';
+import { modelOf, modelsFor, onServer, server } from './server.js';
+import { snippets } from './snippets.js';
+import { bytes, seconds } from './units.js';
+import { Sentence, workIn } from './work.js';
+
+const SIDES = [256, 512, 768, 1024, 1536, 2048, 3072, 4096];
+
+/** Longest side to begin with: on a processor a picture of 1024 pixels can take a minute. */
+const usualSide = (model) => (model?.device === 'cpu' ? 512 : 1024);
+
+/** Shows the section where a model encodes and decodes; returns what takes a file. */
+export function beginPhoto(take) {
+  const section = find('#photo');
+  const model = find('select[name=model]', section);
+  const size = find('select[name=size]', section);
+  const during = workIn(section);
+  let file = null;
+
+  const fill = () => {
+    const models = modelsFor('encode', 'decode');
+    section.hidden = !models.length;
+    choices(model, models.map((one) => [one.name, one.title]));
+    const most = mostPixels(modelOf(model.value));
+    const sides = SIDES.filter((side) => side === SIDES[0] || side * side <= most);
+    const usual = Math.min(usualSide(modelOf(model.value)), sides.at(-1));
+    choices(size, sides.map((side) => [String(side), text('photo.up-to', { side })]), size.value || String(usual));
+  };
+  onServer(fill);
+  onLanguage(fill);
+
+  const start = () => {
+    if (!file) return;
+    const wanted = { file, model: modelOf(model.value), longest: Number(size.value) };
+    during((tools) => roundTrip(section, wanted, tools));
+  };
+  model.addEventListener('change', () => (fill(), start()));
+  size.addEventListener('change', start);
+  const shown = dropZone(find('.drop', section), { accept: 'image/*', text: 'photo.drop', take: (one) => take(one, 'photo') });
+  return (one) => {
+    file = one;
+    shown.textContent = one.name;
+    start();
+  };
+}
+
+const mostPixels = (model) =>
+  (model?.temporal_factor ? server.limits.max_video_pixels : server.limits.max_pixels) ?? 2048 ** 2;
+
+async function roundTrip(section, { file, model, longest }, { signal, step }) {
+  const result = find('.result', section);
+  const picture = await readPicture(file);
+  const before = fitted(picture, { longest, most: mostPixels(model), multiple: model.spatial_factor });
+  const sent = await png(before);
+  if (sent.size > server.limits.max_body_bytes) {
+    throw new Sentence('error.too-many-bytes', { saw: bytes(sent.size), most: bytes(server.limits.max_body_bytes) });
+  }
+  signal.throwIfAborted();
+  const encoded = await run(
+    `v1/${model.name}/encode`,
+    { body: sent, headers: { 'content-type': 'image/png', accept: 'tensor/binary' } },
+    step('encode'),
+    signal,
+  );
+  const latents = {
+    shape: JSON.parse(encoded.headers.get('shape')),
+    dtype: encoded.headers.get('dtype'),
+    data: new Uint8Array(await encoded.arrayBuffer()),
+  };
+  const query = { shape: latents.shape, dtype: latents.dtype, output_type: 'pil', image_format: 'png' };
+  const decoded = await run(
+    `v1/${model.name}/decode`,
+    { query, body: latents.data, headers: { 'content-type': 'tensor/binary', accept: 'image/png' } },
+    step('decode'),
+    signal,
+  );
+  const file_ = await decoded.blob();
+  const after = drawn(await createImageBitmap(file_));
+  const whole = `${picture.width}×${picture.height}`;
+  const used = `${before.width}×${before.height}`;
+  empty(result);
+  result.hidden = false;
+  result.append(
+    comparison(before, after),
+    make(
+      'div',
+      { class: 'facts' },
+      facts([
+        ['photo.psnr', `${psnr(before, after).toFixed(1)} dB`, 'photo.psnr-note'],
+        ['photo.latents', `${latents.shape.join('×')} ${latents.dtype}, ${bytes(latents.data.length)}`],
+        ['photo.pixels', whole === used ? used : () => text('photo.scaled', { used, whole })],
+        ['photo.time', `${seconds(timeOf(encoded))} + ${seconds(timeOf(decoded))}`, 'photo.time-note'],
+      ]),
+      make(
+        'p',
+        { class: 'row' },
+        saving('save.picture', file_, 'picture.png'),
+        saving('save.latents', writeSafetensors(latents, { model: model.name, space: 'vae' }), 'latents.safetensors'),
+      ),
+    ),
+    snippets('photo', { model: model.name, name: file.name, type: file.type, latents }),
+  );
+  translate(result);
+}
+
+function facts(rows) {
+  const list = make('dl', { class: 'about' });
+  for (const [key, value, note] of rows) {
+    const shown = typeof value === 'function' ? word('said', { said: value }, 'dd') : make('dd', {}, value);
+    list.append(make('div', {}, word(key, {}, 'dt'), shown, ...(note ? [word(note, {}, 'dd', { class: 'note' })] : [])));
+  }
+  return list;
+}
+
+/** Seconds that the device and the files of an answer took, by its server-timing. */
+function timeOf(answer) {
+  const stages = [...(answer.headers.get('server-timing') ?? '').matchAll(/(\w+);dur=([\d.]+)/g)];
+  const busy = stages.filter(([, name]) => ['read', 'device', 'encode'].includes(name));
+  return busy.reduce((sum, [, , milliseconds]) => sum + Number(milliseconds) / 1000, 0);
+}
