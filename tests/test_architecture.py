@@ -93,7 +93,7 @@ KNOWS_TORCH = {
 
 #: Parts of other programs import the client alone, except for these.
 INTEGRATIONS = SOURCE.parent.parent / "integrations"
-FOR_INTEGRATIONS = {"huggingface": {"protocol", "models", "engine"}}
+FOR_INTEGRATIONS = {"comfyui": {"client", "protocol"}, "huggingface": {"protocol", "models", "engine"}}
 
 
 def files() -> list[Path]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..engine import Engine, EngineOptions, frames_of, map_torch_errors, threads_of, to_pixels, to_unit
+from ..engine.identity import Identity
 from ..engine.loading import config_before_loading
 from ..engine.options import choose_device, choose_dtype
 from ..errors import CannotLower, EngineFailure, HybridgeError, OutOfMemory, TooLarge
@@ -168,6 +169,15 @@ class VaeModels(LocalModels[Engine, VaeJob]):
         engine, state = self.engine_of(part), self._cache.state_of(part)
         info = self._infos[part] if engine is None else _info_of(engine)
         return replace(info, state=state.state, failure=state.failure)
+
+    def fingerprint(self, part: str) -> Mapping[str, Any]:
+        engine = self.engine_of(part)
+        if engine is not None and engine.identity is None:
+            return {}
+        spec = self._infos[part].spec
+        assert isinstance(spec, ModelSpec)  # noqa: S101 - what this kind has
+        identity = Identity.of_model(spec) if engine is None else engine.identity
+        return {"revision": identity.revision, "weights": identity.weights_hash(wait=True)}
 
     def flops(self, job: VaeJob) -> float | None:
         return self._flops.now(plan_key(job))

@@ -230,11 +230,13 @@ class Endpoints:
         return JSONResponse({"models": models, "limits": self._limits.described()})
 
     async def model(self, request: Request) -> Response:
-        """GET /v1/models/{model}: with the fingerprint of its text encoders, which takes a while to find."""
+        """GET /v1/models/{model}: with what tells its weights from others, which takes a while to find."""
         name = self._served.find(request.path_params["model"]).name
         document = self._served.described(name, self._backend.info())
-        if "text" in document:
-            async with self._fingerprinting:
+        async with self._fingerprinting:
+            if "decode" in document:
+                document |= await asyncio.to_thread(self._backend.fingerprint, name)
+            if "text" in document:
                 document["text"] |= await asyncio.to_thread(self._backend.fingerprint, text_part(name))
         return JSONResponse(document)
 

@@ -102,7 +102,8 @@ class Backend(Protocol):
             part: As in :attr:`ModelInfo.part`.
 
         Returns:
-            ``fingerprint``, or ``no_fingerprint`` with the reason; neither if this kind of model has none.
+            Of text encoders ``fingerprint``, or ``no_fingerprint`` with the reason; of a VAE its ``revision`` and
+            its ``weights``, as in a receipt, each None if it is not known.
         """
         ...
 

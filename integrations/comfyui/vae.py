@@ -1,0 +1,325 @@
+"""A VAE of a server, for sockets of the type VAE.
+
+ComfyUI's nodes call the methods of their own VAE class; this one has those that they use, with the same shapes and
+ranges, and never the weights.
+
+============================  ===========================================================================
+latents, ``samples``          (B, C, h, w); of videos (B, C, f, h, w); floats in the space of ComfyUI's VAE
+pixels                        (B, H, W, 3) floats in [0, 1]; decoded videos (B, F, H, W, 3)
+============================  ===========================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from hybridge.client import AsyncClient
+from hybridge.protocol import DecodeRequest, EncodeRequest, Scaling, WireTensor
+from hybridge.protocol.torch import from_torch, to_torch
+
+from .background import Progress
+from .messages import NodeError
+from .servers import Server
+
+#: The classes of diffusers whose latents have a known space in ComfyUI.  For most, a LATENT is what the VAE takes.
+#: ComfyUI's VAEs of FLUX.2 and LTX-Video normalise inside, so there a LATENT is what diffusers' pipelines have.
+_SPACES = {
+    "AutoencoderKL": "vae",
+    "AutoencoderTiny": "vae",
+    "AutoencoderKLFlux2": "pipeline",
+    "AutoencoderKLHunyuanVideo": "vae",
+    "AutoencoderKLLTXVideo": "pipeline",
+    "AutoencoderKLQwenImage": "vae",
+    "AutoencoderKLWan": "vae",
+}
+
+#: How pixels come back: as 8-bit levels, or as floats, which are four times as many bytes.
+PRECISIONS = ("8-bit", "float")
+
+#: ComfyUI folds 2×2 latents of FLUX.2 into one of four times the channels; the server takes them unfolded.
+_FOLDED = {"AutoencoderKLFlux2": 2}
+
+_COLOURS = 3
+
+#: A request: made on the node's thread, sent on the event loop.
+_Sent = Callable[[AsyncClient, Progress], Awaitable[WireTensor]]
+
+
+class RemoteVAE:
+    """A model of a server in the place of ComfyUI's VAE.
+
+    Args:
+        server: The server.
+        facts: The model's entry of ``/v1/models``.
+        precision: One of :data:`PRECISIONS`, for decoded pixels.
+
+    Attributes:
+        model: The server's name for the model.
+        latent_channels: C of the latents.
+        latent_dim: 2 for pictures, 3 for latents with a frame axis.
+        output_channels, not_video, crop_input, device, output_device, vae_dtype, size: As ComfyUI's VAE has them.
+
+    Raises:
+        NodeError: for a class whose latents ComfyUI may have in another space.
+    """
+
+    def __init__(self, server: Server, facts: dict[str, Any], precision: str = PRECISIONS[0]) -> None:
+        self.model = str(facts["name"])
+        self._server = server
+        self._as_bytes = precision != "float"
+        kind = str(facts.get("class"))
+        space = _SPACES.get(kind)
+        if space is None:
+            raise NodeError(
+                f"{self.model!r} is a VAE of the class {kind[:60]}, whose latents ComfyUI has in another form"
+                f" than the server, or in none. These classes work: {', '.join(_SPACES)}."
+            )
+        self._scaling = Scaling("model") if space == "pipeline" else Scaling()
+        self._fold = _FOLDED.get(kind, 1)
+        self._factor = int(facts["spatial_factor"]) * self._fold
+        frames = int(facts.get("temporal_factor") or 1)
+        self._is_video = bool(facts.get("frames"))
+        self.latent_channels = int(facts["latent_channels"]) * self._fold**2
+        self.latent_dim = 3 if facts.get("axes") == "BCTHW" else 2
+        self._can_encode = "encode" in (facts.get("tasks") or ())
+        self._temporal = frames
+        self.output_channels = _COLOURS
+        self.not_video = False
+        self.crop_input = True
+        self.device = self.output_device = torch.device("cpu")
+        self.vae_dtype = torch.float32
+        self.size = 0
+        self.patcher = None
+
+    def __repr__(self) -> str:
+        """Name the model and the profile: ComfyUI shows nodes' inputs in errors."""
+        return f"RemoteVAE({self.model!r} on {self._server.profile!r})"
+
+    # ---------------------------------------------------------------------------------------- what nodes call
+
+    def decode(self, samples: torch.Tensor, vae_options: Any = None) -> torch.Tensor:
+        """Decode latents to pixels.
+
+        Args:
+            samples: See above; (B, C, 1, h, w) is accepted for pictures, and (B, C, h, w) for videos of one frame.
+            vae_options: Accepted because nodes pass it; of no meaning here.
+
+        Raises:
+            NodeError: for latents of another model, and every failure of the server.
+        """
+        latents = self._checked(samples)
+        items = latents.split(1)
+        works = [self._decoding(from_torch(self._unfolded(item))) for item in items]
+        pixels: list[torch.Tensor] = []
+
+        def take(index: int, answer: WireTensor) -> None:
+            # Allocated for the whole batch when the first answer says the size, and then filled in place.
+            shape = self._pixels_shape(answer)
+            if not pixels:
+                pixels.append(torch.empty((len(items), *shape), dtype=torch.float32))
+            self._fill(pixels[0][index], answer)
+
+        self._server.call_all(works, take, shows_progress=True)
+        return pixels[0]
+
+    def decode_tiled(self, samples: torch.Tensor, *sizes: Any, **named_sizes: Any) -> torch.Tensor:
+        """Decode without tiles, whatever their sizes: the server fits it into its memory, without seams."""
+        return self.decode(samples)
+
+    def encode(self, pixel_samples: torch.Tensor, not_video: bool | None = None) -> torch.Tensor:
+        """Encode pixels to latents: the mode of the VAE's posterior.
+
+        Args:
+            pixel_samples: (B, H, W, 3) or (B, F, H, W, 3) in [0, 1]; more channels are dropped, and the sides are
+                cropped at their centre to multiples of the VAE's factor.  For a model of videos, (B, H, W, 3) is
+                one video of B frames.
+            not_video: Whether (B, H, W, 3) is B pictures for a model of videos, too.
+
+        Raises:
+            NodeError: for a decoder without an encoder, and every failure of the server.
+        """
+        return self._encode(pixel_samples, not_video, shows_progress=False)
+
+    def encode_tiled(self, pixel_samples: torch.Tensor, *sizes: Any, **named: Any) -> torch.Tensor:
+        """Encode without tiles, whatever their sizes."""
+        return self._encode(pixel_samples, named.get("not_video"), shows_progress=True)
+
+    def spacial_compression_decode(self) -> int:
+        """Return the pixels of a latent on each side; the spelling is ComfyUI's."""
+        return self._factor
+
+    def spacial_compression_encode(self) -> int:
+        """Return the same for encoding."""
+        return self._factor
+
+    def temporal_compression_decode(self) -> int | None:
+        """Return the frames of a latent frame; None for pictures."""
+        return self._temporal if self._is_video else None
+
+    @property
+    def downscale_ratio(self) -> Any:
+        """Pixels of a latent on each side; for videos (frames → latent frames, height, width)."""
+        if not self._is_video:
+            return self._factor
+        return (lambda frames: max(0, (frames + self._temporal - 1) // self._temporal), self._factor, self._factor)
+
+    @property
+    def upscale_ratio(self) -> Any:
+        """The same for decoding; for videos (latent frames → frames, height, width)."""
+        if not self._is_video:
+            return self._factor
+        return (lambda latent: max(0, 1 + (latent - 1) * self._temporal), self._factor, self._factor)
+
+    @property
+    def downscale_index_formula(self) -> tuple[int, int, int] | None:
+        """Frames, height and width of a latent; None for pictures."""
+        return (self._temporal, self._factor, self._factor) if self._is_video else None
+
+    @property
+    def upscale_index_formula(self) -> tuple[int, int, int] | None:
+        """The same for decoding."""
+        return self.downscale_index_formula
+
+    def vae_encode_crop_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Crop (…, H, W, C) at the centre to multiples of the factor."""
+        for axis in (-3, -2):
+            side = pixels.shape[axis]
+            whole = side // self._factor * self._factor
+            pixels = pixels.narrow(axis, (side - whole) // 2, whole)
+        return pixels
+
+    def throw_exception_if_invalid(self) -> None:
+        """Do nothing: a model that the server lacks was refused before."""
+
+    def is_dynamic(self) -> bool:
+        """Return False: nothing of it is in this machine's memory."""
+        return False
+
+    def model_size(self) -> int:
+        """Return 0 bytes."""
+        return 0
+
+    def get_sd(self) -> dict[str, Any]:
+        """Raise NodeError: there are no weights to save."""
+        raise NodeError(f"The weights of {self.model!r} are on the server, so they cannot be saved from here.")
+
+    @property
+    def first_stage_model(self) -> Any:
+        """Raise NodeError, for nodes that change the module itself."""
+        raise NodeError(
+            f"{self.model!r} runs on a server: a node that changes the VAE's own module needs a local VAE."
+        )
+
+    # ------------------------------------------------------------------------------------------ how it is done
+
+    def _checked(self, samples: torch.Tensor) -> torch.Tensor:
+        axes = 4 if self.latent_dim == 2 else 5
+        if samples.ndim == 5 and axes == 4 and samples.shape[2] == 1:
+            samples = samples[:, :, 0]
+        if samples.ndim == 4 and axes == 5:
+            samples = samples.unsqueeze(2)
+        is_one = self._is_video or samples.ndim != 5 or samples.shape[2] == 1
+        if samples.ndim != axes or samples.shape[1] != self.latent_channels or not is_one:
+            what = "videos" if self._is_video else "pictures"
+            raise NodeError(
+                f"These latents have the shape {list(samples.shape)}, but {self.model!r} decodes {what} from"
+                f" latents with {self.latent_channels} channels: use the VAE of the model that made them."
+            )
+        return samples
+
+    def _unfolded(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents if self._fold == 1 else torch.nn.functional.pixel_shuffle(latents, self._fold)
+
+    def _decoding(self, latents: WireTensor) -> _Sent:
+        if self.latent_dim == 3 and not self._is_video:  # a picture has no frames on the wire
+            latents = replace(latents, shape=(*latents.shape[:2], *latents.shape[3:]))
+        request = DecodeRequest(latents, self._scaling, output="pixels" if self._as_bytes else "unit")
+
+        async def send(client: AsyncClient, progress: Progress) -> WireTensor:
+            return (await client.send(request, model=self.model, progress=progress)).tensor()
+
+        return send
+
+    def _pixels_shape(self, answer: WireTensor) -> tuple[int, ...]:
+        """Return the shape of an item's pixels: (H, W, 3), or (F, H, W, 3) where latents have a frame axis."""
+        height, width = answer.shape[1:3] if self._as_bytes else answer.shape[2:4]
+        return (answer.shape[0], height, width, _COLOURS) if self.latent_dim == 3 else (height, width, _COLOURS)
+
+    def _fill(self, pixels: torch.Tensor, answer: WireTensor) -> None:
+        """Write an answer, (F, H, W, 3) bytes or (F, 3, H, W) floats, into the pixels of its item."""
+        found = _view(answer)
+        if not self._as_bytes:
+            found = found.movedim(1, -1)
+        if self.latent_dim == 2:
+            found = found[0]
+        if found.shape != pixels.shape:
+            raise NodeError(f"{self.model!r} answered with pictures of different sizes.")
+        pixels.copy_(found)
+        if self._as_bytes:
+            pixels.div_(255.0)
+
+    def _encode(self, pixels: torch.Tensor, not_video: bool | None, *, shows_progress: bool) -> torch.Tensor:
+        if not self._can_encode:
+            raise NodeError(f"{self.model!r} on the server {self._server.profile!r} is a decoder alone.")
+        pixels = self.vae_encode_crop_pixels(pixels[..., :_COLOURS])
+        if 0 in pixels.shape:
+            raise NodeError(f"A picture for {self.model!r} needs at least {self._factor} pixels on each side.")
+        if pixels.ndim == 4:
+            is_one = self._is_video and not (self.not_video if not_video is None else not_video)
+            pixels = pixels[None] if is_one else pixels[:, None]
+        if not self._is_video and pixels.shape[1] > 1:
+            pixels = pixels.flatten(0, 1)[:, None]
+        latents: dict[int, torch.Tensor] = {}
+
+        def take(index: int, answer: WireTensor) -> None:
+            latents[index] = self._latents(answer)
+
+        works = [self._encoding(item[0]) for item in pixels.split(1)]
+        self._server.call_all(works, take, shows_progress=shows_progress)
+        return torch.cat([latents[index] for index in range(len(works))])
+
+    def _encoding(self, frames: torch.Tensor) -> _Sent:
+        """Return the request for frames (F, H, W, 3): bytes if they are 8-bit levels, else floats in [-1, 1]."""
+        levels = levels_of(frames)
+        if levels is not None:
+            image = from_torch(levels)
+        else:
+            signed = frames.movedim(-1, 1) * 2 - 1
+            image = from_torch(signed.transpose(0, 1)[None] if self._is_video else signed)
+        request = EncodeRequest(image, self._scaling, value_range="auto" if levels is not None else "signed")
+
+        async def send(client: AsyncClient, progress: Progress) -> WireTensor:
+            return (await client.send(request, model=self.model, progress=progress)).tensor()
+
+        return send
+
+    def _latents(self, answer: WireTensor) -> torch.Tensor:
+        latents = to_torch(answer).to(torch.float32)
+        if self._fold > 1:
+            latents = torch.nn.functional.pixel_unshuffle(latents, self._fold)
+        return latents.unsqueeze(2) if self.latent_dim == 3 and latents.ndim == 4 else latents
+
+
+def levels_of(pixels: torch.Tensor) -> torch.Tensor | None:
+    """Return pixels as uint8 if they are exactly that, as those of a picture file are; else None.
+
+    Args:
+        pixels: Floats in [0, 1].
+    """
+    if pixels.dtype is torch.uint8:
+        return pixels
+    levels = (pixels * 255.0).round_().clamp_(0, 255).to(torch.uint8)
+    return levels if torch.equal(levels.to(pixels.dtype) / 255.0, pixels) else None
+
+
+def _view(answer: WireTensor) -> torch.Tensor:
+    """Return a tensor on the received bytes, which is only read."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that the bytes cannot be written
+        return torch.frombuffer(answer.data, dtype=getattr(torch, answer.dtype)).reshape(answer.shape)

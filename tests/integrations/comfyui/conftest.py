@@ -1,0 +1,66 @@
+"""The pack, imported as ComfyUI imports it, on a stand-in for ComfyUI's own modules."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+PACK = Path(__file__).parents[3] / "integrations" / "comfyui"
+
+#: The profile's address has this in it, and the profile has this key: nothing that ComfyUI stores may have either.
+KEY = "hk-secret-of-the-test"
+
+
+@pytest.fixture(scope="session")
+def pack() -> Iterator[ModuleType]:
+    """The package, under a name such as ComfyUI gives it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent / "fake"))
+        name = "/comfyui/custom_nodes/hybridge-remote"  # ComfyUI takes the path
+        spec = importlib.util.spec_from_file_location(name, PACK / "__init__.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        yield module
+        for known in [known for known in sys.modules if known.partition(".")[0] in ("comfy", "comfy_api")]:
+            del sys.modules[known]
+        for known in [known for known in sys.modules if known.startswith(name)]:
+            del sys.modules[known]
+
+
+@pytest.fixture
+def profile(pack: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Makes a profile of an address, and returns its name."""
+    monkeypatch.setenv("HYBRIDGE_PROFILES", str(tmp_path / "profiles.json"))
+
+    def made(address: str, name: str = "desktop") -> str:
+        monkeypatch.setenv(f"HYBRIDGE_PROFILE_{name.upper()}_URL", address)
+        monkeypatch.setenv(f"HYBRIDGE_PROFILE_{name.upper()}_KEY", KEY)
+        return name
+
+    yield made
+    sys.modules[f"{pack.__name__}.servers"].close()
+
+
+@pytest.fixture
+def node(pack: ModuleType) -> Callable[..., tuple[Any, ...]]:
+    """Runs a node by its class's name, as ComfyUI does: with the widgets' values by name."""
+    nodes = sys.modules[f"{pack.__name__}.nodes"]
+
+    def run(name: str, **inputs: Any) -> tuple[Any, ...]:
+        kind = getattr(nodes, name)
+        schema = kind.define_schema()
+        given = {one.id: one.default for one in schema.inputs if hasattr(one, "default")} | inputs
+        result = kind.execute(**given)
+        assert len(result.args) in (0, len(schema.outputs))
+        return tuple(result.args)
+
+    return run
