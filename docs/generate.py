@@ -32,9 +32,13 @@ _SINGLE_FILES = """## Files and folders
 | a `.safetensors` in `models/VAE` of A1111 or ComfyUI, in latent diffusion's layout or diffusers' | \
 `mine=./vae.safetensors:sdxl` |
 | a whole checkpoint (SD v1, SDXL, SD3, FLUX.1); its VAE alone is read | `mine=./checkpoint.safetensors` |
-| TAESD in two files (`taesd_encoder.safetensors`, `taesd_decoder.safetensors`; also taesdxl, taesd3, taef1), \
+| TAESD in two files (`taesd_encoder.safetensors`, `taesd_decoder.safetensors`; also taesdxl, taesd3, taef1, \
+taef2, taesana), \
 as their author publishes them and ComfyUI keeps them | `taesdxl=./models/vae_approx`, \
 `mine=./models/vae_approx:taesdxl`, or either file |
+| TAEHV in one file, from [its author](https://github.com/madebyollin/taehv/tree/main/safetensors): `taehv`, \
+`taehv1_5`, `taew2_1`, `taew2_2`; others of its architecture with `:MODEL` | `small=./taew2_1.safetensors`, \
+`small=./taecvx.safetensors:cogvideox-5b` |
 | weights beside their `config.json`; a folder; a folder with the `fp16` variant alone | `mine=./vae` |
 | a repository's folder in the hub's cache | `mine=~/.cache/huggingface/hub/models--owner--name` |
 | `.ckpt`, `.pt`, `.pth`, `.bin` | `hybridge convert model.ckpt model.safetensors`, once |

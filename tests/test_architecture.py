@@ -31,7 +31,8 @@ SERVER_TO_ENGINE = {path.relative_to(SOURCE) for path in SOURCE.glob("server/loc
 #: What the folders of a room may import of each other.  Files that lie beside the folders may import any of them.
 LAYERS = {
     "engine": {
-        "program": set(),
+        "tiny": set(),
+        "program": {"tiny"},
         "machine": set(),
         "planning": {"program"},
         "memory": {"machine", "planning"},

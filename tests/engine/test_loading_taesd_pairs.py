@@ -157,10 +157,10 @@ def test_what_is_no_pair(halves, tmp_path: Path) -> None:
         ModelUnavailable, match=r"no half of taef1: .*expected what taef1_decoder\.safetensors lacks"
     ):
         resolve(f"taef1={tmp_path}")
-    # Newer ones have norms in their middle; without them the picture would be wrong.
+    # Without a layer that is not known the picture would be wrong.
     tensors = {key: tensor.contiguous() for key, tensor in halves["taesdxl"][1].state_dict().items()}
-    save_file({**tensors, "3.pool.0.weight": torch.ones(8)}, tmp_path / "taesdxl_decoder.safetensors")
-    with pytest.raises(ModelUnavailable, match=r"another architecture: saw decoder\.layers\.2\.pool\.0\.weight"):
+    save_file({**tensors, "3.glow.weight": torch.ones(8)}, tmp_path / "taesdxl_decoder.safetensors")
+    with pytest.raises(ModelUnavailable, match=r"another architecture: saw decoder\.layers\.2\.glow\.weight"):
         Engine.load(resolve(f"taesdxl={tmp_path}"), CPU)
 
 

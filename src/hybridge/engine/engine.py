@@ -16,7 +16,7 @@ from ..models import ModelSpec, Normalisation, latent_space, latents_layout
 from . import loading, pixels
 from .execution.executor import Progress, ShouldStop
 from .identity import Identity, library_versions
-from .latents import check_finite, to_module, with_statistics
+from .latents import check_finite, check_vae_space, to_module, with_statistics
 from .machine.cpu import threads_of
 from .machine.own_thread import run_in_own_thread
 from .memory.device_memory import map_torch_errors, release_memory
@@ -313,6 +313,8 @@ class Engine:
         # Imported here because it takes seconds; loading an engine has already imported it.
         from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
+        if wanted is None:
+            check_vae_space(self.spec)
         generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
         with map_torch_errors(f"encoding {list(image.shape)}", self.device.value):
             z = self._encoded(image, value_range, budget_bytes, progress, should_stop)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ..errors import RequestError
-from ..models import ModelSpec, Normalisation, latent_space
+from ..models import CATALOGUE, ModelSpec, Normalisation, latent_space
+from .program.lowering import skeleton
 
 #: Far above any VAE's latents: SD's stay within ±50, in VAE space and outside it.
 ABSURD = 1e4
@@ -32,6 +33,8 @@ def to_module(
     The arithmetic runs in the wider of the two dtypes, so that half-precision latents lose no precision with a
     float32 VAE, and float32 latents are rounded once.
     """
+    if sent is None:
+        check_vae_space(spec)
     wide = latents.to(torch.promote_types(latents.dtype, dtype))
     ready: torch.Tensor = latent_space.to_module(wide, spec, sent)
     return ready.to(dtype)
@@ -40,12 +43,30 @@ def to_module(
 def with_statistics(spec: ModelSpec, module: Any) -> ModelSpec:
     """Return the facts of a loaded model, with the statistics of its latents that only the module has."""
     by = spec.normalisation
-    read = None if by.buffers is None else _STATISTICS[by.buffers]
+    if spec.kind == "tiny" and by.buffers is not None:  # they are its parent's
+        module = _parent_of(spec) if by.buffers == "config" else None
+    read = None if by.buffers is None or module is None else _STATISTICS[by.buffers]
     mean, std = (None, None) if read is None else read(module)
     if mean is None or std is None:
         return spec
     means, stds = (_numbers(part) for part in (mean, std))
     return replace(spec, normalisation=replace(by, mean=means, std=stds))
+
+
+def _parent_of(spec: ModelSpec) -> Any:
+    """Return a module with the config of the model whose latents a tiny autoencoder takes, where that is known."""
+    parent = CATALOGUE[spec.parent or ""]
+    return None if parent.architecture is None else skeleton(parent.class_name, parent.architecture)
+
+
+def check_vae_space(spec: ModelSpec) -> None:
+    """Raise :class:`RequestError` if VAE space is asked of a tiny autoencoder that cannot convert to it."""
+    if spec.kind == "tiny" and spec.normalisation.buffers and not spec.normalisation.mean:
+        raise RequestError(
+            f"{spec.name} is a tiny autoencoder, which takes and gives a pipeline's latents",
+            saw=f"latents in VAE space, whose statistics are in the weights of {spec.parent}",
+            hint="do_scaling=True, with latents as the pipeline has them",
+        )
 
 
 def _numbers(part: Any) -> tuple[float, ...]:

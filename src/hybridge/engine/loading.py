@@ -16,11 +16,12 @@ import torch
 
 from ..errors import HybridgeError, ModelUnavailable, OutOfMemory, RequestError
 from ..models import CATALOGUE, ModelSpec, look_up, parent_of_tiny, spec_from_config
-from ..models.single_file import spec_from_file, stem_of
+from ..models.single_file import spec_from_file
+from ..models.tiny_files import stem_of
 from .config_json import read_config
 from .machine.cgroups import available_bytes
 from .memory.device_memory import free_bytes, is_short_of_memory
-from .program.lowering import constants_of, skeleton
+from .program.lowering import class_of, constants_of, skeleton
 from .weights import (
     FP16,
     PICKLED,
@@ -250,9 +251,9 @@ def _no_room(spec: ModelSpec, needed_bytes: int, device: torch.device) -> Hybrid
 
 
 def _skeleton(spec: ModelSpec, config: Mapping[str, Any], where: object) -> Any:
-    import diffusers
+    if class_of(spec.class_name) is None:
+        import diffusers
 
-    if not hasattr(diffusers, spec.class_name):
         raise ModelUnavailable(
             f"the installed diffusers cannot load {spec.name}",
             saw=f"diffusers {diffusers.__version__} without {spec.class_name}",

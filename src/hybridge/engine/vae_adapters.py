@@ -272,6 +272,7 @@ ADAPTERS: dict[str, Adapter] = {
     "AutoencoderKLTemporalDecoder": Adapter(_decode_frames, _encode_frames),
     "AutoencoderKLHunyuanImageRefiner": Adapter(_decode_refiner, fold=_fold_refiner),
     "Kandinsky6SRVAE": Adapter(_decode_kandinsky, _encode_kandinsky),
+    "AutoencoderTAEHV": Adapter(finish=_as_it_is),
     "AutoencoderVidTok": Adapter(_decode_vidtok, _encode_vidtok),
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import ModelUnavailable
-from ..models import SingleFile, single_file
+from ..models import SingleFile, single_file, tiny_files
 from ..models.config_check import shown
 
 STEM = "diffusion_pytorch_model"
@@ -134,16 +134,16 @@ def _read_halves(
 ) -> tuple[tuple[Path, ...], tuple[str, ...], dict[str, tuple[int, ...]]]:
     """Return paths, name prefixes and shapes of a file, and of the other file if it is one half of a TAESD."""
     held = checked_shapes(name, path, others)
-    start = single_file.half_of_taesd(held)
+    start = tiny_files.half_of_taesd(held)
     if start is None:
         return (path,), ("",), held
     files, starts, shapes = (path,), (start,), {start + key: shape for key, shape in held.items()}
     others |= {start + key for key in others}
-    other = single_file.other_half(path)
+    other = tiny_files.other_half(path)
     if other is None or not other.is_file():
         return files, starts, shapes
     held = checked_shapes(name, other)
-    other_start = single_file.half_of_taesd(held)
+    other_start = tiny_files.half_of_taesd(held)
     if other_start in (None, start):
         raise ModelUnavailable(
             f"no half of {name}",
@@ -199,7 +199,7 @@ def check_fit(name: str, folder: Path, stored: Stored, module: Any) -> None:
         raise ModelUnavailable(  # newer TAESDs have norms and other layers, and no layer may be left out
             f"{name} is a TAESD of another architecture",
             saw=f"{more[0]}, and {len(more) - 1} more that are not known",
-            expected="that of taesd, taesdxl, taesd3 or taef1",
+            expected="that of taesd, taesdxl, taesd3, taef1, taef2, taesana or TAEHV",
             where=folder,
         )
     missing = [key for key in needed if key not in found]

@@ -1,8 +1,8 @@
 """Find the contents of a single weight file, which has no config.json, from its tensors' names and shapes.
 
-Three layouts are supported: that of latent diffusion, which A1111 and ComfyUI use in ``models/VAE`` and in whole
-checkpoints; diffusers' own; and TAESD's, whose encoder and decoder are separate files, as in ComfyUI's
-``models/vae_approx``.
+Four layouts are supported: that of latent diffusion, which A1111 and ComfyUI use in ``models/VAE`` and in whole
+checkpoints; diffusers' own; TAESD's, whose encoder and decoder are separate files, as in ComfyUI's
+``models/vae_approx``; and TAEHV's.  :mod:`.tiny_files` reads the last two.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ModelUnavailable
+from . import tiny_files
 from .catalogue import CATALOGUE
 from .spec import ModelSpec, spec_from_config
-
-Shapes = Mapping[str, tuple[int, ...]]
+from .tiny_files import Shapes, side
+from .vae_classes import VAE_CLASSES
 
 LayoutName = Literal["latent diffusion", "diffusers", "TAESD"]
 
@@ -43,25 +44,13 @@ _BLOCKS = {
 }
 
 
-#: TAESD's tensor names: the half, then the number of the layer.
-_TAESD_KEY = re.compile(r"(?:taesd_)?(encoder|decoder)\.(\d+)\.(.+)")
-
-#: The prefix of each half if both are in one file, and a name that identifies a file with one half.
-_TAESD_HALVES = {
-    "taesd_encoder.": ("0.weight", "1.conv.0.weight"),
-    "taesd_decoder.": ("1.weight", "3.conv.0.weight"),
-}
-
-_TAESD_FILE = re.compile(r"(.+)_(encoder|decoder)")
-
-
 @dataclass(frozen=True, slots=True)
 class SingleFile:
-    """A VAE in one file, or an AutoencoderTiny in one or two files of TAESD.
+    """A VAE in one file, or a tiny autoencoder in one or two files of TAESD or TAEHV.
 
     Attributes:
         prefix: The prefix of the names of its tensors.
-        layout: The naming convention of its tensors.
+        layout: The naming convention of its tensors; TAEHV's is TAESD's.
         config: The module's part of its ``config.json``, without scaling.
         family: The catalogue row found from the rest of the checkpoint, or from the name of a TAESD's file; None if
             neither identifies one.
@@ -75,9 +64,9 @@ class SingleFile:
     has_encoder: bool = True
 
     def own_name(self, key: str) -> str | None:
-        """Return a tensor's name without prefix, TAESD's in diffusers' form; None for tensors outside the VAE."""
+        """Return a tensor's name in the module; None for tensors outside the VAE."""
         if self.layout == "TAESD":
-            return _name_of_taesd(key)
+            return tiny_files.own_name(key, is_of_diffusers=self.config["_class_name"] == "AutoencoderTiny")
         name = key.removeprefix(self.prefix)
         return name if key.startswith(self.prefix) and name.startswith(_PARTS) else None
 
@@ -93,11 +82,14 @@ def describe(name: str, where: object, shapes: Shapes) -> SingleFile:
     Raises:
         ModelUnavailable: when the file contains no VAE.
     """
-    halves = {key: shape for old, shape in shapes.items() if (key := _name_of_taesd(old)) is not None}
-    if "decoder.layers.0.weight" in halves:
-        stem = stem_of(Path(str(where)))
-        family = stem if stem in CATALOGUE and CATALOGUE[stem].kind == "tiny" else None
-        return SingleFile("", "TAESD", _tiny(halves), family, "encoder.layers.0.weight" in halves)
+    tiny = tiny_files.read_config(shapes)
+    if tiny is not None:
+        path = Path(str(where))
+        stem = tiny_files.stem_of(path) or path.stem
+        row = CATALOGUE.get(tiny_files.PARENTS.get(stem, stem))
+        family = row.name if row and _fits(row, tiny) else None
+        has_encoder = any(key.removeprefix("taesd_").startswith("encoder.") for key in shapes)
+        return SingleFile("", "TAESD", tiny, family, has_encoder)
     for prefix in _PREFIXES:
         own = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
         if "decoder.conv_in.weight" in own and "encoder.conv_in.weight" in own:
@@ -134,7 +126,7 @@ def spec_from_file(name: str, source: str, asked: str | None, found: SingleFile)
             hint="a folder with its config.json",
             where=source,
         )
-    fitting = [row for row in CATALOGUE.values() if _fits(row, found)]
+    fitting = [row for row in CATALOGUE.values() if _fits(row, found.config)]
     told_by = "file" if found.layout == "TAESD" else "checkpoint"
     reasons = {name: "told by its name", found.family: f"told by its {told_by}", asked: "as asked for"}
     row_name = asked or found.family or (name if name in {row.name for row in fitting} else None)
@@ -158,48 +150,38 @@ def spec_from_file(name: str, source: str, asked: str | None, found: SingleFile)
         # SDXL's original weights overflow float16; their shapes equal those of the weights that do not.
         "force_upcast": normalisation == CATALOGUE["sdxl"].normalisation,
     }
+    parent = CATALOGUE[row.parent] if row.parent else None
     if row.kind == "tiny":
         config = dict(found.config)
-    parent = CATALOGUE[row.parent] if row.parent else None
+    elif found.config["_class_name"] in tiny_files.CLASSES:
+        config, parent = {**found.config, **_as_in(row, found.config)}, row
     spec = spec_from_config(name, source, None, config, parent=parent)
     reason = "weights of SDXL may overflow float16" if config.get("force_upcast") else spec.half_reason
     return replace(spec, title=title, architecture=config, half_reason=reason, has_encoder=found.has_encoder)
 
 
-def half_of_taesd(shapes: Shapes) -> str | None:
-    """Return the name prefix for a file with one half of a TAESD; None for any other file."""
-    for start, names in _TAESD_HALVES.items():
-        if all(name in shapes for name in names):
-            return start
-    return None
+def _fits(row: ModelSpec, config: Mapping[str, Any]) -> bool:
+    """Return whether the row is of this config's class or, for classes that have no rows, could be its parent."""
+    if row.name == "starter" or row.latent_channels != config["latent_channels"]:
+        return False
+    if config["_class_name"] not in tiny_files.CLASSES:
+        return row.class_name == str(config["_class_name"])
+    own = VAE_CLASSES[config["_class_name"]]
+    is_timed = not row.frames.is_video or row.frames.factor == own.frames(config).factor
+    # LTX-2's pipelines return latents that they have denormalised, which its tiny autoencoder does not take.
+    is_known = row.kind == "kl" and row.class_name != "AutoencoderKLLTX2Video"
+    return (
+        is_known
+        and is_timed
+        and row.frames.has_axis == own.frames(config).has_axis
+        and (row.spatial_factor == own.spatial(config))
+    )
 
 
-def stem_of(path: Path) -> str | None:
-    """Return ``taesd`` for ``taesd_decoder.safetensors`` and ``taesd_encoder.safetensors``; None for others."""
-    match = _TAESD_FILE.fullmatch(path.stem)
-    return match[1] if match else None
-
-
-def other_half(path: Path) -> Path | None:
-    """Return ``taesd_encoder.safetensors`` for ``taesd_decoder.safetensors``, and vice versa; else None."""
-    match = _TAESD_FILE.fullmatch(path.stem)
-    if match is None:
-        return None
-    return path.with_stem(f"{match[1]}_{'encoder' if match[2] == 'decoder' else 'decoder'}")
-
-
-def _name_of_taesd(key: str) -> str | None:
-    """Return diffusers' name of one of TAESD's tensors."""
-    match = _TAESD_KEY.fullmatch(key)
-    if match is None:
-        return None
-    # TAESD's decoder begins with a clamp, which in diffusers is not one of the layers.
-    return f"{match[1]}.layers.{int(match[2]) - (match[1] == 'decoder')}.{match[3]}"
-
-
-def _fits(row: ModelSpec, found: SingleFile) -> bool:
-    is_same_kind = row.class_name == found.config["_class_name"]
-    return is_same_kind and row.name != "starter" and row.latent_channels == found.config["latent_channels"]
+def _as_in(row: ModelSpec, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a tiny autoencoder's config owes to its parent."""
+    is_of_pairs = config["_class_name"] == "AutoencoderTAEHV" and row.frames.kind == "pairs"
+    return {"keeps_even": True} if is_of_pairs else {}
 
 
 def _family(shapes: Shapes) -> str | None:
@@ -207,18 +189,12 @@ def _family(shapes: Shapes) -> str | None:
     return families.pop() if len(families) == 1 else None
 
 
-def _side(own: Shapes, name: str, axis: int) -> int:
-    """Return one side of a convolution's weight, or 0 if there is no such weight."""
-    shape = own.get(name, ())
-    return shape[axis] if len(shape) == 4 else 0
-
-
 def _tiny(own: Shapes) -> dict[str, Any]:
-    width = _side(own, "decoder.layers.0.weight", 0)
+    width = side(own, "decoder.layers.0.weight", 0)
     return {
         "_class_name": "AutoencoderTiny",
-        "latent_channels": _side(own, "decoder.layers.0.weight", 1),
-        "encoder_block_out_channels": (_side(own, "encoder.layers.0.weight", 0) or width,) * 4,
+        "latent_channels": side(own, "decoder.layers.0.weight", 1),
+        "encoder_block_out_channels": (side(own, "encoder.layers.0.weight", 0) or width,) * 4,
         "decoder_block_out_channels": (width,) * 4,
     }
 
@@ -236,13 +212,13 @@ def _full(own: Shapes) -> tuple[dict[str, Any], LayoutName]:
     attention = "mid.attn_1." if layout == "latent diffusion" else "mid_block.attentions."
     config = {
         "_class_name": "AutoencoderKL",
-        "in_channels": _side(own, "encoder.conv_in.weight", 1),
-        "out_channels": _side(own, "decoder.conv_out.weight", 0),
+        "in_channels": side(own, "encoder.conv_in.weight", 1),
+        "out_channels": side(own, "decoder.conv_out.weight", 0),
         "down_block_types": ("DownEncoderBlock2D",) * len(blocks),
         "up_block_types": ("UpDecoderBlock2D",) * len(blocks),
         "block_out_channels": tuple(blocks),
         "layers_per_block": layers,
-        "latent_channels": _side(own, "decoder.conv_in.weight", 1),
+        "latent_channels": side(own, "decoder.conv_in.weight", 1),
         "norm_num_groups": _NORM_GROUPS if all(side and side % _NORM_GROUPS == 0 for side in blocks) else None,
         "use_quant_conv": "quant_conv.weight" in own,
         "use_post_quant_conv": "post_quant_conv.weight" in own,

@@ -174,6 +174,11 @@ def _read_spec(
     elif config.get("force_upcast") is True and class_name in CLASS_NAMES:
         # The default in the class is True but has no meaning: only an explicit value counts.
         half, half_reason = None, "its config says force_upcast"
+    frames, axes, pack = known.frames(config), known.axes, known.pack
+    if known.kind == "tiny" and parent is not None:  # pipelines have latents as the parent takes them
+        axes, pack = parent.axes, parent.pack
+        if frames.is_video:
+            frames = replace(frames, kind=parent.frames.kind)
     key, channels = known.channels
     return ModelSpec(
         name=name,
@@ -186,9 +191,9 @@ def _read_spec(
         half=half,
         half_reason=half_reason,
         parent=parent.name if parent and known.kind == "tiny" else None,
-        frames=known.frames(config),
-        axes=known.axes,
-        pack=known.pack,
+        frames=frames,
+        axes=axes,
+        pack=pack,
     )
 
 

@@ -1,4 +1,4 @@
-"""The autoencoder classes of diffusers that are served.  A new class is a new row here."""
+"""The autoencoder classes that are served: diffusers', and two of our own.  A new class is a new row here."""
 
 from __future__ import annotations
 
@@ -88,6 +88,14 @@ def _vidtok_spatial(config: Config) -> int:
     return int(2 ** (len(config.get("ch_mult") or (0,) * 4) - 1 if downsamplings is None else len(downsamplings)))
 
 
+def _taehv_frames(config: Config) -> FrameRule:
+    return FrameRule("causal", _product("decoder_strides", (1, 2, 2))(config), "any")
+
+
+def _taehv_spatial(config: Config) -> int:
+    return int(int(config.get("patch_size") or 1) * 2 ** len(config.get("decoder_strides") or (0,) * 3))
+
+
 def _magvit_frames(config: Config) -> FrameRule:
     return FrameRule("causal", int(2 ** (len(config.get("block_out_channels") or (0,) * 4) - 2)))
 
@@ -118,6 +126,15 @@ _PICTURES = (
         kind="tiny",
         pack=PACK,
         half=("float16", "tiny autoencoders have no norms that overflow"),
+        has_posterior=False,
+    ),
+    VaeClass(
+        "AutoencoderTAESD",
+        _number("spatial_factor", 8),
+        _factors(1.0),
+        ("latent_channels", 32),
+        kind="tiny",
+        half=("float16", "tiny autoencoders run in half precision"),
         has_posterior=False,
     ),
     VaeClass(
@@ -194,6 +211,17 @@ _VIDEOS = (
         axes="BCTHW",
         half=("bfloat16", "Wan's documentation runs it in float32; bfloat16 cannot overflow and takes half"),
         colours=_wan_colours,
+    ),
+    VaeClass(
+        "AutoencoderTAEHV",
+        _taehv_spatial,
+        _factors(1.0),
+        ("latent_channels", 16),
+        kind="tiny",
+        frames=_taehv_frames,
+        axes="BCTHW",
+        half=("float16", "tiny autoencoders run in half precision"),
+        has_posterior=False,
     ),
     VaeClass(
         "AutoencoderKLHunyuanVideo",

@@ -20,6 +20,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ...errors import CannotLower
+from .. import tiny
 from . import wan
 from .builder import Lower, ProgramBuilder, check, drops_nothing
 from .module_structure import kind, why_replaced, why_touched
@@ -55,12 +56,17 @@ def lower(module: nn.Module, task: Task) -> Program:
     return builder.program(task, is_film=kind(module) in wan.PREFIXES)
 
 
-def skeleton(class_name: str, config: Mapping[str, Any]) -> nn.Module:
-    """Return a module of this diffusers class and ``config.json`` on the ``meta`` device, without weights."""
+def class_of(name: str) -> Any:
+    """Return the class of this name: diffusers', one of :mod:`hybridge.engine.tiny`, or None if neither has it."""
     import diffusers
 
+    return getattr(diffusers, name, None) or getattr(tiny, name, None)
+
+
+def skeleton(class_name: str, config: Mapping[str, Any]) -> nn.Module:
+    """Return a module of this class and ``config.json`` on the ``meta`` device, without weights."""
     with torch.device("meta"):
-        module: nn.Module = getattr(diffusers, class_name).from_config(dict(config)).eval()
+        module: nn.Module = class_of(class_name).from_config(dict(config)).eval()
     return module
 
 
@@ -74,10 +80,8 @@ class _EmptyOnMeta(TorchFunctionMode):
 
 def constants_of(class_name: str, config: Mapping[str, Any]) -> nn.Module:
     """Return the same module with the constants that its code computes and its weights do not have."""
-    import diffusers
-
     with _EmptyOnMeta():
-        module: nn.Module = getattr(diffusers, class_name).from_config(dict(config)).eval()
+        module: nn.Module = class_of(class_name).from_config(dict(config)).eval()
     return module
 
 

@@ -1,0 +1,8 @@
+"""Tiny autoencoders that diffusers does not have, under the names of their layers in the published files."""
+
+from __future__ import annotations
+
+from .taehv import AutoencoderTAEHV
+from .taesd import AutoencoderTAESD
+
+__all__ = ["AutoencoderTAEHV", "AutoencoderTAESD"]
