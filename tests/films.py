@@ -8,7 +8,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from diffusers import AutoencoderKLQwenImage, AutoencoderKLWan
+from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLQwenImage, AutoencoderKLWan
 from diffusers.models.autoencoders import autoencoder_kl_qwenimage, autoencoder_kl_wan
 from torch import nn
 
@@ -24,10 +24,19 @@ def small_qwen(seed: int = 0, **config: Any) -> Any:
     return small_wan(seed, AutoencoderKLQwenImage, **config)
 
 
+def small_hunyuan(seed: int = 0, **config: Any) -> Any:
+    """HunyuanVideo's blocks, f8t4, with 8 and 16 channels instead of 128 to 512; all frames at once."""
+    torch.manual_seed(seed)
+    config = {"layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 4} | config
+    module = AutoencoderKLHunyuanVideo(**{"block_out_channels": (8, 8, 16, 16)} | config).eval()
+    module.use_framewise_decoding = module.use_framewise_encoding = False
+    return with_random_norms(module)
+
+
 def with_random_norms(module: Any) -> Any:
     """Norms that have been trained: at first their factors are all one."""
     for name, parameter in module.named_parameters():
-        if name.endswith("gamma"):
+        if name.endswith("gamma") or ("norm" in name and parameter.ndim == 1):
             nn.init.uniform_(parameter, 0.5, 1.5)
     return module
 

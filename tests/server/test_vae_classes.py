@@ -240,7 +240,7 @@ class TestExactness:
     def test_the_reply_says_which(self, engine: Engine, server: str) -> None:
         said = post(f"{server}/v1/hunyuan-video/decode", self.latents, output_type="pt").headers["hybridge-plan"]
         assert "exactness=bitwise, the class's own call" in said
-        assert engine.exactness_told("decode").startswith("rounding, all at once: the class's own call blends")
+        assert engine.exactness_told().startswith("rounding, all at once: the class's own call blends")
         assert "exactness" not in post(f"{server}/v1/sana/decode", numbers(1, 8, 4, 4)).headers["hybridge-plan"]
 
     def test_frames_in_chunks_are_those_of_diffusers(self, server: str, engines: dict[str, Engine]) -> None:

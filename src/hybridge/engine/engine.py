@@ -188,10 +188,10 @@ class Engine:
             return least_bytes if least_bytes is not None and least_bytes < peak_bytes else None
         return half_bytes
 
-    def exactness_told(self, task: Task) -> str:
+    def exactness_told(self) -> str:
         """Return what this engine computes if its class's own call is something else; "" where both agree."""
         why = adapter_of(self.module).why
-        if not why or self._runner.why_plain(task) is None:
+        if not why:
             return ""
         which = "bitwise, the class's own call" if self.modes == ("whole",) else "rounding, all at once"
         return f"{which}: {why}"

@@ -44,12 +44,13 @@ def exact(
 ) -> ExactVAE:
     """Wrap a diffusers VAE so that it runs untiled within ``budget``.
 
-    The pictures equal those of ``vae`` without tiling, within rounding; see :mod:`.execution.executor`.
+    The pictures equal those of ``vae`` without tiling in space and time, within rounding; see
+    :mod:`.execution.executor`.
 
     Args:
-        vae: An AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny, AutoencoderKLQwenImage or AutoencoderKLWan
-            without Wan 2.2's additions; any other module is run as it is.  If it is an ExactVAE, the module that it
-            wraps is used.
+        vae: An AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny, AutoencoderKLQwenImage,
+            AutoencoderKLHunyuanVideo or AutoencoderKLWan without Wan 2.2's additions; any other module is run as
+            it is.  If it is an ExactVAE, the module that it wraps is used.
         budget: Bytes that one call may take on top of the weights, input and output included: a number, or a string
             such as ``"2GiB"`` or ``"800MiB"``.  None means the memory that is free at the time of the call, on a
             GPU and on a CPU where a container or ``ulimit`` bounds the process; elsewhere no bound.  The

@@ -250,7 +250,7 @@ class Runner:
             Stopped: when ``should_stop`` returned True.
             OutOfMemory: in mode ``spill``, when there is no room to offload activations.
         """
-        call = call or Call()
+        call = call or Call(is_bitwise=False)
         reason = self.why_plain(task)
         if reason is not None:
             _log.debug("%s runs as the plain module: %s", task, reason)

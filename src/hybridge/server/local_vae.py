@@ -68,7 +68,7 @@ class Run:
             plan = self.engine.plan(self.jobs[0].task, *size, budget_bytes=budget_bytes)
         except CannotLower as reason:
             return RunInfo("whole", why=str(reason))
-        exactness = self.engine.exactness_told(self.jobs[0].task)
+        exactness = self.engine.exactness_told()
         return RunInfo(plan.mode, plan.peak_bytes, float(plan.flops), plan.reason, exactness)
 
     def tensors(self, budget_bytes: int | None) -> list[tuple[WireTensor | None, tuple[Finding, ...]]]:

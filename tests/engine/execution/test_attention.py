@@ -45,7 +45,7 @@ def check(
     padded = queries_padded(positions)
     spare = scratch.take(padded, channels).fill_(torch.nan), scratch.take(padded, channels).fill_(torch.nan)
     out = torch.full_like(queries, torch.nan)
-    begun.attend(queries, out, spare)
+    begun.attend(queries, out, positions, spare)
     expected = defined(queries, keys, values, heads)
     assert (out - expected).norm() <= WITHIN[dtype] * expected.norm()
     return begun
@@ -62,6 +62,29 @@ def test_it_is_its_definition(positions, channels, threads, dtype) -> None:
         check(positions, channels, dtype=dtype)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("channels", [64, 20])
+@pytest.mark.parametrize("positions", [1, 90, 128, 150])
+def test_a_frame_sees_those_before_it_and_not_the_memory_after_it(positions, channels) -> None:
+    noise = torch.Generator().manual_seed(0)
+    layers = [Weights(name, channels, channels) for name in ("q", "k", "v", "out")]
+    op = Attend(0, 1, Norm("norm", 1, 1e-6), 1, *layers, sees="frames before")
+    scratch, frames = Scratch(torch.empty(0)), 4
+    begun = attention.begin(op, DeviceProfile(4, 4), scratch, frames * positions)
+    begun.keys.fill_(torch.nan)
+    begun._values.fill_(torch.nan)
+    queries, keys, values = (torch.randn(frames * positions, channels, generator=noise) for _ in range(3))
+    padded = queries_padded(positions)
+    spare = scratch.take(padded, channels), scratch.take(padded, channels)
+    for first in range(0, frames * positions, positions):
+        end = first + positions
+        begun.keys[first:end] = keys[first:end]
+        begun.keep_values(first, values[first:end])
+        out = torch.full_like(queries[first:end], torch.nan)
+        begun.attend(queries[first:end], out, end, spare)
+        expected = defined(queries[first:end], keys[:end], values[:end], 1)
+        assert (out - expected).norm() <= 3e-6 * expected.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)], ids=str)

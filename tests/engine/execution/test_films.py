@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from films import distance, in_float64, noise, plainly, small_qwen, small_wan, source_for, to
+from films import (
+    distance,
+    in_float64,
+    noise,
+    plainly,
+    small_hunyuan,
+    small_qwen,
+    small_wan,
+    source_for,
+    to,
+)
 
 import hybridge
 from hybridge.engine.execution.film_executor import FilmExecutor
 from hybridge.engine.planning.conv_algorithms import DeviceProfile
-from hybridge.engine.planning.film_footprint import FilmFootprint, FilmShape
+from hybridge.engine.planning.film_footprint import FilmFootprint, FilmShape, one_by_one
 from hybridge.engine.planning.film_plan import plan_film, sections_of
-from hybridge.engine.planning.plan import Plan
+from hybridge.engine.planning.plan import Mode, Plan
 from hybridge.engine.program.lowering import lower
 from hybridge.engine.program.program import Program
 from hybridge.engine.runner import Runner
@@ -27,6 +38,7 @@ from hybridge.lab.harness.memory import PeakBytes
 SHORT: dict[str, Any] = {"dim_mult": [1, 2, 2], "temperal_downsample": [True, True]}
 
 MODULES = {
+    "hunyuan": small_hunyuan,
     "wan": small_wan,
     "qwen": lambda: small_qwen(**SHORT),
     "time in none": lambda: small_wan(dim_mult=[1, 2], temperal_downsample=[False]),
@@ -41,11 +53,25 @@ def plans(
     shape = FilmShape(program, batch, frames, height, width, how)
     schedules = list(sections_of(shape))
     for mode, sections in schedules if every else dict(schedules).items():
-        made = FilmFootprint(shape, sections, strip_bytes)
-        yield Plan(
-            *(mode, batch, height, width, how, made.steps, made.laid_out(), program.last_reads()),
-            *(made.peak_bytes, 0, 0, "", frames, sections),
-        )
+        yield as_plan(mode, FilmFootprint(shape, sections, strip_bytes))
+    yield as_plan("spill", spilled(shape, strip_bytes))
+
+
+def spilled(shape: FilmShape, strip_bytes: int) -> FilmFootprint:
+    """Return the schedule with as many values in a file as there can be."""
+    made: FilmFootprint | None = FilmFootprint(shape, one_by_one(range(len(shape.program.ops))), strip_bytes)
+    while (more := made.with_more_parked()) is not None:
+        made = more
+    return made
+
+
+def as_plan(mode: Mode, made: FilmFootprint) -> Plan:
+    shape = made.shape
+    _, height, width = shape.extents[0]
+    return Plan(
+        *(mode, shape.batch, height, width, shape.arithmetic, made.steps, made.laid_out()),
+        *(shape.program.last_reads(), made.peak_bytes, made.parked_bytes, 0, "", shape.frames, made.sections),
+    )
 
 
 def check_schedules(module: Any, task: str, source: torch.Tensor, strip_bytes: int, *, every: bool = False) -> int:
@@ -63,7 +89,7 @@ def check_schedules(module: Any, task: str, source: torch.Tensor, strip_bytes: i
 def test_every_schedule_gives_the_right_answer(task) -> None:
     """Five latent frames: all of them at once, four, two and one at a time, and by rows."""
     module = to(small_wan(**SHORT), torch.float64)
-    assert check_schedules(module, task, source_for(task, 5, (3, 2)).double(), 2**17, every=True) == 1 + 3 + 6
+    assert check_schedules(module, task, source_for(task, 5, (3, 2)).double(), 2**17, every=True) == 1 + 3 + 6 + 1
 
 
 @pytest.mark.parametrize("task", ["decode", "encode"])
@@ -73,16 +99,18 @@ def test_every_model_gives_the_right_answer(name, task) -> None:
     check_schedules(module, task, source_for(task, 3, (3, 2)).double(), 2**16)
 
 
+@pytest.mark.parametrize("make", [lambda: small_wan(**SHORT), small_hunyuan], ids=["wan", "hunyuan"])
 @pytest.mark.parametrize("task", ["decode", "encode"])
-def test_strips_of_one_row(task) -> None:
-    module = to(small_wan(**SHORT), torch.float64)
+def test_strips_of_one_row(task, make) -> None:
+    module = to(make(), torch.float64)
     check_schedules(module, task, source_for(task, 2, (2, 2)).double(), 1)
 
 
+@pytest.mark.parametrize("make", [lambda: small_wan(**SHORT), small_hunyuan], ids=["wan", "hunyuan"])
 @pytest.mark.parametrize("latents", [(1, 1), (1, 3), (5, 2)])
 @pytest.mark.parametrize("task", ["decode", "encode"])
-def test_any_size(task, latents) -> None:
-    module = to(small_wan(**SHORT), torch.float64)
+def test_any_size(task, latents, make) -> None:
+    module = to(make(), torch.float64)
     check_schedules(module, task, source_for(task, 2, latents).double(), 2**16)
 
 
@@ -104,13 +132,14 @@ def test_an_encoder_drops_frames_that_no_latent_frame_holds(frames) -> None:
     ],
     ids=["float32", "bfloat16"],
 )
+@pytest.mark.parametrize("make", [partial(small_wan, **SHORT), small_hunyuan], ids=["wan", "hunyuan"])
 @pytest.mark.parametrize("task", ["decode", "encode"])
-def test_no_further_from_float64_than_the_plain_forward(task, dtype, how, times) -> None:
+def test_no_further_from_float64_than_the_plain_forward(task, dtype, how, times, make) -> None:
     """Over two models."""
     ours: dict[int, float] = {}
     plain = 0.0
     for seed in range(2):
-        module = to(small_wan(seed, **SHORT), dtype)
+        module = to(make(seed), dtype)
         source = source_for(task, 2, (4, 3), seed=seed).to(dtype)
         judge, program = in_float64(module, task, source), lower(module, task)
         plain += distance(plainly(module, task, source), judge)
@@ -140,9 +169,10 @@ def test_items_of_a_batch_do_not_touch_each_other() -> None:
         assert torch.equal(together[index : index + 1], runner.run("decode", alone[None], modes=("frames",)))
 
 
+@pytest.mark.parametrize("make", [lambda: small_wan(**SHORT), small_hunyuan], ids=["wan", "hunyuan"])
 @pytest.mark.parametrize(("task", "strip_bytes"), [("decode", 2**16), ("encode", 2**18)])
-def test_peak_is_what_torch_allocates(task, strip_bytes) -> None:
-    module, source = small_wan(**SHORT), source_for(task, 2, (8, 6))
+def test_peak_is_what_torch_allocates(task, strip_bytes, make) -> None:
+    module, source = make(), source_for(task, 2, (8, 6))
     program = lower(module, task)
     executor = FilmExecutor(program, module)
     for chosen in plans(program, source, DeviceProfile(4, 4, strip_bytes), strip_bytes):
@@ -152,7 +182,10 @@ def test_peak_is_what_torch_allocates(task, strip_bytes) -> None:
             live.count(source)
             result = executor.run(source, chosen)
         assert result is not None
-        assert chosen.peak_bytes == pytest.approx(live.peak_bytes, rel=0.1, abs=20_000), chosen.mode
+        if chosen.parked_bytes:  # which torch counts as well
+            assert live.peak_bytes <= 1.1 * (chosen.peak_bytes + chosen.parked_bytes)
+        else:
+            assert chosen.peak_bytes == pytest.approx(live.peak_bytes, rel=0.1, abs=20_000), chosen.mode
 
 
 def test_frames_leave_as_soon_as_they_are_final() -> None:
@@ -172,8 +205,9 @@ def test_frames_leave_as_soon_as_they_are_final() -> None:
     assert first < done[-1][2] / 1.5
 
 
-def test_progress_counts_every_strip() -> None:
-    module, source = small_wan(**SHORT), noise(1, 4, 2, 3, 2)
+@pytest.mark.parametrize("make", [lambda: small_wan(**SHORT), small_hunyuan], ids=["wan", "hunyuan"])
+def test_progress_counts_every_strip(make) -> None:
+    module, source = make(), noise(1, 4, 2, 3, 2)
     program = lower(module, "decode")
     for chosen in plans(program, source, DeviceProfile(4, 4, 2**16), 2**16):
         heard: list[tuple[int, int]] = []
@@ -181,8 +215,9 @@ def test_progress_counts_every_strip() -> None:
         assert heard == [(done, chosen.strips) for done in range(1, chosen.strips + 1)]
 
 
-def test_stopping_frees_the_memory() -> None:
-    module, source = small_wan(**SHORT), noise(1, 4, 2, 3, 2)
+@pytest.mark.parametrize("make", [lambda: small_wan(**SHORT), small_hunyuan], ids=["wan", "hunyuan"])
+def test_stopping_frees_the_memory(make) -> None:
+    module, source = make(), noise(1, 4, 2, 3, 2)
     program = lower(module, "decode")
     executor = FilmExecutor(program, module)
     for chosen in plans(program, source, DeviceProfile(4, 4, 2**16), 2**16):
@@ -214,6 +249,19 @@ def test_exact_answers_as_the_module_does() -> None:
         exact.decode(latents * torch.inf)
     with pytest.raises(RequestError, match="nothing to run"):
         exact.decode(latents[:, :, :0])
+
+
+@torch.no_grad()
+def test_exact_computes_all_frames_at_once_where_the_class_blends_tiles_of_them() -> None:
+    module = small_hunyuan()
+    module.use_framewise_decoding = module.use_framewise_encoding = True
+    latents, pixels = source_for("decode", 5), source_for("encode", 5)
+    exact = hybridge.exact(module)
+    sample, mode = exact.decode(latents).sample, exact.encode(pixels).latent_dist.mode()
+    assert distance(sample, module.decode(latents).sample.double()) > 0.01
+    module.use_framewise_decoding = module.use_framewise_encoding = False
+    assert distance(sample, in_float64(module, "decode", latents)) < 1e-5
+    assert distance(mode, in_float64(module, "encode", pixels)[:, :4]) < 1e-5
 
 
 def test_a_budget_that_nothing_fits_is_refused_with_the_least_that_would_do() -> None:

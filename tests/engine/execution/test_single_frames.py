@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from films import distance, in_float64, plainly, small_qwen, small_wan, source_for, to
+from films import distance, in_float64, plainly, small_hunyuan, small_qwen, small_wan, source_for, to
 
 import hybridge
 from hybridge.engine.execution.executor import Executor
@@ -17,6 +17,7 @@ from hybridge.engine.program.lowering import lower
 from hybridge.errors import CannotLower, RequestError
 
 MODULES = {
+    "hunyuan": small_hunyuan,
     "wan": small_wan,
     "qwen": small_qwen,
     "time in all blocks": lambda: small_wan(dim_mult=[1, 2, 2], temperal_downsample=[True, True]),

@@ -24,7 +24,7 @@ def begin(op: Attend, arithmetic: DeviceProfile, scratch: Scratch, positions: in
 
 
 class Attention(ABC):
-    """One run of softmax(queries · keysᵀ / √d) · values.
+    """One run of softmax(queries · keysᵀ / √d) · values over the positions whose keys and values are known.
 
     Attributes:
         keys: Memory for the keys, (positions, C), of any dtype; the caller writes it.
@@ -34,15 +34,18 @@ class Attention(ABC):
 
     @abstractmethod
     def keep_values(self, first: int, values: torch.Tensor) -> None:
-        """Store the values of positions from ``first`` on, (n, C), contiguous."""
+        """Store the values of positions from ``first`` on, (n, C), contiguous; positions come in rising order."""
 
     @abstractmethod
-    def attend(self, queries: torch.Tensor, out: torch.Tensor, spare: tuple[torch.Tensor, torch.Tensor]) -> None:
+    def attend(
+        self, queries: torch.Tensor, out: torch.Tensor, seen: int, spare: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
         """Compute the result of each query.
 
         Args:
             queries: (n, C), contiguous.
             out: (n, C), contiguous; the result is written here.
+            seen: Number of positions that are attended to, from the first on.
             spare: Two pieces of memory, each as large as the queries with n rounded up by :func:`.queries_padded`;
                 both are overwritten.
         """
@@ -56,10 +59,12 @@ class _TorchAttention(Attention):
     def keep_values(self, first: int, values: torch.Tensor) -> None:
         self._values[first : first + len(values)] = values
 
-    def attend(self, queries: torch.Tensor, out: torch.Tensor, spare: tuple[torch.Tensor, torch.Tensor]) -> None:
+    def attend(
+        self, queries: torch.Tensor, out: torch.Tensor, seen: int, spare: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
         query, keys, values = (
             tokens.view(1, len(tokens), self._heads, -1).transpose(1, 2)
-            for tokens in (queries, self.keys, self._values)
+            for tokens in (queries, self.keys[:seen], self._values[:seen])
         )
         mixed = F.scaled_dot_product_attention(query, keys, values)
         out.view(mixed.transpose(1, 2).shape).copy_(mixed.transpose(1, 2))
@@ -83,10 +88,16 @@ class _CompiledAttention(Attention):
         narrower = scratch.like.itemsize // dtype.itemsize
         self.keys = scratch.take(positions, channels // narrower).view(dtype)
         self._values = scratch.take(blocks, channels, block // narrower).view(dtype)
-        self._values[-1].zero_()  # the padding after the last position is multiplied by zeros
+        self._block = block
 
     def keep_values(self, first: int, values: torch.Tensor) -> None:
+        last = (first + len(values) - 1) // self._block
+        if first <= last * self._block:  # what follows the last position within its block is multiplied by zeros
+            self._values[last].zero_()
         self._compiled.pack_values(values, first, self._values)
 
-    def attend(self, queries: torch.Tensor, out: torch.Tensor, spare: tuple[torch.Tensor, torch.Tensor]) -> None:
-        self._compiled.attend(queries, self.keys, self._values, out, spare, k_block=self._k_block)
+    def attend(
+        self, queries: torch.Tensor, out: torch.Tensor, seen: int, spare: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
+        values = self._values[: -(-seen // self._block)]
+        self._compiled.attend(queries, self.keys[:seen], values, out, spare, k_block=self._k_block)

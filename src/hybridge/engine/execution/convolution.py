@@ -16,7 +16,7 @@ from ..kernels.compiled import CompiledKernels, compiled_for, supports_layout
 from ..memory.arena import Scratch
 from ..planning.conv_algorithms import K_BLOCK, ConvAlgorithm
 from ..program.ops import Convolve
-from .tiles import TileViews, combine, positions, strided, view
+from .tiles import TileViews, combine, phase_kernels, positions, strided, view
 
 _BFLOAT16 = torch.bfloat16
 
@@ -25,7 +25,8 @@ class Workspace(ABC):
     """The memory of one run of a convolution.
 
     Attributes:
-        window: (1, C, rows, columns), channels-last: padded source rows, its side columns zero.
+        window: (1, C, rows, columns), channels-last: padded source rows.
+        inside: The part of it that holds the source's columns.
         adds: Whether it can write half-precision rows, and add other rows to its result.
     """
 
@@ -33,14 +34,15 @@ class Workspace(ABC):
 
     def __init__(self, op: Convolve, way: ConvAlgorithm, scratch: Scratch, rows: int, width: int) -> None:
         high, wide = way.window(op, rows, width)
-        left, _ = way.side_columns(op.padding)
+        left, right = way.side_columns(op.padding)
         channels = op.weights.in_channels // way.narrower
         memory = scratch.take(1, high, wide, channels).view(_BFLOAT16 if way.narrower > 1 else scratch.like.dtype)
         self.window = memory.permute(0, 3, 1, 2)
         self.window[..., :left].zero_()
         self.window[..., left + width :].zero_()
-        #: The part of the window that holds the source's columns.
         self.inside = self.window[..., left : left + width]
+        self._outside = op.padding.outside
+        self._sides = self.window[..., :left], self.window[..., left + width : left + width + right]
         self._scratch = scratch
         self._made: torch.Tensor | None = None
 
@@ -53,6 +55,22 @@ class Workspace(ABC):
         if self._made is None:  # the first strip is the largest
             self._made = self._scratch.picture(channels, rows, width)
         return self._made[:, :, :rows]
+
+    def pad(self, start: int, fresh: int, stop: int, height: int) -> None:
+        """Pad rows [fresh, stop) of a source of this height; the window begins with row ``start``."""
+        inside, outside = max(fresh, 0), max(min(stop, height), fresh, 0)
+        above, below = slice(fresh - start, inside - start), slice(outside - start, stop - start)
+        if self._outside == "zeros":  # and so are the columns, always
+            self.window[:, :, above].zero_()
+            self.window[:, :, below].zero_()
+            return
+        if fresh < inside:
+            self.inside[:, :, above] = self.inside[:, :, inside - start : inside - start + 1]
+        if outside < stop:
+            self.inside[:, :, below] = self.inside[:, :, height - 1 - start : height - start]
+        rows = slice(fresh - start, stop - start)
+        for side, column in zip(self._sides, (0, -1), strict=True):
+            side[:, :, rows] = self.inside[:, :, rows, column, None]
 
     @abstractmethod
     def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
@@ -121,8 +139,8 @@ class _DirectWorkspace(Workspace):
     def __init__(self, conv: Direct, scratch: Scratch, rows: int, width: int) -> None:
         super().__init__(conv.op, conv.way, scratch, rows, width)
         self._conv = conv
-        # torch pads both sides equally; unequal padding is in the window.
-        self._padding = (0, conv.op.padding.left if conv.op.padding.left == conv.op.padding.right else 0)
+        in_window = conv.way.side_columns(conv.op.padding) == (conv.op.padding.left, conv.op.padding.right)
+        self._padding = (0, 0 if in_window else conv.op.padding.left)
 
     def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
         conv = self._conv
@@ -229,7 +247,7 @@ class FourPhases(Convolution):
     """Nearest ×2 and then a 3×3 convolution, as four 2×2 convolutions."""
 
     def __init__(self, op: Convolve, way: ConvAlgorithm, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__(op, way, _phase_kernels(weight), None if bias is None else bias.repeat(4))
+        super().__init__(op, way, phase_kernels(weight), None if bias is None else bias.repeat(4))
 
     def begin(self, scratch: Scratch, rows: int, width: int) -> Workspace:
         return _FourPhasesWorkspace(self, scratch, rows, width)
@@ -239,12 +257,13 @@ class _FourPhasesWorkspace(Workspace):
     def __init__(self, conv: FourPhases, scratch: Scratch, rows: int, width: int) -> None:
         super().__init__(conv.op, conv.way, scratch, rows, width)
         self._conv, self._width = conv, width
+        self._padding = (0, 0 if any(conv.way.side_columns(conv.op.padding)) else 1)
 
     def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
         conv, channels = self._conv, self._conv.op.weights.out_channels
         made = self._result(out, channels, rows, 2 * self._width)
         high = rows // 2
-        phases = F.conv2d(self.window[:, :, : high + 2], conv.weight, conv.bias, padding=(0, 1))
+        phases = F.conv2d(self.window[:, :, : high + 2], conv.weight, conv.bias, padding=self._padding)
         for below in (0, 1):
             for right in (0, 1):
                 phase = channels * (2 * below + right)
@@ -366,18 +385,3 @@ class _TransformedWorkspace(Workspace):
             columnwise=columnwise.unbind(),
             columnwise_lines=columnwise.unbind(1),
         )
-
-
-def _phase_kernels(weight: torch.Tensor) -> torch.Tensor:
-    """Convert a filter (O, I, 3, 3) for use after nearest ×2 to filters (4·O, I, 2, 2) for use before it, by phase.
-
-    Two of a doubled picture's rows y-1, y and y+1 come from the same source row: the last two for an even y, the
-    first two for an odd y.  Their taps are summed; the same holds for columns.
-    """
-    taps = torch.tensor(
-        [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]],  # phase, tap of two, tap of three
-        dtype=torch.promote_types(weight.dtype, torch.float32),
-        device=weight.device,
-    )
-    kernels = torch.einsum("pua,qvb,oiab->pqoiuv", taps, taps, weight.to(taps.dtype))
-    return kernels.flatten(0, 2).to(weight.dtype).contiguous(memory_format=torch.channels_last)

@@ -15,6 +15,7 @@ from ..program.program import Program
 from .buffers import Buffers
 from .executor import Executor
 from .film_ops import FilmAttention, FilmCall, FilmConvolution
+from .film_statistics import FilmMoments
 from .film_values import FilmValue, Part
 
 
@@ -77,8 +78,10 @@ class _FilmItem:
         self._keeping = {
             buffer.keeps: index for index, buffer in enumerate(plan.buffers) if buffer.keeps is not None
         }
+        self._last_reads = program.last_reads()
         self._made: dict[int, Span] = {}
         self._kept: dict[int, Span] = {}
+        self._moments: dict[int, FilmMoments] = {}
 
     def section(self, section: Section, course: Course) -> Generator[None]:
         """Run a section, yielding after every strip, and free the buffers that no later section reads."""
@@ -97,7 +100,9 @@ class _FilmItem:
                     self._roll(value, kept_from[value], section.axis)
                 if made[op.target][0] < made[op.target][1]:
                     self._buffers.make_room(index)
-                    yield from self._run(index, made[op.target], section.axis)
+                    for _ in self._run(index, made[op.target], section.axis):
+                        self._buffers.end_strip()
+                        yield
                     if self._deliver and op.target == len(self._program.ops):
                         self._deliver(self._output.transpose(0, 1)[None])
                 for value in read - overwritten:
@@ -106,6 +111,8 @@ class _FilmItem:
                         rolled.add(value)
                 rolled |= overwritten
                 self._buffers.end_op(index, None if is_last else passing)
+        for value in [value for value in self._moments if self._last_reads[value] < section.end_op]:
+            del self._moments[value]
 
     def _run(self, index: int, span: Span, axis: Axis) -> Generator[None]:
         op, step = self._program.ops[index], self._plan.steps[index]
@@ -116,6 +123,9 @@ class _FilmItem:
             residual = self._value(op.residual, axis)
             channels, width = self._program.channels[op.residual], self._extents[op.residual][2]
             converted = min(step.rows, self._plan.arithmetic.rows_widened(channels, width))
+        norm = self._program.norm_of(op.target)
+        if norm is not None and op.target not in self._moments:
+            self._moments[op.target] = FilmMoments(norm, self._plan.arithmetic)
         call = FilmCall(
             self._value(op.source, axis),
             residual,
@@ -125,8 +135,12 @@ class _FilmItem:
             step.rows,
             converted if isinstance(op, Convolve) else 0,
             source_extent,
+            self._moments.get(op.source) if op.norm is not None and op.norm.is_measured else None,
+            self._moments.get(op.target),
         )
-        return self._bound[index].run(call, self._buffers.scratch)
+        yield from self._bound[index].run(call, self._buffers.scratch)
+        if call.gather is not None:
+            call.gather.merge()
 
     def _home(self, value: int) -> int | None:
         return self._plan.steps[value - 1].buffer

@@ -6,7 +6,7 @@ From frame to frame they move along by one, so that each row is normalised once 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,19 @@ from ..planning.courses import Extent, Span
 from ..program.ops import OF_ROUNDED
 from .convolution import Workspace
 from .executor import begins_at
+from .film_statistics import FilmMoments
 from .film_values import FilmValue, FrameRows
-from .strips import AttentionStrips, ConvolutionStrips, Enter, Reading, Rows, Stored, add_pieces
+from .group_norm import Moments
+from .strips import (
+    AttentionRoom,
+    AttentionStrips,
+    ConvolutionStrips,
+    Enter,
+    Reading,
+    Rows,
+    Stored,
+    add_pieces,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +44,8 @@ class FilmCall:
         at_once: Number of target rows computed at a time.
         converted: As in :class:`.strips.Reading`.
         source_extent: (frames, height, width) of the source.
+        moments: The source's statistics, where the op normalises it.
+        gather: Takes the target's statistics, for the norm that will read it.
     """
 
     source: FilmValue
@@ -43,11 +56,23 @@ class FilmCall:
     at_once: int
     converted: int
     source_extent: Extent
+    moments: FilmMoments | None = None
+    gather: FilmMoments | None = None
 
     def place(self, frame: int, first: int, end: int) -> torch.Tensor:
         """Return the memory of rows [first, end) of a target frame, (1, C, n, W)."""
         [(_, place)] = self.target.pieces(frame, first, end)
         return place
+
+    def measure(self, frames: Span, rows: Span) -> None:
+        """Gather the statistics of finished rows."""
+        if self.gather is not None:  # of the values as stored, which the norm will read
+            for frame in range(*frames):
+                self.gather.add(frame, self.place(frame, *rows))
+
+    def moments_of(self, frame: int) -> Moments | None:
+        """Return the statistics of a source frame."""
+        return None if self.moments is None else self.moments.of(frame)
 
 
 class FilmConvolution(ConvolutionStrips):
@@ -57,7 +82,7 @@ class FilmConvolution(ConvolutionStrips):
         """Compute what the call asks for, yielding after every few rows of all of its frames."""
         _, height, width = call.source_extent
         time = self._op.in_time
-        enter = self._enter(None)
+        enters = _Enters(self._enter, call)
         room = self._convolution.begin(scratch, call.at_once, width)
         added = None
         if call.residual is not None:
@@ -65,31 +90,32 @@ class FilmConvolution(ConvolutionStrips):
         reading = Reading(FrameRows(call.source, height, width), None, added, call.converted, height, call.at_once)
         residual, is_added_within = self._residual(reading, room, scratch)
         computed = call.frames[0] if time is None else max(call.frames[0], time.first_computed)
-        spread = 1 if time is None else time.spread
+        windows = range(*call.frames) if time is None else time.windows(*call.frames)
         for first in range(*call.rows, call.at_once):
             end = min(first + call.at_once, call.rows[1])
             if call.frames[0] < computed:
                 for row, piece in call.source.pieces(0, first, end):
                     call.place(0, first, end)[:, :, row - first : row - first + piece.shape[2]] = piece
-            start, stop = self._op.rows_read(first, end)
-            _clear_outside(room, start, stop, height)
             before: Span | None = None
-            for frame in range(computed, call.frames[1], spread):
-                before = self._fill(room, call, frame, before, (start, stop), enter)
+            for frame in windows:
+                before = self._fill(room, call, frame, before, self._op.rows_read(first, end), enters)
                 if added is not None:
                     added.frame = frame
                 self._compute(room, call, frame, (first, end), residual, scratch, is_added_within=is_added_within)
+            call.measure(call.frames, (first, end))
             yield
 
     def _fill(
-        self, room: Workspace, call: FilmCall, frame: int, before: Span | None, rows: Span, enter: Enter
+        self, room: Workspace, call: FilmCall, frame: int, before: Span | None, rows: Span, enters: _Enters
     ) -> Span:
         """Fill the window for a target frame, and return the source frames that it then has."""
         time = self._op.in_time
         first, end = (frame, frame + 1) if time is None else time.window_of(frame)
         channels = room.window.shape[1] // (end - first)
         seen = 0 if time is None else time.first_seen
-        start, stop = max(rows[0], 0), min(rows[1], call.source_extent[1])
+        is_nearest = time is not None and time.outside == "nearest"
+        length, height, _ = call.source_extent
+        start, stop = max(rows[0], 0), min(rows[1], height)
         for slot in range(end - first):
             inside = room.inside[:, slot * channels : (slot + 1) * channels, start - rows[0] : stop - rows[0]]
             if before is not None and first + slot < before[1]:
@@ -97,11 +123,14 @@ class FilmConvolution(ConvolutionStrips):
                 inside.copy_(
                     room.inside[:, kept * channels : (kept + 1) * channels, start - rows[0] : stop - rows[0]]
                 )
-            elif first + slot < seen:
+            elif not is_nearest and not seen <= first + slot < length:
                 inside.zero_()
             else:
-                for row, piece in call.source.pieces(first + slot, start, stop):
+                read = min(max(first + slot, 0), length - 1)
+                enter = enters.of(read)
+                for row, piece in call.source.pieces(read, start, stop):
                     enter(piece, inside[:, :, row - start : row - start + piece.shape[2]])
+        room.pad(rows[0], *rows, height)
         return first, end
 
     def _compute(
@@ -138,28 +167,45 @@ class FilmConvolution(ConvolutionStrips):
                 target.copy_(made)
             return
         for offset, part in enumerate(made.chunk(spread, dim=1)):
-            call.place(frame + offset, first, end).copy_(part)
+            if frame + offset >= 0:  # frame 0 comes alone
+                call.place(frame + offset, first, end).copy_(part)
 
 
 def _target_size(strips: ConvolutionStrips, call: FilmCall) -> tuple[int, int]:
     return strips._op.output_size(*call.source_extent[1:])
 
 
-def _clear_outside(room: Workspace, start: int, stop: int, height: int) -> None:
-    """Zero the window's rows outside of the source; the window begins at source row ``start``."""
-    room.window[:, :, : max(0, -start)].zero_()
-    room.window[:, :, max(0, height - start) : stop - start].zero_()
+class _Enters:
+    """What normalises and activates the rows of each frame, which may have statistics of its own."""
+
+    def __init__(self, make: Callable[[Moments | None], Enter], call: FilmCall) -> None:
+        self._make, self._call = make, call
+        self._made: dict[int, Enter] = {}
+
+    def of(self, frame: int) -> Enter:
+        part = 0 if self._call.moments is None else self._call.moments.part_of(frame)
+        if part not in self._made:
+            self._made[part] = self._make(self._call.moments_of(frame))
+        return self._made[part]
 
 
 class FilmAttention(AttentionStrips):
-    """Attention within each frame."""
+    """Attention within each frame, or to it and the frames before it, whose keys and values are kept."""
 
     def run(self, call: FilmCall, scratch: Scratch) -> Generator[None]:
         """Compute what the call asks for, yielding after every few rows of a frame."""
+        frames, height, width = call.source_extent
+        room = None
         for frame in range(*call.frames):
-            scratch.clear()  # the pieces of the frame before
-            source = call.source.frame(frame)
-            reading = Reading(Stored(source), None, None, 0, source.shape[2], call.at_once)
-            for strip in self.strips(reading, scratch):
+            source = Stored(call.source.frame(frame))
+            reading = Reading(source, call.moments_of(frame), None, 0, height, call.at_once)
+            if self._op.sees == "frame":
+                scratch.clear()  # the pieces of the frame before
+                strips = self.strips(reading, scratch)
+            else:
+                room = room or AttentionRoom(self, reading, scratch, frames)
+                strips = self._attended(reading, room, frame * height * width)
+            for strip in strips:
                 call.place(frame, strip.first, strip.end).copy_(strip.made)
+                call.measure((frame, frame + 1), (strip.first, strip.end))
                 yield

@@ -10,6 +10,9 @@ from ..kernels.compiled import compiled_for, supports_layout
 from ..planning.conv_algorithms import DeviceProfile
 from ..program.ops import Norm
 
+#: Pieces that are kept of a film before they are merged into one; plans count their memory.
+MOST_PIECES = 64
+
 _FLOAT32 = torch.empty(0, dtype=torch.float32, device="cpu")
 
 
@@ -23,6 +26,7 @@ class Moments:
     def __init__(self, arithmetic: DeviceProfile) -> None:
         self._arithmetic = arithmetic
         self._strips: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # positions, mean (C,), variance (C,)
+        self._dtype = _FLOAT32.dtype
 
     def add(self, rows: torch.Tensor) -> None:
         """Add rows (1, C, n, W), channels-last; each row may be added only once."""
@@ -34,14 +38,34 @@ class Moments:
             parts = zip(*compiled.channel_moments(rows, at_once), strict=True)
             for first, part in zip(range(0, count, at_once), parts, strict=True):
                 self._strips.append((min(at_once, count - first) * width, *part))
+            self._dtype = self._strips[-1][1].dtype
             return
         for some in torch.split(rows, at_once, dim=2):
             if self._arithmetic.measured_positions is not None:
                 some = some.to(torch.promote_types(some.dtype, torch.float32))
             self._strips.append((some.shape[2] * width, *_measured(some)))
+        self._dtype = self._strips[-1][1].dtype
+
+    def merge(self) -> None:
+        """Replace what was collected by one piece, which takes no more memory than a channel's numbers."""
+        if len(self._strips) > 1:
+            channels = len(self._strips[0][1])
+            count = sum(count for count, _, _ in self._strips)
+            self._strips = [(count, *self._merged(channels))]
+
+    @property
+    def pieces(self) -> int:
+        """Number of pieces that were collected."""
+        return len(self._strips)
 
     def of_groups(self, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return mean and biased variance of every channel's group, (C,) each.
+        """Return mean and biased variance of every channel's group, (C,) each."""
+        per_group = len(self._strips[0][1]) // groups
+        of_channels = torch.stack(self._merged(groups)).to(self._dtype).repeat_interleave(per_group, dim=1)
+        return of_channels[0], of_channels[1]
+
+    def _merged(self, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and biased variance of every group, (groups,) each, in float64.
 
         Strips and the channels of a group are parts of one sample, merged by the formula of Chan, Golub and LeVeque
         ("Updating formulae and a pairwise algorithm for computing sample variances", 1979): the total variance is
@@ -57,9 +81,7 @@ class Moments:
         mean = (weights * means).sum((0, 2))
         between = means - mean.view(1, -1, 1)
         variance = (weights * (variances + between.square())).sum((0, 2))
-        of_groups = torch.stack([mean, variance]).to(self._strips[0][1].dtype)
-        of_channels = of_groups.repeat_interleave(means.shape[2], dim=1)
-        return of_channels[0], of_channels[1]
+        return mean, variance
 
 
 def _measured(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -39,6 +39,14 @@ def _of(owners: Iterable[nn.Module]) -> list[nn.Parameter]:
     return [one for owner in owners for one in owner._parameters.values() if one is not None]
 
 
+def _sum(weight: torch.Tensor, taps: tuple[int, ...]) -> torch.Tensor:
+    """Return the sum of some taps in time, in float32 at least."""
+    if len(taps) == 1:
+        return weight[:, :, taps[0]]
+    some = weight[:, :, list(taps)]
+    return some.to(torch.promote_types(weight.dtype, torch.float32)).sum(2)
+
+
 class Parameters:
     """The parameters of a module by the name of their submodule, in the dtype to compute in."""
 
@@ -46,15 +54,17 @@ class Parameters:
         self._parts, self.dtype = parts, dtype
 
     def of(self, weights: Weights) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return weight and bias of a layer; for taps in time, with their input channels one after another."""
+        """Return weight and bias of a layer; for taps in time, with frames and phases one after another."""
         part: Any = self._parts[weights.name]
         weight, bias = part.weight.detach(), part.bias
-        if len(weight) != weights.out_channels:
-            used = slice(weights.first_output, weights.first_output + weights.out_channels)
+        count = weights.out_channels // weights.phases
+        if len(weight) != count:
+            used = slice(weights.first_output, weights.first_output + count)
             weight, bias = weight[used], None if bias is None else bias[used]
         bias = None if bias is None else bias.detach().to(self.dtype).contiguous()
-        if weights.taps is not None:  # (O, C, frames, k, k) → (O, frames · C, k, k)
-            weight = torch.cat([weight[:, :, tap] for tap in weights.taps], dim=1)
+        if weights.taps is not None:  # (O, C, frames, k, k) → (phases · O, frames · C, k, k)
+            weight = torch.cat([torch.cat([_sum(weight, taps) for taps in phase], 1) for phase in weights.taps])
+            bias = bias.repeat(weights.phases) if bias is not None and weights.phases > 1 else bias
         return weight.to(self.dtype), bias
 
     def linear(self, weights: Weights) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -265,16 +265,15 @@ def add_pieces(
 
 
 def _fill(room: Workspace, source: Rows, start: int, fresh: int, stop: int, following: int, enter: Enter) -> None:
-    """Fill the window, whose first row is source row ``start``, with rows [fresh, stop); zeros outside the source.
+    """Fill the window, whose first row is source row ``start``, with rows [fresh, stop), and pad them.
 
     The next call will fill it up to row ``following``.
     """
     inside, outside = max(fresh, 0), max(min(stop, source.height), fresh, 0)
-    room.window[:, :, fresh - start : inside - start].zero_()
-    room.window[:, :, outside - start : stop - start].zero_()
     for row, piece in source.pieces(inside, outside, min(following, source.height)):
         enter(piece, room.inside[:, :, row - start : row - start + piece.shape[2]])
         del piece  # before a stream makes the next one
+    room.pad(start, fresh, stop, source.height)
 
 
 class AttentionStrips:
@@ -290,35 +289,48 @@ class AttentionStrips:
     def strips(self, reading: Reading, scratch: Scratch, into: Into | None = None) -> Generator[Strip]:
         """Yield the target's strips, in order; it may use the source's memory.  Arguments as for convolutions."""
         del into  # a strip is the sum of two others, so it cannot be written directly
+        yield from self._attended(reading, AttentionRoom(self, reading, scratch, 1), 0)
+
+    def _attended(self, reading: Reading, room: AttentionRoom, before: int) -> Generator[Strip]:
+        """Yield the strips of a picture that attends to itself and to the ``before`` positions kept earlier."""
         if not isinstance(reading.source, Stored):
             raise TypeError("attention reads all of a stored value")
         source, width = reading.source.tensor, reading.source.width
+        attention, channels = room.attention, source.shape[1]
         normalise = self._norm.with_statistics(reading.moments)
-        attention = begin(self._op, self._arithmetic, scratch, reading.height * width)
-        channels, inner = source.shape[1], self._op.query.out_channels
-        padded = queries_padded(reading.rows * width)
-        first_memory, last_memory = (scratch.take(padded * max(channels, inner)) for _ in range(2))
-        queries_memory, mixed_memory = (scratch.take(padded, inner) for _ in range(2))
 
         def normalised(rows: torch.Tensor) -> torch.Tensor:
-            tokens = first_memory[: rows[0].numel()].view(-1, channels)
+            tokens = room.first[: rows[0].numel()].view(-1, channels)
             normalise(rows, tokens.view(1, -1, width, channels).permute(0, 3, 1, 2))
             return tokens
 
         ranges = [(n, min(n + reading.rows, reading.height)) for n in range(0, reading.height, reading.rows)]
         for first, end in ranges:
             tokens = normalised(source[:, :, first:end])
-            made = queries_memory[: len(tokens)]
-            attention.keys[first * width : end * width] = _linear(tokens, self._key, made)
-            attention.keep_values(first * width, _linear(tokens, self._value, made))
+            made = room.queries[: len(tokens)]
+            at = before + first * width
+            attention.keys[at : at + len(tokens)] = _linear(tokens, self._key, made)
+            attention.keep_values(at, _linear(tokens, self._value, made))
         for first, end in ranges:
             rows = source[:, :, first:end]
             tokens = normalised(rows)
-            queries, mixed = queries_memory[: len(tokens)], mixed_memory[: len(tokens)]
+            queries, mixed = room.queries[: len(tokens)], room.mixed[: len(tokens)]
             _linear(tokens, self._query, queries)
-            attention.attend(queries, mixed, (first_memory, last_memory))
-            made = _linear(mixed, self._out, last_memory[: tokens.numel()].view(tokens.shape))
+            attention.attend(queries, mixed, before + reading.height * width, (room.first, room.last))
+            made = _linear(mixed, self._out, room.last[: tokens.numel()].view(tokens.shape))
             yield Strip(first, end, made.view(1, end - first, width, channels).permute(0, 3, 1, 2).add_(rows))
+
+
+class AttentionRoom:
+    """The memory of a run of attention over so many pictures: their keys and values, and tokens of a strip."""
+
+    def __init__(self, strips: AttentionStrips, reading: Reading, scratch: Scratch, pictures: int) -> None:
+        op, width = strips._op, reading.source.width
+        self.attention = begin(op, strips._arithmetic, scratch, pictures * reading.height * width)
+        channels, inner = op.out.out_channels, op.query.out_channels
+        padded = queries_padded(reading.rows * width)
+        self.first, self.last = (scratch.take(padded * max(channels, inner)) for _ in range(2))
+        self.queries, self.mixed = (scratch.take(padded, inner) for _ in range(2))
 
 
 def _linear(

@@ -1,4 +1,4 @@
-"""Tiles of transformed convolutions in torch's operators: views of a workspace, and sums that matrices describe."""
+"""Tiles of transformed convolutions in torch's operators: views, sums that matrices describe, and filters."""
 
 from __future__ import annotations
 
@@ -63,3 +63,18 @@ def view(memory: torch.Tensor, *shape: int) -> torch.Tensor:
 def positions(rows: torch.Tensor) -> torch.Tensor:
     """View rows (1, C, n, W), channels-last, as positions (n·W, C)."""
     return rows[0].permute(1, 2, 0).flatten(0, 1)
+
+
+def phase_kernels(weight: torch.Tensor) -> torch.Tensor:
+    """Convert a filter (O, I, 3, 3) for use after nearest ×2 to filters (4·O, I, 2, 2) for use before it, by phase.
+
+    Two of a doubled picture's rows y-1, y and y+1 come from the same source row: the last two for an even y, the
+    first two for an odd y.  Their taps are summed; the same holds for columns.
+    """
+    taps = torch.tensor(
+        [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]],  # phase, tap of two, tap of three
+        dtype=torch.promote_types(weight.dtype, torch.float32),
+        device=weight.device,
+    )
+    kernels = torch.einsum("pua,qvb,oiab->pqoiuv", taps, taps, weight.to(taps.dtype))
+    return kernels.flatten(0, 2).to(weight.dtype).contiguous(memory_format=torch.channels_last)

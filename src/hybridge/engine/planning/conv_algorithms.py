@@ -212,8 +212,9 @@ class ConvAlgorithm:
         return pairs * (16 if self.kind == "four-phases" else op.weights.kernel**2) * computed_bytes
 
     def side_columns(self, padding: Padding) -> tuple[int, int]:
-        """Return the zero columns (left, right) in the window; the convolution itself adds any other padding."""
-        is_torchs = self.kind in ("direct", "four-phases") and padding.left == padding.right
+        """Return the padding columns (left, right) in the window; the convolution itself adds any others."""
+        has_zeros = padding.outside == "zeros" and padding.left == padding.right
+        is_torchs = self.kind in ("direct", "four-phases") and has_zeros
         return (0, 0) if is_torchs else (padding.left, padding.right)
 
     def workspace(self, op: Convolve, rows: int, width: int) -> int:
@@ -264,7 +265,7 @@ def algorithm_of(op: Convolve, arithmetic: DeviceProfile) -> ConvAlgorithm:
         return ConvAlgorithm("dots")
     if arithmetic.takes_taps(weights):
         return ConvAlgorithm("taps", in_bfloat16=arithmetic.multiplies_bfloat16)
-    if transforms and weights.kernel == 3 and op.stride == 1 and op.padding == Padding(1, 1, 1, 1):
+    if transforms and weights.kernel == 3 and op.stride == 1 and op.padding.sides == (1, 1, 1, 1):
         return _tiles_of(weights, arithmetic)
     if transforms and weights.kernel == 3 and op.stride == 2:
         return ConvAlgorithm("halved", 2, 2, arithmetic.rounds(weights))

@@ -16,13 +16,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from ..program.ops import Attend, Convolve, Op
 from ..program.program import Program
 from .conv_algorithms import DeviceProfile
 from .courses import Course, Extent, Section, is_stored
 from .footprint import Buffer, Step, laid_out
-from .shape import Shape
+from .shape import STATISTICS_ITEMSIZE, Shape
+
+#: A class that attends to frames before makes, for every pair of positions, a comparison and a mask in float32, and
+#: another in a narrower dtype.
+_MASK_BYTES, _WIDE_BYTES = 5, 4
+
+#: Bytes of a number while statistics are merged, and of such numbers how many there are for each piece and channel.
+_MERGING_ITEMSIZE, _MERGING_COPIES = 8, 6
+
+#: Pieces of statistics that are kept before they are merged.
+_PIECES_KEPT = 64
 
 #: Rows are normalised in pieces of at most this many bytes, two of which exist at a time; see execution's RmsNorm.
 _PIECES_BYTES = 2 * 2**20
@@ -57,7 +68,40 @@ class FilmShape:
         self.flops = program.flops(height, width, frames)
 
     def whole_peak(self) -> int:
-        """Return the peak of the module's own forward, which runs one latent frame after another.
+        """Return the peak of the module's own forward: of all frames at once, or of one after another."""
+        return self._peak_at_once() if self.program.is_measured_whole else self._peak_frame_by_frame()
+
+    def _peak_at_once(self) -> int:
+        """Return the peak of a class that computes the whole film layer by layer.
+
+        Norm, padding and convolution make new values each, and ×2 three more.  Attention makes a mask for every
+        pair of positions.
+        """
+        peak, program, nbytes = 0, self.program, self.nbytes
+        last_reads = program.last_reads()
+        for index, op in enumerate(program.ops):
+            held = {value for value in range(index + 1) if last_reads[value] >= index} | program.held[index] | {0}
+            source, target = nbytes[op.source], nbytes[op.target]
+            if isinstance(op, Attend):
+                frames, height, width = self.extents[op.source]
+                mask = _MASK_BYTES + (stored if (stored := self.arithmetic.stored_bytes) < _WIDE_BYTES else 0)
+                masks = (frames * height * width) ** 2 * mask
+                temporaries = 4 * source + masks
+            elif op.doubled:
+                doubled = target * program.channels[op.source] // program.channels[op.target]
+                temporaries = source + 3 * doubled + target  # apart from frame 0, joined with it, and padded
+            else:
+                gone = source if last_reads[op.source] == index and op.source not in program.held[index] else 0
+                normalised = source if op.norm is not None else 0
+                padded = source if op.in_time is not None else 0
+                temporaries = normalised + padded + max(target, padded) - (gone if normalised else 0)
+                if op.residual is not None:
+                    temporaries = max(temporaries, (2 + (op.shortcut is not None)) * target - gone)
+            peak = max(peak, sum(nbytes[value] for value in held) + temporaries)
+        return self.batch * peak
+
+    def _peak_frame_by_frame(self) -> int:
+        """Return the peak of a class that runs one latent frame after another.
 
         It keeps the last two frames that each convolution over frames has read, and joins what it has computed
         with what comes next.
@@ -82,24 +126,59 @@ class FilmFootprint:
     Attributes:
         shape: The program at one size on one device.
         sections: The sections, in order; every op is in one.
+        strip_bytes: The size of strips.
+        parked: Indices of the buffers that are offloaded from the memory that is counted.
         buffers: The buffers of the values.
         steps: One step for every op; see :class:`.footprint.Step`.
     """
 
-    def __init__(self, shape: FilmShape, sections: tuple[Section, ...], strip_bytes: int) -> None:
-        self.shape, self.sections = shape, sections
+    def __init__(
+        self,
+        shape: FilmShape,
+        sections: tuple[Section, ...],
+        strip_bytes: int,
+        parked: frozenset[int] = frozenset(),
+    ) -> None:
+        self.shape, self.sections, self.strip_bytes, self.parked = shape, sections, strip_bytes, parked
         self._courses = [Course(shape.program, section, shape.extents) for section in sections]
         self._last_reads = shape.program.last_reads()
         self._homes: dict[int, int] = {}
         self.buffers: list[Buffer] = []
         for section, course in zip(sections, self._courses, strict=True):
             self._place(section, course)
+        self.buffers = [replace(buffer, is_parked=index in parked) for index, buffer in enumerate(self.buffers)]
         self.steps = self._plan_steps(strip_bytes)
 
     @property
     def peak_bytes(self) -> int:
         """Most bytes that exist at a time."""
         return max(step.taken_bytes for step in self.steps)
+
+    @property
+    def parked_bytes(self) -> int:
+        """Most bytes of offloaded buffers that exist at a time."""
+        return max(
+            sum(b.nbytes for b in self.buffers if b.is_parked and b.first_op <= index <= b.last_op)
+            for index in range(len(self.steps))
+        )
+
+    def with_more_parked(self) -> FilmFootprint | None:
+        """Offload the largest buffer that exists at the peak; None if there is none, or the peak is not lowered."""
+        taken = [step.taken_bytes for step in self.steps]
+        at_peak = taken.index(max(taken))
+        ops = self.shape.program.ops
+        attended = {value for op in ops if isinstance(op, Attend) for value in (op.source, op.target)}
+        small = {self._homes[value] for value in attended if value in self._homes}
+        choices = [
+            index
+            for index, buffer in enumerate(self.buffers)
+            if buffer.first_op <= at_peak <= buffer.last_op and not buffer.is_parked and index not in small
+        ]
+        if not choices:
+            return None
+        largest = max(choices, key=lambda index: self.buffers[index].nbytes)
+        made = FilmFootprint(self.shape, self.sections, self.strip_bytes, self.parked | {largest})
+        return made if made.steps[at_peak].taken_bytes < taken[at_peak] else None
 
     @property
     def work(self) -> float:
@@ -166,7 +245,8 @@ class FilmFootprint:
                 if section.axis == "rows":
                     rows = min(rows, course.fresh(op.target))
                 scratch = self._scratch(index, rows)
-                beside = sum(b.nbytes for b in self.buffers if b.first_op <= index <= b.last_op)
+                living = [b for b in self.buffers if b.first_op <= index <= b.last_op and not b.is_parked]
+                beside = sum(b.nbytes for b in living) + self._fetched(op, rows) + self._statistics(index)
                 steps.append(
                     Step(
                         self._homes.get(op.target),
@@ -188,7 +268,35 @@ class FilmFootprint:
             channels, width = self.shape.program.channels[op.source], picture.sizes[op.source][1]
             read = rows if isinstance(op, Attend) else op.rows_read(0, rows)[1] - op.rows_read(0, rows)[0]
             scratch += min(_PIECES_BYTES, 2 * read * width * channels * self.shape.arithmetic.computed_bytes)
+        if isinstance(op, Attend) and op.sees != "frame":  # keys and values of all frames
+            frames, height, width = self.shape.extents[op.source]
+            in_bytes = partial(self.shape.arithmetic.attention_bytes, op)
+            scratch += in_bytes(frames * height * width) - in_bytes(height * width)
         return scratch
+
+    def _fetched(self, op: Op, rows: int) -> int:
+        """Return the bytes of the rows of offloaded buffers that are in memory while a strip is made."""
+        first, end = (0, rows) if isinstance(op, Attend) else op.rows_read(0, rows)
+        read = {op.source: end - first, op.target: rows}
+        if op.residual is not None:
+            read[op.residual] = read.get(op.residual, 0) + rows
+        total = 0
+        for value, count in read.items():
+            if self._homes.get(value, -1) in self.parked:
+                height = self.shape.extents[value][1]
+                total += min(count, height) * self.shape.nbytes[value] // height
+        return total
+
+    def _statistics(self, index: int) -> int:
+        """Return the bytes of the statistics that an op gathers: of a few pieces, and one piece of every frame."""
+        program = self.shape.program
+        target = program.ops[index].target
+        norm = program.norm_of(target)
+        if norm is None:
+            return 0
+        frames = self.shape.extents[target][0] if norm.over == "frame" else 0
+        pieces = _PIECES_KEPT * (2 * STATISTICS_ITEMSIZE + _MERGING_COPIES * _MERGING_ITEMSIZE)
+        return program.channels[target] * (pieces + 2 * frames * _MERGING_ITEMSIZE)
 
     def _strips(self, op: Op, section: Section, course: Course, rows: int) -> int:
         """Return in how many pieces an op is computed: of all frames of a step, for attention of one frame."""

@@ -7,6 +7,10 @@ There are three schedules, in this order:
   two frames before it that its reader reads again.  Finished frames leave first.
 * ``rows``: ops between two attentions together, a few rows of all frames in every step.  Attention needs all rows
   of a frame, so it and what lies on its other side run op by op, at the size of latents.
+* ``spill``: as ``strips``, with values in a file, of which the rows that a strip needs are in memory.  On CPUs.
+
+A norm whose statistics are over all frames leaves ``strips`` and ``spill``; one over each frame leaves ``frames``,
+too.
 
 Every value is computed once in each of them, and the results are equal within rounding.  Which takes least memory
 depends on the film: two frames are more than two rows of all frames, unless there are more frames than rows.
@@ -14,13 +18,13 @@ depends on the film: two frames are more than two rows of all frames, unless the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
 from ...errors import RequestError, TooLarge
 from ...units import format_bytes
-from ..program.ops import Attend
+from ..program.ops import Attend, Op
 from ..program.program import Program
 from .conv_algorithms import DeviceProfile
 from .courses import Section
@@ -84,7 +88,7 @@ def plan_film(
     if enough is None and arithmetic.strip_bytes is not None:
         enough = max(FRUGAL_FROM_BYTES, int(FRUGAL_PART * whole_peak))
     best: tuple[Mode, FilmFootprint] | None = None
-    for mode, footprint in _schedules(shape, modes, with_smaller_strips=budget_bytes is not None):
+    for mode, footprint in _schedules(shape, modes, is_bounded=budget_bytes is not None):
         if best is None or footprint.peak_bytes < best[1].peak_bytes:
             best = mode, footprint
         if enough is None or footprint.peak_bytes <= enough:
@@ -108,6 +112,7 @@ def plan_film(
         buffers=footprint.laid_out(),
         last_reads=program.last_reads(),
         peak_bytes=footprint.peak_bytes,
+        parked_bytes=footprint.parked_bytes,
         reason=f"{plainly}; {_described(footprint)} take {_size(footprint.peak_bytes)}",
         sections=footprint.sections,
     )
@@ -124,17 +129,30 @@ def _check(program: Program, batch: int, frames: int, height: int, width: int, b
 
 
 def _schedules(
-    shape: FilmShape, modes: tuple[Mode, ...], *, with_smaller_strips: bool
+    shape: FilmShape, modes: tuple[Mode, ...], *, is_bounded: bool
 ) -> Iterator[tuple[Mode, FilmFootprint]]:
     """Yield schedules from the fastest to the one that takes the least memory."""
     strip_bytes = shape.arithmetic.strip_bytes or STRIP_BYTES_WITHOUT_CACHE
     choices = [(mode, sections) for mode, sections in sections_of(shape) if mode in modes]
     for mode, sections in choices:
         yield mode, FilmFootprint(shape, sections, strip_bytes)
-    while with_smaller_strips and strip_bytes > 1:
+    if not is_bounded:
+        return
+    if "spill" in modes and shape.arithmetic.strip_bytes is not None:
+        yield from (("spill", footprint) for footprint in _spilled(shape, strip_bytes))
+    while strip_bytes > 1:
         strip_bytes = max(1, strip_bytes // _SHRINKING)
         for mode, sections in dict(choices).items():  # of each mode the schedule with the smallest steps
             yield mode, FilmFootprint(shape, sections, strip_bytes)
+        if "spill" in modes and shape.arithmetic.strip_bytes is not None:
+            yield from (("spill", footprint) for footprint in [*_spilled(shape, strip_bytes)][-1:])
+
+
+def _spilled(shape: FilmShape, strip_bytes: int) -> Iterator[FilmFootprint]:
+    """Yield footprints of all frames op by op, with more and more values in a file."""
+    footprint: FilmFootprint | None = FilmFootprint(shape, one_by_one(range(len(shape.program.ops))), strip_bytes)
+    while footprint is not None and (footprint := footprint.with_more_parked()) is not None:
+        yield footprint
 
 
 def sections_of(shape: FilmShape) -> Iterator[tuple[Mode, tuple[Section, ...]]]:
@@ -143,11 +161,14 @@ def sections_of(shape: FilmShape) -> Iterator[tuple[Mode, tuple[Section, ...]]]:
     every = range(len(program.ops))
     yield "strips", one_by_one(every)
     latent_frames = shape.extents[0][0] if program.task == "decode" else shape.extents[-1][0]
+    run = _heaviest_run(shape, _needs_all_frames)
+    before, after = one_by_one(every[: run.start]), one_by_one(every[run.stop :])
     for count in _FRAMES_IN_A_STEP:
-        if count < latent_frames:
-            slabs = count if program.task == "decode" else -(-shape.frames // latent_frames) * count
-            yield "frames", (Section(0, len(program.ops), "frames", slabs),)
-    run = _heaviest_run(shape)
+        if count < latent_frames and len(run) > 1:
+            first = shape.extents[program.ops[run.start].source][0]
+            slabs = count * max(1, -(-first // latent_frames))
+            yield "frames", (*before, Section(run.start, run.stop, "frames", slabs), *after)
+    run = _heaviest_run(shape, _needs_all_rows)
     if len(run) > 1:
         before, after = one_by_one(every[: run.start]), one_by_one(every[run.stop :])
         scale = _scale(shape, run)
@@ -156,11 +177,23 @@ def sections_of(shape: FilmShape) -> Iterator[tuple[Mode, tuple[Section, ...]]]:
             yield "rows", (*before, Section(run.start, run.stop, "rows", slabs, of_steps), *after)
 
 
-def _heaviest_run(shape: FilmShape) -> range:
-    """Return the ops between two attentions whose values are largest together."""
+def _needs_all_frames(op: Op) -> bool:
+    """Return whether an op makes no frame before it has seen all of its source."""
+    if isinstance(op, Attend) and op.sees != "frame":
+        return True
+    return op.norm is not None and op.norm.is_measured and op.norm.over == "film"
+
+
+def _needs_all_rows(op: Op) -> bool:
+    """Return whether an op makes no row before it has seen all of its source."""
+    return isinstance(op, Attend) or (op.norm is not None and op.norm.is_measured)
+
+
+def _heaviest_run(shape: FilmShape, breaks: Callable[[Op], bool]) -> range:
+    """Return the ops between two breaks whose values are largest together."""
     ops, best, first = shape.program.ops, range(0), 0
     for index in range(len(ops) + 1):
-        if index < len(ops) and not isinstance(ops[index], Attend):
+        if index < len(ops) and not breaks(ops[index]):
             continue
         run = range(first, index)
         if sum(shape.nbytes[op + 1] for op in run) > sum(shape.nbytes[op + 1] for op in best):
@@ -177,6 +210,8 @@ def _scale(shape: FilmShape, run: range) -> int:
 
 def _described(footprint: FilmFootprint) -> str:
     together = max(footprint.sections, key=lambda section: len(section.ops))
+    if footprint.parked:
+        return f"strips of all frames, with {_size(footprint.parked_bytes)} of values in a file,"
     if together.slabs is None:
         return "strips of all frames"
     unit = f"{together.axis}" if together.slabs > 1 else together.axis.removesuffix("s")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from ..program.ops import OF_ROUNDED, Attend, Convolve
+from ..program.ops import OF_ROUNDED, Attend, Convolve, usual_taps
 from ..program.program import Program
 from .conv_algorithms import ConvAlgorithm, DeviceProfile, algorithm_of, queries_padded
 
@@ -66,7 +66,7 @@ class Shape:
             gone_after = last_reads[op.source] == index and op.source not in held
             temporaries = self._plain_temporaries(op, gone_after=gone_after)
             peak = max(peak, sum(self.nbytes[value] for value in named) + kept + temporaries)
-            if _was_over_frames(op):  # the classes keep its input for the next frame, also where there is none
+            if _was_over_frames(op) and _is_cached(op):
                 kept += self.nbytes[op.source]
         first = self.program.ops[0]
         entered = self.nbytes[0] if isinstance(first, Convolve) and first.entering else 0
@@ -150,4 +150,9 @@ class Shape:
 
 def _was_over_frames(op: Convolve | Attend) -> bool:
     """Return whether an op of a folded program is, in the module, a convolution over several frames."""
-    return isinstance(op, Convolve) and op.weights.taps is not None and op.weights.taps[-1] > 0
+    return isinstance(op, Convolve) and op.weights.taps is not None and op.weights.taps != usual_taps(1)
+
+
+def _is_cached(op: Convolve | Attend) -> bool:
+    """Return whether the class keeps an input for the next frame: those do that put zeros before the first."""
+    return isinstance(op, Convolve) and op.padding.outside == "zeros"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from ...errors import CannotLower
 from .module_structure import kind
-from .ops import Attend, Convolve, Norm, Op, Padding, Weights
+from .ops import Attend, Convolve, Norm, Op, Padding, Weights, usual_taps
 from .program import Program, Task
 
 #: Lowers one block: (builder, block, the value that it reads) → the value that it makes.
@@ -22,10 +22,16 @@ class ProgramBuilder:
     Args:
         module: The VAE.
         blocks: The function that lowers each block, by the name of the block's class.
+
+    Attributes:
+        norms_are_over: The frames that a norm's statistics are over; see :class:`.Norm`.
+        attention_sees: The frames that attention is over; see :class:`.Attend`.
     """
 
     def __init__(self, module: nn.Module, blocks: Mapping[str, Lower]) -> None:
         self._blocks = blocks
+        self.norms_are_over: Literal["frame", "film"] = "frame"
+        self.attention_sees: Literal["frame", "frames before"] = "frame"
         self._names = {part: name for name, part in module.named_modules()}
         self._module = type(module).__name__
         self._channels: list[int] = []
@@ -69,7 +75,8 @@ class ProgramBuilder:
     def attend(self, source: int, **layers: Any) -> int:
         inside = {layers[name].in_channels for name in ("query", "key", "value")} | {layers["out"].out_channels}
         check(layers["out"].name, ("as many channels as are attended to", inside == {self._channels[source]}))
-        return self._add(Attend(source, len(self._channels), **layers), self._channels[source])
+        op = Attend(source, len(self._channels), sees=self.attention_sees, **layers)
+        return self._add(op, self._channels[source])
 
     def conv_weights(self, conv: Any) -> Weights:
         name = self.name(conv)
@@ -82,6 +89,19 @@ class ProgramBuilder:
             ("parameters of its shape", owns(conv, conv.out_channels, conv.in_channels, *conv.kernel_size)),
         )
         return Weights(name, conv.in_channels, conv.out_channels, conv.kernel_size[0])
+
+    def conv3d_weights(self, conv: Any) -> Weights:
+        """Return the weights of a convolution over frames that are read one after another."""
+        name, (frames, *sides) = self.name(conv), conv.kernel_size
+        check(
+            name,
+            ("a Conv3d", kind(conv) == "Conv3d"),
+            ("padding with zeros", conv.padding_mode == "zeros" and not isinstance(conv.padding, str)),
+            ("one group, no dilation", conv.groups == 1 and set(conv.dilation) == {1}),
+            ("a square kernel with an odd side", len(set(sides)) == 1 and sides[0] % 2 == 1),
+            ("parameters of its shape", owns(conv, conv.out_channels, conv.in_channels, *conv.kernel_size)),
+        )
+        return Weights(name, frames * conv.in_channels, conv.out_channels, sides[0], usual_taps(frames))
 
     def shortcut_weights(self, conv: Any) -> Weights:
         weights = self.conv_weights(conv)
@@ -106,7 +126,7 @@ class ProgramBuilder:
             ("parameters of its shape", norm.bias is not None and owns(norm, self._channels[source])),
             ("groups of the same size", self._channels[source] % norm.num_groups == 0),
         )
-        return Norm(name, norm.num_groups, norm.eps)
+        return Norm(name, norm.num_groups, norm.eps, over=self.norms_are_over)
 
     def block(self, block: Any, source: int) -> int:
         function = self._blocks.get(kind(block))

@@ -1,7 +1,7 @@
 """Fold a program of films for a film of one frame: it is then a program of pictures.
 
-A convolution over several frames sees one frame and zeros around it, so that one of its taps in time is left; and
-what a program does to the frames after the first does not happen.
+A convolution over several frames sees one frame, and around it zeros or the same frame, so that of its taps in time
+one is left, or their sum; and what a program does to the frames after the first does not happen.
 A third of the multiplications remains, and every way to run pictures serves.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .ops import Convolve, Op, Weights
+from .ops import Attend, Convolve, Op, Weights
 from .program import Program
 
 
@@ -24,6 +24,10 @@ def folded(program: Program) -> Program:
             now[op.target] = now[op.source]  # frame 0 is passed on
             continue
         made: Op = replace(op, source=now[op.source], target=len(channels))
+        if made.norm is not None:
+            made = replace(made, norm=replace(made.norm, over="frame"))
+        if isinstance(made, Attend):
+            made = replace(made, sees="frame")
         if isinstance(made, Convolve):
             residual = None if made.residual is None else now[made.residual]
             made = replace(made, residual=residual, in_time=None, weights=_of_one_frame(made))
@@ -38,5 +42,9 @@ def _of_one_frame(op: Convolve) -> Weights:
     weights, time = op.weights, op.in_time
     if time is None or weights.taps is None:
         return weights
-    # The window of frame 0 ends with that frame.
-    return replace(weights, in_channels=weights.in_channels // time.kernel, taps=weights.taps[-1:])
+    first, end = time.window_of(0)
+    *_, of_frame_0 = weights.taps  # the last of its window's phases
+    seen = [slot for slot, frame in enumerate(range(first, end)) if frame == 0 or time.outside == "nearest"]
+    summed = tuple(sorted(tap for slot in seen for tap in of_frame_0[slot]))
+    into, out = weights.in_channels // time.kernel, weights.out_channels // weights.phases
+    return replace(weights, in_channels=into, out_channels=out, taps=((summed,),))

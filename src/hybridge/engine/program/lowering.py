@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...errors import CannotLower
 from .. import tiny
-from . import wan
+from . import hunyuan_video, wan
 from .builder import Lower, ProgramBuilder, check, drops_nothing
 from .module_structure import kind, why_replaced, why_touched
 from .ops import Padding
@@ -53,7 +53,7 @@ def lower(module: nn.Module, task: Task) -> Program:
         raise CannotLower(
             "cannot lower", saw=str(error), expected=f"{kind(module)} as diffusers makes it"
         ) from error
-    return builder.program(task, is_film=kind(module) in wan.PREFIXES)
+    return builder.program(task, is_film=kind(module) in _FILMS)
 
 
 def class_of(name: str) -> Any:
@@ -282,7 +282,12 @@ _WHOLE: dict[tuple[str, Task], Callable[[ProgramBuilder, Any], None]] = {
     ("AutoencoderTiny", "encode"): _tiny_encoder,
     **{(name, "decode"): wan.decoder for name in wan.PREFIXES},
     **{(name, "encode"): wan.encoder for name in wan.PREFIXES},
+    (hunyuan_video.NAME, "decode"): hunyuan_video.decoder,
+    (hunyuan_video.NAME, "encode"): hunyuan_video.encoder,
 }
+
+#: The classes whose values have frames.
+_FILMS = {*wan.PREFIXES, hunyuan_video.NAME}
 
 _BLOCKS: dict[str, Lower] = {
     "UNetMidBlock2D": _mid_block,
@@ -293,5 +298,9 @@ _BLOCKS: dict[str, Lower] = {
     "Upsample2D": _upsample,
     "Downsample2D": _downsample,
     "AutoencoderTinyBlock": _tiny_block,
+    "HunyuanVideoMidBlock3D": _mid_block,
+    "HunyuanVideoUpBlock3D": _blocks_then_resamplers,
+    "HunyuanVideoDownBlock3D": _blocks_then_resamplers,
     **wan.BLOCKS,
+    **hunyuan_video.BLOCKS,
 }

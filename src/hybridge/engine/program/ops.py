@@ -3,8 +3,8 @@
 A value is a picture (C, H, W), or in a program of films (C, T, H, W): T frames of it.
 Two ops are enough for diffusers' picture VAEs.  A :class:`Convolve` is a convolution with the local operations
 around it: a group norm and an activation on its input, a residual and an activation on its output, ×2 before it or
-a stride. An :class:`Attend` is self-attention over all positions of a frame.  Ops refer to parameters by name, so a
-program also describes a module without weights.
+a stride. An :class:`Attend` is self-attention over positions of a frame or of several.  Ops refer to parameters by
+name, so a program also describes a module without weights.
 
 Without :attr:`Convolve.in_time`, an op computes every frame from the same frame of its source.
 A convolution over several frames *is* a convolution of one frame whose channels are those of these frames, one
@@ -27,6 +27,18 @@ POINTWISE = ("silu", "relu", "gelu", "mish", "from_signed", "to_signed", "soft_c
 #: The functions (None is the identity) that give the same result whether their input or their output is rounded.
 OF_ROUNDED = (None, "relu", "clamp")
 
+#: What a convolution sees outside of its source: zeros, or the nearest frame, row or column of it.
+Outside = Literal["zeros", "nearest"]
+
+#: For a kernel with a length in time: for every output phase and every frame that is read, the taps along time by
+#: whose sum that frame is multiplied.
+Taps = tuple[tuple[tuple[int, ...], ...], ...]
+
+
+def usual_taps(frames: int) -> Taps:
+    """Return the taps of a kernel of this length: one phase, one tap for each frame."""
+    return (tuple((tap,) for tap in range(frames)),)
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -37,7 +49,8 @@ class Weights:
         in_channels: Number of input channels; of all frames that are read together.
         out_channels: Number of output channels.
         kernel: Side of the square kernel; 1 for a linear layer.
-        taps: For a kernel with a length in time, the taps along it that are used, one for each frame that is read.
+        taps: For a kernel with a length in time, how its taps serve; of several phases, ``out_channels`` are those
+            of all phases, one after another.
         first_output: The first of the layer's outputs that is used: some layers compute queries, keys and values
             together.
     """
@@ -46,8 +59,13 @@ class Weights:
     in_channels: int
     out_channels: int
     kernel: int = 1
-    taps: tuple[int, ...] | None = None
+    taps: Taps | None = None
     first_output: int = 0
+
+    @property
+    def phases(self) -> int:
+        """How many times the layer's outputs are computed, each time with other taps."""
+        return 1 if self.taps is None else len(self.taps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +78,14 @@ class Norm:
         eps: For ``group`` added to the variance, for ``rms`` the least norm that is divided by.
         kind: ``group`` is a GroupNorm, whose statistics span the picture.  ``rms`` divides the channels of every
             position by their L2 norm and multiplies by √C and by ``gamma``; it needs no statistics.
+        over: Whether the statistics of a film are those of each frame or of all frames together.
     """
 
     name: str
     groups: int
     eps: float
     kind: Literal["group", "rms"] = "group"
+    over: Literal["frame", "film"] = "frame"
 
     @property
     def is_measured(self) -> bool:
@@ -75,19 +95,23 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """Zeros around a convolution's input, in rows and columns of that input."""
+    """Rows and columns around a convolution's input."""
 
     top: int = 0
     bottom: int = 0
     left: int = 0
     right: int = 0
+    outside: Outside = "zeros"
+
+    @property
+    def sides(self) -> tuple[int, int, int, int]:
+        """The number of rows above and below, and of columns to the left and right."""
+        return self.top, self.bottom, self.left, self.right
 
 
 @dataclass(frozen=True, slots=True)
 class InTime:
     """Which frames a convolution reads, and which it computes.
-
-    Frames outside of the source are zeros.
 
     Attributes:
         kernel: Number of frames that are read together.
@@ -96,14 +120,16 @@ class InTime:
             stride · t and none after it.  With ``kept``, target frame 0 is source frame 0 as it is, and the others
             follow the usual rule.  With ``apart``, source frame 0 is passed on likewise, and the others see zeros
             in its place.
-        spread: Number of target frames that lie side by side in the convolution's output channels; only with
-            ``apart``, because frame 0 stays one frame.
+        spread: Number of target frames that lie side by side in the convolution's output channels.  Frame 0 stays
+            one frame: with ``seen`` it is the last of those that its window gives.
+        outside: What is read in place of frames outside of the source.
     """
 
     kernel: int
     stride: int = 1
     first: Literal["seen", "kept", "apart"] = "seen"
     spread: int = 1
+    outside: Outside = "zeros"
 
     def output_frames(self, frames: int) -> int:
         """Return the number of target frames."""
@@ -129,6 +155,14 @@ class InTime:
         """The first target frame that is computed; those before it are copied."""
         return 0 if self.first == "seen" else 1
 
+    def windows(self, first: int, end: int) -> range:
+        """Return the first target frame of every window for target frames [first, end); the first may be < 0."""
+        return range(max(first, self.first_computed) if first else self._first_of_all, end, self.spread)
+
+    @property
+    def _first_of_all(self) -> int:
+        return 1 - self.spread if self.first == "seen" else 1
+
 
 @dataclass(frozen=True, slots=True)
 class Convolve:
@@ -139,7 +173,7 @@ class Convolve:
         target: Index of the value that is computed.
         weights: The convolution's weights.
         stride: 1, or 2 in an encoder.
-        padding: Zeros around the convolution's input, after norm, activation and ×2.
+        padding: Around the convolution's input, after norm, activation and ×2.
         doubled: Whether rows and columns are repeated twice (nearest ×2) before the convolution.
         norm: The norm of the source.
         entering: Name of the function applied to the source, after the norm.
@@ -196,12 +230,12 @@ class Convolve:
         """Return how many times the convolution runs over the picture for a source of so many frames."""
         if self.in_time is None:
             return frames
-        return (self.output_frames(frames) - self.in_time.first_computed) // self.in_time.spread
+        return len(self.in_time.windows(0, self.output_frames(frames)))
 
 
 @dataclass(frozen=True, slots=True)
 class Attend:
-    """``target = source + out(softmax(q·kᵀ/√d)·v)`` with q, k, v linear in ``norm(source)``, within a frame.
+    """``target = source + out(softmax(q·kᵀ/√d)·v)`` with q, k, v linear in ``norm(source)``.
 
     Attributes:
         source: Index of the value that is attended to.
@@ -212,6 +246,7 @@ class Attend:
         key: Linear layer for the keys, of the same size.
         value: Linear layer for the values, of the same size.
         out: Linear layer back to the source's channels.
+        sees: The positions that each attends to: those of its frame, or those of all frames up to its own.
     """
 
     source: int
@@ -222,6 +257,7 @@ class Attend:
     key: Weights
     value: Weights
     out: Weights
+    sees: Literal["frame", "frames before"] = "frame"
 
     @property
     def name(self) -> str:
@@ -242,8 +278,13 @@ class Attend:
         return frames
 
     def frames_read(self, first: int, end: int) -> tuple[int, int]:
-        """Return the source frames for target frames [first, end): the same."""
-        return first, end
+        """Return the source frames for target frames [first, end): the same, or all up to these."""
+        return (first if self.sees == "frame" else 0), end
+
+    def pairs(self, positions: int, frames: int) -> int:
+        """Return the number of pairs of a query and a key, for frames of so many positions."""
+        seen = frames if self.sees == "frame" else frames * (frames + 1) // 2
+        return seen * positions**2
 
 
 Op = Convolve | Attend

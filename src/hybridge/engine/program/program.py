@@ -79,6 +79,11 @@ class Program:
         norms = (op.norm for op in self.ops if op.source == value and op.norm is not None)
         return next((norm for norm in norms if norm.is_measured), None)
 
+    @property
+    def is_measured_whole(self) -> bool:
+        """Whether a norm needs the statistics of all frames."""
+        return any(op.norm is not None and op.norm.over == "film" for op in self.ops)
+
     def flops(self, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
         """Return the floating-point operations of every op for one item; a multiplication and its addition are two.
 
@@ -92,8 +97,8 @@ class Program:
             positions = rows * columns
             if isinstance(op, Attend):
                 linear = sum(w.in_channels * w.out_channels for w in (op.query, op.key, op.value, op.out))
-                products = 2 * positions * op.query.out_channels
-                counts.append(2 * positions * (linear + products) * lengths[op.source])
+                products = 2 * op.pairs(positions, lengths[op.source]) * op.query.out_channels
+                counts.append(2 * (positions * linear * lengths[op.source] + products))
             else:
                 counts.append(2 * positions * _products_per_position(op) * op.windows(lengths[op.source]))
         return tuple(counts)

@@ -15,7 +15,7 @@ from typing import Any
 from ...errors import CannotLower
 from .builder import Lower, ProgramBuilder, check, drops_nothing, owns
 from .module_structure import kind
-from .ops import InTime, Norm, Padding, Weights
+from .ops import InTime, Norm, Padding, Weights, usual_taps
 
 #: How the names of the blocks' classes begin, by the class of the VAE.
 PREFIXES = {"AutoencoderKLWan": "Wan", "AutoencoderKLQwenImage": "QwenImage"}
@@ -86,7 +86,7 @@ def _causal_weights(builder: ProgramBuilder, conv: Any) -> Weights:
         ("stride 1 within a frame", set(conv.stride[1:]) == {1}),
         ("parameters of its shape", owns(conv, conv.out_channels, conv.in_channels, *conv.kernel_size)),
     )
-    return Weights(name, frames * conv.in_channels, conv.out_channels, sides[0], tuple(range(frames)))
+    return Weights(name, frames * conv.in_channels, conv.out_channels, sides[0], usual_taps(frames))
 
 
 def _norm(builder: ProgramBuilder, norm: Any, x: int, *, per_frame: bool = False) -> Norm:

@@ -1,0 +1,42 @@
+"""The statistics of a film's value: of each frame, or of all frames together."""
+
+from __future__ import annotations
+
+import torch
+
+from ..planning.conv_algorithms import DeviceProfile
+from ..program.ops import Norm
+from .group_norm import MOST_PIECES, Moments
+
+
+class FilmMoments:
+    """Moments of a value, for the norm that will read it.
+
+    Args:
+        norm: The norm.
+        arithmetic: The device's arithmetic.
+    """
+
+    def __init__(self, norm: Norm, arithmetic: DeviceProfile) -> None:
+        self._is_of_frames, self._arithmetic = norm.over == "frame", arithmetic
+        self._parts: dict[int, Moments] = {}
+
+    def of(self, frame: int) -> Moments:
+        """Return the moments that a frame is normalised with."""
+        return self._parts[self.part_of(frame)]
+
+    def part_of(self, frame: int) -> int:
+        """Return the number of the part of the film whose statistics a frame's are."""
+        return frame if self._is_of_frames else 0
+
+    def add(self, frame: int, rows: torch.Tensor) -> None:
+        """Add rows (1, C, n, W) of a frame; each may be added only once."""
+        moments = self._parts.setdefault(self.part_of(frame), Moments(self._arithmetic))
+        moments.add(rows)
+        if moments.pieces >= MOST_PIECES:
+            moments.merge()
+
+    def merge(self) -> None:
+        """Keep of each part one piece."""
+        for moments in self._parts.values():
+            moments.merge()

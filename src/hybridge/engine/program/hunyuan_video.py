@@ -1,0 +1,128 @@
+"""Lower AutoencoderKLHunyuanVideo: causal convolutions, and norms whose statistics are those of the whole film.
+
+Outside of a value, convolutions see its nearest frame, row or column.
+Attention is over all positions of a frame and of the frames before it.
+
+The class's own call blends tiles of five latent frames unless ``use_framewise_decoding`` and ``…encoding`` are off.
+The program computes the untiled film.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from .builder import Lower, ProgramBuilder, check, drops_nothing
+from .module_structure import kind
+from .ops import InTime, Padding, Taps, Weights
+
+#: The class of VAE.
+NAME = "AutoencoderKLHunyuanVideo"
+
+#: Of a kernel of three frames, where every frame but the first was doubled before: the two target frames of a pair
+#: see source frames k - 1, k - 1, k and k - 1, k, k.
+_DOUBLED_TAPS: Taps = (((0, 1), (2,)), ((0,), (1, 2)))
+
+
+def decoder(builder: ProgramBuilder, vae: Any) -> None:
+    """Lower ``decode``."""
+    part = vae.decoder
+    check(builder.name(part), ("diffusers' decoder", kind(part) == "HunyuanVideoDecoder3D"))
+    _set_rules(builder)
+    x = _pointwise(builder, builder.input(vae.post_quant_conv.in_channels), vae.post_quant_conv)
+    x = _causal(builder, x, part.conv_in)
+    for block in (part.mid_block, *part.up_blocks):
+        x = builder.block(block, x)
+    _norm_act_conv(builder, x, part.conv_norm_out, part.conv_act, part.conv_out)
+
+
+def encoder(builder: ProgramBuilder, vae: Any) -> None:
+    """Lower ``encode``."""
+    part = vae.encoder
+    check(builder.name(part), ("diffusers' encoder", kind(part) == "HunyuanVideoEncoder3D"))
+    _set_rules(builder)
+    x = _causal(builder, builder.input(part.conv_in.conv.in_channels), part.conv_in)
+    for block in (*part.down_blocks, part.mid_block):
+        x = builder.block(block, x)
+    x = _norm_act_conv(builder, x, part.conv_norm_out, part.conv_act, part.conv_out)
+    _pointwise(builder, x, vae.quant_conv)
+
+
+def _set_rules(builder: ProgramBuilder) -> None:
+    builder.norms_are_over, builder.attention_sees = "film", "frames before"
+
+
+def _pointwise(builder: ProgramBuilder, x: int, conv: Any) -> int:
+    weights = builder.conv3d_weights(conv)
+    check(weights.name, ("a 1×1×1 convolution", _is_pointwise(conv)))
+    return builder.convolve_with(x, weights, 1, Padding())
+
+
+def _is_pointwise(conv: Any) -> bool:
+    return (conv.kernel_size, set(conv.stride), set(conv.padding)) == ((1, 1, 1), {1}, {0})
+
+
+def _causal(builder: ProgramBuilder, x: int, conv: Any, **around: Any) -> int:
+    """Add a causal convolution over three frames."""
+    weights = _causal_weights(builder, conv)
+    in_time, side, down = conv.conv.stride
+    check(weights.name, ("strides of 1 or 2", side == down and {in_time, side} <= {1, 2}))
+    rule = InTime(3, in_time, outside="nearest")
+    return builder.convolve_with(x, weights, side, Padding(1, 1, 1, 1, "nearest"), in_time=rule, **around)
+
+
+def _causal_weights(builder: ProgramBuilder, conv: Any) -> Weights:
+    weights = builder.conv3d_weights(conv.conv)
+    check(
+        weights.name,
+        ("a causal convolution", kind(conv) == "HunyuanVideoCausalConv3d"),
+        ("a 3×3×3 kernel", set(conv.conv.kernel_size) == {3}),
+        ("the nearest frame, row or column outside", conv.pad_mode == "replicate"),
+        ("padding of 1 in space and of 2 frames before", conv.time_causal_padding == (1, 1, 1, 1, 2, 0)),
+        ("no padding of its own", set(conv.conv.padding) == {0}),
+    )
+    return weights
+
+
+def _norm_act_conv(builder: ProgramBuilder, x: int, norm: Any, activation: Any, conv: Any, **around: Any) -> int:
+    check(builder.name(activation), ("SiLU", kind(activation) == "SiLU"))
+    return _causal(builder, x, conv, norm=builder.norm(norm, x), entering="silu", **around)
+
+
+def _resnet(builder: ProgramBuilder, block: Any, x: int) -> int:
+    check(builder.name(block), ("no dropout", drops_nothing(block.dropout)))
+    hidden = _norm_act_conv(builder, x, block.norm1, block.nonlinearity, block.conv1)
+    shortcut = None
+    if block.conv_shortcut is not None:
+        shortcut = builder.conv3d_weights(block.conv_shortcut.conv)
+        pads = set(block.conv_shortcut.time_causal_padding)
+        check(shortcut.name, ("a 1×1×1 shortcut", _is_pointwise(block.conv_shortcut.conv) and pads == {0}))
+    around = {"residual": x, "shortcut": shortcut}
+    return _norm_act_conv(builder, hidden, block.norm2, block.nonlinearity, block.conv2, **around)
+
+
+def _upsample(builder: ProgramBuilder, block: Any, x: int) -> int:
+    weights = _causal_weights(builder, block.conv)
+    in_time, *in_space = block.upsample_factor
+    known = set(in_space) == {2} and in_time in (1, 2) and set(block.conv.conv.stride) == {1}
+    check(weights.name, ("×2 in space, and in time or not", known))
+    padding, rule = Padding(1, 1, 1, 1, "nearest"), InTime(3, outside="nearest")
+    if in_time == 2:
+        channels = weights.in_channels // 3
+        weights = replace(
+            weights, in_channels=2 * channels, out_channels=2 * weights.out_channels, taps=_DOUBLED_TAPS
+        )
+        rule = InTime(2, spread=2, outside="nearest")
+    return builder.convolve_with(x, weights, 1, padding, doubled=True, in_time=rule)
+
+
+def _downsample(builder: ProgramBuilder, block: Any, x: int) -> int:
+    return _causal(builder, x, block.conv)
+
+
+#: What lowers each block, by the name of its class.
+BLOCKS: dict[str, Lower] = {
+    "HunyuanVideoResnetBlockCausal3D": _resnet,
+    "HunyuanVideoUpsampleCausal3D": _upsample,
+    "HunyuanVideoDownsampleCausal3D": _downsample,
+}
