@@ -193,7 +193,7 @@ def test_pipelines_inside_of_a_pipeline_get_the_vae_too(server: str) -> None:
 
 
 def test_what_a_server_says_of_its_models_cannot_be_numbers_beyond_numbers() -> None:
-    from hybridge.client.model_matching import read_models
+    from hybridge.client.served_vaes import read_models
     from hybridge.errors import BadAnswer
 
     document = {"name": "m", "class": "AutoencoderKL", "config": {"a": 1}, "latent_channels": float("inf")}

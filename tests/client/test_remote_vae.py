@@ -13,7 +13,7 @@ from pipelines import load_small_pipelines
 
 import hybridge
 from hybridge.client import Client
-from hybridge.client.model_matching import read_models
+from hybridge.client.served_vaes import read_models
 from hybridge.engine import Engine
 from hybridge.errors import BadAnswer, ServerRefused
 from hybridge.protocol import TensorAnswer, WireTensor, write_answer

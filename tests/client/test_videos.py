@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -25,7 +27,9 @@ from hybridge import AsyncClient, Client
 from hybridge.engine import Engine, EngineOptions, frames_of, to_pixels
 from hybridge.errors import ClientError, RequestError, ServerRefused
 from hybridge.models import CATALOGUE
-from hybridge.protocol import VideoOptions
+from hybridge.protocol import DecodeRequest, Scaling, VideoOptions
+from hybridge.protocol.receipt import Receipt
+from hybridge.protocol.torch import from_torch
 from hybridge.protocol.video_reader import read_video
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
@@ -88,6 +92,26 @@ def test_the_kind_of_video(client: Client, expected) -> None:
         (stream,) = container.streams
         assert (stream.average_rate, stream.codec_context.pix_fmt) == (24, "yuv444p")
     assert client.decode(LATENTS, output="video", video=VideoOptions("gif"))[:6] == b"GIF89a"
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "webm"])
+def test_a_film_says_what_made_it(client: Client, expected, tmp_path: Path, suffix: str) -> None:
+    request = DecodeRequest(
+        from_torch(LATENTS), Scaling("model"), output="video", video=VideoOptions(suffix), metadata=True
+    )
+    reply = client.send(request, model="wan-2.1")
+    said = Receipt.from_header(reply.headers["hybridge-receipt"]).facts
+    assert (said["model"], said["exactness"], said["mode"]) == ("wan-2.1", "bitwise", "whole")
+    path = client.decode_video(LATENTS, tmp_path / f"a.{suffix}", model="wan-2.1", do_scaling=True, metadata=True)
+    assert_is_film(path.read_bytes(), expected, far=24)
+    with av.open(str(path)) as file:
+        tags = {name.lower(): value for name, value in file.metadata.items()}
+    facts = json.loads(tags["comment"])["hybridge"]
+    assert facts["weights"].startswith("sha256:")
+    assert facts == {**said, "weights": facts["weights"], "latents": facts["latents"], "scaling": "model - -"}
+    assert facts["latents"] == f"sha256:{hashlib.sha256(request.latents.data).hexdigest()}"
+    plain = client.decode(LATENTS, output="video", model="wan-2.1", do_scaling=True, metadata=False)
+    assert b"sha256" not in plain
 
 
 def test_the_async_client(server: str, expected, tmp_path: Path) -> None:
@@ -208,7 +232,8 @@ class TestCommandLine:
     def test_on_this_machine(self, engine: Engine, expected, tmp_path: Path) -> None:
         save_file({"latents": LATENTS}, tmp_path / "latents.safetensors", {"space": "vae"})
         film, model = tmp_path / "film.webm", f"wan-2.1={engine.spec.source}"
-        done = hybridge("decode", tmp_path / "latents.safetensors", "-o", film, "--model", model)
+        done = hybridge("decode", tmp_path / "latents.safetensors", "-o", film, "--model", model, "--metadata")
+        assert b"sha256:" in film.read_bytes()
         assert "9 frames" in done.stdout
         assert_is_film(film.read_bytes(), expected)
         hybridge("encode", film, "--model", model, "-o", tmp_path / "again.safetensors")

@@ -40,7 +40,7 @@ def decode(
     codec: str = typer.Option(None, help="Of a video: h264, hevc, av1 or vp9.", show_default="h264; vp9 in .webm"),
     pixel_format: str = typer.Option(None, help="Of a video: yuv420p or yuv444p.", show_default="yuv420p"),
     quality: int = typer.Option(None, help="Of a JPEG or a video, 1 to 100.", show_default="95"),
-    metadata: bool = typer.Option(False, help="Write what made a picture into its file, for `hybridge verify`."),
+    metadata: bool = typer.Option(False, help="Write what made a picture or a video into its file."),
     server: str = SERVER,
     key: str = KEY,
     ca: str = CA,
@@ -73,13 +73,14 @@ def decode(
     for note in notes:
         screen(stderr=True).print(f"{latents}: {note}")
     name = model or file.model or "starter"
-    batch = DecodeRequest(file.tensor, scaling, quality=quality or DEFAULT_QUALITY, height=height, width=width)
+    sides: dict[str, int | None] = {"height": height, "width": width}
+    batch = DecodeRequest(file.tensor, scaling, quality=quality or DEFAULT_QUALITY, metadata=metadata, **sides)
     if video is not None:
         request = replace(batch, output="video", video=video)
         frames = write_film(request, target, model=name, server=server, key=key, ca=ca, device=device, dtype=dtype)
         screen().print(f"{target}: {target.stat().st_size} bytes" + (f", {frames} frames" if frames else ""))
         return
-    batch = replace(batch, picture_format=formats[suffix], metadata=metadata)
+    batch = replace(batch, picture_format=formats[suffix])
     requests = [replace(batch, latents=one) for one in pictures_of(batch)]
     decoded = answers(requests, model=name, server=server, key=key, ca=ca, device=device, dtype=dtype)
     for index, picture in enumerate(decoded):

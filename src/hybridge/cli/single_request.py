@@ -114,6 +114,8 @@ def write_film(
 
     from ..client.videos import written
     from ..engine import Engine, EngineOptions, limit_threads, resolve
+    from ..models.doctor.requests import examine_elements
+    from ..protocol.receipt import Receipt, comment_of
     from ..protocol.torch import to_torch
     from ..protocol.video_writer import VideoWriter
 
@@ -122,7 +124,11 @@ def write_film(
     engine = Engine.load(resolve(model), options)
     layout = latents_layout(request.latents.shape, engine.spec, request.height, request.width)
     height, width = layout.picture
-    writer = VideoWriter(request.video, width, height, quality=request.quality)
+    sent = _normalisation(engine, request)
+    _tell(engine, [*examine_elements(request.latents, engine.spec, sent, request.height, request.width)])
+    made_by = Receipt.of(_facts(engine, height, width, layout.video_frames)) if request.metadata else None
+    comment = "" if made_by is None else comment_of(request, made_by)
+    writer = VideoWriter(request.video, width, height, quality=request.quality, comment=comment)
     with written(target) as file, console.status(f"{engine.spec.name} on this machine") as status:
 
         def on_frames(frames: Any) -> None:
@@ -133,7 +139,7 @@ def write_film(
 
         engine.decode(
             to_torch(request.latents),
-            sent=_normalisation(engine, request),
+            sent=sent,
             height=request.height,
             width=request.width,
             on_frames=on_frames,
@@ -167,12 +173,17 @@ def _decoded(engine: Engine, request: DecodeRequest) -> FileAnswer:
     if not request.metadata:
         return answer
     height, width = signed.shape[-2:]
+    return with_receipt(answer, request, _facts(engine, height, width, 1))
+
+
+def _facts(engine: Engine, height: int, width: int, frames: int) -> dict[str, object]:
+    """Return what decides about the numbers of a decode of one item."""
     facts = dict(engine.facts)
     with suppress(HybridgeError):  # what cannot be planned has no mode
-        facts["mode"] = engine.plan("decode", 1, height, width).mode
+        facts["mode"] = engine.plan("decode", 1, height, width, frames).mode
     if engine.identity is not None:
         facts["weights"] = engine.identity.weights_hash(wait=True)
-    return with_receipt(answer, request, facts)
+    return facts
 
 
 def _tell(engine: Engine, found: list[Finding]) -> None:

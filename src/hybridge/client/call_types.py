@@ -52,23 +52,29 @@ class _SharedOptions(TypedDict, total=False):
     deadline_s: float | None
 
 
-class DecodeItemOptions(_SharedOptions, total=False):
-    """The options of a decode besides ``output`` and ``progress``."""
-
+class _DecodeOptions(_SharedOptions, total=False):
     height: int | None
     width: int | None
-    image_format: ImageFormat
     quality: int | None
-    video: VideoOptions
     quantize: Precision | None
+    metadata: bool
+    decode_timestep: float | None
+    decode_noise_scale: float | None
+    seed: int | None
+    decode_chunk_size: int | None
 
 
-class DecodeVideoOptions(_SharedOptions, total=False):
+class DecodeItemOptions(_DecodeOptions, total=False):
+    """The options of a decode besides ``output`` and ``progress``."""
+
+    image_format: ImageFormat
+    video: VideoOptions
+
+
+class DecodeVideoOptions(_DecodeOptions, total=False):
     """The options of :meth:`Client.decode_video` besides ``to``."""
 
     video: VideoOptions | None
-    quality: int | None
-    quantize: Precision | None
     on_frame: FrameProgress | None
     progress: Progress | None
 

@@ -74,6 +74,11 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
         quality: int | None = None,
         video: VideoOptions = DEFAULT_VIDEO,
         quantize: Precision | None = None,
+        metadata: bool = False,
+        decode_timestep: float | None = None,
+        decode_noise_scale: float | None = None,
+        seed: int | None = None,
+        decode_chunk_size: int | None = None,
         deadline_s: float | None = None,
         progress: Progress | None = None,
     ) -> Any:
@@ -95,6 +100,11 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
             video: The kind of file, for ``output="video"``: format, frames per second, codec, pixel format.
             quantize: ``float16`` or ``bfloat16`` sends fewer bytes than the latents have; None sends them
                 unchanged.  docs/client.md describes the loss.
+            metadata: Whether the file of a picture or a video says what made it: a receipt.  A picture that is
+                returned has it in its ``info``.
+            decode_timestep, decode_noise_scale, seed: For LTX-Video 0.9.1 and later, as its pipelines take the
+                first two; ``seed`` is the noise's.
+            decode_chunk_size: Frames that Stable Video Diffusion decodes together; all if None.
             deadline_s: Seconds for the whole call, attempts and waits included; the client's own if None.
             progress: ``progress("up" or "down", bytes done, bytes in total or None)``, called during transfers.
 
@@ -119,6 +129,11 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
             quality=quality,
             video=video,
             quantize=quantize,
+            metadata=metadata,
+            decode_timestep=decode_timestep,
+            decode_noise_scale=decode_noise_scale,
+            seed=seed,
+            decode_chunk_size=decode_chunk_size,
         )
         return self._run(self._flows.decode(request, model, kind, self._terms(deadline_s, progress)))
 
@@ -309,8 +324,12 @@ def decode_request(
     video: VideoOptions = DEFAULT_VIDEO,
     quantize: Precision | None = None,
     preview: bool = False,
+    metadata: bool = False,
+    **decoder: Any,
 ) -> tuple[DecodeRequest, Kind]:
     """Return the request for :meth:`Calls.decode`'s arguments, and the kind of the latents.
+
+    ``decoder`` are the parameters of decoders that are conditioned on a timestep, and the chunk size.
 
     Raises:
         RequestError: for invalid arguments.
@@ -342,6 +361,8 @@ def decode_request(
         width=width,
         preview=preview,
         video=video,
+        metadata=metadata,
+        **decoder,
     )
     return request, kind
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import BadAnswer, Mismatch, ModelUnavailable
+from ..errors import Mismatch, ModelUnavailable
 from ..models import (
     CATALOGUE,
     CLASS_NAMES,
@@ -23,27 +23,13 @@ from ..models import (
     model_of_pipeline,
     spec_from_config,
 )
+from .served_vaes import REPLACEABLE, ServedModel, irreplaceable, kind_of
 
 #: Relative tolerance: checkpoints give the same factor with more or fewer digits.
 _TOLERANCE = 1e-3
 
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """A model from ``GET /v1/models``: the facts that decide whether it fits, and its config."""
-
-    name: str
-    class_name: str
-    latent_channels: int
-    spatial_factor: int
-    normalisation: Normalisation
-    dtype: str
-    config: Mapping[str, Any] = field(hash=False, repr=False)
-
-    @property
-    def kind(self) -> str:
-        """See :func:`kind_of`."""
-        return kind_of(self.class_name)
+#: The kind of a need that VAEs of several classes can meet.
+ANY = "any"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,75 +91,6 @@ class Need:
         return f"`hybridge serve {self.family if self.family in names else names[0]}`"
 
 
-#: The classes that a remote VAE can stand in for.
-REPLACEABLE = frozenset(
-    {
-        *CLASS_NAMES,
-        "AutoencoderDC",
-        "AutoencoderKLCogVideoX",
-        "AutoencoderKLFlux2",
-        "AutoencoderKLHunyuanImage",
-        "AutoencoderKLHunyuanVideo",
-        "AutoencoderKLLTXVideo",
-        "AutoencoderKLMochi",
-        "AutoencoderKLQwenImage",
-        "AutoencoderKLTemporalDecoder",
-        "AutoencoderKLWan",
-    }
-)
-
-
-#: The kind of a need that VAEs of several classes can meet.
-ANY = "any"
-
-
-def kind_of(class_name: str) -> str:
-    """Return ``kl`` or ``tiny`` for the two classes of pictures that stand in for each other, else the class."""
-    return CLASS_NAMES.get(class_name, class_name)
-
-
-def read_models(documents: Sequence[Any], server: str) -> list[ServedModel]:
-    """Return the server's models whose class a pipeline's VAE can have.
-
-    Raises:
-        BadAnswer: when the server's description lacks a required fact.
-    """
-    return [
-        _read_model(document, server)
-        for document in documents
-        if not isinstance(document, dict) or str(document.get("class", "AutoencoderKL")) in REPLACEABLE
-    ]
-
-
-def _read_model(document: Any, server: str) -> ServedModel:
-    try:
-        if not isinstance(document["config"], dict) or not document["config"]:
-            raise KeyError("config")
-        mean, std = (tuple(map(float, document[key])) if document[key] else None for key in _STATISTICS)
-        return ServedModel(
-            name=str(document["name"]),
-            class_name=document["class"],
-            latent_channels=int(document["latent_channels"]),
-            spatial_factor=int(document["spatial_factor"]),
-            normalisation=Normalisation(
-                float(document["scaling_factor"]), float(document["shift_factor"] or 0), mean, std
-            ),
-            dtype=str(document["dtype"]),
-            config=document["config"],
-        )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        name = document.get("name") if isinstance(document, dict) else document
-        raise BadAnswer(
-            f"{server} does not say of its models what a pipeline has to know",
-            saw=f"{str(name)[:60]!r} with {type(error).__name__}: {str(error)[:60]}",
-            expected="every key of this release's /v1/models",
-            hint="the same release of hybridge on both machines",
-        ) from None
-
-
-_STATISTICS = ("latents_mean", "latents_std")
-
-
 def need_of(pipe: Any, *, is_chosen: bool) -> Need:
     """Return the need of ``pipe``: from its VAE's config, else from its class, else from its denoiser.
 
@@ -198,11 +115,7 @@ def need_of(pipe: Any, *, is_chosen: bool) -> Need:
         return _need_of_vae(pipe.vae, who, row, is_chosen=is_chosen)
     annotated = _annotated(type(pipe))
     if annotated and not any(name in REPLACEABLE for name in annotated):
-        raise Mismatch(
-            f"the VAE of this {who} is not of a kind that hybridge serves",
-            saw=f"a class made with {' or '.join(annotated)}",
-            expected="one of " + ", ".join(sorted(REPLACEABLE)),
-        )
+        raise irreplaceable(who, annotated[0], f"a class made with {' or '.join(annotated)}")
     own = [name for name in annotated if name in REPLACEABLE]
     rows = [other.latent_channels for other in CATALOGUE.values() if other.class_name in own]
     is_of_pictures = any(name in CLASS_NAMES for name in own)
@@ -239,13 +152,15 @@ def _need_of_vae(vae: Any, who: str, row: ModelSpec | None, *, is_chosen: bool) 
     config = plain_config(vae.config)
     names = [vae.config.get("_class_name"), *(base.__name__ for base in type(vae).__mro__)]
     class_name = next((name for name in names if name in REPLACEABLE), None)
+    if class_name is None:
+        raise irreplaceable(who, str(names[0] or names[1]), type(vae).__name__)
     try:
         spec = spec_from_config(who, who, None, {**config, "_class_name": class_name}, parent=row)
     except ModelUnavailable as error:
         raise Mismatch(
             f"the VAE of this {who} is not of a kind that hybridge serves",
-            saw=type(vae).__name__ if class_name is None else error.saw,
-            expected="one of " + ", ".join(sorted(REPLACEABLE)) if class_name is None else error.expected,
+            saw=error.saw,
+            expected=error.expected,
         ) from None
     kind = kind_of(spec.class_name)
     is_known = kind != "tiny" or row is not None

@@ -6,6 +6,8 @@ import contextlib
 import difflib
 import inspect
 import logging
+import re
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +17,9 @@ import torch
 
 from ..errors import ClientError, Mismatch, RequestError
 from .client import Client
-from .model_matching import choose, denoiser_of, need_of, read_models
+from .model_matching import choose, denoiser_of, need_of
 from .remote_vae import RemoteVAE
+from .served_vaes import read_models
 from .text_replacement import remote_text
 from .transport import ANSWER_TIMEOUT_S
 
@@ -184,6 +187,7 @@ def _remote_vae(
     chosen, reason = choose(need, read_models(documents, client.server), model, client.server)
     like = _module_like(pipe)
     vae = RemoteVAE(client, chosen, dtype=like.dtype, device=_usable(like.device))
+    vae.is_posing = chosen.class_name in _classes_asked_for(type(pipe))
     _place_like_offloaded(vae, pipe)
     if chosen.dtype != (own := str(vae.dtype).removeprefix("torch.")):
         reason += f"; it computes in {chosen.dtype}, the pipeline's is {own}"
@@ -210,6 +214,15 @@ def _named_parts(parts: str | Iterable[str]) -> Sequence[str]:
     if not names:
         raise RequestError("nothing to replace", saw="no parts", expected='"auto", or at least one name')
     return names
+
+
+def _classes_asked_for(pipeline: type) -> set[str]:
+    """Return the classes of VAEs for which a pipeline's code asks by ``isinstance``, such as Sana-Video's."""
+    try:
+        code = inspect.getsource(sys.modules[pipeline.__module__])
+    except (KeyError, OSError, TypeError):  # written in a console, for example
+        return set()
+    return set(re.findall(r"\w+", " ".join(re.findall(r"isinstance\(self\.vae, ([^)]*)\)", code))))
 
 
 def _module_like(pipe: Any) -> Any:

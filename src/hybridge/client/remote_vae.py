@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
+import diffusers
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
-from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution, EncoderOutput
+from diffusers.models.autoencoders.vae import (
+    DecoderOutput,
+    DiagonalGaussianDistribution,
+    EncoderOutput,
+    IdentityDistribution,
+)
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 
-from ..errors import BadAnswer
+from ..errors import BadAnswer, Mismatch
 from ..models import VAE_CLASSES
 from ..protocol import DecodeRequest, EncodeRequest, Request, Scaling, WireTensor
 from ..protocol.torch import from_torch, to_torch
 from .client import Client
-from .model_matching import ServedModel
+from .served_vaes import ServedModel, read_models
 from .vae_stand_in import add_attributes, interface_of, read_arguments
 
 #: Classes of which pipelines read the config alone.
@@ -41,7 +50,8 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
 
     Tensors have the axes of the class that it stands in for, which are not always those of its pipelines' latents.
 
-    It is not a ModelMixin on purpose: ``from_pipe`` passes a ModelMixin on only if it has the expected class.
+    It is not a ModelMixin on purpose: ``from_pipe`` passes a ModelMixin on only if it has the expected class.  For
+    pipelines that ask for the class of their VAE, ``is_posing`` lets ``isinstance`` tell it.
 
     Args:
         client: The client of the server; the caller has to close it.
@@ -52,6 +62,7 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
     Attributes:
         model: The server's name for the model.
         use_slicing: Whether each item of a batch is sent as a separate request.
+        is_posing: Whether ``isinstance`` takes it for the diffusers class.
         use_tiling: Stored only for compatibility; the server decides how a picture fits in its memory.
     """
 
@@ -70,6 +81,7 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
         self.model = model.name
         self.use_slicing = False
         self.use_tiling = False
+        self.is_posing = False
         self._client = client
         self._class = VAE_CLASSES[model.class_name]
         self._interface = interface_of(model.class_name)
@@ -80,7 +92,43 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
         # SDXL's pipelines read the dtype of this part after they have converted the VAE to float32.
         self.post_quant_conv = _Nothing(dtype, torch.device(device))
         if model.class_name not in _PLAIN:
-            add_attributes(self, model.class_name, model.config, model.normalisation)
+            add_attributes(self, model.class_name, model.config, model.statistics)
+
+    @classmethod
+    def of_server(
+        cls, server: str | Client, model: str, *, dtype: torch.dtype = torch.float32, api_key: str | None = None
+    ) -> RemoteVAE:
+        """Return a server's VAE for ``from_pretrained(…, vae=…)``, for pipelines that cannot be made without one.
+
+        Args:
+            server: Its URL, or a client, which the caller has to close.
+            model: The server's name of the model.
+            dtype: The module's dtype.
+            api_key: Sent as ``Authorization: Bearer``; not together with a client.
+
+        Raises:
+            ClientError: as for :class:`~hybridge.client.Client`; Mismatch when there is no such model.
+        """
+        with contextlib.ExitStack() as owned:
+            client = server if isinstance(server, Client) else owned.enter_context(Client(server, api_key=api_key))
+            models = read_models(client.models(), client.server)
+            found = next((one for one in models if one.name == model), None)
+            if found is None:
+                raise Mismatch(
+                    f"{client.server} has no VAE {model[:60]!r}",
+                    saw=", ".join(one.name for one in models) or "no VAE at all",
+                    expected=model[:60],
+                )
+            vae = cls(client, found, dtype=dtype)
+            weakref.finalize(vae, owned.pop_all().close)
+        vae.is_posing = True
+        return vae
+
+    @property  # type: ignore[misc] # read by isinstance()
+    def __class__(self) -> type:
+        """The diffusers class that it stands in for, if ``is_posing``; else its own."""
+        own: type = type(self)
+        return getattr(diffusers, self._class.name) if vars(self).get("is_posing") else own
 
     @property
     def dtype(self) -> torch.dtype:
@@ -92,9 +140,12 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
         """The device that pipelines see."""
         return self.post_quant_conv.weight.device
 
-    def enable_tiling(self, use_tiling: bool = True) -> None:
-        """Set ``use_tiling``, which has no effect: the server fits pictures into its memory itself."""
-        self.use_tiling = use_tiling
+    def enable_tiling(self, use_tiling: bool = True, *_sides: object, **_named_sides: object) -> None:
+        """Set ``use_tiling``, which has no effect: the server fits pictures into its memory itself.
+
+        Classes of videos take the sides of tiles, as their first arguments or by name.
+        """
+        self.use_tiling = use_tiling is not False
 
     def disable_tiling(self) -> None:
         """Undo :meth:`enable_tiling`."""
@@ -122,6 +173,9 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
             encoded = encoded.transpose(1, 2)
         if self._interface.has_frames_in_batch:
             encoded = encoded[0].transpose(0, 1)
+        if self._interface.has_identity:
+            identity = IdentityDistribution(encoded)
+            return AutoencoderKLOutput(latent_dist=identity) if return_dict else (identity,)
         if not self._class.has_posterior:
             made = AutoencoderTinyOutput(latents=encoded)
             if self._class.kind != "tiny":
@@ -148,9 +202,13 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
         sent = z.reshape(-1, frames, *z.shape[1:]) if self._interface.has_frames_in_batch else z
         if self._class.axes == "BTCHW" and not self._interface.has_frames_in_batch:
             sent = z.transpose(1, 2)
+        if self._interface.folds:
+            sent = torch.cat((z, z), 1)
         sample = self._send(sent, lambda part: self._decode_request(part, arguments.timestep))
         if self._interface.has_frames_in_batch:
             sample = sample.transpose(1, 2).flatten(0, 1)
+        if self._interface.gives_frames_first:
+            sample = sample.transpose(1, 2)
         return DecoderOutput(sample=sample) if arguments.return_dict else (sample,)
 
     def forward(
@@ -165,10 +223,14 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
         Stable Video Diffusion's pipeline looks for ``num_frames`` here, and passes it to :meth:`decode`.
         """
         encoded = self.encode(sample, return_dict=False)[0]
-        if self._class.has_posterior:
+        if self._class.has_posterior or self._interface.has_identity:
             encoded = encoded.sample() if sample_posterior else encoded.mode()
         named = {} if num_frames is None else {"num_frames": num_frames}
         return self.decode(encoded, return_dict=return_dict, **named)
+
+    def save_pretrained(self, *_: object, **__: object) -> None:
+        """Save nothing, with a warning: ``save_pretrained`` of a pipeline saves everything but its remote VAE."""
+        warnings.warn(f"{self.model} of {self._client.server} is not saved with the pipeline", stacklevel=2)
 
     def extra_repr(self) -> str:
         """Return the server's address and the model for ``repr``."""

@@ -1,11 +1,12 @@
 """What a remote VAE has in common with the diffusers class that it stands in for: attributes, buffers, arguments.
 
-Pipelines read more of a VAE than its config: ratios, buffers with statistics, the order of arguments of ``decode``.
+Pipelines read more of a VAE than its config: ratios, buffers with statistics, the order of arguments of ``decode``,
+the axes of what it gives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,6 @@ import diffusers
 import torch
 
 from ..errors import Mismatch, RequestError
-from ..models import Normalisation
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +23,31 @@ class Interface:
     Attributes:
         arguments: Names of the positional arguments of ``decode`` after the latents.
         has_frames_in_batch: It takes and gives (B·F, C, h, w), and ``decode`` a number of frames.
+        gives_frames_first: ``decode`` gives (B, F, 3, H, W).
+        has_identity: ``encode`` gives a distribution that has one value (Cosmos).
+        folds: ``decode`` takes one latent frame of the two that pipelines have in the channels of one, of which the
+            other is padding (HunyuanImage's refiner).
     """
 
     arguments: tuple[str, ...] = ("return_dict", "generator")
     has_frames_in_batch: bool = False
+    gives_frames_first: bool = False
+    has_identity: bool = False
+    folds: bool = False
 
 
 _USUAL = Interface()
 _INTERFACES: Mapping[str, Interface] = {
+    "AutoencoderKLAllegro": Interface(gives_frames_first=True),
+    "AutoencoderKLCosmos": Interface(has_identity=True),
+    "AutoencoderKLHunyuanImageRefiner": Interface(folds=True),
+    "AutoencoderKLLTX2Video": Interface(("temb", "causal", "return_dict")),
     "AutoencoderKLLTXVideo": Interface(("temb", "return_dict")),
     "AutoencoderKLTemporalDecoder": Interface(("num_frames", "return_dict"), has_frames_in_batch=True),
 }
+
+#: Buffers that pipelines read.
+_STATISTICS = ("latents_mean", "latents_std", "bn.running_mean", "bn.running_var")
 
 
 def interface_of(class_name: str) -> Interface:
@@ -73,6 +87,8 @@ def read_arguments(class_name: str, given: tuple[Any, ...], named: Mapping[str, 
     unknown = sorted(set(values) - known)
     if unknown:
         raise TypeError(f"decode() of {class_name} has no argument {unknown[0]!r}")
+    if values.get("causal") is not None:
+        raise RequestError("a remote VAE decodes as its config says", saw=f"causal={values['causal']}")
     return DecodeArguments(
         values.get("return_dict") is not False, values.get("num_frames"), _timestep(values.get("temb"))
     )
@@ -87,11 +103,13 @@ def _timestep(temb: Any) -> float | None:
     return steps.pop()
 
 
-def add_attributes(remote: torch.nn.Module, class_name: str, config: Mapping[str, Any], by: Normalisation) -> None:
+def add_attributes(
+    remote: torch.nn.Module, class_name: str, config: Mapping[str, Any], statistics: Mapping[str, Sequence[float]]
+) -> None:
     """Give ``remote`` the attributes that the class computes from its config, and its statistics as buffers.
 
     Raises:
-        Mismatch: when the server does not say the statistics, because the model is not loaded.
+        Mismatch: when the server does not know the statistics, because it has no weights yet.
     """
     with torch.device("meta"):
         blank = getattr(diffusers, class_name).from_config(dict(config))
@@ -102,32 +120,20 @@ def add_attributes(remote: torch.nn.Module, class_name: str, config: Mapping[str
             and isinstance(value, bool | int | float | str | list | tuple)
         ):
             setattr(remote, name, value)
-    buffers = {name for name, _ in blank.named_buffers()}
-    if not buffers & {"latents_mean", "bn.running_mean"}:
-        return
-    if not (by.mean and by.std):
+    shapes = {name: buffer.shape for name, buffer in blank.named_buffers() if name in _STATISTICS}
+    wrong = [name for name, shape in shapes.items() if shape.numel() != len(statistics.get(name, ()))]
+    if wrong:
         raise Mismatch(
-            f"the server does not say the statistics of its {class_name}",
-            saw="no latents_mean and latents_std",
-            expected="both, as of a model that is loaded",
-            hint="one request to that model, or `hybridge serve` with it loaded from the start",
+            f"the server does not know the statistics of its {class_name}",
+            saw=f"no {', no '.join(wrong)}, which are among the weights",
+            expected="weights that have been downloaded",
+            hint="`hybridge models --download NAME` on that machine, or one request to the model",
         )
-    mean, std = torch.tensor(by.mean), torch.tensor(by.std)
+    buffers = {name: torch.tensor(tuple(statistics[name])) for name in shapes}
     if "latents_mean" in buffers:
-        remote.register_buffer("latents_mean", mean)
-        remote.register_buffer("latents_std", std)
-        return
-    eps = float(config.get("batch_norm_eps") or blank.bn.eps)
-    norm = torch.nn.BatchNorm2d(len(by.mean), eps=eps, affine=False).eval()
-    norm.running_mean, norm.running_var = mean, _variance(std, eps)
-    remote.bn = norm
-
-
-def _variance(std: torch.Tensor, eps: float) -> torch.Tensor:
-    """Return the variance of which the pipeline computes exactly this deviation, √(variance + eps)."""
-    variance = (std.double() ** 2 - eps).float()
-    for _ in range(4):
-        made = torch.sqrt(variance + eps)
-        towards = torch.where(made < std, torch.inf, -torch.inf)
-        variance = torch.where(made == std, variance, torch.nextafter(variance, towards.to(variance.dtype)))
-    return variance
+        remote.register_buffer("latents_mean", buffers["latents_mean"])
+        remote.register_buffer("latents_std", buffers["latents_std"])
+    elif buffers:
+        norm = torch.nn.BatchNorm2d(len(buffers["bn.running_mean"]), eps=blank.bn.eps, affine=False).eval()
+        norm.running_mean, norm.running_var = buffers["bn.running_mean"], buffers["bn.running_var"]
+        remote.bn = norm

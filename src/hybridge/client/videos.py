@@ -206,8 +206,7 @@ class VideoCalls(_VideoCalls):
                 is MP4 without it.
             model, deadline_s, progress: As for :meth:`decode`; no total is known to ``progress``.
             on_frame: ``on_frame(frames that have arrived, all frames)``; for MP4 and WebM.
-            options: ``quality``, ``scaling_factor``, ``shift_factor``, ``do_scaling`` and ``quantize`` of
-                :meth:`decode`.
+            options: The other arguments of :meth:`decode`, except for ``output`` and ``image_format``.
 
         Raises:
             ServerUnreachable: when the connection is lost; it is not tried again once bytes have arrived.

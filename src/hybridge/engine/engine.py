@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +17,7 @@ from ..models import ModelSpec, Normalisation, latent_space, latents_layout
 from . import loading, pixels
 from .execution.executor import Progress, ShouldStop
 from .identity import Identity, library_versions
-from .latents import check_finite, check_vae_space, to_module, with_statistics
+from .latents import check_finite, check_vae_space, statistics_of, to_module, with_statistics
 from .machine.cpu import threads_of
 from .machine.own_thread import run_in_own_thread
 from .memory.device_memory import map_torch_errors, release_memory
@@ -45,6 +46,7 @@ class Engine:
         weights_bytes: Bytes kept between runs: the module's weights, and the transformed copies of them that strip
             runs use.  The first run of a task makes these copies; they are counted from the beginning.
         identity: What the module was made from, if it was loaded from files.
+        statistics: Those of latents that are among the weights, by the names of their buffers.
     """
 
     spec: ModelSpec
@@ -55,18 +57,19 @@ class Engine:
     spill: Path | None = None
     identity: Identity | None = None
     weights_bytes: int = field(init=False)
+    statistics: Mapping[str, Sequence[float]] = field(init=False, repr=False)
     _runner: Runner = field(init=False, repr=False)
     _whole: WholePlanner = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         runner = Runner(self.module, self.spill, reads_weights=False)  # no other code writes to them
         own = sum(tensor.nbytes for tensor in (*self.module.parameters(), *self.module.buffers()))
-        kept_bytes = own + (0 if self.modes == ("whole",) else runner.prepared_bytes)
+        self.weights_bytes = own + (0 if self.modes == ("whole",) else runner.prepared_bytes)
+        self.statistics = statistics_of(self.module)
         self._runner = runner
         dtype, is_bitwise = self.dtype.value, self.modes == ("whole",)
         profile = device_profile_for(self.device.value.type, dtype)
         self._whole = WholePlanner(self.spec, self.module, profile, dtype, is_bitwise)
-        self.weights_bytes = kept_bytes
 
     @classmethod
     def load(cls, spec: ModelSpec, options: EngineOptions | None = None) -> Engine:

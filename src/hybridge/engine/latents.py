@@ -12,6 +12,9 @@ from ..errors import RequestError
 from ..models import CATALOGUE, ModelSpec, Normalisation, latent_space
 from .program.lowering import skeleton
 
+#: The buffers with statistics of latents: LTX's, and FLUX.2's batch norm.
+STATISTICS = ("latents_mean", "latents_std", "bn.running_mean", "bn.running_var")
+
 #: Far above any VAE's latents: SD's stay within ±50, in VAE space and outside it.
 ABSURD = 1e4
 
@@ -67,6 +70,12 @@ def check_vae_space(spec: ModelSpec) -> None:
             saw=f"latents in VAE space, whose statistics are in the weights of {spec.parent}",
             hint="do_scaling=True, with latents as the pipeline has them",
         )
+
+
+def statistics_of(module: Any) -> dict[str, tuple[float, ...]]:
+    """Return the statistics of latents among a module's weights, by the names of their buffers."""
+    held = dict(module.named_buffers()) if hasattr(module, "named_buffers") else {}
+    return {name: _numbers(held[name]) for name in STATISTICS if name in held}
 
 
 def _numbers(part: Any) -> tuple[float, ...]:

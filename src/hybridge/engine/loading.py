@@ -19,6 +19,7 @@ from ..models import CATALOGUE, ModelSpec, look_up, parent_of_tiny, spec_from_co
 from ..models.single_file import spec_from_file
 from ..models.tiny_files import stem_of
 from .config_json import read_config
+from .latents import STATISTICS
 from .machine.cgroups import available_bytes
 from .memory.device_memory import free_bytes, is_short_of_memory
 from .program.lowering import class_of, constants_of, skeleton
@@ -32,6 +33,7 @@ from .weights import (
     find_weights,
     how_to_convert,
     read_headers,
+    read_some,
 )
 
 #: Model names are part of URLs.
@@ -193,6 +195,20 @@ def config_before_loading(spec: ModelSpec) -> dict[str, Any]:
         config = read_config(spec.name, folder)
     made: Any = _skeleton(spec, config, folder).config
     return {name: value for name, value in made.items() if not name.startswith("_")}
+
+
+def statistics_before_loading(spec: ModelSpec, dtype: torch.dtype) -> dict[str, tuple[float, ...]]:
+    """Return what :func:`.latents.statistics_of` will, of weights that are on this machine; else nothing.
+
+    Damaged weights are reported when they are loaded.
+    """
+    if not is_cached(spec):
+        return {}
+    try:
+        read = read_some(read_headers(spec.name, locate(spec)), STATISTICS)
+    except ModelUnavailable:
+        return {}
+    return {name: tuple(numbers.to(dtype).float().flatten().tolist()) for name, numbers in read.items()}
 
 
 def is_cached(spec: ModelSpec) -> bool:

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,26 @@ def _load(stored: Stored) -> dict[str, torch.Tensor]:
             names = {key: stored.single.own_name(start + key) for key in file.keys()}  # noqa: SIM118 - no dictionary
             own |= {name: file.get_tensor(key) for key, name in names.items() if name is not None}
     return _as_diffusers(stored.single, own)
+
+
+def read_some(stored: Stored, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Return the named tensors of files in diffusers' layout, as far as these have them.
+
+    Raises:
+        ModelUnavailable: when a file cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, torch.Tensor] = {}
+    if stored.single is not None or not set(names) & set(stored.shapes):
+        return found
+    for path in stored.files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                found |= {key: file.get_tensor(key) for key in file.keys() if key in names}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ModelUnavailable("weights cannot be read", saw=error, where=path) from None
+    return found
 
 
 def check_fit(name: str, folder: Path, stored: Stored, module: Any) -> None:

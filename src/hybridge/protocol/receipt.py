@@ -25,6 +25,9 @@ FACTS = (
 #: The keyword of the iTXt chunk of a PNG.
 KEYWORD = b"hybridge"
 
+#: The member of the JSON in the comment of a video file.
+COMMENT = "hybridge"
+
 #: Most characters of a value; a SHA-256 has 71 with its name.
 _MOST = 200
 
@@ -88,12 +91,22 @@ def with_receipt(answer: FileAnswer, request: DecodeRequest, facts: Mapping[str,
     """
     if answer.media_type not in _TYPES:
         return answer
+    receipt = _completed(request, facts)
+    return FileAnswer(write_receipt(answer.data, answer.media_type, receipt), answer.media_type)
+
+
+def comment_of(request: DecodeRequest, receipt: Receipt) -> str:
+    """Return the comment of a video file with a receipt: JSON, with what the request adds to it."""
+    return json.dumps({COMMENT: dict(_completed(request, receipt.facts).facts)})
+
+
+def _completed(request: DecodeRequest, facts: Mapping[str, object]) -> Receipt:
+    """Return a receipt with the scaling of the request and the SHA-256 of its latents' bytes."""
     scaling = request.scaling
     factors = (scaling.scaling_factor, scaling.shift_factor)
     said = " ".join([scaling.by, *("-" if factor is None else f"{factor:g}" for factor in factors)])
     latents = f"sha256:{hashlib.sha256(request.latents.data).hexdigest()}"
-    receipt = Receipt.of({**facts, "latents": latents, "scaling": said})
-    return FileAnswer(write_receipt(answer.data, answer.media_type, receipt), answer.media_type)
+    return Receipt.of({**facts, "latents": latents, "scaling": said})
 
 
 def scaling_of(receipt: Receipt) -> Scaling | None:

@@ -131,12 +131,15 @@ class VideoWriter:
         width: Of each frame, in pixels.
         height: Of each frame, in pixels.
         quality: 1 to 100; docs/protocol.md has what it means to each codec.  A GIF does not use it.
+        comment: For the metadata of an MP4 or a WebM; the others have no place for it.
 
     Raises:
         RequestError: for a size that the format cannot have, or an encoder that this machine's libraries lack.
     """
 
-    def __init__(self, options: VideoOptions, width: int, height: int, *, quality: int = DEFAULT_QUALITY) -> None:
+    def __init__(
+        self, options: VideoOptions, width: int, height: int, *, quality: int = DEFAULT_QUALITY, comment: str = ""
+    ) -> None:
         import av
 
         options.check_size(width, height)
@@ -150,6 +153,8 @@ class VideoWriter:
         self._container = av.open(
             self._file, "w", format=options.format, options={**_CONTAINERS[options.format], **_FLAGS}
         )
+        if comment:
+            self._container.metadata["comment"] = comment
         stream: VideoStream = self._container.add_stream(name, rate=options.rate, options=settings)
         stream.width, stream.height = width + self._padding[0], height + self._padding[1]
         stream.pix_fmt = self._format
@@ -240,14 +245,14 @@ def _with_palette(rgb: numpy.ndarray[Any, Any]) -> av.VideoFrame:
 
 
 def write_video(
-    pixels: WireTensor, options: VideoOptions | None = None, *, quality: int = DEFAULT_QUALITY
+    pixels: WireTensor, options: VideoOptions | None = None, *, quality: int = DEFAULT_QUALITY, comment: str = ""
 ) -> FileAnswer:
-    """Write frames, uint8 (F, H, W, 3), as one file.
+    """Write frames, uint8 (F, H, W, 3), as one file; ``comment`` is for its metadata.
 
     Raises:
         RequestError: as :class:`VideoWriter` does.
     """
     options = options or DEFAULT_VIDEO
     _, height, width, _ = pixels.shape
-    writer = VideoWriter(options, width, height, quality=quality)
+    writer = VideoWriter(options, width, height, quality=quality, comment=comment)
     return FileAnswer(writer.add(pixels.to_numpy()) + writer.finish(), options.media_type)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..engine import Engine, EngineOptions, frames_of, map_torch_errors, threads_of, to_pixels, to_unit
 from ..engine.identity import Identity
-from ..engine.loading import config_before_loading
+from ..engine.loading import config_before_loading, statistics_before_loading
 from ..engine.options import choose_device, choose_dtype
 from ..errors import CannotLower, EngineFailure, HybridgeError, OutOfMemory, TooLarge
 from ..models import ModelSpec, Normalisation, latent_space
@@ -71,11 +71,14 @@ class Run:
         exactness = self.engine.exactness_told()
         return RunInfo(plan.mode, plan.peak_bytes, float(plan.flops), plan.reason, exactness)
 
-    def tensors(self, budget_bytes: int | None) -> list[tuple[WireTensor | None, tuple[Finding, ...]]]:
+    def tensors(
+        self, budget_bytes: int | None, receipt: Callable[[bool], Receipt]
+    ) -> list[tuple[WireTensor | None, tuple[Finding, ...]]]:
         """What each of the jobs asks for, None where a film took it, and what its sender should hear of."""
         tensors = [job.tensor for job in self.jobs]
         before = [_examined(job, self.engine.spec) for job in self.jobs]
         if self.jobs[0].film is not None:
+            self.jobs[0].film.begin(receipt)
             self._decode_film(self.jobs[0].film, budget_bytes)
             return [(None, before[0])]
         source = to_torch(_concatenate(tensors))
@@ -88,7 +91,6 @@ class Run:
         ]
 
     def _decode_film(self, film: Film, budget_bytes: int | None) -> None:
-        film.begin()
         latents = to_torch(self.jobs[0].tensor)
         self._decode(latents, budget_bytes, on_frames=lambda frames: film.put(frames.numpy()))
         film.end()
@@ -251,16 +253,14 @@ class VaeModels(LocalModels[Engine, VaeJob]):
         return budget_bytes, run.plan(budget_bytes)
 
     def _within(self, run: Run, budget_bytes: int | None, ran: RunInfo) -> Sequence[VaeResult]:
-        engine = run.engine
+        engine, receipt = run.engine, _receipt_of(run.engine, ran)
         with (
             self._cache.running(ran.peak_bytes or 0),
             map_torch_errors(f"a {engine.spec.name} job", engine.device.value),
         ):
             return [
-                VaeResult(
-                    tensor, ran=ran, shared_by=len(run.jobs), findings=findings, receipt=_receipt_of(engine, ran)
-                )
-                for tensor, findings in run.tensors(budget_bytes)
+                VaeResult(tensor, ran=ran, shared_by=len(run.jobs), findings=findings, receipt=receipt)
+                for tensor, findings in run.tensors(budget_bytes, receipt)
             ]
 
 
@@ -327,6 +327,7 @@ def _info_of(engine: Engine) -> ModelInfo:
         engine.weights_bytes,
         threads=threads_of(engine.device.value),
         config=engine.config,
+        statistics=engine.statistics,
     )
 
 
@@ -343,6 +344,7 @@ def _info_before_loading(spec: ModelSpec, options: EngineOptions) -> ModelInfo:
         "cold",
         threads=threads_of(device.value),
         config=config_before_loading(spec),
+        statistics=statistics_before_loading(spec, dtype.value),
     )
 
 

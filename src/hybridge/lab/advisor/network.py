@@ -9,7 +9,7 @@ from ..estimator.shapes import LATENT_PIXELS, PipelineShape
 
 if TYPE_CHECKING:
     from ...client import Client
-    from ...client.model_matching import ServedModel
+    from ...client.served_vaes import ServedModel
 
 #: Sides of the decoded pictures in pixels: one that is nearly nothing, and one that has to be carried.
 _SMALL, _LARGE = 64, 512
@@ -88,7 +88,8 @@ class _Decoded:
 
 
 def _fitting(client: Client, shape: PipelineShape) -> ServedModel:
-    from ...client.model_matching import Need, choose, read_models
+    from ...client.model_matching import Need, choose
+    from ...client.served_vaes import read_models
     from ...models import look_up
 
     row = look_up(shape.family)

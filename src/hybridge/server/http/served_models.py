@@ -141,6 +141,7 @@ def _described_vae(info: ModelInfo, spec: ModelSpec) -> dict[str, Any]:
         "parent": spec.parent,
         "threads": info.threads,
         "config": dict(info.config),
+        "statistics": {name: list(numbers) for name, numbers in info.statistics.items()},
         "tasks": ["decode", "encode"] if spec.has_encoder else ["decode"],
         "decode": f"/v1/{spec.name}/decode",
         "encode": f"/v1/{spec.name}/encode" if spec.has_encoder else None,

@@ -49,6 +49,8 @@ async def answer_with_video(job: VaeJob, film: Film, tools: ResponseTools) -> Re
         **about_job(job),
         "hybridge-frames": str(job.size.frames),
     }
+    if film.receipt is not None:
+        headers["hybridge-receipt"] = film.receipt(False).header()
     if running.done():
         headers |= about_run(running.result(), {**tools.record.milliseconds, **running.result().milliseconds})
     return _Streamed(first, pieces, running, film, tools, headers)

@@ -25,6 +25,8 @@ class ModelInfo:
         failure: Why the last attempt to load it failed, if it did; a request tries again after a pause.
         threads: Number of threads on a CPU, on which the last bits of a picture depend; None on other devices.
         config: The module's config as JSON values, from which clients make a stand-in module.
+        statistics: The buffers with statistics of latents that are among its weights, for the same; empty if it has
+            none, or none that can be read before its weights are downloaded.
     """
 
     spec: ModelSpec | TextSpec
@@ -37,6 +39,7 @@ class ModelInfo:
     failure: str | None = None
     threads: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    statistics: Mapping[str, Sequence[float]] = field(default_factory=dict, hash=False, repr=False)
 
     @property
     def part(self) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy
 
     from ...protocol import VideoOptions
+    from ...protocol.receipt import Receipt
     from ...protocol.video_writer import VideoWriter
 
 log = logging.getLogger("hybridge.film")
@@ -49,14 +50,27 @@ class Film:
         quality: 1 to 100.
         memory_bytes: Of the file, before it goes to disk.
 
+        comment: Returns what the file says of its making, for its metadata; called by the encoder before the first
+            frame, and may wait.
+
     Attributes:
         options: The kind of file.
+        receipt: Returns what makes it, as :attr:`.job.Result.receipt` does; None until :meth:`begin` is told it.
     """
 
     def __init__(
-        self, options: VideoOptions, width: int, height: int, quality: int, *, memory_bytes: int = _MEMORY_BYTES
+        self,
+        options: VideoOptions,
+        width: int,
+        height: int,
+        quality: int,
+        *,
+        memory_bytes: int = _MEMORY_BYTES,
+        comment: Callable[[Receipt], str] | None = None,
     ) -> None:
         self.options = options
+        self.receipt: Callable[[bool], Receipt] | None = None
+        self._comment = comment
         self._size, self._quality = (width, height), quality
         self._writer: VideoWriter | None = None
         self._change = threading.Condition()
@@ -76,13 +90,14 @@ class Film:
 
     # -------------------------------------------------------------------------------- the device thread
 
-    def begin(self) -> None:
-        """Say that frames come from the first one on.
+    def begin(self, receipt: Callable[[bool], Receipt] | None = None) -> None:
+        """Say that frames come from the first one on, and what makes them.
 
         A run can be made again, in less memory; the frames that it gave before are not taken twice.
         """
         with self._change:
             self._skipped = 0
+            self.receipt = receipt
 
     def put(self, frames: numpy.ndarray[Any, Any]) -> None:
         """Add frames, uint8 (f, H, W, 3), in order; waits until the encoder has room.
@@ -166,7 +181,8 @@ class Film:
     def _opened(self) -> VideoWriter:
         from ...protocol.video_writer import VideoWriter
 
-        return VideoWriter(self.options, *self._size, quality=self._quality)
+        said = self._comment(self.receipt(True)) if self._comment and self.receipt else ""
+        return VideoWriter(self.options, *self._size, quality=self._quality, comment=said)
 
     def _write(self, data: bytes, *, is_complete: bool = False) -> None:
         with self._change:

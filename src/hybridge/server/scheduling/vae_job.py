@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ...errors import AmbiguousModel, RequestError
 from ...models import ModelSpec, latents_layout
@@ -23,7 +24,7 @@ from ...protocol import (
     write_answer,
 )
 from ...protocol.media import write_picture
-from ...protocol.receipt import with_receipt
+from ...protocol.receipt import Receipt, comment_of, with_receipt
 from ...protocol.video_reader import read_file
 from ...protocol.video_writer import check_encoder, write_video
 from .film import Film
@@ -122,21 +123,23 @@ class VaeJob(Job[VaeResult]):
         return self.request.envelope == "binary" and not self.is_file
 
     def write(self, result: VaeResult) -> HttpResponse:
-        answer, request = self._answer(result.tensor), self.request
-        if isinstance(request, DecodeRequest) and isinstance(answer, FileAnswer) and request.metadata:
-            answer = with_receipt(answer, request, result.receipt(True).facts if result.receipt else {})
-        return write_answer(answer)
+        request = self.request
+        has_receipt = isinstance(request, DecodeRequest) and request.metadata and self.film is None and self.is_file
+        receipt = result.receipt(True) if has_receipt and result.receipt is not None else None
+        return write_answer(self._answer(result.tensor, receipt))
 
-    def _answer(self, tensor: WireTensor | None) -> Answer:
+    def _answer(self, tensor: WireTensor | None, receipt: Receipt | None) -> Answer:
         request = self.request
         if self.film is not None:
             with self.film as film:
                 return FileAnswer(film.whole(), film.options.media_type)
         assert tensor is not None  # noqa: S101 - what a job without a film has
         if isinstance(request, DecodeRequest) and request.output == "picture":
-            return write_picture(tensor, request.picture_format, quality=request.quality)
+            picture = write_picture(tensor, request.picture_format, quality=request.quality)
+            return picture if receipt is None else with_receipt(picture, request, receipt.facts)
         if isinstance(request, DecodeRequest) and request.output == "video":
-            return write_video(tensor, request.video, quality=request.quality)
+            comment = "" if receipt is None else comment_of(request, receipt)
+            return write_video(tensor, request.video, quality=request.quality, comment=comment)
         return TensorAnswer(tensor, request.envelope)
 
 
@@ -179,7 +182,8 @@ def admit(request: Request, spec: ModelSpec, limits: Limits) -> VaeJob:
             found.append(Finding("frames-dropped", dropped))
     film = None
     if isinstance(request, DecodeRequest) and request.output == "video" and spec.is_video:
-        film = Film(request.video, size.width, size.height, request.quality)
+        comment = partial(comment_of, request) if request.metadata else None
+        film = Film(request.video, size.width, size.height, request.quality, comment=comment)
     return VaeJob(spec, request, size, findings=tuple(found), film=film)
 
 
