@@ -106,7 +106,8 @@ def test_the_container_may_write_to_its_volumes() -> None:
     assert volumes == {home or folder for home, folder in made}
     variables = dict(part.split("=", 1) for part in found["ENV"].split())
     assert variables["HF_HOME"] in volumes
-    assert variables["HYBRIDGE_PORT"] == found["EXPOSE"]
+    assert "HYBRIDGE_PORT" not in variables  # it would have priority over a cloud's own
+    assert found["EXPOSE"].split() == [str(Settings().port), str(Settings(cloud="sagemaker").port)]
 
 
 def test_the_health_check_asks_a_real_server(server) -> None:
@@ -129,7 +130,7 @@ def test_the_compose_file() -> None:
     assert set(mounts) == set(compose["volumes"])
     assert set(mounts.values()) == set(json.loads(found["VOLUME"]))  # all else is read-only
     assert service["read_only"] is True
-    assert service["ports"] == [f"8000:{found['EXPOSE']}"]
+    assert service["ports"] == [f"8000:{found['EXPOSE'].split()[0]}"]
     assert set(service["secrets"]) == set(compose["secrets"]) == {"keys"}
     assert service["command"] == ["serve", "--public", "--keys", "/run/secrets/keys"]
 
@@ -161,7 +162,7 @@ def test_the_kubernetes_manifest(server) -> None:
         asked = container[probe]["httpGet"]
         assert asked["port"] == "http"
         assert httpx.get(f"{server}{asked['path']}").status_code == 200
-    assert container["ports"] == [{"name": "http", "containerPort": int(found["EXPOSE"])}]
+    assert container["ports"] == [{"name": "http", "containerPort": int(found["EXPOSE"].split()[0])}]
     assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
     variables = {one["name"]: one["value"] for one in container["env"]}
     assert pod["terminationGracePeriodSeconds"] > int(variables["HYBRIDGE_GRACE_S"])

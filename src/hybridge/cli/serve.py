@@ -53,6 +53,7 @@ def serve(context: typer.Context) -> None:
     from ..server.app import create_app
     from ..server.local_backend import LocalBackend
     from ..server.middleware.draining import Drain
+    from ..server.process.cloud_storage import fetched
     from ..server.process.listening_sockets import addresses_elsewhere, opened, refusal
     from ..server.process.server import BACKLOG, address_of, run
     from ..units import format_bytes
@@ -68,7 +69,7 @@ def serve(context: typer.Context) -> None:
             console.print(
                 f"memory for weights and runs: {format_bytes(memory_bytes)}, which this process is granted"
             )
-        models_parts = [resolve_parts(argument) for argument in settings.models]
+        models_parts = [resolve_parts(fetched(argument)) for argument in settings.models]
         backend = LocalBackend(
             {},
             cold=[parts.vae for parts in models_parts if parts.vae is not None],

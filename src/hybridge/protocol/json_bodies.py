@@ -50,8 +50,8 @@ def read_json_body(body: bytes) -> tuple[bytes, dict[str, Any]]:
         RequestError: for any other body; it says what is wrong.
         TooLarge: when the body without ``inputs`` is too large.
     """
-    rest, texts = _cut_out_texts(body.removeprefix(codecs.BOM_UTF8))
-    document = _parse(rest, _FORM)
+    rest, texts = cut_out_texts(body.removeprefix(codecs.BOM_UTF8))
+    document = parse_json(rest, _FORM)
     inputs = document.get("inputs") if isinstance(document, dict) else None
     parameters = (document.get("parameters") or {}) if isinstance(document, dict) else None
     if not isinstance(inputs, str) or not isinstance(parameters, dict):
@@ -97,7 +97,7 @@ def read_small_json(body: bytes, *, most_bytes: int, form: str) -> Any:
         raise TooLarge("the JSON body is too large", saw=f"{len(body)} bytes", expected=f"at most {most_bytes}")
     body = body.removeprefix(codecs.BOM_UTF8)
     _refuse_wide(body)
-    document = _parse(body, form)
+    document = parse_json(body, form)
     try:
         json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -114,8 +114,13 @@ def _refuse_wide(body: bytes) -> None:
         raise RequestError("the body is not JSON", saw="what looks like UTF-16 or UTF-32", expected="JSON in UTF-8")
 
 
-def _cut_out_texts(body: bytes) -> tuple[bytes, dict[str, memoryview]]:
-    """Return the body with a placeholder for each long string, and the strings, still escaped, by placeholder."""
+def cut_out_texts(body: bytes) -> tuple[bytes, dict[str, memoryview]]:
+    """Return the body with a placeholder for each long string, and the strings, still escaped, by placeholder.
+
+    Raises:
+        RequestError: when it is not in UTF-8.
+        TooLarge: when the rest is too large, or one of its strings is long and not base64.
+    """
     _refuse_wide(body)
     view = memoryview(body)
     kept: list[bytes] = []
@@ -167,7 +172,16 @@ def _closing_quote(body: bytes, begin: int) -> int | None:
     return None
 
 
-def _parse(rest: bytes, form: str) -> Any:
+def parse_json(rest: bytes, form: str) -> Any:
+    """Parse JSON whose size was checked.
+
+    Args:
+        rest: The document.
+        form: The expected form, for errors.
+
+    Raises:
+        RequestError: when it is not JSON, or has a duplicate key or a number that is not finite.
+    """
     try:
         text = rest.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -23,6 +23,7 @@ from .async_jobs.registry import AsyncJobRegistry
 from .async_jobs.spool import SpoolStore
 from .async_jobs.store import MemoryStore
 from .error_responses import failure_response, log_failure
+from .http.cloud_routes import CloudRoutes
 from .http.endpoints import Endpoints
 from .http.job_routes import JobRoutes
 from .http.key_routes import KeyRoutes
@@ -92,6 +93,11 @@ def create_app(
         deadline_s=settings.deadline_s,
     )
 
+    cloud = settings.cloud_routes
+    of_cloud: list[Route] = []
+    if cloud is not None:
+        of_cloud = CloudRoutes(cloud, endpoints, served, body_reader, media, settings.limits).routes()
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await async_jobs.open(endpoints.answer_later)
@@ -106,6 +112,7 @@ def create_app(
     app = Starlette(
         routes=[
             # They are tried in this order.
+            *of_cloud,
             # With and without a slash: a redirect would have no JSON, and not every client follows it.
             *(Route(f"/v1/{{model}}/decode{end}", endpoints.decode, methods=["POST"]) for end in ("", "/")),
             *(Route(f"/v1/{{model}}/encode{end}", endpoints.encode, methods=["POST"]) for end in ("", "/")),

@@ -9,7 +9,7 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -18,6 +18,7 @@ from ..errors import HybridgeError, RequestError
 from ..models import QUANTISATIONS
 from ..units import parse_bytes
 from .async_jobs.registry import AsyncJobLimits
+from .cloud import Cloud, CloudName, cloud_named
 from .process.connection_limits import ConnectionLimits
 from .process.server import ListenOptions
 from .scheduling.limits import MIB, Limits
@@ -100,6 +101,11 @@ class Settings(BaseSettings):
         default="rounding",
         description="rounding runs the engine, in strips; bitwise runs diffusers' own forward, slower and"
         " larger, whose bits are a client's own with as many threads (see /v1/models).",
+    )
+    cloud: CloudName | None = Field(
+        default=None,
+        description="Follow the conventions of a cloud that runs this container: huggingface, sagemaker or vertex;"
+        " port, paths and the folder of the model are then its own.",
     )
     default_model: str | None = Field(
         default=None, description="For requests that name no model where several fit."
@@ -204,6 +210,13 @@ class Settings(BaseSettings):
         default=3600, gt=0, description="Seconds for which a result is kept."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _add_the_defaults_of_a_cloud(cls, given: dict[str, Any]) -> dict[str, Any]:
+        name: Any = given.get("cloud")
+        known = name if name in get_args(CloudName) else None
+        return given if known is None else {**cloud_named(known).defaults, **given}
+
     @field_validator("models", "cors", "allowed_hosts", "trusted_proxies", "text_quantisation", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -288,6 +301,11 @@ class Settings(BaseSettings):
     def _check_what_goes_together(self) -> Settings:
         if self.public and self.keys is None:
             raise ValueError("--public needs --keys FILE; hybridge keys add FILE NAME makes one")
+        cloud = self.cloud_routes
+        if cloud is not None and not cloud.has_keys and self.keys is not None:
+            raise ValueError(f"--cloud {self.cloud} passes no keys on to the server; it asks itself who calls")
+        if self.cloud == "vertex" and "models" not in self.model_fields_set:
+            raise ValueError("--cloud vertex needs a model: AIP_STORAGE_URI, HYBRIDGE_MODELS or an argument")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("--tls-cert and --tls-key go together")
         if self.spill is not None and self.exactness == "bitwise":
@@ -302,6 +320,11 @@ class Settings(BaseSettings):
         if self.public and "host" not in self.model_fields_set:
             return "0.0.0.0"  # noqa: S104 - what --public asks for, and only with keys
         return self.host
+
+    @property
+    def cloud_routes(self) -> Cloud | None:
+        """The conventions of the cloud that runs the server."""
+        return None if self.cloud is None else cloud_named(self.cloud)
 
     @property
     def limits(self) -> Limits:

@@ -80,31 +80,41 @@ class Endpoints:
 
     async def decode(self, request: Request) -> Response:
         """POST /v1/{model}/decode"""
-        return await self._answer(request, "decode")
+        return await self.answer(request, "decode")
 
     async def encode(self, request: Request) -> Response:
         """POST /v1/{model}/encode"""
-        return await self._answer(request, "encode")
+        return await self.answer(request, "encode")
 
     async def prompt(self, request: Request) -> Response:
         """POST /v1/{model}/prompt"""
-        return await self._answer(request, "prompt")
+        return await self.answer(request, "prompt")
 
     async def infer(self, request: Request) -> Response:
         """POST / and /predict: task and model follow from what was sent."""
-        return await self._answer(request, None)
+        return await self.answer(request, None)
 
     async def sd_next(self, request: Request) -> Response:
         """POST /te: SD.Next's remote T5."""
-        return await self._answer(request, "prompt")
+        return await self.answer(request, "prompt")
 
-    async def _answer(self, request: Request, task: protocol.Task | None) -> Response:
+    async def answer(self, request: Request, task: protocol.Task | None, model: str | None = None) -> Response:
+        """Return the response to a request for a job.
+
+        Args:
+            request: The request.
+            task: The task; None if it follows from what was sent.
+            model: The model where the path does not name it; None if it is to be inferred.
+
+        Raises:
+            HybridgeError: when the request is wrong, or the job fails.
+        """
         arrived = time.perf_counter()
-        named = request.path_params.get("model")
-        spec = self._spec_of(named, task) if named else None
+        named = request.path_params.get("model", model)
+        spec = self.spec_of(named, task) if named else None
         record = record_of(request.scope)
         record.model, record.task = spec.name if spec else "", task or ""
-        deadline = Deadline(timeout_of(request, self._deadline_s))
+        deadline = self.deadline_of(request)
         with deadline.bound():
             read = await self._receive(request, task, spec)
         if isinstance(read, Response):
@@ -114,8 +124,8 @@ class Endpoints:
         streamed = kind.stream(job, ResponseTools(self._backend, self._media.run, record, deadline))
         if streamed is not None:
             record.milliseconds["read"] = 1e3 * (time.perf_counter() - arrived)
-            return await _while_connected(request, streamed)
-        response = await _while_connected(request, self._respond(job, arrived, record, deadline))
+            return await while_connected(request, streamed)
+        response = await while_connected(request, self.respond(job, arrived, record, deadline))
         return Response(response.body, response.status, response.headers)
 
     async def _receive(
@@ -130,7 +140,7 @@ class Endpoints:
         async with self._body_reader.body(request) as body:
             kind, sent = self._recognised(SentRequest(query_of(request), headers, body, task, spec))
             reading = self._read(kind, sent)
-            job = await (reading if kind.is_quick_to_read(sent) else _while_connected(request, reading))
+            job = await (reading if kind.is_quick_to_read(sent) else while_connected(request, reading))
             _note(record, job)
             if not prefers_async(request):
                 return kind, job
@@ -158,7 +168,7 @@ class Endpoints:
         job = await self._read_stored(stored, body)
         job = replace(job, client=stored.client, is_patient=True)
         _note(record, job)
-        return await self._respond(job, arrived, record, Deadline(None), on_progress)
+        return await self.respond(job, arrived, record, Deadline(None), on_progress)
 
     async def result_bytes(self, stored: StoredRequest, body: bytes, record: RequestRecord) -> int:
         """Return the most bytes that the result of a stored request can take, and fill in its record.
@@ -170,7 +180,15 @@ class Endpoints:
         _note(record, job)
         return job.result_bytes
 
-    async def _respond(
+    def deadline_of(self, request: Request) -> Deadline:
+        """Return the time limit of a request.
+
+        Raises:
+            RequestError: when its header cannot be read.
+        """
+        return Deadline(timeout_of(request, self._deadline_s))
+
+    async def respond(
         self,
         job: Job[Any],
         arrived: float,
@@ -178,6 +196,18 @@ class Endpoints:
         deadline: Deadline,
         on_progress: ProgressCallback | None = None,
     ) -> protocol.HttpResponse:
+        """Run a job and return its response.
+
+        Args:
+            job: The job.
+            arrived: When its request came, in seconds of ``time.perf_counter``.
+            record: The record of the request.
+            deadline: The time limit.
+            on_progress: Told of the progress.
+
+        Raises:
+            HybridgeError: when it fails, or is not done in time.
+        """
         read = time.perf_counter()
         with deadline.bound():
             result = await self._backend.run(job, on_progress)
@@ -199,11 +229,21 @@ class Endpoints:
         found = ((kind, kind.recognise(sent)) for kind in self._kinds)
         return next((kind, ours) for kind, ours in found if ours is not None)
 
+    def job_of(self, sent: SentRequest) -> Job[Any]:
+        """Return the job that a request asks for; takes as long as its base64 or its picture.
+
+        Raises:
+            HybridgeError: when the request is wrong.
+        """
+        kind, ours = self._recognised(sent)
+        job: Job[Any] = kind.read(ours)
+        return job
+
     async def _read(self, kind: JobKind[Any], sent: SentRequest) -> Job[Any]:
         return kind.read(sent) if kind.is_quick_to_read(sent) else await self._media.run(kind.read, sent)
 
     async def _read_stored(self, stored: StoredRequest, body: bytes) -> Job[Any]:
-        spec = self._spec_of(stored.model, stored.task) if stored.model else None
+        spec = self.spec_of(stored.model, stored.task) if stored.model else None
         sent = SentRequest(stored.query, stored.headers, body, stored.task, spec)
         return await self._read(*self._recognised(sent))
 
@@ -255,12 +295,22 @@ class Endpoints:
         """GET /metrics, for Prometheus."""
         return Response(self._metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
-    def _spec_of(self, name: str, task: protocol.Task | None) -> ModelSpec | TextSpec:
+    def spec_of(self, name: str, task: protocol.Task | None) -> ModelSpec | TextSpec:
+        """Return the part of a model for a task.
+
+        Raises:
+            UnknownModel: when there is no such model.
+            RequestError: when it has no such part.
+        """
         return self._served.text(name) if task == "prompt" else self._served.vae(name)
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, Answered]) -> Answered:
-    """Return the result of ``work``; cancel it, and so take its job off the queue, if the client leaves first."""
+async def while_connected(request: Request, work: Coroutine[Any, Any, Answered]) -> Answered:
+    """Return the result of ``work``; cancel it, and so take its job off the queue, if the client leaves first.
+
+    Raises:
+        ClientGone: when the client leaves.
+    """
     working = asyncio.ensure_future(work)
     # Once the body is read, the next message says that the client is gone.
     leaving = asyncio.ensure_future(request.receive())

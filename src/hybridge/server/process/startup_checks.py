@@ -29,7 +29,7 @@ def check_opening(settings: Settings) -> KeyFile | None:
                 expected="a certificate and its own key in PEM, without a passphrase",
             ) from None
     if settings.keys is None:
-        if not is_loopback(settings.address):
+        if not is_loopback(settings.address) and settings.cloud is None:
             log.warning(
                 "every machine that can reach %s may use this server; --public --keys FILE asks for keys",
                 settings.address,
