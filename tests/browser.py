@@ -128,6 +128,18 @@ class Page:
         found = self.call("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
         self.call("DOM.setFileInputFiles", files=[str(file)], objectId=found["result"]["objectId"])
 
+    def text(self, selector: str) -> str:
+        """The text of an element, as it is seen."""
+        shown: str = self.ask(f"document.querySelector({json.dumps(selector)}).innerText")
+        return shown
+
+    def select(self, selector: str, value: str) -> None:
+        """An option of a select."""
+        self.ask(
+            f"(s => {{ s.value = {json.dumps(value)}; s.dispatchEvent(new Event('change', {{bubbles: true}})); }})"
+            f"(document.querySelector({json.dumps(selector)}))"
+        )
+
     def click(self, selector: str, *, x: float = 0.5, y: float = 0.5) -> None:
         """With the mouse, at a share of the element's width and height; brings it into view first."""
         box = self.ask(

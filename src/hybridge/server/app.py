@@ -25,6 +25,7 @@ from .async_jobs.store import MemoryStore
 from .error_responses import failure_response, log_failure
 from .http.cloud_routes import CloudRoutes
 from .http.endpoints import Endpoints
+from .http.guess import GuessRoute
 from .http.job_routes import JobRoutes
 from .http.key_routes import KeyRoutes
 from .http.media_threads import MediaThreads
@@ -93,6 +94,7 @@ def create_app(
         deadline_s=settings.deadline_s,
     )
 
+    guess = GuessRoute(served, body_reader, media)
     cloud = settings.cloud_routes
     of_cloud: list[Route] = []
     if cloud is not None:
@@ -120,6 +122,7 @@ def create_app(
             Route("/te", endpoints.sd_next, methods=["POST"]),
             *site.routes(for_programs=endpoints.index),
             Route("/", endpoints.infer, methods=["POST"]),
+            Route("/v1/guess", guess.guess, methods=["POST"]),
             Route("/predict", endpoints.infer, methods=["POST"]),
             Route("/v1/models", endpoints.models, methods=["GET"]),
             Route("/v1/models/{model}", endpoints.model, methods=["GET"]),

@@ -2,80 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import browser
 import pytest
 
-from hybridge.server.app import create_app
-from hybridge.server.local_backend import LocalBackend
-from hybridge.server.process.server import running
-
 pytestmark = pytest.mark.skipif(
     browser.installed() is None, reason=f"no browser to click with: none of {', '.join(browser.NAMES)} is installed"
 )
 
-RESULT = "document.querySelector('#photo .stage')"
-FAILURE = "document.querySelector('#photo > .failure')"
-
-
-@pytest.fixture(scope="module")
-def address(engines) -> Iterator[str]:
-    with running(create_app(LocalBackend({name: engines[name] for name in ("sd-v1", "flux")}))) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Page]:
-    with browser.browsing(tmp_path_factory.mktemp("profile")) as page:
-        yield page
-
-
-@pytest.fixture
-def page(window: browser.Page, address: str) -> Iterator[browser.Page]:
-    """The page, newly opened at a desk; whatever a test does there, nothing comes from elsewhere or goes wrong."""
-    window.look(1280)
-    window.visit(address + "/")
-    window.requests.clear()
-    window.complaints.clear()
-    window.ask("sessionStorage.clear()")
-    window.until("document.querySelector('.models li')")
-    yield window
-    assert window.complaints == []
-    assert [one for one in window.requests if not one.startswith((address, "blob:", "data:"))] == []
-
-
-def shown(page: browser.Page, selector: str) -> str:
-    text: str = page.ask(f"document.querySelector({selector!r}).innerText")
-    return text
-
-
-def choose(page: browser.Page, selector: str, value: str) -> None:
-    """An option of a select."""
-    page.ask(
-        f"(s => {{ s.value = {value!r}; s.dispatchEvent(new Event('change', {{bubbles: true}})); }})"
-        f"(document.querySelector({selector!r}))"
-    )
+FAILURE = "#photo > .failure"
+DONE = "document.querySelector('#photo .stage')"
 
 
 def test_it_says_what_the_server_has(page: browser.Page) -> None:
-    models = shown(page, "#model-list")
-    assert "Stable Diffusion v1" in models
+    models = page.text("#model-list")
+    assert "Starter, shipped with hybridge" in models
     assert "float32 · cpu" in models
     assert "encode" in models
-    assert "loaded" in models
-    assert "0 running, 0 waiting" in shown(page, "#numbers")
-    assert "up to 2048×2048 pixels" in shown(page, "#numbers")
+    assert "prompt" in models
+    numbers = page.text("#numbers")
+    assert "0 running, 0 waiting" in numbers
+    assert "up to 2048×2048 pixels" in numbers
+    assert "within 2.0 GiB" in numbers
     page.click(".models summary")
     assert page.ask("document.querySelector('.models details p').checkVisibility()")
 
 
 def test_a_photograph_goes_there_and_back(page: browser.Page, photograph: Path) -> None:
-    choose(page, "#photo [name=size]", "256")
+    page.select("#photo [name=size]", "256")
     page.choose("#photo input[type=file]", photograph)
-    page.until(RESULT)
-    facts = shown(page, "#photo .about")
+    page.until(DONE)
+    facts = page.text("#photo .about")
     assert "1×4×32×32 float32, 16 KiB" in facts
     assert "256×256, scaled and cropped from 512×512" in facts
-    assert " dB" in facts
+    assert 20 < float(facts.split("PSNR")[1].split("dB")[0]) < 40
+    # The slider, by mouse and by keys.
+    edge = "document.querySelector('#photo .edge').offsetLeft / document.querySelector('#photo .stage').offsetWidth"
+    assert page.ask(edge) == pytest.approx(0.5, abs=0.01)
+    page.click("#photo .stage input", x=0.25)
+    assert page.ask(edge) == pytest.approx(0.25, abs=0.04)
+    page.press("End")
+    assert page.ask(edge) == pytest.approx(1.0, abs=0.01)
+    # The difference: nearly black, and lighter when it is enlarged.
+    page.click("#photo input[value=difference] + span")
+    mean = """(() => { const c = document.querySelector('#photo .difference');
+      const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+      let sum = 0; for (let i = 0; i < d.length; i += 4) sum += d[i]; return sum / (d.length / 4); })()"""
+    page.select("#photo .factor select", "1")
+    once = page.ask(mean)
+    page.select("#photo .factor select", "8")
+    assert 0 < once < 20
+    assert 4 * once < page.ask(mean) < 8.5 * once
+    # The jobs are gone from the server.
+    jobs = {one.split("/v1/jobs/")[1].split("/")[0] for one in page.requests if "/v1/jobs/" in one}
+    assert len(jobs) == 2
+    gone = "Promise.all(%s.map((id) => fetch(`v1/jobs/${id}`).then((answer) => answer.status)))"
+    statuses = page.ask(gone % sorted(jobs))
+    page.complaints.clear()  # a 404 is written to the console, and was meant here
+    assert statuses == [404, 404]
+
+
+def test_what_is_no_photograph_gets_one_sentence(page: browser.Page, tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    with film.open("wb") as file:
+        file.truncate(200 * 2**20)  # of which nothing is read or sent
+    page.choose("#photo input[type=file]", film)
+    page.until(f"document.querySelector('{FAILURE}').checkVisibility()")
+    assert page.text(FAILURE) == "“film.mp4” is a video; this section takes a photograph."
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
+    page.choose("#photo input[type=file]", tmp_path / "broken.png")
+    page.until(f"document.querySelector('{FAILURE}').textContent.includes('broken')")
+    assert "is no picture that this browser can read" in page.text(FAILURE)
+    assert not [one for one in page.requests if "/encode" in one]
+
+
+def test_a_prompt_becomes_embeddings(page: browser.Page) -> None:
+    page.click("#prompt textarea")
+    page.type("rain on a tin roof " * 40)
+    page.click("#prompt [name=guided]")
+    page.click("#prompt .main")
+    page.until("document.querySelector('#prompt table')")
+    table = page.text("#prompt table")
+    assert "prompt_embeds" in table
+    assert "negative_prompt_embeds" in table
+    assert "1×77×" in table
+    assert "its end was cut off (prompt)" in page.text("#prompt .about")
+    assert "the end was not read" in page.text("#prompt .warning")
+    page.click("#prompt .main")
+    page.until("document.querySelector('#prompt .about').innerText.includes('kept by the server')")
+    page.click("#prompt summary")
+    assert "/v1/tiny/prompt" in page.text("#prompt pre")
+    assert page.ask("document.querySelector('#prompt a[download]').download") == "embeddings.safetensors"

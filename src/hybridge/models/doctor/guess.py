@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,26 +40,31 @@ class Guess:
         return f"{self.spec.name}, {space} (root mean square {self.rms:.2g}, scaled)"
 
 
-def guesses(latents: Any, height: int | None = None, width: int | None = None) -> list[Guess]:
+def guesses(
+    latents: Any, height: int | None = None, width: int | None = None, specs: Iterable[ModelSpec] | None = None
+) -> list[Guess]:
     """Return what latents may be, the likeliest first: empty if no model has such a shape, or such numbers.
 
-    Models whose latents cannot be told apart are in the catalogue's order; tiny autoencoders come last.
+    Models whose latents cannot be told apart are in the order of ``specs``; tiny autoencoders come last.
 
     Args:
         latents: NumPy's array.
         height: Height of the picture in pixels; packed latents need it.
         width: Width of the picture in pixels.
+        specs: The models to choose from; the catalogue without ``starter``, which no pipeline makes latents for, if
+            None.
     """
     found = []
-    for spec in CATALOGUE.values():
-        if spec.name == "starter" or spec.normalisation.buffers:
-            continue
+    if specs is None:
+        specs = [spec for spec in CATALOGUE.values() if spec.name != "starter"]
+    for spec in specs:
         try:
             layout = latents_layout(latents.shape, spec, height, width)
         except RequestError:
             continue
         z = latent_space.unpack(latents.astype("float32", copy=False), layout)[:1]
-        for is_scaled in (True, False):
+        # Statistics that come with the weights are not known here, and scaled latents need none.
+        for is_scaled in (True,) if spec.normalisation.buffers else (True, False):
             rms = root_mean_square(z if is_scaled else latent_space.normalise(z, spec.normalisation))
             if 1 / _LIKELY < rms < _LIKELY:
                 found.append(Guess(spec, is_scaled, rms))
@@ -67,5 +73,5 @@ def guesses(latents: Any, height: int | None = None, width: int | None = None) -
 
 
 def _distance(guess: Guess) -> int:
-    """0 where the numbers do not tell models apart, so that the catalogue's order decides."""
+    """0 where the numbers do not tell models apart, so that the order of the models decides."""
     return 0 if guess.is_scaled else int(abs(math.log(guess.rms)) / math.log(_ALIKE))

@@ -8,6 +8,7 @@ from ... import __version__
 from ...protocol import ITEM_BYTES, SAFETENSORS
 from ...protocol.prompt import PROMPT_PARAMETERS
 from ...protocol.requests import DECODE_PARAMETERS, ENCODE_PARAMETERS
+from .guess import guess_paths
 from .openapi_keys import key_paths
 from .openapi_parameters import BOOLEAN, NUMBER, PARAMETERS, Schema, failures
 
@@ -180,6 +181,7 @@ def describe(vaes: Sequence[str], texts: Sequence[str] = ()) -> Schema:
                 else {}
             ),
             **(_prompts(texts) if texts else {}),
+            **(guess_paths(_TENSOR_BODIES) if vaes else {}),
             **_jobs(),
             **key_paths(_ANYWHERE),
             "/health": {"get": _information("Whether the process answers")},

@@ -1,15 +1,16 @@
 // Photograph → encode → decode → how much of it came back.
 
 import { comparison } from './compare.js';
-import { choices, empty, find, make, saving, word } from './dom.js';
+import { choices, empty, find, make, saving } from './dom.js';
 import { dropZone } from './drop.js';
+import { facts, timeRow, warnings } from './facts.js';
 import { onLanguage, text, translate } from './i18n.js';
 import { run } from './jobs.js';
 import { drawn, fitted, png, psnr, readPicture } from './picture.js';
 import { writeSafetensors } from './safetensors.js';
 import { modelOf, modelsFor, onServer, server } from './server.js';
 import { snippets } from './snippets.js';
-import { bytes, seconds } from './units.js';
+import { bytes } from './units.js';
 import { Sentence, workIn } from './work.js';
 
 const SIDES = [256, 512, 768, 1024, 1536, 2048, 3072, 4096];
@@ -97,8 +98,9 @@ async function roundTrip(section, { file, model, longest }, { signal, step }) {
         ['photo.psnr', `${psnr(before, after).toFixed(1)} dB`, 'photo.psnr-note'],
         ['photo.latents', `${latents.shape.join('×')} ${latents.dtype}, ${bytes(latents.data.length)}`],
         ['photo.pixels', whole === used ? used : () => text('photo.scaled', { used, whole })],
-        ['photo.time', `${seconds(timeOf(encoded))} + ${seconds(timeOf(decoded))}`, 'photo.time-note'],
+        timeRow('photo.time', encoded, decoded),
       ]),
+      ...warnings(decoded),
       make(
         'p',
         { class: 'row' },
@@ -109,20 +111,4 @@ async function roundTrip(section, { file, model, longest }, { signal, step }) {
     snippets('photo', { model: model.name, name: file.name, type: file.type, latents }),
   );
   translate(result);
-}
-
-function facts(rows) {
-  const list = make('dl', { class: 'about' });
-  for (const [key, value, note] of rows) {
-    const shown = typeof value === 'function' ? word('said', { said: value }, 'dd') : make('dd', {}, value);
-    list.append(make('div', {}, word(key, {}, 'dt'), shown, ...(note ? [word(note, {}, 'dd', { class: 'note' })] : [])));
-  }
-  return list;
-}
-
-/** Seconds that the device and the files of an answer took, by its server-timing. */
-function timeOf(answer) {
-  const stages = [...(answer.headers.get('server-timing') ?? '').matchAll(/(\w+);dur=([\d.]+)/g)];
-  const busy = stages.filter(([, name]) => ['read', 'device', 'encode'].includes(name));
-  return busy.reduce((sum, [, , milliseconds]) => sum + Number(milliseconds) / 1000, 0);
 }

@@ -2,30 +2,35 @@
 
 import { Sentence } from './work.js';
 
-const DTYPES = { F64: 'float64', F32: 'float32', F16: 'float16', BF16: 'bfloat16', U8: 'uint8', I64: 'int64', I32: 'int32', BOOL: 'bool' };
+const DTYPES = {
+  F64: 'float64', F32: 'float32', F16: 'float16', BF16: 'bfloat16', I64: 'int64', I32: 'int32', U8: 'uint8', BOOL: 'bool',
+};
 const NAMES = Object.fromEntries(Object.entries(DTYPES).map(([short, long]) => [long, short]));
 
 /** Most bytes of a header; ComfyUI writes its whole workflow there. */
 const MOST_HEADER = 16 * 2 ** 20;
 
-/** Returns the tensors of a file, by name, as {dtype, shape, data}, and its metadata. */
-export function readSafetensors(buffer) {
-  const view = new DataView(buffer);
-  const length = buffer.byteLength >= 8 ? Number(view.getBigUint64(0, true)) : 0;
-  if (length < 2 || length > Math.min(MOST_HEADER, buffer.byteLength - 8)) throw new Sentence('latents.damaged');
+/** Returns the tensors of a file, by name, as {dtype, shape, read()}, and its metadata; throws Sentence. */
+export async function readSafetensors(file) {
+  const start = new DataView(await file.slice(0, 8).arrayBuffer());
+  const length = start.byteLength === 8 ? Number(start.getBigUint64(0, true)) : 0;
+  if (length < 2 || length > Math.min(MOST_HEADER, file.size - 8)) throw new Sentence('latents.damaged');
   let header;
   try {
-    header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, length)));
+    header = JSON.parse(await file.slice(8, 8 + length).text());
   } catch {
     throw new Sentence('latents.damaged');
   }
   const { __metadata__: about = {}, ...entries } = header;
   const tensors = new Map();
-  for (const [name, { dtype, shape, data_offsets: [begin, end] = [0, -1] }] of Object.entries(entries)) {
-    if (!(begin >= 0 && begin <= end && 8 + length + end <= buffer.byteLength)) throw new Sentence('latents.damaged');
-    tensors.set(name, { dtype: DTYPES[dtype] ?? dtype, shape, data: new Uint8Array(buffer, 8 + length + begin, end - begin) });
+  for (const [name, { dtype, shape, data_offsets: offsets }] of Object.entries(entries)) {
+    const [begin, end] = (offsets ?? []).map((one) => 8 + length + one);
+    const isRight = Array.isArray(shape) && shape.every(Number.isSafeInteger) && begin >= 8 + length && begin <= end;
+    if (!isRight || end > file.size) throw new Sentence('latents.damaged');
+    const read = async () => new Uint8Array(await file.slice(begin, end).arrayBuffer());
+    tensors.set(name, { dtype: DTYPES[dtype] ?? dtype, shape, nbytes: end - begin, read });
   }
-  return { tensors, about };
+  return { form: 'safetensors', tensors, about };
 }
 
 /** Returns latents as a file that `hybridge decode` and this page read. */

@@ -86,4 +86,65 @@ const WRITTEN = {
       ].join('\n'),
     ),
   }),
+  latents: ({ model, file, name, shape, dtype, space, film }) => {
+    const isScaled = space === 'pipeline' ? 'True' : 'False';
+    const made = film ? 'film.mp4' : 'picture.png';
+    const tensor = name ? `[${quoted(name)}]` : '';
+    const loading = /\.np[yz]$/.test(file)
+      ? ['import numpy', 'import torch', `latents = torch.from_numpy(numpy.load(${quoted(file)})${tensor}).reshape(${shape})`]
+      : ['from safetensors.torch import load_file', '', `latents = load_file(${quoted(file)})${tensor}.reshape(${shape})`];
+    const output = film ? ', output_type="mp4", return_type="mp4"' : '';
+    const query = `shape=${shape}&dtype=${dtype}&do_scaling=${isScaled}${film ? '&output_type=mp4' : ''}`;
+    return {
+      curl: [
+        `# latents.bin: the numbers alone, ${dtype} ${shape.join('×')}`,
+        `curl -sS --data-binary @latents.bin -H 'Content-Type: tensor/binary'${film ? '' : " -H 'Accept: image/png'"}${header()} \\`,
+        `  -o ${made} ${shell(`${server}/v1/${model}/decode?${query}`)}`,
+      ].join('\n'),
+      python: [
+        importing(),
+        `with ${client()} as client:`,
+        film
+          ? `    client.decode_video(${quoted(file)}, "film.mp4", model=${quoted(model)}, do_scaling=${isScaled})`
+          : `    client.decode(${quoted(file)}, model=${quoted(model)}, do_scaling=${isScaled}, image_format="png").save("picture.png")`,
+      ].join('\n'),
+      diffusers: withOs(
+        [
+          'from diffusers.utils.remote_utils import remote_decode',
+          ...loading,
+          `made = remote_decode(${endpoint(`v1/${model}/decode`)}, latents, do_scaling=${isScaled}${output})`,
+          film ? 'open("film.mp4", "wb").write(made)' : 'made.save("picture.png")',
+        ].join('\n'),
+      ),
+    };
+  },
+  prompt: ({ model, asked, picture }) => {
+    const content = JSON.stringify(asked);
+    const body = picture
+      ? `-F ${shell(`request=${content};type=application/json`)} -F image=@${shell(picture)}`
+      : `-H 'Content-Type: application/json' -d ${shell(content)}`;
+    const negative = 'negative_prompt' in asked ? `, negative_prompt=${quoted(asked.negative_prompt)}` : '';
+    const image = picture ? `, images=${quoted(picture)}` : '';
+    return {
+      curl: [
+        `curl -sS ${body}${header()} \\`,
+        `  -o embeddings.safetensors ${shell(`${server}/v1/${model}/prompt`)}`,
+      ].join('\n'),
+      python: [
+        importing(),
+        `with ${client()} as client:`,
+        `    embeddings = client.encode_prompt(${quoted(asked.prompt)}${negative}${image}, model=${quoted(model)})`,
+        '# pipe(**embeddings)',
+      ].join('\n'),
+      diffusers: withOs(
+        [
+          'import hybridge',
+          '',
+          '# pipe: a pipeline that was loaded without its text encoders',
+          `hybridge.connect(pipe, ${quoted(server)}${key.get() ? ', api_key=os.environ["HYBRIDGE_KEY"]' : ''})`,
+          `picture = pipe(${quoted(asked.prompt)}${negative}).images[0]`,
+        ].join('\n'),
+      ),
+    };
+  },
 };
