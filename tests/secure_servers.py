@@ -25,6 +25,13 @@ class SelfSigned:
         self.certificate = folder / "cert.pem"
         self.key = folder / "key.pem"
 
+    @classmethod
+    def of(cls, certificate: Path, key: Path) -> SelfSigned:
+        """One that is there already."""
+        made = cls.__new__(cls)
+        made.certificate, made.key = certificate, key
+        return made
+
     @property
     def pem(self) -> str:
         return self.certificate.read_text()

@@ -12,6 +12,7 @@
     │   ├── UnknownModel          the server does not serve this model
     │   ├── KeyNeeded             no key was sent, or an unknown one
     │   ├── AdminNeeded           the key may not manage keys
+    │   ├── PairingRefused        the invitation is not known, was used, or is over
     │   ├── UnknownKey            no key has this name
     │   ├── KeyExists             a key of this name exists already
     │   ├── UnknownJob            no such job, or it belongs to another client
@@ -146,6 +147,10 @@ class KeyNeeded(RequestError):
 
 class AdminNeeded(RequestError):
     """The key that was sent may not manage the server's keys."""
+
+
+class PairingRefused(RequestError):
+    """No invitation has the token that was sent: it is not known, was used, or is over."""
 
 
 class UnknownKey(RequestError):

@@ -21,6 +21,7 @@ STATUS = {
     "UnknownModel": 404,
     "KeyNeeded": 401,
     "AdminNeeded": 403,
+    "PairingRefused": 403,
     "UnknownKey": 404,
     "KeyExists": 409,
     "UnknownJob": 404,

@@ -11,11 +11,14 @@ from .decode import decode
 from .demo import demo
 from .doctor import doctor
 from .encode import encode
+from .join import join
 from .keys import keys
 from .lab import lab
 from .models import models
 from .openmp import spin_briefly
+from .pair import pair
 from .plan import plan
+from .profiles import profiles
 from .prompt import prompt
 from .serve import serve
 from .serve_options import ServeCommand
@@ -48,8 +51,9 @@ def _root(
 
 application.command()(demo)
 application.command(cls=ServeCommand)(serve)
-for verb in (models, encode, decode, prompt, plan, convert, doctor, verify):
+for verb in (models, encode, decode, prompt, plan, convert, doctor, verify, pair, join):
     application.command()(verb)
 application.add_typer(bench, name="bench")
 application.add_typer(lab, name="lab")
 application.add_typer(keys, name="keys")
+application.add_typer(profiles, name="profiles")

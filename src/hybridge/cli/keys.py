@@ -31,6 +31,8 @@ def list_keys(file: Path = _FILE) -> None:
     ring = KeyRing.read(file)
     for name in ring.hashes:
         typer.echo(f"{name} (admin)" if name in ring.admins else name)
+    for name in ring.invitations:
+        typer.echo(f"{name} (from `hybridge pair`)")
 
 
 @keys.command()

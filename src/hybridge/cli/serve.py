@@ -8,7 +8,9 @@ import typer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
+    from socket import socket
 
     from ..models import ModelParts, TextSpec
     from ..server.process.server import ListenOptions
@@ -60,7 +62,7 @@ def serve(context: typer.Context) -> None:
     from .console import screen
 
     console = screen()
-    with opened(settings.address, settings.port) as listeners:
+    with opened(settings.address, settings.port) as listeners, _noted(settings, listeners):
         keep_pieces()  # before there are threads
         limit_threads()
         traces = _traces(settings.otlp_endpoint)
@@ -88,7 +90,7 @@ def serve(context: typer.Context) -> None:
             dtype = f"{info.dtype} " if info.dtype else ""
             chosen = f"{dtype}on {info.device} ({info.device_reason}; {info.dtype_reason})"
             console.print(f"[bold]{info.part}[/] {chosen}")
-        scheme = "https" if settings.tls_cert else "http"
+        scheme = "https" if settings.certificate else "http"
         try:
             for listener in listeners:
                 listener.listen(BACKLOG)  # so that a program that reads the next line can connect
@@ -107,6 +109,21 @@ def serve(context: typer.Context) -> None:
                 tracing.close()
     if backend.is_busy or app.state.media.is_busy:
         _leave()
+
+
+def _noted(settings: Settings, listeners: Sequence[socket]) -> AbstractContextManager[None]:
+    """Write down where a server that pairs runs, for `hybridge pair`."""
+    from contextlib import nullcontext
+
+    from ..server.process.listening_sockets import hosts_elsewhere
+    from ..server.process.pairing_folder import RunningServer, likeliest_first
+
+    folder, keys, certificate = settings.pairing_folder, settings.key_file, settings.certificate
+    if folder is None or keys is None or certificate is None:
+        return nullcontext()
+    port = int(listeners[0].getsockname()[1])
+    hosts = likeliest_first(hosts_elsewhere(listeners))
+    return folder.noted(RunningServer(port, hosts, str(keys.absolute()), str(certificate[0].absolute())))
 
 
 def _quantised(models_parts: Sequence[ModelParts], settings: Settings) -> list[TextSpec]:

@@ -24,7 +24,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..errors import ClientError
 from .address import Address
@@ -270,13 +270,13 @@ def _read_profile(name: str, entry: Any, path: Path) -> Profile:
             hint=near[0] if near else None,
         )
     addresses, certificate, key = (entry.get(part) for part in _FIELDS)
-    is_list = isinstance(addresses, list) and all(isinstance(one, str) for one in addresses)
-    if not is_list or not all(one is None or isinstance(one, str) for one in (certificate, key)):
+    is_right = isinstance(addresses, list) and all(isinstance(one, str) for one in addresses)
+    if not is_right or not all(one is None or isinstance(one, str) for one in (certificate, key)):
         raise ClientError(
             f"the profile {name} of {path} is wrong",
             expected="`addresses`, a list of texts; `certificate` and `key`, texts",
         )
-    return Profile(name, tuple(addresses), key or None, certificate or None)
+    return Profile(name, tuple(cast("list[str]", addresses)), key or None, certificate or None)
 
 
 def save(profile: Profile) -> Path:

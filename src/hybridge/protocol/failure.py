@@ -27,6 +27,7 @@ STATUS: dict[type[HybridgeError], int] = {
     errors.UnknownModel: 404,
     errors.KeyNeeded: 401,
     errors.AdminNeeded: 403,
+    errors.PairingRefused: 403,
     errors.UnknownKey: 404,
     errors.KeyExists: 409,
     errors.UnknownJob: 404,

@@ -30,6 +30,7 @@ from .http.job_routes import JobRoutes
 from .http.key_routes import KeyRoutes
 from .http.media_threads import MediaThreads
 from .http.openapi import describe
+from .http.pairing_routes import PairingRoutes
 from .http.prompt_kind import PromptKind
 from .http.request_body import BodyReader
 from .http.served_models import ServedModels
@@ -109,7 +110,7 @@ def create_app(
         await run_in_threadpool(media.close, _MEDIA_PATIENCE_S)
 
     async def openapi(_: Request) -> Response:
-        return JSONResponse(describe(list(served.vaes), list(served.texts)))
+        return JSONResponse(describe(list(served.vaes), list(served.texts), pairs=settings.pairing))
 
     app = Starlette(
         routes=[
@@ -128,6 +129,7 @@ def create_app(
             Route("/v1/models/{model}", endpoints.model, methods=["GET"]),
             *JobRoutes(async_jobs, endpoints.result_bytes).routes(),
             *KeyRoutes(keys).routes(),
+            *(PairingRoutes(keys).routes() if settings.pairing and isinstance(keys, KeyFile) else ()),
             Route("/health", endpoints.health, methods=["GET"]),
             Route("/ready", endpoints.ready, methods=["GET"]),
             Route("/metrics", endpoints.metrics, methods=["GET"]),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-import os
-import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,38 +12,20 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from ..errors import HybridgeError, RequestError
+from ..errors import RequestError
 from ..models import QUANTISATIONS
 from ..units import parse_bytes
 from .async_jobs.registry import AsyncJobLimits
 from .cloud import Cloud, CloudName, cloud_named
 from .process.connection_limits import ConnectionLimits
+from .process.pairing_folder import PairingFolder, default_folder
 from .process.server import ListenOptions
 from .scheduling.limits import MIB, Limits
 from .scheduling.queue import QueueLimits
-
-_PREFIX = "HYBRIDGE_"
-
-#: Variables that are read by other commands than serve.
-_OTHER_VARIABLES = frozenset({"HYBRIDGE_KEY", "HYBRIDGE_CA", "HYBRIDGE_PROFILES"})
-
-#: Beginning of the client's variables for servers that are called by a name.
-_PROFILE_VARIABLES = "HYBRIDGE_PROFILE_"
-
-#: What Kubernetes writes for each port of a service, as Docker's links did: tcp://10.0.0.1:8000, or with [::1].
-_KUBERNETES_PORT = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
-
-#: The names of its variables, and what each holds.
-_KUBERNETES = (
-    (re.compile(r"\w+_SERVICE_HOST|\w+_PORT_\d+_(?:TCP|UDP|SCTP)_ADDR"), re.compile(r"[\w.:]+")),
-    (re.compile(r"\w+_SERVICE_PORT(?:_\w+)?|\w+_PORT_\d+_(?:TCP|UDP|SCTP)_PORT"), re.compile(r"\d+")),
-    (re.compile(r"\w+_PORT_\d+_(?:TCP|UDP|SCTP)_PROTO"), re.compile(r"tcp|udp|sctp")),
-    (re.compile(r"\w+_PORT(?:_\d+_(?:TCP|UDP|SCTP))?"), _KUBERNETES_PORT),
-)
+from .unknown_variables import KUBERNETES_PORT, PREFIX, refuse_unknown
 
 #: Pillow refuses larger pictures as decompression bombs.
 _MOST_PIXELS = 2 * 89_478_485
-
 
 #: The heading of the flags about load, memory and async jobs.
 _LOAD = "Waiting line, memory, long work"
@@ -76,7 +56,7 @@ class Settings(BaseSettings):
     ``hybridge serve`` makes its flags and their help of these fields, in their order.
     """
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
 
     models: Annotated[tuple[str, ...], NoDecode, Flag(is_positional=True)] = Field(
         default=("starter",),
@@ -141,6 +121,13 @@ class Settings(BaseSettings):
     body_pause_s: float = Field(default=30, gt=0, description="Longest pause within a body in seconds.")
     tls_cert: Path | None = Field(default=None, description="File with a certificate in PEM, for HTTPS.")
     tls_key: Path | None = Field(default=None, description="File with its key.")
+    pairing: bool = Field(
+        default=False,
+        description="Let `hybridge pair` invite other machines: HTTPS with a certificate of its own, and keys.",
+    )
+    pairing_dir: Annotated[Path | None, Flag(default="~/.local/share/hybridge")] = Field(
+        default=None, description="Folder with that certificate and these keys."
+    )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode, Flag("--trusted-proxy")] = Field(
         default=(),
         description="Address or network of a proxy whose X-Forwarded-For is believed; may be repeated.",
@@ -242,7 +229,7 @@ class Settings(BaseSettings):
     @classmethod
     def _ignore_kubernetes(cls, value: object) -> object:
         """Ignore HYBRIDGE_PORT where Kubernetes has set it for a service called hybridge."""
-        is_theirs = isinstance(value, str) and _KUBERNETES_PORT.fullmatch(value)
+        is_theirs = isinstance(value, str) and KUBERNETES_PORT.fullmatch(value)
         return cls.model_fields["port"].default if is_theirs else value
 
     @field_validator("memory", mode="before")
@@ -299,10 +286,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_what_goes_together(self) -> Settings:
-        if self.public and self.keys is None:
-            raise ValueError("--public needs --keys FILE; hybridge keys add FILE NAME makes one")
+        if self.public and self.keys is None and not self.pairing:
+            raise ValueError("--public needs --keys FILE, which hybridge keys add FILE NAME makes, or --pairing")
         cloud = self.cloud_routes
-        if cloud is not None and not cloud.has_keys and self.keys is not None:
+        if cloud is not None and not cloud.has_keys and (self.keys is not None or self.pairing):
             raise ValueError(f"--cloud {self.cloud} passes no keys on to the server; it asks itself who calls")
         if self.cloud == "vertex" and "models" not in self.model_fields_set:
             raise ValueError("--cloud vertex needs a model: AIP_STORAGE_URI, HYBRIDGE_MODELS or an argument")
@@ -327,6 +314,24 @@ class Settings(BaseSettings):
         return None if self.cloud is None else cloud_named(self.cloud)
 
     @property
+    def pairing_folder(self) -> PairingFolder | None:
+        """The certificate and the keys of a server that pairs."""
+        return PairingFolder(self.pairing_dir or default_folder()) if self.pairing else None
+
+    @property
+    def key_file(self) -> Path | None:
+        """The file of keys: the one that was given, else the one for pairing; None if no key is needed."""
+        return self.pairing_folder.keys if self.keys is None and self.pairing_folder else self.keys
+
+    @property
+    def certificate(self) -> tuple[Path, Path] | None:
+        """The files with the certificate and its key: those that were given, else those for pairing."""
+        if self.tls_cert is not None and self.tls_key is not None:
+            return self.tls_cert, self.tls_key
+        folder = self.pairing_folder
+        return None if folder is None else (folder.certificate, folder.private_key)
+
+    @property
     def limits(self) -> Limits:
         """Limits of one request."""
         return Limits(
@@ -341,6 +346,7 @@ class Settings(BaseSettings):
     @property
     def listening(self) -> ListenOptions:
         """How the socket is served."""
+        certificate, private_key = self.certificate or (None, None)
         return ListenOptions(
             ConnectionLimits(
                 max_connections=self.max_connections,
@@ -350,8 +356,8 @@ class Settings(BaseSettings):
                 max_unread_bytes=self.max_inflight_mib * MIB,
             ),
             grace_s=self.grace_s,
-            tls_cert=self.tls_cert,
-            tls_key=self.tls_key,
+            tls_cert=certificate,
+            tls_key=private_key,
             trusted_proxies=self.trusted_proxies,
         )
 
@@ -368,20 +374,5 @@ class Settings(BaseSettings):
 
 
 def refuse_unknown_variables() -> None:
-    """Raises for a ``HYBRIDGE_…`` variable that no setting reads, and names the nearest that one does.
-
-    Variables that Kubernetes makes for services called ``hybridge`` and ``hybridge-…`` are left alone.
-    """
-    known = {_PREFIX + name.upper() for name in Settings.model_fields} | _OTHER_VARIABLES
-    for name in sorted(os.environ):
-        if name.startswith(_PROFILE_VARIABLES):
-            continue
-        if name.startswith(_PREFIX) and name not in known and not _is_kubernetes(name, os.environ[name]):
-            near = difflib.get_close_matches(name, known, n=1)
-            raise HybridgeError(
-                f"unknown variable {name}", expected=", ".join(sorted(known)), hint=near[0] if near else None
-            )
-
-
-def _is_kubernetes(name: str, value: str) -> bool:
-    return any(names.fullmatch(name) and values.fullmatch(value) for names, values in _KUBERNETES)
+    """Raise HybridgeError for a ``HYBRIDGE_…`` variable that no setting reads; it names the nearest known one."""
+    refuse_unknown(Settings.model_fields)

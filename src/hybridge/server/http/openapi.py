@@ -9,7 +9,7 @@ from ...protocol import ITEM_BYTES, SAFETENSORS
 from ...protocol.prompt import PROMPT_PARAMETERS
 from ...protocol.requests import DECODE_PARAMETERS, ENCODE_PARAMETERS
 from .guess import guess_paths
-from .openapi_keys import key_paths
+from .openapi_keys import key_paths, pairing_paths
 from .openapi_parameters import BOOLEAN, NUMBER, PARAMETERS, Schema, failures
 
 _BYTES: Schema = {"type": "string", "format": "binary"}
@@ -137,8 +137,11 @@ _DECODE_ANSWERS: Schema = {
 }
 
 
-def describe(vaes: Sequence[str], texts: Sequence[str] = ()) -> Schema:
-    """Return the document for a server with these models: those with a VAE, and those with text encoders."""
+def describe(vaes: Sequence[str], texts: Sequence[str] = (), *, pairs: bool = False) -> Schema:
+    """Return the document for a server with these models: those with a VAE, and those with text encoders.
+
+    ``pairs`` says whether the server gives keys for invitations.
+    """
     model = _model(list(dict.fromkeys((*vaes, *texts))))
     inferred = _operation(
         "Decode or encode; task and model follow from what is sent",
@@ -184,6 +187,7 @@ def describe(vaes: Sequence[str], texts: Sequence[str] = ()) -> Schema:
             **(guess_paths(_TENSOR_BODIES) if vaes else {}),
             **_jobs(),
             **key_paths(_ANYWHERE),
+            **(pairing_paths(_ANYWHERE) if pairs else {}),
             "/health": {"get": _information("Whether the process answers")},
             "/ready": {"get": _information("Whether work is taken")},
             "/metrics": {"get": _metrics()},

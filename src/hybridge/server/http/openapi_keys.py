@@ -50,5 +50,37 @@ def key_paths(anywhere: Sequence[str]) -> Schema:
     }
 
 
+def pairing_paths(anywhere: Sequence[str]) -> Schema:
+    """Return the path by which an invited machine gets a key.
+
+    Args:
+        anywhere: The statuses of errors that every path may have.
+    """
+    request: Schema = {
+        "type": "object",
+        "required": ["token", "name"],
+        "properties": {"token": {"type": "string"}, "name": _NAME},
+        "additionalProperties": False,
+    }
+    answer: Schema = {
+        "type": "object",
+        "required": ["name", "key"],
+        "properties": {"name": _NAME, "key": {"type": "string"}},
+    }
+    return {
+        "/v1/pair": {
+            "post": {
+                "summary": "A key for the token of an invitation, once",
+                "security": [{}],
+                "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
+                "responses": {
+                    "201": _answer("The key", answer),
+                    **failures(*anywhere, "403", "405", "413", "500"),
+                },
+            },
+        },
+    }
+
+
 def _answer(description: str, schema: Schema) -> Schema:
     return {"description": description, "content": {"application/json": {"schema": schema}}}

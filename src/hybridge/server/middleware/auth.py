@@ -21,8 +21,8 @@ from .key_file import KeyFile, KeyRing
 from .request_record import record_of
 
 #: Paths that need no key.  ``/ready`` and ``/metrics`` need one: the reason why a server is not ready and the use
-#: of its models are not public, and a program that probes them can be given a key.
-_OPEN_PATHS = frozenset({"/health"})
+#: of its models are not public, and a program that probes them can be given a key.  Who pairs has no key yet.
+_OPEN_PATHS = frozenset({"/health", "/v1/pair"})
 
 _PREFIX = "/k/"
 

@@ -10,9 +10,9 @@ import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import HybridgeError, KeyExists, RequestError, TooLarge, UnknownKey
@@ -34,8 +34,9 @@ MOST_KEYS = 4096
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _HASHED = re.compile(r"sha256:[0-9a-f]{64}")
 
-#: The word behind the hash of a key that may manage keys.
+#: What stands behind the hash of a key that may manage keys, and of an invitation (seconds since 1970).
 _ADMIN = "admin"
+_UNTIL = re.compile(r"until=([0-9]{1,12})")
 
 
 def hash_key(key: str) -> str:
@@ -49,20 +50,32 @@ def hash_key(key: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Invitation:
+    """The hash of a token, and the time until which it is good, in seconds since 1970."""
+
+    hash: str
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRing:
     """The keys of a server at one moment.
 
     Attributes:
         hashes: The hash of each key, by name.
         admins: The names of the keys that may manage keys.
+        invitations: Tokens that are good for a new key, by name; :mod:`.invitations` says more.
     """
 
     hashes: dict[str, str]
     admins: frozenset[str] = frozenset()
+    invitations: dict[str, Invitation] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> KeyRing:
-        """Read lines of ``name sha256:…`` or ``name sha256:… admin``; empty lines and ``#`` lines are ignored.
+        """Read lines of ``name sha256:…``, with ``admin`` or ``until=…`` behind it or nothing.
+
+        Empty lines and lines that begin with ``#`` are ignored.
 
         Raises:
             HybridgeError: when the file cannot be read, a line is none of these, or a name occurs twice.
@@ -142,17 +155,11 @@ def add_key(path: Path, name: str, *, is_admin: bool = False) -> str:
         HybridgeError: when the file cannot be used.
     """
     check_name(name)
-    key = secrets.token_urlsafe(_KEY_BYTES)
-    with _editing(path) as file:
-        text = _read(file)
-        ring = _parse(text, path)
-        if name in ring.hashes:
+    with editing(path) as file:
+        if name in file.ring.hashes or name in file.ring.invitations:
             raise KeyExists(f"a key is named {name} already", hint="another name, or removing that key first")
-        if len(ring.hashes) >= MOST_KEYS:
-            raise TooLarge(f"there are {MOST_KEYS} keys already", hint="removing some that are not used")
-        end = "" if not text or text.endswith("\n") else "\n"
-        role = f" {_ADMIN}" if is_admin else ""
-        _replace(file, f"{text}{end}{name} {hash_key(key)}{role}\n")
+        key = file.add(name, _ADMIN if is_admin else "")
+        file.write()
     return key
 
 
@@ -169,13 +176,13 @@ def remove_key(path: Path, name: str) -> None:
         UnknownKey: when no key has this name.
         HybridgeError: when the file cannot be used.
     """
-    text = _read(path)  # whose absence is an error, before anything is made
-    with _editing(path) as file:
-        text = _read(file)
-        names = _parse(text, path).hashes
-        if name not in names:
-            raise UnknownKey(f"no key is named {name[:80]}", expected=", ".join([*names][:20]) or None)
-        _replace(file, "".join(line for line in text.splitlines(keepends=True) if line.split()[:1] != [name]))
+    _read(path)  # whose absence is an error, before anything is made
+    with editing(path) as file:
+        if name not in file.ring.hashes and name not in file.ring.invitations:
+            known = ", ".join([*file.ring.hashes][:20])
+            raise UnknownKey(f"no key is named {name[:80]}", expected=known or None)
+        file.remove({name})
+        file.write()
 
 
 def _read(path: Path) -> str:
@@ -197,37 +204,77 @@ def _read(path: Path) -> str:
 def _parse(text: str, path: Path) -> KeyRing:
     hashes: dict[str, str] = {}
     admins = set()
+    invitations: dict[str, Invitation] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        name, *rest = line.split()
-        is_role = rest[1:] in ([], [_ADMIN])
-        if not rest or not is_role or not _NAME.fullmatch(name) or not _HASHED.fullmatch(rest[0]):
+        name, hashed, role = (*line.split(maxsplit=2), "", "")[:3]
+        until = _UNTIL.fullmatch(role.strip())
+        is_role = role.strip() in ("", _ADMIN) or until is not None
+        if not (_NAME.fullmatch(name) and _HASHED.fullmatch(hashed) and is_role):
             # Not shown: it may be a key that somebody wrote there.
             raise HybridgeError(
                 f"line {number} of {path} is no key",
                 expected="a name, sha256:… with 64 digits, and for some the word admin",
                 hint=f"hybridge keys add {path} NAME",
             )
-        if name in hashes:
+        if name in hashes or name in invitations:
             raise HybridgeError(f"two keys of one name in {path}", saw=name)
-        hashes[name] = rest[0]
-        if rest[1:]:
+        if until is not None:
+            invitations[name] = Invitation(hashed, int(until[1]))
+            continue
+        hashes[name] = hashed
+        if role:
             admins.add(name)
-    return KeyRing(hashes, frozenset(admins))
+    return KeyRing(hashes, frozenset(admins), invitations)
+
+
+class EditedFile:
+    """A key file while it is locked: what is added and removed is stored by :meth:`write`.
+
+    Attributes:
+        ring: The keys as they were.
+    """
+
+    def __init__(self, file: Path, named: Path) -> None:
+        self._file = file
+        self._lines = _read(file).splitlines(keepends=True)
+        self.ring = _parse("".join(self._lines), named)
+
+    def add(self, name: str, role: str = "", *, key_bytes: int = _KEY_BYTES) -> str:
+        """Add a line with a new key, and return the key.
+
+        Raises:
+            TooLarge: when there are too many lines.
+        """
+        if len(self.ring.hashes) + len(self.ring.invitations) >= MOST_KEYS:
+            raise TooLarge(f"there are {MOST_KEYS} keys already", hint="removing some that are not used")
+        key = secrets.token_urlsafe(key_bytes)
+        if self._lines and not self._lines[-1].endswith("\n"):
+            self._lines[-1] += "\n"
+        self._lines.append(f"{name} {hash_key(key)} {role}".rstrip() + "\n")
+        return key
+
+    def remove(self, names: Collection[str]) -> None:
+        """Remove the lines of these names; the others stay as they are."""
+        self._lines = [line for line in self._lines if (line.split() or [""])[0] not in names]
+
+    def write(self) -> None:
+        """Store the lines."""
+        _replace(self._file, "".join(self._lines))
 
 
 @contextmanager
-def _editing(path: Path) -> Iterator[Path]:
-    """Lock the file (behind links) against other processes and give its path; create it if it does not exist.
+def editing(path: Path) -> Iterator[EditedFile]:
+    """Lock the file (behind links) against other processes and read it; create it if it does not exist.
 
     Raises:
-        HybridgeError: when it cannot be opened to be written, or :func:`_replace` fails within the block.
+        HybridgeError: when it cannot be read or written, or is no key file.
     """
     file = Path(os.path.realpath(path))
     try:
         with _locked(file):
-            yield file
+            yield EditedFile(file, path)
     except OSError as error:
         raise HybridgeError("the key file cannot be written", saw=f"{path}: {error.strerror}") from None
 

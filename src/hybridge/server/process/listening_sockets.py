@@ -84,6 +84,19 @@ def _addresses(host: str) -> list[str]:
     return list(dict.fromkeys(str(info[4][0]) for info in infos))
 
 
+def hosts_elsewhere(sockets: Sequence[socket.socket]) -> list[str]:
+    """Return this machine's addresses under which other machines reach the sockets."""
+    found: list[str] = []
+    for one in sockets:
+        host = one.getsockname()[0]
+        if host in _ANY:
+            both = one.family == socket.AF_INET6
+            found += [str(address) for address in _of_this_machine() if both or address.version == 4]
+        elif not ipaddress.ip_address(host).is_loopback:
+            found.append(host)
+    return list(dict.fromkeys(found))
+
+
 def addresses_elsewhere(sockets: Sequence[socket.socket], *, scheme: str = "http") -> list[str]:
     """Return ``http://host:port`` for other machines, if a socket listens on every interface."""
     found = []

@@ -16,30 +16,35 @@ log = logging.getLogger("hybridge.server")
 def check_opening(settings: Settings) -> KeyFile | None:
     """Return the keys of a server that is about to start, or None; warn if other machines need no key.
 
+    What pairing needs is made.
+
     Raises:
         HybridgeError: when the key file holds no key, or it or the certificate cannot be used.
     """
-    if settings.tls_cert is not None and settings.tls_key is not None:
+    if settings.pairing_folder is not None:
+        settings.pairing_folder.prepare()
+    if settings.certificate is not None:
+        certificate, private_key = settings.certificate
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, private_key)
         except OSError as error:  # ssl.SSLError is one
             raise HybridgeError(
                 "this certificate cannot be used",
-                saw=f"{settings.tls_cert}, {settings.tls_key}: {error.strerror or error}",
+                saw=f"{certificate}, {private_key}: {error.strerror or error}",
                 expected="a certificate and its own key in PEM, without a passphrase",
             ) from None
-    if settings.keys is None:
+    if settings.key_file is None:
         if not is_loopback(settings.address) and settings.cloud is None:
             log.warning(
                 "every machine that can reach %s may use this server; --public --keys FILE asks for keys",
                 settings.address,
             )
         return None
-    keys = KeyFile(settings.keys)
-    if not keys.current.hashes:
+    keys = KeyFile(settings.key_file)
+    if not keys.current.hashes and not settings.pairing:
         raise HybridgeError(
-            f"{settings.keys} holds no key, so every request would be refused",
-            hint=f"hybridge keys add {settings.keys} NAME",
+            f"{settings.key_file} holds no key, so every request would be refused",
+            hint=f"hybridge keys add {settings.key_file} NAME",
         )
     return keys
 
