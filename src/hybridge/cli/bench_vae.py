@@ -14,6 +14,7 @@ def vae(
         "sd-v1", help="A name from `hybridge models`, NAME=PATH_OR_REPO[:subfolder], NAME=FILE[:MODEL]."
     ),
     size: list[int] = typer.Option([512, 1024], help="Side of the picture in pixels; may be repeated."),
+    frames: int = typer.Option(1, help="Frames of a video model's film."),
     task: str = typer.Option("decode", help="decode or encode."),
     dtype: list[str] = typer.Option(["float32"], help="float32, bfloat16 or float16; may be repeated."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1."),
@@ -53,6 +54,7 @@ def vae(
         rivals=tuple(rivals.split(",")) if rivals else tuple(RIVALS),
         weights=weights,
         limit_s=limit_s,
+        frames=frames,
     )
     path = resume or out / f"vae-{resolve(model).name}-{task}.json"
     with measuring(console) as progress:

@@ -233,21 +233,23 @@ class ExactVAE(nn.Module):
             return reason
         return why_not_now(source, self._runner.parameters)
 
-    def plan(self, task: Task, batch: int, height: int, width: int) -> Plan:
-        """Return the plan for an input (batch, C, height, width), and its reason.
+    def plan(self, task: Task, batch: int, height: int, width: int, frames: int = 1) -> Plan:
+        """Return the plan for an input (batch, C, height, width), or with frames, and its reason.
 
         Args:
             task: ``decode`` or ``encode``.
             batch: Number of items.
             height: Height of the latents for ``decode``, of the picture for ``encode``.
             width: Width of the latents for ``decode``, of the picture for ``encode``.
+            frames: Frames of the latents for ``decode``, of the video for ``encode``.
 
         Raises:
             RequestError: when the picture is too small.
             TooLarge: when no plan fits the budget; it names the smallest budget that would do.
             CannotLower: when the module cannot be planned; see :meth:`why_plain`.
         """
-        return self._runner.plan(task, batch, height, width, budget_bytes=self.budget_bytes, modes=self.modes)
+        options: Any = {"budget_bytes": self.budget_bytes, "modes": self.modes}
+        return self._runner.plan(task, batch, height, width, frames=frames, **options)
 
     @apply_forward_hook  # type: ignore[untyped-decorator] # lets accelerate bring the weights to the device
     def decode(

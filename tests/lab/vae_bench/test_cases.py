@@ -6,6 +6,7 @@ import pytest
 
 from hybridge.errors import RequestError
 from hybridge.lab.vae_bench.cases import Arguments
+from hybridge.models.frames import STILL, FrameRule
 
 KNOWN = ("exact", "diffusers", "tiled")
 GOOD = Arguments(
@@ -50,3 +51,17 @@ def test_every_dtype_is_measured_at_every_size() -> None:
 def test_what_cannot_be_asked_is_refused_at_once(changed: dict[str, object], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         replace(GOOD, **changed).check(KNOWN, 8)
+
+
+@pytest.mark.parametrize(
+    ("frames", "rule", "message"),
+    [
+        (17, STILL, "saw 17, expected one, for it is a model of pictures"),
+        (18, FrameRule("causal", 4), r"saw 18, expected 4·n \+ 1 frames"),
+        (0, FrameRule("causal", 4), "not a number of this model's frames: saw 0"),
+    ],
+)
+def test_films_have_as_many_frames_as_their_model_can_have(frames: int, rule: FrameRule, message: str) -> None:
+    replace(GOOD, frames=17).check(KNOWN, 8, FrameRule("causal", 4))
+    with pytest.raises(RequestError, match=message):
+        replace(GOOD, frames=frames).check(KNOWN, 8, rule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,21 @@ def times_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def silent(_: str) -> None:
     pass
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Five frames of 64 pixels, decoded in float32 by a small HunyuanVideo."""
+    config = {
+        "_class_name": "AutoencoderKLHunyuanVideo",
+        "latent_channels": 4,
+        "block_out_channels": [16, 16, 16, 16],
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+    }
+    folder = tmp_path_factory.mktemp("film")
+    (folder / "config.json").write_text(json.dumps(config))
+    return Case(f"film={folder}", "decode", 64, "float32", "cpu", frames=5)
 
 
 def reference(case: Case, folder: Path) -> str:
@@ -140,3 +156,18 @@ def test_who_cannot_take_part_says_why(case, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     assert RIVALS["compile"].why_missing(case) == "no C++ compiler is installed"
+
+
+@pytest.mark.parametrize("task", ["decode", "encode"])
+def test_a_film_is_computed_all_at_once(film, task, tmp_path) -> None:
+    case = replace(film, task=task)
+    path = reference(case, tmp_path)
+    assert load_file(path)["picture"].shape == ((1, 3, 5, 64, 64) if task == "decode" else (1, 4, 2, 8, 8))
+    for name in ("exact", "diffusers", "channels-last"):
+        measured = measure(case, name, reference=path)
+        assert measured["relative_l2"] < 1e-5, name
+        assert measured["peak_bytes"] > 0
+    tiled = measure(case, "tiled", reference=path, tile_pixels=32)
+    assert tiled["tile_pixels"] == 32
+    for name in ("compile", "openvino"):
+        assert RIVALS[name].why_missing(case) == "it is measured with models of pictures alone"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ...errors import RequestError
+from ...models.frames import STILL, FrameRule
 from ..harness.names import check_known
 
 Task = Literal["decode", "encode"]
@@ -25,6 +26,7 @@ class Case:
         device: ``auto`` or any torch device.
         seed: Of the input, and of random weights.
         weights: Whether the real weights are loaded; else they are random, for speed does not depend on them.
+        frames: Of a video model's film; 1 for pictures.
     """
 
     model: str
@@ -34,11 +36,12 @@ class Case:
     device: str = "auto"
     seed: int = 0
     weights: bool = False
+    frames: int = 1
 
     @property
     def title(self) -> str:
         """For people."""
-        return f"{self.task} {self.size}², {self.dtype}"
+        return f"{self.task} {self.size}², {f'{self.frames} frames, ' if self.frames > 1 else ''}{self.dtype}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,16 +73,17 @@ class Arguments:
     weights: bool = False
     limit_s: float = 600.0
     seed: int = 0
+    frames: int = 1
 
     def cases(self) -> list[Case]:
         """Every dtype at every size."""
         return [
-            Case(self.model, self.task, size, dtype, self.device, self.seed, self.weights)
+            Case(self.model, self.task, size, dtype, self.device, self.seed, self.weights, self.frames)
             for dtype in self.dtypes
             for size in self.sizes
         ]
 
-    def check(self, known_rivals: tuple[str, ...], spatial_factor: int) -> None:
+    def check(self, known_rivals: tuple[str, ...], spatial_factor: int, rule: FrameRule = STILL) -> None:
         """Raises :class:`RequestError` for what cannot be asked, before any process is started."""
         check_known("task", (self.task,), get_args(Task))
         check_known("dtype", self.dtypes, DTYPES)
@@ -88,6 +92,12 @@ class Arguments:
         for name, values in {**numbers, "tile": (self.tile_pixels or spatial_factor,)}.items():
             if not values or min(values) <= 0:
                 raise RequestError(f"not a {name}", saw=", ".join(map(str, values)), expected="more than zero")
+        if self.frames not in (rule.nearest(max(1, self.frames)) if rule.is_video else (1,)):
+            raise RequestError(
+                "not a number of this model's frames",
+                saw=self.frames,
+                expected=f"{rule.counts()} frames" if rule.is_video else "one, for it is a model of pictures",
+            )
         for size in (*self.sizes, self.tile_pixels or 0):
             if size % spatial_factor:
                 raise RequestError(

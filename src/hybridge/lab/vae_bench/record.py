@@ -36,10 +36,12 @@ class Entry:
     dtype: str
     round: int
     missing: str | None = None
+    frames: int = 1
 
     def is_of(self, case: Case) -> bool:
         """Whether it was measured for a case."""
-        return (self.task, self.size, self.dtype) == (case.task, case.size, case.dtype)
+        own = (self.task, self.size, self.frames, self.dtype)
+        return own == (case.task, case.size, case.frames, case.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,7 +73,8 @@ def drawing(record: Record) -> str:
 
 
 def _title(case: Case) -> str:
-    return f"{case.task} {case.size}×{case.size}, {case.dtype}"
+    frames = f", {case.frames} frames" if case.frames > 1 else ""
+    return f"{case.task} {case.size}×{case.size}{frames}, {case.dtype}"
 
 
 def _asked(record: VaeRecord) -> list[str]:
@@ -103,7 +104,8 @@ def _documentation(record: VaeRecord, cases: list[Case]) -> Table:
         plain, tiled, exact = (record.result(case, name) for name in ("diffusers", "tiled", "exact"))
         cells = [cell for one in (plain, tiled, exact) for cell in (_median(one), _peak(one.judged))]
         errors = (_error(tiled.judged), _error(exact.judged))
-        rows.append((record.machine, f"{case.size}x{case.size}", case.dtype, *cells, *errors))
+        size = "x".join(map(str, (case.size, case.size, *([case.frames] if case.frames > 1 else []))))
+        rows.append((record.machine, size, case.dtype, *cells, *errors))
     return Table("Time and memory", (*columns, *ours), tuple(rows))
 
 

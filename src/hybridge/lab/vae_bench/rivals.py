@@ -16,6 +16,7 @@ import torch
 
 from ...engine import resolve
 from ...engine.options import choose_device
+from ...engine.vae_adapters import adapter_of
 from ..harness.environment import no_cpp_compiler
 from .cases import Case
 from .subject import build, check_plain_fits, forward, shape, source
@@ -81,8 +82,8 @@ def _exact(case: Case, limits: Limits) -> Ready:
     if plain is not None:
         about["plan"] = {"mode": "plain", "reason": plain}
     else:
-        batch, _, height, width = shape(case, resolve(case.model))
-        plan = asdict(vae.plan(case.task, batch, height, width))
+        batch, _, *frames, height, width = shape(case, resolve(case.model))
+        plan = asdict(vae.plan(case.task, batch, height, width, *frames))
         about["plan"] = {key: plan[key] for key in ("mode", "reason", "peak_bytes", "flops")}
     return Ready(lambda given: forward(vae, case, given), _input(case), _first(case), about=about)
 
@@ -90,8 +91,15 @@ def _exact(case: Case, limits: Limits) -> Ready:
 def _plain(case: Case, _: Limits, dtype: torch.dtype | None = None) -> Ready:
     dtype = dtype or getattr(torch, case.dtype)
     check_plain_fits(case, dtype)
-    module = build(case, dtype)
+    module = all_at_once(build(case, dtype))
     return Ready(lambda given: forward(module, case, given), _input(case).to(dtype), _first(case).to(dtype))
+
+
+def all_at_once(module: Any) -> Any:
+    """Turn off what makes a class's own call an approximation, such as HunyuanVideo's tiles of frames."""
+    for name, value in adapter_of(module).at_once.items():
+        setattr(module, name, value)
+    return module
 
 
 def _in_float32(case: Case, limits: Limits) -> Ready:
@@ -104,14 +112,30 @@ def _why_not_in_float32(case: Case) -> str | None:
 
 def _channels_last(case: Case, _: Limits) -> Ready:
     check_plain_fits(case, getattr(torch, case.dtype))
-    module = build(case).to(memory_format=torch.channels_last)
-    given, first = (one.to(memory_format=torch.channels_last) for one in (_input(case), _first(case)))
+    kind = torch.channels_last_3d if resolve(case.model).frames.has_axis else torch.channels_last
+    module = all_at_once(build(case))
+    for part in module.modules():  # a film's module has layers of pictures, too
+        if isinstance(part, torch.nn.Conv2d):
+            part.to(memory_format=torch.channels_last)
+        elif isinstance(part, torch.nn.Conv3d):
+            part.to(memory_format=torch.channels_last_3d)
+    given, first = (one.to(memory_format=kind) for one in (_input(case), _first(case)))
     return Ready(lambda given: forward(module, case, given), given, first)
 
 
 def _tiled(case: Case, limits: Limits) -> Ready:
     module = build(case)
     module.enable_tiling()
+    if not hasattr(module, "tile_sample_min_size"):  # classes of films
+        own = module.tile_sample_min_height
+        tile = limits.tile_pixels or own
+        module.tile_sample_min_height = module.tile_sample_min_width = tile
+        if hasattr(module, "tile_sample_stride_height"):
+            # The overlap stays the same part of a tile: tiles below the step between them shrink the picture.
+            step = module.tile_sample_stride_height * tile // own
+            module.tile_sample_stride_height = module.tile_sample_stride_width = step
+        about = {"tile_pixels": tile}
+        return Ready(lambda given: forward(module, case, given), _input(case), _first(case), about=about)
     if limits.tile_pixels is not None:
         module.tile_sample_min_size = limits.tile_pixels
         module.tile_latent_min_size = limits.tile_pixels // resolve(case.model).spatial_factor
@@ -127,8 +151,12 @@ def _compiled(case: Case, _: Limits) -> Ready:
 
 
 def _why_not_compiled(case: Case) -> str | None:
+    if resolve(case.model).frames.has_axis:
+        return _PICTURES_ALONE
     return no_cpp_compiler() if choose_device(case.device).value.type == "cpu" else None
 
+
+_PICTURES_ALONE = "it is measured with models of pictures alone"
 
 #: On a CPU, first calls for pictures with sides longer than this are made with a small one.
 _FIRST_CALL_PIXELS, _SMALL_PIXELS = 1024, 256
@@ -172,6 +200,8 @@ def _openvino(case: Case, _: Limits) -> Ready:
 def _why_not_openvino(case: Case) -> str | None:
     if importlib.util.find_spec("openvino") is None:
         return "openvino is not installed"
+    if resolve(case.model).frames.has_axis:
+        return _PICTURES_ALONE
     device = choose_device(case.device).value.type
     if device != "cpu":
         return f"openvino is measured on CPUs, not on {device}"

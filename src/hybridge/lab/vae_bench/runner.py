@@ -47,7 +47,7 @@ def run(arguments: Arguments, path: Path, *, resume: bool = False, progress: Pro
         EngineFailure: when the device is not there.
     """
     spec = resolve(arguments.model)
-    arguments.check(tuple(RIVALS), spec.spatial_factor)
+    arguments.check(tuple(RIVALS), spec.spatial_factor, spec.frames)
     with tempfile.TemporaryDirectory(prefix="hybridge-bench-") as folder:
         worker = VaeWorker(Path(folder), arguments.limit_s)
 
@@ -72,11 +72,15 @@ def run(arguments: Arguments, path: Path, *, resume: bool = False, progress: Pro
 
 def _turns(arguments: Arguments, record: Record, worker: VaeWorker) -> Iterator[Turn]:
     rivals = [rival for name, rival in RIVALS.items() if name in arguments.rivals]
+    spec = resolve(arguments.model)
     for case in arguments.cases():
         about = {"task": case.task, "size": case.size, "dtype": case.dtype}
+        if case.frames > 1:
+            about["frames"] = case.frames
         for number in range(arguments.repeats):
             title, key = f"{case.title}, round {number + 1}", {**about, "round": number}
-            yield Turn(f"{title}: the roof", key, partial(worker.ask, "roof", case), "roofs")
+            if not spec.frames.has_axis:
+                yield Turn(f"{title}: the roof", key, partial(worker.ask, "roof", case), "roofs")
             for rival in rivals:
                 measure = partial(_measured, case, number, rival, arguments, record, worker)
                 yield Turn(f"{title}: {rival.title}", {**key, "rival": rival.name}, measure)
@@ -131,7 +135,7 @@ class VaeWorker:
 
     def reference(self, case: Case) -> tuple[str | None, str | None]:
         """(the file with the untiled picture, why there is none); half precisions have inputs of their own."""
-        name = f"{case.task}-{case.size}-{case.dtype}-{reference_dtype(case)}".replace("torch.", "")
+        name = f"{case.task}-{case.size}-{case.frames}-{case.dtype}-{reference_dtype(case)}".replace("torch.", "")
         if name not in self._references:
             path = str(self._folder / f"{name}.safetensors")
             answer = self.ask("reference", case, path=path)

@@ -16,6 +16,7 @@ from ...engine.program.folding import folded
 from ...engine.program.lowering import lower, skeleton
 from ...engine.program.program import Program
 from ...engine.runner import device_profile_for
+from ...engine.whole_plan import WholePlanner
 from ...errors import CannotLower
 from ...models import ModelSpec
 from ..harness.environment import memory_bytes
@@ -58,7 +59,7 @@ def architecture(spec: ModelSpec) -> dict[str, Any]:
 
         return dict(getattr(diffusers, spec.class_name).load_config(spec.source, subfolder=spec.subfolder))
     shaped = dict(spec.architecture)
-    if spec.kind == "kl":
+    if spec.kind == "kl" and not spec.frames.has_axis:
         shaped.setdefault("sample_size", TILE_PIXELS)
     return shaped
 
@@ -77,6 +78,12 @@ def check_plain_fits(case: Case, dtype: torch.dtype) -> None:
     device, spec = choose_device(case.device).value, resolve(case.model)
     if device.type != "cpu":
         return
+    if spec.frames.has_axis:
+        blank = torch.nn.Module.to(skeleton(spec.class_name, architecture(spec)), dtype)
+        WholePlanner(spec, blank, device_profile_for(device.type, dtype), dtype, is_bitwise=False).plan(
+            case.task, shape(case, spec), "the class's own forward", memory_bytes()
+        )
+        return
     batch, _, height, width = shape(case, spec)
     with suppress(CannotLower):  # nobody knows what it takes
         plan(
@@ -90,10 +97,12 @@ def check_plain_fits(case: Case, dtype: torch.dtype) -> None:
         )
 
 
-def shape(case: Case, spec: ModelSpec) -> tuple[int, int, int, int]:
-    """Of the input: latents for ``decode``, a picture for ``encode``."""
-    side = case.size // spec.spatial_factor
-    return (1, spec.latent_channels, side, side) if case.task == "decode" else (1, 3, case.size, case.size)
+def shape(case: Case, spec: ModelSpec) -> tuple[int, ...]:
+    """Of the input, (1, C, H, W) or with frames (1, C, T, H, W): latents for ``decode``, pixels for ``encode``."""
+    is_decode = case.task == "decode"
+    side = case.size // spec.spatial_factor if is_decode else case.size
+    times = (spec.frames.latent_frames(case.frames) if is_decode else case.frames,) if spec.frames.has_axis else ()
+    return (1, spec.latent_channels if is_decode else spec.vae_class.pixel_channels, *times, side, side)
 
 
 def source(case: Case, dtype: torch.dtype) -> torch.Tensor:
@@ -109,7 +118,10 @@ def source(case: Case, dtype: torch.dtype) -> torch.Tensor:
 
 
 def forward(module: Any, case: Case, given: torch.Tensor) -> torch.Tensor:
-    """Latents → picture, or picture → the posterior's mode; by diffusers' module or by what stands in for it."""
+    """Latents → picture, or picture → the posterior's mode; by diffusers' module or by what stands in for it.
+
+    Films are computed all at once where their class's own call blends tiles of frames.
+    """
     if case.task == "decode":
         return reference.decode(module, given)
     mean_and_log_variance: torch.Tensor = reference.moments(module, given)  # the mode is the mean

@@ -22,7 +22,7 @@ from ..harness.measure import growth, seconds
 from ..harness.worker_process import Jobs, Say, answer
 from . import roofline
 from .cases import Case
-from .rivals import RIVALS, Limits
+from .rivals import RIVALS, Limits, all_at_once
 from .subject import build, check_plain_fits, distance, forward, reference_dtype, source
 
 #: Calls are timed until they took this long together, so that short ones are timed several times in every process.
@@ -59,7 +59,7 @@ def make_reference(job: dict[str, Any], say: Say) -> dict[str, Any]:
     dtype = reference_dtype(case)
     torch.backends.cudnn.allow_tf32 = False  # ten bits are no float32; this process does nothing else
     check_plain_fits(case, dtype)
-    module = build(case, dtype)
+    module = all_at_once(build(case, dtype))
     say("running the plain forward")
     device = choose_device(case.device).value
     with map_torch_errors("the plain forward", device):
