@@ -73,8 +73,14 @@ def decode(
     for note in notes:
         screen(stderr=True).print(f"{latents}: {note}")
     name = model or file.model or "starter"
-    sides: dict[str, int | None] = {"height": height, "width": width}
-    batch = DecodeRequest(file.tensor, scaling, quality=quality or DEFAULT_QUALITY, metadata=metadata, **sides)
+    batch = DecodeRequest(
+        file.tensor,
+        scaling,
+        quality=quality or DEFAULT_QUALITY,
+        metadata=metadata,
+        height=height,
+        width=width,
+    )
     if video is not None:
         request = replace(batch, output="video", video=video)
         frames = write_film(request, target, model=name, server=server, key=key, ca=ca, device=device, dtype=dtype)

@@ -174,11 +174,11 @@ class VaeModels(LocalModels[Engine, VaeJob]):
 
     def fingerprint(self, part: str) -> Mapping[str, Any]:
         engine = self.engine_of(part)
-        if engine is not None and engine.identity is None:
-            return {}
         spec = self._infos[part].spec
         assert isinstance(spec, ModelSpec)  # noqa: S101 - what this kind has
         identity = Identity.of_model(spec) if engine is None else engine.identity
+        if identity is None:
+            return {}
         return {"revision": identity.revision, "weights": identity.weights_hash(wait=True)}
 
     def flops(self, job: VaeJob) -> float | None:

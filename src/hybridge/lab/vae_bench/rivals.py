@@ -114,11 +114,14 @@ def _channels_last(case: Case, _: Limits) -> Ready:
     check_plain_fits(case, getattr(torch, case.dtype))
     kind = torch.channels_last_3d if resolve(case.model).frames.has_axis else torch.channels_last
     module = all_at_once(build(case))
+    formats: dict[type[Any], torch.memory_format] = {
+        torch.nn.Conv2d: torch.channels_last,
+        torch.nn.Conv3d: torch.channels_last_3d,
+    }
     for part in module.modules():  # a film's module has layers of pictures, too
-        if isinstance(part, torch.nn.Conv2d):
-            part.to(memory_format=torch.channels_last)
-        elif isinstance(part, torch.nn.Conv3d):
-            part.to(memory_format=torch.channels_last_3d)
+        for layer, memory_format in formats.items():
+            if isinstance(part, layer):
+                part.to(memory_format=memory_format)
     given, first = (one.to(memory_format=kind) for one in (_input(case), _first(case)))
     return Ready(lambda given: forward(module, case, given), given, first)
 
