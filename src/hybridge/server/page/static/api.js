@@ -2,9 +2,6 @@
 
 const KEPT = 'hybridge-key';
 
-/** Where the API is: the page's own folder. */
-export const base = location.origin + location.pathname.replace(/[^/]*$/, '');
-
 /** An answer other than 2xx; `code` and `message` are the server's. */
 export class Refusal extends Error {
   constructor(status, document) {
@@ -23,6 +20,21 @@ export const key = {
   set: (value) => sessionStorage.setItem(KEPT, value),
   forget: () => sessionStorage.removeItem(KEPT),
 };
+
+/** Takes a key out of the page's own address, as `?key=KEY` or `/k/KEY/`: there a history would keep it. */
+function withoutKey() {
+  const query = new URLSearchParams(location.search);
+  const [, before, inPath] = location.pathname.match(/^(.*\/)k\/([^/]+)\/$/) ?? [];
+  const found = query.get('key') ?? (inPath && decodeURIComponent(inPath));
+  if (found) {
+    key.set(found);
+    history.replaceState(null, '', (before ?? location.pathname) + location.hash);
+  }
+  return location.origin + location.pathname.replace(/[^/]*$/, '');
+}
+
+/** Where the API is: the page's own folder. */
+export const base = withoutKey();
 
 /** Returns the address of a path and a query; lists are written as one parameter each. */
 export function address(path, query = {}) {

@@ -37,8 +37,8 @@ export function snippets(kind, about) {
   return element;
 }
 
-/** Copies the text of an element; where a page without TLS may not, it selects it and tries the old way. */
-async function copyText(element) {
+/** Copies the text of an element and returns whether that worked; where a page without TLS may not, it selects it and tries the old way. */
+export async function copyText(element) {
   try {
     await navigator.clipboard.writeText(element.textContent);
     return true;

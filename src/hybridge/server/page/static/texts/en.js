@@ -125,6 +125,18 @@ export default {
   'prompt.dtype': 'Type',
   'prompt.bytes': 'Size',
 
+  'keys': 'Keys of this server',
+  'keys.about': 'An admin’s key lists them, adds new ones and revokes others; that holds from the next request on.',
+  'keys.show': 'Show the keys',
+  'keys.forget': 'Forget the key of this tab',
+  'keys.name': 'Name of a new key',
+  'keys.admin': 'may manage keys',
+  'keys.add': 'Add',
+  'keys.is-admin': 'admin',
+  'keys.revoke': 'Revoke',
+  'keys.really': 'Revoke for good?',
+  'keys.new': 'The key of {name}. It is shown this once, and the server keeps only its hash:',
+
   'compare': 'View',
   'compare.slider': 'Slider',
   'compare.difference': 'Difference',
@@ -159,6 +171,7 @@ export default {
 
   'error.refused': 'The server refused: {said}',
   'error.KeyNeeded': 'The server wants a key, or another one: {said}',
+  'error.AdminNeeded': 'This key may not manage keys; an admin’s may.',
   'error.Overloaded': 'The server has too much to do: {said}',
   'error.ShuttingDown': 'The server is shutting down: {said}',
   'error.ModelUnavailable': 'The model cannot be loaded: {said}',

@@ -125,6 +125,18 @@ export default {
   'prompt.dtype': '类型',
   'prompt.bytes': '大小',
 
+  'keys': '这台服务器的密钥',
+  'keys.about': '管理员密钥可以列出、添加和撤销密钥；从下一个请求起生效。',
+  'keys.show': '显示密钥',
+  'keys.forget': '忘记此标签页的密钥',
+  'keys.name': '新密钥的名称',
+  'keys.admin': '可以管理密钥',
+  'keys.add': '添加',
+  'keys.is-admin': '管理员',
+  'keys.revoke': '撤销',
+  'keys.really': '确定永久撤销？',
+  'keys.new': '{name} 的密钥。只显示这一次，服务器只保存它的哈希：',
+
   'compare': '查看方式',
   'compare.slider': '滑块',
   'compare.difference': '差异',
@@ -159,6 +171,7 @@ export default {
 
   'error.refused': '服务器拒绝了请求：{said}',
   'error.KeyNeeded': '服务器需要密钥，或需要另一个密钥：{said}',
+  'error.AdminNeeded': '这个密钥不能管理密钥，管理员密钥才可以。',
   'error.Overloaded': '服务器太忙：{said}',
   'error.ShuttingDown': '服务器正在关闭：{said}',
   'error.ModelUnavailable': '模型无法加载：{said}',
