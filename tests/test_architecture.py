@@ -18,11 +18,12 @@ ALLOWED = {
     "units": {"errors"},
     "protocol": set(),
     "models": set(),
+    "scenes": set(),
     "engine": {"models"},
     "client": {"protocol", "models"},
     "server": {"protocol", "models"},
-    "lab": {"engine", "client", "models"},
-    "cli": {"protocol", "models", "engine", "client", "server", "lab"},
+    "lab": {"engine", "client", "models", "scenes"},
+    "cli": {"protocol", "models", "engine", "client", "server", "lab", "scenes"},
 }
 
 #: The files of the server that may know the engine: one for each kind of model, and the backend that has them.

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from muon import new_optimisers
 from PIL import Image
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
@@ -252,57 +253,6 @@ def reconstruction_loss(decoded: Tensor, original: Tensor) -> Tensor:
     return loss + 0.1 * edges
 
 
-# ---------------------------------------------------------------- optimiser
-
-
-@torch.no_grad()
-def orthogonalised(matrix: Tensor, steps: int = 4) -> Tensor:
-    """Roughly U V^T of the matrix's U S V^T, by Newton-Schulz iteration with Muon's coefficients."""
-    a, b, c = 3.4445, -4.7750, 2.0315
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum whose step for a weight matrix is made orthogonal, so that no direction is starved.
-
-    Convolution kernels count as matrices of (out, in x height x width). Steps are scaled to the size that
-    AdamW's have, so one learning rate serves both (Liu et al., 2025, "Muon is scalable for LLM training").
-    """
-
-    def __init__(self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """One step for every parameter that has a gradient."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                state = self.state[parameter]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                ahead = parameter.grad.lerp(momentum, group["momentum"]).flatten(1)
-                step = orthogonalised(ahead) * 0.2 * math.sqrt(max(ahead.shape))
-                parameter.add_(step.view_as(parameter), alpha=-group["lr"])
-
-
-def new_optimisers(model: nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for kernels with room for many directions; AdamW for norms, biases and the 3-channel ends."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= 16]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        Muon(matrices, lr=LEARNING_RATE),
-        torch.optim.AdamW(rest, lr=LEARNING_RATE / 2, betas=(0.9, 0.99), weight_decay=0.0),
-    ]
-
-
 # ---------------------------------------------------------------- training
 
 
@@ -327,7 +277,7 @@ class Run:
         self.spikes = Spikes(self.model)
         self.average = new_model()
         self.average.load_state_dict(self.model.state_dict())
-        self.optimisers = new_optimisers(self.model)
+        self.optimisers = new_optimisers(self.model, LEARNING_RATE)
         self.full_rates = [optimiser.defaults["lr"] for optimiser in self.optimisers]
         self.rng = np.random.default_rng(seed)
         self.steps = 0
