@@ -74,6 +74,11 @@ def test_dtypes_by_torchs_names(names: list[str], dtype: str) -> None:
     assert {Parameters([("dtype", name)]).dtype() for name in names} == {dtype}
 
 
+def test_float64_is_told_what_to_be() -> None:
+    with pytest.raises(RequestError, match=r"Try: tensor\.float\(\)"):
+        Parameters([("dtype", "float64")]).dtype()
+
+
 @pytest.mark.parametrize("name", ["float64", "torch.float64", "double", "float8_e4m3fn", 16])
 def test_unknown_dtypes(name: object) -> None:
     with pytest.raises(RequestError, match="expected one of float16, float32, bfloat16, uint8"):

@@ -16,8 +16,9 @@ import torch
 from diffusers.utils.remote_utils import remote_decode
 from diffusers.video_processor import VideoProcessor
 from safetensors.torch import save
-from vae_classes.rows import ROWS, Row
+from vae_classes.rows import ROWS, SIDE, Row
 
+from hybridge.client import Client
 from hybridge.engine import Engine, EngineOptions, frames_of, resolve, to_pixels
 from hybridge.errors import ModelUnavailable, RequestError, Stopped, TooLarge
 from hybridge.models import VAE_CLASSES
@@ -100,6 +101,33 @@ class TestThroughTheWire:
             expected = row.encode(engines[row.name].module, pixels)
         response = post(f"{server}/v1/{row.name}/encode", pixels, do_scaling=True)
         assert_same(tensor_of(response), expected, row)
+
+
+def test_a_batch_by_a_class_that_takes_none(server: str) -> None:
+    """The class's own code fails on two items, as Allegro's does: they run one after the other."""
+    name = "hunyuan-video-1.5"
+    row = next(row for row in ROWS if row.name == name)
+    pair = numbers(2, *row.latents[1:])
+    both, first = (
+        tensor_of(post(f"{server}/v1/{name}/decode", latents, output_type="pt", do_scaling=True))
+        for latents in (pair, pair[:1])
+    )
+    assert both.shape[0] == 2
+    assert torch.equal(both[:1], first)
+    pixels = numbers(2, *row.pixels[1:]).clamp(-1, 1)
+    assert tensor_of(post(f"{server}/v1/{name}/encode", pixels)).shape[0] == 2
+
+
+@pytest.mark.parametrize("name", ["qwen-image", "hunyuan-image-refiner", "sana", "wan-2.1"])
+def test_several_pictures_at_once_by_the_client(server: str, name: str) -> None:
+    pixels = numbers(2, 3, SIDE, SIDE).clamp(-1, 1)
+    with Client(server) as client:
+        if name == "wan-2.1":  # to which they are the frames of one video
+            pixels = pixels[:, :, None]
+        both = client.encode(pixels, model=name, value_range="signed")
+        first = client.encode(pixels[:1], model=name, value_range="signed")
+    assert both.shape == (2, *first.shape[1:])
+    assert torch.allclose(both[:1], first, atol=1e-5)
 
 
 class TestDiffusersClient:

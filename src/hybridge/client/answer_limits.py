@@ -177,13 +177,17 @@ def _check_latents(request: EncodeRequest, tensor: WireTensor) -> None:
 def _fits_video(request: EncodeRequest, tensor: WireTensor) -> bool:
     """Return whether floats (B, C, f, h, w) or (B, f, C, h, w) can be the latents of a video."""
     size, image = _image_size(request.image), request.image
-    batch = image.shape[0] if isinstance(image, WireTensor) and len(image.shape) == 5 else 1
-    if tensor.dtype == "uint8" or tensor.shape[0] != batch:
+    batches = {1}
+    if isinstance(image, WireTensor) and len(image.shape) == 5:
+        batches = {image.shape[0]}
+    elif isinstance(image, WireTensor) and len(image.shape) == 4 and tensor.shape[2] == 1:
+        batches = {1, image.shape[0]}  # pictures, to a model whose latents have an axis of one frame
+    if tensor.dtype == "uint8" or tensor.shape[0] not in batches:
         return False
     if size is None:
         return True
     sides = {size[1:]} if isinstance(image, WireTensor) else {size[1:], size[:0:-1]}
-    return min(tensor.shape[1:3]) <= size[0] // batch and any(
+    return min(tensor.shape[1:3]) <= max(1, size[0] // tensor.shape[0]) and any(
         (side[0] // factor, side[1] // factor) == tensor.shape[3:]
         for side in sides
         for factor in range(1, _MOST_FACTOR + 1)

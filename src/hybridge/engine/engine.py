@@ -291,9 +291,7 @@ class Engine:
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
     ) -> torch.Tensor:
-        """Encode pictures to latents (B, C, H / factor, W / factor), on the engine's device and in its dtype.
-
-        The latents of a model with frames have the order of axes of ``spec.axes``.
+        """Encode to latents (B, C, H / factor, W / factor) or in the order of ``spec.axes``, in the engine's dtype.
 
         Args:
             image: uint8 (B, H, W, 3) or (B, 3, H, W), or float (B, 3, H, W); of videos float (B, 3, F, H, W), or

@@ -78,6 +78,7 @@ class Adapter:
         at_once: Attributes that make the module compute all at once, where its own call blends tiles.
         why: Why its own call differs from that; "" where they agree.
         finish: For classes that run their decoder chunk by chunk of final frames: what they do to a chunk.
+        is_single: Its own code takes no batch: items run one after the other.
         clear: For layers that hold state, so that two calls must not be under way in one module: clears it.
     """
 
@@ -89,6 +90,7 @@ class Adapter:
     why: str = ""
     finish: Finish | None = None
     clear: Callable[[Any], None] | None = None
+    is_single: bool = False
 
     def run(self, module: Any, task: Task, source: torch.Tensor, call: Call) -> torch.Tensor:
         """Run the class's own code.
@@ -96,6 +98,8 @@ class Adapter:
         Raises:
             Stopped: when ``should_stop`` returned True.
         """
+        if self.is_single and source.shape[0] > 1:
+            return torch.cat([self.run(module, task, item, call) for item in source.split(1)])
         copied = self._prepared(module, task, call)
         try:
             made = self.decode(copied, source, call) if task == "decode" else self.encode(copied, source)
@@ -267,7 +271,8 @@ ADAPTERS: dict[str, Adapter] = {
     "AutoencoderKLLTXVideo": Adapter(_decode_at_time),
     "AutoencoderKLLTX2Video": Adapter(_decode_at_time),
     "AutoencoderKLCogVideoX": Adapter(finish=_as_it_is),
-    "AutoencoderKLAllegro": Adapter(_decode_allegro, always={"use_tiling": True}),
+    "AutoencoderKLAllegro": Adapter(_decode_allegro, always={"use_tiling": True}, is_single=True),
+    "AutoencoderKLHunyuanVideo15": Adapter(is_single=True),  # its mask of attention has one head for each item
     "AutoencoderKLMagvit": Adapter(finish=_as_it_is, clear=_clear_magvit),
     "AutoencoderKLTemporalDecoder": Adapter(_decode_frames, _encode_frames),
     "AutoencoderKLHunyuanImageRefiner": Adapter(_decode_refiner, fold=_fold_refiner),

@@ -109,6 +109,10 @@ class Parameters:
     def dtype(self) -> str | None:
         """Return ``dtype``, one of the wire's four dtypes, given by its own name or one of torch's."""
         value = self._one("dtype")
+        if isinstance(value, str) and value.lower().removeprefix("torch.") in ("float64", "double"):
+            raise RequestError(
+                "unknown dtype", saw=repr(value), expected="one of " + ", ".join(ITEM_BYTES), hint="tensor.float()"
+            )
         alias = _DTYPE_ALIASES.get(value.lower().removeprefix("torch.")) if isinstance(value, str) else None
         return alias or self.choice("dtype", {name: name for name in ITEM_BYTES})
 
