@@ -111,8 +111,8 @@ class Encoder:
         tokenizer: Name of the tokenizer component.
         tokens: Most tokens of a prompt: a number, or the parameter with the number.
         extra_tokens: Number of tokens that a template adds.
-        cut_with: For pipelines that cut a prompt before its tokenizer does: how many tokens of a template follow
-            the prompt and count.  None where the tokenizer cuts.
+        cut_with: For pipelines that cut a prompt before its tokenizer does, or its embeddings afterwards: how many
+            tokens of a template follow the prompt and count.  None where the tokenizer cuts.
         fills: Whether it also reads that many tokens for a short prompt.
         without: Paths of modules that do not affect the embeddings; they are not loaded.  A path that a class does
             not have is ignored: releases have different ones.

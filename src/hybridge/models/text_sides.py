@@ -272,7 +272,16 @@ _QWEN = TextSide(
     outputs=_QWEN_OUTPUTS,
     guidance=_QWEN_GUIDANCE,
     encoders=(
-        Encoder("text_encoder", "tokenizer", LENGTH.name, extra_tokens=34, fills=False, without=VISION_UNUSED),
+        # Its tokenizer cuts at 1024 tokens, and its embeddings are cut at the length that is asked for.
+        Encoder(
+            "text_encoder",
+            "tokenizer",
+            LENGTH.name,
+            extra_tokens=34,
+            cut_with=0,
+            fills=False,
+            without=VISION_UNUSED,
+        ),
     ),
     pads_to_longest=True,
 )

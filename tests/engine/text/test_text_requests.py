@@ -48,7 +48,7 @@ def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TextE
         ("FluxPipeline", {"max_sequence_length": 20}, {("tokenizer", 77), ("tokenizer_2", 20)}),
         ("Flux2KleinPipeline", {"max_sequence_length": 40}, {("tokenizer", 40)}),
         ("Flux2Pipeline", {}, {("tokenizer", 512)}),
-        ("QwenImagePipeline", {"max_sequence_length": 40}, set()),  # it reads 1024 tokens whatever it is told
+        ("QwenImagePipeline", {"max_sequence_length": 40}, {("tokenizer", 40)}),
         ("ZImagePipeline", {"max_sequence_length": 40}, {("tokenizer", 40)}),
         ("WanPipeline", {"max_sequence_length": 40}, {("tokenizer", 40)}),
         ("BriaPipeline", {"max_sequence_length": 40}, {("tokenizer", 40)}),
