@@ -344,7 +344,7 @@ def test_the_document_describes_prompts_where_there_are_text_encoders(
     operation = document["paths"]["/v1/{model}/prompt"]
     assert operation["parameters"][0]["schema"]["enum"] == list(specs)
     named = {parameter["name"] for parameter in operation["post"]["parameters"] if parameter["in"] == "query"}
-    assert named == {"drop_padding", "envelope", "dtype"}
+    assert named == {"convention", "drop_padding", "envelope", "dtype"}
     assert {"application/json", "multipart/form-data"} == operation["post"]["requestBody"]["content"].keys()
     with serving([], cold=[starter]) as address:
         assert "/v1/{model}/prompt" not in httpx.get(f"{address}/openapi.json").json()["paths"]

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args, overload
 
 from ..errors import RequestError
-from ..protocol import DecodeRequest, EncodeRequest, Output, Scaling, ValueRange, VideoOptions, WireTensor
+from ..protocol import (
+    DecodeRequest,
+    EncodeRequest,
+    Output,
+    PromptConvention,
+    Scaling,
+    ValueRange,
+    VideoOptions,
+    WireTensor,
+)
 from ..protocol.messages import DEFAULT_QUALITY
 from ..protocol.video_formats import DEFAULT_VIDEO
 from .call_types import DecodeOptions, EncodeOptions, ImageFormat, TensorOutput
@@ -235,6 +244,7 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
         images: PictureSource | Sequence[PictureSource] | None = None,
         num_images_per_prompt: int = 1,
         drop_padding: bool = True,
+        convention: PromptConvention = "diffusers",
         kind: Kind | None = None,
         deadline_s: float | None = None,
         progress: Progress | None = None,
@@ -251,6 +261,8 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
                 :func:`~hybridge.client.repeat_for_images`.  Call the pipeline without this argument.
             drop_padding: Whether the server may omit rows of padding where that changes no picture; the result
                 has zeros there.
+            convention: ``comfyui`` encodes as ComfyUI does, with weights as in ``(word:1.3)`` and as many chunks of
+                77 tokens as the text needs; options are ``prompt_2``, ``prompt_3`` and ``clip_layer``.
             kind: ``torch``, ``numpy`` (float32 instead of bfloat16) or ``wire``; None for the first of these that
                 is installed.
             deadline_s: Seconds for the whole call, attempts and waits included; the client's own if None.
@@ -260,12 +272,14 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
                 ``clip_skip``, ….  An omitted option has the default of ``__call__``.
 
         Returns:
-            :class:`~hybridge.client.Embeddings`, a dict.
+            :class:`~hybridge.client.Embeddings`, a dict.  For ComfyUI, the entries of its CONDITIONING, each a list
+            with a tensor for each prompt: ``cond``, and for most models ``pooled_output``.
 
         Raises:
             ServerRefused: for an option that this pipeline does not have; the error names the nearest one.
         """
-        request = prompt_request({"prompt": prompt, **options}, images, drop_padding=drop_padding)
+        inputs = {"prompt": prompt, **options}
+        request = prompt_request(inputs, images, drop_padding=drop_padding, convention=convention)
         kind, terms = kind or best_kind(), self._terms(deadline_s, progress)
         embeddings: EmbeddingsT = self._run(
             prompt_flow(self._flows, request, model, kind, num_images_per_prompt, terms)

@@ -7,7 +7,15 @@ from typing import Any
 
 from ..errors import RequestError
 from ..models import text_side_for
-from ..protocol import PictureFile, PromptAnswer, PromptLimits, PromptRequest, TensorLayout, WireTensor
+from ..protocol import (
+    PictureFile,
+    PromptAnswer,
+    PromptConvention,
+    PromptLimits,
+    PromptRequest,
+    TensorLayout,
+    WireTensor,
+)
 from ..protocol.prompt import check_inputs
 from .conversion import Kind, from_wire, image_to_wire
 
@@ -40,7 +48,9 @@ class Embeddings(dict[str, Any]):
         self.truncated = dict(truncated or {})
 
 
-def prompt_request(inputs: Mapping[str, Any], images: Any, *, drop_padding: bool) -> PromptRequest:
+def prompt_request(
+    inputs: Mapping[str, Any], images: Any, *, drop_padding: bool, convention: PromptConvention = "diffusers"
+) -> PromptRequest:
     """Return the request for :meth:`Calls.encode_prompt`'s arguments.
 
     Raises:
@@ -48,7 +58,8 @@ def prompt_request(inputs: Mapping[str, Any], images: Any, *, drop_padding: bool
     """
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in inputs.items()}
     pictures = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
-    return PromptRequest(check_inputs(plain, _LIMITS), tuple(map(_file_of, pictures)), drop_padding)
+    files = tuple(map(_file_of, pictures))
+    return PromptRequest(check_inputs(plain, _LIMITS), files, drop_padding, convention=convention)
 
 
 def _file_of(image: Any) -> bytes:
@@ -72,7 +83,8 @@ def embeddings_of(answer: PromptAnswer, kind: Kind, count: int) -> Embeddings:
         for name, value in answer.tensors.items()
     }
     side = text_side_for(answer.metadata.get("class", ""))
-    if side is not None and kind != "wire":
+    is_for_pipelines = answer.metadata.get("convention", "diffusers") == "diffusers"
+    if side is not None and is_for_pipelines and kind != "wire":
         negative = "negative_prompt" if side.parameter("negative_prompt") else "prompt"
         values = {"prompt": None, negative: None, **side.call_with, **values}
     return repeat_for_images(Embeddings(values, answer.layouts, answer.metadata, answer.truncated), count)

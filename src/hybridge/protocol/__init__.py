@@ -31,6 +31,7 @@ from .picture_files import sniff_picture
 from .prompt import (
     Json,
     PromptAnswer,
+    PromptConvention,
     PromptLimits,
     PromptRequest,
     TensorLayout,
@@ -65,6 +66,7 @@ __all__ = [
     "PictureFile",
     "PictureFormat",
     "PromptAnswer",
+    "PromptConvention",
     "PromptLimits",
     "PromptRequest",
     "Request",

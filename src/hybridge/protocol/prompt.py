@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from ..errors import BadAnswer, RequestError, TooLarge, UnsupportedMedia
 from .json_bodies import read_small_json
@@ -30,8 +30,6 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 #: end.
 TensorLayout = Literal["batch", "batch-axis-1", "list", "cu_seqlens"]
 
-_LAYOUTS = ("batch", "batch-axis-1", "list", "cu_seqlens")
-
 JSON, FORM = "application/json", "multipart/form-data"
 
 #: The names of a form's fields: the JSON object, and each picture.
@@ -41,10 +39,14 @@ REQUEST_FIELD, IMAGE_FIELD = "request", "image"
 #: ``shape`` and ``dtype`` headers or as ``torch.save`` writes one tensor.
 PromptEnvelope = Literal["safetensors", "binary", "torch"]
 
-_ENVELOPES: dict[str, PromptEnvelope] = {"safetensors": "safetensors", "binary": "binary", "torch": "torch"}
+#: For whom texts are encoded.
+PromptConvention = Literal["diffusers", "comfyui"]
+
+_ENVELOPES: dict[str, PromptEnvelope] = {name: name for name in get_args(PromptEnvelope)}
+_CONVENTIONS: dict[str, PromptConvention] = {name: name for name in get_args(PromptConvention)}
 
 #: The parameters of a request that are in the query.
-PROMPT_PARAMETERS = ("drop_padding", "envelope", "dtype")
+PROMPT_PARAMETERS = ("convention", "drop_padding", "envelope", "dtype")
 
 _EXAMPLE = '{"prompt": "a lighthouse", "negative_prompt": null, …}'
 
@@ -85,6 +87,7 @@ class PromptRequest:
         drop_padding: Whether the answer may omit rows of padding, where that changes no picture.
         envelope: The form of the answer.
         dtype: What floats are rounded to; None for the model's own.
+        convention: ``comfyui``: the answer has the entries of a CONDITIONING, each as a list of one per prompt.
     """
 
     inputs: Mapping[str, Json] = field(repr=False)
@@ -92,6 +95,7 @@ class PromptRequest:
     drop_padding: bool = False
     envelope: PromptEnvelope = "safetensors"
     dtype: str | None = None
+    convention: PromptConvention = "diffusers"
 
     @property
     def batch(self) -> int:
@@ -177,6 +181,7 @@ def read_prompt_request(
         parameters.boolean("drop_padding") or False,
         parameters.choice("envelope", _ENVELOPES) or "safetensors",
         dtype,
+        parameters.choice("convention", _CONVENTIONS) or "diffusers",
     )
 
 
@@ -199,6 +204,7 @@ def write_prompt_request(request: PromptRequest) -> HttpRequest:
             "drop_padding": True if request.drop_padding else None,
             "envelope": None if request.envelope == "safetensors" else request.envelope,
             "dtype": request.dtype,
+            "convention": None if request.convention == "diffusers" else request.convention,
         }
     )
     if not request.images:
@@ -353,7 +359,10 @@ def read_prompt_answer(body: bytes, *, most_bytes: int) -> PromptAnswer:
     layouts = _described(metadata.pop("layouts", None))
     padding = {name: understand(value) for name, value in _described(metadata.pop("padding", "{}")).items()}
     truncated = _described(metadata.pop("truncated", "{}"))
-    if any(layout not in _LAYOUTS for layout in layouts.values()) or not padding.keys() <= tensors.keys():
+    if (
+        any(layout not in get_args(TensorLayout) for layout in layouts.values())
+        or not padding.keys() <= tensors.keys()
+    ):
         raise _strange("layouts or padding")
     left = most_bytes - sum(tensor.nbytes for tensor in tensors.values())
     for name, kept in padding.items():

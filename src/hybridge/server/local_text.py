@@ -17,7 +17,7 @@ from ..engine.text.lora import Lora, is_available
 from ..engine.text.repository import open_repository
 from ..errors import EngineFailure, HybridgeError
 from ..models import QUANTISATIONS, TextSpec
-from ..protocol import PROMPT_ITEM_BYTES, PromptAnswer, WireTensor
+from ..protocol import PROMPT_ITEM_BYTES, PromptAnswer, TensorLayout, WireTensor
 from ..protocol.torch import from_torch
 from .local_loras import LoraFolder
 from .local_models import LocalModels
@@ -109,7 +109,7 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
 
     def flops(self, job: PromptJob) -> float | None:
         engine = self.engine_of(job.part)
-        return None if engine is None else engine.flops(job.request.inputs)
+        return None if engine is None else engine.flops(job.request.inputs, job.request.convention)
 
     def guessed_flops(self, job: PromptJob) -> float:
         return _GUESSED_FLOPS * job.batch
@@ -152,7 +152,7 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
         self, engine: TextEngine, jobs: Sequence[PromptJob], progress: Progress, should_stop: ShouldStop
     ) -> Sequence[PromptResult]:
         job, several = jobs[0], [one.request.inputs for one in jobs]
-        flops = sum(map(engine.flops, several))
+        flops = sum(engine.flops(inputs, job.request.convention) for inputs in several)
         pictures = [_picture(one) for one in job.pictures]
         peak_bytes = 0
 
@@ -164,11 +164,16 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
         how: dict[str, Any] = {"progress": progress, "should_stop": should_stop, "reserve": reserve}
         with self._cache.running(0) as grow, map_torch_errors(f"a {job.part} job", engine.device.value):
             engine.adapters.use(self._lora_of(job))
-            if len(jobs) == 1:
+            if job.request.convention == "comfyui":
+                made = [engine.encode_as_comfyui(inputs, **how) for inputs in several]
+            elif len(jobs) == 1:
                 made = [engine.encode(job.request.inputs, pictures, **how)]
             else:
                 made = engine.encode_together(several, **how)
-            answers = [answer_of(one, engine, self._facts[job.spec.name]) for one in made]
+            facts = self._facts[job.spec.name]
+            if job.request.convention != "diffusers":
+                facts = {**facts, "convention": job.request.convention, "dtype": "float32"}
+            answers = [answer_of(one, engine, facts) for one in made]
         for one, answer in zip(jobs, answers, strict=True):
             self._answers.put(self._key(one), answer)
             if self._on_disk is not None:
@@ -227,7 +232,9 @@ def answer_of(made: Embeddings, engine: TextEngine, facts: Mapping[str, str]) ->
         name: tuple(map(wire, value)) if isinstance(value, list) else wire(value)
         for name, value in made.tensors.items()
     }
-    layouts = engine.side.layouts
+    layouts: Mapping[str, TensorLayout] = engine.side.layouts
+    if facts.get("convention") == "comfyui":  # whose texts differ in length
+        layouts = dict.fromkeys(tensors, "list")
     truncated: dict[str, tuple[int, ...]] = {}
     for one in made.truncated:
         truncated[one.prompt] = tuple(sorted({*truncated.get(one.prompt, ()), one.index}))

@@ -18,7 +18,10 @@ from ..protocol import PromptAnswer, PromptRequest, WireTensor
 
 def key_of(facts: Mapping[str, str], request: PromptRequest, pictures: Sequence[WireTensor]) -> str:
     """Return the key of an answer."""
-    digest = hashlib.sha256(json.dumps([dict(facts), dict(request.inputs)], sort_keys=True).encode())
+    told: list[object] = [dict(facts), dict(request.inputs)]
+    if request.convention != "diffusers":
+        told.append(request.convention)
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     for picture in pictures:
         digest.update(f"\0{picture.dtype} {picture.shape}".encode())
         digest.update(picture.data)

@@ -22,7 +22,7 @@ from conftest import small_kl
 from hybridge.engine import Engine
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
-from hybridge.server.middleware.auth import KeyRing, hash_key
+from hybridge.server.middleware.key_file import KeyRing, hash_key
 from hybridge.server.process.server import running
 
 PACK = Path(__file__).parents[3] / "integrations" / "comfyui"

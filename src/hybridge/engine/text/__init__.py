@@ -1,6 +1,7 @@
 """TEXT: a pipeline's own ``encode_prompt``, with the text encoders alone in memory."""
 
 from .checking import TextLimits
-from .engine import Embeddings, TextEngine, Truncation
+from .embeddings import Embeddings, Truncation
+from .engine import TextEngine
 
 __all__ = ["Embeddings", "TextEngine", "TextLimits", "Truncation"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ import torch
 
 from ...errors import RequestError
 from ...models import TextSide
+from ...models.comfyui_text import Convention
 from ...models.text_side import NEGATIVE_PREFIX, Call
 from ..machine.own_thread import run_in_own_thread
 from ..memory.device_memory import release_memory
 from ..options import Choice, EngineOptions, choose_device
 from . import loading
 from .checking import Asked, Facts, TextLimits, read_inputs, together
+from .comfyui import encode_as_comfyui, read_comfy_inputs
 from .cost import flops, tokens_of
+from .embeddings import Embeddings, Truncation, truncations
 from .failures import failures_named, without_prompts_in_logs
 from .footprint import Reserve, reserved
 from .joining import join, split
@@ -33,36 +37,6 @@ from .tokenizers import fresh
 
 #: What ``encode_prompt`` may be told, besides what a request says.
 _PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt")
-
-
-@dataclass(frozen=True, slots=True)
-class Truncation:
-    """A prompt of which an encoder did not read the end.
-
-    Attributes:
-        prompt: ``prompt`` or ``negative_prompt``.
-        index: Which one of the request.
-        tokenizer: The component that cut it.
-        tokens: How many were read, special ones and those of a template included.
-    """
-
-    prompt: str
-    index: int
-    tokenizer: str
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Embeddings:
-    """What a pipeline's ``__call__`` takes in place of prompts, one for each.
-
-    Attributes:
-        tensors: By the names of its arguments, on the engine's device.  What the pipeline makes None is not there.
-        truncated: What was not read.
-    """
-
-    tensors: dict[str, torch.Tensor | list[torch.Tensor]]
-    truncated: tuple[Truncation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +147,14 @@ class TextEngine:
         """
         self._read(inputs, images)
 
-    def flops(self, inputs: Mapping[str, object]) -> float:
+    def flops(self, inputs: Mapping[str, object], convention: Convention = "diffusers") -> float:
         """About how many operations an answer takes: two for each token and weight.
 
         Raises:
             RequestError: as for :meth:`check`.
         """
-        asked = read_inputs(inputs, self.side, self._facts, self.limits)
+        read = read_inputs if convention == "diffusers" else read_comfy_inputs
+        asked = read(inputs, self.side, self._facts, self.limits)
         return flops(asked, self.side, self.parts, self._default)
 
     def encode(
@@ -235,6 +210,27 @@ class TextEngine:
         asked = [self._read(inputs, ()) for inputs in several]
         return self._run(asked, (), progress, should_stop, reserve)
 
+    def encode_as_comfyui(
+        self,
+        inputs: Mapping[str, object],
+        *,
+        progress: Progress | None = None,
+        should_stop: ShouldStop | None = None,
+        reserve: Reserve | None = None,
+    ) -> Embeddings:
+        """Prompts → the entries of ComfyUI's CONDITIONING for each.
+
+        Args:
+            inputs: As :func:`~.comfyui.read_comfy_inputs` takes them.
+            progress, should_stop, reserve: As for :meth:`encode`.
+
+        Raises:
+            HybridgeError: as :meth:`encode` does, and for models without a known convention.
+        """
+        asked = read_comfy_inputs(inputs, self.side, self._facts, self.limits)
+        with self._running(asked, progress, should_stop, reserve):
+            return Embeddings(dict(encode_as_comfyui(asked, self.side, self.parts)))
+
     def _run(
         self,
         several: Sequence[Asked],
@@ -244,17 +240,8 @@ class TextEngine:
         reserve: Reserve | None,
     ) -> list[Embeddings]:
         asked = together(several)
-        what = f"encoding {asked.count} prompt{'s' if asked.count > 1 else ''}"
         pieces, truncated, groups = [], [], list(self._groups(asked))
-        work = flops(asked, self.side, self.parts, self._default)
-        with (
-            self._lock,
-            no_gradients(is_quantised=bool(self.parts.quantised)),
-            failures_named(what, self.device.value),
-            without_prompts_in_logs(self.parts.pipeline),
-            told_between(self._layers, work, progress, should_stop),
-            reserved(asked, self.side, self.parts, self._default, reserve),
-        ):
+        with self._running(asked, progress, should_stop, reserve):
             for indices in groups:
                 made, cut = self._encode(asked.some(indices), images)
                 pieces.append(made)
@@ -267,6 +254,22 @@ class TextEngine:
             answers.append(Embeddings(part, tuple(replace(cut, index=cut.index - begin) for cut in own)))
             begin += one.count
         return answers
+
+    @contextmanager
+    def _running(
+        self, asked: Asked, progress: Progress | None, should_stop: ShouldStop | None, reserve: Reserve | None
+    ) -> Iterator[None]:
+        """The encoders for one caller, who is told how far they are, and asked for memory."""
+        work, what = flops(asked, self.side, self.parts, self._default), f"encoding {asked.count} prompt(s)"
+        with (
+            self._lock,
+            no_gradients(is_quantised=bool(self.parts.quantised)),
+            failures_named(what, self.device.value),
+            without_prompts_in_logs(self.parts.pipeline),
+            told_between(self._layers, work, progress, should_stop),
+            reserved(asked, self.side, self.parts, self._default, reserve),
+        ):
+            yield
 
     def _read(self, inputs: Mapping[str, object], images: Sequence[Any]) -> Asked:
         asked = read_inputs(inputs, self.side, self._facts, self.limits)
@@ -336,7 +339,7 @@ class TextEngine:
         given |= {name: None if all_ is None else list(all_) for name, all_ in texts.items() if name in takes}
         with fresh(self.parts.reads) as reads:
             made = self.parts.pipeline.encode_prompt(**given)
-            truncated += _truncations(reads, asked.count, prefix)
+            truncated += truncations(reads, asked.count, prefix)
         known = {(one.prompt, one.index, one.tokenizer) for one in truncated}
         cut_before = self._cut_before(texts["prompt"] or [], asked, prefix)
         truncated += [one for one in cut_before if (one.prompt, one.index, one.tokenizer) not in known]
@@ -388,12 +391,3 @@ def _facts_of(parts: TextParts) -> Facts:
     least = min(counts, default=1)
     # The last hidden state of an encoder that was cut is not what it would be in the whole one.
     return Facts(states=least + 1, layers=least - 1 if parts.kept_layers else least)
-
-
-def _truncations(reads: Mapping[str, Sequence[Any]], count: int, prefix: str) -> Iterator[Truncation]:
-    """Of each tokenizer, the first texts are the prompts and the next ones the negative prompts."""
-    for tokenizer, texts in reads.items():
-        for place, text in enumerate(texts[: 2 * count]):
-            if text.is_cut:
-                negative = NEGATIVE_PREFIX if place >= count else prefix
-                yield Truncation(f"{negative}prompt", place % count, tokenizer, text.tokens)

@@ -28,6 +28,7 @@ PARAMETERS: dict[str, tuple[str, Schema]] = {
     "do_scaling": ("True: scale as the model's own pipelines do. False: never scale.", BOOLEAN),
     "scaling_factor": ("Decoding divides latents by it, encoding multiplies.", NUMBER),
     "shift_factor": ("Decoding adds it after dividing, encoding subtracts it before.", {"type": "number"}),
+    "convention": ("For whom texts are encoded.", {"type": "string", "enum": ["diffusers", "comfyui"]}),
     "drop_padding": ("Leave out rows of padding where that changes no picture.", BOOLEAN),
     "envelope": (
         "All tensors in a safetensors file; or prompt_embeds alone, as bytes or as torch.save writes it.",

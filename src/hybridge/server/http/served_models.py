@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import AmbiguousModel, RequestError, UnknownModel
 from ...models import CATALOGUE, TEXT_CATALOGUE, ModelParts, ModelSpec, TextSpec, base_of_pipeline
+from ...models.comfyui_text import comfy_family
 from ..scheduling.backend import ModelInfo
 
 
@@ -168,6 +169,7 @@ def _described_text(info: ModelInfo, spec: TextSpec) -> dict[str, Any]:
     return {
         **{name: value for name, value in _described_state(info).items() if name not in ("name", "title")},
         "options": [*dict.fromkeys([*(parameter.name for parameter in side.parameters), *side.negatives])],
+        "conventions": ["diffusers", "comfyui"] if comfy_family(side) else ["diffusers"],
         "needs_picture": side.picture is not None,
         "quantisation": info.config.get("quantisation", spec.quantisation),
         "made_with": dict(info.config),

@@ -9,6 +9,7 @@ from typing import Literal
 
 from ...errors import RequestError, UnknownParameter
 from ...models import TextSpec
+from ...models.comfyui_text import COMFY_FAMILIES, comfy_family
 from ...protocol import HttpResponse, PromptAnswer, PromptRequest, Task, WireTensor
 from ...protocol.media import read_picture
 from ...protocol.prompt_wires import write_prompt_response
@@ -100,7 +101,7 @@ class PromptJob(Job[PromptResult]):
         pictures, and those with many prompts, which fill a run by themselves.
         """
         side, inputs = self.spec.side, self.request.inputs
-        if side.separates_requests or self.batch > _MOST_SHARED:
+        if side.separates_requests or self.batch > _MOST_SHARED or self.request.convention != "diffusers":
             return None
         texts = {*side.negatives, *(parameter.name for parameter in side.parameters if parameter.kind == "prompt")}
         kinds = {name: inputs[name] is None for name in inputs if name in texts}
@@ -139,6 +140,15 @@ def admit_prompt(request: PromptRequest, spec: TextSpec, limits: Limits) -> Prom
     side = spec.side
     request, lora = _without_lora(request)
     known = [*dict.fromkeys([*(parameter.name for parameter in side.parameters), *side.negatives])]
+    if request.convention == "comfyui":
+        family = comfy_family(side)
+        if family is None:
+            raise RequestError(
+                f"{spec.name} makes no text for ComfyUI",
+                saw=f"convention=comfyui for {spec.class_name}",
+                expected="a model of " + ", ".join(one.name for one in COMFY_FAMILIES),
+            )
+        known = list(family.inputs)
     for name in request.inputs:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
