@@ -22,8 +22,9 @@ ALLOWED = {
     "engine": {"models"},
     "client": {"protocol", "models"},
     "server": {"protocol", "models"},
+    "scaleout": {"protocol", "models", "engine", "server"},
     "lab": {"engine", "client", "models", "scenes"},
-    "cli": {"protocol", "models", "engine", "client", "server", "lab", "scenes"},
+    "cli": {"protocol", "models", "engine", "client", "server", "scaleout", "lab", "scenes"},
 }
 
 #: The files of the server that may know the engine: one for each kind of model, and the backend that has them.
@@ -60,6 +61,9 @@ LAYERS = {
         "report": {"harness", "serve_bench", "studies", "techniques", "vae_bench"},
     },
 }
+
+#: The files of the room ``scaleout`` that import Ray.
+RAY = {"cluster", "router"}
 
 #: Where torch may be imported, be it inside a function: files, and folders with all that is in them.
 KNOWS_TORCH = {
@@ -135,6 +139,15 @@ def test_rooms_import_only_what_stands_on_their_right(path: Path) -> None:
         allowed.add("engine")
     reached = {room_of(module) for module in imports(path)} - {None}
     assert reached <= allowed, f"{path} imports {reached - allowed}"
+
+
+def test_replicas_know_of_the_server_only_what_runs_jobs() -> None:
+    for path in files():
+        if path.parts[0] == "scaleout":
+            reached = {tuple(module.split(".")[2:4]) for module in imports(path) if room_of(module) == "server"}
+            allowed = {("scheduling",), ("local_backend",)}
+            assert {name[:1] for name in reached if name} <= allowed, path
+            assert "ray" not in {module.split(".")[0] for module in imports(path)} or path.stem in RAY, path
 
 
 @pytest.mark.parametrize("room", LAYERS)

@@ -173,3 +173,26 @@ def test_the_kubernetes_manifest(server) -> None:
     assert Path(container["args"][3]).parent == Path(mounted["keys"])
     assert set(container["args"]) & flags_of_serve() == {"--public", "--keys"}
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+
+
+def test_the_kuberay_manifest_has_the_front_join_the_cluster() -> None:
+    parts = list(yaml.safe_load_all((DEPLOY / "kuberay.yaml").read_text(encoding="utf-8")))
+    cluster, front, service = parts
+    assert [part["kind"] for part in parts] == ["RayCluster", "Deployment", "Service"]
+    assert service["spec"]["selector"] == front["spec"]["selector"]["matchLabels"]
+    pod = front["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (command,) = container["args"]
+    assert f"--address={cluster['metadata']['name']}-head-svc:6379" in command
+    settings = Settings(
+        **{one["name"].removeprefix("HYBRIDGE_").lower(): one["value"] for one in container["env"]},
+        keys="/etc/hybridge/keys",
+    )
+    assert settings.ray == "auto"
+    (workers,) = cluster["spec"]["workerGroupSpecs"]
+    assert settings.replicas == f"{workers['minReplicas']}:{workers['maxReplicas']}"
+    (worker,) = workers["template"]["spec"]["containers"]
+    assert worker["resources"]["limits"]["nvidia.com/gpu"] == settings.replica_gpus
+    assert settings.memory < 16 * 2**30
+    assert pod["terminationGracePeriodSeconds"] > settings.grace_s
+    assert set(re.findall(r"(?<=hybridge ).*?(--[a-z]+)", command)) <= flags_of_serve()

@@ -19,6 +19,7 @@
     │   ├── NotDone               the job has no result yet
     │   └── AmbiguousModel        several models fit the request
     ├── ModelUnavailable          the weights cannot be loaded or are wrong
+    ├── ReplicaUnavailable        no replica can run the job, or one was lost with it
     ├── Overloaded                the queue is full; says when to try again
     ├── ShuttingDown              the server accepts no more requests
     ├── ClientGone                the client closed its connection before the answer
@@ -201,6 +202,10 @@ class ModelUnavailable(HybridgeError):
         if self.where is None:
             return self
         return ModelUnavailable(self.what, hint="another model; the server's log says more")
+
+
+class ReplicaUnavailable(HybridgeError):
+    """No replica can run the job now, or one was lost with a job that is not run twice."""
 
 
 class Overloaded(HybridgeError):

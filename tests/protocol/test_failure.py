@@ -29,6 +29,7 @@ STATUS = {
     "AmbiguousModel": 400,
     "TooSlow": 408,
     "ModelUnavailable": 503,
+    "ReplicaUnavailable": 503,
     "Overloaded": 429,
     "ShuttingDown": 503,
     "ClientGone": 499,

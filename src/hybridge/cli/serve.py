@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from socket import socket
 
     from ..models import ModelParts, TextSpec
+    from ..scaleout.backend import ReplicaBackend
     from ..server.process.server import ListenOptions
     from ..server.process.traces import Traces
     from ..server.prompt_disk_cache import PromptDiskCache
@@ -67,24 +68,34 @@ def serve(context: typer.Context) -> None:
         limit_threads()
         traces = _traces(settings.otlp_endpoint)
         memory_bytes = settings.memory or granted_memory(settings.device)
-        if settings.memory is None and memory_bytes is not None:
+        if settings.memory is None and memory_bytes is not None and settings.ray is None:
             console.print(
                 f"memory for weights and runs: {format_bytes(memory_bytes)}, which this process is granted"
             )
         models_parts = [resolve_parts(fetched(argument)) for argument in settings.models]
-        backend = LocalBackend(
-            {},
-            cold=[parts.vae for parts in models_parts if parts.vae is not None],
-            texts=_quantised(models_parts, settings),
-            prompt_cache_bytes=settings.prompt_cache_mib * 2**20,
-            prompt_disk_cache=_on_disk(settings),
-            lora_folder=_lora_folder(settings),
-            options=EngineOptions(settings.device, settings.dtype, settings.exactness, settings.spill),
-            limits=settings.queue_limits,
-            memory_bytes=memory_bytes,
-        )
+        vaes = [parts.vae for parts in models_parts if parts.vae is not None]
+        texts = _quantised(models_parts, settings)
+        options = EngineOptions(settings.device, settings.dtype, settings.exactness, settings.spill)
+        backend: LocalBackend | ReplicaBackend
+        if settings.ray is not None:
+            from .serve_replicas import replicas_of
+
+            with console.status("waiting for a replica"):
+                backend = replicas_of(settings, vaes, texts, options, _lora_folder(settings))
+        else:
+            backend = LocalBackend(
+                {},
+                cold=vaes,
+                texts=texts,
+                prompt_cache_bytes=settings.prompt_cache_mib * 2**20,
+                prompt_disk_cache=_on_disk(settings),
+                lora_folder=_lora_folder(settings),
+                options=options,
+                limits=settings.queue_limits,
+                memory_bytes=memory_bytes,
+            )
         for info in backend.info():
-            if settings.preload:
+            if settings.preload and isinstance(backend, LocalBackend):
                 with console.status(f"loading {info.part}"):
                     backend.preload(info.part)
             dtype = f"{info.dtype} " if info.dtype else ""

@@ -34,6 +34,7 @@ STATUS: dict[type[HybridgeError], int] = {
     errors.NotDone: 409,
     errors.AmbiguousModel: 400,
     errors.ModelUnavailable: 503,
+    errors.ReplicaUnavailable: 503,
     errors.Overloaded: 429,
     errors.ShuttingDown: 503,
     errors.ClientGone: 499,  # nginx's status for this: no answer is sent, only the request record has it

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ..errors import RequestError
@@ -20,6 +20,7 @@ from .cloud import Cloud, CloudName, cloud_named
 from .process.connection_limits import ConnectionLimits
 from .process.pairing_folder import PairingFolder, default_folder
 from .process.server import ListenOptions
+from .replica_settings import check_replicas, checked_range
 from .scheduling.limits import MIB, Limits
 from .scheduling.queue import QueueLimits
 from .unknown_variables import KUBERNETES_PORT, PREFIX, refuse_unknown
@@ -29,6 +30,9 @@ _MOST_PIXELS = 2 * 89_478_485
 
 #: The heading of the flags about load, memory and async jobs.
 _LOAD = "Waiting line, memory, long work"
+
+#: The heading of those about replicas on other machines.
+_REPLICAS = "Replicas in a Ray cluster"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +200,20 @@ class Settings(BaseSettings):
     job_ttl_s: Annotated[float, Flag(heading=_LOAD)] = Field(
         default=3600, gt=0, description="Seconds for which a result is kept."
     )
+    ray: Annotated[str | None, Flag(heading=_REPLICAS, default="the models run in this process")] = Field(
+        default=None,
+        description="Run the models as replicas of Ray Serve: auto in this machine's cluster, HOST:PORT in a"
+        " head node's, local in one of this server's own.",
+    )
+    replicas: Annotated[str, AfterValidator(checked_range), Flag(heading=_REPLICAS)] = Field(
+        default="1", description="Number of replicas, or LEAST:MOST, between which Ray chooses by load."
+    )
+    replica_cpus: Annotated[float, Flag(heading=_REPLICAS)] = Field(
+        default=1, ge=0, description="Processors of each, and its threads; --memory is the bound of each."
+    )
+    replica_gpus: Annotated[float, Flag(heading=_REPLICAS)] = Field(
+        default=0, ge=0, description="GPUs of each, or a share of one, such as 0.5."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -295,6 +313,7 @@ class Settings(BaseSettings):
             raise ValueError("--cloud vertex needs a model: AIP_STORAGE_URI, HYBRIDGE_MODELS or an argument")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("--tls-cert and --tls-key go together")
+        check_replicas(self.model_fields_set, has_ray=self.ray is not None)
         if self.spill is not None and self.exactness == "bitwise":
             raise ValueError("--spill is for runs in strips, which --exactness bitwise forbids")
         if self.max_inflight_mib < self.max_body_mib:

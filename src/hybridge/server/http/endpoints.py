@@ -24,9 +24,9 @@ from ..async_jobs.store import StoredRequest
 from ..middleware.request_record import RequestRecord, record_of
 from ..process.metrics import CONTENT_TYPE, Metrics
 from ..scheduling.backend import Backend
-from ..scheduling.job import Job, ProgressCallback, Result, text_part
+from ..scheduling.job import Job, ProgressCallback, text_part
 from ..scheduling.limits import Limits
-from .job_kind import JobKind, ResponseTools, SentRequest
+from .job_kind import JobKind, ResponseTools, SentRequest, written
 from .media_threads import MediaThreads
 from .request_body import BodyReader
 from .request_deadline import Deadline
@@ -212,12 +212,9 @@ class Endpoints:
         with deadline.bound():
             result = await self._backend.run(job, on_progress)
             computed = time.perf_counter()
-            response = await self._write(job, result)
-        stages = {
-            "read": 1e3 * (read - arrived),
-            **result.milliseconds,
-            "encode": 1e3 * (time.perf_counter() - computed),
-        }
+            response = await written(job, result, self._media.run)
+        encode_ms = result.milliseconds.get("encode", 0.0) + 1e3 * (time.perf_counter() - computed)
+        stages = {"read": 1e3 * (read - arrived), **result.milliseconds, "encode": encode_ms}
         record.milliseconds.update(stages)
         record.shared_by = result.shared_by
         record.cache = result.cache or record.cache
@@ -246,9 +243,6 @@ class Endpoints:
         spec = self.spec_of(stored.model, stored.task) if stored.model else None
         sent = SentRequest(stored.query, stored.headers, body, stored.task, spec)
         return await self._read(*self._recognised(sent))
-
-    async def _write(self, job: Job[Any], result: Result) -> protocol.HttpResponse:
-        return job.write(result) if job.is_quick_to_write(result) else await self._media.run(job.write, result)
 
     # ------------------------------------------------------------------------------------ information
 

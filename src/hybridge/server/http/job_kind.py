@@ -10,10 +10,10 @@ from typing import Any, Generic, TypeVar
 from starlette.responses import Response
 
 from ...models import ModelSpec, TextSpec
-from ...protocol import Task
+from ...protocol import HttpResponse, Task
 from ..middleware.request_record import RequestRecord
 from ..scheduling.backend import Backend
-from ..scheduling.job import Job
+from ..scheduling.job import Job, Result
 from .request_deadline import Deadline
 
 JobT = TypeVar("JobT", bound=Job[Any])
@@ -86,3 +86,13 @@ class JobKind(ABC, Generic[JobT]):
     def stream(self, job: JobT, tools: ResponseTools) -> Coroutine[Any, Any, Response] | None:
         """The response to a job whose answer is sent while it runs; None for an answer sent at its end."""
         return None
+
+
+async def written(job: Job[Any], result: Result, in_worker: InWorker) -> HttpResponse:
+    """Return the response of a job; it is written here unless whoever ran the job has done so."""
+    if result.written is not None:
+        return result.written
+    if job.is_quick_to_write(result):
+        return job.write(result)
+    response: HttpResponse = await in_worker(job.write, result)
+    return response

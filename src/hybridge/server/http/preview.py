@@ -23,7 +23,7 @@ from ...protocol.media import write_picture
 from ..error_responses import log_failure
 from ..middleware.request_record import HUNG_UP
 from ..scheduling.vae_job import VaeJob, VaeResult
-from .job_kind import ResponseTools
+from .job_kind import ResponseTools, written
 from .response_headers import UNBUFFERED, about_job, about_run
 
 log = logging.getLogger("hybridge.preview")
@@ -124,7 +124,7 @@ async def _preview(
     if isinstance(source, ModelSpec):
         quick = replace(job, spec=source, request=picture)
         result = await tools.backend.run(quick)
-        made_by, response = source.name, await tools.in_worker(quick.write, result)
+        made_by, response = source.name, await written(quick, result, tools.in_worker)
     else:
         pixels = await tools.in_worker(approximate, request, job.spec, source)
         answer = await tools.in_worker(write_picture, pixels, picture.picture_format)
@@ -150,14 +150,15 @@ async def _finished(full: asyncio.Future[VaeResult], job: VaeJob, tools: Respons
         with tools.deadline.bound():
             result = await full
             computed = time.perf_counter()
-            response: HttpResponse = await tools.in_worker(job.write, result)
+            response = await written(job, result, tools.in_worker)
     except HybridgeError as error:
         log_failure(error)
         return protocol.write_failure(error)
     except Exception as error:
         log.exception("after the preview")
         return protocol.write_status(500, f"unexpected {type(error).__name__}; the server's log says more")
-    record.milliseconds.update(result.milliseconds, encode=1e3 * (time.perf_counter() - computed))
+    encode_ms = result.milliseconds.get("encode", 0.0) + 1e3 * (time.perf_counter() - computed)
+    record.milliseconds.update(result.milliseconds | {"encode": encode_ms})
     record.shared_by = result.shared_by
     about = about_run(result, record.milliseconds)
     return HttpResponse(response.status, {**response.headers, **about}, response.body)

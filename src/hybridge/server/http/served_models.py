@@ -161,6 +161,7 @@ def _described_state(info: ModelInfo) -> dict[str, Any]:
         "weights_bytes": info.weights_bytes,
         "state": info.state,
         "failure": info.failure,
+        **({"replicas": dict(info.replicas)} if info.replicas else {}),
     }
 
 

@@ -128,6 +128,23 @@ class _Load(Collector):
             for model, count in counts.items():
                 family.add_metric([model], count)
             yield family
+        yield from _of_each(load)
         # Under the names of Hugging Face's inference toolkit, for dashboards that were made for its containers.
         yield GaugeMetricFamily("inf_batch_current_size", "Jobs on the device", load.running)
         yield GaugeMetricFamily("inf_queue_size", "Jobs that wait", load.waiting)
+
+
+def _of_each(load: BackendLoad) -> Iterable[Metric]:
+    """Gauges of each replica, where there are some."""
+    if not load.replicas:
+        return
+    yield GaugeMetricFamily("hybridge_replicas", "Replicas that answer", len(load.replicas))
+    for name, help_text, attribute in (
+        ("hybridge_replica_queue_depth", "Jobs that wait in a replica", "waiting"),
+        ("hybridge_replica_running_jobs", "Jobs on the device of a replica", "running"),
+        ("hybridge_replica_weights_bytes", "Bytes of loaded weights in a replica", "weights_bytes"),
+    ):
+        family = GaugeMetricFamily(name, help_text, labels=["replica"])
+        for replica, one in load.replicas.items():
+            family.add_metric([replica], getattr(one, attribute))
+        yield family

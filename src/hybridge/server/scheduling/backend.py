@@ -27,6 +27,7 @@ class ModelInfo:
         config: The module's config as JSON values, from which clients make a stand-in module.
         statistics: The buffers with statistics of latents that are among its weights, for the same; empty if it has
             none, or none that can be read before its weights are downloaded.
+        replicas: Its state on each replica, or why it could not be loaded there; empty without replicas.
     """
 
     spec: ModelSpec | TextSpec
@@ -40,6 +41,7 @@ class ModelInfo:
     threads: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
     statistics: Mapping[str, Sequence[float]] = field(default_factory=dict, hash=False, repr=False)
+    replicas: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def part(self) -> str:
@@ -59,6 +61,7 @@ class BackendLoad:
         memory_bytes: What weights and runs may take together; None if nothing bounds it.
         loads: How often each model was loaded.
         evictions: How often each model was evicted to make room for another.
+        replicas: The load of each replica; empty without replicas.
     """
 
     waiting: int
@@ -68,6 +71,7 @@ class BackendLoad:
     memory_bytes: int | None = None
     loads: Mapping[str, int] = field(default_factory=dict)
     evictions: Mapping[str, int] = field(default_factory=dict)
+    replicas: Mapping[str, BackendLoad] = field(default_factory=dict)
 
 
 class Backend(Protocol):

@@ -128,6 +128,16 @@ class Film:
         """The number of frames that were put in."""
         return self._accepted
 
+    def feed(self, data: bytes, *, is_last: bool = False) -> None:
+        """Add bytes of a file that is written elsewhere, instead of frames.
+
+        Raises:
+            Stopped: when nobody reads the film any more.
+        """
+        with self._change:
+            self._check()
+        self._write(data, is_complete=is_last)
+
     # -------------------------------------------------------------------------------------- the encoder
 
     @property

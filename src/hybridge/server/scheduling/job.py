@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Generic, Literal, Self, TypeVar
 
 from ...models import ModelSpec, TextSpec
 from ...models.doctor.causes import Finding
@@ -55,6 +55,16 @@ class Job(ABC, Generic[ResultT]):
     @abstractmethod
     def batch(self) -> int:
         """The number of its pictures, videos or prompts."""
+
+    @property
+    def amount(self) -> int:
+        """Pixels or prompts: jobs of equal cost keys take about as long for each of them."""
+        return self.batch
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether a second run gives the same result; others draw at random, without a seed."""
+        return True
 
     @property
     @abstractmethod
@@ -146,6 +156,7 @@ class Result:
         shared_by: The number of jobs in the run that made it.
         findings: All that the sender should hear of, those of the job included.
         receipt: Returns what made it; given True, it waits for the hash of the weights.
+        written: The response, where whoever ran the job has written it as well.
     """
 
     milliseconds: dict[str, float] = field(default_factory=dict, kw_only=True)
@@ -153,6 +164,11 @@ class Result:
     shared_by: int = field(default=1, kw_only=True)
     findings: tuple[Finding, ...] = field(default=(), kw_only=True)
     receipt: Callable[[bool], Receipt] | None = field(default=None, kw_only=True)
+    written: HttpResponse | None = field(default=None, kw_only=True)
+
+    def as_written(self, response: HttpResponse) -> Self:
+        """Return the result with its response instead of its content."""
+        return replace(self, written=response)
 
     @property
     def cache(self) -> Literal["hit", "miss"] | None:

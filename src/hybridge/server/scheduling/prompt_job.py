@@ -47,6 +47,9 @@ class PromptResult(Result):
     def cache(self) -> Literal["hit", "miss"]:
         return "hit" if self.is_from_cache else "miss"
 
+    def as_written(self, response: HttpResponse) -> PromptResult:
+        return replace(self, written=response, answer=replace(self.answer, tensors={}))
+
 
 @dataclass(frozen=True, slots=True)
 class LoraChoice:

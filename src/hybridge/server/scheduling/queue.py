@@ -161,6 +161,12 @@ class FairQueue(Generic[Item]):
                 self._changed.wait()
             return None
 
+    def take_now(self, is_ready: Callable[[Item], bool] = lambda _: True) -> QueuedJob[Item] | None:
+        """Take an item that is ready, as :meth:`take` does; None if there is none at the moment."""
+        with self._changed:
+            queued = None if self._is_closed else self._first(lambda _, queued: is_ready(queued.item))
+            return None if queued is None else self._serve(queued)
+
     def is_short_waiting(self, outer: QueuedJob[Item]) -> bool:
         """Whether :meth:`interrupt` may find an item; quick, because it is called after every strip."""
         return self._least_s <= outer.left_s * _GAP_SHARE

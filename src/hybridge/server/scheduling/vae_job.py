@@ -51,6 +51,9 @@ class VaeResult(Result):
 
     tensor: WireTensor | None
 
+    def as_written(self, response: HttpResponse) -> VaeResult:
+        return replace(self, written=response, tensor=None)
+
 
 @dataclass(frozen=True, slots=True)
 class VaeJob(Job[VaeResult]):
@@ -86,6 +89,16 @@ class VaeJob(Job[VaeResult]):
     @property
     def batch(self) -> int:
         return self.size.batch
+
+    @property
+    def amount(self) -> int:
+        return self.size.pixels
+
+    @property
+    def is_repeatable(self) -> bool:
+        request = self.request
+        draws = request.decode_noise_scale if isinstance(request, DecodeRequest) else request.sample
+        return not draws or request.seed is not None
 
     @property
     def nbytes(self) -> int:

@@ -1,0 +1,55 @@
+"""What a replica serves, and how it makes its backend on its own machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..engine import EngineOptions, granted_memory, keep_pieces, limit_threads
+from ..models import ModelSpec, TextSpec
+from ..server.local_backend import LocalBackend
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPlan:
+    """What every replica serves; it travels to their machines.
+
+    Attributes:
+        vaes: VAEs.
+        texts: Text encoders.
+        options: How models are loaded.
+        memory_bytes: Limit of weights and running plans in each; None for what its process is granted.
+        prompt_cache_bytes: Size of the cache of embeddings in each.
+        lora_folder: Folder of LoRAs, which every machine must have.
+        preload: Whether to load all models before the first job.
+    """
+
+    vaes: tuple[ModelSpec, ...]
+    texts: tuple[TextSpec, ...]
+    options: EngineOptions
+    memory_bytes: int | None = None
+    prompt_cache_bytes: int = 0
+    lora_folder: Path | None = None
+    preload: bool = False
+
+    def make_backend(self) -> LocalBackend:
+        """Return a backend in this process.
+
+        Raises:
+            HybridgeError: when a model cannot be loaded before the first job.
+        """
+        keep_pieces()
+        limit_threads()
+        backend = LocalBackend(
+            {},
+            cold=self.vaes,
+            texts=self.texts,
+            prompt_cache_bytes=self.prompt_cache_bytes,
+            lora_folder=self.lora_folder,
+            options=self.options,
+            memory_bytes=self.memory_bytes or granted_memory(self.options.device),
+        )
+        if self.preload:
+            for info in backend.info():
+                backend.preload(info.part)
+        return backend
