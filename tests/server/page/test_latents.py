@@ -127,7 +127,7 @@ def test_latents_that_say_nothing_are_guessed_aloud_and_decoded(page: browser.Pa
     page.until("document.querySelector('.guess').innerText")
     guess = page.text(".guess")
     assert "The file does not say." in guess
-    assert "Starter, shipped with hybridge, as pipelines have them (scaled)" in guess
+    assert "Starter, shipped with hybridge, scaled, as in pipelines" in guess
     assert page.text(".chosen .what").startswith("latents: float32 2×4×24×24")
     page.click("#latents .main")
     page.until("document.querySelector('#latents .result img')?.complete")

@@ -7,21 +7,18 @@ import { make, word } from './dom.js';
  * @param accept types and endings that the file dialog offers
  * @param text entry of the texts
  * @param take called with the file
+ * Returns the element for the name of the file that is shown.
  */
 export function dropZone(element, { accept, text, take }) {
   const input = make('input', { type: 'file', accept, class: 'hidden' });
   const name = make('span', { class: 'file' });
   const label = make('label', {}, word(text, {}, 'strong'), word(`${text}.how`), name, input);
   element.replaceChildren(label);
-  const chosen = (file) => {
-    name.textContent = file.name;
-    take(file);
-  };
   input.addEventListener('change', () => {
-    if (input.files.length) chosen(input.files[0]);
+    if (input.files.length) take(input.files[0]);
     input.value = ''; // so that the same file can be chosen again
   });
-  return chosen;
+  return name;
 }
 
 /** Takes files that are dropped anywhere or pasted, so that the browser never leaves the page for one. */

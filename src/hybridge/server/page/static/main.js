@@ -19,8 +19,8 @@ const takers = { photo: beginPhoto(take), latents: beginLatents(take) };
 beginPrompt();
 beginKeys();
 takeFiles(take);
-onServer(showStanding);
 onServer(showNavigation);
+onServer(showStanding);
 beginKeyForm();
 ask();
 
@@ -35,6 +35,7 @@ function take(file, asked = 'photo') {
 }
 
 function showStanding({ error, isKnown, models, load }) {
+  document.body.classList.remove('starting');
   const standing = find('#standing');
   standing.className = `standing ${error ? 'bad' : 'good'}`;
   if (error instanceof Refusal && error.status === 401) say(standing, 'standing.locked');

@@ -76,7 +76,7 @@ function row(model, isOpen) {
 function stateOf(part, about, isOpen) {
   const state = about.failure && about.state === 'cold' ? 'failed' : about.state;
   const size = about.weights_bytes ? ` · ${bytes(about.weights_bytes)}` : '';
-  const label = part ? [word(`part.${part}`), ' '] : [];
+  const label = part ? [word(`part.${part}`)] : [];
   const line = make('p', { class: `state ${state}` }, ...label, word(`state.${state}`), size);
   const where = [about.dtype, about.device].filter(Boolean).join(' · ');
   const why = [about.device_reason, about.dtype_reason].filter(Boolean).join('; ');

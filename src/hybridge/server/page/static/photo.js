@@ -54,7 +54,7 @@ export function beginPhoto(take) {
 }
 
 const mostPixels = (model) =>
-  (model?.temporal_factor ? server.limits.max_video_pixels : server.limits.max_pixels) ?? 2048 ** 2;
+  (model?.axes.includes('T') ? server.limits.max_video_pixels : server.limits.max_pixels) ?? 2048 ** 2;
 
 async function roundTrip(section, { file, model, longest }, { signal, step }) {
   const result = find('.result', section);
