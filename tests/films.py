@@ -8,7 +8,12 @@ from typing import Any
 from unittest import mock
 
 import torch
-from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLQwenImage, AutoencoderKLWan
+from diffusers import (
+    AutoencoderKLHunyuanVideo,
+    AutoencoderKLHunyuanVideo15,
+    AutoencoderKLQwenImage,
+    AutoencoderKLWan,
+)
 from diffusers.models.autoencoders import autoencoder_kl_qwenimage, autoencoder_kl_wan
 from torch import nn
 
@@ -31,6 +36,21 @@ def small_hunyuan(seed: int = 0, **config: Any) -> Any:
     module = AutoencoderKLHunyuanVideo(**{"block_out_channels": (8, 8, 16, 16)} | config).eval()
     module.use_framewise_decoding = module.use_framewise_encoding = False
     return with_random_norms(module)
+
+
+def small_hunyuan_15(seed: int = 0, **config: Any) -> Any:
+    """HunyuanVideo 1.5's blocks, f8t4 instead of f16t4, with 8 to 32 channels instead of 128 to 1024."""
+    torch.manual_seed(seed)
+    config = {"layers_per_block": 1, "latent_channels": 4, "spatial_compression_ratio": 8} | config
+    module = AutoencoderKLHunyuanVideo15(**{"block_out_channels": (8, 16, 16, 32)} | config)
+    return with_random_norms(module.eval())
+
+
+def small_wan_22(seed: int = 0, **config: Any) -> Any:
+    """Wan 2.2's blocks, f8t4 instead of f16t4."""
+    patches = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12}
+    sizes = {"dim_mult": [1, 2, 2], "temperal_downsample": [True, True], "decoder_base_dim": 16}
+    return small_wan(seed, **patches | sizes | config)
 
 
 def with_random_norms(module: Any) -> Any:
@@ -79,10 +99,22 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def source_for(
-    task: str, frames: int, latents: tuple[int, int] = (5, 3), channels: int = 4, seed: int = 0
+    task: str,
+    frames: int,
+    latents: tuple[int, int] = (5, 3),
+    channels: int = 4,
+    seed: int = 0,
+    *,
+    is_whole: bool = False,
 ) -> torch.Tensor:
-    """Latents, or pixels: for encoders a few more than whole latents have, in space and time."""
+    """Latents, or pixels: unless ``is_whole``, for encoders a few more than whole latents have."""
     height, width = latents
     if task == "decode":
         return noise(1, channels, frames, height, width, seed=seed)
-    return noise(1, 3, 4 * frames - 3, 8 * height + 3, 8 * width + 5, seed=seed).clamp(-1, 1)
+    below, right = (0, 0) if is_whole else (3, 5)
+    return noise(1, 3, 4 * frames - 3, 8 * height + below, 8 * width + right, seed=seed).clamp(-1, 1)
+
+
+def takes_blocks(module: Any) -> bool:
+    """Return whether a module's encoder takes whole latents only."""
+    return isinstance(module, AutoencoderKLHunyuanVideo15) or bool(module.config.get("patch_size"))

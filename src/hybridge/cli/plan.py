@@ -65,10 +65,10 @@ def plan(
     arithmetic = device_profile_for(device, getattr(torch, dtype))
     count = spec.frames.latent_frames(shown) if task == "decode" else shown
     make: Any = make_plan
-    if program.is_film and count > 1:
-        make = partial(plan_film, frames=count)
-    else:
+    if count == 1:
         program = folded(program)
+    if program.is_film:
+        make = partial(plan_film, frames=count)
     made = make(
         program,
         batch=batch,
@@ -132,7 +132,7 @@ def _show(title: str, program: Any, made: Any, kept_bytes: int, with_ops: bool) 
             str(index),
             op.name,
             f"{program.channels[op.target]}×{f'{lengths[op.target]}×' if program.is_film else ''}{rows}×{width}",
-            str(step.way or "attention"),
+            str(step.way or type(op).__name__.lower()),
             str(step.rows),
             str(step.strips),
             "streamed" if step.is_streamed else "output" if step.buffer is None else str(step.buffer),

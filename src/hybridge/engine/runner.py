@@ -202,6 +202,9 @@ class Runner:
         if reason is not None:
             raise CannotLower(reason)
         is_film = self.takes_films and frames != 1
+        given: dict[str, Any] = {"frames": frames} if is_film else {"tile": self._tile(task)}
+        if not is_film and self._executors[task].program.is_film:
+            given = {"frames": 1}
         within = partial(
             self._film_plans[task] if is_film else self._plans[task],
             batch=batch,
@@ -209,7 +212,7 @@ class Runner:
             width=width,
             arithmetic=device_profile_for(self.device.type, self._stored),
             modes=self._without_overflow(modes),
-            **({"frames": frames} if is_film else {"tile": self._tile(task)}),
+            **given,
         )
         free = free_bytes(self.device) if budget_bytes is None else None
         if free is None:
@@ -339,8 +342,10 @@ class Runner:
         # Frames of float16 may overflow, and are then computed again: they are not final.
         deliver = None if source.dtype == torch.float16 else call.on_chunk
         run: Callable[..., torch.Tensor] = self._executors[task].run
-        if chosen.sections:
+        if chosen.sections and source.shape[2] > 1:
             run = partial(self._film_executors[task].run, deliver=deliver)
+        elif chosen.sections:
+            run = partial(run, deliver=deliver)
         elif self.takes_films:
             source = source[:, :, 0]
         made = run(source.to(self._stored), chosen, progress=progress, should_stop=should_stop).to(source.dtype)
@@ -384,8 +389,9 @@ class Runner:
             program = folded(program)
             before = self._executors.get(task)
             if before is None or before.program != program:
-                self._plans[task] = lru_cache(_PLANS_KEPT)(partial(plan, program))
-            self._executors[task] = self._make(Executor, program)
+                makes = plan_film if program.is_film else plan
+                self._plans[task] = lru_cache(_PLANS_KEPT)(partial(makes, program))
+            self._executors[task] = self._make(FilmExecutor if program.is_film else Executor, program)
 
     def _make(self, kind: type[_Kind], program: Program) -> _Kind:
         return kind(program, self._module, self._spill_to, reads_weights=self._reads_weights)

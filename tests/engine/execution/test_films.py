@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import pytest
@@ -15,9 +14,12 @@ from films import (
     noise,
     plainly,
     small_hunyuan,
+    small_hunyuan_15,
     small_qwen,
     small_wan,
+    small_wan_22,
     source_for,
+    takes_blocks,
     to,
 )
 
@@ -39,7 +41,9 @@ SHORT: dict[str, Any] = {"dim_mult": [1, 2, 2], "temperal_downsample": [True, Tr
 
 MODULES = {
     "hunyuan": small_hunyuan,
-    "wan": small_wan,
+    "hunyuan 1.5": small_hunyuan_15,
+    "wan 2.2": small_wan_22,
+    "wan": lambda seed=0: small_wan(seed, **SHORT),
     "qwen": lambda: small_qwen(**SHORT),
     "time in none": lambda: small_wan(dim_mult=[1, 2], temperal_downsample=[False]),
 }
@@ -96,14 +100,15 @@ def test_every_schedule_gives_the_right_answer(task) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_every_model_gives_the_right_answer(name, task) -> None:
     module = to(MODULES[name](), torch.float64)
-    check_schedules(module, task, source_for(task, 3, (3, 2)).double(), 2**16)
+    source = source_for(task, 3, (3, 2), is_whole=takes_blocks(module)).double()
+    check_schedules(module, task, source, 2**16)
 
 
-@pytest.mark.parametrize("make", [lambda: small_wan(**SHORT), small_hunyuan], ids=["wan", "hunyuan"])
+@pytest.mark.parametrize("name", ["wan", "hunyuan", "hunyuan 1.5", "wan 2.2"])
 @pytest.mark.parametrize("task", ["decode", "encode"])
-def test_strips_of_one_row(task, make) -> None:
-    module = to(make(), torch.float64)
-    check_schedules(module, task, source_for(task, 2, (2, 2)).double(), 1)
+def test_strips_of_one_row(task, name) -> None:
+    module = to(MODULES[name](), torch.float64)
+    check_schedules(module, task, source_for(task, 2, (2, 2), is_whole=takes_blocks(module)).double(), 1)
 
 
 @pytest.mark.parametrize("make", [lambda: small_wan(**SHORT), small_hunyuan], ids=["wan", "hunyuan"])
@@ -132,15 +137,15 @@ def test_an_encoder_drops_frames_that_no_latent_frame_holds(frames) -> None:
     ],
     ids=["float32", "bfloat16"],
 )
-@pytest.mark.parametrize("make", [partial(small_wan, **SHORT), small_hunyuan], ids=["wan", "hunyuan"])
+@pytest.mark.parametrize("name", ["wan", "hunyuan", "hunyuan 1.5", "wan 2.2"])
 @pytest.mark.parametrize("task", ["decode", "encode"])
-def test_no_further_from_float64_than_the_plain_forward(task, dtype, how, times, make) -> None:
+def test_no_further_from_float64_than_the_plain_forward(task, dtype, how, times, name) -> None:
     """Over two models."""
     ours: dict[int, float] = {}
     plain = 0.0
     for seed in range(2):
-        module = to(make(seed), dtype)
-        source = source_for(task, 2, (4, 3), seed=seed).to(dtype)
+        module = to(MODULES[name](seed), dtype)
+        source = source_for(task, 2, (4, 3), seed=seed, is_whole=takes_blocks(module)).to(dtype)
         judge, program = in_float64(module, task, source), lower(module, task)
         plain += distance(plainly(module, task, source), judge)
         for number, chosen in enumerate(plans(program, source, how, 2**16)):
@@ -169,10 +174,11 @@ def test_items_of_a_batch_do_not_touch_each_other() -> None:
         assert torch.equal(together[index : index + 1], runner.run("decode", alone[None], modes=("frames",)))
 
 
-@pytest.mark.parametrize("make", [lambda: small_wan(**SHORT), small_hunyuan], ids=["wan", "hunyuan"])
+@pytest.mark.parametrize("name", ["wan", "hunyuan", "hunyuan 1.5"])
 @pytest.mark.parametrize(("task", "strip_bytes"), [("decode", 2**16), ("encode", 2**18)])
-def test_peak_is_what_torch_allocates(task, strip_bytes, make) -> None:
-    module, source = make(), source_for(task, 2, (8, 6))
+def test_peak_is_what_torch_allocates(task, strip_bytes, name) -> None:
+    module = MODULES[name]()
+    source = source_for(task, 2, (8, 6), is_whole=takes_blocks(module))
     program = lower(module, task)
     executor = FilmExecutor(program, module)
     for chosen in plans(program, source, DeviceProfile(4, 4, strip_bytes), strip_bytes):
@@ -262,6 +268,13 @@ def test_exact_computes_all_frames_at_once_where_the_class_blends_tiles_of_them(
     module.use_framewise_decoding = module.use_framewise_encoding = False
     assert distance(sample, in_float64(module, "decode", latents)) < 1e-5
     assert distance(mode, in_float64(module, "encode", pixels)[:, :4]) < 1e-5
+
+
+def test_a_film_that_is_no_whole_number_of_blocks_is_refused() -> None:
+    runner = Runner(small_hunyuan_15())
+    for frames, height in ((4, 16), (5, 15)):
+        with pytest.raises(RequestError, match="takes blocks of"):
+            runner.run("encode", noise(1, 3, frames, height, 16), modes=("strips",))
 
 
 def test_a_budget_that_nothing_fits_is_refused_with_the_least_that_would_do() -> None:

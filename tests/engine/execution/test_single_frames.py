@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from films import distance, in_float64, plainly, small_hunyuan, small_qwen, small_wan, source_for, to
+from films import (
+    distance,
+    in_float64,
+    plainly,
+    small_hunyuan,
+    small_hunyuan_15,
+    small_qwen,
+    small_wan,
+    small_wan_22,
+    source_for,
+    to,
+)
 
 import hybridge
 from hybridge.engine.execution.executor import Executor
@@ -82,7 +93,21 @@ def test_exact_answers_as_the_module_does() -> None:
         exact.decode(latents[:, :, 0])
 
 
-def test_what_wan_2_2_adds_is_refused_by_name() -> None:
-    module = small_wan(is_residual=True)
-    with pytest.raises(CannotLower, match="no shortcuts around blocks"):
+@torch.no_grad()
+@pytest.mark.parametrize("make", [small_hunyuan_15, small_wan_22])
+def test_what_moves_numbers_between_channels_and_positions_stays_a_film_of_one_frame(make) -> None:
+    module = make()
+    latents, pixels = source_for("decode", 1), source_for("encode", 1, is_whole=True)
+    exact = hybridge.exact(module, budget="1MiB")
+    assert exact.why_plain("decode", latents) is None
+    assert exact.plan("decode", 1, 5, 3).mode == "strips"
+    assert distance(exact.decode(latents).sample, in_float64(module, "decode", latents)) < 1e-5
+    mode = exact.encode(pixels).latent_dist.mode()
+    assert distance(mode, in_float64(module, "encode", pixels)[:, :4]) < 1e-5
+
+
+def test_another_activation_is_refused_by_name() -> None:
+    module = small_wan()
+    module.decoder.nonlinearity = torch.nn.ReLU()
+    with pytest.raises(CannotLower, match="expected SiLU"):
         lower(module, "decode")

@@ -21,9 +21,9 @@ from torch import nn
 from ...errors import RequestError, Stopped
 from ..memory.arena import borrow
 from ..memory.device_memory import trim
-from ..planning.conv_algorithms import ConvAlgorithm
+from ..planning.conv_algorithms import ConvAlgorithm, DeviceProfile
 from ..planning.plan import Plan
-from ..program.ops import Attend
+from ..program.ops import Attend, Rearrange
 from ..program.program import Program
 from .buffers import Buffers
 from .call_context import without_autocast
@@ -168,7 +168,9 @@ class Executor:
         ]
         for index in missing:
             op, way = self.program.ops[index], ways[index]
-            if isinstance(op, Attend):
+            if isinstance(op, Rearrange):
+                self._bound[index] = None, self._rearrangement(op, plan.arithmetic)
+            elif isinstance(op, Attend):
                 self._bound[index] = None, self._attention(op, parameters, plan.arithmetic)
             else:
                 strips = self._convolution(op, way or ConvAlgorithm("direct"), parameters, plan.arithmetic)
@@ -176,6 +178,9 @@ class Executor:
         if missing:
             trim()  # preparing takes the same memory again, scattered between the pieces that stay
         return [self._bound[index][1] for index in range(len(self.program.ops))]
+
+    def _rearrangement(self, op: Rearrange, arithmetic: DeviceProfile) -> Any:
+        raise TypeError(f"{op.name}: only films are rearranged")
 
     def _strips(
         self,

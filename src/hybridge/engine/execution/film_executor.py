@@ -8,13 +8,15 @@ from typing import Any
 import torch
 
 from ...errors import RequestError
+from ..planning.conv_algorithms import DeviceProfile
 from ..planning.courses import Axis, Course, Extent, Section, Span, is_stored
 from ..planning.plan import Plan
-from ..program.ops import Convolve
+from ..program.ops import Convolve, Rearrange
 from ..program.program import Program
 from .buffers import Buffers
 from .executor import Executor
 from .film_ops import FilmAttention, FilmCall, FilmConvolution
+from .film_rearranging import FilmRearrangement
 from .film_statistics import FilmMoments
 from .film_values import FilmValue, Part
 
@@ -23,6 +25,9 @@ class FilmExecutor(Executor):
     """A program of films together with a module's weights; as :class:`.Executor`, with (B, C, T, H, W)."""
 
     _convolution, _attention = FilmConvolution, FilmAttention
+
+    def _rearrangement(self, op: Rearrange, arithmetic: DeviceProfile) -> FilmRearrangement:
+        return FilmRearrangement(op, arithmetic)
 
     def _check(self, source: torch.Tensor, plan: Plan) -> None:
         expected = (plan.batch, self.program.channels[0], plan.frames, plan.height, plan.width)
@@ -66,7 +71,7 @@ class _FilmItem:
         self,
         program: Program,
         plan: Plan,
-        bound: list[FilmConvolution | FilmAttention],
+        bound: list[FilmConvolution | FilmAttention | FilmRearrangement],
         source: torch.Tensor,
         output: torch.Tensor,
         buffers: Buffers,

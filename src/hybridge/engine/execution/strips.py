@@ -170,8 +170,8 @@ class ConvolutionStrips:
                 bias = carried_bias if bias is None else bias + carried_bias
         self._convolution: Convolution = prepare(op, way, weight, bias, arithmetic.k_block)
         self._norm = None if op.norm is None else parameters.norm(op.norm)
-        self._entering = _IN_PLACE[op.entering] if op.entering else None
-        self._leaving = _IN_PLACE[op.leaving] if op.leaving else None
+        self._entering = IN_PLACE[op.entering] if op.entering else None
+        self._leaving = IN_PLACE[op.leaving] if op.leaving else None
 
     def strips(self, reading: Reading, scratch: Scratch, into: Into | None = None) -> Generator[Strip]:
         """Yield the target's strips, in order.
@@ -344,7 +344,7 @@ def _linear(
 
 
 #: The functions of :data:`.ops.POINTWISE`, in place, with the same order of operations as diffusers' code.
-_IN_PLACE: dict[str, Callable[[torch.Tensor], Any]] = {
+IN_PLACE: dict[str, Callable[[torch.Tensor], Any]] = {
     "silu": lambda x: F.silu(x, inplace=True),
     "relu": lambda x: x.relu_(),
     "gelu": lambda x: x.copy_(F.gelu(x)),

@@ -4,11 +4,12 @@ A value within a section never exists whole: of it there are the *slabs* (frames
 makes, and those that a later step reads again.  Nothing is computed twice.
 
 Along frames, a step reads some more frames of the section's source, and each op advances as far as its own source
-then allows: convolutions are causal, so that all ops finish together.
+then allows, where all convolutions are causal, so that all ops finish together.
 
-Along rows, an op also needs rows below those that it makes.  A step makes at most so many rows of every target, and
-none that the ops after it do not need yet: without the first bound the first step would make all that they look
-ahead, and without the second the ops in front would run ahead of those behind.
+Along rows, and along frames where an op looks ahead, an op also needs slabs after those that it makes.  A step
+makes at most so many slabs of every target, and none that the ops after it do not need yet: without the first bound
+the first step would make all that they look ahead, and without the second the ops in front would run ahead of those
+behind.
 
 No code here uses a tensor.
 """
@@ -18,7 +19,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..program.ops import Attend, Convolve, Op
+from ..program.ops import (
+    Attend,
+    Convolve,
+    Op,
+    Rearrange,
+    frames_added,
+    frames_together,
+    rows_added,
+    rows_together,
+)
 from ..program.program import Program
 
 #: What a slab is: a frame, or a row of all frames.
@@ -93,13 +103,13 @@ class Course:
     def _walk(self) -> None:
         length = self._lengths[self._driver]
         slabs = self._section.slabs or length
+        is_driven = self._section.is_by_frames and not any(_looks_ahead(op) for op in self._ops)
         ends = {op.target: 0 for op in self._ops}
         step = 0
         while any(end < self._lengths[value] for value, end in ends.items()):
             step += 1
-            by_frames = self._section.is_by_frames
-            available = min(step * slabs, length) if by_frames else length
-            limits = self._lengths if by_frames or self._section.slabs is None else self._wanted(ends)
+            available = min(step * slabs, length) if is_driven else length
+            limits = self._lengths if is_driven or self._section.slabs is None else self._wanted(ends)
             before = dict(ends)
             for op in self._ops:
                 ends[op.target] = self._reach(op, ends, available, limits[op.target])
@@ -127,11 +137,38 @@ class Course:
         else:
             while reached < length and self._reads(op, reached, reached + 1)[1] <= exists:
                 reached += 1
-            if isinstance(op, Convolve) and op.doubled and self._section.axis == "rows":
-                reached -= reached % 2  # two target rows come from one row
         if op.residual is not None and op.residual in ends:
-            reached = min(reached, ends[op.residual])
-        return max(reached, ends[op.target])
+            reached = self._within(op, reached, ends[op.residual])
+        return max(self._floor(op, reached), ends[op.target])
+
+    def _within(self, op: Op, reached: int, added: int) -> int:
+        """Return how much of a target can be made, where so much of the residual exists."""
+        if added == self._lengths[op.residual or 0]:
+            return reached
+        if not isinstance(op, Rearrange):
+            return min(reached, added)
+        while reached and self._adds(op, 0, reached)[1] > added:
+            reached -= 1
+        return reached
+
+    def _floor(self, op: Op, end: int) -> int:
+        """Return ``end``, or the end of the slabs before it that can be made without others made with them."""
+        if end == self._lengths[op.target]:
+            return end
+        return end - self._together(op, end)
+
+    def _ceil(self, op: Op, end: int) -> int:
+        """Return ``end``, or the end of the slabs that are made together with the last before it."""
+        length = self._lengths[op.target]
+        while end < length and self._together(op, end):
+            end += 1
+        return min(end, length)
+
+    def _together(self, op: Op, end: int) -> int:
+        """Return how many slabs before ``end`` are made together with some after it."""
+        if self._section.axis == "rows":
+            return end % rows_together(op)
+        return (end - 1) % frames_together(op) if end > 0 else 0
 
     def _wanted(self, ends: dict[int, int]) -> dict[int, int]:
         """Return for every target the end of the rows that a step should make."""
@@ -139,20 +176,19 @@ class Course:
         wanted = dict.fromkeys(ends, 0)
         wanted[last] = ends[last] + self._most(last)
         for op in reversed(self._ops):
-            end = min(wanted[op.target], self._lengths[op.target])
-            end = min(end + (op.target != last and end % 2), self._lengths[op.target])  # rows of ×2 come in pairs
+            end = self._ceil(op, min(wanted[op.target], self._lengths[op.target]))
             if op.source in wanted and end:
                 wanted[op.source] = max(wanted[op.source], self._reads(op, 0, end)[1])
-            if op.residual is not None and op.residual in wanted:
-                wanted[op.residual] = max(wanted[op.residual], end)
-            wanted[op.target] = min(end, ends[op.target] + self._most(op.target))
+            if op.residual is not None and op.residual in wanted and end:
+                wanted[op.residual] = max(wanted[op.residual], self._adds(op, 0, end)[1])
+            wanted[op.target] = min(end, self._ceil(op, ends[op.target] + self._most(op.target)))
         return wanted
 
     def _most(self, value: int) -> int:
-        """Return how many rows of a target a step may make."""
+        """Return how many slabs of a target a step may make."""
         part = self._lengths[self._ops[-1].target] * self._section.of_steps
         most = -(-(self._section.slabs or 1) * self._lengths[value] // part)
-        return most + most % 2
+        return most + most % 2 if self._section.axis == "rows" else most
 
     def _reads(self, op: Op, first: int, end: int) -> Span:
         if self._section.axis == "frames":
@@ -160,6 +196,9 @@ class Course:
         if isinstance(op, Attend):
             raise TypeError("attention reads all rows of a frame, so it cannot advance along rows")
         return op.rows_read(first, end)
+
+    def _adds(self, op: Op, first: int, end: int) -> Span:
+        return frames_added(op, first, end) if self._section.axis == "frames" else rows_added(op, first, end)
 
     def _needed_from(self, value: int, ends: dict[int, int]) -> int:
         """Return the first slab that a later step reads; the end of what exists, if none does."""
@@ -171,5 +210,9 @@ class Course:
             if op.source == value:
                 needed = min(needed, max(0, self._reads(op, done, done + 1)[0]))
             if op.residual == value:
-                needed = min(needed, done)
+                needed = min(needed, max(0, self._adds(op, done, done + 1)[0]))
         return needed
+
+
+def _looks_ahead(op: Op) -> bool:
+    return isinstance(op, Convolve) and op.in_time is not None and op.in_time.ahead > 0

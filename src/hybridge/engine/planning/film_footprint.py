@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from ..program.ops import Attend, Convolve, Op
+from ..program.ops import Attend, Convolve, Op, Rearrange, rows_added, rows_together
 from ..program.program import Program
 from .conv_algorithms import DeviceProfile
 from .courses import Course, Extent, Section, is_stored
@@ -69,7 +69,7 @@ class FilmShape:
 
     def whole_peak(self) -> int:
         """Return the peak of the module's own forward: of all frames at once, or of one after another."""
-        return self._peak_at_once() if self.program.is_measured_whole else self._peak_frame_by_frame()
+        return self._peak_at_once() if self.program.is_at_once else self._peak_frame_by_frame()
 
     def _peak_at_once(self) -> int:
         """Return the peak of a class that computes the whole film layer by layer.
@@ -87,6 +87,8 @@ class FilmShape:
                 mask = _MASK_BYTES + (stored if (stored := self.arithmetic.stored_bytes) < _WIDE_BYTES else 0)
                 masks = (frames * height * width) ** 2 * mask
                 temporaries = 4 * source + masks
+            elif isinstance(op, Rearrange):
+                temporaries = 2 * target
             elif op.doubled:
                 doubled = target * program.channels[op.source] // program.channels[op.target]
                 temporaries = source + 3 * doubled + target  # apart from frame 0, joined with it, and padded
@@ -198,8 +200,9 @@ class FilmFootprint:
                 continue  # the output, which the caller gets
             stored = is_stored(program, section, value)
             last = self._last_step_of(value) if stored else max(program.readers(value))
-            if self._takes_over(op, index, section, course, stored=stored):
-                home = self._homes[op.residual or 0]
+            taken = self._taken_over(op, index, section, course, stored=stored)
+            if taken is not None:
+                home = self._homes[taken]
                 self.buffers[home] = replace(self.buffers[home], last_op=last)
             else:
                 home = len(self.buffers)
@@ -220,15 +223,18 @@ class FilmFootprint:
         buffer = Buffer(channels, height, width, nbytes, first, last, frames=frames, keeps=keeps)
         self.buffers.append(buffer)
 
-    def _takes_over(self, op: Op, index: int, section: Section, course: Course, *, stored: bool) -> bool:
+    def _taken_over(self, op: Op, index: int, section: Section, course: Course, *, stored: bool) -> int | None:
+        """Return the value whose memory the target takes over: one that is read where it is written."""
         value = op.residual
+        if isinstance(op, Rearrange):
+            value = op.source if op.by.stays and op.source != op.residual else None
         if value is None or value not in self._homes or (isinstance(op, Convolve) and op.shortcut):
-            return False
+            return None
         if self._last_reads[value] != index or self.shape.extents[value] != self.shape.extents[op.target]:
-            return False
+            return None
         if value - 1 in section.ops:
-            return not stored and course.is_in_step(value, op.target)
-        return stored and section.slabs is None
+            return value if not stored and course.is_in_step(value, op.target) else None
+        return value if stored and section.slabs is None else None
 
     def _last_step_of(self, value: int) -> int:
         """Return the last op during which a stored value is read: in steps, until the section ends."""
@@ -244,6 +250,7 @@ class FilmFootprint:
                 rows = self.shape.picture.rows(index, strip_bytes)
                 if section.axis == "rows":
                     rows = min(rows, course.fresh(op.target))
+                rows -= rows % rows_together(op) if rows > rows_together(op) else 0
                 scratch = self._scratch(index, rows)
                 living = [b for b in self.buffers if b.first_op <= index <= b.last_op and not b.is_parked]
                 beside = sum(b.nbytes for b in living) + self._fetched(op, rows) + self._statistics(index)
@@ -279,7 +286,7 @@ class FilmFootprint:
         first, end = (0, rows) if isinstance(op, Attend) else op.rows_read(0, rows)
         read = {op.source: end - first, op.target: rows}
         if op.residual is not None:
-            read[op.residual] = read.get(op.residual, 0) + rows
+            read[op.residual] = read.get(op.residual, 0) + rows_added(op, 0, rows)[1]
         total = 0
         for value, count in read.items():
             if self._homes.get(value, -1) in self.parked:

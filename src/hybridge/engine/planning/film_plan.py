@@ -80,7 +80,8 @@ def plan_film(
     whole = Plan("whole", batch, height, width, arithmetic, (), (), (), whole_peak, 0, flops, plainly, frames)
     least = None
     in_cache = arithmetic.strip_bytes is None or whole_peak <= arithmetic.strip_bytes
-    if "whole" in modes and (in_cache or modes == ("whole",)):
+    is_faster = in_cache and not program.is_folded  # whose module multiplies three times as much
+    if "whole" in modes and (is_faster or modes == ("whole",)):
         least = whole_peak
         if budget_bytes is None or whole_peak <= budget_bytes:
             return whole
@@ -126,6 +127,9 @@ def _check(program: Program, batch: int, frames: int, height: int, width: int, b
         raise RequestError("nothing to run", saw=saw, expected="at least one of each")
     if min(min(size) for size in program.sizes(height, width)) < 1:
         raise RequestError("the film is too small for this model", saw=f"{height}×{width}")
+    why_not = program.why_not(frames, height, width)
+    if why_not is not None:
+        raise RequestError(f"no film of this model: {why_not}", saw=f"{frames}×{height}×{width}")
 
 
 def _schedules(

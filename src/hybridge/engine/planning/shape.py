@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from ..program.ops import OF_ROUNDED, Attend, Convolve, usual_taps
+from ..program.ops import OF_ROUNDED, Attend, Convolve, Op, Rearrange, rows_together, usual_taps
 from ..program.program import Program
 from .conv_algorithms import ConvAlgorithm, DeviceProfile, algorithm_of, queries_padded
 
@@ -43,7 +43,7 @@ class Shape:
         self.nbytes = [c * h * w * stored for c, (h, w) in zip(program.channels, self.sizes, strict=True)]
         self.flops = program.flops(height, width)
         self.ends_bytes = batch * (self.nbytes[0] + self.nbytes[-1])
-        self.ways = [None if isinstance(op, Attend) else algorithm_of(op, arithmetic) for op in program.ops]
+        self.ways = [algorithm_of(op, arithmetic) if isinstance(op, Convolve) else None for op in program.ops]
         self.work = [
             flops * (way.saving(op) if way and isinstance(op, Convolve) else 1)
             for op, way, flops in zip(program.ops, self.ways, self.flops, strict=True)
@@ -83,7 +83,7 @@ class Shape:
         if isinstance(op, Convolve) and way and strip_bytes == self.arithmetic.strip_bytes:
             # Every strip reads all weights: a strip smaller than the weights would read more weights than rows.
             strip_bytes = max(strip_bytes, way.weight_bytes(op, self.arithmetic.computed_bytes))
-        step = 1 if way is None else way.rows
+        step = rows_together(op) if way is None else way.rows
         one, two = (self._strip(op, way, step * n) for n in (1, 2))
         affordable = 1 + max(0, strip_bytes - one) // max(1, two - one)
         if isinstance(op, Attend) and self.arithmetic.attended_positions is not None:
@@ -98,6 +98,8 @@ class Shape:
         """Return the bytes that an op takes while it computes so many target rows at a time."""
         op, way = self.program.ops[index], self.ways[index]
         strip, computed = self._strip(op, way, rows), self.arithmetic.computed_bytes
+        if isinstance(op, Rearrange):
+            return strip
         if isinstance(op, Attend):  # keys and values of all positions
             height, width = self.sizes[op.source]
             return strip + self.arithmetic.attention_bytes(op, height * width)
@@ -114,13 +116,15 @@ class Shape:
         measured = is_copied and self.program.norm_of(op.target)
         return strip + max(carried, positions * op.weights.out_channels * STATISTICS_ITEMSIZE if measured else 0)
 
-    def _strip(self, op: Convolve | Attend, way: ConvAlgorithm | None, rows: int) -> int:
+    def _strip(self, op: Op, way: ConvAlgorithm | None, rows: int) -> int:
         """Return the bytes of the window, of the workspace for ``rows`` target rows, and of these rows."""
         width = self.sizes[op.source][1]
         if isinstance(op, Attend):  # normalised rows, later the output of ``out``; queries and their results
             inner = op.query.out_channels
             widest = max(self.program.channels[op.source], inner)
             numbers = queries_padded(rows * width) * 2 * (widest + inner)
+        elif isinstance(op, Rearrange):  # the sum, and what is picked for it
+            numbers = 2 * rows * self.sizes[op.target][1] * self.program.channels[op.target]
         elif way is None:
             raise TypeError(f"{op.name} has no way")
         else:
@@ -128,8 +132,10 @@ class Shape:
             numbers = high * wide * op.weights.in_channels // way.narrower + way.workspace(op, rows, width)
         return numbers * self.arithmetic.computed_bytes
 
-    def _plain_temporaries(self, op: Convolve | Attend, *, gone_after: bool) -> int:
+    def _plain_temporaries(self, op: Op, *, gone_after: bool) -> int:
         source, target = self.nbytes[op.source], self.nbytes[op.target]
+        if isinstance(op, Rearrange):
+            return 2 * target
         if isinstance(op, Attend):
             inner = source * op.query.out_channels // self.program.channels[op.source]
             return source + 4 * inner
@@ -148,11 +154,11 @@ class Shape:
         return max(convolving, adding)
 
 
-def _was_over_frames(op: Convolve | Attend) -> bool:
+def _was_over_frames(op: Op) -> bool:
     """Return whether an op of a folded program is, in the module, a convolution over several frames."""
     return isinstance(op, Convolve) and op.weights.taps is not None and op.weights.taps != usual_taps(1)
 
 
-def _is_cached(op: Convolve | Attend) -> bool:
+def _is_cached(op: Op) -> bool:
     """Return whether the class keeps an input for the next frame: those do that put zeros before the first."""
     return isinstance(op, Convolve) and op.padding.outside == "zeros"

@@ -19,10 +19,13 @@ def prepared_bytes(program: Program, arithmetic: DeviceProfile) -> int:
 
     Exact except for biases: every layer is assumed to have one.
     """
-    return sum(
-        _of_attention(op, arithmetic) if isinstance(op, Attend) else _of_convolution(op, arithmetic)
-        for op in program.ops
-    )
+    nbytes = 0
+    for op in program.ops:
+        if isinstance(op, Attend):
+            nbytes += _of_attention(op, arithmetic)
+        elif isinstance(op, Convolve):
+            nbytes += _of_convolution(op, arithmetic)
+    return nbytes
 
 
 def _of_convolution(op: Convolve, arithmetic: DeviceProfile) -> int:

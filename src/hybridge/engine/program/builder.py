@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import nn
 
 from ...errors import CannotLower
 from .module_structure import kind
-from .ops import Attend, Convolve, Norm, Op, Padding, Weights, usual_taps
+from .ops import Attend, Convolve, Norm, Op, Padding, Rearrange, Weights, usual_taps
 from .program import Program, Task
+from .rearranging import IN_PLACE, Arrangement
 
 #: Lowers one block: (builder, block, the value that it reads) → the value that it makes.
 Lower = Callable[["ProgramBuilder", Any, int], int]
@@ -26,12 +28,14 @@ class ProgramBuilder:
     Attributes:
         norms_are_over: The frames that a norm's statistics are over; see :class:`.Norm`.
         attention_sees: The frames that attention is over; see :class:`.Attend`.
+        is_at_once: As in :class:`.Program`.
     """
 
     def __init__(self, module: nn.Module, blocks: Mapping[str, Lower]) -> None:
         self._blocks = blocks
         self.norms_are_over: Literal["frame", "film"] = "frame"
         self.attention_sees: Literal["frame", "frames before"] = "frame"
+        self.is_at_once = False
         self._names = {part: name for name, part in module.named_modules()}
         self._module = type(module).__name__
         self._channels: list[int] = []
@@ -77,6 +81,16 @@ class ProgramBuilder:
         check(layers["out"].name, ("as many channels as are attended to", inside == {self._channels[source]}))
         op = Attend(source, len(self._channels), sees=self.attention_sees, **layers)
         return self._add(op, self._channels[source])
+
+    def rearrange(self, source: int, by: Arrangement, name: str, **around: Any) -> int:
+        """Add a :class:`.Rearrange`; ``around`` are its residual, how that is arranged, and what leaves it."""
+        channels, residual = self._channels[source], around.get("residual")
+        out = by.channels(channels)
+        if residual is not None:
+            around["residual_channels"] = self._channels[residual]
+            added = around.get("residual_by", IN_PLACE).channels(self._channels[residual])
+            check(name, ("as many channels as are added to it", added == out))
+        return self._add(Rearrange(source, len(self._channels), channels, by, name=name, **around), out)
 
     def conv_weights(self, conv: Any) -> Weights:
         name = self.name(conv)
@@ -148,14 +162,13 @@ class ProgramBuilder:
     def leave(self, value: int, function: str) -> None:
         """Apply a function to the last value, as part of the op that computes it."""
         made = self._ops[-1]
-        if made.target != value or not isinstance(made, Convolve) or made.leaving is not None:
+        if made.target != value or isinstance(made, Attend) or made.leaving is not None:
             raise CannotLower(f"cannot lower {function}", expected="a convolution before it")
-        around = {field: getattr(made, field) for field in Convolve.__slots__}
-        self._ops[-1] = Convolve(**(around | {"leaving": function}))
+        self._ops[-1] = replace(made, leaving=function)
 
     def program(self, task: Task, *, is_film: bool = False) -> Program:
         values = tuple(self._channels), tuple(self._ops), tuple(self._held)
-        return Program(task, self._module, *values, is_film=is_film)
+        return Program(task, self._module, *values, is_film=is_film, is_at_once=self.is_at_once)
 
     def _add(self, op: Op, channels: int) -> int:
         self._channels.append(channels)

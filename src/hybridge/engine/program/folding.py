@@ -2,14 +2,15 @@
 
 A convolution over several frames sees one frame, and around it zeros or the same frame, so that of its taps in time
 one is left, or their sum; and what a program does to the frames after the first does not happen.
-A third of the multiplications remains, and every way to run pictures serves.
+A third of the multiplications remains, and every way to run pictures serves; a program that moves numbers between
+channels and positions stays one of films, of one frame.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from .ops import Attend, Convolve, Op, Weights
+from .ops import Attend, Convolve, Op, Rearrange, Weights
 from .program import Program
 
 
@@ -28,14 +29,17 @@ def folded(program: Program) -> Program:
             made = replace(made, norm=replace(made.norm, over="frame"))
         if isinstance(made, Attend):
             made = replace(made, sees="frame")
+        if not isinstance(made, Attend) and made.residual is not None:
+            made = replace(made, residual=now[made.residual])
         if isinstance(made, Convolve):
-            residual = None if made.residual is None else now[made.residual]
-            made = replace(made, residual=residual, in_time=None, weights=_of_one_frame(made))
+            made = replace(made, in_time=None, weights=_of_one_frame(made))
         now[op.target] = made.target
         channels.append(program.channels[op.target])
         ops.append(made)
         held.append(frozenset(now[value] for value in inside))
-    return Program(program.task, program.module, tuple(channels), tuple(ops), tuple(held), is_folded=True)
+    is_film = any(isinstance(op, Rearrange) for op in ops)
+    values = tuple(channels), tuple(ops), tuple(held)
+    return Program(program.task, program.module, *values, is_film, is_folded=True, is_at_once=program.is_at_once)
 
 
 def _of_one_frame(op: Convolve) -> Weights:

@@ -49,7 +49,7 @@ def encoder(builder: ProgramBuilder, vae: Any) -> None:
 
 
 def _set_rules(builder: ProgramBuilder) -> None:
-    builder.norms_are_over, builder.attention_sees = "film", "frames before"
+    builder.norms_are_over, builder.attention_sees, builder.is_at_once = "film", "frames before", True
 
 
 def _pointwise(builder: ProgramBuilder, x: int, conv: Any) -> int:

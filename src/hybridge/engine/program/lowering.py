@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...errors import CannotLower
 from .. import tiny
-from . import hunyuan_video, wan
+from . import hunyuan_video, hunyuan_video_15, wan
 from .builder import Lower, ProgramBuilder, check, drops_nothing
 from .module_structure import kind, why_replaced, why_touched
 from .ops import Padding
@@ -284,10 +284,12 @@ _WHOLE: dict[tuple[str, Task], Callable[[ProgramBuilder, Any], None]] = {
     **{(name, "encode"): wan.encoder for name in wan.PREFIXES},
     (hunyuan_video.NAME, "decode"): hunyuan_video.decoder,
     (hunyuan_video.NAME, "encode"): hunyuan_video.encoder,
+    (hunyuan_video_15.NAME, "decode"): hunyuan_video_15.decoder,
+    (hunyuan_video_15.NAME, "encode"): hunyuan_video_15.encoder,
 }
 
 #: The classes whose values have frames.
-_FILMS = {*wan.PREFIXES, hunyuan_video.NAME}
+_FILMS = {*wan.PREFIXES, hunyuan_video.NAME, hunyuan_video_15.NAME}
 
 _BLOCKS: dict[str, Lower] = {
     "UNetMidBlock2D": _mid_block,
@@ -301,6 +303,10 @@ _BLOCKS: dict[str, Lower] = {
     "HunyuanVideoMidBlock3D": _mid_block,
     "HunyuanVideoUpBlock3D": _blocks_then_resamplers,
     "HunyuanVideoDownBlock3D": _blocks_then_resamplers,
+    "HunyuanVideo15MidBlock": _mid_block,
+    "HunyuanVideo15UpBlock3D": _blocks_then_resamplers,
+    "HunyuanVideo15DownBlock3D": _blocks_then_resamplers,
     **wan.BLOCKS,
+    **hunyuan_video_15.BLOCKS,
     **hunyuan_video.BLOCKS,
 }

@@ -1,10 +1,11 @@
 """The ops of a program, as data.
 
 A value is a picture (C, H, W), or in a program of films (C, T, H, W): T frames of it.
-Two ops are enough for diffusers' picture VAEs.  A :class:`Convolve` is a convolution with the local operations
+Three ops are enough.  A :class:`Convolve` is a convolution with the local operations
 around it: a group norm and an activation on its input, a residual and an activation on its output, ×2 before it or
-a stride. An :class:`Attend` is self-attention over positions of a frame or of several.  Ops refer to parameters by
-name, so a program also describes a module without weights.
+a stride. An :class:`Attend` is self-attention over positions of a frame or of several.  A :class:`Rearrange` moves
+numbers between channels and positions; only programs of films have them.  Ops refer to parameters by name, so a
+program also describes a module without weights.
 
 Without :attr:`Convolve.in_time`, an op computes every frame from the same frame of its source.
 A convolution over several frames *is* a convolution of one frame whose channels are those of these frames, one
@@ -17,6 +18,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from .rearranging import IN_PLACE, Arrangement
 
 #: Elementwise functions on a convolution's input or output; execution/ implements them.
 #:
@@ -123,6 +126,7 @@ class InTime:
         spread: Number of target frames that lie side by side in the convolution's output channels.  Frame 0 stays
             one frame: with ``seen`` it is the last of those that its window gives.
         outside: What is read in place of frames outside of the source.
+        ahead: How many of the frames that are read follow the target's own.
     """
 
     kernel: int
@@ -130,19 +134,20 @@ class InTime:
     first: Literal["seen", "kept", "apart"] = "seen"
     spread: int = 1
     outside: Outside = "zeros"
+    ahead: int = 0
 
     def output_frames(self, frames: int) -> int:
         """Return the number of target frames."""
         return 1 + self.spread * ((frames - 1) // self.stride)
 
     def frames_read(self, first: int, end: int) -> tuple[int, int]:
-        """Return the source frames [from, to) for target frames [first, end); they may begin before the source."""
+        """Return the source frames [from, to) for target frames [first, end); some may be outside of the source."""
         start, stop = self.window_of(first)[0], self.window_of(end - 1)[1]
         return (min(start, 0) if first == 0 else start), stop
 
     def window_of(self, frame: int) -> tuple[int, int]:
         """Return the source frames [from, to) that are read together for one target frame."""
-        last = self.stride * (-(-frame // self.spread))
+        last = self.stride * (-(-frame // self.spread)) + self.ahead
         return last + 1 - self.kernel, last + 1
 
     @property
@@ -287,4 +292,79 @@ class Attend:
         return seen * positions**2
 
 
-Op = Convolve | Attend
+@dataclass(frozen=True, slots=True)
+class Rearrange:
+    """``target = leaving(source, arranged + residual, arranged)``: numbers change their places, nothing else.
+
+    Attributes:
+        source: Index of the value that is arranged.
+        target: Index of the value that is computed.
+        channels: Number of the source's channels.
+        by: How the source is arranged.
+        residual: Index of the value that is added.
+        residual_channels: Number of its channels.
+        residual_by: How it is arranged.
+        leaving: Name of the function applied to the sum.
+        name: Name of the submodule that it comes from, for messages.
+    """
+
+    source: int
+    target: int
+    channels: int
+    by: Arrangement = IN_PLACE
+    residual: int | None = None
+    residual_channels: int = 0
+    residual_by: Arrangement = IN_PLACE
+    leaving: str | None = None
+    name: str = ""
+
+    @property
+    def norm(self) -> None:
+        """None: it normalises nothing."""
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return (height, width) of the target for a source of this size."""
+        return self.by.output_size(height, width)
+
+    def output_frames(self, frames: int) -> int:
+        """Return the number of the target's frames for a source of so many."""
+        return self.by.output_frames(frames)
+
+    def rows_read(self, first: int, end: int) -> tuple[int, int]:
+        """Return the source rows [from, to) for target rows [first, end)."""
+        return self.by.rows_read(first, end)
+
+    def frames_read(self, first: int, end: int) -> tuple[int, int]:
+        """Return the source frames [from, to) for target frames [first, end); they may begin before the source."""
+        return self.by.frames_read(first, end)
+
+
+Op = Convolve | Attend | Rearrange
+
+
+def rows_added(op: Op, first: int, end: int) -> tuple[int, int]:
+    """Return the rows [from, to) of an op's residual for target rows [first, end)."""
+    return op.residual_by.rows_read(first, end) if isinstance(op, Rearrange) else (first, end)
+
+
+def frames_added(op: Op, first: int, end: int) -> tuple[int, int]:
+    """Return the frames [from, to) of an op's residual for target frames [first, end)."""
+    return op.residual_by.frames_read(first, end) if isinstance(op, Rearrange) else (first, end)
+
+
+def frames_together(op: Op) -> int:
+    """Return how many target frames, from the second on, are made from the same source frames."""
+    if isinstance(op, Convolve):
+        return op.in_time.spread if op.in_time else 1
+    if isinstance(op, Attend):
+        return 1
+    return max(by.frames if by.goes_up else 1 for by in (op.by, op.residual_by))
+
+
+def rows_together(op: Op) -> int:
+    """Return how many target rows are made from the same source rows, and therefore together."""
+    if isinstance(op, Convolve):
+        return 2 if op.doubled else 1
+    if isinstance(op, Attend):
+        return 1
+    return max(by.rows if by.goes_up else 1 for by in (op.by, op.residual_by))

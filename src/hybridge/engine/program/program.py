@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .ops import Attend, Convolve, Norm, Op
+from .ops import Attend, Convolve, Norm, Op, Rearrange
 
 Task = Literal["decode", "encode"]
 
@@ -28,6 +28,7 @@ class Program:
             block returns, because its callers still refer to them; a strip run does not.
         is_film: Whether its values have frames, (C, T, H, W).
         is_folded: Whether it computes a film of one frame as a picture; see :mod:`.folding`.
+        is_at_once: Whether the class computes all frames at once, and not a few after others.
     """
 
     task: Task
@@ -37,6 +38,7 @@ class Program:
     held: tuple[frozenset[int], ...]
     is_film: bool = False
     is_folded: bool = False
+    is_at_once: bool = False
 
     def lengths(self, frames: int) -> tuple[int, ...]:
         """Return the number of frames of every value for an input of so many."""
@@ -70,6 +72,8 @@ class Program:
         """Return the names of the submodules whose parameters the program uses, without duplicates."""
         names: dict[str, None] = {}
         for op in self.ops:
+            if isinstance(op, Rearrange):
+                continue
             own = (op.query, op.key, op.value, op.out) if isinstance(op, Attend) else (op.weights, op.shortcut)
             names.update({layer.name: None for layer in (*own, op.norm) if layer is not None})
         return tuple(names)
@@ -79,10 +83,14 @@ class Program:
         norms = (op.norm for op in self.ops if op.source == value and op.norm is not None)
         return next((norm for norm in norms if norm.is_measured), None)
 
-    @property
-    def is_measured_whole(self) -> bool:
-        """Whether a norm needs the statistics of all frames."""
-        return any(op.norm is not None and op.norm.over == "film" for op in self.ops)
+    def why_not(self, frames: int, height: int, width: int) -> str | None:
+        """Return which op cannot take its source for an input of this size; None if all can."""
+        sizes, lengths = self.sizes(height, width), self.lengths(frames)
+        for op in self.ops:
+            if isinstance(op, Rearrange) and not op.by.fits(lengths[op.source], *sizes[op.source]):
+                block = "×".join(map(str, (op.by.frames, op.by.rows, op.by.columns)))
+                return f"{op.name} takes blocks of {block} frames, rows and columns"
+        return None
 
     def flops(self, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
         """Return the floating-point operations of every op for one item; a multiplication and its addition are two.
@@ -99,6 +107,8 @@ class Program:
                 linear = sum(w.in_channels * w.out_channels for w in (op.query, op.key, op.value, op.out))
                 products = 2 * op.pairs(positions, lengths[op.source]) * op.query.out_channels
                 counts.append(2 * (positions * linear * lengths[op.source] + products))
+            elif isinstance(op, Rearrange):
+                counts.append(0)
             else:
                 counts.append(2 * positions * _products_per_position(op) * op.windows(lengths[op.source]))
         return tuple(counts)

@@ -3,6 +3,8 @@
 Convolutions are causal: a frame is computed from itself and the frames before it, with zeros before frame 0.
 The norm is per position and attention per frame, so frames can be computed in any number at a time, and rows too.
 
+Wan 2.2 adds a block's input to its output, repeated or averaged to its size, and has patches of pixels as channels.
+
 The classes run one latent frame after another, and frame 0 without the convolutions that halve or double time.
 That is the rule of :class:`.ops.InTime`: ``kept`` where it later serves as the frame before frame 1, and ``apart``
 where it does not.
@@ -16,9 +18,13 @@ from ...errors import CannotLower
 from .builder import Lower, ProgramBuilder, check, drops_nothing, owns
 from .module_structure import kind
 from .ops import InTime, Norm, Padding, Weights, usual_taps
+from .rearranging import IN_PLACE, Arrangement
 
 #: How the names of the blocks' classes begin, by the class of the VAE.
 PREFIXES = {"AutoencoderKLWan": "Wan", "AutoencoderKLQwenImage": "QwenImage"}
+
+#: The order of a patch's channels: columns before rows.
+_PATCH = "cxy"
 
 _NORM_EPS = 1e-12  # of torch.nn.functional.normalize
 
@@ -34,7 +40,12 @@ def decoder(builder: ProgramBuilder, vae: Any) -> None:
     x = _causal(builder, x, part.conv_in)
     for block in (part.mid_block, *part.up_blocks):
         x = builder.block(block, x)
-    _norm_act_conv(builder, x, part.norm_out, part.nonlinearity, part.conv_out, leaving="clamp")
+    side = _patch(vae)
+    leaving = "clamp" if side == 1 else None
+    x = _norm_act_conv(builder, x, part.norm_out, part.nonlinearity, part.conv_out, leaving=leaving)
+    if side > 1:
+        pixels = Arrangement(True, 1, side, side, _PATCH)
+        builder.rearrange(x, pixels, "unpatchify", leaving="clamp")
 
 
 def encoder(builder: ProgramBuilder, vae: Any) -> None:
@@ -43,7 +54,11 @@ def encoder(builder: ProgramBuilder, vae: Any) -> None:
     _check_family(builder, vae, part, "Encoder3d")
     halvings = sum(getattr(block, "mode", "") == "downsample3d" for block in part.down_blocks)
     check("encoder", (f"at most {_MOST_HALVINGS} halvings of time", halvings <= _MOST_HALVINGS))
-    x = _causal(builder, builder.input(part.conv_in.in_channels), part.conv_in)
+    side = _patch(vae)
+    x = builder.input(part.conv_in.in_channels // side**2)
+    if side > 1:
+        x = builder.rearrange(x, Arrangement(False, 1, side, side, _PATCH), "patchify")
+    x = _causal(builder, x, part.conv_in)
     for block in (*part.down_blocks, part.mid_block):
         x = builder.block(block, x)
     x = _norm_act_conv(builder, x, part.norm_out, part.nonlinearity, part.conv_out)
@@ -51,12 +66,12 @@ def encoder(builder: ProgramBuilder, vae: Any) -> None:
 
 
 def _check_family(builder: ProgramBuilder, vae: Any, part: Any, suffix: str) -> None:
-    is_residual = getattr(vae.config, "is_residual", False) or getattr(vae.config, "patch_size", None)
-    check(
-        builder.name(part),
-        (f"diffusers' {suffix}", kind(part) == PREFIXES[kind(vae)] + suffix),
-        ("no shortcuts around blocks and no patches, as Wan 2.2's have", not is_residual),
-    )
+    check(builder.name(part), (f"diffusers' {suffix}", kind(part) == PREFIXES[kind(vae)] + suffix))
+
+
+def _patch(vae: Any) -> int:
+    """Return the side of the square of pixels whose channels stand side by side."""
+    return int(getattr(vae.config, "patch_size", None) or 1)
 
 
 def _causal(builder: ProgramBuilder, x: int, conv: Any, *, in_time: InTime | None = None, **around: Any) -> int:
@@ -135,6 +150,28 @@ def _up_block(builder: ProgramBuilder, block: Any, x: int) -> int:
     return x
 
 
+def _residual_up_block(builder: ProgramBuilder, block: Any, x: int) -> int:
+    made, added = x, block.avg_shortcut
+    for part in (*block.resnets, *([] if block.upsampler is None else [block.upsampler])):
+        made = builder.block(part, made)
+    if added is None:
+        return made
+    check(builder.name(added), ("repeated channels", kind(added) == "DupUp3D"))
+    frames, side = added.factor_t, added.factor_s
+    repeated = Arrangement(True, frames, side, side, repeats=added.repeats)
+    return builder.rearrange(made, IN_PLACE, builder.name(block), residual=x, residual_by=repeated)
+
+
+def _residual_down_block(builder: ProgramBuilder, block: Any, x: int) -> int:
+    made, added = x, block.avg_shortcut
+    for part in (*block.resnets, *([] if block.downsampler is None else [block.downsampler])):
+        made = builder.block(part, made)
+    check(builder.name(added), ("averaged channels", kind(added) == "AvgDown3D"))
+    frames, side = added.factor_t, added.factor_s
+    averaged = Arrangement(False, frames, side, side, mean=added.group_size, first="zeros")
+    return builder.rearrange(made, IN_PLACE, builder.name(block), residual=x, residual_by=averaged)
+
+
 def _attention(builder: ProgramBuilder, block: Any, x: int) -> int:
     channels = builder.channels(x)
     together, out = (builder.shortcut_weights(conv) for conv in (block.to_qkv, block.proj))
@@ -187,6 +224,8 @@ BLOCKS: dict[str, Lower] = {
     for name, function in {
         "MidBlock": _mid_block,
         "UpBlock": _up_block,
+        "ResidualUpBlock": _residual_up_block,
+        "ResidualDownBlock": _residual_down_block,
         "ResidualBlock": _resnet,
         "AttentionBlock": _attention,
         "Resample": _resample,
