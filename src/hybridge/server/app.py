@@ -173,8 +173,9 @@ def _cors(origins: tuple[str, ...]) -> list[Middleware]:
 def _pages(settings: Settings, keys: KeyRing | KeyFile | None) -> list[Middleware]:
     if keys is not None:
         return []  # no page of another site has a key
-    names = settings.allowed_hosts if is_loopback(settings.address) else None
-    return [Middleware(BrowserOriginMiddleware, origins=settings.cors, names=names)]
+    is_shared = not is_loopback(settings.address)
+    names = settings.allowed_hosts
+    return [Middleware(BrowserOriginMiddleware, origins=settings.cors, names=names, is_shared=is_shared)]
 
 
 class _JsonCors(CORSMiddleware):

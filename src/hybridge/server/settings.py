@@ -106,8 +106,7 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, Flag("--allowed-host")] = Field(
         default=(),
-        description="Name under which a server on loopback without keys is called, such as a proxy's; may be"
-        " repeated.",
+        description="Name under which a server without keys is called, such as a proxy's; may be repeated.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug, info, warning or error."

@@ -122,3 +122,14 @@ class TestNames:
             assert httpx.get(server, headers={"host": "vae.lan"}).status_code == 200
             assert post(server, host="vae.lan", origin="http://vae.lan").status_code == 200
             assert post(server, origin="https://evil.example").status_code == 403
+
+    def test_pages_may_not_post_under_a_public_name_without_tls(self, engines) -> None:
+        with serving(engines, host="0.0.0.0", allowed_hosts="vae.example.org") as server:  # noqa: S104 - as above
+            refused = post(server, host="evil.example", origin="http://evil.example")
+            assert refused.status_code == 421
+            assert "--allowed-host" in refused.json()["error"]
+            assert post(server, host="evil.example").status_code == 200  # a program
+            for name in ("gpu-box:8000", "gpu-box.local", "192.0.2.1:8000", "vae.example.org"):
+                assert post(server, host=name, origin=f"http://{name}").status_code == 200
+            # A proxy with a certificate of that name.
+            assert post(server, host="vae.example.com", origin="https://vae.example.com").status_code == 200

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import browser
 import pytest
+
+from hybridge.server.app import create_app
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 
 pytestmark = pytest.mark.skipif(
     browser.installed() is None, reason=f"no browser to click with: none of {', '.join(browser.NAMES)} is installed"
@@ -94,3 +99,25 @@ def test_a_prompt_becomes_embeddings(page: browser.Page) -> None:
     page.click("#prompt summary")
     assert "/v1/tiny/prompt" in page.text("#prompt pre")
     assert page.ask("document.querySelector('#prompt a[download]').download") == "embeddings.safetensors"
+
+
+def test_it_works_below_a_path_of_a_proxy(window: browser.Page, engines, photograph: Path) -> None:
+    app = create_app(LocalBackend({"sd-v1": engines["sd-v1"]}))
+
+    async def below(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            assert scope["path"].startswith("/vae/")
+            scope = {**scope, "path": scope["path"].removeprefix("/vae"), "raw_path": scope["raw_path"][4:]}
+        await app(scope, receive, send)
+
+    with running(below) as address:
+        window.requests.clear()
+        window.complaints.clear()
+        window.visit(f"{address}/vae/")
+        window.until("document.querySelector('.models li')")
+        window.choose("#photo input[type=file]", photograph)
+        window.until(DONE)
+        assert f"{address}/vae/v1/sd-v1/encode" in window.ask("document.querySelector('#photo pre').textContent")
+        assert window.complaints == []
+        assert all(one.startswith(f"{address}/vae/") for one in window.requests)
+        window.visit("about:blank")

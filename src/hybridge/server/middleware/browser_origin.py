@@ -31,15 +31,20 @@ class BrowserOriginMiddleware:
     Args:
         app: The application behind it.
         origins: Origins of pages that may call, such as ``https://their.example``; ``*`` for all.
-        names: Host names of this server, besides addresses, ``localhost`` and the machine's own name; None to allow
-            any, for a server that other machines reach, too.
+        names: Host names of this server, besides addresses, ``localhost`` and the machine's own name.
+        is_shared: Whether other machines reach the server, too.  They have names for it that are not known here, so
+            programs may use any, and pages those that one's own network gives out, or HTTPS, for
+            which a page with a rebound name has no certificate.
     """
 
-    def __init__(self, app: ASGIApp, origins: Iterable[str] = (), names: Iterable[str] | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, origins: Iterable[str] = (), names: Iterable[str] = (), *, is_shared: bool = False
+    ) -> None:
         self._app = app
         self._origins = frozenset(origins)
+        self._is_shared = is_shared
         own = socket.gethostname().lower()
-        self._names = None if names is None else frozenset({own, f"{own}.local", *(name.lower() for name in names)})
+        self._names = frozenset({own, f"{own}.local", *(name.lower() for name in names)})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self._judge(scope["method"], Headers(scope=scope)) if scope["type"] == "http" else None
@@ -52,11 +57,9 @@ class BrowserOriginMiddleware:
     def _judge(self, method: str, headers: Headers) -> tuple[int, str] | None:
         host = headers.get("host", "")
         name = _name_of(host)
-        if host and self._names is not None and not (name in self._names or _is_safe(name)):
-            return 421, (
-                f"this server does not go by the name {name[:80]!r}. Expected: localhost, or an address."
-                " Try: --allowed-host NAME, where the name is meant, such as behind a proxy; or keys"
-            )
+        is_ours = not host or name in self._names or _is_safe(name)
+        if not is_ours and not self._is_shared:
+            return _misdirected(name)
         if method in _HARMLESS or "*" in self._origins:
             return None
         origin = headers.get("origin")
@@ -65,9 +68,17 @@ class BrowserOriginMiddleware:
         else:
             is_foreign = origin not in self._origins and _host_of(origin) != host.lower()
         if not is_foreign:
-            return None
+            is_rebound = not is_ours and not _is_private(name) and (origin or "").startswith("http://")
+            return _misdirected(name) if is_rebound and origin not in self._origins else None
         saw = repr(origin[:80]) if origin else "another site"
         return 403, f"a page of {saw} may not call this server. Try: --cors ORIGIN, which names pages that may"
+
+
+def _misdirected(name: str) -> tuple[int, str]:
+    return 421, (
+        f"this server does not go by the name {name[:80]!r}. Expected: localhost, or an address."
+        " Try: --allowed-host NAME, where the name is meant, such as behind a proxy; or keys"
+    )
 
 
 def _host_of(origin: str) -> str | None:
@@ -82,6 +93,11 @@ def _name_of(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].lower().removesuffix(".")
+
+
+def _is_private(name: str) -> bool:
+    """Whether a name is given out by one's own network alone, and so not by whoever made a page."""
+    return "." not in name or name.endswith((".local", ".lan", ".internal", ".home.arpa"))
 
 
 def _is_safe(name: str) -> bool:
