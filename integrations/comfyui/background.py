@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import comfy.model_management
@@ -27,6 +28,9 @@ _AT_ONCE = 3
 
 #: Steps of the progress bar for a request.
 _STEPS = 100
+
+#: Longest side of a preview in the browser.
+_PREVIEW_PIXELS = 768
 
 #: The part of a request's progress that is its way to the server; the rest is the way back.
 _UP = 0.3
@@ -78,13 +82,20 @@ def run(work: Work[T], *, shows_progress: bool = False) -> T:
     return results[0]
 
 
-def run_all(works: Sequence[Work[T]], take: Callable[[int, T], None], *, shows_progress: bool = False) -> None:
+def run_all(
+    works: Sequence[Work[T]],
+    take: Callable[[int, T], None],
+    *,
+    shows_progress: bool = False,
+    previews: SimpleQueue[Any] | None = None,
+) -> None:
     """Run several requests, a few at a time.
 
     Args:
         works: Begin the requests.
         take: Called on this thread with the index and the result of each, in the order in which they arrive.
         shows_progress: Whether the node's progress bar moves.  Inside of a sampler, the bar is the sampler's.
+        previews: PIL pictures to show above the node, which the requests put there.
 
     Raises:
         InterruptProcessingException: as for :func:`run`.
@@ -115,7 +126,7 @@ def run_all(works: Sequence[Work[T]], take: Callable[[int, T], None], *, shows_p
             for future in done:
                 take(futures[future], future.result())
             if bar is not None:
-                bar.move(sum(shares))
+                bar.move(sum(shares), None if previews is None or previews.empty() else previews.get())
     except BaseException:
         for future in futures:
             future.cancel()
@@ -139,8 +150,8 @@ class _Bar:
         self._bar = comfy.utils.ProgressBar(requests * _STEPS)
         self._at = 0
 
-    def move(self, shares: float) -> None:
+    def move(self, shares: float, preview: Any = None) -> None:
         at = int(shares * _STEPS)
-        if at > self._at:
-            self._at = at
-            self._bar.update_absolute(at)
+        if at > self._at or preview is not None:
+            self._at = max(at, self._at)
+            self._bar.update_absolute(self._at, preview=preview and ("JPEG", preview, _PREVIEW_PIXELS))

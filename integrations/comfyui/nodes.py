@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
 from . import servers
 from .check import checked
+from .latents import FOLDER, fingerprint_of, load_latents, names_of, save_latents
+from .messages import NodeError
+from .text import encode_text
 from .vae import PRECISIONS, RemoteVAE
 
 _CATEGORY = "hybridge"
@@ -110,8 +115,7 @@ class HybridgeDecode(_Node):
 
     @classmethod
     def execute(cls, samples: dict[str, Any], profile: str, model: str, precision: str) -> io.NodeOutput:
-        pixels = _vae(profile, model, "decode", precision).decode(samples["samples"])
-        return io.NodeOutput(pixels.flatten(0, 1) if pixels.ndim == 5 else pixels)
+        return io.NodeOutput(_pictures(_vae(profile, model, "decode", precision).decode(samples["samples"])))
 
 
 class HybridgeEncode(_Node):
@@ -137,6 +141,150 @@ class HybridgeEncode(_Node):
         return io.NodeOutput({"samples": _vae(profile, model, "encode").encode_tiled(pixels)})
 
 
+class HybridgePreviewDecode(_Node):
+    """Latents to pixels, with a picture above the node before they are there."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HybridgePreviewDecode",
+            display_name="Hybridge Preview, then Decode",
+            category=_CATEGORY,
+            description="Decodes latents on a server, and shows an approximation of the first picture before that.",
+            inputs=[io.Latent.Input("samples"), _profile(), _model("VAE"), _precision()],
+            outputs=[io.Image.Output()],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, profile: str = "", model: str = "", **_: Any) -> str:
+        return servers.fingerprint(profile, model, "decode")
+
+    @classmethod
+    def execute(cls, samples: dict[str, Any], profile: str, model: str, precision: str) -> io.NodeOutput:
+        return io.NodeOutput(
+            _pictures(_vae(profile, model, "decode", precision).decode_with_preview(samples["samples"]))
+        )
+
+
+class HybridgeText(_Node):
+    """Text to a CONDITIONING, without a CLIP."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HybridgeText",
+            display_name="Hybridge Text Encode",
+            category=_CATEGORY,
+            description="Encodes text on a server as ComfyUI does: weights as in (word:1.3), long texts in chunks.",
+            inputs=[
+                _profile(),
+                _model("text encoders"),
+                io.String.Input("text", multiline=True, dynamic_prompts=True),
+                io.String.Input(
+                    "second_text",
+                    optional=True,
+                    multiline=True,
+                    default="",
+                    tooltip="What the second text encoder of SDXL, SD3 or FLUX.1 reads. Empty for the same text.",
+                ),
+                io.Int.Input(
+                    "clip_layer",
+                    optional=True,
+                    default=0,
+                    min=-24,
+                    max=0,
+                    tooltip="As CLIP Set Last Layer has it, -1 for the last. 0 for the model's own.",
+                ),
+            ],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, profile: str = "", model: str = "", **_: Any) -> str:
+        return servers.fingerprint(profile, model, "prompt")
+
+    @classmethod
+    def execute(
+        cls, profile: str, model: str, text: str, second_text: str = "", clip_layer: int = 0
+    ) -> io.NodeOutput:
+        server = servers.server_of(profile)
+        facts = server.model(model, "prompt")
+        return io.NodeOutput(encode_text(server, facts, text, second_text=second_text, clip_layer=clip_layer))
+
+
+class HybridgeSaveLatents(io.ComfyNode):
+    """A LATENT to a file that says what it is."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HybridgeSaveLatents",
+            display_name="Hybridge Save Latents",
+            category=_CATEGORY,
+            description="Saves latents for `hybridge decode` and for Hybridge Load Latents, without the workflow.",
+            inputs=[io.Latent.Input("samples"), io.String.Input("filename_prefix", default=f"{FOLDER}/hybridge")],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, samples: dict[str, Any], filename_prefix: str) -> io.NodeOutput:
+        output = folder_paths.get_output_directory()
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, output)
+        file = f"{name}_{counter:05}_.safetensors"
+        save_latents(samples, Path(folder) / file)
+        return io.NodeOutput(ui={"latents": [{"filename": file, "subfolder": subfolder, "type": "output"}]})
+
+
+class HybridgeLoadLatents(io.ComfyNode):
+    """A file of latents to a LATENT."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HybridgeLoadLatents",
+            display_name="Hybridge Load Latents",
+            category=_CATEGORY,
+            description="Loads latents of ComfyUI, `hybridge encode` or a trainer's cache from the input folder.",
+            inputs=[
+                io.Combo.Input("file", options=_files()),
+                io.Combo.Input(
+                    "space",
+                    options=list(_SPACES),
+                    default=_SPACES[0],
+                    tooltip="Of latents whose file does not say it: `vae` for unscaled ones.",
+                ),
+            ],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str = "", **_: Any) -> str:
+        return fingerprint_of(_path_of(file))
+
+    @classmethod
+    def execute(cls, file: str, space: str) -> io.NodeOutput:
+        return io.NodeOutput(load_latents(_path_of(file), assumes_vae_space=space == "vae"))
+
+
+_SPACES = ("as the file says", "vae")
+
+
+def _files() -> list[str]:
+    return names_of(Path(folder_paths.get_input_directory()), Path(folder_paths.get_output_directory()))
+
+
+def _path_of(file: str) -> Path:
+    if file not in _files():
+        raise NodeError(f"There is no file {file!r} of latents in ComfyUI's input folder or below its output.")
+    return Path(folder_paths.get_annotated_filepath(file))
+
+
+def _pictures(pixels: Any) -> Any:
+    """Return videos (B, F, H, W, 3) as the batch of frames that an IMAGE is."""
+    return pixels.flatten(0, 1) if pixels.ndim == 5 else pixels
+
+
 def _vae(profile: str, model: str, task: str, precision: str = PRECISIONS[0]) -> RemoteVAE:
     server = servers.server_of(profile)
     return RemoteVAE(server, server.model(model, task), precision)
@@ -147,7 +295,16 @@ class HybridgeExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the nodes, in the order of the menu."""
-        return [HybridgeServer, HybridgeVAE, HybridgeDecode, HybridgeEncode]
+        return [
+            HybridgeServer,
+            HybridgeVAE,
+            HybridgeDecode,
+            HybridgeEncode,
+            HybridgePreviewDecode,
+            HybridgeText,
+            HybridgeSaveLatents,
+            HybridgeLoadLatents,
+        ]
 
 
 async def comfy_entrypoint() -> HybridgeExtension:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
+import re
 import threading
+import warnings
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from hybridge.client import AsyncClient, profiles
+from hybridge.client import AsyncClient, ServerWarning, profiles
 from hybridge.client.profiles import Profile
 from hybridge.errors import HybridgeError
 
@@ -23,6 +27,8 @@ from .background import Progress
 from .messages import NodeError, told
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 #: Seconds for a look at a model before a prompt runs; a server that takes longer counts as unchanged.
 _LOOK_S = 3.0
@@ -67,8 +73,9 @@ class Server:
         take: Callable[[int, T], None],
         *,
         shows_progress: bool = False,
+        previews: SimpleQueue[Any] | None = None,
     ) -> None:
-        """Run several requests; ``take`` gets the index and the result of each on this thread as it arrives.
+        """Run several requests; the arguments are those of :func:`.background.run_all`.
 
         Raises:
             NodeError, InterruptProcessingException: as for :meth:`call`; the other requests are cancelled.
@@ -78,9 +85,15 @@ class Server:
             return lambda progress: work(self.client, progress)
 
         try:
-            background.run_all([begun(work) for work in works], take, shows_progress=shows_progress)
+            begun_works = [begun(work) for work in works]
+            background.run_all(begun_works, take, shows_progress=shows_progress, previews=previews)
         except HybridgeError as error:
             raise told(error, self.profile, self.client.server) from None
+
+    def note(self, warning: str | None) -> None:
+        """Write a server's warning about a request to ComfyUI's log."""
+        if warning:
+            log.warning("hybridge, %s: %s", self.profile, warning)
 
     def models(self) -> list[dict[str, Any]]:
         """Return the entries of the server's models, as ``GET /v1/models`` has them."""
@@ -134,6 +147,8 @@ class _Servers:
             known, server = self._servers.get(profile.name, (None, None))
             if server is not None and known == profile:
                 return server
+            # The client warns with the server's address; `Server.note` says the same without it.
+            warnings.filterwarnings("ignore", category=ServerWarning, module=re.escape(__package__ or ""))
             try:
                 made = Server(profile.name, AsyncClient(profile.name))
             except HybridgeError as error:

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from queue import SimpleQueue
 from typing import Any
 
 import torch
 
-from hybridge.client import AsyncClient
+from hybridge.client import AsyncClient, Picture, Reply
+from hybridge.errors import ServerRefused
 from hybridge.protocol import DecodeRequest, EncodeRequest, Scaling, WireTensor
 from hybridge.protocol.torch import from_torch, to_torch
 
@@ -111,9 +113,15 @@ class RemoteVAE:
         Raises:
             NodeError: for latents of another model, and every failure of the server.
         """
+        return self._decode(samples)
+
+    def _decode(self, samples: torch.Tensor, previews: SimpleQueue[Any] | None = None) -> torch.Tensor:
         latents = self._checked(samples)
         items = latents.split(1)
-        works = [self._decoding(from_torch(self._unfolded(item))) for item in items]
+        works = [
+            self._decoding(from_torch(self._unfolded(item)), None if index else previews)
+            for index, item in enumerate(items)
+        ]
         pixels: list[torch.Tensor] = []
 
         def take(index: int, answer: WireTensor) -> None:
@@ -123,8 +131,17 @@ class RemoteVAE:
                 pixels.append(torch.empty((len(items), *shape), dtype=torch.float32))
             self._fill(pixels[0][index], answer)
 
-        self._server.call_all(works, take, shows_progress=True)
+        self._server.call_all(works, take, shows_progress=True, previews=previews)
         return pixels[0]
+
+    def decode_with_preview(self, samples: torch.Tensor) -> torch.Tensor:
+        """Decode as :meth:`decode`, and show an approximation of the first picture before it is done.
+
+        Models of videos, and servers without a preview for the model, decode without one.
+        """
+        if self._is_video:
+            return self.decode(samples)
+        return self._decode(samples, previews=SimpleQueue())
 
     def decode_tiled(self, samples: torch.Tensor, *sizes: Any, **named_sizes: Any) -> torch.Tensor:
         """Decode without tiles, whatever their sizes: the server fits it into its memory, without seams."""
@@ -234,15 +251,33 @@ class RemoteVAE:
     def _unfolded(self, latents: torch.Tensor) -> torch.Tensor:
         return latents if self._fold == 1 else torch.nn.functional.pixel_shuffle(latents, self._fold)
 
-    def _decoding(self, latents: WireTensor) -> _Sent:
+    def _decoding(self, latents: WireTensor, previews: SimpleQueue[Any] | None = None) -> _Sent:
         if self.latent_dim == 3 and not self._is_video:  # a picture has no frames on the wire
             latents = replace(latents, shape=(*latents.shape[:2], *latents.shape[3:]))
-        request = DecodeRequest(latents, self._scaling, output="pixels" if self._as_bytes else "unit")
+        output: Any = "pixels" if self._as_bytes else "unit"
+        request = DecodeRequest(latents, self._scaling, output=output)
+        scales = True if self._scaling.by == "model" else None
 
         async def send(client: AsyncClient, progress: Progress) -> WireTensor:
-            return (await client.send(request, model=self.model, progress=progress)).tensor()
+            how: dict[str, Any] = {"model": self.model, "progress": progress}
+            if previews is None:
+                return self._noted(await client.send(request, **how))
+            try:
+                parts = client.decode_with_preview(latents, output=output, do_scaling=scales, **how)
+                async for part in parts:
+                    if isinstance(part, Picture):
+                        return part.value
+                    previews.put(part.picture)
+            except ServerRefused as refusal:
+                if refusal.code != "NoPreview":
+                    raise
+            return self._noted(await client.send(request, **how))
 
         return send
+
+    def _noted(self, reply: Reply) -> WireTensor:
+        self._server.note(reply.warning)
+        return reply.tensor()
 
     def _pixels_shape(self, answer: WireTensor) -> tuple[int, ...]:
         """Return the shape of an item's pixels: (H, W, 3), or (F, H, W, 3) where latents have a frame axis."""
@@ -293,7 +328,7 @@ class RemoteVAE:
         request = EncodeRequest(image, self._scaling, value_range="auto" if levels is not None else "signed")
 
         async def send(client: AsyncClient, progress: Progress) -> WireTensor:
-            return (await client.send(request, model=self.model, progress=progress)).tensor()
+            return self._noted(await client.send(request, model=self.model, progress=progress))
 
         return send
 

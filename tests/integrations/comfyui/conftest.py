@@ -10,6 +10,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from vae_classes.rows import ROWS
+
+from hybridge.engine import Engine, EngineOptions, resolve
+from hybridge.server.app import create_app
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
 
 PACK = Path(__file__).parents[3] / "integrations" / "comfyui"
 
@@ -30,7 +36,9 @@ def pack() -> Iterator[ModuleType]:
         sys.modules[name] = module
         spec.loader.exec_module(module)
         yield module
-        for known in [known for known in sys.modules if known.partition(".")[0] in ("comfy", "comfy_api")]:
+        for known in [
+            known for known in sys.modules if known.partition(".")[0] in ("comfy", "comfy_api", "folder_paths")
+        ]:
             del sys.modules[known]
         for known in [known for known in sys.modules if known.startswith(name)]:
             del sys.modules[known]
@@ -64,3 +72,24 @@ def node(pack: ModuleType) -> Callable[..., tuple[Any, ...]]:
         return tuple(result.args)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def other_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Engine]]:
+    """A small VAE of Wan, Qwen-Image, LTX-Video and FLUX.2, each with its engine."""
+    root: Path = tmp_path_factory.mktemp("models")
+    made = {}
+    for row in ROWS:
+        if row.name in ("wan-2.1", "qwen-image", "ltx-video", "flux2", "cogvideox-2b"):
+            module = row.make()
+            module.save_pretrained(root / row.name)
+            spec = resolve(f"{row.name}={root / row.name}")
+            made[row.name] = module, Engine.load(spec, EngineOptions(device="cpu", exactness="bitwise"))
+    return made
+
+
+@pytest.fixture(scope="session")
+def other_server(other_models: dict[str, tuple[Any, Engine]]) -> Iterator[str]:
+    engines = {name: engine for name, (_, engine) in other_models.items()}
+    with running(create_app(LocalBackend(engines))) as address:
+        yield address

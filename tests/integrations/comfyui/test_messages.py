@@ -161,6 +161,16 @@ def test_addresses_in_texts_are_replaced(pack: ModuleType, host: str) -> None:
     )
 
 
+def test_warnings_reach_the_log_without_an_address(
+    node: Node, profile: MakeProfile, server: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (vae,) = node("HybridgeVAE", profile=profile(server), model="sd-v1")
+    scaled = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    vae.decode(scaled)
+    assert "hybridge, desktop: the latents were taken as the VAE's own" in caplog.text
+    assert server.partition("//")[2] not in caplog.text
+
+
 # ------------------------------------------------------------------------------------------------ the cache
 
 

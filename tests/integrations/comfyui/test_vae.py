@@ -6,8 +6,7 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from vae_classes.rows import ROWS
 
-from hybridge.engine import Engine, EngineOptions, resolve
+from hybridge.engine import Engine
 from hybridge.models import ModelSpec
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
@@ -228,27 +227,6 @@ def test_nodes_are_complete(pack: ModuleType) -> None:
 
 
 # --------------------------------------------------------------------------------------------- videos and others
-
-
-@pytest.fixture(scope="module")
-def other_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Engine]]:
-    """A small VAE of Wan, Qwen-Image, LTX-Video and FLUX.2, each with its engine."""
-    root: Path = tmp_path_factory.mktemp("models")
-    made = {}
-    for row in ROWS:
-        if row.name in ("wan-2.1", "qwen-image", "ltx-video", "flux2", "cogvideox-2b"):
-            module = row.make()
-            module.save_pretrained(root / row.name)
-            spec = resolve(f"{row.name}={root / row.name}")
-            made[row.name] = module, Engine.load(spec, EngineOptions(device="cpu", exactness="bitwise"))
-    return made
-
-
-@pytest.fixture(scope="module")
-def other_server(other_models: dict[str, tuple[Any, Engine]]) -> Iterator[str]:
-    engines = {name: engine for name, (_, engine) in other_models.items()}
-    with running(create_app(LocalBackend(engines))) as address:
-        yield address
 
 
 @torch.inference_mode()
