@@ -37,12 +37,12 @@ function take(file, asked = 'photo') {
 function showStanding({ error, isKnown, models, load }) {
   document.body.classList.remove('starting');
   const standing = find('#standing');
-  standing.className = `standing ${error ? 'bad' : 'good'}`;
-  if (error instanceof Refusal && error.status === 401) say(standing, 'standing.locked');
+  const wantsKey = error instanceof Refusal && error.status === 401;
+  standing.className = `standing ${wantsKey ? 'locked' : error ? 'bad' : 'good'}`;
+  if (wantsKey) say(standing, 'standing.locked');
   else if (error instanceof Refusal) say(standing, 'standing.refused', { said: error.message });
   else if (error) say(standing, 'standing.away');
   else if (isKnown) say(standing, load.running ? 'standing.busy' : 'standing.ready', { count: models.length });
-  const wantsKey = error instanceof Refusal && error.status === 401;
   const form = find('#key-form');
   if (wantsKey && form.hidden) {
     form.hidden = false;

@@ -55,6 +55,7 @@ async function encode(section, model, asked, file, { signal, step }) {
   const answer = await run(`v1/${model.name}/prompt`, request, step('prompt'), signal);
   const made = await answer.blob();
   const { tensors, about } = await readSafetensors(made);
+  const cut = JSON.parse(about.truncated ?? '{}');
   const result = find('.result', section);
   empty(result);
   result.hidden = false;
@@ -64,11 +65,11 @@ async function encode(section, model, asked, file, { signal, step }) {
       'div',
       { class: 'facts' },
       facts([
-        ['prompt.cut', () => cutText(JSON.parse(about.truncated ?? '{}'))],
+        ['prompt.cut', () => cutText(cut)],
         ['prompt.kept', () => text(answer.headers.get('hybridge-cache') === 'hit' ? 'prompt.hit' : 'prompt.miss')],
         timeRow('prompt.time', answer),
       ]),
-      ...warnings(answer),
+      ...(Object.values(cut).flat().length ? [] : warnings(answer)), // which would say the same
       make('p', { class: 'row' }, saving('save.embeddings', made, 'embeddings.safetensors')),
     ),
     snippets('prompt', { model: model.name, asked, picture: file?.name }),

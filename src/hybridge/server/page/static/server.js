@@ -38,6 +38,7 @@ export function ask() {
 async function once() {
   try {
     const [{ models, limits }, numbers] = await Promise.all([get('v1/models'), call('metrics')]);
+    for (const model of models) model.title ||= model.name;
     Object.assign(server, { models, limits: limits ?? {}, load: read(await numbers.text()), error: null, isKnown: true });
   } catch (error) {
     server.error = error;

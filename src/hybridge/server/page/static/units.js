@@ -13,8 +13,9 @@ export function bytes(count) {
   return `${power && value < 9.95 ? value.toFixed(1) : Math.round(value)} ${UNITS[power]}`;
 }
 
-/** Returns seconds as `0.4 s`, `12 s`, `3 min 5 s`. */
+/** Returns seconds as `30 ms`, `0.4 s`, `12 s`, `3 min 5 s`. */
 export function seconds(value) {
+  if (value < 0.0995) return `${Math.ceil(1000 * value)} ms`;
   if (value < 9.95) return `${value.toFixed(1)} s`;
   const whole = Math.round(value);
   return whole < 60 ? `${whole} s` : `${Math.floor(whole / 60)} min ${whole % 60} s`;

@@ -42,13 +42,21 @@ export function workIn(section) {
   let controller = null;
   box.replaceChildren(said, left, bar, button('cancel', () => controller?.abort()));
 
-  const step = (name) => (status) => {
+  const step = (name) => {
+    let began = 0;
+    return (status) => {
+      if (status.state === 'running') began ||= performance.now();
+      show(name, status, began ? (performance.now() - began) / 1000 : 0);
+    };
+  };
+  const show = (name, status, ranS) => {
     say(said, `step.${name}`, { state: () => stateText(status) });
     const isRunning = status.state === 'running' && status.progress > 0;
     if (isRunning) bar.value = status.progress;
     else bar.removeAttribute('value');
     left.textContent = '';
-    if (status.eta_s > 0) say(left, 'work.left', { time: seconds(status.eta_s) });
+    const leftS = secondsLeft(status, ranS);
+    if (leftS > 0) say(left, 'work.left', { time: seconds(leftS) });
   };
 
   return async function during(work) {
@@ -74,6 +82,12 @@ export function workIn(section) {
       }
     }
   };
+}
+
+/** Of a job that runs: by its own pace, because the server's estimate may be a guess until it has run such a job. */
+function secondsLeft({ state, progress, eta_s: estimate }, ranS) {
+  if (state !== 'running') return estimate;
+  return progress > 0.02 && ranS > 0.2 ? (ranS * (1 - progress)) / progress : null;
 }
 
 function stateText({ state, position }) {
