@@ -9,14 +9,10 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
-    from pathlib import Path
     from socket import socket
 
-    from ..models import ModelParts, TextSpec
-    from ..scaleout.backend import ReplicaBackend
     from ..server.process.server import ListenOptions
     from ..server.process.traces import Traces
-    from ..server.prompt_disk_cache import PromptDiskCache
     from ..server.settings import Settings
 
 
@@ -51,55 +47,28 @@ def serve(context: typer.Context) -> None:
     configure_logging(settings.log_format, settings.log_level)
     keys = check_opening(settings)
 
-    from ..engine import EngineOptions, granted_memory, keep_pieces, limit_threads
-    from ..engine.served_parts import resolve_parts
+    from ..engine import keep_pieces, limit_threads
+    from ..scaleout.backend import ReplicaBackend
     from ..server.app import create_app
-    from ..server.local_backend import LocalBackend
     from ..server.middleware.draining import Drain
-    from ..server.process.cloud_storage import fetched
     from ..server.process.listening_sockets import addresses_elsewhere, opened, refusal
     from ..server.process.server import BACKLOG, address_of, run
-    from ..units import format_bytes
     from .console import screen
+    from .serve_models import backend_of
 
     console = screen()
     with opened(settings.address, settings.port) as listeners, _noted(settings, listeners):
         keep_pieces()  # before there are threads
         limit_threads()
         traces = _traces(settings.otlp_endpoint)
-        memory_bytes = settings.memory or granted_memory(settings.device)
-        if settings.memory is None and memory_bytes is not None and settings.ray is None:
-            console.print(
-                f"memory for weights and runs: {format_bytes(memory_bytes)}, which this process is granted"
-            )
-        models_parts = [resolve_parts(fetched(argument)) for argument in settings.models]
-        vaes = [parts.vae for parts in models_parts if parts.vae is not None]
-        texts = _quantised(models_parts, settings)
-        options = EngineOptions(settings.device, settings.dtype, settings.exactness, settings.spill)
-        backend: LocalBackend | ReplicaBackend
-        if settings.ray is not None:
-            from .serve_replicas import replicas_of
-
-            with console.status("waiting for a replica"):
-                backend = replicas_of(settings, vaes, texts, options, _lora_folder(settings))
-        else:
-            backend = LocalBackend(
-                {},
-                cold=vaes,
-                texts=texts,
-                prompt_cache_bytes=settings.prompt_cache_mib * 2**20,
-                prompt_disk_cache=_on_disk(settings),
-                lora_folder=_lora_folder(settings),
-                options=options,
-                limits=settings.queue_limits,
-                memory_bytes=memory_bytes,
-            )
+        backend = backend_of(settings, console)
         for info in backend.info():
-            if settings.preload and isinstance(backend, LocalBackend):
+            if settings.preload and not isinstance(backend, ReplicaBackend):  # replicas do it themselves
                 with console.status(f"loading {info.part}"):
                     backend.preload(info.part)
             dtype = f"{info.dtype} " if info.dtype else ""
-            chosen = f"{dtype}on {info.device} ({info.device_reason}; {info.dtype_reason})"
+            device = ", ".join(info.replicas) if settings.ray is None and info.replicas else info.device
+            chosen = f"{dtype}on {device} ({info.device_reason}; {info.dtype_reason})"
             console.print(f"[bold]{info.part}[/] {chosen}")
         scheme = "https" if settings.certificate else "http"
         try:
@@ -135,57 +104,6 @@ def _noted(settings: Settings, listeners: Sequence[socket]) -> AbstractContextMa
     port = int(listeners[0].getsockname()[1])
     hosts = likeliest_first(hosts_elsewhere(listeners))
     return folder.noted(RunningServer(port, hosts, str(keys.absolute()), str(certificate[0].absolute())))
-
-
-def _quantised(models_parts: Sequence[ModelParts], settings: Settings) -> list[TextSpec]:
-    """Return the text encoders, each with its quantisation.
-
-    Raises:
-        HybridgeError: when a library is not installed, or a model that was named has no text encoders.
-    """
-    from dataclasses import replace
-
-    from ..engine.text.quantisation import check_installed
-    from ..errors import HybridgeError
-
-    texts = [parts.text for parts in models_parts if parts.text is not None]
-    for value in settings.text_quantisation:
-        name, _, kind = value.rpartition("=")
-        check_installed(kind)
-        if not any(name in ("", text.name) for text in texts):
-            raise HybridgeError(
-                f"--text-quantisation {value} has nothing to quantise",
-                saw=", ".join(parts.name for parts in models_parts),
-                expected="a model with text encoders",
-            )
-    return [replace(text, quantisation=settings.quantisation_of(text.name)) for text in texts]
-
-
-def _lora_folder(settings: Settings) -> Path | None:
-    from ..engine.text.lora import is_available
-    from ..errors import HybridgeError
-
-    folder = settings.lora_dir
-    if folder is not None and not folder.is_dir():
-        raise HybridgeError("no folder of LoRAs", saw=folder, expected="--lora-dir with a folder")
-    if folder is not None and not is_available():
-        raise HybridgeError("LoRAs need peft", hint="pip install 'hybridge[server,lora]'")
-    return folder
-
-
-def _on_disk(settings: Settings) -> PromptDiskCache | None:
-    from ..errors import HybridgeError
-    from ..server.prompt_disk_cache import PromptDiskCache
-
-    folder = settings.prompt_cache_dir
-    if folder is None:
-        return None
-    try:
-        return PromptDiskCache(folder, int(settings.prompt_cache_gib * 2**30))
-    except OSError as error:
-        raise HybridgeError(
-            "the folder of the prompt cache cannot be used", saw=f"{folder}: {error.strerror}", expected="a folder"
-        ) from None
 
 
 def _leave() -> None:

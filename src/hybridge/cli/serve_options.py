@@ -54,7 +54,8 @@ def _parameters() -> list[Any]:
 
 def _declared() -> Iterator[inspect.Parameter]:
     """Yield the settings as typer declares options: parameters whose default is an option."""
-    from ..server.settings import Flag, Settings
+    from ..server.flag import Flag
+    from ..server.settings import Settings
 
     for name, field in Settings.model_fields.items():
         flag = next((one for one in field.metadata if isinstance(one, Flag)), Flag())

@@ -88,12 +88,27 @@ class LocalBackend:
         flops = kind.flops(job)
         return self._device.cost_model.seconds(job.cost_key, kind.guessed_flops(job) if flops is None else flops)
 
+    def is_ready(self, part: str) -> bool:
+        """Return whether a model is loaded, so that a job for it can start."""
+        return self._models.is_ready(part)
+
+    def expected_s(self, job: Job[Any]) -> tuple[float, bool]:
+        """Return the expected seconds of a job on the device, and whether they are a guess; takes no time."""
+        kind, cost_model = self._kind_of[job.part], self._device.cost_model
+        flops = kind.known_flops(job) if self._models.is_ready(job.part) else None
+        is_guess = flops is None or not cost_model.knows(job.cost_key)
+        return cost_model.seconds(job.cost_key, kind.guessed_flops(job) if flops is None else flops), is_guess
+
+    def kept_result(self, job: Job[Any]) -> Result | None:
+        """Return the result of a job if it is kept from before."""
+        return self._kind_of[job.part].kept_result(job)
+
     async def run(self, job: Job[ResultT], on_progress: ProgressCallback | None = None) -> ResultT:
         return cast("ResultT", await self._run(job, on_progress))
 
     async def _run(self, job: Job[Any], on_progress: ProgressCallback | None) -> Result:
         kind = self._kind_of[job.part]
-        kept = kind.kept_result(job)
+        kept = self.kept_result(job)
         if kept is not None:
             return kept
         flops = kind.known_flops(job)

@@ -1,4 +1,4 @@
-"""What the settings about replicas mean, and which of the others go with them."""
+"""What the settings about replicas and devices mean, and which of the others go with them."""
 
 from __future__ import annotations
 
@@ -37,15 +37,40 @@ def checked_range(text: str) -> str:
     return text
 
 
-def check_replicas(given: set[str], *, has_ray: bool) -> None:
+def split_devices(value: object) -> object:
+    """Split devices with commas between them, also where the flag is repeated."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)):
+        return value
+    return tuple(part.strip() for text in texts for part in str(text).split(",") if part.strip())
+
+
+def checked_devices(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of devices as they were given.
+
+    Raises:
+        ValueError: for ``auto`` among others, and for a GPU that occurs twice.
+    """
+    if len(values) > 1 and "auto" in values:
+        raise ValueError("auto, or the names of several devices")
+    gpus = [f"{value}:0" if value == "cuda" else value for value in values if value != "cpu"]
+    if len(set(gpus)) < len(gpus):
+        raise ValueError("each GPU once")
+    return values
+
+
+def check_replicas(given: set[str], *, has_ray: bool, devices: int = 1) -> None:
     """Raise ValueError for settings that do not go with replicas, or without them.
 
     Args:
         given: The names of the settings that are not left to their defaults.
         has_ray: Whether there are replicas.
+        devices: The number of devices.
     """
     alone = {"replicas", "replica_cpus", "replica_gpus"} & given
     if alone and not has_ray:
         raise ValueError(f"--{min(alone).replace('_', '-')} needs --ray; --ray local starts a cluster here")
+    if has_ray and devices > 1:
+        raise ValueError("--ray gives each replica one device; --replicas says how many there are")
     if has_ray and "prompt_cache_dir" in given:
         raise ValueError("--prompt-cache-dir is for one process, and --ray has several")

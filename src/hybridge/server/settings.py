@@ -5,11 +5,10 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ..errors import RequestError
@@ -17,10 +16,11 @@ from ..models import QUANTISATIONS
 from ..units import parse_bytes
 from .async_jobs.registry import AsyncJobLimits
 from .cloud import Cloud, CloudName, cloud_named
+from .flag import Flag
 from .process.connection_limits import ConnectionLimits
 from .process.pairing_folder import PairingFolder, default_folder
 from .process.server import ListenOptions
-from .replica_settings import check_replicas, checked_range
+from .replica_settings import check_replicas, checked_devices, checked_range, split_devices
 from .scheduling.limits import MIB, Limits
 from .scheduling.queue import QueueLimits
 from .unknown_variables import KUBERNETES_PORT, PREFIX, refuse_unknown
@@ -33,25 +33,6 @@ _LOAD = "Waiting line, memory, long work"
 
 #: The heading of those about replicas on other machines.
 _REPLICAS = "Replicas in a Ray cluster"
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """What a setting is on the command line, where that does not follow from its name, type and default.
-
-    Attributes:
-        name: The flag; from the setting's name if None.
-        heading: The part of the help in which it stands.
-        default: What happens without the flag; the setting's default if None.
-        is_positional: Whether it is an argument without a flag.
-        is_text: Whether its value is text that this class reads.
-    """
-
-    name: str | None = None
-    heading: str | None = None
-    default: str | None = None
-    is_positional: bool = False
-    is_text: bool = False
 
 
 class Settings(BaseSettings):
@@ -71,7 +52,17 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for other machines.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port; 0 takes a free one.")
-    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps.")
+    device: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        BeforeValidator(split_devices),
+        AfterValidator(checked_devices),
+        Flag(default="auto"),
+    ] = Field(
+        default=("auto",),
+        min_length=1,
+        description="auto, cpu, cuda, cuda:1, mps; several, with commas or repeated, serve the same models.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="auto, float32, bfloat16 or float16."
     )
@@ -159,7 +150,8 @@ class Settings(BaseSettings):
     ] = Field(
         default=None,
         ge=1,
-        description="What weights and running work may take together, such as 8GiB; idle models leave for others.",
+        description="What weights and runs may take together on each device, such as 8GiB; idle models leave"
+        " for others.",
     )
     preload: Annotated[bool, Flag(heading=_LOAD)] = Field(
         default=False, description="Load all models before listening, not when they are first asked for."
@@ -312,7 +304,7 @@ class Settings(BaseSettings):
             raise ValueError("--cloud vertex needs a model: AIP_STORAGE_URI, HYBRIDGE_MODELS or an argument")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("--tls-cert and --tls-key go together")
-        check_replicas(self.model_fields_set, has_ray=self.ray is not None)
+        check_replicas(self.model_fields_set, has_ray=self.ray is not None, devices=len(self.device))
         if self.spill is not None and self.exactness == "bitwise":
             raise ValueError("--spill is for runs in strips, which --exactness bitwise forbids")
         if self.max_inflight_mib < self.max_body_mib:

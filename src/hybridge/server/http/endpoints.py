@@ -280,10 +280,11 @@ class Endpoints:
 
     async def ready(self, _: Request) -> Response:
         """GET /ready: 200 while jobs are accepted."""
-        reason = self._backend.health()
+        reason, replicas = self._backend.health(), self._backend.load().replicas
+        told = {"replicas": {name: one.failure or "ready" for name, one in replicas.items()}} if replicas else {}
         if reason is None:
-            return JSONResponse({"status": "ready"})
-        return JSONResponse({"status": "not ready", "error": reason}, 503)
+            return JSONResponse({"status": "ready", **told})
+        return JSONResponse({"status": "not ready", "error": reason, **told}, 503)
 
     async def metrics(self, _: Request) -> Response:
         """GET /metrics, for Prometheus."""

@@ -138,7 +138,8 @@ def _of_each(load: BackendLoad) -> Iterable[Metric]:
     """Gauges of each replica, where there are some."""
     if not load.replicas:
         return
-    yield GaugeMetricFamily("hybridge_replicas", "Replicas that answer", len(load.replicas))
+    working = sum(one.failure is None for one in load.replicas.values())
+    yield GaugeMetricFamily("hybridge_replicas", "Replicas, or devices, that get jobs", working)
     for name, help_text, attribute in (
         ("hybridge_replica_queue_depth", "Jobs that wait in a replica", "waiting"),
         ("hybridge_replica_running_jobs", "Jobs on the device of a replica", "running"),

@@ -27,7 +27,7 @@ class ModelInfo:
         config: The module's config as JSON values, from which clients make a stand-in module.
         statistics: The buffers with statistics of latents that are among its weights, for the same; empty if it has
             none, or none that can be read before its weights are downloaded.
-        replicas: Its state on each replica, or why it could not be loaded there; empty without replicas.
+        replicas: Its state on each replica or device, or why it could not be loaded there; empty for a single one.
     """
 
     spec: ModelSpec | TextSpec
@@ -61,7 +61,8 @@ class BackendLoad:
         memory_bytes: What weights and runs may take together; None if nothing bounds it.
         loads: How often each model was loaded.
         evictions: How often each model was evicted to make room for another.
-        replicas: The load of each replica; empty without replicas.
+        replicas: The load of each replica or device; empty for a single one.
+        failure: Why it gets no jobs, if it is one of several.
     """
 
     waiting: int
@@ -72,6 +73,7 @@ class BackendLoad:
     loads: Mapping[str, int] = field(default_factory=dict)
     evictions: Mapping[str, int] = field(default_factory=dict)
     replicas: Mapping[str, BackendLoad] = field(default_factory=dict)
+    failure: str | None = None
 
 
 class Backend(Protocol):

@@ -82,6 +82,11 @@ class Job(ABC, Generic[ResultT]):
         return True
 
     @property
+    def is_sent_while_it_runs(self) -> bool:
+        """Whether parts of its result are sent before it is done."""
+        return False
+
+    @property
     def cost_key(self) -> str:
         """Jobs of equal keys take the same time for each FLOP."""
         return f"{self.part} {self.task}"

@@ -105,6 +105,10 @@ class VaeJob(Job[VaeResult]):
         return self.tensor.nbytes
 
     @property
+    def is_sent_while_it_runs(self) -> bool:
+        return self.film is not None
+
+    @property
     def is_file(self) -> bool:
         """Whether the answer is a file: a picture or a video."""
         return isinstance(self.request, DecodeRequest) and self.request.output in ("picture", "video")
