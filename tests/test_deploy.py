@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import typer
 import yaml
+from buckets import bucket_of_models
+from processes import serving_process
 from typer.main import get_command
 
 from hybridge.cli.application import application
@@ -121,6 +124,31 @@ def test_the_health_check_asks_a_real_server(server) -> None:
         assert done.returncode == status
 
 
+@pytest.mark.parametrize("cloud", ["huggingface", "sagemaker", "vertex"])
+def test_the_container_starts_as_each_cloud_starts_it(cloud, specs, tmp_path) -> None:
+    """SageMaker says `serve`, which the image does anyway; the others say nothing."""
+    model = Path(specs["sd-v1"].source)
+    variables = {"HYBRIDGE_CLOUD": cloud, "HYBRIDGE_LOG_FORMAT": "json", "XDG_CACHE_HOME": str(tmp_path)}
+    with bucket_of_models() as (bucket, about_bucket):
+        if cloud == "vertex":
+            bucket.objects = {f"mine/{file.name}": file.read_bytes() for file in model.iterdir()}
+            variables |= {
+                **about_bucket,
+                "AIP_STORAGE_URI": "gs://models/mine",
+                "AIP_PREDICT_ROUTE": "/v1/x:predict",
+            }
+        else:
+            variables["HYBRIDGE_MODELS"] = f"model={model}"
+        with serving_process(**variables) as (_, address, _):
+            found = httpx.get(f"{address}/v1/models").json()["models"]
+            health = {"huggingface": "/health", "sagemaker": "/ping", "vertex": "/health"}[cloud]
+            assert httpx.get(address + health).status_code == 200
+            predict = {"huggingface": "/", "sagemaker": "/invocations", "vertex": "/v1/x:predict"}[cloud]
+            answer = httpx.post(address + predict, json={"instances": [{"inputs": "AA=="}]})
+    assert [(one["name"], one["state"]) for one in found] == [("model", "loaded")]
+    assert "a tensor needs its shape and its dtype" in answer.json()["error"]
+
+
 def test_the_compose_file() -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
     service, found = compose["services"]["hybridge"], dict(instructions())
@@ -152,8 +180,6 @@ def test_what_the_image_installs_is_pinned() -> None:
 
 
 def test_the_kubernetes_manifest(server) -> None:
-    import httpx
-
     parts = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8"))
     deployment, service = {part["kind"]: part for part in parts}.values()
     pod, found = deployment["spec"]["template"]["spec"], dict(instructions())

@@ -82,6 +82,12 @@ class TestSageMaker:
         assert response.headers["hybridge-model"] == "sd-v1"
         assert ATTRIBUTES not in response.headers  # unasked
 
+    def test_a_preview_comes_first_as_on_every_path(self, sagemaker: str) -> None:
+        z = latents(1, 4, 8, 8)
+        document = {"inputs": in_base64(z), "parameters": about(z, preview=True)}
+        response = httpx.post(f"{sagemaker}/invocations?model=sdxl", json=document)
+        assert response.headers["content-type"].startswith("multipart/")
+
     def test_a_picture(self, sagemaker: str, photograph: Any) -> None:
         headers = {"content-type": "image/jpeg", ATTRIBUTES: "model=taesd"}
         response = httpx.post(f"{sagemaker}/invocations", content=photograph.read_bytes(), headers=headers)

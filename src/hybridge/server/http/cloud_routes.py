@@ -26,7 +26,7 @@ from ..middleware.request_record import RequestRecord, record_of
 from ..scheduling.job import Job
 from ..scheduling.limits import Limits
 from .endpoints import Endpoints, while_connected
-from .job_kind import SentRequest
+from .job_kind import JobKind, SentRequest
 from .media_threads import MediaThreads
 from .request_body import BodyReader
 from .request_deadline import Deadline
@@ -95,34 +95,41 @@ class CloudRoutes:
         with deadline.bound():
             async with self._body_reader.body(request) as body:
                 reading = self._media.run(self._read, body, query, request.headers.get("accept", ""), model, task)
-                are_several, jobs = await while_connected(request, reading)
+                are_several, kinds, jobs = await while_connected(request, reading)
+        record.model, record.task = jobs[0].spec.name, jobs[0].task
+        record.pictures = sum(job.batch for job in jobs)
+        if not are_several:
+            return await self._endpoints.finish(request, kinds[0], jobs[0], arrived, record, deadline)
+        self._check_answers(jobs)
+        jobs = [replace(job, client=client_of(request)) for job in jobs]
+        responses = await while_connected(request, self._respond(jobs, arrived, record, deadline))
+        whole = await self._media.run(write_predictions, responses)
+        return Response(whole.body, whole.status, whole.headers)
+
+    def _read(
+        self, body: bytes, query: str, accept: str, model: str | None, task: Task | None
+    ) -> tuple[bool, list[JobKind[Any]], list[Job[Any]]]:
+        """Return whether the body has several requests, and their kinds and jobs.  Runs in a worker thread."""
+        instances = read_instances(body, self._most_instances)
+        if instances is not None and query:
+            raise RequestError("parameters of instances are in the body", saw=query[:60], expected="no others")
+        if instances is None:
+            found = [self._job_of(Instance(body, model, task), query, accept)]
+        else:
+            found = [self._job_of(instance, "", "") for instance in instances]
+        return instances is not None, [kind for kind, _ in found], [job for _, job in found]
+
+    def _check_answers(self, jobs: Sequence[Job[Any]]) -> None:
         result_bytes = sum(job.result_bytes for job in jobs)
-        if are_several and result_bytes > self._most_bytes:
+        if result_bytes > self._most_bytes:
             raise TooLarge(
                 "the answer to all instances would be too large",
                 saw=f"{result_bytes} bytes",
                 expected=f"at most {self._most_bytes}",
                 hint="several requests",
             )
-        jobs = [replace(job, client=client_of(request)) for job in jobs]
-        record.model, record.task = jobs[0].spec.name, jobs[0].task
-        record.pictures = sum(job.batch for job in jobs)
-        responses = await while_connected(request, self._respond(jobs, arrived, record, deadline))
-        whole = await self._media.run(write_predictions, responses) if are_several else responses[0]
-        return Response(whole.body, whole.status, whole.headers)
 
-    def _read(
-        self, body: bytes, query: str, accept: str, model: str | None, task: Task | None
-    ) -> tuple[bool, list[Job[Any]]]:
-        """Return whether the body has several requests, and their jobs.  Runs in a worker thread."""
-        instances = read_instances(body, self._most_instances)
-        if instances is None:
-            return False, [self._job_of(Instance(body, model, task), query, accept)]
-        if query:
-            raise RequestError("parameters of instances are in the body", saw=query[:60], expected="no others")
-        return True, [self._job_of(instance, "", "") for instance in instances]
-
-    def _job_of(self, instance: Instance, query: str, accept: str) -> Job[Any]:
+    def _job_of(self, instance: Instance, query: str, accept: str) -> tuple[JobKind[Any], Job[Any]]:
         name = instance.model
         if name is None and instance.task == "prompt":
             name = self._only_text()

@@ -119,7 +119,30 @@ class Endpoints:
             read = await self._receive(request, task, spec)
         if isinstance(read, Response):
             return read
-        kind, job = read
+        return await self.finish(request, *read, arrived, record, deadline)
+
+    async def finish(
+        self,
+        request: Request,
+        kind: JobKind[Any],
+        job: Job[Any],
+        arrived: float,
+        record: RequestRecord,
+        deadline: Deadline,
+    ) -> Response:
+        """Return the response to the job of a request, or one that is sent while it runs.
+
+        Args:
+            request: The request.
+            kind: The kind of the job.
+            job: The job.
+            arrived: When the request came, in seconds of ``time.perf_counter``.
+            record: The record of the request.
+            deadline: The time limit.
+
+        Raises:
+            HybridgeError: when the job fails, is not done in time, or the client leaves.
+        """
         job = replace(job, client=client_of(request))
         streamed = kind.stream(job, ResponseTools(self._backend, self._media.run, record, deadline))
         if streamed is not None:
@@ -226,15 +249,14 @@ class Endpoints:
         found = ((kind, kind.recognise(sent)) for kind in self._kinds)
         return next((kind, ours) for kind, ours in found if ours is not None)
 
-    def job_of(self, sent: SentRequest) -> Job[Any]:
-        """Return the job that a request asks for; takes as long as its base64 or its picture.
+    def job_of(self, sent: SentRequest) -> tuple[JobKind[Any], Job[Any]]:
+        """Return the job that a request asks for, and its kind; takes as long as its base64 or its picture.
 
         Raises:
             HybridgeError: when the request is wrong.
         """
         kind, ours = self._recognised(sent)
-        job: Job[Any] = kind.read(ours)
-        return job
+        return kind, kind.read(ours)
 
     async def _read(self, kind: JobKind[Any], sent: SentRequest) -> Job[Any]:
         return kind.read(sent) if kind.is_quick_to_read(sent) else await self._media.run(kind.read, sent)

@@ -34,7 +34,9 @@ def check_opening(settings: Settings) -> KeyFile | None:
                 expected="a certificate and its own key in PEM, without a passphrase",
             ) from None
     if settings.key_file is None:
-        if not is_loopback(settings.address) and settings.cloud is None:
+        if settings.cloud is not None:
+            log.info("%s asks who calls; who reaches this port past it needs no key", settings.cloud)
+        elif not is_loopback(settings.address):
             log.warning(
                 "every machine that can reach %s may use this server; --public --keys FILE asks for keys",
                 settings.address,
