@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -98,6 +99,16 @@ def test_an_animated_webp_repeats_and_keeps_its_rate() -> None:
         picture.seek(1)
         picture.load()
         assert picture.info["duration"] == 50
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no policies of scheduling")
+def test_no_encoder_keeps_real_time_priority() -> None:
+    """SVT-AV1 takes it for all its threads when it runs as root, and for the thread that called it."""
+    writer = VideoWriter(VideoOptions(codec="av1"), 64, 64)
+    writer.add(np.zeros((2, 64, 64, 3), np.uint8))
+    policies = {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+    writer.finish()
+    assert policies == {os.sched_getscheduler(0)} == {os.SCHED_OTHER}
 
 
 @pytest.mark.parametrize(

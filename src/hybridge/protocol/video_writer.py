@@ -6,7 +6,9 @@ This needs NumPy and PyAV, and Pillow for a GIF; each is imported where it is us
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestError
@@ -175,8 +177,10 @@ class VideoWriter:
         for rgb in frames:
             frame = self._frame(rgb)
             frame.pts, frame.time_base = self._count, 1 / self.options.rate
+            # The encoder is opened with the first frame.
+            with nullcontext() if self._count else _without_real_time():
+                self._container.mux(self._stream.encode(frame))
             self._count += 1
-            self._container.mux(self._stream.encode(frame))
         return self._taken()
 
     def finish(self) -> bytes:
@@ -204,6 +208,26 @@ class VideoWriter:
         if self._format == "bgra":
             return frame.reformat(format="bgra")
         return frame.reformat(format=self._format, **_bt709())
+
+
+@contextmanager
+def _without_real_time() -> Iterator[None]:
+    """Take back real-time priority that threads of this process were given meanwhile.
+
+    SVT-AV1, when it runs as root, gives it to the thread that opens it and to all its own; every other process on
+    these processors then waits until the film is encoded.
+    """
+    if not hasattr(os, "sched_getscheduler") or os.sched_getscheduler(0) != os.SCHED_OTHER:
+        yield
+        return
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != os.SCHED_OTHER:
+            for thread in map(int, os.listdir("/proc/self/task")):
+                with suppress(ProcessLookupError):
+                    if os.sched_getscheduler(thread) != os.SCHED_OTHER:
+                        os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
 
 
 def crf_of(quality: int) -> float:
