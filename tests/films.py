@@ -11,10 +11,13 @@ import torch
 from diffusers import (
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
+    AutoencoderKLLTX2Video,
+    AutoencoderKLLTXVideo,
     AutoencoderKLQwenImage,
     AutoencoderKLWan,
 )
 from diffusers.models.autoencoders import autoencoder_kl_qwenimage, autoencoder_kl_wan
+from diffusers.models.normalization import RMSNorm
 from torch import nn
 
 
@@ -44,6 +47,27 @@ def small_hunyuan_15(seed: int = 0, **config: Any) -> Any:
     config = {"layers_per_block": 1, "latent_channels": 4, "spatial_compression_ratio": 8} | config
     module = AutoencoderKLHunyuanVideo15(**{"block_out_channels": (8, 16, 16, 32)} | config)
     return with_random_norms(module.eval())
+
+
+def small_ltx(seed: int = 0, kind: type = AutoencoderKLLTXVideo, **config: Any) -> Any:
+    """LTX-Video 0.9.0's blocks, f8t4 instead of f32t8, whose decoder looks ahead, with 8 and 16 channels."""
+    torch.manual_seed(seed)
+    layers = {"layers_per_block": (1, 1, 1, 1), "decoder_layers_per_block": (1, 1, 1, 1)}
+    scaling = {"spatio_temporal_scaling": (True, True, False), "down_block_types": ("LTXVideoDownBlock3D",) * 3}
+    sizes = {"block_out_channels": (8, 8, 16), "decoder_block_out_channels": (8, 16, 16), "latent_channels": 4}
+    config = layers | scaling | sizes | {"decoder_spatio_temporal_scaling": (True, True, False)} | config
+    return with_random_norms(kind(**{"patch_size": 2} | config).eval())
+
+
+def small_ltx_2(seed: int = 0) -> Any:
+    """LTX-2's blocks, which reflect rows and columns, take neighbours as channels and add them."""
+    steps = {"downsample_type": ("spatial", "temporal", "spatiotemporal"), "upsample_factor": (2, 2)}
+    scaling = {"spatio_temporal_scaling": (True, True, True), "decoder_spatio_temporal_scaling": (True, True)}
+    sizes = {"block_out_channels": (8, 16, 32), "decoder_block_out_channels": (16, 32)}
+    layers = {"decoder_layers_per_block": (1, 1, 1), "upsample_residual": (True, True), "decoder_causal": False}
+    blocks = {"down_block_types": ("LTX2VideoDownBlock3D",) * 3, "decoder_inject_noise": (False,) * 3}
+    types = {"upsample_type": ("spatiotemporal",) * 2}
+    return small_ltx(seed, AutoencoderKLLTX2Video, **steps | scaling | sizes | layers | blocks | types)
 
 
 def small_wan_22(seed: int = 0, **config: Any) -> Any:
@@ -83,10 +107,14 @@ def in_float64(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def without_float32() -> Iterator[None]:
-    """Wan's nearest ×2 goes through float32, which costs a float64 forward its precision."""
+    """Wan's nearest ×2 and LTX's norm go through float32, which costs a float64 forward its precision."""
     upsamples = autoencoder_kl_wan.WanUpsample, autoencoder_kl_qwenimage.QwenImageUpsample
     first, second = (mock.patch.object(one, "forward", nn.Upsample.forward) for one in upsamples)
-    with first, second:
+
+    def in_its_own_dtype(self: RMSNorm, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+
+    with first, second, mock.patch.object(RMSNorm, "forward", in_its_own_dtype):
         yield
 
 
@@ -117,4 +145,4 @@ def source_for(
 
 def takes_blocks(module: Any) -> bool:
     """Return whether a module's encoder takes whole latents only."""
-    return isinstance(module, AutoencoderKLHunyuanVideo15) or bool(module.config.get("patch_size"))
+    return bool(isinstance(module, AutoencoderKLHunyuanVideo15) or module.config.get("patch_size"))

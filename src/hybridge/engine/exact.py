@@ -38,6 +38,9 @@ from .runner import Runner
 
 _log = logging.getLogger(__name__)
 
+#: Arguments of ``decode`` and ``encode`` that programs do not have.
+_OTHER = ("temb", "causal")
+
 
 def exact(
     vae: nn.Module, budget: int | str | None = None, *, spill: bool | str | os.PathLike[str] = True
@@ -49,8 +52,9 @@ def exact(
 
     Args:
         vae: An AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny, AutoencoderKLQwenImage, AutoencoderKLWan,
-            AutoencoderKLHunyuanVideo or AutoencoderKLHunyuanVideo15; any other module is run as it is.  If it is an
-            ExactVAE, the module that it wraps is used.
+            AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15, or AutoencoderKLLTXVideo or
+            AutoencoderKLLTX2Video that is not conditioned on a timestep; any other module is run as it is.  If it
+            is an ExactVAE, the module that it wraps is used.
         budget: Bytes that one call may take on top of the weights, input and output included: a number, or a string
             such as ``"2GiB"`` or ``"800MiB"``.  None means the memory that is free at the time of the call, on a
             GPU and on a CPU where a container or ``ulimit`` bounds the process; elsewhere no bound.  The
@@ -330,6 +334,7 @@ class ExactVAE(nn.Module):
             asked = inspect.signature(getattr(self.vae, task)).bind(*given, **named).arguments
             source = next(iter(asked.values()))
             reason = why_not_now(source, self._runner.parameters)
+            reason = reason or _why_other(asked)
             if reason is None:
                 return self._run(task, source, progress, should_stop), bool(asked.get("return_dict", True))
             self._tell(task, reason)
@@ -378,6 +383,11 @@ class _Plain:
 
     given: tuple[Any, ...]
     named: dict[str, Any]
+
+
+def _why_other(asked: dict[str, Any]) -> str | None:
+    """Return which argument of a call asks for another computation; None if none does."""
+    return next((f"it is called with {name}" for name in _OTHER if asked.get(name) is not None), None)
 
 
 def _blank() -> ExactVAE:

@@ -15,6 +15,8 @@ from films import (
     plainly,
     small_hunyuan,
     small_hunyuan_15,
+    small_ltx,
+    small_ltx_2,
     small_qwen,
     small_wan,
     small_wan_22,
@@ -43,6 +45,8 @@ MODULES = {
     "hunyuan": small_hunyuan,
     "hunyuan 1.5": small_hunyuan_15,
     "wan 2.2": small_wan_22,
+    "ltx": small_ltx,
+    "ltx 2": small_ltx_2,
     "wan": lambda seed=0: small_wan(seed, **SHORT),
     "qwen": lambda: small_qwen(**SHORT),
     "time in none": lambda: small_wan(dim_mult=[1, 2], temperal_downsample=[False]),
@@ -96,6 +100,12 @@ def test_every_schedule_gives_the_right_answer(task) -> None:
     assert check_schedules(module, task, source_for(task, 5, (3, 2)).double(), 2**17, every=True) == 1 + 3 + 6 + 1
 
 
+def test_every_schedule_of_a_decoder_that_looks_ahead() -> None:
+    """Seven latent frames, of which the last changes those from the first fourth on."""
+    module = to(small_ltx(), torch.float64)
+    assert check_schedules(module, "decode", source_for("decode", 7, (2, 2)).double(), 2**17, every=True) == 11
+
+
 @pytest.mark.parametrize("task", ["decode", "encode"])
 @pytest.mark.parametrize("name", MODULES)
 def test_every_model_gives_the_right_answer(name, task) -> None:
@@ -104,7 +114,7 @@ def test_every_model_gives_the_right_answer(name, task) -> None:
     check_schedules(module, task, source, 2**16)
 
 
-@pytest.mark.parametrize("name", ["wan", "hunyuan", "hunyuan 1.5", "wan 2.2"])
+@pytest.mark.parametrize("name", ["wan", "hunyuan", "hunyuan 1.5", "wan 2.2", "ltx", "ltx 2"])
 @pytest.mark.parametrize("task", ["decode", "encode"])
 def test_strips_of_one_row(task, name) -> None:
     module = to(MODULES[name](), torch.float64)
@@ -137,7 +147,7 @@ def test_an_encoder_drops_frames_that_no_latent_frame_holds(frames) -> None:
     ],
     ids=["float32", "bfloat16"],
 )
-@pytest.mark.parametrize("name", ["wan", "hunyuan", "hunyuan 1.5", "wan 2.2"])
+@pytest.mark.parametrize("name", ["wan", "hunyuan", "hunyuan 1.5", "wan 2.2", "ltx", "ltx 2"])
 @pytest.mark.parametrize("task", ["decode", "encode"])
 def test_no_further_from_float64_than_the_plain_forward(task, dtype, how, times, name) -> None:
     """Over two models."""
@@ -174,7 +184,7 @@ def test_items_of_a_batch_do_not_touch_each_other() -> None:
         assert torch.equal(together[index : index + 1], runner.run("decode", alone[None], modes=("frames",)))
 
 
-@pytest.mark.parametrize("name", ["wan", "hunyuan", "hunyuan 1.5"])
+@pytest.mark.parametrize("name", ["wan", "hunyuan", "ltx"])
 @pytest.mark.parametrize(("task", "strip_bytes"), [("decode", 2**16), ("encode", 2**18)])
 def test_peak_is_what_torch_allocates(task, strip_bytes, name) -> None:
     module = MODULES[name]()

@@ -64,12 +64,13 @@ class Workspace(ABC):
             self.window[:, :, above].zero_()
             self.window[:, :, below].zero_()
             return
+        further = 1 if self._outside == "reflected" else 0
         if fresh < inside:
-            self.inside[:, :, above] = self.inside[:, :, inside - start : inside - start + 1]
+            self.inside[:, :, above] = self.inside[:, :, further - start, None]
         if outside < stop:
-            self.inside[:, :, below] = self.inside[:, :, height - 1 - start : height - start]
+            self.inside[:, :, below] = self.inside[:, :, height - 1 - further - start, None]
         rows = slice(fresh - start, stop - start)
-        for side, column in zip(self._sides, (0, -1), strict=True):
+        for side, column in zip(self._sides, (further, -1 - further), strict=True):
             side[:, :, rows] = self.inside[:, :, rows, column, None]
 
     @abstractmethod

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..program.ops import Norm, Weights
 from .group_norm import GroupNorm
-from .rms_norm import RmsNorm
+from .position_norm import PositionNorm
 
 
 class ModuleParameters:
@@ -47,6 +47,11 @@ def _sum(weight: torch.Tensor, taps: tuple[int, ...]) -> torch.Tensor:
     return some.to(torch.promote_types(weight.dtype, torch.float32)).sum(2)
 
 
+def _longer(numbers: torch.Tensor, length: int) -> torch.Tensor:
+    """Return ``numbers`` with the last along dimension 0 repeated up to this length."""
+    return torch.cat([numbers, numbers[-1:].expand(length - len(numbers), *numbers.shape[1:])])
+
+
 class Parameters:
     """The parameters of a module by the name of their submodule, in the dtype to compute in."""
 
@@ -57,7 +62,7 @@ class Parameters:
         """Return weight and bias of a layer; for taps in time, with frames and phases one after another."""
         part: Any = self._parts[weights.name]
         weight, bias = part.weight.detach(), part.bias
-        count = weights.out_channels // weights.phases
+        count = (weights.out_channels - weights.last_repeated) // weights.phases
         if len(weight) != count:
             used = slice(weights.first_output, weights.first_output + count)
             weight, bias = weight[used], None if bias is None else bias[used]
@@ -65,6 +70,8 @@ class Parameters:
         if weights.taps is not None:  # (O, C, frames, k, k) → (phases · O, frames · C, k, k)
             weight = torch.cat([torch.cat([_sum(weight, taps) for taps in phase], 1) for phase in weights.taps])
             bias = bias.repeat(weights.phases) if bias is not None and weights.phases > 1 else bias
+        if weights.last_repeated:
+            weight, bias = (None if one is None else _longer(one, weights.out_channels) for one in (weight, bias))
         return weight.to(self.dtype), bias
 
     def linear(self, weights: Weights) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -72,10 +79,17 @@ class Parameters:
         weight, bias = self.of(weights)
         return weight.flatten(1), bias
 
-    def norm(self, norm: Norm) -> GroupNorm | RmsNorm:
+    def norm(self, norm: Norm, channels: int) -> GroupNorm | PositionNorm:
         """Return a norm with its parameters, in float32 or wider."""
         part: Any = self._parts[norm.name]
         wide = torch.promote_types(self.dtype, torch.float32)
+        if norm.kind == "mean square":
+            return PositionNorm(norm, None, None, channels, wide)
         if norm.kind == "rms":
-            return RmsNorm(norm, part.gamma.detach().to(wide).flatten())
-        return GroupNorm(norm, part.weight.detach().to(wide), part.bias.detach().to(wide))
+            return PositionNorm(norm, part.gamma.detach().to(wide).flatten(), None, channels, wide)
+        weight, bias = part.weight.detach().to(wide), part.bias.detach().to(wide)
+        return (
+            GroupNorm(norm, weight, bias)
+            if norm.kind == "group"
+            else PositionNorm(norm, weight, bias, channels, wide)
+        )

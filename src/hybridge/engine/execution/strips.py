@@ -169,7 +169,8 @@ class ConvolutionStrips:
             if carried_bias is not None:  # both are added to every position
                 bias = carried_bias if bias is None else bias + carried_bias
         self._convolution: Convolution = prepare(op, way, weight, bias, arithmetic.k_block)
-        self._norm = None if op.norm is None else parameters.norm(op.norm)
+        channels = op.weights.in_channels // (op.in_time.kernel if op.in_time else 1)
+        self._norm = None if op.norm is None else parameters.norm(op.norm, channels)
         self._entering = IN_PLACE[op.entering] if op.entering else None
         self._leaving = IN_PLACE[op.leaving] if op.leaving else None
 
@@ -281,7 +282,7 @@ class AttentionStrips:
 
     def __init__(self, op: Attend, parameters: Parameters, arithmetic: DeviceProfile) -> None:
         self._op, self._arithmetic = op, arithmetic
-        self._norm = parameters.norm(op.norm)
+        self._norm = parameters.norm(op.norm, op.query.in_channels)
         self._query, self._key, self._value, self._out = (
             parameters.linear(layer) for layer in (op.query, op.key, op.value, op.out)
         )

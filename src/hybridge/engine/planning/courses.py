@@ -21,10 +21,10 @@ from typing import Literal
 
 from ..program.ops import (
     Attend,
-    Convolve,
     Op,
     Rearrange,
     frames_added,
+    frames_ahead,
     frames_together,
     rows_added,
     rows_together,
@@ -103,7 +103,7 @@ class Course:
     def _walk(self) -> None:
         length = self._lengths[self._driver]
         slabs = self._section.slabs or length
-        is_driven = self._section.is_by_frames and not any(_looks_ahead(op) for op in self._ops)
+        is_driven = self._section.is_by_frames and not any(frames_ahead(op) for op in self._ops)
         ends = {op.target: 0 for op in self._ops}
         step = 0
         while any(end < self._lengths[value] for value, end in ends.items()):
@@ -212,7 +212,3 @@ class Course:
             if op.residual == value:
                 needed = min(needed, max(0, self._adds(op, done, done + 1)[0]))
         return needed
-
-
-def _looks_ahead(op: Op) -> bool:
-    return isinstance(op, Convolve) and op.in_time is not None and op.in_time.ahead > 0

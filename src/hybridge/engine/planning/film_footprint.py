@@ -35,7 +35,7 @@ _MERGING_ITEMSIZE, _MERGING_COPIES = 8, 6
 #: Pieces of statistics that are kept before they are merged.
 _PIECES_KEPT = 64
 
-#: Rows are normalised in pieces of at most this many bytes, two of which exist at a time; see execution's RmsNorm.
+#: Rows are normalised in pieces of at most this many bytes, of which two exist; see execution's PositionNorm.
 _PIECES_BYTES = 2 * 2**20
 
 

@@ -24,7 +24,7 @@ from functools import partial
 
 from ...errors import RequestError, TooLarge
 from ...units import format_bytes
-from ..program.ops import Attend, Op
+from ..program.ops import Attend, Op, frames_ahead
 from ..program.program import Program
 from .conv_algorithms import DeviceProfile
 from .courses import Section
@@ -169,8 +169,10 @@ def sections_of(shape: FilmShape) -> Iterator[tuple[Mode, tuple[Section, ...]]]:
     before, after = one_by_one(every[: run.start]), one_by_one(every[run.stop :])
     for count in _FRAMES_IN_A_STEP:
         if count < latent_frames and len(run) > 1:
-            first = shape.extents[program.ops[run.start].source][0]
-            slabs = count * max(1, -(-first // latent_frames))
+            # A step is of the first op's source, or if an op looks ahead, of the last op's target.
+            looks_ahead = any(map(frames_ahead, (program.ops[op] for op in run)))
+            value = run.stop if looks_ahead else program.ops[run.start].source
+            slabs = count * max(1, -(-shape.extents[value][0] // latent_frames))
             yield "frames", (*before, Section(run.start, run.stop, "frames", slabs), *after)
     run = _heaviest_run(shape, _needs_all_rows)
     if len(run) > 1:

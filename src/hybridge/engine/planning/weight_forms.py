@@ -52,7 +52,7 @@ def _of_attention(op: Attend, arithmetic: DeviceProfile) -> int:
 
 
 def _of_norm(norm: Norm | None, channels: int, arithmetic: DeviceProfile) -> int:
-    if norm is None:
+    if norm is None or norm.kind == "mean square":
         return 0
     if norm.kind == "rms":  # its scale
         return channels * max(arithmetic.computed_bytes, _NORM_BYTES)

@@ -29,6 +29,7 @@ class ProgramBuilder:
         norms_are_over: The frames that a norm's statistics are over; see :class:`.Norm`.
         attention_sees: The frames that attention is over; see :class:`.Attend`.
         is_at_once: As in :class:`.Program`.
+        is_causal: Whether no layer sees later frames, where this is a setting of the class.
     """
 
     def __init__(self, module: nn.Module, blocks: Mapping[str, Lower]) -> None:
@@ -36,6 +37,7 @@ class ProgramBuilder:
         self.norms_are_over: Literal["frame", "film"] = "frame"
         self.attention_sees: Literal["frame", "frames before"] = "frame"
         self.is_at_once = False
+        self.is_causal = True
         self._names = {part: name for name, part in module.named_modules()}
         self._module = type(module).__name__
         self._channels: list[int] = []
@@ -104,13 +106,16 @@ class ProgramBuilder:
         )
         return Weights(name, conv.in_channels, conv.out_channels, conv.kernel_size[0])
 
-    def conv3d_weights(self, conv: Any) -> Weights:
-        """Return the weights of a convolution over frames that are read one after another."""
+    def conv3d_weights(self, conv: Any, outside: tuple[str, ...] = ("zeros",)) -> Weights:
+        """Return the weights of a convolution over frames, which pads its source in one of these ways."""
         name, (frames, *sides) = self.name(conv), conv.kernel_size
         check(
             name,
             ("a Conv3d", kind(conv) == "Conv3d"),
-            ("padding with zeros", conv.padding_mode == "zeros" and not isinstance(conv.padding, str)),
+            (
+                f"padding with {' or '.join(outside)}",
+                conv.padding_mode in outside and not isinstance(conv.padding, str),
+            ),
             ("one group, no dilation", conv.groups == 1 and set(conv.dilation) == {1}),
             ("a square kernel with an odd side", len(set(sides)) == 1 and sides[0] % 2 == 1),
             ("parameters of its shape", owns(conv, conv.out_channels, conv.in_channels, *conv.kernel_size)),

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...errors import CannotLower
 from .. import tiny
-from . import hunyuan_video, hunyuan_video_15, wan
+from . import hunyuan_video, hunyuan_video_15, ltx, wan
 from .builder import Lower, ProgramBuilder, check, drops_nothing
 from .module_structure import kind, why_replaced, why_touched
 from .ops import Padding
@@ -286,10 +286,12 @@ _WHOLE: dict[tuple[str, Task], Callable[[ProgramBuilder, Any], None]] = {
     (hunyuan_video.NAME, "encode"): hunyuan_video.encoder,
     (hunyuan_video_15.NAME, "decode"): hunyuan_video_15.decoder,
     (hunyuan_video_15.NAME, "encode"): hunyuan_video_15.encoder,
+    **{(name, "decode"): ltx.decoder for name in ltx.PREFIXES},
+    **{(name, "encode"): ltx.encoder for name in ltx.PREFIXES},
 }
 
 #: The classes whose values have frames.
-_FILMS = {*wan.PREFIXES, hunyuan_video.NAME, hunyuan_video_15.NAME}
+_FILMS = {*wan.PREFIXES, *ltx.PREFIXES, hunyuan_video.NAME, hunyuan_video_15.NAME}
 
 _BLOCKS: dict[str, Lower] = {
     "UNetMidBlock2D": _mid_block,
@@ -308,5 +310,6 @@ _BLOCKS: dict[str, Lower] = {
     "HunyuanVideo15DownBlock3D": _blocks_then_resamplers,
     **wan.BLOCKS,
     **hunyuan_video_15.BLOCKS,
+    **ltx.BLOCKS,
     **hunyuan_video.BLOCKS,
 }

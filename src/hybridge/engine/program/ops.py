@@ -30,8 +30,8 @@ POINTWISE = ("silu", "relu", "gelu", "mish", "from_signed", "to_signed", "soft_c
 #: The functions (None is the identity) that give the same result whether their input or their output is rounded.
 OF_ROUNDED = (None, "relu", "clamp")
 
-#: What a convolution sees outside of its source: zeros, or the nearest frame, row or column of it.
-Outside = Literal["zeros", "nearest"]
+#: What a convolution sees outside of its source: zeros; the nearest frame, row or column of it; or that after it.
+Outside = Literal["zeros", "nearest", "reflected"]
 
 #: For a kernel with a length in time: for every output phase and every frame that is read, the taps along time by
 #: whose sum that frame is multiplied.
@@ -56,6 +56,7 @@ class Weights:
             of all phases, one after another.
         first_output: The first of the layer's outputs that is used: some layers compute queries, keys and values
             together.
+        last_repeated: How many more of ``out_channels`` have the number of the layer's last output.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Weights:
     kernel: int = 1
     taps: Taps | None = None
     first_output: int = 0
+    last_repeated: int = 0
 
     @property
     def phases(self) -> int:
@@ -78,16 +80,17 @@ class Norm:
     Attributes:
         name: Name of its submodule.
         groups: For ``group`` the number of groups of channels.
-        eps: For ``group`` added to the variance, for ``rms`` the least norm that is divided by.
-        kind: ``group`` is a GroupNorm, whose statistics span the picture.  ``rms`` divides the channels of every
-            position by their L2 norm and multiplies by √C and by ``gamma``; it needs no statistics.
+        eps: Added to the variance or the mean square; for ``rms`` the least norm that is divided by.
+        kind: ``group`` is a GroupNorm, whose statistics span the picture.  The others are of every position's
+            channels and need no statistics: ``rms`` divides by their L2 norm and multiplies by √C and by ``gamma``,
+            ``mean square`` divides by the root of their mean square, and ``layer`` is a LayerNorm.
         over: Whether the statistics of a film are those of each frame or of all frames together.
     """
 
     name: str
     groups: int
     eps: float
-    kind: Literal["group", "rms"] = "group"
+    kind: Literal["group", "rms", "mean square", "layer"] = "group"
     over: Literal["frame", "film"] = "frame"
 
     @property
@@ -350,6 +353,11 @@ def rows_added(op: Op, first: int, end: int) -> tuple[int, int]:
 def frames_added(op: Op, first: int, end: int) -> tuple[int, int]:
     """Return the frames [from, to) of an op's residual for target frames [first, end)."""
     return op.residual_by.frames_read(first, end) if isinstance(op, Rearrange) else (first, end)
+
+
+def frames_ahead(op: Op) -> int:
+    """Return how many source frames after a target frame's own are read for it."""
+    return op.in_time.ahead if isinstance(op, Convolve) and op.in_time else 0
 
 
 def frames_together(op: Op) -> int:

@@ -12,6 +12,9 @@ from typing import Literal
 
 from .ops import Attend, Convolve, Norm, Op, Rearrange
 
+#: The least rows and columns that can be reflected.
+_REFLECTED = 2
+
 Task = Literal["decode", "encode"]
 
 
@@ -87,6 +90,12 @@ class Program:
         """Return which op cannot take its source for an input of this size; None if all can."""
         sizes, lengths = self.sizes(height, width), self.lengths(frames)
         for op in self.ops:
+            if (
+                isinstance(op, Convolve)
+                and op.padding.outside == "reflected"
+                and min(sizes[op.source]) < _REFLECTED
+            ):
+                return f"{op.name} reflects rows and columns, of which there are fewer than {_REFLECTED}"
             if isinstance(op, Rearrange) and not op.by.fits(lengths[op.source], *sizes[op.source]):
                 block = "×".join(map(str, (op.by.frames, op.by.rows, op.by.columns)))
                 return f"{op.name} takes blocks of {block} frames, rows and columns"

@@ -1,0 +1,187 @@
+"""Lower AutoencoderKLLTXVideo and AutoencoderKLLTX2Video, whose blocks compute nearly the same.
+
+Norms are per position and there is no attention.
+Encoders are causal; decoders also see the frame after.
+Outside of a film the first and the last frame are repeated, and rows and columns are zeros or reflected.
+
+Decoders that are conditioned on a timestep are not lowered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from .builder import Lower, ProgramBuilder, check, drops_nothing, owns
+from .module_structure import kind
+from .ops import InTime, Norm, Outside, Padding, Weights
+from .rearranging import Arrangement
+
+#: How the names of the blocks' classes begin, by the class of the VAE.
+PREFIXES = {"AutoencoderKLLTXVideo": "LTXVideo", "AutoencoderKLLTX2Video": "LTX2Video"}
+
+#: The order of a patch's channels: columns before rows.
+_PATCH = "ctxy"
+
+_OUTSIDE: dict[str, Outside] = {"zeros": "zeros", "reflect": "reflected"}
+
+
+def decoder(builder: ProgramBuilder, vae: Any) -> None:
+    """Lower ``decode``."""
+    part = vae.decoder
+    _check_family(builder, vae, part, "Decoder3d")
+    check("decoder", ("no timestep", part.time_embedder is None and part.timestep_scale_multiplier is None))
+    x = _conv(builder, builder.input(part.conv_in.conv.in_channels), part.conv_in)
+    for block in (part.mid_block, *part.up_blocks):
+        x = builder.block(block, x)
+    x = _norm_act_conv(builder, x, part.norm_out, part.conv_act, part.conv_out)
+    pixels = Arrangement(True, 1, part.patch_size, part.patch_size, _PATCH)
+    builder.rearrange(x, pixels, "the decoder's patches")
+
+
+def encoder(builder: ProgramBuilder, vae: Any) -> None:
+    """Lower ``encode``."""
+    part = vae.encoder
+    _check_family(builder, vae, part, "Encoder3d")
+    x = builder.input(part.conv_in.conv.in_channels // part.patch_size**2)
+    patches = Arrangement(False, 1, part.patch_size, part.patch_size, _PATCH)
+    x = _conv(builder, builder.rearrange(x, patches, "the encoder's patches"), part.conv_in)
+    for block in (*part.down_blocks, part.mid_block):
+        x = builder.block(block, x)
+    # One logarithm of a variance serves all channels.
+    repeats = part.conv_out.conv.out_channels - 2
+    _norm_act_conv(builder, x, part.norm_out, part.conv_act, part.conv_out, repeats=repeats)
+
+
+def _check_family(builder: ProgramBuilder, vae: Any, part: Any, suffix: str) -> None:
+    check(
+        builder.name(part),
+        (f"diffusers' {suffix}", kind(part) == PREFIXES[kind(vae)] + suffix),
+        ("patches of one frame", part.patch_size_t == 1),
+    )
+    builder.is_at_once = True
+    builder.is_causal = bool(part.conv_in.is_causal if hasattr(part.conv_in, "is_causal") else part.is_causal)
+
+
+def _conv(builder: ProgramBuilder, x: int, conv: Any, *, repeats: int = 0, **around: Any) -> int:
+    weights = _weights(builder, conv)
+    in_time, side, down = conv.conv.stride
+    size = weights.kernel // 2
+    check(
+        weights.name,
+        ("strides of 1 or 2", side == down and {in_time, side} <= {1, 2}),
+        ("a cube as its kernel", len(set(conv.conv.kernel_size)) == 1),
+        (f"padding of {size} in space", conv.conv.padding == (0, size, size)),
+        ("the same frames for all layers", getattr(conv, "is_causal", builder.is_causal) == builder.is_causal),
+    )
+    if repeats:
+        weights = replace(weights, out_channels=weights.out_channels + repeats, last_repeated=repeats)
+    ahead = 0 if builder.is_causal else size
+    rule = InTime(weights.in_channels // conv.conv.in_channels, in_time, outside="nearest", ahead=ahead)
+    padding = Padding(size, size, size, size, _OUTSIDE[conv.conv.padding_mode])
+    return builder.convolve_with(x, weights, side, padding, in_time=rule if size else None, **around)
+
+
+def _weights(builder: ProgramBuilder, conv: Any) -> Weights:
+    known = kind(conv) in [prefix + "CausalConv3d" for prefix in PREFIXES.values()]
+    check(builder.name(conv), ("a convolution that may be causal", known))
+    return builder.conv3d_weights(conv.conv, tuple(_OUTSIDE))
+
+
+def _norm(builder: ProgramBuilder, norm: Any) -> Norm:
+    name = builder.name(norm)
+    if kind(norm) == "RMSNorm":
+        check(name, ("no weights", norm.weight is None and norm.bias is None))
+    else:
+        check(name, ("an RMS norm over channels", kind(norm) == "PerChannelRMSNorm" and norm.channel_dim == 1))
+    return Norm(name, 1, norm.eps, "mean square")
+
+
+def _norm_act_conv(builder: ProgramBuilder, x: int, norm: Any, activation: Any, conv: Any, **around: Any) -> int:
+    check(builder.name(activation), ("SiLU", kind(activation) == "SiLU"))
+    return _conv(builder, x, conv, norm=_norm(builder, norm), entering="silu", **around)
+
+
+def _resnet(builder: ProgramBuilder, block: Any, x: int) -> int:
+    check(
+        builder.name(block),
+        ("no dropout", drops_nothing(block.dropout)),
+        ("no noise", block.per_channel_scale1 is None and block.per_channel_scale2 is None),
+        ("no timestep", block.scale_shift_table is None),
+    )
+    hidden = _norm_act_conv(builder, x, block.norm1, block.nonlinearity, block.conv1)
+    added = x if block.conv_shortcut is None else _shortcut(builder, block, x)
+    return _norm_act_conv(builder, hidden, block.norm2, block.nonlinearity, block.conv2, residual=added)
+
+
+def _shortcut(builder: ProgramBuilder, block: Any, x: int) -> int:
+    norm, conv = block.norm3, block.conv_shortcut
+    name, channels = builder.name(norm), builder.channels(x)
+    is_layer = kind(norm) == "LayerNorm" and norm.normalized_shape == (channels,)
+    check(name, ("a LayerNorm of the channels", is_layer and norm.bias is not None and owns(norm, channels)))
+    around = {"norm": Norm(name, 1, norm.eps, "layer")}
+    if kind(conv) != "Conv3d":
+        check(builder.name(conv), ("a 1×1×1 shortcut", set(conv.conv.kernel_size) == {1}))
+        return _conv(builder, x, conv, **around)
+    weights = builder.conv3d_weights(conv)
+    geometry = conv.kernel_size, set(conv.stride), set(conv.padding)
+    check(weights.name, ("a 1×1×1 shortcut", geometry == ((1, 1, 1), {1}, {0})))
+    return builder.convolve_with(x, weights, 1, Padding(), **around)
+
+
+def _mid_block(builder: ProgramBuilder, block: Any, x: int) -> int:
+    check(builder.name(block), ("no timestep", block.time_embedder is None))
+    for resnet in block.resnets:
+        x = builder.block(resnet, x)
+    return x
+
+
+def _down_block(builder: ProgramBuilder, block: Any, x: int) -> int:
+    for part in (*block.resnets, *(block.downsamplers or ())):
+        x = builder.block(part, x)
+    last = getattr(block, "conv_out", None)
+    return x if last is None else builder.block(last, x)
+
+
+def _up_block(builder: ProgramBuilder, block: Any, x: int) -> int:
+    check(builder.name(block), ("no timestep", block.time_embedder is None))
+    first = () if block.conv_in is None else (block.conv_in,)
+    for part in (*first, *(block.upsamplers or ()), *block.resnets):
+        x = builder.block(part, x)
+    return x
+
+
+def _upsample(builder: ProgramBuilder, block: Any, x: int) -> int:
+    name, factors = builder.name(block), tuple(block.stride)
+    made = _conv(builder, x, block.conv)
+    if not block.residual:
+        return builder.rearrange(made, Arrangement(True, *factors), name)
+    total = factors[0] * factors[1] * factors[2]
+    repeated = Arrangement(True, *factors, repeats=total // block.upscale_factor, is_cycled=True)
+    return builder.rearrange(made, Arrangement(True, *factors), name, residual=x, residual_by=repeated)
+
+
+def _downsample(builder: ProgramBuilder, block: Any, x: int) -> int:
+    name, factors = builder.name(block), tuple(block.stride)
+    # It repeats the first frame before the convolution, which then makes two equal frames if it is causal.
+    check(name, ("a causal convolution before frames are joined", builder.is_causal or factors[0] == 1))
+    made = _conv(builder, x, block.conv)
+    averaged = Arrangement(False, *factors, mean=block.group_size, first="nearest")
+    by = Arrangement(False, *factors, first="nearest")
+    return builder.rearrange(made, by, name, residual=x, residual_by=averaged)
+
+
+#: What lowers each block, by the name of its class.
+BLOCKS: dict[str, Lower] = {
+    prefix + name: function
+    for prefix in (*PREFIXES.values(), "LTXVideo095")
+    for name, function in {
+        "ResnetBlock3d": _resnet,
+        "MidBlock3d": _mid_block,
+        "DownBlock3D": _down_block,
+        "UpBlock3d": _up_block,
+        "Upsampler3d": _upsample,
+        "Downsampler3d": _downsample,
+        "CausalConv3d": lambda builder, conv, x: _conv(builder, x, conv),
+    }.items()
+}
