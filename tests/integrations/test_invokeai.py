@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -158,3 +160,45 @@ def test_a_model_that_the_server_has_not(pack: ModuleType) -> None:
 
 def test_it_stays_thin() -> None:
     assert len(PACK.read_text().splitlines()) < 100
+
+
+#: Where InvokeAI defines what the imitation imitates, and the parameters that the nodes pass.
+SIGNATURES = {
+    "app/invocations/baseinvocation.py": {"invocation": "invocation_type title tags category version"},
+    "app/invocations/fields.py": {"InputField": "default description input"},
+    "app/invocations/primitives.py": {
+        "ImageOutput.build": "image_dto",
+        "LatentsOutput.build": "latents_name latents seed",
+    },
+    "app/services/shared/invocation_context.py": {
+        "ImagesInterface.save": "image",
+        "ImagesInterface.get_pil": "image_name mode",
+        "TensorsInterface.save": "tensor",
+        "TensorsInterface.load": "name",
+        "UtilInterface.signal_progress": "message",
+    },
+}
+
+
+@pytest.mark.skipif("INVOKEAI_DIR" not in os.environ, reason="INVOKEAI_DIR: the folder with the package invokeai")
+def test_invokeai_has_these_signatures() -> None:
+    package = Path(os.environ["INVOKEAI_DIR"], "invokeai")
+    for file, signatures in SIGNATURES.items():
+        tree = ast.parse((package / file).read_text())
+        for name, parameters in signatures.items():
+            found: Any = tree
+            for part in name.split("."):
+                found = next(one for one in found.body if getattr(one, "name", None) == part)
+            assert set(parameters.split()) <= {one.arg for one in found.args.args}, name
+    exported = {
+        alias.name
+        for node in ast.parse((package / "invocation_api" / "__init__.py").read_text()).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    wanted = next(
+        node
+        for node in ast.parse(PACK.read_text()).body
+        if getattr(node, "module", "") == "invokeai.invocation_api"
+    )
+    assert {alias.name for alias in wanted.names} <= exported
