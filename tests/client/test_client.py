@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from hybridge.client import AsyncClient, Client, Retry, ServerWarning
-from hybridge.errors import BadAnswer, ClientError, RequestError
+from hybridge.errors import BadAnswer, ClientError, RequestError, ServerUnreachable
 from hybridge.protocol import (
     DecodeRequest,
     EncodeRequest,
@@ -248,6 +248,8 @@ def test_latents_have_the_kind_that_was_asked_for(client: Client, monkeypatch: p
     assert isinstance(client.encode(picture()), torch.Tensor)
     assert isinstance(client.encode(torch.zeros(1, 3, 8, 8)), torch.Tensor)
     assert isinstance(client.encode(picture(), kind="wire"), WireTensor)
+    with pytest.raises(RequestError, match="unknown kind of tensors: saw 'jax', expected torch, numpy, wire"):
+        client.encode(picture(), kind="jax")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: "here" if name == "numpy" else None)
     assert isinstance(client.encode(picture()), np.ndarray)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -288,6 +290,23 @@ def test_credentials_and_headers_go_with_every_call(stub: Any) -> None:
         assert seen.headers["authorization"] == "Basic bWU6czNjcmV0"
         assert seen.headers["x-team"] == "blue"
         assert seen.query.startswith("key=k3y")
+
+
+def test_health_is_asked_once_for_programs_that_poll() -> None:
+    waits: list[float] = []
+    seen: list[str] = []
+
+    def fail(request: httpx.Request) -> httpx.Response:
+        seen.append(request.url.path)
+        raise httpx.ConnectError("refused", request=request)
+
+    with Client("http://box", transport=httpx.MockTransport(fail), sleep=waits.append) as client:
+        with pytest.raises(ServerUnreachable):
+            client.health()
+        assert (seen, waits) == (["/health"], [])
+        with pytest.raises(ServerUnreachable):
+            client.models(deadline_s=0.01)
+    assert (seen, waits) == (["/health", "/v1/models"], [])
 
 
 def test_models_and_health(client: Client, stub: Any) -> None:
@@ -436,7 +455,7 @@ def test_both_clients_say_and_get_the_same(stub: Any, name: str) -> None:
         result = result.answer if name == "send" else result
         records.append((result, waits, [(seen.path, seen.query, seen.body) for seen in stub.seen]))
     assert records[0] == records[1]
-    assert records[0][1] == ([] if name == "not sent" else [2.0, 2.0])
+    assert records[0][1] == ([] if name in ("not sent", "health") else [2.0, 2.0])
 
 
 def test_async_calls_overlap(stub: Any) -> None:

@@ -242,17 +242,17 @@ class AsyncClient(
         )
         return AsyncCallQueue(recipe, self._run)
 
-    async def models(self) -> list[dict[str, Any]]:
+    async def models(self, *, deadline_s: float | None = None) -> list[dict[str, Any]]:
         """As :meth:`Client.models`."""
-        return await self._run(self._flows.models(self._terms(None, None)))
+        return await self._run(self._flows.models(self._terms(deadline_s, None)))
 
-    async def model(self, name: str) -> Json:
+    async def model(self, name: str, *, deadline_s: float | None = None) -> Json:
         """As :meth:`Client.model`."""
-        return await self._run(self._flows.model(name, self._terms(None, None)))
+        return await self._run(self._flows.model(name, self._terms(deadline_s, None)))
 
-    async def health(self) -> Json:
+    async def health(self, *, deadline_s: float | None = None) -> Json:
         """As :meth:`Client.health`."""
-        return await self._run(self._flows.health(self._terms(None, None)))
+        return await self._run(self._flows.health(self._terms(deadline_s, None)))
 
     async def aclose(self) -> None:
         """Close the connections."""

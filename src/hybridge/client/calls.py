@@ -21,7 +21,7 @@ from ..protocol import (
 from ..protocol.messages import DEFAULT_QUALITY
 from ..protocol.video_formats import DEFAULT_VIDEO
 from .call_types import DecodeOptions, EncodeOptions, ImageFormat, TensorOutput
-from .conversion import Kind, best_kind, image_to_wire, latents_of_file, picture_format_from, to_wire
+from .conversion import Kind, best_kind, checked_kind, image_to_wire, latents_of_file, picture_format_from, to_wire
 from .flow import Flows
 from .flow_types import Flow, Progress, Terms
 from .precision import Precision, lowered
@@ -210,7 +210,7 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
             drop_frames=drop_frames,
         )
         terms = self._terms(deadline_s, progress)
-        return self._run(self._flows.encode(request, model, kind or natural_kind, terms))
+        return self._run(self._flows.encode(request, model, checked_kind(kind) or natural_kind, terms))
 
     def encode_video(
         self,
@@ -232,7 +232,7 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
         """
         request, natural_kind = encode_request(video, is_video=True, **options)
         terms = self._terms(deadline_s, progress)
-        flow = self._flows.encode(request, model, kind or natural_kind, terms)
+        flow = self._flows.encode(request, model, checked_kind(kind) or natural_kind, terms)
         latents: TorchT | NumpyT | WireT = self._run(flow)
         return latents
 
@@ -280,7 +280,7 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
         """
         inputs = {"prompt": prompt, **options}
         request = prompt_request(inputs, images, drop_padding=drop_padding, convention=convention)
-        kind, terms = kind or best_kind(), self._terms(deadline_s, progress)
+        kind, terms = checked_kind(kind) or best_kind(), self._terms(deadline_s, progress)
         embeddings: EmbeddingsT = self._run(
             prompt_flow(self._flows, request, model, kind, num_images_per_prompt, terms)
         )
@@ -310,7 +310,9 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
         **arguments: Any,
     ) -> Flow[Any]:
         request, natural_kind = encode_request(image, **arguments)
-        return self._flows.encode(request, model, kind or natural_kind, self._terms(deadline_s, progress))
+        return self._flows.encode(
+            request, model, checked_kind(kind) or natural_kind, self._terms(deadline_s, progress)
+        )
 
     def _terms(self, deadline_s: float | None, progress: Progress | None) -> Terms:
         return Terms(self._deadline_s if deadline_s is None else deadline_s, progress)

@@ -282,17 +282,17 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
         )
         return CallQueue(recipe, self._run)
 
-    def models(self) -> list[dict[str, Any]]:
+    def models(self, *, deadline_s: float | None = None) -> list[dict[str, Any]]:
         """Return the server's models; with several servers, those of one that answers."""
-        return self._run(self._flows.models(self._terms(None, None)))
+        return self._run(self._flows.models(self._terms(deadline_s, None)))
 
-    def model(self, name: str) -> Json:
+    def model(self, name: str, *, deadline_s: float | None = None) -> Json:
         """Return what the server says of one model, with the fingerprint of its text encoders."""
-        return self._run(self._flows.model(name, self._terms(None, None)))
+        return self._run(self._flows.model(name, self._terms(deadline_s, None)))
 
-    def health(self) -> Json:
-        """Return the server's health report as JSON or text; raise an error if the server does not answer."""
-        return self._run(self._flows.health(self._terms(None, None)))
+    def health(self, *, deadline_s: float | None = None) -> Json:
+        """Return the server's health report as JSON or text; raise an error at once if no server answers."""
+        return self._run(self._flows.health(self._terms(deadline_s, None)))
 
     def close(self) -> None:
         """Close the connections."""

@@ -72,6 +72,13 @@ def latents_of_file(path: str | Path) -> tuple[WireTensor, Kind, Scaling | None]
     return file.tensor, best_kind(), file.scaling
 
 
+def checked_kind(kind: Kind | None) -> Kind | None:
+    """Return ``kind``; raise :class:`RequestError` if there is none of this name."""
+    if kind is not None and kind not in get_args(Kind):
+        raise RequestError("unknown kind of tensors", saw=repr(kind)[:60], expected=", ".join(get_args(Kind)))
+    return kind
+
+
 @overload
 def from_wire(tensor: WireTensor, kind: Literal["torch"]) -> torch.Tensor: ...
 @overload

@@ -106,7 +106,9 @@ class Flows:
         return (yield from self.exchange(getter(path), _read_document, self.begin(terms)))
 
     def health(self, terms: Terms) -> Flow[Json]:
-        return (yield from self.exchange(getter("/health"), _read_document, self.begin(terms)))
+        # Once: a program that asks again and again wants to hear how it is now.
+        once = dataclasses.replace(self, retries=dataclasses.replace(self.retries, attempts=1))
+        return (yield from once.exchange(getter("/health"), _read_document, self.begin(terms)))
 
     # ------------------------------------------------------------------------------------------- parts
 
