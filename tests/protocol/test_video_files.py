@@ -241,6 +241,7 @@ def muxed(
         ("mp4", "libvpx-vp9"),
         ("matroska", "libx264"),
         ("matroska", "libx265"),
+        ("matroska", "mpeg4"),
         ("webm", "libvpx"),
     ],
 )
@@ -301,6 +302,17 @@ def test_frames_of_different_durations_are_told() -> None:
     struct.pack_into(">I", fragmented, at + 12, 7)
     assert read(bytes(fragmented), note=lambda _, text: notes.append(text)).shape[0] == 9
     assert notes == ["the frames have different durations, which are ignored: one follows another"]
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "WEBP"])
+@pytest.mark.parametrize("durations", [[40, 40, 40], [40, 80, 40]])
+def test_pictures_of_an_animation_that_are_shown_differently_long(file_format: str, durations: list[int]) -> None:
+    first, *others = (Image.fromarray(frame) for frame in film()[::4])
+    file = io.BytesIO()
+    first.save(file, file_format, save_all=True, append_images=others, duration=durations)
+    codes: list[str] = []
+    assert len(read(file.getvalue(), note=lambda code, _: codes.append(code))) == 3
+    assert codes == (["uneven-frames"] if len(set(durations)) > 1 else [])
 
 
 def test_frames_are_resized_as_pictures_are() -> None:

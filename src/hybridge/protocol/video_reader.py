@@ -31,6 +31,8 @@ MAX_FRAMES = 16_384
 _BYTES_PER_PIXEL = 16
 _BYTES_BESIDE = 64 * 1024
 
+_UNEVEN = "the frames have different durations, which are ignored: one follows another"
+
 #: Pixels that a decoder adds to a side of its frames at most: whole blocks, and edges on both sides.
 _EDGES = 256
 
@@ -81,15 +83,15 @@ def read_video(
         if media_type in ("video/mp4", "video/webm"):
             packets = (read_mp4 if media_type == "video/mp4" else read_webm)(data, max_frames=max_frames)
             if packets.is_variable:
-                note("uneven-frames", "the frames have different durations, which are ignored: one follows another")
+                note("uneven-frames", _UNEVEN)
             bound.declare(packets.width, packets.height, len(packets.spans))
             return finished(_decoded(data, packets, bound))
         if media_type == "image/gif":
             bound.declare(*_gif_facts(data, max_frames))
-            return _read_animation(data, "GIF", bound, finished)
+            return _read_animation(data, "GIF", bound, finished, note)
         if sniff_picture(data) == "image/webp":
             bound.declare(*_webp_facts(data))
-            return _read_animation(data, "WEBP", bound, finished)
+            return _read_animation(data, "WEBP", bound, finished, note)
     except VideoTooLong as error:
         raise bound.too_many(error.count) from None
     raise unreadable_video(data, f"beginning with {data[:12]!r}", expected="an MP4, WebM, GIF or animated WebP")
@@ -249,20 +251,25 @@ def _read_animation(
     file_format: str,
     bound: _Bound,
     finished: Callable[[Iterator[numpy.ndarray[Any, Any]]], WireTensor],
+    note: Callable[[str, str], object],
 ) -> WireTensor:
     """Read a GIF or a WebP with Pillow, within what a header and each frame may have."""
     from PIL import Image
 
     try:
+        durations: set[float] = set()
         with Image.open(io.BytesIO(data), formats=(file_format,)) as file:
-            return finished(_animated(file, bound))
+            read = finished(_animated(file, bound, durations))
+        if len(durations) > 1:
+            note("uneven-frames", _UNEVEN)
+        return read
     except RequestError:
         raise
     except Exception as error:  # Pillow raises a dozen types for damaged files
         raise unreadable_video(data, f"{type(error).__name__}: {error}") from None
 
 
-def _animated(file: Any, bound: _Bound) -> Iterator[numpy.ndarray[Any, Any]]:
+def _animated(file: Any, bound: _Bound, durations: set[float]) -> Iterator[numpy.ndarray[Any, Any]]:
     import numpy as np
 
     size = file.size
@@ -276,6 +283,7 @@ def _animated(file: Any, bound: _Bound) -> Iterator[numpy.ndarray[Any, Any]]:
         if file.size != size:
             raise unreadable_video(bound.data, "a frame that is larger than the first")
         yield np.asarray(file.convert("RGBA").convert("RGB"))
+        durations.add(file.info.get("duration", 0))  # of a WebP, it is known when the frame is decoded
 
 
 def _webp_facts(data: bytes) -> tuple[int, int, int]:

@@ -29,6 +29,8 @@ _CODECS = {
     "V_AV1": "libdav1d",
     "V_MPEG4/ISO/AVC": "h264",
     "V_MPEGH/ISO/HEVC": "hevc",
+    "V_MPEG4/ISO/ASP": "mpeg4",
+    "V_MPEG4/ISO/SP": "mpeg4",
 }
 _LACING = 0x06
 
