@@ -249,6 +249,8 @@ def test_films_of_other_programs(file_format: str, codec: str) -> None:
     data = muxed(file_format, codec)
     assert sniff_video(data)
     with av.open(io.BytesIO(data)) as container:
+        # With threads the first frames of MPEG-4 part 2 differ in some runs.
+        container.streams.video[0].codec_context.thread_count = 1
         expected = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert (read(data) == np.stack(expected)).all()
 
