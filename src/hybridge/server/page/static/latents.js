@@ -163,7 +163,12 @@ async function decode(section, { latents, model, space, field }, { signal, step 
         timeRow('latents.time', answer),
       ]),
       ...warnings(answer),
-      make('p', { class: 'row' }, saving(film ? 'save.film' : 'save.picture', file, film ? 'film.mp4' : 'picture.png')),
+      make(
+        'p',
+        { class: 'row' },
+        saving(film ? 'save.film' : 'save.picture', file, film ? 'film.mp4' : 'picture.png'),
+        saving('save.numbers', new Blob([data]), 'latents.bin'),
+      ),
     ),
     snippets('latents', { model: model.name, file: latents.file.name, name, shape, dtype, space, film }),
   );

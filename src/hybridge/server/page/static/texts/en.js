@@ -150,6 +150,7 @@ export default {
   'save.picture': 'Save picture',
   'save.film': 'Save film',
   'save.embeddings': 'Save embeddings',
+  'save.numbers': 'Save bare numbers',
   'save.latents': 'Save latents',
   'copy': 'Copy as code',
   'copy.copy': 'Copy',
