@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from typer import Typer
 from typer.testing import CliRunner
 
 from hybridge.cli.application import application
+from hybridge.engine.planning.conv_algorithms import DeviceProfile
+from hybridge.engine.planning.film_footprint import FilmFootprint, FilmShape
+from hybridge.engine.planning.film_plan import sections_of
+from hybridge.engine.program.lowering import lower, skeleton
 from hybridge.lab.advisor.advice import advise, picture, title
 from hybridge.lab.advisor.network import Link
 from hybridge.lab.advisor.presets import PRESETS
@@ -129,10 +135,19 @@ def models() -> str:
 
 def workbench() -> str:
     """docs/workbench.md: written by hand but for its tables."""
-    text = (DOCS / "workbench.md").read_text(encoding="utf-8")
+    return _with_tables("workbench.md", _TABLES)
+
+
+def engine() -> str:
+    """docs/engine.md: written by hand but for its tables."""
+    return _with_tables("engine.md", _ENGINE_TABLES)
+
+
+def _with_tables(name: str, tables: dict[str, Callable[[], str]]) -> str:
+    text = (DOCS / name).read_text(encoding="utf-8")
 
     def filled(place: re.Match[str]) -> str:
-        return f"<!-- generated:{place[1]} -->\n\n{_TABLES[place[1]]()}\n\n<!-- end -->"
+        return f"<!-- generated:{place[1]} -->\n\n{tables[place[1]]()}\n\n<!-- end -->"
 
     return re.sub(r"<!-- generated:([\w-]+) -->.*?<!-- end -->", filled, text, flags=re.DOTALL)
 
@@ -270,6 +285,62 @@ def large_advice() -> str:
     return "\n".join(rows)
 
 
+#: Classes of video VAEs with a checkpoint's configuration, where it is not the class's own, and the factors from
+#: latents to pixels in space and time.
+FILMS: dict[str, tuple[str, dict[str, Any], int, int]] = {
+    "Wan 2.1": ("AutoencoderKLWan", {}, 8, 4),
+    "Wan 2.2": (
+        "AutoencoderKLWan",
+        {
+            **{"base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "is_residual": True},
+            **{"in_channels": 12, "out_channels": 12, "patch_size": 2},
+        },
+        16,
+        4,
+    ),
+    "HunyuanVideo": ("AutoencoderKLHunyuanVideo", {}, 8, 4),
+    "HunyuanVideo 1.5": ("AutoencoderKLHunyuanVideo15", {}, 16, 4),
+    "LTX-Video 0.9.0": ("AutoencoderKLLTXVideo", {}, 32, 8),
+    "LTX-2": ("AutoencoderKLLTX2Video", {"decoder_causal": False}, 32, 8),
+}
+
+#: (height, width, frames) in pixels.
+FILM_SIZES = ((480, 832, 81), (720, 1280, 121))
+
+#: bfloat16 on any CPU.
+ON_CPU = DeviceProfile(2, 4, 16 * 2**20, 64)
+
+
+def films() -> str:
+    """What decoding a film takes in each schedule with the smallest steps, of every class that is lowered."""
+    head = ("decode, bfloat16 on a CPU", "plain forward", "`strips`", "`frames`", "`rows`", "`spill`")
+    rows = [f"| {' | '.join((*head, 'work', 'first frame'))} |", "|---|---|---|---|---|---|---|---|"]
+    for name, (class_name, config, side, every) in FILMS.items():
+        program = lower(skeleton(class_name, config), "decode")
+        for height, width, frames in FILM_SIZES:
+            size = height // side, width // side
+            shape = FilmShape(program, 1, (frames - 1) // every + 1, *size, ON_CPU)
+            made = {
+                mode: FilmFootprint(shape, sections, 2**24) for mode, sections in dict(sections_of(shape)).items()
+            }
+            peaks = [
+                format_bytes(made[mode].peak_bytes) if mode in made else "" for mode in ("strips", "frames", "rows")
+            ]
+            spilled = made["strips"]
+            while (more := spilled.with_more_parked()) is not None:
+                spilled = more
+            cells = [
+                f"{name}, {size[0] * side}×{size[1] * side}, {frames} frames",
+                format_bytes(shape.whole_peak()),
+                *peaks,
+                format_bytes(spilled.peak_bytes),
+                f"{sum(shape.flops) / 1e12:.0f} TFLOP",
+                f"after {made['frames'].first_frame:.0%}" if "frames" in made else "at the end",
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
@@ -282,7 +353,15 @@ _TABLES = {
     "large": large_advice,
 }
 
-DOCUMENTS = {"cli.md": cli, "doctor.md": doctor, "models.md": models, "workbench.md": workbench}
+_ENGINE_TABLES = {"films": films}
+
+DOCUMENTS = {
+    "cli.md": cli,
+    "doctor.md": doctor,
+    "engine.md": engine,
+    "models.md": models,
+    "workbench.md": workbench,
+}
 
 if __name__ == "__main__":
     for name, write in DOCUMENTS.items():

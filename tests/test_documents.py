@@ -21,7 +21,7 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["cli.md", "models.md", "workbench.md"])
+@pytest.mark.parametrize("name", ["cli.md", "engine.md", "models.md", "workbench.md"])
 def test_generated_documents_are_what_would_be_generated(name: str) -> None:
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == generator().DOCUMENTS[name](), "run `make docs`"
 

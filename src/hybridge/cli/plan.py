@@ -29,6 +29,9 @@ def plan(
     ),
     task: str = typer.Option("decode", help="decode or encode."),
     frames: int = typer.Option(None, help="Of a video.", show_default="81 for models of videos"),
+    streamed: bool = typer.Option(
+        False, "--streamed", help="A video whose frames leave as they are made, as the server's MP4 does."
+    ),
     batch: int = typer.Option(1, help="Pictures or videos at once."),
     dtype: str = typer.Option("float32", help="float32, bfloat16 or float16."),
     device: str = typer.Option("cpu", help="cpu or cuda; the device need not be there."),
@@ -68,7 +71,7 @@ def plan(
     if count == 1:
         program = folded(program)
     if program.is_film:
-        make = partial(plan_film, frames=count)
+        make = partial(plan_film, frames=count, frames_leave=streamed)
     made = make(
         program,
         batch=batch,

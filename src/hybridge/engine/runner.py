@@ -180,6 +180,7 @@ class Runner:
         frames: int = 1,
         budget_bytes: int | None = None,
         modes: tuple[Mode, ...] = WITHIN_ROUNDING,
+        frames_leave: bool = False,
     ) -> Plan:
         """Return the plan for an input (batch, C, height, width), or (batch, C, frames, …), and its reason.
 
@@ -192,6 +193,7 @@ class Runner:
             budget_bytes: Bytes that the call may take on top of the weights; None for no bound, except that on a
                 GPU a plan that fits in the free memory is preferred.
             modes: The modes to choose from.
+            frames_leave: As for :func:`.plan_film`.
 
         Raises:
             RequestError: when the picture is too small.
@@ -202,7 +204,9 @@ class Runner:
         if reason is not None:
             raise CannotLower(reason)
         is_film = self.takes_films and frames != 1
-        given: dict[str, Any] = {"frames": frames} if is_film else {"tile": self._tile(task)}
+        given: dict[str, Any] = {"tile": self._tile(task)}
+        if is_film:
+            given = {"frames": frames, "frames_leave": frames_leave}
         if not is_film and self._executors[task].program.is_film:
             given = {"frames": 1}
         within = partial(
@@ -298,6 +302,7 @@ class Runner:
         frames = source.shape[2] if self.takes_films else 1
         size = source.shape[0], *source.shape[-2:]
         plan = partial(self.plan, task, *size, frames=frames, budget_bytes=budget_bytes)
+        plan = partial(plan, frames_leave=call.on_chunk is not None and self.dtype != torch.float16)
         early = tuple(mode for mode in modes if mode in ("whole", "frames"))
         if call.on_chunk is not None and frames > 1 and "frames" in early:
             with suppress(TooLarge):

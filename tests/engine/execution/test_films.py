@@ -222,6 +222,21 @@ def test_frames_leave_as_soon_as_they_are_final() -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: small_wan(**SHORT), small_hunyuan], ids=["wan", "hunyuan"])
+def test_a_film_that_ends_at_once_leaves_from_a_file(make) -> None:
+    module, source = make(), noise(1, 4, 2, 3, 2)
+    program = lower(module, "decode")
+    shape = FilmShape(program, *(1, 2, 3, 2), DeviceProfile(4, 4, 2**16))
+    executor = FilmExecutor(program, module)
+    mode, sections = [one for one in sections_of(shape) if one[0] != "frames"][-1]
+    expected = executor.run(source, as_plan(mode, FilmFootprint(shape, sections, 2**16)))
+    heard: list[torch.Tensor] = []
+    leaving = as_plan(mode, FilmFootprint(shape, sections, 2**16, frames_leave=True))
+    assert executor.run(source, leaving, deliver=heard.append).numel() == 0
+    assert len(heard) == 5
+    assert torch.equal(torch.cat(heard, 2), expected)
+
+
+@pytest.mark.parametrize("make", [lambda: small_wan(**SHORT), small_hunyuan], ids=["wan", "hunyuan"])
 def test_progress_counts_every_strip(make) -> None:
     module, source = make(), noise(1, 4, 2, 3, 2)
     program = lower(module, "decode")

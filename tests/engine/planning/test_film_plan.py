@@ -74,6 +74,24 @@ def test_five_seconds_of_720p_fit_in_3_gib() -> None:
     assert planned(DECODER, 31, 90, 160, budget_bytes=3 * GIB).mode == "rows"
 
 
+def test_where_frames_leave_the_film_takes_no_memory() -> None:
+    size: dict[str, Any] = {"frames": 31, "height": 90, "width": 160}
+    film = 121 * 3 * 720 * 1280 * 2
+    kept, left = (planned(DECODER, **size, modes=("frames",), frames_leave=leave) for leave in (False, True))
+    assert kept.peak_bytes - left.peak_bytes == pytest.approx(film, rel=0.05)
+    in_file = planned(DECODER, **size, budget_bytes=2 * GIB, frames_leave=True)
+    assert (in_file.mode, in_file.parked_bytes) == ("rows", film)
+
+
+def test_five_seconds_of_720p_of_hunyuan_video_fit_in_24_gib() -> None:
+    program = lower(skeleton("AutoencoderKLHunyuanVideo", {}), "decode")
+    chosen = planned(program, 31, 90, 160, budget_bytes=24 * GIB)
+    assert chosen.mode == "spill"
+    assert chosen.parked_bytes > 100 * GIB
+    with pytest.raises(TooLarge):
+        planned(program, 31, 90, 160, budget_bytes=24 * GIB, modes=("strips", "frames", "rows"))
+
+
 def test_what_does_not_fit_names_the_least_that_does() -> None:
     with pytest.raises(TooLarge, match="at least") as refused:
         planned(DECODER, 21, 60, 104, budget_bytes=GIB // 4)

@@ -290,8 +290,9 @@ def begins_at(made: torch.Tensor, place: torch.Tensor) -> bool:
 
 
 def _is_delivered(plan: Plan) -> bool:
-    """Return whether finished frames leave before the end of the run."""
-    return plan.batch == 1 and bool(plan.sections) and plan.sections[-1].is_by_frames
+    """Return whether frames leave: before the end of the run, or after it from a file."""
+    leave = bool(plan.sections) and (plan.sections[-1].is_by_frames or plan.steps[-1].buffer is not None)
+    return plan.batch == 1 and leave
 
 
 def _identity(parameter: torch.Tensor) -> tuple[object, ...]:

@@ -62,6 +62,7 @@ class FilmExecutor(Executor):
             run = _FilmItem(self.program, plan, bound, *ends, buffers, extents, deliver)
             for section, course in zip(plan.sections, courses, strict=True):
                 yield from run.section(section, course)
+            run.deliver_kept()
 
 
 class _FilmItem:
@@ -108,7 +109,7 @@ class _FilmItem:
                     for _ in self._run(index, made[op.target], section.axis):
                         self._buffers.end_strip()
                         yield
-                    if self._deliver and op.target == len(self._program.ops):
+                    if self._deliver and self._home(op.target) is None and op.target == len(self._program.ops):
                         self._deliver(self._output.transpose(0, 1)[None])
                 for value in read - overwritten:
                     if max(self._program.readers(value)) == index:
@@ -118,6 +119,15 @@ class _FilmItem:
                 self._buffers.end_op(index, None if is_last else passing)
         for value in [value for value in self._moments if self._last_reads[value] < section.end_op]:
             del self._moments[value]
+
+    def deliver_kept(self) -> None:
+        """Deliver the frames of an output that is in a file."""
+        output = len(self._program.ops)
+        if self._deliver is None or self._home(output) is None:
+            return
+        for frame in self._whole(output).split(1):
+            self._deliver(frame.transpose(0, 1)[None].contiguous())
+            self._buffers.end_strip()
 
     def _run(self, index: int, span: Span, axis: Axis) -> Generator[None]:
         op, step = self._program.ops[index], self._plan.steps[index]
@@ -171,7 +181,9 @@ class _FilmItem:
         return FilmValue(parts, axis)
 
     def _target(self, value: int, span: Span, axis: Axis) -> FilmValue:
-        if self._deliver and value == len(self._program.ops):  # only what this step makes of the output exists
+        if (
+            self._deliver and self._home(value) is None and value == len(self._program.ops)
+        ):  # only what this step makes of the output exists
             frames, (_, height, width) = span[1] - span[0], self._extents[value]
             self._output = self._source.new_empty((self._program.channels[value], frames, height, width)).transpose(
                 0, 1

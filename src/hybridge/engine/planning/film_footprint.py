@@ -130,6 +130,8 @@ class FilmFootprint:
         sections: The sections, in order; every op is in one.
         strip_bytes: The size of strips.
         parked: Indices of the buffers that are offloaded from the memory that is counted.
+        frames_leave: Whether finished frames leave: in steps along frames at once, otherwise after the run, until
+            when they are in a file.
         buffers: The buffers of the values.
         steps: One step for every op; see :class:`.footprint.Step`.
     """
@@ -140,14 +142,23 @@ class FilmFootprint:
         sections: tuple[Section, ...],
         strip_bytes: int,
         parked: frozenset[int] = frozenset(),
+        *,
+        frames_leave: bool = False,
     ) -> None:
-        self.shape, self.sections, self.strip_bytes, self.parked = shape, sections, strip_bytes, parked
+        self.shape, self.sections, self.strip_bytes = shape, sections, strip_bytes
+        self.frames_leave = frames_leave
         self._courses = [Course(shape.program, section, shape.extents) for section in sections]
         self._last_reads = shape.program.last_reads()
         self._homes: dict[int, int] = {}
         self.buffers: list[Buffer] = []
         for section, course in zip(sections, self._courses, strict=True):
             self._place(section, course)
+        if frames_leave and not sections[-1].is_by_frames:
+            output = len(shape.program.ops)
+            parked |= {len(self.buffers)}
+            self._homes[output] = len(self.buffers)
+            self._add(output, sections[-1], None, sections[-1].first_op, output)
+        self.parked = parked
         self.buffers = [replace(buffer, is_parked=index in parked) for index, buffer in enumerate(self.buffers)]
         self.steps = self._plan_steps(strip_bytes)
 
@@ -155,6 +166,22 @@ class FilmFootprint:
     def peak_bytes(self) -> int:
         """Most bytes that exist at a time."""
         return max(step.taken_bytes for step in self.steps)
+
+    @property
+    def first_frame(self) -> float:
+        """The part of the operations that are made before the first frame leaves."""
+        done, (course, section) = 0.0, (self._courses[-1], self.sections[-1])
+        output, flops = len(self.shape.program.ops), self.shape.flops
+        if not section.is_by_frames:
+            return 1.0
+        done += sum(flops[: section.first_op])
+        for made in course.made:
+            for op in section.ops:
+                first, end = made[op + 1]
+                done += flops[op] * (end - first) / self.shape.extents[op + 1][0]
+            if made[output][1]:
+                break
+        return done / sum(flops)
 
     @property
     def parked_bytes(self) -> int:
@@ -179,7 +206,8 @@ class FilmFootprint:
         if not choices:
             return None
         largest = max(choices, key=lambda index: self.buffers[index].nbytes)
-        made = FilmFootprint(self.shape, self.sections, self.strip_bytes, self.parked | {largest})
+        parked = self.parked | {largest}
+        made = FilmFootprint(self.shape, self.sections, self.strip_bytes, parked, frames_leave=self.frames_leave)
         return made if made.steps[at_peak].taken_bytes < taken[at_peak] else None
 
     @property
@@ -260,13 +288,21 @@ class FilmFootprint:
                         rows,
                         self._strips(op, section, course, rows),
                         scratch,
-                        self.shape.ends_bytes + beside + scratch,
+                        self._ends_bytes(course) + beside + scratch,
                         self.shape.flops[index],
                         self.shape.picture.ways[index],
                         is_streamed=op.target not in self._homes and op.target != len(self.shape.program.ops),
                     )
                 )
         return tuple(steps)
+
+    def _ends_bytes(self, course: Course) -> int:
+        """Return the bytes of input and output that are in memory while a section runs."""
+        if not self.frames_leave:
+            return self.shape.ends_bytes
+        output, nbytes = len(self.shape.program.ops), self.shape.nbytes
+        is_last = course is self._courses[-1] and self.sections[-1].is_by_frames
+        return nbytes[0] + (course.fresh(output) * nbytes[-1] // self.shape.extents[-1][0] if is_last else 0)
 
     def _scratch(self, index: int, rows: int) -> int:
         op, picture = self.shape.program.ops[index], self.shape.picture

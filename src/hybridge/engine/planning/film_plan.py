@@ -54,6 +54,7 @@ def plan_film(
     arithmetic: DeviceProfile,
     budget_bytes: int | None = None,
     modes: tuple[Mode, ...] = WITHIN_ROUNDING,
+    frames_leave: bool = False,
 ) -> Plan:
     """Return the best plan to run a program of films on an input (batch, C, frames, height, width) within a budget.
 
@@ -66,6 +67,7 @@ def plan_film(
         arithmetic: The device's arithmetic for the dtype that activations are stored in.
         budget_bytes: Bytes that may be taken on top of the weights; None for no bound.
         modes: The modes to choose from.
+        frames_leave: Whether finished frames of the one item are taken as soon as they are final, and not kept.
 
     Raises:
         RequestError: for an invalid budget, or a film that is too small for the model.
@@ -89,7 +91,10 @@ def plan_film(
     if enough is None and arithmetic.strip_bytes is not None:
         enough = max(FRUGAL_FROM_BYTES, int(FRUGAL_PART * whole_peak))
     best: tuple[Mode, FilmFootprint] | None = None
-    for mode, footprint in _schedules(shape, modes, is_bounded=budget_bytes is not None):
+    schedules = _schedules(
+        shape, modes, is_bounded=budget_bytes is not None, frames_leave=frames_leave and batch == 1
+    )
+    for mode, footprint in schedules:
         if best is None or footprint.peak_bytes < best[1].peak_bytes:
             best = mode, footprint
         if enough is None or footprint.peak_bytes <= enough:
@@ -133,28 +138,38 @@ def _check(program: Program, batch: int, frames: int, height: int, width: int, b
 
 
 def _schedules(
-    shape: FilmShape, modes: tuple[Mode, ...], *, is_bounded: bool
+    shape: FilmShape, modes: tuple[Mode, ...], *, is_bounded: bool, frames_leave: bool
 ) -> Iterator[tuple[Mode, FilmFootprint]]:
     """Yield schedules from the fastest to the one that takes the least memory."""
     strip_bytes = shape.arithmetic.strip_bytes or STRIP_BYTES_WITHOUT_CACHE
     choices = [(mode, sections) for mode, sections in sections_of(shape) if mode in modes]
+    spills = "spill" in modes and shape.arithmetic.strip_bytes is not None
+
+    def made(sections: tuple[Section, ...], strip_bytes: int, *, in_file: bool = False) -> FilmFootprint:
+        leave = frames_leave and (sections[-1].is_by_frames or in_file)
+        return FilmFootprint(shape, sections, strip_bytes, frames_leave=leave)
+
     for mode, sections in choices:
-        yield mode, FilmFootprint(shape, sections, strip_bytes)
+        yield mode, made(sections, strip_bytes)
     if not is_bounded:
         return
-    if "spill" in modes and shape.arithmetic.strip_bytes is not None:
-        yield from (("spill", footprint) for footprint in _spilled(shape, strip_bytes))
+    if spills:
+        for mode, sections in choices if frames_leave else ():
+            yield mode, made(sections, strip_bytes, in_file=True)
+        first = made(one_by_one(range(len(shape.program.ops))), strip_bytes, in_file=True)
+        yield from (("spill", footprint) for footprint in _spilled(first))
     while strip_bytes > 1:
         strip_bytes = max(1, strip_bytes // _SHRINKING)
         for mode, sections in dict(choices).items():  # of each mode the schedule with the smallest steps
-            yield mode, FilmFootprint(shape, sections, strip_bytes)
-        if "spill" in modes and shape.arithmetic.strip_bytes is not None:
-            yield from (("spill", footprint) for footprint in [*_spilled(shape, strip_bytes)][-1:])
+            yield mode, made(sections, strip_bytes, in_file=spills)
+        if spills:
+            first = made(one_by_one(range(len(shape.program.ops))), strip_bytes, in_file=True)
+            yield from (("spill", footprint) for footprint in [*_spilled(first)][-1:])
 
 
-def _spilled(shape: FilmShape, strip_bytes: int) -> Iterator[FilmFootprint]:
+def _spilled(first: FilmFootprint) -> Iterator[FilmFootprint]:
     """Yield footprints of all frames op by op, with more and more values in a file."""
-    footprint: FilmFootprint | None = FilmFootprint(shape, one_by_one(range(len(shape.program.ops))), strip_bytes)
+    footprint: FilmFootprint | None = first
     while footprint is not None and (footprint := footprint.with_more_parked()) is not None:
         yield footprint
 
@@ -216,10 +231,9 @@ def _scale(shape: FilmShape, run: range) -> int:
 
 def _described(footprint: FilmFootprint) -> str:
     together = max(footprint.sections, key=lambda section: len(section.ops))
-    if footprint.parked:
-        return f"strips of all frames, with {_size(footprint.parked_bytes)} of values in a file,"
+    in_file = f", with {_size(footprint.parked_bytes)} in a file," if footprint.parked else ""
     if together.slabs is None:
-        return "strips of all frames"
+        return f"strips of all frames{in_file}"
     unit = f"{together.axis}" if together.slabs > 1 else together.axis.removesuffix("s")
     steps = f"in {together.of_steps} steps" if together.of_steps > 1 else "at a time"
-    return f"{len(together.ops)} ops together, {together.slabs} {unit} {steps},"
+    return f"{len(together.ops)} ops together, {together.slabs} {unit} {steps}{in_file or ','}"
