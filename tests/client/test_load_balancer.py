@@ -162,3 +162,80 @@ def test_a_call_that_was_given_up_teaches_nothing(fleet: Fleet) -> None:
 )
 def test_which_failures_another_server_may_mend(error: ClientError, status: int | None, expected: bool) -> None:
     assert another_may(error, status) is expected
+
+
+def unknown(model: str) -> ServerRefused:
+    return ServerRefused(f"no {model}", status=404, code="UnknownModel")
+
+
+def hosts(fleet: Fleet, model: str, times: int = 6) -> Counter[str]:
+    """Who is asked for a model, one call after the other."""
+    asked: Counter[str] = Counter()
+    for _ in range(times):
+        server = fleet.lease(model=model)
+        asked[server.address.url.host] += 1
+        fleet.answered(server, 1.0, model=model)
+    return asked
+
+
+def test_one_model_is_asked_of_all(fleet: Fleet) -> None:
+    assert hosts(fleet, "sdxl") == {"a": 2, "b": 2, "c": 2}
+
+
+def test_each_of_several_models_stays_on_one_server(fleet: Fleet, clock: Clock) -> None:
+    models = [f"model-{number}" for number in range(12)]
+    for model in models:
+        hosts(fleet, model, 1)
+    holders = {model: hosts(fleet, model) for model in models}
+    assert all(len(holder) == 1 for holder in holders.values())
+    assert len({next(iter(holder)) for holder in holders.values()}) == 3
+    # Another client with the same servers in another order agrees, and so does one that knows one server less.
+    other = Fleet([Address.parse(f"http://{name}") for name in "cab"], clock=clock)
+    fewer = Fleet([Address.parse(f"http://{name}") for name in "ab"], clock=clock)
+    for model in models:
+        hosts(other, model, 1)
+        hosts(fewer, model, 1)
+    assert {model: hosts(other, model) for model in models} == holders
+    for model in models:
+        if "c" not in holders[model]:
+            assert hosts(fewer, model) == holders[model]
+
+
+def test_a_holder_that_is_busy_slow_or_gone_is_passed_over(fleet: Fleet, clock: Clock) -> None:
+    hosts(fleet, "flux", 1)
+    (holder,) = hosts(fleet, "sdxl")
+    taken = [fleet.lease(model="sdxl") for _ in range(3)]
+    assert [server.address.url.host for server in taken[:2]] == [holder] * 2
+    assert taken[2].address.url.host != holder
+    for server in taken:
+        fleet.answered(server, 1.0, model="sdxl")
+    mine = next(server for server in fleet.servers if server.address.url.host == holder)
+    mine.in_flight += 1
+    fleet.answered(mine, 9.0, 8.0, "sdxl")  # which waited for 8 s
+    assert holder not in hosts(fleet, "sdxl", 2)
+    clock.now += 10  # that is no news any more
+    assert hosts(fleet, "sdxl") == {holder: 6}
+    for _ in range(8):
+        mine.in_flight += 1
+        fleet.answered(mine, 30.0, model="sdxl")
+    assert holder not in hosts(fleet, "sdxl", 2)
+    take_down(fleet, mine)
+    assert holder not in hosts(fleet, "flux", 6)
+
+
+def test_a_server_without_the_model_is_not_asked_again(fleet: Fleet, clock: Clock) -> None:
+    a, b, c = fleet.servers
+    for server in (a, b):
+        server.in_flight += 1
+        fleet.failed(server, unknown("wan"), "wan")
+    assert hosts(fleet, "wan") == {"c": 6}
+    assert len(hosts(fleet, "sdxl")) >= 1
+    fleet.has_models(c, ["sdxl"])
+    assert sum(hosts(fleet, "wan").values()) == 6  # nobody has it: whoever is asked says so
+    fleet.has_models(a, ["wan"])
+    assert hosts(fleet, "wan") == {"a": 6}
+    clock.now += 61
+    fleet.has_models(b, ["wan"])
+    fleet.has_models(a, [])
+    fleet.has_models(c, [])
+    assert hosts(fleet, "wan") == {"b": 6}

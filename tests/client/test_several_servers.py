@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.server
+import json
 import signal
 import subprocess
 from collections import Counter
@@ -18,9 +19,17 @@ from diffusers import AutoencoderKL
 from forks import Forked
 
 from hybridge.client import AsyncClient, Breaker, Client, Retry, ServerWarning
-from hybridge.errors import BadAnswer, ClientError, ServerRefused, ServerUnreachable
+from hybridge.errors import BadAnswer, ClientError, ServerRefused, ServerUnreachable, UnknownModel
 from hybridge.models import ModelSpec
-from hybridge.protocol import DecodeRequest, EncodeRequest, HttpResponse, TensorAnswer, WireTensor, write_answer
+from hybridge.protocol import (
+    DecodeRequest,
+    EncodeRequest,
+    HttpResponse,
+    TensorAnswer,
+    WireTensor,
+    write_answer,
+    write_failure,
+)
 from hybridge.protocol.torch import from_torch, to_torch
 
 LATENTS = np.ones((1, 4, 4, 6), np.float32)
@@ -309,3 +318,44 @@ def test_the_async_client_falls_back_beside_its_event_loop(vae: AutoencoderKL) -
 def test_what_cannot_be_a_fallback() -> None:
     with pytest.raises(ClientError, match="saw int"):
         Client("http://a", fallback=3)
+
+
+def test_servers_with_different_models(serve: Serve) -> None:
+    """Each model is asked for where it is, and a server that does not have it is asked once at most."""
+    asked: Counter[tuple[str, str]] = Counter()
+
+    def having(name: str, port: str) -> str:
+        def talk(handler: Handler, body: bytes) -> None:
+            path = handler.path.partition("?")[0]
+            asked[port, path] += 1
+            if path == "/v1/models":
+                document = json.dumps({"models": [{"name": name}]}).encode()
+                answer = HttpResponse(200, {"content-type": "application/json"}, document)
+            elif path == f"/v1/{name}/decode":
+                answer = PIXELS
+            else:
+                answer = write_failure(UnknownModel("no such model on this server", expected=f"one of {name}"))
+            handler.send_response(answer.status)
+            for header, value in {**answer.headers, "content-length": str(len(answer.body))}.items():
+                handler.send_header(header, value)
+            handler.end_headers()
+            handler.wfile.write(answer.body)
+
+        return serve(talk)
+
+    servers = [having("sdxl", "one"), having("wan", "two")]
+    with Client(servers, retries=NEVER) as client:
+        for _ in range(4):
+            for model in ("sdxl", "wan"):
+                client.decode(LATENTS, model=model, output="pixels")
+        assert asked["one", "/v1/sdxl/decode"] == asked["two", "/v1/wan/decode"] == 4
+        assert asked["one", "/v1/wan/decode"] <= 1
+        assert asked["two", "/v1/sdxl/decode"] <= 1
+        assert [model["name"] for model in client.models()] == ["sdxl", "wan"]
+        with pytest.raises(ServerRefused, match="no such model"):
+            client.decode(LATENTS, model="flux", output="pixels")
+    dead = "http://127.0.0.1:9"
+    with Client([dead, *servers], retries=NEVER) as client:
+        assert [model["name"] for model in client.models()] == ["sdxl", "wan"]
+    with Client([dead, dead], retries=NEVER) as client, pytest.raises(ServerUnreachable):
+        client.models()

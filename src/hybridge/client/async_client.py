@@ -17,7 +17,7 @@ from .call_types import DecodeOptions, DecodeQueueOptions, EncodeQueueOptions, T
 from .calls import Calls, decode_request
 from .conversion import Kind
 from .fallback import Fallback
-from .flow import flows_to
+from .flow_setup import flows_to
 from .flow_types import Call, Compute, Emit, Flow, More, Opened, Outcome, Progress, Step
 from .load_balancer import Breaker
 from .network import network_to

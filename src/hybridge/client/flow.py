@@ -10,7 +10,7 @@ import dataclasses
 import json
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 from urllib.parse import quote
@@ -32,18 +32,16 @@ from . import transport_errors
 from .address import Address
 from .answer_limits import MOST_DOCUMENT_BYTES, check, most_bytes
 from .conversion import Kind, from_wire, pictures_of
-from .fallback import Fallback, local_of
 from .flow_types import Arrived, Build, Call, Compute, Flow, Local, Opened, Opens, Outcome, Terms, Until
-from .load_balancer import Breaker, Fleet, Server
-from .profiles import addresses_of
+from .load_balancer import Fleet, Server
 from .redaction import Redactor
 from .reply import Reply, ServerWarning, timings_ms
 from .retry import Retry, another_may
 
 T = TypeVar("T")
 
-#: Headers of a caller that contain no credential.
-_OPEN_HEADERS = frozenset({"accept", "accept-language", "content-type", "user-agent"})
+#: Seconds in which each of several servers has to list its models.
+_LIST_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +97,7 @@ class Flows:
         return self._noted((yield from only.exchange(there, _reader(request, _itself), self.begin(terms))))
 
     def models(self, terms: Terms) -> Flow[list[dict[str, Any]]]:
-        return (yield from self.exchange(getter("/v1/models"), read_model_list, self.begin(terms)))
+        return (yield from self.listed(self.begin(terms)))
 
     def model(self, name: str, terms: Terms) -> Flow[Json]:
         path = f"/v1/models/{quote(name, safe='')}"
@@ -116,6 +114,36 @@ class Flows:
         """Start the clock of a call."""
         return Until(terms, None if terms.deadline_s is None else self.fleet.clock() + terms.deadline_s)
 
+    def listed(self, until: Until) -> Flow[list[dict[str, Any]]]:
+        """Return the models of all servers; of several with one name, that of the first server.
+
+        Raises:
+            ClientError: when no server answers.
+        """
+        servers = self.fleet.servers
+        if len(servers) == 1:
+            return (yield from self.exchange(getter("/v1/models"), read_model_list, until))
+        found: dict[str, dict[str, Any]] = {}
+        failure: ClientError | None = None
+        for server in servers:
+            once = Fleet([server.address], clock=self.fleet.clock)
+            alone = dataclasses.replace(self, fleet=once, retries=Retry(attempts=1))
+            soon = self.begin(Terms(_LIST_S))
+            ends_at = min(end for end in (soon.ends_at, until.ends_at) if end is not None)
+            try:
+                documents = yield from alone.exchange(
+                    getter("/v1/models"), read_model_list, Until(soon.terms, ends_at)
+                )
+            except ClientError as error:
+                failure = error
+                continue
+            self.fleet.has_models(server, [str(document.get("name")) for document in documents])
+            for document in documents:
+                found.setdefault(str(document.get("name")), document)
+        if failure is not None and not found:
+            raise failure
+        return list(found.values())
+
     def answer(self, request: Request, model: str | None, until: Until, convert: Callable[[Reply], T]) -> Flow[T]:
         """Answer one request by a server or, if none can, by the fallback.
 
@@ -127,14 +155,16 @@ class Flows:
             return convert((yield from self._compute(fallback, request, reason)))
         post = self.post(request, path_of(request, model), until.terms)
         try:
-            return self._noted((yield from self.exchange(post, _reader(request, convert), until)))
+            return self._noted((yield from self.exchange(post, _reader(request, convert), until, model)))
         except ClientError as error:
             if fallback is None or not another_may(error, getattr(error, "status", None)):
                 raise
             reason = str(error)
         return convert((yield from self._compute(fallback, request, reason)))
 
-    def exchange(self, build: Build, read: Callable[[Arrived, Address], T], until: Until) -> Flow[T]:
+    def exchange(
+        self, build: Build, read: Callable[[Arrived, Address], T], until: Until, model: str | None = None
+    ) -> Flow[T]:
         """Return the result of ``read`` for the first good response, within the attempts that the policy allows.
 
         After a failure, another server that has not failed this call is asked immediately; only when all have
@@ -144,7 +174,7 @@ class Flows:
         attempt, wait_s = 1, 0.0
         failed: list[Server] = []
         while True:
-            server = self.fleet.lease(failed)
+            server = self.fleet.lease(failed, model)
             status = None
             outcome = yield from self._attempt(server, build, until, wait_s)
             if isinstance(outcome, httpx.RequestError):
@@ -161,9 +191,9 @@ class Flows:
                     self.fleet.released(server)
                     raise
                 else:
-                    self.fleet.answered(server, outcome.seconds, _queue_s(outcome))
+                    self.fleet.answered(server, outcome.seconds, _queue_s(outcome), model)
                     return value
-            self.fleet.failed(server, self.blamed(error))
+            self.fleet.failed(server, self.blamed(error), model)
             failed.append(server)
             wait_s = 0.0
             if another_may(error, status) and self.fleet.can_spare(failed) and self._has_time(until, 0.0):
@@ -250,34 +280,6 @@ class Flows:
         begun = self.fleet.clock()
         answer = yield Compute(work, request)
         return Reply(answer, {}, "the fallback", 0, 0, self.fleet.clock() - begun)
-
-
-def flows_to(
-    servers: str | Sequence[str],
-    api_key: str | None,
-    headers: Mapping[str, str] | None,
-    retries: Retry,
-    breaker: Breaker | None,
-    patience_s: float | None,
-    fallback: Fallback | None,
-) -> Flows:
-    """Return the flows to one or several servers, from a client's arguments.
-
-    Raises:
-        ClientError: for an invalid address, key or fallback, and for an unknown profile.
-    """
-    # An empty list is refused like an empty address.
-    named = [servers] if isinstance(servers, str) else list(servers) or [""]
-    fleet = Fleet([address for one in named for address in addresses_of(one, api_key)], breaker=breaker)
-    secrets = [secret for server in fleet.servers for secret in server.address.secrets()]
-    secrets += [secret for name, value in (headers or {}).items() for secret in _secrets_of(name, value)]
-    local = None if fallback is None else local_of(fallback)
-    return Flows(fleet, retries, patience_s, local, Redactor(secrets))
-
-
-def _secrets_of(name: str, value: str) -> list[str]:
-    """Return the parts of a caller's header that may be a credential: all of it, and the part after ``Bearer``."""
-    return [] if str(name).lower() in _OPEN_HEADERS else [str(value), *str(value).split()[1:]]
 
 
 def converter(request: Request, kind: Kind) -> Callable[[Reply], Any]:

@@ -6,12 +6,21 @@ whether it should be asked at all.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import BadAnswer, ClientError, ServerRefused, ServerTimeout, ServerUnreachable, ShuttingDown
+from ..errors import (
+    BadAnswer,
+    ClientError,
+    ServerRefused,
+    ServerTimeout,
+    ServerUnreachable,
+    ShuttingDown,
+    UnknownModel,
+)
 from .address import Address
 
 #: Weight of the latest answer in the running mean of a server's speed.
@@ -19,6 +28,18 @@ _SMOOTHING = 0.3
 
 #: Longest time for which a server is not asked, even if it requests more: its recovery has to be noticed.
 _LONGEST_REST_S = 600.0
+
+#: Seconds for which a server is not asked for a model that it did not have; it may be started again with it.
+_LACKING_S = 60.0
+
+#: A server that holds a model is passed over for the next one while this many of the client's calls are in flight …
+_MOST_IN_FLIGHT = 2
+
+#: … or while its latest call waited in its queue for longer than the work took, for this many seconds.
+_QUEUE_IS_NEWS_S = 5.0
+
+#: A server that takes this many times as long as the fastest for a model does not hold it.
+_SLOW = 2.0
 
 #: Lower bound of an answer's time, so that a weight stays finite.
 _SHORTEST_S = 1e-3
@@ -50,6 +71,9 @@ class Server:
         rests_until: Time on the fleet's clock before which the server asked not to be called, or its circuit is
             open.
         credit: Its credit in the weighted round robin.
+        model_speed_s: As ``speed_s``, for each model.
+        queue_seen_at: Time on the fleet's clock of the latest answer.
+        lacking: The models that it did not have, with the time until which it is not asked for them.
     """
 
     address: Address
@@ -59,6 +83,9 @@ class Server:
     failures: int = 0
     rests_until: float = 0.0
     credit: float = field(default=0.0, repr=False)
+    model_speed_s: dict[str, float] = field(default_factory=dict, repr=False)
+    queue_seen_at: float = field(default=0.0, repr=False)
+    lacking: dict[str, float] = field(default_factory=dict, repr=False)
 
 
 class Fleet:
@@ -66,6 +93,11 @@ class Fleet:
 
     This is smooth weighted round robin as in nginx; a weight is 1 / ((speed + reported wait) · (calls in flight +
     1)). A server whose speed is not known yet counts as the fastest.  It is safe to share between threads.
+
+    *Models.*  A server that does not have a model is not asked for it.  A client that calls several models keeps
+    each on one server while that is not busy, so that not every server has to load all of them: on the one with the
+    highest hash of address and model (rendezvous hashing).  Clients agree on it without talking, and when a server
+    comes or goes, only the models move that it gets or had.
 
     Args:
         addresses: The servers' addresses, at least one.
@@ -84,8 +116,9 @@ class Fleet:
         self.clock = clock
         self._breaker = breaker or Breaker()
         self._lock = threading.Lock()
+        self._models: set[str] = set()
 
-    def lease(self, failed: Collection[Server] = ()) -> Server:
+    def lease(self, failed: Collection[Server] = (), model: str | None = None) -> Server:
         """Return the server to ask now; the call is in flight until it is answered, failed or released.
 
         Servers in ``failed``, which have failed this call already, are asked last.  If all servers rest, the one
@@ -94,8 +127,12 @@ class Fleet:
         now = self.clock()
         with self._lock:
             awake = [s for s in self.servers if self._is_awake(s, now) and s not in failed]
+            if model is not None:
+                self._models.add(model)
+                # If all lack it, any may be asked: its refusal says more than an error made here.
+                awake = [s for s in awake if now >= s.lacking.get(model, 0.0)] or awake
             if awake:
-                chosen = self._next_in_turn(awake)
+                chosen = self._holder(awake, model, now) or self._next_in_turn(awake)
             else:
                 chosen = min(self.servers, key=lambda server: (server in failed, server.rests_until))
             chosen.in_flight += 1
@@ -107,7 +144,9 @@ class Fleet:
         with self._lock:
             return any(s not in failed and self._is_awake(s, now) for s in self.servers)
 
-    def answered(self, server: Server, seconds: float | None, queue_s: float = 0.0) -> None:
+    def answered(
+        self, server: Server, seconds: float | None, queue_s: float = 0.0, model: str | None = None
+    ) -> None:
         """Record an answer after ``seconds`` (None if not known), of which it waited ``queue_s`` in the queue."""
         with self._lock:
             server.in_flight -= 1
@@ -115,16 +154,22 @@ class Fleet:
             if seconds is None:
                 return
             own_s = max(seconds - queue_s, _SHORTEST_S)
-            server.speed_s = (
-                own_s if server.speed_s is None else server.speed_s + _SMOOTHING * (own_s - server.speed_s)
-            )
-            server.queue_s = max(queue_s, 0.0)
+            server.speed_s = _mean(server.speed_s, own_s)
+            server.queue_s, server.queue_seen_at = max(queue_s, 0.0), self.clock()
+            if model is not None:
+                server.model_speed_s[model] = _mean(server.model_speed_s.get(model), own_s)
 
-    def failed(self, server: Server, error: ClientError) -> None:
-        """Record a failure: the server rests for the time that it requested, or when its circuit opens."""
+    def failed(self, server: Server, error: ClientError, model: str | None = None) -> None:
+        """Record a failure: the server rests for the time that it requested, or when its circuit opens.
+
+        A server that does not have the ``model`` is not asked for it for a while.
+        """
+        is_lacking = isinstance(error, ServerRefused) and error.code == UnknownModel.__name__
         rest_s = (error.retry_after_s or 0.0) if isinstance(error, ServerRefused) else 0.0
         with self._lock:
             server.in_flight -= 1
+            if is_lacking and model is not None:
+                server.lacking[model] = self.clock() + _LACKING_S
             if _is_ill(error):
                 server.failures += 1
                 if server.failures >= self._breaker.failures:
@@ -137,6 +182,16 @@ class Fleet:
         """Record that a call was given up, which says nothing about the server."""
         with self._lock:
             server.in_flight -= 1
+
+    def has_models(self, server: Server, names: Collection[str]) -> None:
+        """Record which models a server has; it is asked for no other that this client has called."""
+        until = self.clock() + _LACKING_S
+        with self._lock:
+            for model in self._models | {name for other in self.servers for name in other.lacking}:
+                if model not in names:
+                    server.lacking[model] = until
+            for name in names:
+                server.lacking.pop(name, None)
 
     def has_hope(self) -> bool:
         """Return whether any circuit is closed, or has been open for long enough to try again."""
@@ -157,6 +212,20 @@ class Fleet:
         # Half-open: the pause is over, and one call at a time tests the server.
         return now >= server.rests_until and not (self._is_open(server) and server.in_flight)
 
+    def _holder(self, servers: Sequence[Server], model: str | None, now: float) -> Server | None:
+        """Return the server that keeps a model; None to ask in turn, for a single model and where all are busy."""
+        if model is None or len(self._models) < 2:
+            return None
+        speeds = [s.model_speed_s[model] for s in servers if model in s.model_speed_s]
+        for server in sorted(servers, key=lambda server: _hash(server, model), reverse=True):
+            speed_s = server.model_speed_s.get(model)
+            is_slow = speed_s is not None and speed_s > _SLOW * min(speeds)
+            is_news = now - server.queue_seen_at < _QUEUE_IS_NEWS_S
+            is_queueing = is_news and server.queue_s > max(server.speed_s or 0.0, _SHORTEST_S)
+            if not is_slow and not is_queueing and server.in_flight < _MOST_IN_FLIGHT:
+                return server
+        return None
+
     def _next_in_turn(self, servers: Sequence[Server]) -> Server:
         known = [s.speed_s for s in servers if s.speed_s is not None]
         fastest = min(known, default=1.0)
@@ -169,6 +238,15 @@ class Fleet:
         chosen = max(servers, key=lambda server: server.credit)
         chosen.credit -= 1
         return chosen
+
+
+def _mean(before: float | None, seconds: float) -> float:
+    return seconds if before is None else before + _SMOOTHING * (seconds - before)
+
+
+def _hash(server: Server, model: str) -> bytes:
+    """Return the rank of a server for a model; equal for all clients that know the server by this address."""
+    return hashlib.blake2b(f"{server.address} {model}".encode(), digest_size=8).digest()
 
 
 def _is_ill(error: ClientError) -> bool:

@@ -64,7 +64,9 @@ def preview_flow(flows: Flows, request: DecodeRequest, model: str | None, kind: 
                 expected="multipart/mixed",
             )
 
-    yield from flows.exchange(flows.post(request, path_of(request, model), terms, opens="parts"), opened, until)
+    yield from flows.exchange(
+        flows.post(request, path_of(request, model), terms, opens="parts"), opened, until, model
+    )
     address, reader, has_picture = source[-1], PartsReader(most_bytes(request)), False
     count = 0
     while True:  # read to the end of the response, so that its connection can be reused

@@ -10,7 +10,7 @@ from ..protocol import PromptRequest, read_prompt_answer, write_prompt_request
 from .address import Address
 from .answer_limits import most_embeddings_bytes
 from .conversion import Kind
-from .flow import Flows, getter, read_model_list
+from .flow import Flows
 from .flow_types import Arrived, Flow, Terms, Until
 from .prompts import Embeddings, embeddings_of
 
@@ -38,7 +38,7 @@ def prompt_flow(
         return embeddings_of(answer, kind, count), arrived.headers, str(address)
 
     post = flows.sender(write_prompt_request(request), most, f"/v1/{quote(model, safe='')}/prompt", terms)
-    embeddings, headers, server = yield from flows.exchange(post, read, until)
+    embeddings, headers, server = yield from flows.exchange(post, read, until, model)
     flows.pass_on(headers, server)
     return embeddings
 
@@ -49,7 +49,7 @@ def _only_model(flows: Flows, until: Until) -> Flow[str]:
     Raises:
         RequestError: when no model or several models take prompts.
     """
-    documents = yield from flows.exchange(getter("/v1/models"), read_model_list, until)
+    documents = yield from flows.listed(until)
     names = [str(model.get("name")) for model in documents if "prompt" in (model.get("tasks") or ())]
     if len(names) != 1:
         raise RequestError(

@@ -93,7 +93,9 @@ def video_flow(
             )
         heads.append((arrived, address))
 
-    yield from flows.exchange(flows.post(request, path_of(request, model), terms, opens="file"), opened, until)
+    yield from flows.exchange(
+        flows.post(request, path_of(request, model), terms, opens="file"), opened, until, model
+    )
     head, address = heads[-1]
     flows.pass_on(head.headers, str(address))
     said = head.headers.get("hybridge-frames", "")

@@ -5,11 +5,7 @@ nginx and Caddy are programs, so each test of them starts a process; it ends wit
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,22 +13,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from proxies import free_port, proxy, replaced
 from raw import AMBIGUOUS, BODY, CHUNKS, SMUGGLED, UPGRADES, Echo, Peer, post
 
 from hybridge.server.process.server import ListenOptions, running
 
 GUIDE = Path(__file__).parents[3] / "docs/operations.md"
-
-#: Directories that Debian's nginx otherwise takes from the system.
-_NGINX = """
-daemon off; master_process off; pid {folder}/pid; error_log {folder}/log;
-events {{ worker_connections 256; }}
-http {{
-    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-    {block}
-}}
-"""
 
 
 def block_of(language: str) -> str:
@@ -41,53 +27,21 @@ def block_of(language: str) -> str:
     return found[1]
 
 
-def replaced(block: str, *pairs: tuple[str, str]) -> str:
-    for old, new in pairs:
-        assert old in block, f"docs/operations.md no longer says {old}"
-        block = block.replace(old, new)
-    return block
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
-
-
 @contextmanager
-def proxy(name: str, server: str, folder: Path) -> Iterator[str]:
+def in_front_of(server: str, name: str, folder: Path) -> Iterator[str]:
     """The address of a proxy; plain HTTP, so that raw requests can be sent to it."""
-    if shutil.which(name) is None:
-        pytest.skip(f"{name} is not installed (apt install {'nginx-light' if name == 'nginx' else name})")
     port, upstream = free_port(), urlsplit(server).netloc
-    file = folder / name
     if name == "nginx":
         block = replaced(block_of("nginx"), ("127.0.0.1:8000", upstream), ("443 ssl", f"127.0.0.1:{port}"))
         block = re.sub(r"ssl_certificate.*?;", "", block)
-        file.write_text(_NGINX.format(folder=folder, block=block))
-        command = ["nginx", "-p", str(folder), "-e", str(folder / "log"), "-c", str(file)]
     else:
         block = replaced(
             block_of("caddy"),
             ("127.0.0.1:8000", upstream),
             ("vae.example.org {", f"http://:{port} {{\nbind 127.0.0.1"),
         )
-        file.write_text("{\n admin off\n}\n" + block)
-        command = ["caddy", "run", "--config", str(file), "--adapter", "caddyfile"]
-    own = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
-    with (folder / "output").open("wb") as output:
-        process = subprocess.Popen(command, env={**os.environ, **own}, stdout=output, stderr=output)
-        try:
-            for _ in range(300):
-                assert process.poll() is None, (folder / "output").read_text()
-                try:
-                    socket.create_connection(("127.0.0.1", port), timeout=5).close()
-                    break
-                except OSError:
-                    time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(20)
+    with proxy(name, block, port, folder) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +53,7 @@ def echo() -> Echo:
 def front(request, echo, tmp_path_factory) -> Iterator[str]:
     with (
         running(echo, listening=ListenOptions(trusted_proxies=("127.0.0.1",))) as server,
-        proxy(request.param, server, tmp_path_factory.mktemp(request.param)) as address,
+        in_front_of(server, request.param, tmp_path_factory.mktemp(request.param)) as address,
     ):
         yield address
 
