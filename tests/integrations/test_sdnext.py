@@ -21,7 +21,7 @@ from hybridge.engine.text import TextEngine
 from hybridge.models import TextSpec
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
-from hybridge.server.middleware.auth import KeyRing, hash_key
+from hybridge.server.middleware.key_file import KeyRing, hash_key
 from hybridge.server.process.server import running
 
 
