@@ -58,6 +58,7 @@ LAYERS = {
         "serve_bench": {"harness", "vae_bench"},
         "estimator": {"harness", "studies", "techniques"},
         "advisor": {"estimator", "harness", "techniques"},
+        "simulator": {"harness", "serve_bench"},
         "report": {"harness", "serve_bench", "studies", "techniques", "vae_bench"},
     },
 }

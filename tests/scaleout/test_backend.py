@@ -17,7 +17,7 @@ import torch
 from nearby_replicas import NearbyReplicas, sent
 
 from hybridge.engine import Engine, EngineOptions
-from hybridge.errors import HybridgeError, ModelUnavailable, OutOfMemory, Overloaded, ReplicaUnavailable, Stopped
+from hybridge.errors import ModelUnavailable, OutOfMemory, Overloaded, ReplicaUnavailable, Stopped
 from hybridge.models import CATALOGUE, ModelSpec
 from hybridge.protocol import HttpResponse, WireTensor
 from hybridge.protocol.requests import read_request
@@ -210,10 +210,14 @@ def test_a_replica_that_cannot_load_the_model_is_passed_over(specs: dict[str, Mo
             assert run(backend.run(decode_job(good))).tensor is not None
         assert [name for name, _ in replicas.orders].count("r0") <= 1
         assert "r0" in backend.info()[0].replicas
+        backend.check_loaded()
         replicas.kill("r1")
         replicas.start_one()
-        with pytest.raises((ModelUnavailable, HybridgeError)):
+        with pytest.raises(ModelUnavailable, match="no config"):
             run(backend.run(decode_job(good)))
+        run(until(lambda: backend.info()[0].failure is not None))
+        with pytest.raises(ModelUnavailable, match="no replica can load sd-v1"):
+            backend.check_loaded()
     finally:
         backend.close()
 

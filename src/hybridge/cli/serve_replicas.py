@@ -68,4 +68,10 @@ def replicas_of(
             grace_s=settings.grace_s,
         ),
     )
-    return ReplicaBackend(replicas, settings.queue_limits)
+    backend = ReplicaBackend(replicas, settings.queue_limits)
+    try:
+        backend.check_loaded()
+    except HybridgeError:
+        backend.close()
+        raise
+    return backend

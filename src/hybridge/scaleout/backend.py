@@ -111,6 +111,12 @@ class ReplicaBackend:
         self._thread.join(_POLL_S)
         self._replicas.close()
 
+    def check_loaded(self) -> None:
+        """Raise :class:`ModelUnavailable` for a model that could not be loaded on any replica."""
+        for info in self._infos:
+            if info.failure is not None:
+                raise ModelUnavailable(f"no replica can load {info.part}", saw=info.failure)
+
     @property
     def is_busy(self) -> bool:
         """Whether a job runs that cannot be stopped; replicas are processes of their own, which can."""

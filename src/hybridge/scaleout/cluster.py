@@ -188,9 +188,11 @@ class RayReplicas:
             serve.start(proxy_location="Disabled")
             handle: Any = serve.run(deployment.bind(make_backend), name=APPLICATION, route_prefix=None)
         except (RuntimeError, RayServeException, ray_errors.RayError) as error:
+            reason = _reason_of_start(error)
+            serve.delete(APPLICATION, _blocking=False)
             raise HybridgeError(
                 "no replica could be started",
-                saw=_reason_of(error),
+                saw=reason,
                 hint="`serve status`, and the logs in /tmp/ray on the machine of the replica",
             ) from None
         self._handle = handle
@@ -230,6 +232,16 @@ class RayReplicas:
         except Exception as error:  # the cluster may have gone before its replicas
             log.warning("the replicas cannot be ended: %s", _reason_of(error))
         ray.shutdown()
+
+
+def _reason_of_start(error: Exception) -> str:
+    """What Serve says about replicas that do not start; its exception names only the application."""
+    try:
+        (deployment,) = serve.status().applications[APPLICATION].deployments.values()
+    except (RuntimeError, RayServeException, ray_errors.RayError, KeyError, ValueError):
+        return _reason_of(error)
+    said = [line.strip() for line in deployment.message.splitlines() if line.strip()]
+    return " ... ".join(dict.fromkeys([*said[:1], *said[-1:]]))[:500] if said else _reason_of(error)
 
 
 def _register() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..engine import EngineOptions, granted_memory, keep_pieces, limit_threads
+from ..errors import HybridgeError
 from ..models import ModelSpec, TextSpec
 from ..server.local_backend import LocalBackend
 
@@ -33,11 +35,7 @@ class ReplicaPlan:
     preload: bool = False
 
     def make_backend(self) -> LocalBackend:
-        """Return a backend in this process.
-
-        Raises:
-            HybridgeError: when a model cannot be loaded before the first job.
-        """
+        """Return a backend in this process.  What cannot be loaded has its reason in ``info()``."""
         keep_pieces()
         limit_threads()
         backend = LocalBackend(
@@ -51,5 +49,6 @@ class ReplicaPlan:
         )
         if self.preload:
             for info in backend.info():
-                backend.preload(info.part)
+                with contextlib.suppress(HybridgeError):
+                    backend.preload(info.part)
         return backend

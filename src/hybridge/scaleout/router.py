@@ -24,6 +24,9 @@ class OrderRouter(RequestRouter):  # type: ignore[misc] # Ray's class is untyped
         first: Any = pending_request.args[0] if pending_request is not None and pending_request.args else None
         if isinstance(first, Order):
             chosen = [one for one in candidate_replicas if one.replica_id.unique_id == first.replica]
+            for one in chosen:
+                # Else Serve asks it first how long its queue is, and a busy one does not answer in time.
+                self.on_new_queue_len_info(one.replica_id, 0)
             if chosen:
                 return [chosen]
         return [candidate_replicas]
