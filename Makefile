@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-versi
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/server ## A photograph to a real server and back, on the model that is shipped
+demo: $(VENV)/server ## A picture of a prompt through a real server, and a photograph there and back
 	$(BIN)/hybridge demo $(ARGS)
 
 serve: $(VENV)/server ## A server; ARGS="sdxl --host 0.0.0.0"

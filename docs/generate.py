@@ -127,7 +127,9 @@ def models() -> str:
         "Any other pipeline of these classes is added with `NAME=PATH_OR_REPO`, which also serves its VAE if"
         " hybridge supports it.\n\n| name | source | pipeline |\n|---|---|---|"
     )
-    rows += [f"| `{row.name}` | `{row.source}` | {row.class_name} |" for row in TEXT_CATALOGUE.values()]
+    for text in TEXT_CATALOGUE.values():
+        where = "shipped" if text.name == "starter" else f"`{text.source}`"
+        rows.append(f"| `{text.name}` | {where} | {text.class_name} |")
     classes = sorted({name for side in known_text_sides() for name in side.classes})
     rows.append(f"\nThe classes whose text encoders are known: {', '.join(f'`{name}`' for name in classes)}.")
     return _NOTE + "\n".join(rows) + "\n"

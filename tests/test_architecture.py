@@ -77,6 +77,7 @@ KNOWS_TORCH = {
     Path("client/remote_vae.py"),
     Path("client/vae_stand_in.py"),
     Path("cli/demo.py"),
+    Path("cli/demo_picture.py"),
     Path("cli/plan.py"),
     Path("lab/advisor"),
     Path("lab/estimator/live_tensors.py"),

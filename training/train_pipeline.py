@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +32,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from vocabulary import LENGTH, new_tokenizer
 
 from hybridge.models.catalogue import STARTER
-from hybridge.scenes import SIDE, Scene, captions, check, draw, is_held_out, random_scene
+from hybridge.scenes import SIDE, Scene, captions, check, draw, held_out, is_held_out, random_scene
 from hybridge.scenes.captions import WORDS
 from hybridge.scenes.drawing import boxes
 from hybridge.scenes.scene import COLOURS, GROUNDS, SHAPES, TIMES
@@ -190,17 +192,6 @@ class Pictures:
         return chosen, [captions(self.scenes[index], rng) for index in chosen]
 
 
-def held_out_captions(count: int, seed: int = 0) -> list[tuple[Scene, str]]:
-    """Scenes that were never trained on, each with a caption."""
-    rng = random.Random(f"held-out {seed}")
-    found: list[tuple[Scene, str]] = []
-    while len(found) < count:
-        scene = random_scene(rng)
-        if is_held_out(scene):
-            found.append((scene, captions(scene, rng)))
-    return found
-
-
 # ---------------------------------------------------------------- training
 
 
@@ -354,7 +345,7 @@ def descend(optimisers: list[torch.optim.Optimizer], rates: list[float], share: 
 def judge(run: Run, vae: AutoencoderKL, sheet: Path) -> dict[str, float]:
     """Shares of held-out captions, and of their things' colours and shapes, that come out right."""
     pipe = run.pipeline(vae)
-    asked = held_out_captions(JUDGED)
+    asked = held_out(JUDGED)
     pictures: list[Image.Image] = []
     for start in range(0, JUDGED, 16):
         generator = torch.Generator().manual_seed(start)
@@ -421,18 +412,31 @@ def train_part(rank: int, args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write the run's averaged text encoder and UNet, in float16, beside the VAE."""
-    vae = AutoencoderKL.from_pretrained(args.vae, torch_dtype=torch.float32)
+    """Write the run's averaged text encoder and UNet, in float16, and the rest of the pipeline, beside its VAE."""
     run = Run(args.run, 0)
     run.load()
-    pipe = run.pipeline(vae).to(torch.float16)
-    pipe.save_pretrained(args.model)
-    for path in args.model.rglob("*.json"):
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if config.pop("_name_or_path", None):  # where it lay on the machine that made it is nobody's business
-            path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    pipe = run.pipeline(AutoencoderKL.from_pretrained(args.vae)).to(torch.float16)
+    with tempfile.TemporaryDirectory() as folder:
+        pipe.save_pretrained(folder)
+        write_old_tokenizer(Path(folder) / "tokenizer")
+        shutil.rmtree(Path(folder) / "vae")  # it is not trained here
+        shutil.copytree(folder, args.model, dirs_exist_ok=True)
+    for path in args.model.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        if path.suffix == ".json":
+            config = json.loads(path.read_text(encoding="utf-8"))
+            if config.pop("_name_or_path", None):  # where it lay on the machine that made it is nobody's business
+                path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     size = sum(path.stat().st_size for path in args.model.rglob("*") if path.is_file())
     print(f"{args.model}: {size / 1e6:.2f} MB after {run.steps} steps")
+
+
+def write_old_tokenizer(folder: Path) -> None:
+    """The files that transformers 4 reads; the newer one has all in ``tokenizer.json``."""
+    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+    merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in model["merges"])])
+    (folder / "merges.txt").write_text(f"{merges}\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -444,7 +448,7 @@ def main() -> None:
         verb = verbs.add_parser(do.__name__, help=do.__doc__, description=do.__doc__)
         verb.set_defaults(do=do)
         verb.add_argument("--run", type=Path, required=True, help="folder for the checkpoint")
-        verb.add_argument("--vae", type=Path, default=STARTER, help="folder of the VAE")
+        verb.add_argument("--vae", type=Path, default=STARTER / "vae", help="folder of the VAE")
         return verb
 
     verb = add_verb(train)

@@ -28,6 +28,7 @@ import hybridge as package
 from hybridge.engine import Engine, EngineOptions, options, to_pixels
 from hybridge.errors import OutOfMemory
 from hybridge.models import look_up
+from hybridge.scenes import check, read
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -52,9 +53,19 @@ class TestDemo:
         assert psnr(photograph, decoded) > 24
         assert pixels(folder / "side-by-side.png").shape == (512, 1032, 3)
 
+    def test_the_picture_shows_what_was_asked_for(self, done) -> None:
+        table, folder = done
+        assert check(read("a red circle above a blue square at night"), pixels(folder / "picture.png")).is_right
+        # The prompt's embeddings are 2 × 40 × 128 float32, and latents 4 × 16 × 16.
+        assert re.search(r"read the prompt\s+│ server\s+│\s+\d+ │\s+41,\d+ │", table)
+        assert re.search(r"denoise, 20 steps\s+│ this process\s+│\s+– │\s+– │", table)
+        assert re.search(r"decode the latents\s+│ server\s+│\s+4,096 │\s+196,608 │\s+\d+ │ as asked", table)
+
     def test_every_way_agrees_and_is_measured(self, done) -> None:
         table, folder = done
-        assert table.count("identical") == 3
+        # The server is a process of its own, which may have another number of threads here.
+        assert len(re.findall(r"(identical|up to 1/255 apart)", table)) == 4
+        assert len(re.findall(r"│ diffusers │.*identical", table)) == 2
         # The body of an encode request is the PNG, its answer the latents: 4 × 64 × 64 float32.
         assert re.search(r"encode\s+│ hybridge\s+│\s+[\d,]+ │\s+65,536 │\s+\d+ │ 16384 latents", table)
         assert str(folder) in table
@@ -66,6 +77,23 @@ class TestDemo:
         expected = to_pixels(engine.decode(engine.encode(image)))[0].numpy()
         # The process above may run with another number of threads, which moves the last bits of floats.
         assert np.abs(pixels(folder / "decoded.png").astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("a red dragon above a blue teapot", "saw dragon, teapot"),
+        ("", "the prompt is empty"),
+        ("一个红色恐龙", "saw 恐龙"),
+        ("a red circle " * 1000, "saw 13000 characters, expected at most 200"),
+    ],
+)
+def test_demo_refuses_what_the_starter_has_not_learned(prompt: str, words: str, tmp_path) -> None:
+    done = hybridge("demo", prompt, "-o", tmp_path / "out", check=False)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert ("SHAPE:" in done.stderr) == (len(prompt) < 200)
+    assert not (tmp_path / "out").exists()
 
 
 @contextmanager

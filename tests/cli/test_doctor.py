@@ -17,6 +17,8 @@ from safetensors.numpy import save_file
 from hybridge.models import latent_space, look_up
 from hybridge.models.catalogue import STARTER
 
+VAE = STARTER / "vae"
+
 
 def report(*arguments: object) -> dict[str, Any]:
     done = hybridge("doctor", *arguments, "--json", check=False)
@@ -96,14 +98,14 @@ class TestFiles:
 
 class TestFolders:
     def test_the_starter_is_well(self) -> None:
-        assert codes(STARTER) == []
-        shown = hybridge("doctor", STARTER).stdout
+        assert codes(VAE) == []
+        shown = hybridge("doctor", VAE).stdout
         assert "nothing wrong was found" in shown
         assert "AutoencoderKL" in shown
 
     def test_broken_folders_are_named(self) -> None:
         for name in ("no-config", "no-weights", "pointer", "pickled", "variant", "odd"):
-            shutil.copytree(STARTER, name)
+            shutil.copytree(VAE, name)
         weights = "diffusion_pytorch_model.safetensors"
         Path("no-config/config.json").unlink()
         Path("no-weights", weights).unlink()
@@ -120,7 +122,7 @@ class TestFolders:
         assert codes("odd") == ["scaling-of-no-family", "float16-overflow-risk"]
 
     def test_a_pipeline_without_its_text_encoder_is_named(self) -> None:
-        shutil.copytree(STARTER, "pipe/vae")
+        shutil.copytree(VAE, "pipe/vae")
         index = {"_class_name": "StableDiffusionPipeline", "text_encoder": ["transformers", "CLIPTextModel"]}
         Path("pipe/model_index.json").write_text(json.dumps(index))
         assert codes("pipe") == ["text-incomplete"]

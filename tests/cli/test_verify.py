@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from hybridge.models.catalogue import STARTER
 from hybridge.protocol.receipt import Receipt, find_receipt
 
+VAE = STARTER / "vae"
 FORMATS = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 
 
@@ -53,7 +54,7 @@ def test_a_picture_of_these_latents_is_equal() -> None:
     found = report("picture.png")
     assert found["facts"]["verdict"] == "equal"
     assert found["findings"] == []
-    weights = hashlib.sha256((STARTER / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
+    weights = hashlib.sha256((VAE / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
     assert f"weights=sha256:{weights}" in found["facts"]["receipt"]
     assert "exactness=rounding" in found["facts"]["receipt"]
 

@@ -9,7 +9,19 @@ import pytest
 from PIL import Image
 
 from hybridge.errors import RequestError
-from hybridge.scenes import GRAMMAR, SIDE, Scene, Thing, captions, check, draw, is_held_out, random_scene, read
+from hybridge.scenes import (
+    GRAMMAR,
+    SIDE,
+    Scene,
+    Thing,
+    captions,
+    check,
+    draw,
+    held_out,
+    is_held_out,
+    random_scene,
+    read,
+)
 from hybridge.scenes.captions import unknown_words
 from hybridge.scenes.checker import look
 from hybridge.scenes.scene import COLOURS, GROUNDS, PLACES, SHAPES, STRIPED, TIMES, WIDTHS
@@ -151,3 +163,6 @@ def test_one_scene_in_ten_is_held_out_whichever_way_it_is_said() -> None:
     assert is_held_out(read("a red circle above a blue square")) == is_held_out(
         read("一个红色圆形在一个蓝色方形上面")
     )
+    asked = held_out(20)
+    assert all(is_held_out(scene) and read(text) == scene for scene, text in asked)
+    assert asked == held_out(20)

@@ -1,54 +1,71 @@
-"""``hybridge demo``: a round trip with the model that the package includes."""
+"""``hybridge demo``: a picture of a prompt and the round trip of a photograph, with the model that is shipped."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.markup import escape
+
+from .demo_server import DemoServer, Traffic
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from .demo_picture import Stage
 
 _MODEL = "starter"
+_PROMPT = "a red circle above a blue square at night"
 
 
 def demo(
+    prompt: str = typer.Argument(_PROMPT, help="What the picture shows: coloured shapes, in English or Chinese."),
     output: Path = typer.Option(Path("hybridge-demo"), "-o", "--output", help="Folder for the pictures."),
     photograph: Path = typer.Option(None, help="A picture of your own.", show_default="the one that is shipped"),
     port: int = typer.Option(0, help="Port of the server; 0 takes a free one."),
     keep: bool = typer.Option(False, "--keep", help="Leave the server up, and show how to call it."),
 ) -> None:
-    """Send a photograph to a real server and back, with our client and with diffusers' own."""
+    """Make a picture of a prompt, and send a photograph there and back, with a real server."""
 
-    from ..engine import Engine, EngineOptions
+    from ..engine import Engine, EngineOptions, limit_threads
     from ..models import look_up
-    from ..server.app import create_app
-    from ..server.local_backend import LocalBackend
-    from ..server.process.server import running
     from .console import screen, show_table
+    from .demo_picture import picture_of, understood
+    from .demo_server import demo_server
 
     console = screen()
+    scene = understood(prompt)
+    limit_threads()  # as the server does: with another number of them sums have other last bits
     output.mkdir(parents=True, exist_ok=True)
-    with console.status(f"loading {_MODEL}"):
-        engine = Engine.load(look_up(_MODEL), EngineOptions())
-    meter = _Meter(create_app(LocalBackend({_MODEL: engine})))
-    with running(meter, port=port) as address:
-        console.print(f"{_MODEL} is served on [bold]{address}[/], on {engine.device.value}")
+    with ExitStack() as stack:
+        with console.status("starting a server"):
+            server = stack.enter_context(demo_server(_MODEL, port))
+        console.print(f"{_MODEL} is served on [bold]{server.address}[/]: a text encoder and a VAE")
+
+        console.print(f"\n[bold]{escape(prompt)}[/]")
+        image, stages = picture_of(prompt, scene, server, console)
+        image.save(output / "picture.png")
+        numbers = ("bytes up", "bytes down", "ms")
+        columns = ("step", "computed by", *numbers, "result")
+        show_table(console, columns, map(_stage_cells, stages), numbers=numbers)
+
+        console.print("\n[bold]a photograph to latents and back[/]")
         picture = _open(photograph or _shipped_photograph())
         picture.save(output / "photograph.png")
-        rows = _round_trip(picture, address, engine, meter, output)
-        numbers = ("bytes up", "bytes down", "ms")
+        with console.status(f"loading {_MODEL}"):
+            engine = Engine.load(look_up(_MODEL), EngineOptions())
+        rows = _round_trip(picture, server, engine, output)
         show_table(console, ("step", "client", *numbers, "result"), map(_cells, rows), numbers=numbers)
-        console.print(f"pictures: [bold]{output.resolve()}[/]  (look at side-by-side.png first)")
+        console.print(f"pictures: [bold]{output.resolve()}[/]  (look at picture.png and side-by-side.png)")
         if keep:
             console.print(
-                _how_to_call(address, output, picture, str(engine.dtype.value).removeprefix("torch.")),
+                _how_to_call(server.address, output, picture, str(engine.dtype.value).removeprefix("torch.")),
                 highlight=False,
             )
             _wait_for_interrupt()
@@ -64,23 +81,25 @@ class _Row:
     result: str
 
 
-def _round_trip(picture: Image, address: str, engine: Any, meter: _Meter, output: Path) -> list[_Row]:
+def _round_trip(picture: Image, server: DemoServer, engine: Any, output: Path) -> list[_Row]:
     """Convert a photograph to latents and back in three ways, whose results must agree."""
     import numpy as np
     from diffusers.utils.remote_utils import remote_decode, remote_encode
 
     from ..client import Client
+    from .demo_picture import how_far_apart
 
+    address = server.address
     encode_url, decode_url = f"{address}/v1/{_MODEL}/encode", f"{address}/v1/{_MODEL}/decode"
     photograph = np.asarray(picture)
     rows: list[_Row] = []
 
     def step(name: str, caller: str, call: Callable[[], Any], judge: Callable[[Any], str]) -> Any:
-        meter.reset()
         begun = time.perf_counter()
         value = call()
         milliseconds = 1e3 * (time.perf_counter() - begun)
-        rows.append(_Row(name, caller, meter.bytes_up, meter.bytes_down, milliseconds, judge(value)))
+        traffic = Traffic() if caller == "no server" else server.traffic(name.split()[0])
+        rows.append(_Row(name, caller, traffic.up, traffic.down, milliseconds, judge(value)))
         return value
 
     def quality(other: Image) -> str:
@@ -122,7 +141,7 @@ def _round_trip(picture: Image, address: str, engine: Any, meter: _Meter, output
         "encode, decode",
         "no server",
         lambda: _in_process(engine, photograph),
-        lambda pixels: _same(np.array_equal(pixels, decoded)),
+        lambda pixels: how_far_apart(pixels, decoded),
     )
 
     decoded.save(output / "decoded.png")
@@ -138,29 +157,6 @@ def _in_process(engine: Any, photograph: np.ndarray[Any, Any]) -> np.ndarray[Any
     image = torch.from_numpy(photograph.copy())[None]
     pixels: np.ndarray[Any, Any] = to_pixels(engine.decode(engine.encode(image)))[0].cpu().numpy()
     return pixels
-
-
-class _Meter:
-    """An ASGI middleware that counts the bytes of all bodies."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self.reset()
-
-    def reset(self) -> None:
-        self.bytes_up = self.bytes_down = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def counted_receive() -> Message:
-            message = await receive()
-            self.bytes_up += len(message.get("body", b""))
-            return message
-
-        async def counted_send(message: Message) -> None:
-            self.bytes_down += len(message.get("body", b""))
-            await send(message)
-
-        await self._app(scope, counted_receive, counted_send)
 
 
 def _shipped_photograph() -> Path:
@@ -206,6 +202,11 @@ def _cells(row: _Row) -> tuple[str, ...]:
         f"{row.milliseconds:.0f}",
         row.result,
     )
+
+
+def _stage_cells(stage: Stage) -> tuple[str, ...]:
+    up, down = (f"{stage.traffic.up:,}", f"{stage.traffic.down:,}") if stage.traffic else ("–", "–")
+    return stage.what, stage.where, up, down, f"{stage.milliseconds:.0f}", stage.result
 
 
 def _how_to_call(address: str, output: Path, picture: Image, dtype: str) -> str:

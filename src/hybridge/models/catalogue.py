@@ -11,7 +11,7 @@ from .catalogue_videos import LATER_PICTURES, VIDEOS
 from .spec import ModelSpec
 from .vae_class import Normalisation
 
-#: The folder of the model that the package ships.
+#: The folder of the pipeline that the package ships.
 STARTER = Path(__file__).parent.parent / "assets" / "starter"
 
 _SD_V1 = Normalisation(0.18215)
@@ -35,7 +35,7 @@ _ROWS = (
     ModelSpec(
         name="starter",
         title="Starter, shipped with hybridge",
-        source=str(STARTER),
+        source=str(STARTER / "vae"),
         latent_channels=4,
         normalisation=Normalisation(0.2868),
         half="float16",

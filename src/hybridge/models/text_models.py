@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import UnknownModel
+from .catalogue import STARTER
 from .spec import ModelSpec
 from .text_side import TextSide
 from .text_sides import text_side_for
@@ -69,6 +70,7 @@ class ModelParts:
 
 
 _ROWS = (
+    TextSpec("starter", str(STARTER), "StableDiffusionPipeline", "Starter, shipped with hybridge"),
     TextSpec("sd-v1", "stable-diffusion-v1-5/stable-diffusion-v1-5", "StableDiffusionPipeline"),
     TextSpec("sdxl", "stabilityai/stable-diffusion-xl-base-1.0", "StableDiffusionXLPipeline"),
     TextSpec("sd3", "stabilityai/stable-diffusion-3.5-medium", "StableDiffusion3Pipeline"),

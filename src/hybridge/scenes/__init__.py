@@ -4,7 +4,7 @@
 understands such a caption, and :func:`check` finds in a picture what a caption asks for.  Nothing here was trained.
 """
 
-from .captions import GRAMMAR, captions, read, unknown_words
+from .captions import GRAMMAR, captions, held_out, read, unknown_words
 from .checker import Finding, check
 from .drawing import draw
 from .scene import SIDE, Scene, Thing, is_held_out, random_scene
@@ -18,6 +18,7 @@ __all__ = [
     "captions",
     "check",
     "draw",
+    "held_out",
     "is_held_out",
     "random_scene",
     "read",

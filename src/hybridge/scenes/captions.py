@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 
 from ..errors import RequestError
-from .scene import COLOURS, SHAPES, Layout, Scene, Thing
+from .scene import COLOURS, SHAPES, Layout, Scene, Thing, is_held_out, random_scene
 
 #: Which prompts the pipeline was trained on, for people.
 GRAMMAR = f"""\
@@ -107,6 +107,17 @@ def captions(scene: Scene, rng: random.Random, language: str | None = None) -> s
     """One of the captions of a scene; ``language`` is ``en`` or ``zh``, or either when None."""
     language = language or rng.choice(("en", "en", "zh"))
     return _english(scene, rng) if language == "en" else _chinese(scene, rng)
+
+
+def held_out(count: int, seed: int = 0) -> list[tuple[Scene, str]]:
+    """Scenes that were never trained on, each with a caption."""
+    rng = random.Random(f"held-out {seed}")  # noqa: S311
+    found: list[tuple[Scene, str]] = []
+    while len(found) < count:
+        scene = random_scene(rng)
+        if is_held_out(scene):
+            found.append((scene, captions(scene, rng)))
+    return found
 
 
 def unknown_words(text: str) -> list[str]:
