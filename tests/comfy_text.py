@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from text_pipelines import encoders, tokenizers
+
+from hybridge.models.comfyui_text import COMFY_FAMILIES
 
 #: Each with the options of its request.
 TEXTS: tuple[tuple[str, dict[str, int]], ...] = (
@@ -50,7 +53,20 @@ def components(family: str) -> dict[str, Any]:
         "flux": with_l | {"tokenizer_2": t5, "text_encoder_2": seeded(encoders.t5(t5))},
         "wan": {"tokenizer": t5, "text_encoder": seeded(encoders.umt5(t5))},
     }
-    return made[family]
+    return made[family] if family in made else _chat(family)
+
+
+def _chat(family: str) -> dict[str, Any]:
+    """The language model of a family."""
+    templates = [one.chat.template for one in COMFY_FAMILIES if one.chat]
+    tokenizer = tokenizers.mistral() if family == "flux2" else tokenizers.qwen(*templates)
+    makes: dict[str, Callable[[], Any]] = {
+        "qwen": lambda: encoders.qwen2_vl(tokenizer),
+        "z_image": lambda: encoders.qwen3(tokenizer, "Qwen3Model"),
+        "flux2": lambda: encoders.mistral3(tokenizer),
+        "klein": lambda: encoders.qwen3(tokenizer, "Qwen3ForCausalLM", layers=28),
+    }
+    return {"tokenizer": tokenizer, "text_encoder": seeded(makes[family]())}
 
 
 def condensed(states: torch.Tensor) -> torch.Tensor:
@@ -67,4 +83,11 @@ CASES = {
     "sd3_no_t5": "StableDiffusion3Pipeline",
     "flux": "FluxPipeline",
     "wan": "WanPipeline",
+    "qwen": "QwenImagePipeline",
+    "z_image": "ZImagePipeline",
+    "flux2": "Flux2Pipeline",
+    "klein": "Flux2KleinPipeline",
 }
+
+#: Of language models as text encoders.
+CHATS = ("qwen", "z_image", "flux2", "klein")

@@ -26,9 +26,11 @@ comfy.cli_args.args.cpu = True
 
 import torch
 from comfy import sd1_clip, sdxl_clip
-from comfy.text_encoders import flux, sd3_clip, t5
-from comfy_text import CASES, TEXTS, components, condensed
+from comfy.text_encoders import flux, llama, qwen_image, sd3_clip, t5
+from comfy_text import CASES, CHATS, TEXTS, components, condensed
 from safetensors.torch import save_file
+
+from hybridge.models.comfyui_text import COMFY_FAMILIES
 
 HERE = Path(__file__).parent
 
@@ -108,10 +110,116 @@ def model_of(family: str) -> tuple[dict[str, Any], dict[str, Any], Any]:
     return tokenizers, towers, joins[family.removesuffix("_no_t5")]
 
 
+class Decoder(llama.BaseLlama, torch.nn.Module):
+    """ComfyUI's language model in another size."""
+
+    def __init__(self, config: Any, dtype: Any, device: Any, operations: Any) -> None:
+        super().__init__()
+        self.num_layers = config["num_hidden_layers"]
+        self.model = llama.Llama2_(SimpleNamespace(**config), device=device, dtype=dtype, ops=operations)
+
+
+#: Of each language model: the layers that are read, the length to which a text is padded, a token before it.
+_CHATS: dict[str, tuple[dict[str, Any], int, bool]] = {
+    "qwen": ({"layer": "last"}, 1, False),
+    "z_image": ({"layer": "hidden", "layer_idx": -2}, 1, False),
+    "flux2": ({"layer": [10, 20, 30]}, 1, True),
+    "klein": ({"layer": [9, 18, 27]}, 512, False),
+}
+
+
+def chat_of(family: str) -> tuple[Any, Any]:
+    """The tokenizer of a language model, and what its model does with the tokens of a text in its template."""
+    parts = components(family)
+    own, model = parts["tokenizer"], parts["text_encoder"]
+    layers, least, has_start = _CHATS[family]
+    decoder = next(one for one in model.modules() if hasattr(one, "embed_tokens") and hasattr(one, "layers"))
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    config = {name: getattr(decoder.config, name) for name in (*names, "num_key_value_heads", "rms_norm_eps")}
+    norm = None if family in ("qwen", "flux2") else "gemma3"
+    config |= {"q_norm": norm, "k_norm": norm, "qkv_bias": family == "qwen", "final_norm": True, "lm_head": False}
+    config |= {"transformer_type": "llama", "rms_norm_add": False, "mlp_activation": "silu"}
+    config |= {"head_dim": decoder.layers[0].self_attn.head_dim, "rope_dims": None, "rope_scale": None}
+    config |= {"rope_theta": decoder.config.rope_parameters["rope_theta"]}
+    special = {"start": 1, "pad": -7} if has_start else {"pad": own.pad_token_id}
+    made = sd1_clip.SDClipModel(
+        textmodel_json_config=config,
+        special_tokens=special,
+        model_class=Decoder,
+        dtype=torch.float32,
+        layer_norm_hidden_state=False,
+        enable_attention_masks=True,
+        return_attention_masks=True,
+        **layers,
+    )
+    assert not made.load_sd({f"model.{name}": one for name, one in decoder.state_dict().items()}).missing_keys
+    made.float()
+    start = {"start_token": own.bos_token_id} if has_start else {}
+    tokenizer = tokenizer_of(
+        own,
+        pad_with_end=False,
+        has_start_token=False,
+        has_end_token=False,
+        pad_to_max_length=False,
+        max_length=99999999,
+        min_length=least,
+        pad_token=own.pad_token_id,
+        **start,
+    )
+    tokenizer.tokenizer.padding_side = "right"
+    if family == "qwen":
+        to_real = {own.convert_tokens_to_ids("<|im_start|>"): 151644, own("user")["input_ids"][0]: 872}
+        to_real[own("\n")["input_ids"][0]] = 198
+        return tokenizer, _as("qwen25_7b", qwen_image.QwenImageTEModel, made, to_real)
+    if family in ("flux2", "klein"):
+        return tokenizer, _as("mistral3_24b", flux.Flux2TEModel, made, {})
+    return tokenizer, lambda tokens: made.encode_token_weights(tokens)
+
+
+def _as(name: str, kind: Any, tower: Any, to_real: dict[int, int]) -> Any:
+    """ComfyUI's model around a tower, to which tokens that it looks for have their real numbers."""
+    model = kind.__new__(kind)
+    torch.nn.Module.__init__(model)
+    model.clip_name = model.clip = name
+
+    class Inner(torch.nn.Module):
+        def encode_token_weights(self, pairs: Any) -> Any:
+            return tower.encode_token_weights([[(t.own, w) for t, w in row] for row in pairs])
+
+    setattr(model, name, Inner())
+
+    class Token(int):
+        own: int
+
+    def token(number: int) -> Token:
+        made = Token(to_real.get(number, number + 10**6))
+        made.own = number
+        return made
+
+    return lambda tokens: model.encode_token_weights({name: [[(token(t), w) for t, w in row] for row in tokens]})
+
+
+def record_chats(recorded: dict[str, torch.Tensor]) -> None:
+    for family in CHATS:
+        tokenizer, encode = chat_of(family)
+        template = next(one.chat.template for one in COMFY_FAMILIES if one.chat and one.side == CASES[family])
+        for index, (text, options) in enumerate(TEXTS):
+            if options:
+                continue
+            tokens = tokenizer.tokenize_with_weights(template.format(text), disable_weights=True)
+            cond, _, extra = encode(tokens)
+            recorded[f"{family}.{index}.cond"] = condensed(cond)
+            if "attention_mask" in extra:
+                recorded[f"{family}.{index}.attention_mask"] = extra["attention_mask"]
+
+
 @torch.no_grad()
 def main() -> None:
     recorded: dict[str, torch.Tensor] = {}
+    record_chats(recorded)
     for family in CASES:
+        if family in CHATS:
+            continue
         tokenizers, towers, encode = model_of(family)
         for index, (text, options) in enumerate(TEXTS):
             if family == "wan" and options:

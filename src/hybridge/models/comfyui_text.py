@@ -9,7 +9,7 @@ are refused, because a near miss renders a picture without an error.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from .text_side import TextSide
 
@@ -65,6 +65,33 @@ class Tower:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatTower:
+    """A language model as ComfyUI uses it; it reads no weights.
+
+    Attributes:
+        encoder: Name of the pipeline's component.
+        tokenizer: Name of its tokenizer's component.
+        template: The text around a prompt, with ``{}`` in its place.
+        layer: The layer whose output is used, from the end; None for the last, after the final norm.
+        layers: Numbers of the hidden states that are used side by side instead, 0 for the token embeddings.
+        least: Tokens to which a shorter text is padded, behind a mask.
+        has_start: Whether a text begins with a token of its own.
+        cuts_template: Whether what stands before the prompt is cut off.
+        tells_mask: Whether the mask is passed on even if nothing is masked.
+    """
+
+    encoder: str
+    tokenizer: str
+    template: str
+    layer: int | None = None
+    layers: tuple[int, ...] = ()
+    least: int = 1
+    has_start: bool = False
+    cuts_template: bool = False
+    tells_mask: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ComfyFamily:
     """A model as ComfyUI has it.
 
@@ -76,13 +103,15 @@ class ComfyFamily:
             CLIP's side by side, filled up with zeros to the width of T5's, which follow.  ``last``: those of the
             last encoder; others give the pooled vector.
         pools: Encoders whose pooled vectors, side by side, are the model's.
+        chat: The language model that is its only text encoder, in place of ``towers``.
     """
 
     name: str
     side: str
-    towers: tuple[Tower, ...]
-    join: Literal["only", "channels", "sd3", "last"]
+    towers: tuple[Tower, ...] = ()
+    join: Literal["only", "channels", "sd3", "last"] = "only"
     pools: tuple[str, ...] = ()
+    chat: ChatTower | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -114,6 +143,23 @@ def _t5(number: int, least: int, *, is_masked: bool = False, optional: bool = Fa
         optional=optional,
     )
 
+
+def _chat(name: str, side: str, template: str, **how: Any) -> ComfyFamily:
+    return ComfyFamily(name, side, chat=ChatTower("text_encoder", "tokenizer", template, **how))
+
+
+#: A turn of the user and the beginning of the answer, as Qwen's models have them.
+_QWEN_TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+
+_QWEN_IMAGE = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial"
+    " relationships of the objects and background:<|im_end|>\n" + _QWEN_TURN
+)
+
+_FLUX2 = (
+    "[SYSTEM_PROMPT]You are an AI that reasons about image descriptions. You give structured responses focusing on"
+    " object relationships, object\nattribution and actions without speculation.[/SYSTEM_PROMPT][INST]{}[/INST]"
+)
 
 COMFY_FAMILIES = (
     ComfyFamily(
@@ -152,6 +198,17 @@ COMFY_FAMILIES = (
         ("text_encoder",),
     ),
     ComfyFamily("Wan", "WanPipeline", (_t5(1, 512, is_masked=True),), "only"),
+    _chat("Qwen-Image", "QwenImagePipeline", _QWEN_IMAGE, cuts_template=True),
+    _chat("Z-Image", "ZImagePipeline", _QWEN_TURN, layer=-2, tells_mask=True),
+    _chat("FLUX.2", "Flux2Pipeline", _FLUX2, layers=(10, 20, 30), has_start=True, tells_mask=True),
+    _chat(
+        "FLUX.2 Klein",
+        "Flux2KleinPipeline",
+        _QWEN_TURN + "<think>\n\n</think>\n\n",
+        layers=(9, 18, 27),
+        least=512,
+        tells_mask=True,
+    ),
 )
 
 _BY_SIDE = {family.side: family for family in COMFY_FAMILIES}

@@ -4,6 +4,8 @@ Started by test_real_comfyui.py with ``COMFYUI_DIR``; the profile ``desktop`` ha
 of which are in the folder of the first argument, and ``text``, a pipeline's text encoders in that of the second.
 """
 
+# ruff: noqa: E402 - ComfyUI reads the command line and finds torchvision when it is imported
+
 from __future__ import annotations
 
 import importlib
@@ -83,7 +85,9 @@ def local_clip() -> tuple[Any, Any]:
     tokenizer = sd1_clip.SDTokenizer(str(TEXT_FOLDER / "tokenizer"), tokenizer_class=CLIPTokenizer)
     special = {"start": tokenizer.start_token, "end": tokenizer.end_token, "pad": tokenizer.end_token}
     made = sd1_clip.SDClipModel(textmodel_json_config=str(file), special_tokens=special, dtype=torch.float32)
-    made.load_sd({f"text_model.{name.removeprefix('text_model.')}": one for name, one in model.state_dict().items()})
+    made.load_sd(
+        {f"text_model.{name.removeprefix('text_model.')}": one for name, one in model.state_dict().items()}
+    )
     return made, tokenizer
 
 

@@ -3,6 +3,7 @@
 * ``prompt_weights``: a text with parentheses → pieces and their weights
 * ``tokens``: pieces → chunks of token ids with weights
 * ``towers``: chunks → hidden states and a pooled vector of one encoder
+* ``chat``: a text in a template → hidden states of a language model
 * ``encoding``: a request → the tensors of a CONDITIONING
 
 :mod:`hybridge.models.comfyui_text` has the facts about each family of models.

@@ -11,11 +11,12 @@ from ....models import TextSide
 from ....models.comfyui_text import CLIP_LAYER, LEAST_CLIP_LAYER, ComfyFamily, Tower, comfy_family
 from ..checking import Asked, Facts, TextLimits, read_inputs
 from ..loading import TextParts
+from .chat import run_chat
 from .tokens import Special, Weighted, chunks_of
 from .towers import Encoded, run_tower
 
 #: The entries of a CONDITIONING: the tensor, and what is beside it.
-COND, POOLED = "cond", "pooled_output"
+COND, POOLED, MASK = "cond", "pooled_output", "attention_mask"
 
 
 def family_of(side: TextSide) -> ComfyFamily:
@@ -60,7 +61,8 @@ def read_comfy_inputs(inputs: Mapping[str, object], side: TextSide, facts: Facts
 def encode_as_comfyui(asked: Asked, side: TextSide, parts: TextParts) -> dict[str, list[torch.Tensor]]:
     """Return the entries of a CONDITIONING, each a list with a tensor for each prompt, in float32.
 
-    ``cond`` is (1, tokens, width) and ``pooled_output`` (1, width); some models have only the first.
+    ``cond`` is (1, tokens, width), ``pooled_output`` (1, width) and ``attention_mask`` (1, tokens), int64; most
+    models have only some of them.
 
     Raises:
         RequestError: for a prompt that ComfyUI reads otherwise than can be done here.
@@ -74,6 +76,11 @@ def encode_as_comfyui(asked: Asked, side: TextSide, parts: TextParts) -> dict[st
 
 
 def _encode(index: int, asked: Asked, family: ComfyFamily, parts: TextParts) -> dict[str, torch.Tensor]:
+    if family.chat is not None:
+        chat, texts = family.chat, asked.prompts["prompt"] or []
+        tokenizer = getattr(parts.pipeline, chat.tokenizer)
+        states, mask = run_chat(chat, parts.encoders[chat.encoder], tokenizer, texts[index])
+        return {COND: states} | ({} if mask is None else {MASK: mask})
     towers = [tower for tower in family.towers if tower.encoder in parts.encoders]
     missing = [tower.encoder for tower in family.towers if tower not in towers and not tower.optional]
     if missing:
