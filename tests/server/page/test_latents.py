@@ -94,6 +94,7 @@ def damaged(tmp_path: Path) -> dict[str, Path]:
     whole = (tmp_path / "whole").read_bytes()
     put("cut.safetensors", whole[:-1])
     put("long.safetensors", struct.pack("<Q", 2**60) + whole[8:])
+    put("lying.safetensors", whole.replace(b"[1,4,8,6]", b"[1,4,8,7]"))
     put("text.safetensors", b"these are no latents at all")
     put("empty.latent", b"")
     np.savez_compressed(tmp_path / "x.npz", latents=Z.numpy())
@@ -173,6 +174,20 @@ def test_latents_of_a_video_become_a_film(page: browser.Page, tmp_path: Path) ->
         "(video => [video.videoWidth, video.videoHeight, video.controls])(document.querySelector('#latents video'))"
     )
     assert page.ask(seen) == [32, 32, True]
+
+
+def test_a_file_larger_than_the_server_takes_is_not_even_read(page: browser.Page, tmp_path: Path) -> None:
+    header = b'{"latents":{"dtype":"F32","shape":[1,16,21,500,500],"data_offsets":[0,336000000]}}'
+    with (tmp_path / "film.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + 336_000_000)
+    page.choose("#latents input[type=file]", tmp_path / "film.safetensors")
+    page.until(f"document.querySelector('{FAILURE}').checkVisibility()")
+    assert page.text(FAILURE) == "The file to send has 320 MiB; this server takes 256 MiB."
+    save_file({"weight": torch.zeros(8, 8)}, tmp_path / "matrix.safetensors")
+    page.choose("#latents input[type=file]", tmp_path / "matrix.safetensors")
+    page.until(f"document.querySelector('{FAILURE}').innerText.includes('8×8')")
+    assert page.text(FAILURE) == "No model here has latents of shape 8×8."
 
 
 def test_what_is_too_large_is_not_sent(page: browser.Page, tmp_path: Path) -> None:

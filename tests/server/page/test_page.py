@@ -68,6 +68,14 @@ def test_a_photograph_goes_there_and_back(page: browser.Page, photograph: Path) 
     assert statuses == [404, 404]
 
 
+def test_a_model_of_videos_takes_a_photograph_too(page: browser.Page, photograph: Path) -> None:
+    page.select("#photo [name=model]", "wan-2.1")
+    page.select("#photo [name=size]", "256")
+    page.choose("#photo input[type=file]", photograph)
+    page.until(DONE)
+    assert "1×16×1×32×32 float32" in page.text("#photo .about")
+
+
 def test_what_is_no_photograph_gets_one_sentence(page: browser.Page, tmp_path: Path) -> None:
     film = tmp_path / "film.mp4"
     with film.open("wb") as file:

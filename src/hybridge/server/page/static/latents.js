@@ -22,6 +22,7 @@ export function beginLatents(take) {
   const section = find('#latents');
   const form = find('form', section);
   const during = workIn(section);
+  const failure = find('.failure', section);
   const field = Object.fromEntries([...form.elements].filter((one) => one.name).map((one) => [one.name, one]));
   let opened = null;
   let latents = null;
@@ -49,25 +50,31 @@ export function beginLatents(take) {
   };
 
   const read = async (name) => {
+    const { nbytes, shape } = opened.tensors.get(name);
+    const most = server.limits.max_body_bytes;
+    if (nbytes > most) throw new Sentence('error.too-many-bytes', { saw: bytes(nbytes), most: bytes(most) });
+    if (shape.length < 3 || !count(shape)) throw new Sentence('guess.none', { shape: shape.join('×') || '1' });
     latents = { ...(await readLatents(opened.file.name, opened, name)), name, file: opened.file };
-    if (!latents.shape.length || latents.data.length > server.limits.max_body_bytes) {
-      throw new Sentence('error.too-many-bytes', { saw: bytes(latents.data.length), most: bytes(server.limits.max_body_bytes) });
-    }
+    await guessing();
+  };
+  /** Guesses again; the latents stay if that fails, because they can be decoded without a guess. */
+  const guessing = async () => {
+    complain(failure, null);
     showFields();
-    await guess(latents, field, find('.guess', form));
+    await guess(latents, field, find('.guess', form)).catch((error) => complain(failure, ...explained(error)));
     showFields();
   };
   const reading = (work) =>
     work().catch((error) => {
       latents = null;
       showFields();
-      complain(find(':scope > .failure', section), ...explained(error));
+      complain(failure, ...explained(error));
     });
 
   field.tensor.addEventListener('change', () => reading(() => read(field.tensor.value)));
   field.model.addEventListener('change', showFields);
   for (const side of [field.width, field.height]) {
-    side.addEventListener('change', () => latents && guess(latents, field, find('.guess', form)).then(showFields));
+    side.addEventListener('change', () => latents && guessing());
   }
   form.addEventListener('submit', (event) => {
     event.preventDefault();
@@ -79,7 +86,7 @@ export function beginLatents(take) {
   const shown = dropZone(find('.drop', section), { accept, text: 'latents.drop', take: (one) => take(one, 'latents') });
   return (file) => {
     shown.textContent = file.name;
-    complain(find(':scope > .failure', section), null);
+    complain(failure, null);
     empty(find('.result', section));
     reading(async () => {
       const whole = await openLatents(file);

@@ -28,7 +28,7 @@ const entry = ({ name, state, failure, weights_bytes, text }) => [name, state, f
 
 function showNumbers() {
   const { waiting, waitingS, running, weights, memory, resident } = server.load;
-  const queue = word('numbers.queue', { waiting, running }, 'dd');
+  const queue = word('numbers.queue', { waiting: waiting ?? '–', running: running ?? '–' }, 'dd');
   const work = waitingS > 0 ? word('numbers.work', { time: seconds(waitingS) }, 'dd') : null;
   const held = memory
     ? word('numbers.weights-of', { weights: bytes(weights), memory: bytes(memory) }, 'dd')

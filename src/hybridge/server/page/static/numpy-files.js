@@ -7,9 +7,12 @@ const DTYPES = { '>f8': 'float64', '>f4': 'float32', '>f2': 'float16', '<f8': 'f
 /** Most bytes of one array; an archive may declare any size. */
 const MOST_BYTES = 2 ** 30;
 
+/** Bytes that hold the header of an array, with some of its numbers. */
+const HEAD_BYTES = 2 ** 16;
+
 /** Returns the only array of a .npy file, under the name `''`; throws Sentence. */
 export async function readNpy(file) {
-  return { form: 'npy', tensors: new Map([['', await described(file, async () => file)]]), about: {} };
+  return { form: 'npy', tensors: new Map([['', await described(file, file.size, async () => file)]]), about: {} };
 }
 
 /** Returns the arrays of a .npz file by name; throws Sentence. */
@@ -18,34 +21,38 @@ export async function readNpz(file) {
   for (const { name, begin, packed, size, method } of await members(file)) {
     if (!name.endsWith('.npy')) continue;
     if (size > MOST_BYTES || ![0, 8].includes(method)) throw new Sentence('latents.damaged');
-    const unpack = async () => {
-      const data = file.slice(begin, begin + packed);
-      if (method === 0) return data;
-      const blob = await atMost(data.stream().pipeThrough(new DecompressionStream('deflate-raw')), size);
+    const data = file.slice(begin, begin + packed);
+    const unpack = async (wanted) =>
+      method === 0 ? data.slice(0, wanted) : first(data.stream().pipeThrough(new DecompressionStream('deflate-raw')), wanted);
+    const whole = async () => {
+      const blob = await unpack(size + 1);
       if (blob.size !== size) throw new Sentence('latents.damaged');
       return blob;
     };
-    tensors.set(name.slice(0, -4), await described(await unpack(), unpack));
+    tensors.set(name.slice(0, -4), await described(await unpack(HEAD_BYTES), size, whole));
   }
   return { form: 'npz', tensors, about: {} };
 }
 
-/** Reads the header of an array. */
-async function described(blob, again) {
+/** Reads the header of an array.
+ *
+ * @param blob its beginning, @param size of the whole file of the array, @param whole returns that
+ */
+async function described(blob, size, whole) {
   const start = new Uint8Array(await blob.slice(0, 12).arrayBuffer());
-  if (String.fromCharCode(...start.slice(1, 6)) !== 'NUMPY') throw new Sentence('latents.damaged');
+  if (start.length < 12 || String.fromCharCode(...start.slice(1, 6)) !== 'NUMPY') throw new Sentence('latents.damaged');
   const view = new DataView(start.buffer);
   const [from, length] = start[6] === 1 ? [10, view.getUint16(8, true)] : [12, view.getUint32(8, true)];
-  const header = await blob.slice(from, from + Math.min(length, 65536)).text();
+  const header = await blob.slice(from, from + Math.min(length, HEAD_BYTES)).text();
   const descr = header.match(/'descr': '([^']+)'/)?.[1];
   const shape = (header.match(/'shape': \(([^)]*)\)/)?.[1] ?? '').split(',').filter((one) => one.trim()).map(Number);
   const nbytes = shape.reduce((product, one) => product * one, Number(descr?.slice(2)));
-  if (descr in DTYPES && blob.size !== from + length + nbytes) throw new Sentence('latents.damaged');
+  if (descr in DTYPES && size !== from + length + nbytes) throw new Sentence('latents.damaged');
   const read = async () => {
-    const data = new Uint8Array(await (await again()).slice(from + length).arrayBuffer());
-    const size = Number(descr[2]);
-    if (descr.startsWith('>')) for (let at = 0; at < data.length; at += size) data.subarray(at, at + size).reverse();
-    return header.includes("'fortran_order': True") ? inRows(data, shape, size) : data;
+    const data = new Uint8Array(await (await whole()).slice(from + length).arrayBuffer());
+    const item = Number(descr[2]);
+    if (descr.startsWith('>')) for (let at = 0; at < data.length; at += item) data.subarray(at, at + item).reverse();
+    return header.includes("'fortran_order': True") ? inRows(data, shape, item) : data;
   };
   return { dtype: DTYPES[descr] ?? descr ?? 'unknown', shape, nbytes, read };
 }
@@ -97,19 +104,20 @@ async function members(file) {
   return found;
 }
 
-/** Returns what a stream holds, and stops where it has more than it should. */
-async function atMost(stream, size) {
+/** Returns the first bytes of a stream, and no more than are wanted. */
+async function first(stream, wanted) {
   const parts = [];
-  let count = 0;
+  const reader = stream.getReader();
   try {
-    for (const reader = stream.getReader(); ; ) {
+    for (let count = 0; count < wanted; count += parts.at(-1).length) {
       const { value, done } = await reader.read();
-      if (done) return new Blob(parts);
-      count += value.length;
-      if (count > size) throw new RangeError();
-      parts.push(value);
+      if (done) break;
+      parts.push(value.subarray(0, wanted - count));
     }
   } catch {
     throw new Sentence('latents.damaged');
+  } finally {
+    reader.cancel().catch(() => {});
   }
+  return new Blob(parts);
 }

@@ -59,7 +59,7 @@ const mostPixels = (model) =>
 async function roundTrip(section, { file, model, longest }, { signal, step }) {
   const result = find('.result', section);
   const picture = await readPicture(file);
-  const before = fitted(picture, { longest, most: mostPixels(model), multiple: model.spatial_factor });
+  let before = fitted(picture, { longest, most: mostPixels(model), multiple: model.spatial_factor });
   const sent = await png(before);
   if (sent.size > server.limits.max_body_bytes) {
     throw new Sentence('error.too-many-bytes', { saw: bytes(sent.size), most: bytes(server.limits.max_body_bytes) });
@@ -85,8 +85,10 @@ async function roundTrip(section, { file, model, longest }, { signal, step }) {
   );
   const file_ = await decoded.blob();
   const after = drawn(await createImageBitmap(file_));
-  const whole = `${picture.width}×${picture.height}`;
   const used = `${before.width}×${before.height}`;
+  // Some decoders make a larger picture than was encoded.
+  if (before.width !== after.width || before.height !== after.height) before = drawn(before, after);
+  const whole = `${picture.width}×${picture.height}`;
   empty(result);
   result.hidden = false;
   result.append(

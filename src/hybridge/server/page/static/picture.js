@@ -41,10 +41,12 @@ export function fitted(picture, { longest, most, multiple }) {
   return canvas;
 }
 
-/** Returns a canvas of a picture as it is. */
-export function drawn(picture) {
-  const canvas = make('canvas', { width: picture.width, height: picture.height });
-  canvas.getContext('2d', { willReadFrequently: true }).drawImage(picture, 0, 0);
+/** Returns a canvas of a picture as it is, or of another size. */
+export function drawn(picture, { width, height } = picture) {
+  const canvas = make('canvas', { width, height });
+  const context = canvas.getContext('2d', { willReadFrequently: true });
+  context.imageSmoothingQuality = 'high';
+  context.drawImage(picture, 0, 0, width, height);
   return canvas;
 }
 

@@ -5,6 +5,7 @@ import { Sentence } from './work.js';
 const DTYPES = {
   F64: 'float64', F32: 'float32', F16: 'float16', BF16: 'bfloat16', I64: 'int64', I32: 'int32', U8: 'uint8', BOOL: 'bool',
 };
+const ITEM_BYTES = { F64: 8, F32: 4, F16: 2, BF16: 2, I64: 8, I32: 4, U8: 1, BOOL: 1 };
 const NAMES = Object.fromEntries(Object.entries(DTYPES).map(([short, long]) => [long, short]));
 
 /** Most bytes of a header; ComfyUI writes its whole workflow there. */
@@ -26,7 +27,9 @@ export async function readSafetensors(file) {
   for (const [name, { dtype, shape, data_offsets: offsets }] of Object.entries(entries)) {
     const [begin, end] = (offsets ?? []).map((one) => 8 + length + one);
     const isRight = Array.isArray(shape) && shape.every(Number.isSafeInteger) && begin >= 8 + length && begin <= end;
-    if (!isRight || end > file.size) throw new Sentence('latents.damaged');
+    const item = ITEM_BYTES[dtype];
+    const fits = isRight && (!item || shape.reduce((product, one) => product * one, item) === end - begin);
+    if (!fits || end > file.size) throw new Sentence('latents.damaged');
     const read = async () => new Uint8Array(await file.slice(begin, end).arrayBuffer());
     tensors.set(name, { dtype: DTYPES[dtype] ?? dtype, shape, nbytes: end - begin, read });
   }

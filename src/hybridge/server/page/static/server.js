@@ -37,9 +37,9 @@ export function ask() {
 
 async function once() {
   try {
-    const [{ models, limits }, numbers] = await Promise.all([get('v1/models'), call('metrics')]);
+    const [{ models, limits }, numbers] = await Promise.all([get('v1/models'), gauges()]);
     for (const model of models) model.title ||= model.name;
-    Object.assign(server, { models, limits: limits ?? {}, load: read(await numbers.text()), error: null, isKnown: true });
+    Object.assign(server, { models, limits: limits ?? {}, load: numbers, error: null, isKnown: true });
   } catch (error) {
     server.error = error;
     if (error instanceof Refusal && error.status === 401) server.isKnown = false;
@@ -47,8 +47,12 @@ async function once() {
   for (const hear of hearers) hear(server);
 }
 
-/** Reads the gauges of this page's interest from Prometheus' text. */
-function read(exposition) {
+/** Returns the gauges that this page shows, from Prometheus' text; what is not there is null. */
+async function gauges() {
+  const exposition = await call('metrics').then(
+    (answer) => answer.text(),
+    (error) => (error instanceof Refusal && error.status === 404 ? '' : Promise.reject(error)),
+  );
   const gauge = (name) => {
     const found = exposition.match(new RegExp(`^${name} (\\S+)$`, 'm'));
     return found ? Number(found[1]) : null;
