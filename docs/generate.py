@@ -302,6 +302,7 @@ FILMS: dict[str, tuple[str, dict[str, Any], int, int]] = {
     ),
     "HunyuanVideo": ("AutoencoderKLHunyuanVideo", {}, 8, 4),
     "HunyuanVideo 1.5": ("AutoencoderKLHunyuanVideo15", {}, 16, 4),
+    "EasyAnimate": ("AutoencoderKLMagvit", {}, 8, 4),
     "LTX-Video 0.9.0": ("AutoencoderKLLTXVideo", {}, 32, 8),
     "LTX-2": ("AutoencoderKLLTX2Video", {"decoder_causal": False}, 32, 8),
 }

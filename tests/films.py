@@ -13,6 +13,7 @@ from diffusers import (
     AutoencoderKLHunyuanVideo15,
     AutoencoderKLLTX2Video,
     AutoencoderKLLTXVideo,
+    AutoencoderKLMagvit,
     AutoencoderKLQwenImage,
     AutoencoderKLWan,
 )
@@ -68,6 +69,13 @@ def small_ltx_2(seed: int = 0) -> Any:
     blocks = {"down_block_types": ("LTX2VideoDownBlock3D",) * 3, "decoder_inject_noise": (False,) * 3}
     types = {"upsample_type": ("spatiotemporal",) * 2}
     return small_ltx(seed, AutoencoderKLLTX2Video, **steps | scaling | sizes | layers | blocks | types)
+
+
+def small_magvit(seed: int = 0, **config: Any) -> Any:
+    """EasyAnimate's blocks, f8t4, whose norms have the statistics of a frame."""
+    torch.manual_seed(seed)
+    config = {"block_out_channels": (8, 8, 8, 16), "latent_channels": 4, "norm_num_groups": 4} | config
+    return with_random_norms(AutoencoderKLMagvit(**{"layers_per_block": 1} | config).eval())
 
 
 def small_wan_22(seed: int = 0, **config: Any) -> Any:

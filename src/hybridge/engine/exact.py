@@ -52,7 +52,7 @@ def exact(
 
     Args:
         vae: An AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny, AutoencoderKLQwenImage, AutoencoderKLWan,
-            AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15, or AutoencoderKLLTXVideo or
+            AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15, AutoencoderKLMagvit, or AutoencoderKLLTXVideo or
             AutoencoderKLLTX2Video that is not conditioned on a timestep; any other module is run as it is.  If it
             is an ExactVAE, the module that it wraps is used.
         budget: Bytes that one call may take on top of the weights, input and output included: a number, or a string

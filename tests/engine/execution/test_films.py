@@ -17,6 +17,7 @@ from films import (
     small_hunyuan_15,
     small_ltx,
     small_ltx_2,
+    small_magvit,
     small_qwen,
     small_wan,
     small_wan_22,
@@ -45,6 +46,7 @@ MODULES = {
     "hunyuan": small_hunyuan,
     "hunyuan 1.5": small_hunyuan_15,
     "wan 2.2": small_wan_22,
+    "magvit": small_magvit,
     "ltx": small_ltx,
     "ltx 2": small_ltx_2,
     "wan": lambda seed=0: small_wan(seed, **SHORT),
@@ -114,7 +116,7 @@ def test_every_model_gives_the_right_answer(name, task) -> None:
     check_schedules(module, task, source, 2**16)
 
 
-@pytest.mark.parametrize("name", ["wan", "hunyuan", "hunyuan 1.5", "wan 2.2", "ltx", "ltx 2"])
+@pytest.mark.parametrize("name", ["wan", "hunyuan", "hunyuan 1.5", "wan 2.2", "magvit", "ltx", "ltx 2"])
 @pytest.mark.parametrize("task", ["decode", "encode"])
 def test_strips_of_one_row(task, name) -> None:
     module = to(MODULES[name](), torch.float64)
@@ -147,7 +149,7 @@ def test_an_encoder_drops_frames_that_no_latent_frame_holds(frames) -> None:
     ],
     ids=["float32", "bfloat16"],
 )
-@pytest.mark.parametrize("name", ["wan", "hunyuan", "hunyuan 1.5", "wan 2.2", "ltx", "ltx 2"])
+@pytest.mark.parametrize("name", ["wan", "hunyuan", "hunyuan 1.5", "wan 2.2", "magvit", "ltx", "ltx 2"])
 @pytest.mark.parametrize("task", ["decode", "encode"])
 def test_no_further_from_float64_than_the_plain_forward(task, dtype, how, times, name) -> None:
     """Over two models."""
@@ -184,7 +186,7 @@ def test_items_of_a_batch_do_not_touch_each_other() -> None:
         assert torch.equal(together[index : index + 1], runner.run("decode", alone[None], modes=("frames",)))
 
 
-@pytest.mark.parametrize("name", ["wan", "hunyuan", "ltx"])
+@pytest.mark.parametrize("name", ["wan", "hunyuan", "magvit", "ltx"])
 @pytest.mark.parametrize(("task", "strip_bytes"), [("decode", 2**16), ("encode", 2**18)])
 def test_peak_is_what_torch_allocates(task, strip_bytes, name) -> None:
     module = MODULES[name]()

@@ -106,12 +106,12 @@ class ProgramBuilder:
         )
         return Weights(name, conv.in_channels, conv.out_channels, conv.kernel_size[0])
 
-    def conv3d_weights(self, conv: Any, outside: tuple[str, ...] = ("zeros",)) -> Weights:
-        """Return the weights of a convolution over frames, which pads its source in one of these ways."""
+    def conv3d_weights(self, conv: Any, outside: tuple[str, ...] = ("zeros",), known: str = "Conv3d") -> Weights:
+        """Return the weights of a convolution over frames of this class, which pads in one of these ways."""
         name, (frames, *sides) = self.name(conv), conv.kernel_size
         check(
             name,
-            ("a Conv3d", kind(conv) == "Conv3d"),
+            (f"a {known}", kind(conv) == known),
             (
                 f"padding with {' or '.join(outside)}",
                 conv.padding_mode in outside and not isinstance(conv.padding, str),

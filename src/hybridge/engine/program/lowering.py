@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...errors import CannotLower
 from .. import tiny
-from . import hunyuan_video, hunyuan_video_15, ltx, wan
+from . import hunyuan_video, hunyuan_video_15, ltx, magvit, wan
 from .builder import Lower, ProgramBuilder, check, drops_nothing
 from .module_structure import kind, why_replaced, why_touched
 from .ops import Padding
@@ -286,12 +286,14 @@ _WHOLE: dict[tuple[str, Task], Callable[[ProgramBuilder, Any], None]] = {
     (hunyuan_video.NAME, "encode"): hunyuan_video.encoder,
     (hunyuan_video_15.NAME, "decode"): hunyuan_video_15.decoder,
     (hunyuan_video_15.NAME, "encode"): hunyuan_video_15.encoder,
+    (magvit.NAME, "decode"): magvit.decoder,
+    (magvit.NAME, "encode"): magvit.encoder,
     **{(name, "decode"): ltx.decoder for name in ltx.PREFIXES},
     **{(name, "encode"): ltx.encoder for name in ltx.PREFIXES},
 }
 
 #: The classes whose values have frames.
-_FILMS = {*wan.PREFIXES, *ltx.PREFIXES, hunyuan_video.NAME, hunyuan_video_15.NAME}
+_FILMS = {*wan.PREFIXES, *ltx.PREFIXES, hunyuan_video.NAME, hunyuan_video_15.NAME, magvit.NAME}
 
 _BLOCKS: dict[str, Lower] = {
     "UNetMidBlock2D": _mid_block,
@@ -311,5 +313,6 @@ _BLOCKS: dict[str, Lower] = {
     **wan.BLOCKS,
     **hunyuan_video_15.BLOCKS,
     **ltx.BLOCKS,
+    **magvit.BLOCKS,
     **hunyuan_video.BLOCKS,
 }
