@@ -11,6 +11,7 @@ from .decode import decode
 from .demo import demo
 from .doctor import doctor
 from .encode import encode
+from .find import find
 from .join import join
 from .keys import keys
 from .lab import lab
@@ -51,7 +52,7 @@ def _root(
 
 application.command()(demo)
 application.command(cls=ServeCommand)(serve)
-for verb in (models, encode, decode, prompt, plan, convert, doctor, verify, pair, join):
+for verb in (models, encode, decode, prompt, plan, convert, doctor, verify, pair, join, find):
     application.command()(verb)
 application.add_typer(bench, name="bench")
 application.add_typer(lab, name="lab")

@@ -57,7 +57,11 @@ def serve(context: typer.Context) -> None:
     from .serve_models import backend_of
 
     console = screen()
-    with opened(settings.address, settings.port) as listeners, _noted(settings, listeners):
+    with (
+        opened(settings.address, settings.port) as listeners,
+        _noted(settings, listeners),
+        _announced(settings, listeners),
+    ):
         keep_pieces()  # before there are threads
         limit_threads()
         traces = _traces(settings.otlp_endpoint)
@@ -89,6 +93,20 @@ def serve(context: typer.Context) -> None:
                 tracing.close()
     if backend.is_busy or app.state.media.is_busy:
         _leave()
+
+
+def _announced(settings: Settings, listeners: Sequence[socket]) -> AbstractContextManager[None]:
+    """Tell the local network about the server, if that is asked for."""
+    from contextlib import nullcontext
+
+    if not settings.announce:
+        return nullcontext()
+    from ..server.process.announcement import announced
+    from ..server.process.listening_sockets import hosts_elsewhere
+
+    certificate = settings.certificate
+    port = int(listeners[0].getsockname()[1])
+    return announced(hosts_elsewhere(listeners), port, None if certificate is None else certificate[0])
 
 
 def _noted(settings: Settings, listeners: Sequence[socket]) -> AbstractContextManager[None]:

@@ -5,6 +5,7 @@ converts answers to the caller's types.  It imports torch, NumPy and Pillow only
 keeps no global state, and never puts a credential into an error message or a ``repr``.
 
 * ``address``: a server's URL, and the credentials in it
+* ``pairing``, ``discovery``: a profile from a link, and servers that announce themselves
 * ``profiles``: servers that are stored under a name, with address, certificate and key
 * ``load_balancer``: the choice of the next of several servers; arithmetic only
 * ``retry``: the failures after which to retry, and the wait; arithmetic only

@@ -122,6 +122,9 @@ class Settings(BaseSettings):
     pairing_dir: Annotated[Path | None, Flag(default="~/.local/share/hybridge")] = Field(
         default=None, description="Folder with that certificate and these keys."
     )
+    announce: bool = Field(
+        default=False, description="Tell the local network about this server by mDNS; refused without keys."
+    )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode, Flag("--trusted-proxy")] = Field(
         default=(),
         description="Address or network of a proxy whose X-Forwarded-For is believed; may be repeated.",
@@ -302,6 +305,8 @@ class Settings(BaseSettings):
             raise ValueError(f"--cloud {self.cloud} passes no keys on to the server; it asks itself who calls")
         if self.cloud == "vertex" and "models" not in self.model_fields_set:
             raise ValueError("--cloud vertex needs a model: AIP_STORAGE_URI, HYBRIDGE_MODELS or an argument")
+        if self.announce and self.keys is None and not self.pairing:
+            raise ValueError("--announce needs --keys FILE or --pairing")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("--tls-cert and --tls-key go together")
         check_replicas(self.model_fields_set, has_ray=self.ray is not None, devices=len(self.device))
