@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import shutil
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +19,9 @@ from commands import hybridge
 from latent_samples import packed, pipeline_latents, with_channels
 from PIL import Image
 from safetensors.numpy import save_file
+from secure_servers import SelfSigned
 
+from hybridge import __version__
 from hybridge.models import latent_space, look_up
 from hybridge.models.catalogue import STARTER
 
@@ -138,3 +146,91 @@ class TestServers:
 
     def test_one_that_is_not_there(self) -> None:
         assert codes("http://127.0.0.1:1") == ["unreachable"]
+
+    def test_a_model_that_it_has_not(self, server: str) -> None:
+        found = report(server, "--model", "sd-v2")
+        assert [finding["code"] for finding in found["findings"]] == ["model-failed"]
+        assert found["findings"][0]["try"] == "sd-v1"
+
+    @pytest.mark.parametrize(
+        ("date", "expected"),
+        [
+            ("Mon, 30 Nov 2020 05:00:00 GMT", ["clock-differs"]),
+            ("Mon, 30 Nov 2020 05:00:00 -0000", ["clock-differs"]),
+            ("yesterday", []),
+            ("Mon, 99 Nov 99999999 99:99:99 GMT", []),
+            (None, []),
+        ],
+    )
+    def test_clocks(self, date: str | None, expected: list[str]) -> None:
+        with odd_server({"/": (200, {"version": __version__}), "/ready": (200, {})}, date) as address:
+            assert codes(address) == expected
+
+    @pytest.mark.parametrize(
+        ("answers", "expected"),
+        [
+            (
+                {"/v1/models": (200, {"models": [{"id": "gpt"}]}), "/": (200, {"version": __version__})},
+                "not-hybridge",
+            ),
+            ({"/v1/models": (200, {"models": [5]}), "/": (200, {"version": __version__})}, "not-hybridge"),
+            ({"/v1/models": (200, {"data": []})}, "not-hybridge"),
+            ({"/v1/models": (429, {"error": "full", "code": "Overloaded"})}, "not-ready"),
+            ({"/v1/models": (401, {"error": "key"})}, "key-needed"),
+            ({"/": (200, {"version": "9.9"})}, "other-version"),
+            ({"/": (200, {"version": __version__}), "/ready": (503, {})}, "not-ready"),
+            ({"/": (200, {"version": __version__}), "/ready": None}, "unreachable"),
+        ],
+    )
+    def test_odd_servers(self, answers: dict[str, Any], expected: str) -> None:
+        with odd_server(answers) as address:
+            assert codes(address) == [expected]
+
+    def test_a_certificate_that_is_not_trusted(self, tmp_path: Path) -> None:
+        own = SelfSigned(tmp_path)
+        with odd_server({"/": (200, {"version": __version__})}, context=own.context()) as address:
+            assert codes(address) == ["certificate-not-trusted"]
+            assert codes(address, "--ca", own.certificate) == []
+
+    def test_a_name_with_tls_in_it_is_not_a_certificate(self) -> None:
+        assert codes("http://ssl-tls.localhost:1") == ["unreachable"]
+
+    def test_this_machine_is_not_asked_through_a_proxy(self, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+        assert codes(server) == []
+
+
+@contextmanager
+def odd_server(
+    answers: dict[str, Any], date: str | None = None, context: ssl.SSLContext | None = None
+) -> Iterator[str]:
+    """A server that gives these answers, status and JSON, or breaks off for None."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = {"/v1/models": (200, {"models": []}), "/ready": (200, {}), **answers}.get(self.path, (404, {}))
+            if answer is None:
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            status, document = answer
+            body = json.dumps(document).encode()
+            self.send_response_only(status)
+            if date is not None:
+                self.send_header("date", date)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        if context is not None:
+            listening.socket = context.wrap_socket(listening.socket, server_side=True)
+        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http{'' if context is None else 's'}://127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+        thread.join()
