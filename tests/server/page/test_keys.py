@@ -74,6 +74,7 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_alone(
     page.until("document.querySelector('.models li')")
     page.click("#keys .forget")
     page.until("document.querySelector('#key-form').checkVisibility()")
+    assert page.ask("[...document.querySelectorAll('main > section')].every((one) => one.hidden)")
     assert page.ask("sessionStorage.getItem('hybridge-key')") is None
 
 
