@@ -338,6 +338,14 @@ class TestFolder:
             with Client("made") as client:
                 assert client.models() == []
 
+    def test_a_certificate_of_ones_own(self, tmp_path: Path, own: SelfSigned) -> None:
+        folder = tmp_path / "folder"
+        settings = Settings(pairing=True, pairing_dir=folder, tls_cert=own.certificate, tls_key=own.key)
+        keys = check_opening(settings)
+        assert keys is not None
+        assert settings.certificate == (own.certificate, own.key)
+        assert [file.name for file in folder.iterdir()] == ["keys"]
+
     def test_half_of_a_certificate(self, tmp_path: Path) -> None:
         (tmp_path / "certificate.pem").write_text("x")
         with pytest.raises(HybridgeError, match="half of a certificate"):

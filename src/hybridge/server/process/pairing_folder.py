@@ -77,8 +77,8 @@ class PairingFolder:
         """The file of API keys."""
         return self.path / "keys"
 
-    def prepare(self) -> None:
-        """Make what is missing: the folder, the certificate, an empty file of keys.
+    def prepare(self, *, has_certificate: bool = False) -> None:
+        """Make what is missing: the folder, an empty file of keys, the certificate if there is no other one.
 
         Raises:
             HybridgeError: when a file cannot be written, half of a certificate is there, or its maker is not
@@ -88,6 +88,8 @@ class PairingFolder:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self.keys.exists():
                 os.close(os.open(self.keys, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            if has_certificate:
+                return
             there = [self.certificate.exists(), self.private_key.exists()]
             if all(there):
                 return

@@ -22,7 +22,7 @@ def check_opening(settings: Settings) -> KeyFile | None:
         HybridgeError: when the key file holds no key, or it or the certificate cannot be used.
     """
     if settings.pairing_folder is not None:
-        settings.pairing_folder.prepare()
+        settings.pairing_folder.prepare(has_certificate=settings.tls_cert is not None)
     if settings.certificate is not None:
         certificate, private_key = settings.certificate
         try:
