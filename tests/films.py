@@ -9,6 +9,7 @@ from unittest import mock
 
 import torch
 from diffusers import (
+    AutoencoderKLHunyuanImage,
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
     AutoencoderKLLTX2Video,
@@ -48,6 +49,14 @@ def small_hunyuan_15(seed: int = 0, **config: Any) -> Any:
     config = {"layers_per_block": 1, "latent_channels": 4, "spatial_compression_ratio": 8} | config
     module = AutoencoderKLHunyuanVideo15(**{"block_out_channels": (8, 16, 16, 32)} | config)
     return with_random_norms(module.eval())
+
+
+def small_hunyuan_image(seed: int = 0) -> Any:
+    """HunyuanImage's blocks, f4 instead of f32, with 32 and 64 channels instead of 128 to 1024."""
+    torch.manual_seed(seed)
+    sizes = {"block_out_channels": (32, 32, 64), "spatial_compression_ratio": 4, "sample_size": 64}
+    counts = {"in_channels": 3, "out_channels": 3, "latent_channels": 4, "layers_per_block": 1}
+    return with_random_norms(AutoencoderKLHunyuanImage(**sizes | counts).eval())
 
 
 def small_ltx(seed: int = 0, kind: type = AutoencoderKLLTXVideo, **config: Any) -> Any:

@@ -51,10 +51,10 @@ def exact(
     :mod:`.execution.executor`.
 
     Args:
-        vae: An AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny, AutoencoderKLQwenImage, AutoencoderKLWan,
-            AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15, AutoencoderKLMagvit, or AutoencoderKLLTXVideo or
-            AutoencoderKLLTX2Video that is not conditioned on a timestep; any other module is run as it is.  If it
-            is an ExactVAE, the module that it wraps is used.
+        vae: An AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny, AutoencoderKLQwenImage,
+            AutoencoderKLHunyuanImage, AutoencoderKLWan, AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15,
+            AutoencoderKLMagvit, or AutoencoderKLLTXVideo or AutoencoderKLLTX2Video that is not conditioned on a
+            timestep; any other module is run as it is.  If it is an ExactVAE, the module that it wraps is used.
         budget: Bytes that one call may take on top of the weights, input and output included: a number, or a string
             such as ``"2GiB"`` or ``"800MiB"``.  None means the memory that is free at the time of the call, on a
             GPU and on a CPU where a container or ``ulimit`` bounds the process; elsewhere no bound.  The

@@ -347,14 +347,19 @@ class Runner:
         # Frames of float16 may overflow, and are then computed again: they are not final.
         deliver = None if source.dtype == torch.float16 else call.on_chunk
         run: Callable[..., torch.Tensor] = self._executors[task].run
-        if chosen.sections and source.shape[2] > 1:
-            run = partial(self._film_executors[task].run, deliver=deliver)
-        elif chosen.sections:
+        if self.takes_films and source.shape[2] > 1:
+            run = self._film_executors[task].run
+        # A film of one frame may run as a picture, and a picture as a film of one frame.
+        runs_films = bool(chosen.sections)
+        if runs_films:
             run = partial(run, deliver=deliver)
+            source = source if self.takes_films else source[:, :, None]
         elif self.takes_films:
             source = source[:, :, 0]
         made = run(source.to(self._stored), chosen, progress=progress, should_stop=should_stop).to(source.dtype)
-        return made[:, :, None] if self.takes_films and not chosen.sections else made
+        if runs_films == self.takes_films:
+            return made
+        return made[:, :, 0] if runs_films else made[:, :, None]
 
     def _whole_film(self, task: Task, source: torch.Tensor, call: Call) -> torch.Tensor:
         with reference.without_tiling(self._module):
@@ -385,8 +390,8 @@ class Runner:
             if known != str(reason):
                 _log.warning("%s runs as the plain module: %s", task, reason)
         else:
-            self.takes_films = program.is_film
-            if program.is_film:
+            self.takes_films = program.is_film and not program.is_of_pictures
+            if self.takes_films:
                 films = self._film_executors.get(task)
                 if films is None or films.program != program:
                     self._film_plans[task] = lru_cache(_PLANS_KEPT)(partial(plan_film, program))

@@ -9,9 +9,11 @@ import torch
 from films import (
     distance,
     in_float64,
+    noise,
     plainly,
     small_hunyuan,
     small_hunyuan_15,
+    small_hunyuan_image,
     small_qwen,
     small_wan,
     small_wan_22,
@@ -25,6 +27,7 @@ from hybridge.engine.planning.conv_algorithms import DeviceProfile
 from hybridge.engine.planning.plan import plan
 from hybridge.engine.program.folding import folded
 from hybridge.engine.program.lowering import lower
+from hybridge.engine.runner import Runner
 from hybridge.errors import CannotLower, RequestError
 
 MODULES = {
@@ -104,6 +107,20 @@ def test_what_moves_numbers_between_channels_and_positions_stays_a_film_of_one_f
     assert distance(exact.decode(latents).sample, in_float64(module, "decode", latents)) < 1e-5
     mode = exact.encode(pixels).latent_dist.mode()
     assert distance(mode, in_float64(module, "encode", pixels)[:, :4]) < 1e-5
+
+
+@torch.no_grad()
+def test_pictures_that_run_as_films_of_one_frame() -> None:
+    module = to(small_hunyuan_image(), torch.float64)
+    runner = Runner(module)
+    assert not runner.takes_films
+    for task, source in (("decode", noise(2, 4, 5, 3)), ("encode", noise(2, 3, 20, 12).clamp(-1, 1))):
+        judge = plainly(module, task, source.double())
+        made = runner.run(task, source.double(), modes=("strips",))
+        assert made.shape == judge.shape
+        assert distance(made, judge) < 1e-12
+    with pytest.raises(RequestError, match="takes blocks of"):
+        runner.run("encode", noise(1, 3, 18, 12).double(), modes=("strips",))
 
 
 def test_another_activation_is_refused_by_name() -> None:

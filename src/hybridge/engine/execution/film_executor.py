@@ -125,8 +125,9 @@ class _FilmItem:
         output = len(self._program.ops)
         if self._deliver is None or self._home(output) is None:
             return
-        for frame in self._whole(output).split(1):
-            self._deliver(frame.transpose(0, 1)[None].contiguous())
+        film = self._whole(output)
+        for frame in range(len(film)):
+            self._deliver(film[frame : frame + 1].transpose(0, 1)[None].contiguous())
             self._buffers.end_strip()
 
     def _run(self, index: int, span: Span, axis: Axis) -> Generator[None]:

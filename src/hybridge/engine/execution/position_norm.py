@@ -69,7 +69,7 @@ def _by_norm(rows: torch.Tensor, eps: float) -> torch.Tensor:
 
 def _by_mean_square(rows: torch.Tensor, eps: float) -> torch.Tensor:
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return rows * norms.square_().div_(rows.shape[1]).add_(eps).rsqrt_()
+    return torch.mul(rows, norms.square_().div_(rows.shape[1]).add_(eps).rsqrt_())
 
 
 def _by_deviation(rows: torch.Tensor, eps: float) -> torch.Tensor:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from ..program.ops import Attend, Convolve
+from ..program.ops import Attend, Convolve, Op
 from .conv_algorithms import ConvAlgorithm
 from .shape import STATISTICS_ITEMSIZE, Shape
 
@@ -249,10 +249,10 @@ class Footprint:
         )
         return [home_of.get(op.target) for op in shape.program.ops], buffers
 
-    def _may_overwrite(self, op: Convolve | Attend, index: int) -> Iterator[int]:
+    def _may_overwrite(self, op: Op, index: int) -> Iterator[int]:
         """Yield the values whose memory the target may reuse; the program's input, the caller's, has no buffer."""
         sizes, channels = self.shape.sizes, self.shape.program.channels
-        candidates = [op.source] if isinstance(op, Attend) or op.shortcut else [op.residual, op.source]
+        candidates = [op.source] if not isinstance(op, Convolve) or op.shortcut else [op.residual, op.source]
         for value in candidates:
             if (
                 value is not None
@@ -324,7 +324,7 @@ class Footprint:
         times = sum(1 + sum(self._times[reader] for reader in program.readers(value)) for value in values)
         return times * self.buffers[buffer].nbytes
 
-    def _merging(self, op: Convolve | Attend, strip_bytes: int) -> int:
+    def _merging(self, op: Op, strip_bytes: int) -> int:
         """Return the bytes needed to merge the statistics of the strips of an op's normalised source."""
         if op.norm is None or not op.norm.is_measured:
             return 0

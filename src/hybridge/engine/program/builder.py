@@ -173,7 +173,15 @@ class ProgramBuilder:
 
     def program(self, task: Task, *, is_film: bool = False) -> Program:
         values = tuple(self._channels), tuple(self._ops), tuple(self._held)
-        return Program(task, self._module, *values, is_film=is_film, is_at_once=self.is_at_once)
+        is_of_pictures = not is_film and any(isinstance(op, Rearrange) for op in self._ops)
+        return Program(
+            task,
+            self._module,
+            *values,
+            is_film=is_film or is_of_pictures,
+            is_at_once=self.is_at_once,
+            is_of_pictures=is_of_pictures,
+        )
 
     def _add(self, op: Op, channels: int) -> int:
         self._channels.append(channels)

@@ -16,7 +16,7 @@ from .program import Program
 
 def folded(program: Program) -> Program:
     """Return the program of pictures that computes what ``program`` computes for one frame; pictures' as it is."""
-    if not program.is_film:
+    if not program.is_film or program.is_of_pictures:
         return program
     now = {0: 0}  # the new number of every value
     channels, ops, held = [program.channels[0]], [], []

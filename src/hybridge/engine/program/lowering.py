@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...errors import CannotLower
 from .. import tiny
-from . import hunyuan_video, hunyuan_video_15, ltx, magvit, wan
+from . import hunyuan_image, hunyuan_video, hunyuan_video_15, ltx, magvit, wan
 from .builder import Lower, ProgramBuilder, check, drops_nothing
 from .module_structure import kind, why_replaced, why_touched
 from .ops import Padding
@@ -282,6 +282,8 @@ _WHOLE: dict[tuple[str, Task], Callable[[ProgramBuilder, Any], None]] = {
     ("AutoencoderTiny", "encode"): _tiny_encoder,
     **{(name, "decode"): wan.decoder for name in wan.PREFIXES},
     **{(name, "encode"): wan.encoder for name in wan.PREFIXES},
+    (hunyuan_image.NAME, "decode"): hunyuan_image.decoder,
+    (hunyuan_image.NAME, "encode"): hunyuan_image.encoder,
     (hunyuan_video.NAME, "decode"): hunyuan_video.decoder,
     (hunyuan_video.NAME, "encode"): hunyuan_video.encoder,
     (hunyuan_video_15.NAME, "decode"): hunyuan_video_15.decoder,
@@ -304,6 +306,7 @@ _BLOCKS: dict[str, Lower] = {
     "Upsample2D": _upsample,
     "Downsample2D": _downsample,
     "AutoencoderTinyBlock": _tiny_block,
+    "HunyuanImageMidBlock": _mid_block,
     "HunyuanVideoMidBlock3D": _mid_block,
     "HunyuanVideoUpBlock3D": _blocks_then_resamplers,
     "HunyuanVideoDownBlock3D": _blocks_then_resamplers,
@@ -314,5 +317,6 @@ _BLOCKS: dict[str, Lower] = {
     **hunyuan_video_15.BLOCKS,
     **ltx.BLOCKS,
     **magvit.BLOCKS,
+    **hunyuan_image.BLOCKS,
     **hunyuan_video.BLOCKS,
 }

@@ -119,7 +119,7 @@ def _shortcut(builder: ProgramBuilder, block: Any, x: int) -> int:
     name, channels = builder.name(norm), builder.channels(x)
     is_layer = kind(norm) == "LayerNorm" and norm.normalized_shape == (channels,)
     check(name, ("a LayerNorm of the channels", is_layer and norm.bias is not None and owns(norm, channels)))
-    around = {"norm": Norm(name, 1, norm.eps, "layer")}
+    around: dict[str, Any] = {"norm": Norm(name, 1, norm.eps, "layer")}
     if kind(conv) != "Conv3d":
         check(builder.name(conv), ("a 1×1×1 shortcut", set(conv.conv.kernel_size) == {1}))
         return _conv(builder, x, conv, **around)
@@ -152,23 +152,20 @@ def _up_block(builder: ProgramBuilder, block: Any, x: int) -> int:
 
 
 def _upsample(builder: ProgramBuilder, block: Any, x: int) -> int:
-    name, factors = builder.name(block), tuple(block.stride)
-    made = _conv(builder, x, block.conv)
+    name, (frames, rows, columns) = builder.name(block), block.stride
+    made, by = _conv(builder, x, block.conv), Arrangement(True, frames, rows, columns)
     if not block.residual:
-        return builder.rearrange(made, Arrangement(True, *factors), name)
-    total = factors[0] * factors[1] * factors[2]
-    repeated = Arrangement(True, *factors, repeats=total // block.upscale_factor, is_cycled=True)
-    return builder.rearrange(made, Arrangement(True, *factors), name, residual=x, residual_by=repeated)
+        return builder.rearrange(made, by, name)
+    repeats = frames * rows * columns // block.upscale_factor
+    return builder.rearrange(made, by, name, residual=x, residual_by=replace(by, repeats=repeats, is_cycled=True))
 
 
 def _downsample(builder: ProgramBuilder, block: Any, x: int) -> int:
-    name, factors = builder.name(block), tuple(block.stride)
+    name, (frames, rows, columns) = builder.name(block), block.stride
     # It repeats the first frame before the convolution, which then makes two equal frames if it is causal.
-    check(name, ("a causal convolution before frames are joined", builder.is_causal or factors[0] == 1))
-    made = _conv(builder, x, block.conv)
-    averaged = Arrangement(False, *factors, mean=block.group_size, first="nearest")
-    by = Arrangement(False, *factors, first="nearest")
-    return builder.rearrange(made, by, name, residual=x, residual_by=averaged)
+    check(name, ("a causal convolution before frames are joined", builder.is_causal or frames == 1))
+    made, by = _conv(builder, x, block.conv), Arrangement(False, frames, rows, columns, first="nearest")
+    return builder.rearrange(made, by, name, residual=x, residual_by=replace(by, mean=block.group_size))
 
 
 #: What lowers each block, by the name of its class.

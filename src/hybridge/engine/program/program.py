@@ -32,6 +32,7 @@ class Program:
         is_film: Whether its values have frames, (C, T, H, W).
         is_folded: Whether it computes a film of one frame as a picture; see :mod:`.folding`.
         is_at_once: Whether the class computes all frames at once, and not a few after others.
+        is_of_pictures: Whether the class takes pictures, each of which is a film of one frame here.
     """
 
     task: Task
@@ -42,6 +43,7 @@ class Program:
     is_film: bool = False
     is_folded: bool = False
     is_at_once: bool = False
+    is_of_pictures: bool = False
 
     def lengths(self, frames: int) -> tuple[int, ...]:
         """Return the number of frames of every value for an input of so many."""
