@@ -93,7 +93,11 @@ class LocalBackend:
         return self._models.is_ready(part)
 
     def expected_s(self, job: Job[Any]) -> tuple[float, bool]:
-        """Return the expected seconds of a job on the device, and whether they are a guess; takes no time."""
+        """Return the expected seconds of a job on the device, and whether they are a guess.
+
+        Raises:
+            RequestError: when the job cannot be done.
+        """
         kind, cost_model = self._kind_of[job.part], self._device.cost_model
         flops = kind.known_flops(job) if self._models.is_ready(job.part) else None
         is_guess = flops is None or not cost_model.knows(job.cost_key)

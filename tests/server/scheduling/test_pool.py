@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from hybridge.engine import EngineOptions
-from hybridge.errors import EngineFailure, Overloaded, ShuttingDown
+from hybridge.errors import EngineFailure, Overloaded, RequestError, ShuttingDown
 from hybridge.models import CATALOGUE
 from hybridge.protocol import HttpResponse, Task
 from hybridge.server.app import create_app
@@ -91,6 +91,7 @@ class Sleepers(LocalModels[Sleeper, Wait]):
     load_s: float = 0.0
     fails: bool = False
     gate: threading.Event | None = None
+    counted: int = 0
 
     @property
     def parts(self) -> Sequence[str]:
@@ -107,6 +108,9 @@ class Sleepers(LocalModels[Sleeper, Wait]):
         return ModelInfo(CATALOGUE["sd-v1"], self.device, "", "", "", 1, self._cache.state_of(part).state)
 
     def flops(self, job: Wait) -> float:
+        if job.seconds < 0:
+            raise RequestError("nothing takes less than no time")
+        self.counted += 1
         return SECOND * job.seconds
 
     guessed_flops = flops
@@ -297,6 +301,21 @@ def test_a_client_that_leaves_and_limits() -> None:
         asyncio.run(leave())
         assert len(one.log) + len(two.log) <= 2 + 2 + 1  # those that ran or were next, and the last one
         assert pool.load().waiting == pool.load().running == 0
+
+
+def test_a_job_that_cannot_be_done_holds_up_no_other() -> None:
+    one = Sleepers("one")
+    with pooled(one) as pool:
+        pool.preload("a")
+
+        async def ask_all() -> list[Any]:
+            jobs = [wait(), wait(seconds=-1), *(wait() for _ in range(20))]
+            return await asyncio.gather(*map(pool.run, jobs), return_exceptions=True)
+
+        done = asyncio.run(ask_all())
+        assert isinstance(done.pop(1), RequestError)
+        assert all(isinstance(one, Done) for one in done)
+        assert one.counted < 4 * len(done)  # not for each job that waits whenever one ends
 
 
 def test_closing_fails_what_waits() -> None:

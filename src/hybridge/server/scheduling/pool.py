@@ -138,8 +138,8 @@ class BackendPool:
         for place in self._places:
             if (kept := place.backend.kept_result(job)) is not None:
                 return kept
-        pending = Pending(job, on_progress, asyncio.get_running_loop().create_future())
         cost_s, is_guess = self._nearest(job.part).backend.expected_s(job)
+        pending = Pending(job, cost_s, on_progress, asyncio.get_running_loop().create_future())
         queued = self._queue.put(
             pending,
             client=job.client,
@@ -188,7 +188,7 @@ class BackendPool:
 
     def _place_for(self, pending: Pending) -> Place | None:
         """Return the member that gets a job now; None if it has to wait."""
-        job, cost_s = pending.job, self._nearest(pending.job.part).backend.expected_s(pending.job)[0]
+        job, cost_s = pending.job, pending.cost_s
         working = [place for place in self._places if place.backend.health() is None]
         untried = [place for place in working if place not in pending.failed_on] or working
         now = time.monotonic()

@@ -21,14 +21,18 @@ _GAP_SHARE = 1 / 4
 
 
 class Member(Backend, Protocol):
-    """A backend of a pool.  These calls take no time."""
+    """A backend of a pool."""
 
     def is_ready(self, part: str) -> bool:
         """Return whether a model is loaded, so that a job for it can start."""
         ...
 
     def expected_s(self, job: Job[Any]) -> tuple[float, bool]:
-        """Return the expected seconds of a job on the device, and whether they are a guess."""
+        """Return the expected seconds of a job on the device, and whether they are a guess.
+
+        Raises:
+            RequestError: when the job cannot be done.
+        """
         ...
 
     def kept_result(self, job: Job[Any]) -> Result | None:
@@ -41,6 +45,7 @@ class Pending:
     """A job in the queue, and the future for its result."""
 
     job: Job[Any]
+    cost_s: float
     on_progress: ProgressCallback | None
     future: asyncio.Future[Result]
     since: float = field(default_factory=time.perf_counter)
