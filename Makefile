@@ -55,10 +55,14 @@ bench: $(VENV)/dev ## What the wire costs, and the exact engine beside its rival
 	$(BIN)/python benchmarks/round_trip.py
 	$(BIN)/hybridge bench vae --size 256 --repeats 1 --out hybridge-bench/$$(date +%Y%m%d-%H%M%S) $(ARGS)
 
-lab: $(VENV)/dev $(VENV)/quantisers ## Every technique on a tiny SDXL, and a page about it; ARGS="--technique deepcache"
+# What stands in for the starter in the rows that need SDXL: its shape with random weights, and a page of its own.
+SDXL_ALONE := vae-fp16-fix tiny-vae refiner-ensemble-80 refiner-ensemble-90 refiner-img2img-10 refiner-img2img-20
+lab: $(VENV)/dev $(VENV)/quantisers ## Every technique on the starter, and a page about it; ARGS="--technique deepcache"
 	out=hybridge-lab/$$(date +%Y%m%d-%H%M%S) && \
 	PYTHONPATH=$(VENV)/quantisers $(BIN)/hybridge lab run --out $$out $(ARGS) && \
-	$(BIN)/hybridge lab report $$out/study.json --out $$out
+	$(BIN)/hybridge lab report $$out/study.json --out $$out$(if $(ARGS),, && \
+	$(BIN)/hybridge lab run tiny --out $$out/sdxl $(addprefix --technique ,$(SDXL_ALONE)) && \
+	$(BIN)/hybridge lab report $$out/sdxl/study.json --out $$out/sdxl)
 
 clean: ## Remove the virtual environment
 	rm -rf $(VENV)

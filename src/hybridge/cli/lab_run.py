@@ -13,18 +13,22 @@ if TYPE_CHECKING:
 
 def run(
     context: typer.Context,
-    pipeline: str = typer.Argument("tiny", help="tiny (made here, random weights), a folder, or a hub id."),
+    pipeline: str = typer.Argument(
+        "starter", help="starter (shipped), tiny (SDXL's shape, random weights), a folder, or a hub id."
+    ),
     technique: list[str] = typer.Option(
         None, help="One of `hybridge lab list`, alone; may be repeated.", show_default="the whole catalogue"
     ),
     stack: list[str] = typer.Option(None, help="Several at once, in order: tiny-vae+deepcache; may be repeated."),
     ladder: Path = typer.Option(None, help="A file with a stack in each line; # begins a remark."),
     prompts: Path = typer.Option(
-        None, help="A file with a name, a seed and a prompt in each line.", show_default="the guide's; tiny two"
+        None,
+        help="A file with a name, a seed and a prompt in each line.",
+        show_default="the guide's; tiny two, starter captions",
     ),
-    runs: int = typer.Option(None, help="Warm pictures of each prompt.", show_default="5; tiny 2"),
-    steps: int = typer.Option(None, help="Of denoising.", show_default="50; tiny 6"),
-    guidance: float = typer.Option(5.0, help="Guidance scale."),
+    runs: int = typer.Option(None, help="Warm pictures of each prompt.", show_default="5; tiny 2, starter 1"),
+    steps: int = typer.Option(None, help="Of denoising.", show_default="50; starter 20, tiny 6"),
+    guidance: float = typer.Option(None, help="Guidance scale.", show_default="5; starter 3"),
     size: int = typer.Option(
         None, help="Side of the pictures in pixels.", show_default="the pipeline's own; tiny 64"
     ),
@@ -33,7 +37,10 @@ def run(
     dtype: str = typer.Option("auto", help="Of the baseline: auto, float32, bfloat16 or float16."),
     server: str = typer.Option(None, help="A hybridge server that techniques may use."),
     limit_s: float = typer.Option(
-        None, "--limit-s", help="Seconds that one configuration may take.", show_default="3600; tiny 300"
+        None,
+        "--limit-s",
+        help="Seconds that one configuration may take.",
+        show_default="3600; starter and tiny 300",
     ),
     out: Path = typer.Option(Path("hybridge-lab"), help="Folder for the record and the pictures."),
     resume: Path = typer.Option(None, help="Go on with this record; what was asked is in it."),
@@ -50,14 +57,14 @@ def run(
         path = resume / RECORD if resume.is_dir() else resume
         _measure(arguments_of(path, server), path, True, console)
         return
-    method = study.TINY_METHOD if pipeline == study.TINY else study.METHOD
+    method = study.method_of(pipeline)
     arguments = study.Arguments(
         pipeline=pipeline,
         prompts=study.prompts_of(study.read_short(prompts)) if prompts else method.prompts,
         configurations=_configurations(technique, stack, ladder),
         runs=method.runs if runs is None else runs,
         steps=method.steps if steps is None else steps,
-        guidance_scale=guidance,
+        guidance_scale=method.guidance_scale if guidance is None else guidance,
         size=method.size if size is None else size,
         batch=batch,
         device=device,

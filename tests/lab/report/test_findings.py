@@ -128,10 +128,11 @@ def test_what_had_no_effect_has_gained_nothing(tmp_path: Path) -> None:
 def test_equal_pictures_are_equal_and_broken_ones_are_not(tmp_path: Path) -> None:
     equal = {"portrait": {"psnr_db": None, "ssim": 1.0, "largest": 0.0, "mean": 0.0}}
     black = {"portrait": {"psnr_db": None, "ssim": float("nan"), "largest": float("nan"), "mean": float("nan")}}
-    worst = {
+    worst: dict[str, dict[str, float]] = {
         "portrait": {"psnr_db": 50.0, "ssim": 0.9, "largest": 0.1, "mean": 0.01, "lpips": 0.2, "clip_score": 30.0},
         "macro": {"psnr_db": 30.0, "ssim": 0.99, "largest": 0.3, "mean": 0.01, "lpips": 0.1, "clip_score": 32.0},
     }
+    worst["portrait"]["caption"], worst["macro"]["caption"] = 1.0, 0.0
     result = found(
         tmp_path,
         BASELINE,
@@ -146,9 +147,10 @@ def test_equal_pictures_are_equal_and_broken_ones_are_not(tmp_path: Path) -> Non
     assert difference is not None
     assert (difference.psnr_db, difference.ssim, difference.largest) == (30.0, 0.9, 0.3)
     assert (difference.lpips, difference.clip_score) == (0.2, 31.0)
-    assert columns(result)[-2:] == ("lpips", "clip")
+    assert columns(result)[-3:] == ("lpips", "clip", "caption")
     shown = {line.row.name: [cell.text.en for cell in line.cells] for line in lines(result)}
     assert "equal" in shown["exact-vae"]
+    assert shown["deepcache"][-1] == "50%"
     assert shown["fp16"].count("NaN") == 2
 
 

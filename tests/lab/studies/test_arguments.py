@@ -11,14 +11,24 @@ import pytest
 
 from hybridge.errors import RequestError
 from hybridge.lab.studies.arguments import (
+    CAPTIONS,
     LONGEST_FILE_BYTES,
+    METHOD,
     PROMPTS,
     Arguments,
     Prompt,
     configurations,
+    method_of,
     prompts_of,
     read_short,
 )
+from hybridge.scenes import is_held_out, read
+
+
+def test_the_starter_is_asked_for_what_it_was_never_trained_on() -> None:
+    assert all(is_held_out(read(one.prompt)) for one in CAPTIONS)
+    assert method_of("starter").prompts == CAPTIONS
+    assert method_of("some/folder") == METHOD
 
 
 def names(*asked: Any, **further: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from hybridge.lab.studies import pictures
 from hybridge.lab.studies.tiny_pipeline import tiny_base
+from hybridge.scenes import draw, read
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,20 @@ def test_equal_pictures_are_equal(noise: np.ndarray) -> None:
         "ssim": None,
         "lpips": None,
         "clip_score": None,
+        "caption": None,
     }
+
+
+def test_captions_are_looked_for_in_the_pictures() -> None:
+    text = "a red circle above a blue square at night"
+    score = pictures.judges(["caption"])["caption"]
+    right, wrong = (
+        np.asarray(draw(read(said), random.Random(0)), np.float32) / 255
+        for said in (text, "a red circle above a blue ring at night")
+    )
+    assert score(np.stack([right]), None, text) == 1.0
+    assert score(np.stack([right, wrong]), None, text) == 0.5
+    assert score(np.stack([right]), None, "macro shot of a bee collecting nectar") is None
 
 
 def test_differences_by_hand() -> None:

@@ -53,6 +53,7 @@ class WorstDifference:
     largest: float | None
     lpips: float | None
     clip_score: float | None
+    caption: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +274,11 @@ def _worst(prompts: Iterable[Difference], *, is_baseline: bool) -> WorstDifferen
     def values(key: str) -> list[float]:
         return [value for one in found if (value := getattr(one, key)) is not None]
 
-    clip_score = statistics.mean(values("clip_score")) if values("clip_score") else None
+    clip_score, caption = (
+        statistics.mean(values(key)) if values(key) else None for key in ("clip_score", "caption")
+    )
     if is_baseline:  # from itself there is no difference worth a word
-        return WorstDifference(False, None, None, None, None, clip_score)
+        return WorstDifference(False, None, None, None, None, clip_score, caption)
     largest = max(values("largest"), default=None)
     # A PSNR of null says equal; a damaged picture (NaN) has none either, but a difference.
     equal = not values("psnr_db") and largest == 0
@@ -286,6 +289,7 @@ def _worst(prompts: Iterable[Difference], *, is_baseline: bool) -> WorstDifferen
         largest,
         max(values("lpips"), default=None),
         clip_score,
+        caption,
     )
 
 

@@ -94,6 +94,7 @@ def columns(found: Findings) -> tuple[str, ...]:
     every = [row.difference for row in found.rows if row.difference]
     more = [("lpips", any(one.lpips is not None for one in every))]
     more.append(("clip", any(one.clip_score is not None for one in every)))
+    more.append(("caption", any(one.caption is not None for one in every)))
     return (*_COLUMNS, *(name for name, is_there in more if is_there))
 
 
@@ -173,6 +174,7 @@ def _cells(row: Row, measure: Measure | None) -> dict[str, Cell]:
         "largest": _small(difference.largest if difference else None),
         "lpips": _number(difference.lpips if difference else None, 3),
         "clip": _number(difference.clip_score if difference else None, 2),
+        "caption": _share(difference.caption if difference else None),
     }
 
 
@@ -186,6 +188,10 @@ def _seconds(value: float | None) -> Cell:
 
 def _number(value: float | None, digits: int) -> Cell:
     return Cell(same(formatting.number(value, digits)), value)
+
+
+def _share(value: float | None) -> Cell:
+    return Cell(same(formatting.NONE if value is None else f"{value:.0%}"), value)
 
 
 def _small(value: float | None) -> Cell:

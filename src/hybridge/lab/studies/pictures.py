@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ...errors import RequestError
+from ...scenes import check, read
 from ..harness.environment import version
 
 #: From (pictures, the baseline's, the prompt) to a number, or None where there is none for pictures of this size.
@@ -158,6 +160,20 @@ def _why_no_clip() -> str | None:
     return None if isinstance(cached, str) else f"{CLIP} is not in the cache of the hub"
 
 
+def _caption() -> Score:
+    """The share of pictures that show the whole prompt, where it is a caption of :mod:`hybridge.scenes`."""
+
+    def score(pictures: Any, _baseline: Any, prompt: str) -> float | None:
+        try:
+            scene = read(prompt)
+        except RequestError:
+            return None
+        shown = (np.asarray(pictures).clip(0, 1) * 255).round().astype(np.uint8)
+        return float(np.mean([check(scene, picture).is_right for picture in shown]))
+
+    return score
+
+
 def _channels_first(pictures: Any) -> torch.Tensor:
     return torch.as_tensor(np.asarray(pictures, dtype=np.float32)).permute(0, 3, 1, 2)
 
@@ -166,4 +182,5 @@ JUDGES: dict[str, Judge] = {
     "ssim": Judge(lambda: None if version("scikit-image") else "scikit-image is not installed", _ssim),
     "lpips": Judge(_why_no_lpips, _lpips),
     "clip_score": Judge(_why_no_clip, clip_score),
+    "caption": Judge(lambda: None, _caption),
 }

@@ -12,9 +12,10 @@ from diffusers import DiffusionPipeline
 
 from ...engine.options import choose_device
 from ...errors import ModelUnavailable, RequestError
+from ...models.catalogue import STARTER as STARTER_FOLDER
 from ..harness.memory import storage_bytes
 from ..techniques.pipeline_context import PipelineContext, default_side
-from .arguments import TINY, Arguments
+from .arguments import STARTER, TINY, Arguments
 from .tiny_pipeline import save_tiny
 
 #: What the call of a text-to-image pipeline takes.
@@ -26,6 +27,8 @@ _OF_OTHERS = {"image", "video", "num_frames", "audio_length_in_s"}
 
 def located(name: str, folder: Path) -> str:
     """Where ``from_pretrained`` finds it; the tiny one is written into ``folder`` unless it is there."""
+    if name == STARTER:
+        return str(STARTER_FOLDER)
     if name != TINY:
         return str(Path(name).resolve()) if Path(name).exists() else name
     if not (folder / "base").exists():

@@ -39,6 +39,7 @@ class Difference:
     mean: float | None = None
     lpips: float | None = None
     clip_score: float | None = None
+    caption: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

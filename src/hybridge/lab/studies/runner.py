@@ -28,7 +28,7 @@ from ..harness.worker_process import ForkServer, ask
 from ..techniques import stack
 from ..techniques.catalogue import named
 from . import outcomes
-from .arguments import TINY, Arguments, Configuration
+from .arguments import OFFLINE, Arguments, Configuration
 
 BENCHMARK = "study"
 
@@ -129,7 +129,7 @@ class StudyWorker:
         self._path = path
         self._work = path.parent / "work"
         self._not_scored: list[str] = []
-        self._variables = {"HF_HUB_OFFLINE": "1"} if arguments.pipeline == TINY else {}
+        self._variables = {"HF_HUB_OFFLINE": "1"} if arguments.pipeline in OFFLINE else {}
         self._fork_server = ForkServer(_WORKER, self._work, self._variables)
         self.tidy()  # what a run left that was killed
 

@@ -26,7 +26,12 @@ def table(record: Record) -> Table:
         f"{about.name} ({about.class_name}), {asked.size}², {asked.steps} steps, {asked.dtype}"
         f" on {study.environment.get('gpu') or asked.device}"
     )
-    return Table(title, _COLUMNS, tuple(_row(one, baseline) for one in study.measurements))
+    rows = tuple(_row(one, baseline) for one in study.measurements)
+    shares = [_captions(one.difference) for one in study.measurements]
+    if any(share != NONE for share in shares):
+        every = zip(rows, shares, strict=True)
+        return Table(title, (*_COLUMNS, "captions right"), tuple((*row, share) for row, share in every))
+    return Table(title, _COLUMNS, rows)
 
 
 def _row(one: Measurement, baseline: float | None) -> tuple[str, ...]:
@@ -41,6 +46,12 @@ def _peak(peak: Peak) -> str:
     """What a device handed out; on a CPU what the process took, or else the tensors alone."""
     found = peak.allocated_bytes or peak.resident_bytes or peak.exact_bytes
     return format_bytes(found, up=True) if found else NONE
+
+
+def _captions(difference: dict[str, Difference] | None) -> str:
+    """The share of prompts that the pictures show."""
+    found = [one.caption for one in (difference or {}).values() if one.caption is not None]
+    return f"{sum(found) / len(found):.0%}" if found else NONE
 
 
 def _psnr(difference: dict[str, Difference] | None) -> str:

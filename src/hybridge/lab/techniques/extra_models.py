@@ -54,8 +54,15 @@ FP16_VAE = ExtraModel("a VAE that survives float16", "vae-fp16-fix", {"sdxl": CA
 
 
 def family(pipe: Any) -> str | None:
-    """Whose latents this pipeline makes: a name of the catalogue; None for a pipeline that is not known here."""
-    return _FAMILIES.get(type(pipe).__name__)
+    """Whose latents this pipeline makes: a name of the catalogue; None for a pipeline that is not known here.
+
+    A VAE of diffusers' own class whose latents are scaled otherwise is another one: the starter's, for example.
+    """
+    name = _FAMILIES.get(type(pipe).__name__)
+    vae: Any = getattr(pipe, "vae", None)
+    if name is None or type(vae).__name__ != "AutoencoderKL":
+        return name
+    return name if vae.config.scaling_factor == CATALOGUE[name].normalisation.scaling_factor else None
 
 
 def source(context: PipelineContext, wanted: ExtraModel) -> str | None:
