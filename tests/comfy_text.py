@@ -59,7 +59,12 @@ def components(family: str) -> dict[str, Any]:
 def _chat(family: str) -> dict[str, Any]:
     """The language model of a family."""
     templates = [one.chat.template for one in COMFY_FAMILIES if one.chat]
-    tokenizer = tokenizers.mistral() if family == "flux2" else tokenizers.qwen(*templates)
+    makers = {"flux2": tokenizers.mistral, "hunyuan": lambda: tokenizers.llama(*templates, "a\n\nb\n\nc")}
+    tokenizer = makers.get(family, lambda: tokenizers.qwen(*templates))()
+    if family == "hunyuan":
+        clip = tokenizers.clip()
+        second = {"tokenizer_2": clip, "text_encoder_2": seeded(encoders.clip(clip))}
+        return {"tokenizer": tokenizer, "text_encoder": seeded(encoders.llama(tokenizer)), **second}
     makes: dict[str, Callable[[], Any]] = {
         "qwen": lambda: encoders.qwen2_vl(tokenizer),
         "z_image": lambda: encoders.qwen3(tokenizer, "Qwen3Model"),
@@ -87,7 +92,8 @@ CASES = {
     "z_image": "ZImagePipeline",
     "flux2": "Flux2Pipeline",
     "klein": "Flux2KleinPipeline",
+    "hunyuan": "HunyuanVideoPipeline",
 }
 
 #: Of language models as text encoders.
-CHATS = ("qwen", "z_image", "flux2", "klein")
+CHATS = ("qwen", "z_image", "flux2", "klein", "hunyuan")

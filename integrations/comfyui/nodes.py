@@ -193,7 +193,7 @@ class HybridgeText(_Node):
                     default=0,
                     min=-24,
                     max=0,
-                    tooltip="As CLIP Set Last Layer has it, -1 for the last. 0 for the model's own.",
+                    tooltip="Of SD 1 and SDXL, as CLIP Set Last Layer has it. 0 for the model's own.",
                 ),
             ],
             outputs=[io.Conditioning.Output()],

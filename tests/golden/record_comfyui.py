@@ -26,7 +26,7 @@ comfy.cli_args.args.cpu = True
 
 import torch
 from comfy import sd1_clip, sdxl_clip
-from comfy.text_encoders import flux, llama, qwen_image, sd3_clip, t5
+from comfy.text_encoders import flux, hunyuan_video, llama, qwen_image, sd3_clip, t5
 from comfy_text import CASES, CHATS, TEXTS, components, condensed
 from safetensors.torch import save_file
 
@@ -125,6 +125,7 @@ _CHATS: dict[str, tuple[dict[str, Any], int, bool]] = {
     "z_image": ({"layer": "hidden", "layer_idx": -2}, 1, False),
     "flux2": ({"layer": [10, 20, 30]}, 1, True),
     "klein": ({"layer": [9, 18, 27]}, 512, False),
+    "hunyuan": ({"layer": "hidden", "layer_idx": -3}, 1, True),
 }
 
 
@@ -136,12 +137,13 @@ def chat_of(family: str) -> tuple[Any, Any]:
     decoder = next(one for one in model.modules() if hasattr(one, "embed_tokens") and hasattr(one, "layers"))
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     config = {name: getattr(decoder.config, name) for name in (*names, "num_key_value_heads", "rms_norm_eps")}
-    norm = None if family in ("qwen", "flux2") else "gemma3"
+    norm = "gemma3" if family in ("z_image", "klein") else None
     config |= {"q_norm": norm, "k_norm": norm, "qkv_bias": family == "qwen", "final_norm": True, "lm_head": False}
     config |= {"transformer_type": "llama", "rms_norm_add": False, "mlp_activation": "silu"}
     config |= {"head_dim": decoder.layers[0].self_attn.head_dim, "rope_dims": None, "rope_scale": None}
     config |= {"rope_theta": decoder.config.rope_parameters["rope_theta"]}
-    special = {"start": 1, "pad": -7} if has_start else {"pad": own.pad_token_id}
+    special = {"start": own.bos_token_id} if has_start else {}
+    special["pad"] = own.pad_token_id
     made = sd1_clip.SDClipModel(
         textmodel_json_config=config,
         special_tokens=special,
@@ -158,7 +160,7 @@ def chat_of(family: str) -> tuple[Any, Any]:
     tokenizer = tokenizer_of(
         own,
         pad_with_end=False,
-        has_start_token=False,
+        has_start_token=family == "hunyuan",  # whose tokenizer puts it before every text
         has_end_token=False,
         pad_to_max_length=False,
         max_length=99999999,
@@ -167,6 +169,15 @@ def chat_of(family: str) -> tuple[Any, Any]:
         **start,
     )
     tokenizer.tokenizer.padding_side = "right"
+    if family == "hunyuan":
+        real = {"<|start_header_id|>": 128006, "<|end_header_id|>": 128007, "<|eot_id|>": 128009}
+        to_real = {own.convert_tokens_to_ids(name): number for name, number in real.items()}
+        for word, number in (("user", 882), ("\n\n", 271)):
+            (token,) = own(word, add_special_tokens=False)["input_ids"]
+            to_real[token] = number
+        clip_tokens = tokenizer_of(parts["tokenizer_2"])
+        clip = clip_of(parts["text_encoder_2"], clip_tokens, return_projected_pooled=False)
+        return tokenizer, _hunyuan(made, clip, clip_tokens, to_real)
     if family == "qwen":
         to_real = {own.convert_tokens_to_ids("<|im_start|>"): 151644, own("user")["input_ids"][0]: 872}
         to_real[own("\n")["input_ids"][0]] = 198
@@ -187,6 +198,12 @@ def _as(name: str, kind: Any, tower: Any, to_real: dict[int, int]) -> Any:
             return tower.encode_token_weights([[(t.own, w) for t, w in row] for row in pairs])
 
     setattr(model, name, Inner())
+    encode = _renumbered(to_real)
+    return lambda tokens: model.encode_token_weights({name: encode(tokens)})
+
+
+def _renumbered(to_real: dict[int, int]) -> Any:
+    """Gives tokens that ComfyUI looks for their real numbers, and others numbers that it does not look for."""
 
     class Token(int):
         own: int
@@ -196,7 +213,21 @@ def _as(name: str, kind: Any, tower: Any, to_real: dict[int, int]) -> Any:
         made.own = number
         return made
 
-    return lambda tokens: model.encode_token_weights({name: [[(token(t), w) for t, w in row] for row in tokens]})
+    return lambda tokens: [[(token(number), weight) for number, weight in row] for row in tokens]
+
+
+def _hunyuan(tower: Any, clip: Any, clip_tokens: Any, to_real: dict[int, int]) -> Any:
+    class Llama:
+        def encode_token_weights(self, pairs: Any) -> Any:
+            return tower.encode_token_weights([[(t.own, w) for t, w in row] for row in pairs])
+
+    held, encode = SimpleNamespace(llama=Llama(), clip_l=clip), _renumbered(to_real)
+
+    def encoded(tokens: Any, text: str) -> Any:
+        pairs = {"llama": encode(tokens), "l": clip_tokens.tokenize_with_weights(text)}
+        return hunyuan_video.HunyuanVideoClipModel.encode_token_weights(held, pairs)
+
+    return encoded
 
 
 def record_chats(recorded: dict[str, torch.Tensor]) -> None:
@@ -206,9 +237,12 @@ def record_chats(recorded: dict[str, torch.Tensor]) -> None:
         for index, (text, options) in enumerate(TEXTS):
             if options:
                 continue
-            tokens = tokenizer.tokenize_with_weights(template.format(text), disable_weights=True)
-            cond, _, extra = encode(tokens)
+            reads_weights = family == "hunyuan"
+            tokens = tokenizer.tokenize_with_weights(template.format(text), disable_weights=not reads_weights)
+            cond, pooled, extra = encode(tokens, text) if reads_weights else encode(tokens)
             recorded[f"{family}.{index}.cond"] = condensed(cond)
+            if pooled is not None:
+                recorded[f"{family}.{index}.pooled_output"] = condensed(pooled)
             if "attention_mask" in extra:
                 recorded[f"{family}.{index}.attention_mask"] = extra["attention_mask"]
 
@@ -222,7 +256,7 @@ def main() -> None:
             continue
         tokenizers, towers, encode = model_of(family)
         for index, (text, options) in enumerate(TEXTS):
-            if family == "wan" and options:
+            if options and family not in ("sd1", "sdxl"):
                 continue
             for name, tower in towers.items():
                 tower.reset_clip_options()

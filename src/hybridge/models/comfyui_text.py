@@ -66,7 +66,7 @@ class Tower:
 
 @dataclass(frozen=True, slots=True)
 class ChatTower:
-    """A language model as ComfyUI uses it; it reads no weights.
+    """A language model as ComfyUI uses it.
 
     Attributes:
         encoder: Name of the pipeline's component.
@@ -76,7 +76,9 @@ class ChatTower:
         layers: Numbers of the hidden states that are used side by side instead, 0 for the token embeddings.
         least: Tokens to which a shorter text is padded, behind a mask.
         has_start: Whether a text begins with a token of its own.
-        cuts_template: Whether what stands before the prompt is cut off.
+        cuts: What is cut off: nothing, what stands before the prompt (Qwen), or that and what follows the end of
+            the user's turn (Llama).
+        reads_weights: Whether weights in a text count.
         tells_mask: Whether the mask is passed on even if nothing is masked.
     """
 
@@ -87,7 +89,8 @@ class ChatTower:
     layers: tuple[int, ...] = ()
     least: int = 1
     has_start: bool = False
-    cuts_template: bool = False
+    cuts: Literal["qwen", "llama"] | None = None
+    reads_weights: bool = False
     tells_mask: bool = False
 
 
@@ -103,7 +106,7 @@ class ComfyFamily:
             CLIP's side by side, filled up with zeros to the width of T5's, which follow.  ``last``: those of the
             last encoder; others give the pooled vector.
         pools: Encoders whose pooled vectors, side by side, are the model's.
-        chat: The language model that is its only text encoder, in place of ``towers``.
+        chat: The language model whose states are the model's; ``towers`` give the pooled vector, if there is one.
     """
 
     name: str
@@ -116,7 +119,8 @@ class ComfyFamily:
     @property
     def inputs(self) -> tuple[str, ...]:
         """The arguments that a request may have."""
-        clip = (CLIP_LAYER,) if any(tower.is_clip for tower in self.towers) else ()
+        # Beside CLIP, the node would change the layer of T5 or of a language model, which nobody means by it.
+        clip = (CLIP_LAYER,) if self.chat is None and all(tower.is_clip for tower in self.towers) else ()
         return (*dict.fromkeys(("prompt", *(tower.prompt for tower in self.towers))), *clip)
 
 
@@ -161,6 +165,14 @@ _FLUX2 = (
     " object relationships, object\nattribution and actions without speculation.[/SYSTEM_PROMPT][INST]{}[/INST]"
 )
 
+_HUNYUAN_VIDEO = (
+    "<|start_header_id|>system<|end_header_id|>\n\nDescribe the video by detailing the following aspects: 1. The"
+    " main content and theme of the video.2. The color, shape, size, texture, quantity, text, and spatial"
+    " relationships of the objects.3. Actions, events, behaviors temporal relationships, physical movement changes"
+    " of the objects.4. background environment, light, style and atmosphere.5. camera angles, movements, and"
+    " transitions used in the video:<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>"
+)
+
 COMFY_FAMILIES = (
     ComfyFamily(
         "Stable Diffusion 1",
@@ -198,7 +210,22 @@ COMFY_FAMILIES = (
         ("text_encoder",),
     ),
     ComfyFamily("Wan", "WanPipeline", (_t5(1, 512, is_masked=True),), "only"),
-    _chat("Qwen-Image", "QwenImagePipeline", _QWEN_IMAGE, cuts_template=True),
+    ComfyFamily(
+        "HunyuanVideo",
+        "HunyuanVideoPipeline",
+        (Tower("text_encoder_2", "tokenizer_2", pooled="plain"),),
+        pools=("text_encoder_2",),
+        chat=ChatTower(
+            "text_encoder",
+            "tokenizer",
+            _HUNYUAN_VIDEO,
+            layer=-3,
+            has_start=True,
+            cuts="llama",
+            reads_weights=True,
+        ),
+    ),
+    _chat("Qwen-Image", "QwenImagePipeline", _QWEN_IMAGE, cuts="qwen"),
     _chat("Z-Image", "ZImagePipeline", _QWEN_TURN, layer=-2, tells_mask=True),
     _chat("FLUX.2", "Flux2Pipeline", _FLUX2, layers=(10, 20, 30), has_start=True, tells_mask=True),
     _chat(

@@ -58,7 +58,7 @@ def test_it_is_what_comfyui_makes(sides: dict[str, Any], family: str) -> None:
                 continue
             torch.testing.assert_close(condensed(tensor).float(), expected, atol=1e-4, rtol=1e-4)
             compared += 1
-    assert compared >= 6
+    assert compared >= 6, family
 
 
 def test_several_prompts_are_those_of_each(sides: dict[str, Any]) -> None:
@@ -93,9 +93,10 @@ def test_what_cannot_be_made_is_refused(sides: dict[str, Any], inputs: dict[str,
         encode(sides, "sd1", **inputs)
 
 
-def test_a_layer_of_clip_is_refused_where_there_is_no_clip(sides: dict[str, Any]) -> None:
-    with pytest.raises(RequestError, match="a model with CLIP"):
-        encode(sides, "wan", prompt="cat", clip_layer=-2)
+@pytest.mark.parametrize("family", ["wan", "flux", "hunyuan"])
+def test_a_layer_of_clip_is_refused_where_there_is_more_than_clip(sides: dict[str, Any], family: str) -> None:
+    with pytest.raises(RequestError, match="a model with CLIP alone"):
+        encode(sides, family, prompt="cat", clip_layer=-2)
 
 
 def test_special_tokens_in_a_text_are_refused(sides: dict[str, Any]) -> None:

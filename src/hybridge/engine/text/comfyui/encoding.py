@@ -52,7 +52,7 @@ def read_comfy_inputs(inputs: Mapping[str, object], side: TextSide, facts: Facts
     if layer is not None:
         is_right = isinstance(layer, int) and not isinstance(layer, bool) and LEAST_CLIP_LAYER <= layer <= -1
         if not is_right or CLIP_LAYER not in family.inputs:
-            expected = f"{LEAST_CLIP_LAYER} to -1" if CLIP_LAYER in family.inputs else "a model with CLIP"
+            expected = f"{LEAST_CLIP_LAYER} to -1" if CLIP_LAYER in family.inputs else "a model with CLIP alone"
             raise RequestError(f"`{CLIP_LAYER}` cannot be", saw=repr(layer)[:60], expected=expected)
         options[CLIP_LAYER] = layer
     return Asked(asked.prompts, None, options)
@@ -80,7 +80,15 @@ def _encode(index: int, asked: Asked, family: ComfyFamily, parts: TextParts) -> 
         chat, texts = family.chat, asked.prompts["prompt"] or []
         tokenizer = getattr(parts.pipeline, chat.tokenizer)
         states, mask = run_chat(chat, parts.encoders[chat.encoder], tokenizer, texts[index])
-        return {COND: states} | ({} if mask is None else {MASK: mask})
+        return {COND: states, **_pooled(family, _towers_of(index, asked, family, parts))} | (
+            {} if mask is None else {MASK: mask}
+        )
+    encoded = _towers_of(index, asked, family, parts)
+    return {COND: _joined(family, encoded), **_pooled(family, encoded)}
+
+
+def _towers_of(index: int, asked: Asked, family: ComfyFamily, parts: TextParts) -> dict[str, Encoded]:
+    """Return what each tower of a family makes of a text, by the name of its encoder."""
     towers = [tower for tower in family.towers if tower.encoder in parts.encoders]
     missing = [tower.encoder for tower in family.towers if tower not in towers and not tower.optional]
     if missing:
@@ -92,10 +100,13 @@ def _encode(index: int, asked: Asked, family: ComfyFamily, parts: TextParts) -> 
         chunks, special = tokens[tower.encoder]
         model = parts.encoders[tower.encoder]
         encoded[tower.encoder] = run_tower(tower, model, chunks, special, asked.options.get(CLIP_LAYER))
-    answer = {COND: _joined(family, towers, encoded)}
+    return encoded
+
+
+def _pooled(family: ComfyFamily, encoded: Mapping[str, Encoded]) -> dict[str, torch.Tensor]:
     pooled = [encoded[name].pooled for name in family.pools]
     found = [tensor for tensor in pooled if tensor is not None]
-    return answer | ({POOLED: torch.cat(found, dim=-1)} if found else {})
+    return {POOLED: torch.cat(found, dim=-1)} if found else {}
 
 
 def _tokens(tower: Tower, index: int, asked: Asked, parts: TextParts) -> tuple[list[list[Weighted]], Special]:
@@ -119,7 +130,8 @@ def _even_out(texts: list[tuple[list[list[Weighted]], Special]]) -> None:
         chunks += [empty] * (most - len(chunks))
 
 
-def _joined(family: ComfyFamily, towers: list[Tower], encoded: Mapping[str, Encoded]) -> torch.Tensor:
+def _joined(family: ComfyFamily, encoded: Mapping[str, Encoded]) -> torch.Tensor:
+    towers = [tower for tower in family.towers if tower.encoder in encoded]
     states = [encoded[tower.encoder].states for tower in towers]
     if family.join in ("only", "last"):
         return states[-1]

@@ -48,11 +48,15 @@ def run_tower(
     states, pooled = _forward(tower, model, tokens, special, clip_layer)
     texts = states[: len(chunks)]
     if is_weighted:
-        factors = torch.tensor(weights, dtype=torch.float32, device=device).unsqueeze(-1)
-        empty = states[-1]
-        # Where nothing is weighted, subtracting and adding would only round.
-        texts = torch.where(factors == 1.0, texts, (texts - empty) * factors + empty)
+        texts = reweighted(texts, states[-1], weights)
     return Encoded(texts.flatten(0, 1).unsqueeze(0), None if pooled is None else pooled[:1])
+
+
+def reweighted(texts: torch.Tensor, empty: torch.Tensor, weights: Sequence[Sequence[float]]) -> torch.Tensor:
+    """Move states (texts, tokens, width) away from those of the empty text (tokens, width) by their weights."""
+    factors = torch.tensor(weights, dtype=torch.float32, device=texts.device).unsqueeze(-1)
+    # Where nothing is weighted, subtracting and adding would only round.
+    return torch.where(factors == 1.0, texts, (texts - empty) * factors + empty)
 
 
 def _forward(
