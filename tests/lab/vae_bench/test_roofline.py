@@ -27,6 +27,15 @@ def test_the_convolutions_add_up_to_the_program(task, model) -> None:
     assert len(set(kinds)) == len(kinds)
 
 
+def test_the_convolutions_of_a_film_add_up_to_its_program() -> None:
+    case = Case("hunyuan-video", "decode", 256, "float32", "cpu", frames=5)
+    program = program_of(case, resolve(case.model))
+    flops = program.flops(32, 32, 2)
+    attending = sum(count for op, count in zip(program.ops, flops, strict=True) if isinstance(op, Attend))
+    found = roofline.convolutions(program, 32, 32, 2)
+    assert sum(convolution.flops for convolution in found) + attending == sum(flops)
+
+
 def test_a_shape_is_kept_with_its_largest_picture() -> None:
     program = program_of(Case("sd-v1", "decode", 256, "float32", "cpu"), resolve("sd-v1"))
     found = {(c.in_channels, c.out_channels, c.kernel): c for c in roofline.convolutions(program, 32, 32)}

@@ -58,9 +58,9 @@ class Convolution:
     flops: int
 
 
-def convolutions(program: Program, height: int, width: int) -> list[Convolution]:
+def convolutions(program: Program, height: int, width: int, frames: int = 1) -> list[Convolution]:
     """Those of the program for an input of this size; their FLOPs add up to the program's, less attention's."""
-    sizes = program.sizes(height, width)
+    sizes, lengths = program.sizes(height, width), program.lengths(frames)
     found: dict[tuple[int, int, int, int], Convolution] = {}
 
     def add(channels: tuple[int, int], kernel: int, stride: int, size: tuple[int, int], flops: int) -> None:
@@ -69,12 +69,13 @@ def convolutions(program: Program, height: int, width: int) -> list[Convolution]
         rows, columns = max(size, (before.height, before.width)) if before else size
         found[key] = Convolution(*key, rows, columns, flops + (before.flops if before else 0))
 
-    for op, flops in zip(program.ops, program.flops(height, width), strict=True):
+    for op, flops in zip(program.ops, program.flops(height, width, frames), strict=True):
         if not isinstance(op, Convolve):
             continue
         weights, short = op.weights, op.shortcut
         rows, columns = sizes[op.target]
-        shortcut_flops = 2 * rows * columns * short.in_channels * short.out_channels if short else 0
+        positions = lengths[op.target] * rows * columns
+        shortcut_flops = 2 * positions * short.in_channels * short.out_channels if short else 0
         kernel = 2 if op.doubled else weights.kernel
         channels = (weights.in_channels, weights.out_channels)
         add(channels, kernel, op.stride, sizes[op.source], flops - shortcut_flops)
@@ -91,12 +92,13 @@ def measure(case: Case, spec: ModelSpec) -> dict[str, Any]:
         CannotLower: when the exact engine does not know the module; there is no roof then.
     """
     program = program_of(case, spec)
-    _, _, height, width = shape(case, spec)
+    _, _, *times, height, width = shape(case, spec)
+    frames = times[0] if times else 1
     device, dtype = choose_device(case.device).value, getattr(torch, case.dtype)
-    flops = program.flops(height, width)
+    flops = program.flops(height, width, frames)
     attention = [(op, flops[index]) for index, op in enumerate(program.ops) if isinstance(op, Attend)]
     kept = []
-    for convolution in convolutions(program, height, width):
+    for convolution in convolutions(program, height, width, frames):
         speeds = {
             name: _convolution_speed(convolution, nbytes, device, dtype)
             for name, nbytes in (("cached", CACHED_BYTES), ("large", LARGE_BYTES))
