@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import browser
 import pytest
+from PIL import Image
 
+from hybridge.protocol import Scaling, read_latents
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.process.server import running
@@ -66,6 +69,35 @@ def test_a_photograph_goes_there_and_back(page: browser.Page, photograph: Path) 
     statuses = page.ask(gone % sorted(jobs))
     page.complaints.clear()  # a 404 is written to the console, and was meant here
     assert statuses == [404, 404]
+
+
+def test_results_are_saved_and_copied(page: browser.Page, photograph: Path, tmp_path: Path) -> None:
+    page.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    page.select("#photo [name=size]", "256")
+    page.choose("#photo input[type=file]", photograph)
+    page.until(DONE)
+    page.click("#photo a[download='latents.safetensors']")
+    page.click("#photo a[download='picture.png']")
+    names = ("latents.safetensors", "picture.png")
+    for _ in range(200):
+        if all((tmp_path / name).exists() for name in names):
+            break
+        time.sleep(0.05)
+    saved = read_latents(tmp_path / "latents.safetensors")
+    assert (saved.model, saved.scaling, saved.tensor.shape) == ("starter", Scaling(), (1, 4, 32, 32))
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.size == (256, 256)
+    page.click("#photo summary")
+    page.click("#photo .snippets input[value=python] + span")
+    compile(page.text("#photo pre"), "snippet", "exec")
+    page.click("#photo .snippets input[value=diffusers] + span")
+    compile(page.text("#photo pre"), "snippet", "exec")
+    page.click("#photo .snippets button")
+    page.until("document.querySelector('#photo .snippets [role=status]').innerText")
+    assert page.text("#photo .snippets [role=status]") in (
+        "Copied.",
+        "The browser does not allow it; the text is selected.",
+    )
 
 
 def test_a_model_of_videos_takes_a_photograph_too(page: browser.Page, photograph: Path) -> None:
