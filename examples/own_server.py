@@ -13,6 +13,9 @@ import hybridge
 
 PHOTOGRAPH = Path(hybridge.__file__).parent / "assets" / "photograph.jpg"
 
+#: The folder of the pipeline that hybridge ships.
+STARTER = Path(hybridge.__file__).parent / "assets" / "starter"
+
 
 def options(description: str, *, real_model: str, output: str) -> argparse.Namespace:
     """``--server``, ``--model``, ``--real`` and ``--output``; ``model`` is filled in."""

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hybridge.scenes import check, read
+
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 Run = Callable[..., str]
@@ -90,10 +92,15 @@ def test_queueing(run: Run, tmp_path: Path) -> None:
         assert psnr_db(np.rot90(turned, -index), corner) > 15
 
 
-@pytest.mark.parametrize(
-    ("name", "model", "picture"),
-    [("generate_sd15.py", "sd-v1", "sd15.png"), ("generate_flux.py", "flux", "flux.png")],
-)
+def test_generating_shows_the_prompt(run: Run, tmp_path: Path) -> None:
+    said = run("generate_sd15.py")
+    assert said.startswith("vae is starter of http://127.0.0.1:")
+    assert said.endswith("128×128: sd15.png\n")
+    with Image.open(tmp_path / "sd15.png") as picture:
+        assert check(read("a white ring left of a red triangle"), picture).is_right
+
+
+@pytest.mark.parametrize(("name", "model", "picture"), [("generate_flux.py", "flux", "flux.png")])
 def test_generating(name: str, model: str, picture: str, run: Run, tmp_path: Path) -> None:
     said = run(name)
     assert said.startswith(f"vae is {model} of http://127.0.0.1:")
