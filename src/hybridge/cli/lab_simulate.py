@@ -173,7 +173,8 @@ def _show(
         return
     console = screen()
     names = ", ".join(f"{kind.name} {kind.mean_s:.3g} s × {kind.weight:g}" for kind in kinds)
-    titles = ("replicas", "jobs/s", "wait p50", "p95", "p99", "devices busy", "front busy", "link busy")
+    titles: tuple[str, ...] = ("replicas", "jobs/s", "wait p50", "p95", "p99")
+    titles += ("devices busy", "front busy", "link busy")
     titles += () if price is None else ("cost/h", "cost/1000")
     table: list[tuple[Any, ...]] = []
     for row in rows:

@@ -79,7 +79,7 @@ class Dispatcher:
     """
 
     def __init__(self, limits: QueueLimits, pace: Pace) -> None:
-        self.queue: FairQueue[Ticket] = FairQueue(limits, self.is_loaded)
+        self.queue: FairQueue[Ticket] = FairQueue(limits, self.is_loaded, lambda: len(self._replicas) or 1)
         self.load_s: dict[str, float] = {}
         self._pace = pace
         self._lock = threading.RLock()

@@ -228,6 +228,14 @@ class TestBounds:
             waiting.put("d")
         assert refused.value.retry_after_s == 3 + 10 / 2
 
+    def test_several_devices_are_sooner_done(self) -> None:
+        for devices in (1, 4):
+            waiting: FairQueue[str] = FairQueue(QueueLimits(jobs=1), devices=lambda devices=devices: devices)
+            waiting.put("a", cost_s=8)
+            with pytest.raises(Overloaded) as refused:
+                waiting.put("b")
+            assert refused.value.retry_after_s == 4 / devices
+
     def test_work(self) -> None:
         waiting = line(work_s=40)
         waiting.put("more than the bound, but alone", client="a", cost_s=100)

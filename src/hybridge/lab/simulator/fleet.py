@@ -154,7 +154,12 @@ class Fleet:
                 self._has_more = False
                 return
             at_s, kind = found
-            self.clock.at(at_s, lambda: (self._arrive(kind, None), next_arrival())[0])
+
+            def arrive() -> None:
+                self._arrive(kind, None)
+                next_arrival()
+
+            self.clock.at(at_s, arrive)
 
         next_arrival()
         return self._run()

@@ -56,7 +56,7 @@ class BackendPool:
 
     def __init__(self, members: Mapping[str, Member], limits: QueueLimits | None = None) -> None:
         self._places = [Place(name, backend) for name, backend in members.items()]
-        self._queue: FairQueue[Pending] = FairQueue(limits, self._is_ready)
+        self._queue: FairQueue[Pending] = FairQueue(limits, self._is_ready, lambda: len(self._places))
         self._load_s: dict[str, float] = {}  # of each model, measured
         self._listeners = 0
         self._tasks: set[asyncio.Task[None]] = set()

@@ -48,13 +48,17 @@ class FairQueue(Generic[Item]):
     Args:
         limits: A job above them is refused at once.
         is_ready: Whether items of a group can start; called when an item is put into the queue.
+        devices: The number of devices that take items; called as well.  Both take no lock.
     """
 
     def __init__(
-        self, limits: QueueLimits | None = None, is_ready: Callable[[str], bool] = lambda group: True
+        self,
+        limits: QueueLimits | None = None,
+        is_ready: Callable[[str], bool] = lambda group: True,
+        devices: Callable[[], int] = lambda: 1,
     ) -> None:
         self._limits = limits or QueueLimits()
-        self._is_ready = is_ready
+        self._is_ready, self._devices = is_ready, devices
         self._accounts: dict[str, _Account[Item]] = {}
         self._serving: list[QueuedJob[Item]] = []
         self._now = 0.0  # the account of the job that runs
@@ -98,7 +102,8 @@ class FairQueue(Generic[Item]):
                 raise ShuttingDown("the server is shutting down", hint="another server, or again in a while")
             queued = QueuedJob(item, client, cost_s, nbytes, is_patient, self._arrivals + 1, group, is_guess)
             if not is_patient:
-                check_room(queued, [one for _, one in self._places()], self._serving, self._limits, self._is_ready)
+                waiting = [one for _, one in self._places()]
+                check_room(queued, waiting, self._serving, self._limits, self._is_ready, self._devices())
             if client not in self._accounts:
                 self._forget_the_gone()
             account = self._accounts.setdefault(client, _Account(self._now))

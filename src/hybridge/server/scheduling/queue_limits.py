@@ -100,6 +100,7 @@ def check_room(
     serving: Sequence[QueuedJob[Any]],
     limits: QueueLimits,
     is_ready: Callable[[str], bool],
+    devices: int = 1,
 ) -> None:
     """Raise :class:`Overloaded` if a job would exceed a limit; an empty queue takes every job.
 
@@ -109,6 +110,7 @@ def check_room(
         serving: The jobs that run.
         limits: The limits.
         is_ready: Whether jobs of a group can start.
+        devices: The number of devices that take jobs off the queue.
     """
     held = [queued for queued in waiting if not queued.is_patient]
     if not held:
@@ -119,7 +121,7 @@ def check_room(
         ahead = [*rivals, *(queued for queued in waiting if queued.is_patient)]
         return Overloaded(
             what,
-            retry_after_s=sum(queued.told_s for queued in serving) + sum(queued.told_s for queued in ahead) / 2,
+            retry_after_s=(sum(one.told_s for one in serving) + sum(one.told_s for one in ahead) / 2) / devices,
             hint=f"again after the seconds in Retry-After, or a server with a higher {setting}",
         )
 
