@@ -200,7 +200,7 @@ def fingerprint(profile: str, model: str, task: str) -> str:
     If the server cannot be asked in a few seconds, it is the last answer, so that results that are already there
     stay.
     """
-    return _SERVERS.fingerprint(profile, model, task)
+    return _SERVERS.fingerprint(profile or "", model or "", task)
 
 
 def digest_of(facts: dict[str, Any], profile: str) -> str:

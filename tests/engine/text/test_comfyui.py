@@ -12,6 +12,7 @@ from comfy_text import CASES, TEXTS, components, condensed
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from text_pipelines import encoders
 
 from hybridge.engine.text.checking import Facts, TextLimits
 from hybridge.engine.text.comfyui import encode_as_comfyui, read_comfy_inputs
@@ -113,6 +114,15 @@ def test_stable_diffusion_2_is_refused_by_name(sides: dict[str, Any]) -> None:
     )
     with pytest.raises(RequestError, match="Stable Diffusion 2"):
         encode_as_comfyui(read_comfy_inputs({"prompt": "cat"}, side, FACTS, LIMITS), side, other)
+
+
+def test_a_short_text_encoder_is_refused(sides: dict[str, Any]) -> None:
+    tokenizer = sides["sd1"][1].pipeline.tokenizer
+    short = {"text_encoder": encoders.clip(tokenizer, positions=32)}
+    parts = SimpleNamespace(pipeline=SimpleNamespace(tokenizer=tokenizer), encoders=short)
+    side = sides["sd1"][0]
+    with pytest.raises(RequestError, match="saw one of 32 tokens, expected one of 77"):
+        encode_as_comfyui(read_comfy_inputs({"prompt": "cat"}, side, FACTS, LIMITS), side, parts)
 
 
 def test_pipelines_of_no_family_are_refused() -> None:

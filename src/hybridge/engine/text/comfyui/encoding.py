@@ -118,6 +118,13 @@ def _tokens(tower: Tower, index: int, asked: Asked, parts: TextParts) -> tuple[l
             saw="a tokenizer that does not pad with its last token",
             expected="convention=diffusers",
         )
+    positions = parts.encoders[tower.encoder].config.max_position_embeddings if tower.chunk else 0
+    if tower.chunk and positions < tower.chunk:
+        raise RequestError(
+            "ComfyUI has no such text encoder",
+            saw=f"one of {positions} tokens",
+            expected=f"one of {tower.chunk}, as every CLIP of its models",
+        )
     texts = asked.prompts.get(tower.prompt) or asked.prompts["prompt"] or []
     return chunks_of(texts[index], tokenizer, special, tower), special
 
