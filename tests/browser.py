@@ -110,7 +110,7 @@ class Page:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 20) -> Any:
+    def until(self, expression: str, seconds: float = 60) -> Any:
         """The value of a JavaScript expression, once it is true."""
         waiting = f"""new Promise((done, fail) => {{
           const end = Date.now() + {1000 * seconds};

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,14 +107,17 @@ def test_a_server_that_dies_and_comes_back(window: browser.Page, photograph: Pat
         window.choose("#photo input[type=file]", photograph)
         window.until(f"document.querySelector('{WORK} progress').value > 0")
         process.kill()
+        gone_at = time.monotonic()
         window.until(f"document.querySelector('{WORK}').innerText.includes('the server went away; waiting for it')")
         window.until("document.querySelector('#standing').innerText.startsWith('No answer from the server')")
     with serving_process("starter", "--port", port):
+        was_quick = time.monotonic() - gone_at < 15  # the page waits for 20 s
         window.until(f"document.querySelector('{FAILURE}').checkVisibility()")
         lost = (
             "The server was restarted and does not know this job any more; what you chose is still here. Try again"
         )
-        assert window.text(FAILURE) == lost
+        away = "No answer from the server; what you chose is still here. Try again"
+        assert window.text(FAILURE) == lost if was_quick else window.text(FAILURE) in (lost, away)
         window.until("document.querySelector('#standing').innerText.startsWith('Ready')")
         window.select("#photo [name=size]", "256")  # which begins again, with what was chosen
         window.until("document.querySelector('#photo .stage')")
