@@ -141,6 +141,7 @@ class Engine:
         frames: int = 1,
         *,
         budget_bytes: int | None = None,
+        frames_leave: bool = False,
     ) -> Plan:
         """Return the plan for decoding or encoding pictures of this size, and its reason.  Nothing is run.
 
@@ -151,6 +152,7 @@ class Engine:
             width: Width of a picture in pixels.
             frames: Frames of a video.
             budget_bytes: Bytes that one call may take on top of the weights; None for no bound.
+            frames_leave: Whether the call is given ``on_frames``.
 
         Raises:
             RequestError: when a picture is too small.
@@ -163,7 +165,11 @@ class Engine:
         rule = self.spec.frames
         times = (rule.latent_frames(frames) if task == "decode" else frames,) if rule.has_axis else ()
         if reason is None:
-            bounds: dict[str, Any] = {"budget_bytes": budget_bytes, "modes": self.modes}
+            bounds: dict[str, Any] = {
+                "budget_bytes": budget_bytes,
+                "modes": self.modes,
+                "frames_leave": frames_leave,
+            }
             return self._runner.plan(task, batch, height, width, frames=times[0] if times else 1, **bounds)
         channels = self.spec.latent_channels if task == "decode" else self.spec.vae_class.pixel_channels
         return self._whole.plan(task, (batch, channels, *times, height, width), reason, budget_bytes)

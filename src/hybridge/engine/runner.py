@@ -193,7 +193,7 @@ class Runner:
             budget_bytes: Bytes that the call may take on top of the weights; None for no bound, except that on a
                 GPU a plan that fits in the free memory is preferred.
             modes: The modes to choose from.
-            frames_leave: As for :func:`.plan_film`.
+            frames_leave: As for :func:`.plan_film`; a plan that gives frames early is preferred.
 
         Raises:
             RequestError: when the picture is too small.
@@ -204,6 +204,17 @@ class Runner:
         if reason is not None:
             raise CannotLower(reason)
         is_film = self.takes_films and frames != 1
+        frames_leave = frames_leave and is_film and self.dtype != torch.float16  # which may overflow, see below
+        early = tuple(mode for mode in modes if mode in ("whole", "frames"))
+        if frames_leave and "frames" in early and early != modes:
+            with suppress(TooLarge):
+                return self.plan(
+                    *(task, batch, height, width),
+                    frames=frames,
+                    budget_bytes=budget_bytes,
+                    modes=early,
+                    frames_leave=True,
+                )
         given: dict[str, Any] = {"tile": self._tile(task)}
         if is_film:
             given = {"frames": frames, "frames_leave": frames_leave}
@@ -298,16 +309,10 @@ class Runner:
     def _plan_for(
         self, task: Task, source: torch.Tensor, budget_bytes: int | None, modes: tuple[Mode, ...], call: Call
     ) -> Plan:
-        """Return the plan for an input; one that gives frames early, where these are delivered and it fits."""
         frames = source.shape[2] if self.takes_films else 1
         size = source.shape[0], *source.shape[-2:]
-        plan = partial(self.plan, task, *size, frames=frames, budget_bytes=budget_bytes)
-        plan = partial(plan, frames_leave=call.on_chunk is not None and self.dtype != torch.float16)
-        early = tuple(mode for mode in modes if mode in ("whole", "frames"))
-        if call.on_chunk is not None and frames > 1 and "frames" in early:
-            with suppress(TooLarge):
-                return plan(modes=early)
-        return plan(modes=modes)
+        bounds: dict[str, Any] = {"budget_bytes": budget_bytes, "modes": modes}
+        return self.plan(task, *size, frames=frames, frames_leave=call.on_chunk is not None, **bounds)
 
     def check_numbers(self, task: Task, source: torch.Tensor) -> None:
         """Raise a RequestError unless the input holds floating-point numbers on the weights' device."""

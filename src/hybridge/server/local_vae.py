@@ -65,7 +65,8 @@ class Run:
         size = self.jobs[0].size
         size = size._replace(batch=size.batch * len(self.jobs))
         try:
-            plan = self.engine.plan(self.jobs[0].task, *size, budget_bytes=budget_bytes)
+            leave = self.jobs[0].film is not None
+            plan = self.engine.plan(self.jobs[0].task, *size, budget_bytes=budget_bytes, frames_leave=leave)
         except CannotLower as reason:
             return RunInfo("whole", why=str(reason))
         exactness = self.engine.exactness_told()

@@ -297,6 +297,15 @@ def test_exact_computes_all_frames_at_once_where_the_class_blends_tiles_of_them(
     assert distance(mode, in_float64(module, "encode", pixels)[:, :4]) < 1e-5
 
 
+def test_a_plan_for_frames_that_leave_gives_them_early() -> None:
+    size: dict[str, Any] = {"frames": 5, "budget_bytes": 2**28}
+    runner = Runner(small_wan())
+    assert runner.plan("decode", 1, 16, 16, **size).mode == "strips"
+    assert runner.plan("decode", 1, 16, 16, frames_leave=True, **size).mode == "frames"
+    half = Runner(to(small_wan(), torch.float16))  # whose frames may overflow and are computed again
+    assert half.plan("decode", 1, 16, 16, frames_leave=True, **size).mode != "frames"
+
+
 def test_a_film_that_is_no_whole_number_of_blocks_is_refused() -> None:
     runner = Runner(small_hunyuan_15())
     for frames, height in ((4, 16), (5, 15)):
