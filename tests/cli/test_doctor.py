@@ -62,6 +62,13 @@ class TestFiles:
         assert report("z.safetensors")["facts"]["looks like"][0].startswith("sdxl")
         assert report("z.safetensors")["facts"]["taken as"] == "sdxl's, in VAE space"
 
+    def test_a_name_of_a_servers_own_is_told_and_the_model_guessed(self) -> None:
+        about = {"model": "mine", "space": "pipeline"}
+        save_file({"latents": pipeline_latents()["photograph"]}, "z.safetensors", about)
+        found = report("z.safetensors")
+        assert found["facts"]["model"] == "mine, which is none of the catalogue's"
+        assert found["facts"]["taken as"] == "sd-v1's, scaled"
+
     def test_what_the_file_says_is_checked(self) -> None:
         save_file({"latents": pipeline_latents()["sky"]}, "z.safetensors", {"model": "sd-v1", "space": "vae"})
         assert codes("z.safetensors") == ["latents-look-normalised"]

@@ -68,7 +68,7 @@ def _look_at_latents(
     report: Report, path: Path, model: str | None, tensor: str | None, height: int | None, width: int | None
 ) -> None:
     from ..engine.latents import check_finite
-    from ..models import latent_space, look_up
+    from ..models import latent_space, look_up, row_named
     from ..models.doctor.guess import guesses
     from ..models.doctor.numbers import examine_bits
     from ..models.doctor.requests import examine_elements, examine_parameters
@@ -93,8 +93,11 @@ def _look_at_latents(
         return
     likely = guesses(held.to_numpy(), height, width)
     report.facts["looks like"] = [str(guess) for guess in likely[:_MOST_GUESSES]] or "no model that hybridge knows"
-    named = model or file.model
-    spec = look_up(named) if named else likely[0].spec if likely else None
+    spec = look_up(model) if model else row_named(file.model or "")
+    if spec is None and file.model:  # a name that a server was started with
+        report.facts["model"] = f"{file.model[:60]}, which is none of the catalogue's"
+    if spec is None and likely:
+        spec = likely[0].spec
     if spec is None:
         spec = look_up("sd-v1")  # whose shape then says what these are
     scaling = file.scaling or Scaling("model" if not likely or likely[0].is_scaled else "none")

@@ -185,7 +185,7 @@ def look_up(name: str) -> ModelSpec:
     near = difflib.get_close_matches(name, [*CATALOGUE, *ALIASES], n=1)
     raise UnknownModel(
         "unknown model",
-        saw=repr(name),
+        saw=repr(name[:80]),
         expected="one of " + ", ".join(CATALOGUE),
         hint=f"{near[0]}" if near else "NAME=PATH_OR_REPO[:subfolder] for a VAE of your own",
     )
