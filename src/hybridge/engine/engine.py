@@ -277,12 +277,13 @@ class Engine:
             if on_chunk is not None:
                 return on_chunk(sample) if sample.numel() else None  # of a run in strips
             self._check_finite(sample)
-        is_picture = self.spec.frames.has_axis and not self.spec.is_video
-        return sample[:, :, 0] if is_picture else sample
+        return sample[:, :, 0] if self.spec.frames.has_axis and not self.spec.is_video else sample
 
     def _deliver(self, on_frames: OnFrames, chunk: torch.Tensor) -> None:
-        self._check_finite(chunk)
-        on_frames(pixels.to_pixels(pixels.frames_of(chunk)).cpu())
+        parts = pixels.in_parts(chunk)
+        self._check_finite(*parts)
+        for part in parts:
+            on_frames(pixels.to_pixels(pixels.frames_of(part)).cpu())
 
     @torch.inference_mode()
     def encode(
@@ -394,8 +395,8 @@ class Engine:
             call=call,
         )
 
-    def _check_finite(self, output: torch.Tensor) -> None:
-        if bool(torch.isfinite(output).all()):
+    def _check_finite(self, *outputs: torch.Tensor) -> None:
+        if all(bool(torch.isfinite(output).all()) for output in outputs):
             return
         dtype = str(self.dtype.value).removeprefix("torch.")
         raise EngineFailure(

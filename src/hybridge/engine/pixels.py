@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from ..errors import RequestError
@@ -10,6 +12,9 @@ from .latents import check_finite
 
 #: With ``auto``, floats above this are taken for bytes that were not divided by 255.
 _LARGEST_GUESSED = 2.0
+
+#: Frames of a video that are converted at a time, and a video's axes.
+_FRAMES_AT_ONCE, _VIDEO_AXES = 16, 5
 
 
 def to_signed(image: torch.Tensor, spec: ModelSpec, value_range: str = "auto") -> torch.Tensor:
@@ -69,6 +74,11 @@ def to_unit(sample: torch.Tensor) -> torch.Tensor:
 def frames_of(sample: torch.Tensor) -> torch.Tensor:
     """Return the frames (F, 3, H, W) of one video (1, 3, F, H, W); of pictures (B, 3 or 4, H, W) the colours."""
     return sample[0].transpose(0, 1) if sample.ndim == 5 else sample[:, :3]
+
+
+def in_parts(chunk: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Return a video (B, 3, F, H, W) in parts of a few frames, whose conversion takes several times their bytes."""
+    return chunk.split(_FRAMES_AT_ONCE, 2) if chunk.ndim == _VIDEO_AXES else (chunk,)
 
 
 def to_pixels(sample: torch.Tensor) -> torch.Tensor:
