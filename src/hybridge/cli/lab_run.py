@@ -27,7 +27,7 @@ def run(
         show_default="the guide's; tiny two, starter captions",
     ),
     runs: int = typer.Option(None, help="Warm pictures of each prompt.", show_default="5; tiny 2, starter 1"),
-    steps: int = typer.Option(None, help="Of denoising.", show_default="50; starter 20, tiny 6"),
+    steps: int = typer.Option(None, help="Of denoising.", show_default="50; starter 10, tiny 6"),
     guidance: float = typer.Option(None, help="Guidance scale.", show_default="5; starter 3"),
     size: int = typer.Option(
         None, help="Side of the pictures in pixels.", show_default="the pipeline's own; tiny 64"

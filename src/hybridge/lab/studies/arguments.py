@@ -122,7 +122,7 @@ class Method:
 METHOD = Method(PROMPTS, runs=5, steps=50, size=None, limit_s=3600.0)
 
 #: What shows within 20 minutes on two cores which techniques of the whole catalogue take effect, and at what loss.
-STARTER_METHOD = Method(CAPTIONS, runs=1, steps=20, size=None, limit_s=300.0, guidance_scale=3.0)
+STARTER_METHOD = Method(CAPTIONS, runs=1, steps=10, size=None, limit_s=300.0, guidance_scale=3.0)
 
 #: Which ones take effect.
 TINY_METHOD = Method(PROMPTS[:2], runs=2, steps=6, size=64, limit_s=300.0)
