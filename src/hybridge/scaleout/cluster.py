@@ -22,6 +22,7 @@ from ray.serve.exceptions import RayServeException
 from ray.util import get_node_ip_address, register_serializer
 
 from ..errors import EngineFailure, HybridgeError, OutOfMemory
+from ..server.scheduling.job import Result
 from .messages import SERIALIZERS, Order, ReplicaState, Reply
 from .replica import MakeBackend, Replica
 from .replicas import ReplicaLost
@@ -201,6 +202,7 @@ class RayReplicas:
             raise
         self._handle = handle
         self._orders = handle.options(method_name="run", stream=True)
+        self._silent_orders = handle.options(method_name="run_silently")
 
     def describe(self) -> Sequence[ReplicaState]:
         try:
@@ -210,18 +212,24 @@ class RayReplicas:
         return [answer for answer in answers if isinstance(answer, ReplicaState)]
 
     async def run(self, order: Order) -> AsyncGenerator[Reply, None]:
-        stream = self._orders.remote(order)
+        is_silent = not (order.tells_progress or order.has_film)
+        sent = (self._silent_orders if is_silent else self._orders).remote(order)
         has_ended = False
         try:
-            async for reply in stream:
+            if is_silent:  # sooner there and back than a stream of one reply
+                reply = await sent
+                has_ended = True
                 yield reply
-            has_ended = True
+            else:
+                async for reply in sent:
+                    has_ended = isinstance(reply, Result | HybridgeError)
+                    yield reply
         except Exception as error:
             has_ended = True
             raise _translated(error) from None
         finally:
             if not has_ended:
-                stream.cancel()
+                sent.cancel()
 
     def fingerprint(self, part: str) -> Mapping[str, Any]:
         try:

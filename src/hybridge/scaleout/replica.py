@@ -6,9 +6,10 @@ Knows no Ray; :mod:`.cluster` makes an actor of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -55,7 +56,7 @@ class Replica:
         """End its backend."""
         self._backend.close()
 
-    async def run(self, order: Order) -> AsyncIterator[Reply]:
+    async def run(self, order: Order) -> AsyncGenerator[Reply, None]:
         """Run a job.  Yields its progress and the bytes of its film, and last its result or its error.
 
         Ending the iteration takes the job off the queue, or stops it.
@@ -89,6 +90,14 @@ class Replica:
             ending.cancel()
             if film is not None:
                 film.close()
+
+    async def run_silently(self, order: Order) -> Reply:
+        """Run a job that reports nothing, and return its result or its error."""
+        last: Reply = EngineFailure("a replica gave no result")
+        async with contextlib.aclosing(self.run(order)) as replies:
+            async for reply in replies:
+                last = reply
+        return last
 
     async def _outcome(self, job: Job[Any], report: Callable[[Progress], None] | None) -> Result | HybridgeError:
         film = job.film if isinstance(job, VaeJob) else None
