@@ -298,7 +298,7 @@ class TestBounds:
 
 
 class TestPace:
-    def test_it_learns_each_kind_and_guesses_by_the_latest(self) -> None:
+    def test_it_learns_each_kind_and_guesses_by_all_of_them(self) -> None:
         pace = CostModel()
         pace.learn("sdxl decode", 1e12, 10.0)
         assert pace.seconds("sdxl decode", 2e12) == pytest.approx(20)
@@ -307,3 +307,10 @@ class TestPace:
         assert 10 < pace.seconds("sdxl decode", 1e12) < 20
         pace.learn("taesd decode", 1e10, 1.0)
         assert pace.seconds("taesd decode", 1e10) == pytest.approx(1)
+
+    def test_a_tiny_job_does_not_make_hours_of_the_next_kind(self) -> None:
+        pace = CostModel()
+        pace.learn("text prompt", 1e6, 0.02)  # 5e7 FLOP/s, for it spends its time on other things
+        assert pace.seconds("vae encode", 1e12) == pytest.approx(10, rel=0.1)  # as before anything was measured
+        pace.learn("vae decode", 1e12, 2.0)
+        assert pace.seconds("vae encode", 1e12) == pytest.approx(2.75, rel=0.01)
