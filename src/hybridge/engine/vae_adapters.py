@@ -99,7 +99,7 @@ class Adapter:
             Stopped: when ``should_stop`` returned True.
         """
         if self.is_single and source.shape[0] > 1:
-            return torch.cat([self.run(module, task, item, call) for item in source.split(1)])
+            return torch.cat([self.run(module, task, item, call) for item in torch.split(source, 1)])
         copied = self._prepared(module, task, call)
         try:
             made = self.decode(copied, source, call) if task == "decode" else self.encode(copied, source)
