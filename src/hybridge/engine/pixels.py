@@ -78,7 +78,7 @@ def frames_of(sample: torch.Tensor) -> torch.Tensor:
 
 def in_parts(chunk: torch.Tensor) -> Sequence[torch.Tensor]:
     """Return a video (B, 3, F, H, W) in parts of a few frames, whose conversion takes several times their bytes."""
-    return chunk.split(_FRAMES_AT_ONCE, 2) if chunk.ndim == _VIDEO_AXES else (chunk,)
+    return torch.split(chunk, _FRAMES_AT_ONCE, 2) if chunk.ndim == _VIDEO_AXES else (chunk,)
 
 
 def to_pixels(sample: torch.Tensor) -> torch.Tensor:
