@@ -212,7 +212,7 @@ def test_without_a_server_a_refused_prompt_stops_no_other(tmp_path: Path) -> Non
     ("arguments", "said"),
     [
         ((), "expected --model NAME=FOLDER_OR_REPO of a pipeline, or --server"),
-        (("--model", "starter"), "starter has no text encoders: saw a VAE alone"),
+        (("--model", "taesd"), "taesd has no text encoders: saw a VAE alone"),
         (("--model", "nowhere"), "unknown model"),
         (("--model", "x=/nowhere"), "no folder for x"),
     ],

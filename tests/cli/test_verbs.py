@@ -45,6 +45,12 @@ WRONG = {
     "keys add": (["file/keys", "me"], "the key file cannot be written: saw file/keys: Not a directory"),
     "keys list": (["none"], "Try: hybridge keys add none NAME"),
     "keys remove": (["file", "me"], "line 1 of file is no key"),
+    "profiles list": ([], "file has keys that others on this machine may read"),
+    "profiles remove": (["me"], "file has keys that others on this machine may read"),
+    "pair": ([], "no server that pairs runs here"),
+    "join": (["hybridge://box:8000"], "this pairing link is not whole"),
+    "find": (["--update", "--seconds", "0.1"], "file has keys that others on this machine may read"),
+    "lab simulate": ([], "one of --record and --job is needed"),
     "lab list": (["nope"], "no such pipeline: saw nope"),
     "lab run": (["nope"], "no such pipeline: saw nope"),
     "lab report": (["file"], "file is not JSON"),
@@ -69,6 +75,12 @@ RIGHT: dict[str, tuple[list[str], str] | tuple[str, str]] = {
     "keys add": ("cli/test_keys.py", "def test_add_list_remove"),
     "keys list": (["keys"], "me"),
     "keys remove": ("cli/test_keys.py", "def test_add_list_remove"),
+    "profiles list": ("cli/test_pair.py", 'hybridge("profiles", "list")'),
+    "profiles remove": ("cli/test_pair.py", 'hybridge("profiles", "remove", "desktop")'),
+    "pair": ("cli/test_pair.py", 'hybridge("pair")'),
+    "join": ("cli/test_pair.py", 'hybridge("join", '),
+    "find": ("client/test_discovery.py", "def test_an_announcement_finds_the_profile_and_its_new_address"),
+    "lab simulate": ("lab/test_simulator.py", '"lab", "simulate"'),
     "lab list": ([], "tome"),
     "lab run": ("lab/studies/test_run.py", '"lab", "run"'),
     "lab report": ("lab/report/test_page.py", '"lab", "report"'),
@@ -89,6 +101,8 @@ def verbs_of(group: TyperGroup, *before: str) -> Iterator[str]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the tables name, in the current folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYBRIDGE_PROFILES", "file")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     Path("file").write_text("neither picture nor tensor, key or record\n")
     Path("prompts.txt").write_text("a lighthouse\n")
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save("picture.png")

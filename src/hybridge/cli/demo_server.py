@@ -60,11 +60,13 @@ def demo_server(model: str, port: int) -> Iterator[DemoServer]:
     command = [sys.executable, "-c", code, "serve", model, "--port", str(port), "--log-format", "json"]
     lines: queue.Queue[str] = queue.Queue()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:  # noqa: S603
-        threading.Thread(target=_read, args=(process, lines), daemon=True).start()
+        reading = threading.Thread(target=_read, args=(process, lines), daemon=True)
+        reading.start()
         try:
             yield DemoServer(_address(lines), lines)
         finally:
             process.terminate()
+            reading.join()  # it ends with the process; what it reads from is closed after this
 
 
 def _read(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
