@@ -31,6 +31,9 @@ MAX_FRAMES = 16_384
 _BYTES_PER_PIXEL = 16
 _BYTES_BESIDE = 64 * 1024
 
+#: The unit of durations in milliseconds.
+_TICK_MS = {"GIF": 10, "WEBP": 1}
+
 _UNEVEN = "the frames have different durations, which are ignored: one follows another"
 
 #: Pixels that a decoder adds to a side of its frames at most: whole blocks, and edges on both sides.
@@ -260,7 +263,8 @@ def _read_animation(
         durations: set[float] = set()
         with Image.open(io.BytesIO(data), formats=(file_format,)) as file:
             read = finished(_animated(file, bound, durations))
-        if len(durations) > 1:
+        # A frame rate that is no whole number of ticks is written as durations that are one tick apart.
+        if durations and max(durations) - min(durations) > _TICK_MS[file_format]:
             note("uneven-frames", _UNEVEN)
         return read
     except RequestError:
