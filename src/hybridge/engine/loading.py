@@ -213,13 +213,17 @@ def statistics_before_loading(spec: ModelSpec, dtype: torch.dtype) -> dict[str, 
 
 def is_cached(spec: ModelSpec) -> bool:
     """Return whether the weights are on this machine, so that loading needs no network."""
-    if Path(spec.source).exists():
-        return True
+    if is_path(spec.source):
+        return Path(spec.source).exists()
+    from huggingface_hub import errors as hub
     from huggingface_hub import try_to_load_from_cache
 
     prefix = f"{spec.subfolder}/" if spec.subfolder else ""
     names = (f"{STEM}.safetensors", FP16)
-    return any(isinstance(try_to_load_from_cache(spec.source, prefix + name), str) for name in names)
+    try:
+        return any(isinstance(try_to_load_from_cache(spec.source, prefix + name), str) for name in names)
+    except hub.HFValidationError:  # no repository can have such a name
+        return False
 
 
 def load(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> Any:
