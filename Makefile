@@ -18,17 +18,26 @@ demo: $(VENV)/server ## A picture of a prompt through a real server, and a photo
 serve: $(VENV)/server ## A server; ARGS="sdxl --host 0.0.0.0"
 	$(BIN)/hybridge serve $(ARGS)
 
-# Two processes of one thread each: two of two would wait for each other's threads most of the time.
+# Processes of one thread each: several threads in each would wait for one another most of the time.  One process more
+# than CI has processors, for many tests wait for a server.
 # Each file runs in one of them, so that the servers and pipelines of a file are made once; files keep their order, or
-# long files with few tests would come last, one after another in one process while the other is idle.
-WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
-# Libraries of quantised weights are beside the environment: diffusers imports whichever it finds, which takes
-# seconds, and every test that starts a process would wait for that.
+# long files with few tests would come last, one after another in one process while the others are idle.
+WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# Some libraries are beside the environment: diffusers imports whichever of them it finds, which takes seconds, and every
+# test that starts a process would wait for that.  Their tests mostly load and wait, so they run at the same time.
+BESIDE := test-quantisers test-lora test-ray
 test: $(VENV)/dev $(VENV)/quantisers $(VENV)/lora $(VENV)/ray ## All tests that need no GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not quantisers and not ray" $(WORKERS) $(ARGS)
-	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/quantisers $(BIN)/python -m pytest -m quantisers $(WORKERS) tests/lab tests/engine/text
-	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/lora $(BIN)/python -m pytest tests/server/test_loras.py
-	OMP_NUM_THREADS=1 PYTHONPATH=$(abspath $(VENV)/ray) $(BIN)/python -m pytest -m ray tests/scaleout
+	$(PYTEST) -m "not gpu and not quantisers and not ray" $(WORKERS) $(ARGS)
+	$(MAKE) --no-print-directory --jobs 3 --output-sync $(BESIDE)
+
+.PHONY: $(BESIDE)
+test-quantisers:
+	PYTHONPATH=$(VENV)/quantisers $(PYTEST) -m quantisers -n 2 --dist loadfile tests/lab tests/engine/text
+test-lora:
+	PYTHONPATH=$(VENV)/lora $(PYTEST) tests/server/test_loras.py
+test-ray:
+	PYTHONPATH=$(abspath $(VENV)/ray) $(PYTEST) -m ray tests/scaleout
 
 # In a copy of the sources, for the library works only where the sanitizer was loaded before Python.  libstdc++ is loaded
 # with it, or the sanitizer ends the process at the first exception of torch; -s, or pytest keeps its report.

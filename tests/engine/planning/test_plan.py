@@ -61,6 +61,9 @@ def test_peak_is_what_torch_allocates(
 ) -> None:
     if modes == ("whole",) and strip_bytes > 1:
         pytest.skip("the plain module has no strips")
+    is_first = (computed_bytes, batch, transform_from) == (4, 1, None)
+    if not is_first and (task == "decode") != (make is small_kl):
+        pytest.skip("beside the first arithmetic, each model is planned for one task")
     module = torch.nn.Module.to(make(4), dtype)
     source = torch.randn(batch, *shape, dtype=dtype)
     arithmetic = DeviceProfile(dtype.itemsize, computed_bytes, strip_bytes, transform_from)
