@@ -148,17 +148,7 @@ class Dispatcher:
             Overloaded: when the queue is full.
             ShuttingDown: when it is closed.
         """
-        job = ticket.job
-        cost_s, is_guess = self._pace.cost(job)
-        queued = self.queue.put(
-            ticket,
-            client=job.client,
-            cost_s=cost_s,
-            nbytes=job.nbytes,
-            is_patient=job.is_patient,
-            group=job.part,
-            is_guess=is_guess,
-        )
+        queued = self.queue.put_job(ticket, ticket.job, self._pace.cost(ticket.job))
         self._listeners += ticket.has_listener
         self.dispatch()
         return queued

@@ -132,16 +132,7 @@ class DeviceThread:
     async def run(self, pending: PendingJob) -> Result:
         """Queue a job and wait for its result; when cancelled, take it off the queue or stop its run."""
         job = pending.job
-        cost_s, is_guess = self._cost_of(pending)
-        queued = self.queue.put(
-            pending,
-            client=job.client,
-            cost_s=cost_s,
-            nbytes=job.nbytes,
-            is_patient=job.is_patient,
-            group=job.part,
-            is_guess=is_guess,
-        )
+        queued = self.queue.put_job(pending, job, self._cost_of(pending))
         try:
             self._models.request(job.part)
         except HybridgeError:

@@ -138,17 +138,9 @@ class BackendPool:
         for place in self._places:
             if (kept := place.backend.kept_result(job)) is not None:
                 return kept
-        cost_s, is_guess = self._nearest(job.part).backend.expected_s(job)
-        pending = Pending(job, cost_s, on_progress, asyncio.get_running_loop().create_future())
-        queued = self._queue.put(
-            pending,
-            client=job.client,
-            cost_s=cost_s,
-            nbytes=job.nbytes,
-            is_patient=job.is_patient,
-            group=job.part,
-            is_guess=is_guess,
-        )
+        expected = self._nearest(job.part).backend.expected_s(job)
+        pending = Pending(job, expected[0], on_progress, asyncio.get_running_loop().create_future())
+        queued = self._queue.put_job(pending, job, expected)
         self._listeners += on_progress is not None
         try:
             self._pump()

@@ -19,9 +19,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ...errors import ShuttingDown
+from .job import Job
 from .queue_limits import QueuedJob, QueueLimits, check_room
 
 __all__ = ["FairQueue", "QueueLimits", "QueuedJob"]
@@ -79,6 +80,29 @@ class FairQueue(Generic[Item]):
     def arrivals(self) -> int:
         """Number of items that were ever put into the queue."""
         return self._arrivals
+
+    def put_job(self, item: Item, job: Job[Any], expected: tuple[float, bool]) -> QueuedJob[Item]:
+        """Put an item into the queue that stands for a job.
+
+        Args:
+            item: The item.
+            job: The job, which says whose it is and how large.
+            expected: Seconds that it will take, and whether they are a guess.
+
+        Raises:
+            Overloaded: as :meth:`put`.
+            ShuttingDown: as :meth:`put`.
+        """
+        cost_s, is_guess = expected
+        return self.put(
+            item,
+            client=job.client,
+            cost_s=cost_s,
+            nbytes=job.nbytes,
+            is_patient=job.is_patient,
+            group=job.part,
+            is_guess=is_guess,
+        )
 
     def put(
         self,
