@@ -203,6 +203,16 @@ def test_profiles_that_others_may_read_are_found_before_the_token_is_sent(server
     assert is_unused(server, link)
 
 
+def test_a_folder_that_cannot_be_written_is_found_before_the_token_is_sent(
+    server: Pairing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYBRIDGE_PROFILES", "/proc/nowhere/profiles.json")
+    link = server.link()
+    with pytest.raises(ClientError, match="the profiles cannot be written"):
+        pairing.join(str(link))
+    assert is_unused(server, link)
+
+
 def test_one_token_and_many_at_once(server: Pairing) -> None:
     link = server.link()
 

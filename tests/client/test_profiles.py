@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,18 @@ def test_profiles_that_cannot_be(own: SelfSigned, other: SelfSigned) -> None:
         Profile("desktop", ("https://h",), None, own.pem + other.pem)
 
 
+def test_many_that_are_stored_at_once() -> None:
+    names = [f"box-{number}" for number in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: store.save(Profile(name, ("http://h",))), names))
+    assert [one.name for one in store.load_all()] == sorted(names)
+
+
 def test_a_file_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYBRIDGE_PROFILES", "/proc/nowhere/profiles.json")
     with pytest.raises(ClientError, match="cannot be written"):
         store.save(Profile("desktop", ("http://h",)))
+    with pytest.raises(ClientError, match="cannot be written"):
+        store.check_writable()
+    with pytest.raises(ClientError, match="no profile is stored"):
+        store.remove("desktop")

@@ -52,7 +52,9 @@ def join(link: str, name: str | None = None, *, machine: str | None = None) -> P
     invitation = PairingLink.parse(link)
     chosen = name or invitation.name or _DEFAULT_NAME
     profiles.check_name(chosen)
-    stored = profiles.read_file().get(chosen)  # before the token is used up, for what may be wrong with the file
+    # Before the token is used up: a key that cannot be stored would be lost.
+    stored = profiles.read_file().get(chosen)
+    profiles.check_writable()
     address = replace(Address.parse(invitation.url), certificate=fetch_certificate(invitation))
     if stored is not None and stored.certificate != address.certificate:
         raise ClientError(

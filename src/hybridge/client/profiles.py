@@ -21,7 +21,7 @@ import re
 import ssl
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -285,7 +285,14 @@ def save(profile: Profile) -> Path:
     Raises:
         ClientError: when the file cannot be read or written.
     """
-    return _write({**read_file(), profile.name: profile})
+    with _writing() as path:
+        return _write(path, {**read_file(), profile.name: profile})
+
+
+def check_writable() -> None:
+    """Raise ClientError if :func:`save` could not write the file."""
+    with _writing() as path:
+        tempfile.TemporaryFile(dir=path.parent).close()
 
 
 def remove(name: str) -> Path:
@@ -294,18 +301,49 @@ def remove(name: str) -> Path:
     Raises:
         ClientError: when the file has none of this name, or cannot be written.
     """
-    stored = read_file()
-    if name not in stored:
-        raise ClientError(
-            "the file has no profile of this name", expected=", ".join(stored) or None, saw=file_path()
-        )
-    del stored[name]
-    return _write(stored)
+    if not file_path().exists():
+        raise ClientError("no profile is stored", expected=f"one in {file_path()}, which `hybridge join` writes")
+    with _writing() as path:
+        stored = read_file()
+        if name not in stored:
+            raise ClientError(
+                "the file has no profile of this name", expected=", ".join(stored) or None, saw=file_path()
+            )
+        del stored[name]
+        return _write(path, stored)
 
 
-def _write(profiles: Mapping[str, Profile]) -> Path:
-    """Write a new file with mode 0600 and rename it, so that readers see the old one or the new one, whole."""
+@contextlib.contextmanager
+def _writing() -> Iterator[Path]:
+    """Give the file behind links; its folder exists, and other processes that write wait until the block ends."""
     path = Path(os.path.realpath(file_path()))
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(path.parent):
+            yield path
+    except OSError as error:
+        raise ClientError("the profiles cannot be written", saw=f"{path}: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a folder, so that of two programs that store a profile neither undoes what the other did."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems lock no folders
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, profiles: Mapping[str, Profile]) -> Path:
+    """Write a new file with mode 0600 and rename it, so that readers see the old one or the new one, whole."""
     document = {
         one.name: {
             "addresses": list(one.addresses),
@@ -314,19 +352,15 @@ def _write(profiles: Mapping[str, Profile]) -> Path:
         }
         for one in profiles.values()
     }
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # which opens it as 0600
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # which opens it as 0600
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(json.dumps(document, indent=2).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
-            raise
-    except OSError as error:
-        raise ClientError("the profiles cannot be written", saw=f"{path}: {error.strerror}") from None
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(json.dumps(document, indent=2).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
     return path

@@ -81,9 +81,9 @@ class PairingLink:
         missing = [
             what
             for what, is_there in (
-                ("host and port", host is not None and bool(_HOST.fullmatch(host)) and bool(port)),
-                ("the certificate's fingerprint", len(fingerprint) == FINGERPRINT_BYTES),
-                ("the token", len(_decoded(token)) == TOKEN_BYTES),
+                ("host or port", host is not None and bool(_HOST.fullmatch(host)) and bool(port)),
+                ("fingerprint of the certificate", len(fingerprint) == FINGERPRINT_BYTES),
+                ("token", len(_decoded(token)) == TOKEN_BYTES),
             )
             if not is_there
         ]
