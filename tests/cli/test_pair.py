@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import subprocess
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 from commands import HYBRIDGE, hybridge
 from forks import Forked
-from secure_servers import SelfSigned
+from hostile import in_json
+from secure_servers import SelfSigned, secure_server
 
 from hybridge.server.process.pairing_folder import PairingFolder, RunningServer
 
@@ -33,10 +35,12 @@ def test_two_machines(folder: PairingFolder) -> None:
         try:
             seen = next(line for line in server.stdout if "serving on" in line)
             assert "https://127.0.0.1" in seen
-            told = hybridge("pair").stdout
+            killed = RunningServer(1, (), str(folder.keys), str(folder.certificate))
+            with folder.noted(killed):
+                told = hybridge("pair").stdout
             assert "good once, for 10 minutes" in told
             assert "listens on this machine alone; with --public" in told
-            command = re.search(r"^hybridge join (\S+)$", told, re.MULTILINE)
+            command = re.search(r'^hybridge join "(\S+)"$', told, re.MULTILINE)
             assert command is not None
             joined = hybridge("join", command[1], "--name", "desktop").stdout
             assert joined.startswith("desktop is https://127.0.0.1:")
@@ -49,7 +53,9 @@ def test_two_machines(folder: PairingFolder) -> None:
             hybridge("keys", "remove", folder.keys, owner)
             assert "does not let this caller in" in hybridge("models", "--server", "desktop", check=False).stderr
             hybridge("profiles", "remove", "desktop")
-            assert hybridge("profiles", "list").stdout == ""
+            left = hybridge("profiles", "list")
+            assert left.stdout == ""
+            assert "no profiles: `hybridge join` stores one in" in left.stderr
         finally:
             server.send_signal(signal.SIGINT)
             server.communicate(timeout=60)
@@ -65,8 +71,18 @@ def test_where_no_server_runs(folder: PairingFolder) -> None:
     with folder.noted(one):
         assert "no server that pairs runs here on port 5" in complaint("--port", 5)
         assert "the server on port 1 does not answer" in complaint()
-        with folder.noted(RunningServer(2, (), one.keys, one.certificate)):
-            assert "saw the ports 1, 2, expected --port" in complaint()
     (folder.path / "running-3.json").write_text("{")
     assert "no server that pairs runs here" in complaint()
     assert not folder.keys.exists()
+
+
+def test_where_several_servers_run(folder: PairingFolder) -> None:
+    own = SelfSigned.of(folder.certificate, folder.private_key)
+    with contextlib.ExitStack() as notes:
+        servers = [notes.enter_context(secure_server(own, in_json({}))) for _ in range(2)]
+        ports = [int(server.url.rpartition(":")[2]) for server in servers]
+        for port in ports:
+            notes.enter_context(folder.noted(RunningServer(port, (), str(folder.keys), str(folder.certificate))))
+        told = hybridge("pair", check=False).stderr
+        assert f"saw the ports {', '.join(map(str, sorted(ports)))}, expected --port" in told
+        assert f"127.0.0.1:{ports[0]}/" in hybridge("pair", "--port", ports[0]).stdout

@@ -21,7 +21,12 @@ def find(
     from ..errors import ClientError
 
     stored = profiles.load_all()
-    for found in listen(seconds):
+    heard = listen(seconds)
+    if not heard:
+        typer.echo(
+            f"no server was heard in {seconds:g} s: `hybridge serve --announce` makes one announce itself", err=True
+        )
+    for found in heard:
         profile = found.profile(stored)
         note = "not paired: `hybridge pair` there, then `hybridge join` here"
         if profile is not None:

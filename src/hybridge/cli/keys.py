@@ -29,6 +29,8 @@ def list_keys(file: Path = _FILE) -> None:
     from ..server.middleware.key_file import KeyRing
 
     ring = KeyRing.read(file)
+    if not (ring.hashes or ring.invitations):
+        typer.echo(f"no keys in {file}", err=True)
     for name in ring.hashes:
         typer.echo(f"{name} (admin)" if name in ring.admins else name)
     for name in ring.invitations:

@@ -31,8 +31,7 @@ def pair(
     from ..server.process.pairing_folder import PairingFolder, default_folder
     from .console import screen
 
-    server = _chosen(PairingFolder(pairing_dir or default_folder()), port)
-    fingerprint = _fingerprint_of(server)
+    server, fingerprint = _chosen(PairingFolder(pairing_dir or default_folder()), port)
     reachable = host or (server.hosts[0] if server.hosts else "127.0.0.1")
     token = invite(Path(server.keys))
     link = PairingLink(reachable, server.port, fingerprint, token, plain_name(socket.gethostname()))
@@ -41,7 +40,8 @@ def pair(
     console = screen()
     _draw(text)
     console.print("On the other machine:", highlight=False)
-    typer.echo(f"hybridge join {text}")  # on one line, however narrow the terminal
+    # On one line, however narrow the terminal, and quoted: "#" and "," mean something to some shells.
+    typer.echo(f'hybridge join "{text}"')
     notes = [f"The link is good once, for {LIFETIME_S // 60} minutes."]
     if not server.hosts:
         notes.append("This server listens on this machine alone; with --public, other machines reach it.")
@@ -52,23 +52,33 @@ def pair(
         console.print(note, highlight=False, markup=False)
 
 
-def _chosen(folder: PairingFolder, port: int | None) -> RunningServer:
+def _chosen(folder: PairingFolder, port: int | None) -> tuple[RunningServer, bytes]:
+    """Return the server that is meant, and the SHA-256 of its certificate, which it shows now."""
     from ..errors import HybridgeError
 
-    running = [server for server in folder.running() if port in (None, server.port)]
-    if not running:
+    noted = [server for server in folder.running() if port in (None, server.port)]
+    if not noted:
         which = f" on port {port}" if port else ""
         raise HybridgeError(
             f"no server that pairs runs here{which}",
             saw=f"no note of one in {folder.path}",
             hint="hybridge serve MODEL --public --pairing, as the same user",
         )
-    if len(running) > 1:
-        ports = ", ".join(str(server.port) for server in running)
+    answering: list[tuple[RunningServer, bytes]] = []
+    failures: list[HybridgeError] = []
+    for server in noted:  # one that was killed has left its note
+        try:
+            answering.append((server, _fingerprint_of(server)))
+        except HybridgeError as error:
+            failures.append(error)
+    if not answering:
+        raise failures[0]
+    if len(answering) > 1:
+        ports = ", ".join(str(server.port) for server, _ in answering)
         raise HybridgeError(
             "several servers run here", saw=f"the ports {ports}", expected="--port with one of them"
         )
-    return running[0]
+    return answering[0]
 
 
 def _fingerprint_of(server: RunningServer) -> bytes:

@@ -10,9 +10,12 @@ profiles = typer.Typer(help="Servers that are stored under a name, as `hybridge 
 @profiles.command("list")
 def list_profiles() -> None:
     """Print the names and addresses of the servers that this machine knows."""
-    from ..client.profiles import load_all
+    from ..client.profiles import file_path, load_all
 
-    for profile in load_all():
+    stored = load_all()
+    if not stored:
+        typer.echo(f"no profiles: `hybridge join` stores one in {file_path()}", err=True)
+    for profile in stored:
         about = ["a key" if profile.key else "no key", *(["its own certificate"] if profile.certificate else [])]
         typer.echo(f"{profile.name}  {', '.join(map(str, profile.servers()))}  ({', '.join(about)})")
 
