@@ -23,11 +23,20 @@ if TYPE_CHECKING:
 _MODEL = "starter"
 _PROMPT = "a red circle above a blue square at night"
 
+#: Longest side of the photograph in pixels; larger ones take a processor minutes.
+_LONGEST_SIDE = 1024
+
 
 def demo(
     prompt: str = typer.Argument(_PROMPT, help="What the picture shows: coloured shapes, in English or Chinese."),
     output: Path = typer.Option(Path("hybridge-demo"), "-o", "--output", help="Folder for the pictures."),
-    photograph: Path = typer.Option(None, help="A picture of your own.", show_default="the one that is shipped"),
+    photograph: Path = typer.Option(
+        None,
+        help="A picture of your own, which is scaled down to 1024 pixels a side.",
+        exists=True,
+        dir_okay=False,
+        show_default="the one that is shipped",
+    ),
     port: int = typer.Option(0, help="Port of the server; 0 takes a free one."),
     keep: bool = typer.Option(False, "--keep", help="Leave the server up, and show how to call it."),
 ) -> None:
@@ -41,6 +50,7 @@ def demo(
 
     console = screen()
     scene = understood(prompt)
+    picture = _open(photograph or _shipped_photograph())
     limit_threads()  # as the server does: with another number of them sums have other last bits
     output.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -56,7 +66,6 @@ def demo(
         show_table(console, columns, map(_stage_cells, stages), numbers=numbers)
 
         console.print("\n[bold]a photograph to latents and back[/]")
-        picture = _open(photograph or _shipped_photograph())
         picture.save(output / "photograph.png")
         with console.status(f"loading {_MODEL}"):
             engine = Engine.load(look_up(_MODEL), EngineOptions())
@@ -168,8 +177,12 @@ def _open(path: Path) -> Image:
 
     from ..protocol.media import read_picture
 
-    pixels = read_picture(path.read_bytes(), max_pixels=4096 * 4096)
-    return Image.fromarray(pixels.to_numpy()[0])
+    picture = Image.fromarray(read_picture(path.read_bytes(), max_pixels=1 << 26).to_numpy()[0])
+    scale = _LONGEST_SIDE / max(picture.size)
+    if scale < 1:
+        width, height = (max(8, int(side * scale) // 8 * 8) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    return picture
 
 
 def _psnr(reference: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
