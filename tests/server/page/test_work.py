@@ -72,7 +72,7 @@ def test_a_place_in_the_queue_progress_and_cancel(
     page.click("[data-language=en]")
     page.click(f"{WORK} button")
     page.until(f"document.querySelector('{FAILURE}').checkVisibility()")
-    assert page.text(FAILURE) == "Cancelled; the server has stopped, too. Try again"
+    assert page.text(FAILURE) == "Cancelled, on the server, too. Try again"
     page.until("document.querySelector('#numbers').innerText.includes('0 running, 0 waiting')")
     assert httpx.get(f"{address}/v1/jobs/{job_of(page)}").status_code == 404
     gate.set()
@@ -108,8 +108,8 @@ def test_a_server_that_dies_and_comes_back(window: browser.Page, photograph: Pat
         window.until(f"document.querySelector('{WORK} progress').value > 0")
         process.kill()
         gone_at = time.monotonic()
-        window.until(f"document.querySelector('{WORK}').innerText.includes('the server went away; waiting for it')")
-        window.until("document.querySelector('#standing').innerText.startsWith('No answer from the server')")
+        window.until(f"document.querySelector('{WORK}').innerText.includes('the connection was lost; waiting')")
+        window.until("document.querySelector('#standing').innerText.startsWith('The server does not answer')")
     with serving_process("starter", "--port", port):
         was_quick = time.monotonic() - gone_at < 15  # the page waits for 20 s
         window.until(f"document.querySelector('{FAILURE}').checkVisibility()")

@@ -25,7 +25,7 @@ export default {
 
   'standing.ready': 'Ready. Models: {count}',
   'standing.busy': 'Working. Models: {count}',
-  'standing.away': 'No answer from the server. It is asked again every few seconds.',
+  'standing.away': 'The server does not answer. The page tries again every few seconds.',
   'standing.refused': 'The server refuses: {said}',
   'standing.locked': 'This server wants a key.',
 
@@ -55,7 +55,7 @@ export default {
   'state.leaving': 'making room',
   'state.failed': 'cannot be loaded',
 
-  'photo': 'A photograph, there and back',
+  'photo': 'A photograph, encoded and decoded',
   'photo.about': 'The server encodes it to latents and decodes them again. What changes is what the VAE loses.',
   'photo.size': 'Longest side',
   'photo.up-to': 'up to {side} px',
@@ -104,7 +104,7 @@ export default {
   'guess.none': 'No model here has latents of shape {shape}.',
   'latents.damaged': 'The file is damaged, or not what its ending says.',
 
-  'prompt': 'A prompt, as a pipeline reads it',
+  'prompt': 'The embeddings of a prompt',
   'prompt.about': 'The text encoders turn it into the embeddings that the pipeline’s denoiser takes. Load them there instead of the text encoders.',
   'prompt.text': 'Prompt',
   'prompt.example': 'a lighthouse in a storm',
@@ -128,7 +128,7 @@ export default {
   'keys': 'Keys of this server',
   'keys.about': 'An admin’s key lists them, adds new ones and revokes others; that holds from the next request on.',
   'keys.show': 'Show the keys',
-  'keys.forget': 'Forget the key of this tab',
+  'keys.forget': 'Remove the key from this tab',
   'keys.name': 'Name of a new key',
   'keys.admin': 'may manage keys',
   'keys.add': 'Add',
@@ -166,8 +166,8 @@ export default {
   'work.running': 'running',
   'work.done': 'done',
   'work.failed': 'failed',
-  'work.cancelled': 'Cancelled; the server has stopped, too.',
-  'work.away': 'the server went away; waiting for it',
+  'work.cancelled': 'Cancelled, on the server, too.',
+  'work.away': 'the connection was lost; waiting for the server',
   'work.left': 'about {time} left',
 
   'error.refused': 'The server refused: {said}',
