@@ -342,7 +342,10 @@ class TestConvert:
 
 
 def test_version() -> None:
-    assert hybridge("--version").stdout.strip() == f"hybridge {package.__version__}"
+    told = f"hybridge {package.__version__}\n"
+    assert hybridge("--version").stdout == told
+    command = [sys.executable, "-m", "hybridge", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == told
 
 
 class TestPlan:
