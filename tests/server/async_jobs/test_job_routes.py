@@ -267,6 +267,19 @@ class TestLedger:
 
         play(act)
 
+    def test_who_cancels_before_the_first_step_gets_the_place_back(self) -> None:
+        """Before, two such jobs took both places of their client for ever."""
+
+        async def act(scene: Scene) -> None:
+            for _ in range(2):
+                await scene.async_jobs.cancel(await scene.accept("a"), "address:1")
+            job = await scene.accept("b")
+            scene.let_go("b")
+            assert await asyncio.wait_for(scene.over(job), 5) == "done"
+            assert scene.asked == ["b"]
+
+        play(act)
+
     def test_bounded_in_number_and_bytes_with_room_for_newcomers(self) -> None:
         async def number(scene: Scene) -> None:
             for _ in range(3):

@@ -302,17 +302,19 @@ class AsyncJobRegistry:
     def _begin(self, entry: AsyncJob) -> None:
         assert self._answer is not None  # noqa: S101 - the backlog is held before there is none any more
         entry.task = asyncio.create_task(self._do(entry, self._answer))
+        # Not at the end of the task itself: one that is cancelled before its first step does nothing at all.
+        entry.task.add_done_callback(lambda _: self._leave(entry))
+
+    def _leave(self, entry: AsyncJob) -> None:
+        entry.task = None
+        self._backlog.end(entry)
 
     async def _do(self, entry: AsyncJob, answer: Answer) -> None:
-        try:
-            response = await self._response(entry, answer)
-            if response is not None:
-                await self._finish(entry, response)
-                self._expire_later(entry)
-                entry.notify()
-        finally:
-            entry.task = None
-            self._backlog.end(entry)
+        response = await self._response(entry, answer)
+        if response is not None:
+            await self._finish(entry, response)
+            self._expire_later(entry)
+            entry.notify()
 
     async def _finish(self, entry: AsyncJob, response: HttpResponse) -> None:
         try:

@@ -61,7 +61,7 @@ class SpoolStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._changing = threading.Lock()  # around what must not happen between two steps of another thread
+        self._changing = threading.Lock()  # the event loop takes it, too, so nothing is synced inside it
         self._stray: dict[Path, int] = {}
         self._open = 0
         try:
@@ -131,10 +131,11 @@ class SpoolStore:
             raise
 
     def remove(self, stored: StoredRequest) -> None:
-        with _failing_as("the spool cannot be written", StorageFailure), self._changing:
-            for kind in ("request", "result"):  # in this order: a result without a request is dropped by recover()
-                if not self._drop(self._path(stored.id, kind)):
-                    raise StorageFailure("a job's files cannot be deleted", hint="whoever runs the server")
+        with _failing_as("the spool cannot be written", StorageFailure):
+            with self._changing:
+                for kind in ("request", "result"):  # in this order: recover() drops a result without a request
+                    if not self._drop(self._path(stored.id, kind)):
+                        raise StorageFailure("a job's files cannot be deleted", hint="whoever runs the server")
             _sync(self._folder)
 
     def recover(self) -> list[StoredJob]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -143,6 +144,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._bodies: dict[str, bytes] = {}
         self._responses: dict[str, HttpResponse] = {}
+        self._changing = threading.Lock()
 
     def keep(self, stored: StoredRequest, body: bytes) -> None:
         self._bodies[stored.id] = body
@@ -151,15 +153,17 @@ class MemoryStore:
         return _there(self._bodies, stored)
 
     def finish(self, stored: StoredRequest, response: HttpResponse) -> None:
-        if stored.id in self._bodies:  # else it was removed meanwhile
-            self._responses[stored.id] = response
+        with self._changing:
+            if stored.id in self._bodies:  # else it was removed meanwhile
+                self._responses[stored.id] = response
 
     def result(self, stored: StoredRequest) -> StoredResult:
         return kept_result(_there(self._responses, stored))
 
     def remove(self, stored: StoredRequest) -> None:
-        self._bodies.pop(stored.id, None)
-        self._responses.pop(stored.id, None)
+        with self._changing:
+            self._bodies.pop(stored.id, None)
+            self._responses.pop(stored.id, None)
 
     def recover(self) -> list[StoredJob]:
         return []
