@@ -225,6 +225,17 @@ def test_one_token_and_many_at_once(server: Pairing) -> None:
     assert sum(name.startswith("racer-") for name in KeyRing.read(server.keys).hashes) == 1
 
 
+def test_the_name_of_another_invitation(tmp_path: Path) -> None:
+    """Two lines of one name made a file of keys that no server could read."""
+    file = tmp_path / "keys"
+    token = invite(file)
+    invite(file)
+    taken = list(KeyRing.read(file).invitations)[1]
+    name, key = redeem(file, token, taken)
+    ring = KeyRing.read(file)
+    assert (name, ring.name_of(key), list(ring.invitations)) == (f"{taken}-2", name, [taken])
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [

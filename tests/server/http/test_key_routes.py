@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from hybridge.errors import HybridgeError
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.middleware.key_file import KeyFile, KeyRing, add_key, remove_key
@@ -84,6 +85,24 @@ def test_the_file_is_the_truth(server: str, file: Path, boss: httpx.Client, capl
         assert caplog.text.count("the keys stay as they were") == 2
     finally:
         file.write_text(text)
+
+
+def test_a_file_that_could_not_be_read_for_a_while(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, a key that was revoked while the process had no file left to open stayed valid."""
+    key = add_key(file, "revoked")
+    keys, now, read = KeyFile(file), [0.0], KeyRing.read
+
+    def fail(_: Path) -> KeyRing:
+        raise HybridgeError("the key file cannot be read", saw="Too many open files")
+
+    monkeypatch.setattr("hybridge.server.middleware.key_file.time.monotonic", lambda: now[0])
+    remove_key(file, "revoked")
+    monkeypatch.setattr(KeyRing, "read", fail)
+    assert keys.current.name_of(key) == "revoked"
+    monkeypatch.setattr(KeyRing, "read", read)
+    assert keys.current.name_of(key) == "revoked"
+    now[0] = 1.0
+    assert keys.current.name_of(key) is None
 
 
 def test_other_keys_may_not(server: str, file: Path, boss: httpx.Client) -> None:

@@ -226,6 +226,14 @@ class TestWaysIn:
         assert httpx.get(server + path).status_code == 401
         assert httpx.get(f"{server}/health").status_code == 200
 
+    def test_of_many_keys_a_few_are_looked_up(self, server, key) -> None:
+        """Each is compared with every known one: thousands in one address took seconds of the event loop."""
+        others = [("key", f"no{number}") for number in range(7)]
+        ways = {200: [*others, ("key", key)], 401: [*others, ("key", "no"), ("key", key)]}
+        for status, keys in ways.items():
+            answer = httpx.get(f"{server}/v1/models", params=[*keys, ("key", "no1")])
+            assert answer.status_code == status
+
     def test_diffusers_own_client_needs_only_the_address(self, server, key) -> None:
         endpoint = f"{server.replace('://', f'://me:{key}@')}/v1/sd-v1/decode"
         picture = remote_decode(endpoint, zeros(1, 4, 8, 8), scaling_factor=0.18215)

@@ -26,6 +26,9 @@ _OPEN_PATHS = frozenset({"/health", "/v1/pair"})
 
 _PREFIX = "/k/"
 
+#: Keys of one request that are looked up, more than a client can mean: each is compared with all that there are.
+_MOST_OFFERED = 8
+
 
 class AuthMiddleware:
     """ASGI middleware: removes keys from requests, refuses requests without one, and sets the client's id.
@@ -79,20 +82,21 @@ def _refusal(offered: list[str]) -> KeyNeeded:
 
 
 def _take_keys(scope: Scope) -> list[str]:
-    """Return every key of a request, and remove them from the scope."""
+    """Return the keys of a request, at most eight, and remove all of them from the scope."""
     found = _from_headers(value for name, value in scope["headers"] if name == b"authorization")
     scope["headers"] = [header for header in scope["headers"] if header[0] != b"authorization"]
     parts = scope["query_string"].split(b"&")
-    given = [part for part in parts if unquote_to_bytes(part.partition(b"=")[0]) == b"key"]
-    if given:
-        scope["query_string"] = b"&".join(part for part in parts if part not in given)
+    are_keys = [unquote_to_bytes(part.partition(b"=")[0]) == b"key" for part in parts]
+    if any(are_keys):
+        given = [part for part, is_key in zip(parts, are_keys, strict=True) if is_key]
+        scope["query_string"] = b"&".join(part for part, is_key in zip(parts, are_keys, strict=True) if not is_key)
         found += [unquote(part.partition(b"=")[2].decode("latin-1")) for part in given]
     if scope["path"].startswith(_PREFIX):
         key, _, path = scope["path"][len(_PREFIX) :].partition("/")
         found.append(key)
         scope["path"] = f"/{path}"
         scope["raw_path"] = scope["path"].encode("utf-8", "replace")
-    return [key for key in found if key]
+    return [key for key in dict.fromkeys(found) if key][:_MOST_OFFERED]
 
 
 def _from_headers(values: Iterable[bytes]) -> list[str]:

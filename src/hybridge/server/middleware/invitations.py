@@ -95,8 +95,7 @@ def _over(ring: KeyRing, now: float) -> set[str]:
 
 
 def _free(ring: KeyRing, wanted: str) -> str:
-    """Return a name that no key has: nobody gets another's share of the server, or its jobs, by taking its name."""
+    """Return a name that no line has: nobody gets another's share of the server, or its jobs, by its name."""
+    taken = {*ring.hashes, *ring.invitations}  # a file with two lines of one name cannot be read
     numbered = (f"{wanted[:_LONGEST_NAME]}-{number}" for number in itertools.count(2))
-    return next(
-        name for name in (wanted, *itertools.islice(numbered, len(ring.hashes) + 1)) if name not in ring.hashes
-    )
+    return next(name for name in (wanted, *itertools.islice(numbered, len(taken) + 1)) if name not in taken)

@@ -10,6 +10,7 @@ import re
 import secrets
 import stat
 import tempfile
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,10 @@ _LONGEST_KEY = 256
 
 #: Most bytes of a file of keys; a larger one is another file that was named by mistake.
 _MOST_BYTES = 16 * 2**20
+
+#: Seconds until a file that could not be read is tried again, though it looks as before: the reason may have been a
+#: lack of open files, and a revoked key must not stay valid because of it.
+_AGAIN_S = 1.0
 
 #: Most keys to which another is added: each request is compared with all of them.
 MOST_KEYS = 4096
@@ -115,19 +120,23 @@ class KeyFile:
         self.path = path
         self._seen = _version(path)
         self._ring = KeyRing.read(path)
+        self._unread: object = self._seen  # the version that could not be read last, if it is not the one that was
+        self._again_at = 0.0
 
     @property
     def current(self) -> KeyRing:
         """The keys now.  While the file cannot be read, they stay as they were, and the log says so once."""
         version = _version(self.path)
-        if version != self._seen:
+        if version != self._seen and (version != self._unread or time.monotonic() >= self._again_at):
             try:
                 self._ring = KeyRing.read(self.path)
             except HybridgeError as error:
-                log.error("the keys stay as they were: %s", error)
+                if version != self._unread:
+                    log.error("the keys stay as they were: %s", error)
+                self._unread, self._again_at = version, time.monotonic() + _AGAIN_S
             else:
                 log.info("the keys were read again: %d", len(self._ring.hashes))
-            self._seen = version
+                self._seen = self._unread = version
         return self._ring
 
 
