@@ -256,9 +256,11 @@ class VaeModels(LocalModels[Engine, VaeJob]):
     def _within(self, run: Run, budget_bytes: int | None, ran: RunInfo) -> Sequence[VaeResult]:
         engine, receipt = run.engine, _receipt_of(run.engine, ran)
         with (
-            self._cache.running(ran.peak_bytes or 0),
+            self._cache.running(0) as grow,
             map_torch_errors(f"a {engine.spec.name} job", engine.device.value),
         ):
+            # Since the run was planned, a model that loads may have taken the room.
+            grow(ran.peak_bytes or 0)
             return [
                 VaeResult(tensor, ran=ran, shared_by=len(run.jobs), findings=findings, receipt=receipt)
                 for tensor, findings in run.tensors(budget_bytes, receipt)

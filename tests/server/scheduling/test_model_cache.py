@@ -417,3 +417,30 @@ def test_a_job_in_a_gap_without_room_beside_the_large_one_runs_after_it(specs) -
     asyncio.run(scene())
     backend.close()
     assert order == ["large", "small"]
+
+
+def test_a_model_that_takes_the_room_while_a_run_is_planned_leaves_for_the_run(specs, monkeypatch) -> None:
+    """Before, both had it, and the server took more than --memory."""
+    engine = Engine.load(specs["sd-v1"], CPU)
+    larger = max(engine.plan("decode", 1, 512, 512).peak_bytes, Engine.expected_bytes(specs["flux"], CPU))
+    memory_bytes = engine.weights_bytes + larger + 1000
+    backend = LocalBackend({"sd-v1": engine}, cold=[specs["flux"]], options=CPU, memory_bytes=memory_bytes)
+    plan, decode, rooms = Engine.plan, Engine.decode, []
+
+    def plan_slowly(self: Engine, *given: Any, **named: Any) -> Any:
+        made = plan(self, *given, **named)
+        if named.get("budget_bytes") is not None:
+            backend.preload("flux")
+        return made
+
+    def decode_and_look(self: Engine, *given: Any, **named: Any) -> Any:
+        rooms.append(backend._models.room_bytes())
+        return decode(self, *given, **named)
+
+    monkeypatch.setattr(Engine, "plan", plan_slowly)
+    monkeypatch.setattr(Engine, "decode", decode_and_look)
+    asyncio.run(backend.run(TestOutOfMemory.job(engine.spec, 64)))
+    assert len(rooms) == 1
+    assert rooms[0] >= 0
+    assert backend.load().evictions["flux"] == 1
+    backend.close()
