@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hybridge.errors import EngineFailure, HybridgeError, Stopped
+from hybridge.errors import EngineFailure, HybridgeError, Stopped, StorageFailure
 from hybridge.protocol import VideoOptions
 from hybridge.protocol.video_reader import read_video
 from hybridge.protocol.video_writer import VideoWriter
@@ -134,3 +134,38 @@ def test_a_failed_encoder_ends_the_job(monkeypatch: pytest.MonkeyPatch, error: E
         made.whole()
     with pytest.raises(type(first.value)):
         made.put(frames(2))
+
+
+def test_a_full_disk_is_said_of_bytes_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, a front whose disk was full broke off as if its client had left."""
+    made = film(memory_bytes=0)
+    made.feed(b"begin")
+    assert made._file is not None
+    monkeypatch.setattr(made._file, "write", _no_space)
+    with pytest.raises(StorageFailure, match="temporary file"):
+        made.feed(b"end", is_last=True)
+
+
+def test_an_encoder_that_fails_after_its_reader_left_frees_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_fail = threading.Event(), threading.Event()
+
+    def fail(*_: object) -> bytes:
+        begun.set()
+        assert may_fail.wait(60)
+        raise ValueError("?")
+
+    made = film()
+    made.feed(b"something")
+    monkeypatch.setattr(VideoWriter, "add", fail)
+    made.begin()
+    made.put(frames(1))
+    assert begun.wait(60)
+    made.close()
+    assert made._file is not None
+    may_fail.set()
+    with made._change:
+        assert made._change.wait_for(lambda: made._file is None, 60)
+
+
+def _no_space(_: bytes) -> int:
+    raise OSError("no space left on device")

@@ -49,7 +49,6 @@ class Film:
         height: Of each frame, in pixels.
         quality: 1 to 100.
         memory_bytes: Of the file, before it goes to disk.
-
         comment: Returns what the file says of its making, for its metadata; called by the encoder before the first
             frame, and may wait.
 
@@ -133,10 +132,14 @@ class Film:
 
         Raises:
             Stopped: when nobody reads the film any more.
+            StorageFailure: when the temporary file cannot be written.
         """
         with self._change:
             self._check()
-        self._write(data, is_complete=is_last)
+        try:
+            self._write(data, is_complete=is_last)
+        except OSError as error:
+            raise _not_kept(error) from None
 
     # -------------------------------------------------------------------------------------- the encoder
 
@@ -162,8 +165,7 @@ class Film:
         except HybridgeError as error:
             self._fail(error)
         except OSError as error:
-            log.warning("a video cannot be kept for its reader: %s", error)
-            self._fail(StorageFailure("the temporary file of a video cannot be written", hint="again in a while"))
+            self._fail(_not_kept(error))
         except Exception as error:
             log.exception("a video cannot be encoded")
             self._fail(EngineFailure("an unexpected failure in the video encoder", saw=type(error).__name__))
@@ -208,6 +210,8 @@ class Film:
     def _fail(self, error: HybridgeError) -> None:
         with self._change:
             self._error, self._is_encoding = error, False
+            if self._is_closed:
+                self._free()
             self._tell()
 
     def _tell(self) -> None:
@@ -288,3 +292,8 @@ class Film:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _not_kept(error: OSError) -> StorageFailure:
+    log.warning("a video cannot be kept for its reader: %s", error)
+    return StorageFailure("the temporary file of a video cannot be written", hint="again in a while")
