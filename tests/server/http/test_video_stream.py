@@ -5,9 +5,10 @@ The model's decoder waits at a gate before a chunk that a test chooses, so nothi
 
 from __future__ import annotations
 
+import asyncio
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,6 +24,7 @@ from hybridge.engine import Engine, EngineOptions, frames_of, to_pixels
 from hybridge.models import CATALOGUE
 from hybridge.protocol.video_reader import read_video
 from hybridge.server.app import create_app
+from hybridge.server.http.job_stream import JobStream
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.process.server import running
 from hybridge.server.settings import Settings
@@ -164,6 +166,28 @@ def test_what_it_says_of_itself(server, expected, records) -> None:
     (record,) = records.after(count, 1)
     assert (record.status, record.sent_bytes, record.shared_by) == (200, len(response.content), 1)
     assert {"queue", "device"} <= set(record.milliseconds)
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_job_is_waited_for_once_all_is_sent_and_given_up_before(is_whole: bool) -> None:
+    """The last bytes may be read before the job has ended, and its record then had none of its times."""
+
+    async def scene() -> asyncio.Task[str]:
+        job = asyncio.create_task(asyncio.sleep(0.1, "done"))
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"all"
+            stream.is_whole = is_whole
+
+        async def send(_: Any) -> None:
+            pass
+
+        stream = JobStream(pieces(), job, {})
+        await stream({"type": "http"}, asyncio.Event().wait, send)  # type: ignore[arg-type] # nobody leaves
+        await asyncio.wait({job})
+        return job
+
+    assert asyncio.run(scene()).cancelled() is not is_whole
 
 
 def test_a_webp_leaves_at_its_end(server, expected) -> None:

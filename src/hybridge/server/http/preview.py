@@ -12,8 +12,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from ... import protocol
 from ...errors import HybridgeError, NoPreview, RequestError
@@ -24,7 +23,8 @@ from ..error_responses import log_failure
 from ..middleware.request_record import HUNG_UP
 from ..scheduling.vae_job import VaeJob, VaeResult
 from .job_kind import ResponseTools, written
-from .response_headers import UNBUFFERED, about_job, about_run
+from .job_stream import JobStream
+from .response_headers import about_job, about_run
 
 log = logging.getLogger("hybridge.preview")
 
@@ -97,24 +97,8 @@ async def answer_with_preview(job: VaeJob, served: Mapping[str, ModelSpec], tool
         preview.cancel()
         full.cancel()
         raise
-    headers = {"content-type": protocol.PARTED, **UNBUFFERED, **about_job(job)}
-    return _Parted(_parts(first, full, job, tools), full, headers)
-
-
-class _Parted(StreamingResponse):
-    """Parts that are sent while a job runs; the job is cancelled if the client leaves."""
-
-    def __init__(
-        self, parts: AsyncIterator[bytes], job: asyncio.Future[VaeResult], headers: Mapping[str, str]
-    ) -> None:
-        super().__init__(parts, headers=headers)
-        self._job = job
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._job.cancel()
+    headers = {"content-type": protocol.PARTED, **about_job(job)}
+    return JobStream(_parts(first, full, job, tools), full, headers)
 
 
 async def _preview(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ...errors import HybridgeError
@@ -19,7 +19,8 @@ from ..middleware.request_record import HUNG_UP
 from ..scheduling.film import Film
 from ..scheduling.vae_job import VaeJob, VaeResult
 from .job_kind import ResponseTools
-from .response_headers import UNBUFFERED, about_job, about_run
+from .job_stream import JobStream
+from .response_headers import about_job, about_run
 
 
 async def answer_with_video(job: VaeJob, film: Film, tools: ResponseTools) -> Response:
@@ -45,7 +46,6 @@ async def answer_with_video(job: VaeJob, film: Film, tools: ResponseTools) -> Re
         raise
     headers = {
         "content-type": film.options.media_type,
-        **UNBUFFERED,
         **about_job(job),
         "hybridge-frames": str(job.size.frames),
     }
@@ -61,7 +61,7 @@ async def _run(job: VaeJob, tools: ResponseTools) -> VaeResult:
         return await tools.backend.run(job)
 
 
-class _Streamed(StreamingResponse):
+class _Streamed(JobStream):
     """The bytes of a film, which ends with its reader."""
 
     def __init__(
@@ -73,9 +73,9 @@ class _Streamed(StreamingResponse):
         tools: ResponseTools,
         headers: Mapping[str, str],
     ) -> None:
-        super().__init__(others, headers=headers)
+        super().__init__(others, running, headers)
         self._first, self._others = first, others
-        self._running, self._film, self._record = running, film, tools.record
+        self._film, self._record = film, tools.record
 
     async def stream_response(self, send: Send) -> None:
         record = self._record
@@ -90,7 +90,7 @@ class _Streamed(StreamingResponse):
             record.status = write_failure(error).status
             return  # the server closes a connection whose response has no end
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-        record.status = self.status_code
+        record.status, self.is_whole = self.status_code, True
 
     async def _send(self, send: Send, piece: bytes) -> None:
         await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -99,9 +99,8 @@ class _Streamed(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            running, record = self._running, self._record
-            if running.done() and not running.cancelled() and running.exception() is None:
-                record.milliseconds.update(running.result().milliseconds)
-                record.shared_by = running.result().shared_by
-            running.cancel()
+            job, record = self.job, self._record
+            if job.done() and not job.cancelled() and job.exception() is None:
+                record.milliseconds.update(job.result().milliseconds)
+                record.shared_by = job.result().shared_by
             self._film.close()
