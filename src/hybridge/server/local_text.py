@@ -196,7 +196,7 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
         if lora is not None:
             facts |= {"lora": lora.name, "lora_file": lora.identity, "lora_scale": repr(lora.scale)}
             facts["peft"] = importlib.metadata.version("peft") if is_available() else ""
-        return key_of(facts, job.request, job.pictures)
+        return key_of(facts, job.request, job.pictures_hash)
 
     def _lora_of(self, job: PromptJob) -> Lora | None:
         return None if job.lora is None else self._loras.find(job.lora)

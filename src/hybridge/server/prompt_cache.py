@@ -11,21 +11,21 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from ..protocol import PromptAnswer, PromptRequest, WireTensor
+from ..protocol import PromptAnswer, PromptRequest
 
 
-def key_of(facts: Mapping[str, str], request: PromptRequest, pictures: Sequence[WireTensor]) -> str:
-    """Return the key of an answer."""
-    told: list[object] = [dict(facts), dict(request.inputs)]
-    if request.convention != "diffusers":
-        told.append(request.convention)
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-    for picture in pictures:
-        digest.update(f"\0{picture.dtype} {picture.shape}".encode())
-        digest.update(picture.data)
-    return digest.hexdigest()
+def key_of(facts: Mapping[str, str], request: PromptRequest, pictures_hash: str) -> str:
+    """Return the key of an answer.
+
+    Args:
+        facts: Everything about the model that can change a bit.
+        request: The prompts and options.
+        pictures_hash: See :attr:`.PromptJob.pictures_hash`.
+    """
+    told = [dict(facts), dict(request.inputs), request.convention, pictures_hash]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 class PromptCache:

@@ -9,6 +9,7 @@ import torch
 from hybridge.protocol import PromptAnswer, PromptRequest, WireTensor
 from hybridge.protocol.torch import from_torch
 from hybridge.server.prompt_cache import PromptCache, key_of
+from hybridge.server.scheduling.prompt_job import hash_of
 
 FACTS = {"model": "a", "dtype": "bfloat16", "weights": "00", "torch": "2.13"}
 
@@ -20,21 +21,22 @@ def answer(numbers: int) -> PromptAnswer:
 def test_every_fact_and_every_input_changes_the_address() -> None:
     request = PromptRequest({"prompt": "a", "clip_skip": None})
     picture = WireTensor("uint8", (1, 1, 1, 3), b"abc")
-    addresses = [key_of(FACTS, request, [])]
-    addresses += [key_of({**FACTS, name: "other"}, request, []) for name in FACTS]
+    addresses = [key_of(FACTS, request, "")]
+    addresses += [key_of({**FACTS, name: "other"}, request, "") for name in FACTS]
     addresses += [
-        key_of(FACTS, PromptRequest(inputs), [])
+        key_of(FACTS, PromptRequest(inputs), "")
         for inputs in ({"prompt": "a"}, {"prompt": ["a"], "clip_skip": None}, {"prompt": "", "clip_skip": None})
     ]
-    addresses += [key_of(FACTS, request, [picture]), key_of(FACTS, request, [picture, picture])]
+    wide = WireTensor("uint8", (1, 1, 2, 3), b"abcabc")
+    addresses += [key_of(FACTS, request, hash_of(pictures)) for pictures in ([picture], [picture] * 2, [wide])]
     assert len(set(addresses)) == len(addresses)
-    assert key_of(FACTS, PromptRequest({"clip_skip": None, "prompt": "a"}), []) == addresses[0]
+    assert key_of(FACTS, PromptRequest({"clip_skip": None, "prompt": "a"}), "") == addresses[0]
     assert not any("a cat" in address for address in addresses)
 
 
 def test_the_form_of_the_answer_does_not() -> None:
     one, other = PromptRequest({"prompt": "a"}), PromptRequest({"prompt": "a"}, (), True, "torch", "float16")
-    assert key_of(FACTS, one, []) == key_of(FACTS, other, [])
+    assert key_of(FACTS, one, "") == key_of(FACTS, other, "")
 
 
 def test_the_least_recently_used_leaves_first() -> None:

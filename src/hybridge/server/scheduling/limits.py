@@ -116,9 +116,14 @@ class Limits:
 
     def _check_size(self, size: PictureSize, spec: ModelSpec) -> None:
         saw = f"{size.batch} × {size.width}×{size.height}"
-        if not spec.is_video:
-            self.check_pixels(size.pixels, saw)
-        elif size.pixels > self.max_video_pixels:
+        if not spec.is_video and size.pixels > self.max_pixels:
+            raise TooLarge(
+                "the pictures are too large",
+                saw=f"{saw} = {size.pixels} pixels",
+                expected=f"at most {self.max_pixels} pixels in one request",
+                hint="a smaller picture or batch, or a server with a higher --max-pixels",
+            )
+        if spec.is_video and size.pixels > self.max_video_pixels:
             raise TooLarge(
                 "the video is too large",
                 saw=f"{saw}, {size.frames} frames = {size.pixels} pixels",
@@ -130,16 +135,6 @@ class Limits:
         if batch > self.max_batch:
             raise TooLarge(
                 "the batch is too large", saw=batch, expected=f"at most {self.max_batch}", hint="several requests"
-            )
-
-    def check_pixels(self, pixels: int, saw: str) -> None:
-        """Raises TooLarge above ``max_pixels``; ``saw`` says what has so many."""
-        if pixels > self.max_pixels:
-            raise TooLarge(
-                "the pictures are too large",
-                saw=f"{saw} = {pixels} pixels",
-                expected=f"at most {self.max_pixels} pixels in one request",
-                hint="a smaller picture or batch, or a server with a higher --max-pixels",
             )
 
 

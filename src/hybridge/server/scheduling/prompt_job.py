@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -66,6 +68,7 @@ class PromptJob(Job[PromptResult]):
     Attributes:
         request: What to do; its pictures are in ``pictures`` by now.
         pictures: uint8 (1, H, W, 3) each.
+        pictures_hash: Their SHA-256; empty without any.  Made where they are read, because it takes milliseconds.
         lora: The LoRA of its text encoders, if it names one; what names it is not in ``request`` any more.
     """
 
@@ -73,6 +76,7 @@ class PromptJob(Job[PromptResult]):
     request: PromptRequest
     pictures: tuple[WireTensor, ...] = ()
     lora: LoraChoice | None = None
+    pictures_hash: str = ""
 
     @property
     def task(self) -> Task:
@@ -172,8 +176,18 @@ def admit_prompt(request: PromptRequest, spec: TextSpec, limits: Limits) -> Prom
     for file in request.images:
         pictures.append(read_picture(file, max_pixels=limits.max_pixels - pixels, multiple=1))
         pixels += pictures[-1].shape[1] * pictures[-1].shape[2]
-        limits.check_pixels(pixels, f"{len(pictures)} pictures")
-    return PromptJob(spec, replace(request, images=()), tuple(pictures), lora)
+    return PromptJob(spec, replace(request, images=()), tuple(pictures), lora, hash_of(pictures))
+
+
+def hash_of(pictures: Sequence[WireTensor]) -> str:
+    """Return the SHA-256 of pictures and their sizes; empty without any."""
+    if not pictures:
+        return ""
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(f"\0{picture.dtype} {picture.shape}".encode())
+        digest.update(picture.data)
+    return digest.hexdigest()
 
 
 def _without_lora(request: PromptRequest) -> tuple[PromptRequest, LoraChoice | None]:
