@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
-from ..errors import RequestError
-from ..protocol import (
-    DecodeRequest,
-    EncodeRequest,
-    Output,
-    PromptConvention,
-    Scaling,
-    ValueRange,
-    VideoOptions,
-    WireTensor,
-)
-from ..protocol.messages import DEFAULT_QUALITY
+from ..protocol import Output, PromptConvention, ValueRange, VideoOptions, WireTensor
 from ..protocol.video_formats import DEFAULT_VIDEO
 from .call_types import DecodeOptions, EncodeOptions, ImageFormat, TensorOutput
-from .conversion import Kind, best_kind, checked_kind, image_to_wire, latents_of_file, picture_format_from, to_wire
+from .conversion import Kind, best_kind, checked_kind
 from .flow import Flows
 from .flow_types import Flow, Progress, Terms
-from .precision import Precision, lowered
+from .precision import Precision
 from .prompt_flow import prompt_flow
 from .prompts import prompt_request
+from .vae_requests import decode_request, encode_request
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -324,91 +313,3 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(repr(str(s.address)) for s in self._flows.fleet.servers)})"
-
-
-def decode_request(
-    latents: Any,
-    *,
-    scaling_factor: float | None = None,
-    shift_factor: float | None = None,
-    do_scaling: bool | None = None,
-    height: int | None = None,
-    width: int | None = None,
-    output: Output = "picture",
-    image_format: str = "png",
-    quality: int | None = None,
-    video: VideoOptions = DEFAULT_VIDEO,
-    quantize: Precision | None = None,
-    preview: bool = False,
-    metadata: bool = False,
-    **decoder: Any,
-) -> tuple[DecodeRequest, Kind]:
-    """Return the request for :meth:`Calls.decode`'s arguments, and the kind of the latents.
-
-    ``decoder`` are the parameters of decoders that are conditioned on a timestep, and the chunk size.
-
-    Raises:
-        RequestError: for invalid arguments.
-    """
-    scaling = Scaling.of(do_scaling, scaling_factor, shift_factor)
-    if isinstance(latents, (str, Path)):
-        tensor, kind, said = latents_of_file(latents)
-        if (do_scaling, scaling_factor, shift_factor) == (None, None, None):
-            if said is None:
-                raise RequestError(
-                    f"{latents} does not say in which space its latents are",
-                    saw="no do_scaling and no scaling_factor",
-                    expected="do_scaling=False for the VAE's own space, do_scaling=True for latents of pipelines",
-                )
-            scaling = said
-    else:
-        tensor, kind = to_wire(latents)
-    if output not in get_args(Output):
-        raise RequestError("unknown output", saw=repr(output), expected="one of " + ", ".join(get_args(Output)))
-    if (height is None) != (width is None):
-        raise RequestError("half a size", saw=f"height={height}, width={width}", expected="both, or neither")
-    request = DecodeRequest(
-        tensor if quantize is None else lowered(tensor, quantize),
-        scaling=scaling,
-        output=output,
-        picture_format=picture_format_from(image_format),
-        quality=DEFAULT_QUALITY if quality is None else quality,
-        height=height,
-        width=width,
-        preview=preview,
-        video=video,
-        metadata=metadata,
-        **decoder,
-    )
-    return request, kind
-
-
-def encode_request(
-    image: Any,
-    *,
-    scaling_factor: float | None = None,
-    shift_factor: float | None = None,
-    do_scaling: bool | None = None,
-    value_range: ValueRange = "auto",
-    sample: bool = False,
-    seed: int | None = None,
-    drop_frames: bool = True,
-    is_video: bool = False,
-) -> tuple[EncodeRequest, Kind]:
-    """Return the request for :meth:`Calls.encode`'s arguments, and the kind of the resulting latents.
-
-    Raises:
-        RequestError: for invalid arguments.
-    """
-    if seed is not None and not sample:
-        raise RequestError("a seed without sampling", saw=f"seed={seed}", expected="sample=True as well")
-    content, kind = image_to_wire(image, is_video=is_video)
-    request = EncodeRequest(
-        content,
-        scaling=Scaling.of(do_scaling, scaling_factor, shift_factor),
-        value_range=value_range,
-        sample=sample,
-        seed=seed,
-        drop_frames=drop_frames,
-    )
-    return request, kind

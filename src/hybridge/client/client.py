@@ -12,7 +12,7 @@ import httpx
 from ..errors import BadAnswer
 from ..protocol import Json, Output, Request, WireTensor
 from .call_types import DecodeOptions, DecodeQueueOptions, EncodeQueueOptions, TensorOutput
-from .calls import Calls, decode_request
+from .calls import Calls
 from .conversion import Kind
 from .fallback import Fallback
 from .flow_setup import flows_to
@@ -27,6 +27,7 @@ from .reply import Reply
 from .retry import DEFAULT_RETRY, Retry
 from .tls import Verify
 from .transport import ANSWER_TIMEOUT_S, Exchange, is_opened, timeout_of
+from .vae_requests import decode_request
 from .videos import VideoCalls
 
 if TYPE_CHECKING:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -35,7 +33,7 @@ from .conversion import Kind, from_wire, pictures_of
 from .flow_types import Arrived, Build, Call, Compute, Flow, Local, Opened, Opens, Outcome, Terms, Until
 from .load_balancer import Fleet, Server
 from .redaction import Redactor
-from .reply import Reply, ServerWarning, timings_ms
+from .reply import Reply, timings_ms, warn_caller
 from .retry import Retry, another_may
 
 T = TypeVar("T")
@@ -392,11 +390,3 @@ def _too_late(until: Until, address: Address) -> ServerTimeout:
         saw=f"a deadline of {until.terms.deadline_s:g} s that has passed",
         hint="a longer deadline_s, or another server beside this one",
     )
-
-
-def warn_caller(text: str) -> None:
-    """Issue a warning at the line outside this package that made the call."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(__package__):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, ServerWarning, stacklevel=level)

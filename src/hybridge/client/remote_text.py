@@ -11,8 +11,8 @@ from ..errors import Mismatch
 from ..models import TextSide
 from ..models.text_side import NEGATIVE_PREFIX
 from .client import Client
-from .flow import warn_caller
 from .prompts import Embeddings, repeated
+from .reply import warn_caller
 from .text_comparison import state_of
 
 #: The arguments of ``encode_prompt`` for the number of pictures of each prompt.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,6 +22,14 @@ if TYPE_CHECKING:
 
 class ServerWarning(UserWarning):
     """The server answered, with a warning about the request."""
+
+
+def warn_caller(text: str) -> None:
+    """Issue a warning at the line outside this package that made the call."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(__package__):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, ServerWarning, stacklevel=level)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from typing import Any
 from ..errors import ClientError
 from ..models import TextSide
 from .client import Client
-from .flow import warn_caller
 from .remote_text import RemoteTextEncoder
+from .reply import warn_caller
 from .text_comparison import difference
 from .text_matching import ServedText, choose_text, fitting_models, lacks_encoders, read_text_models, side_of
 

@@ -20,6 +20,7 @@ from .address import Address
 from .answer_limits import most_bytes
 from .flow import Flows, path_of
 from .flow_types import Arrived, Emit, Flow, FrameProgress, More, Progress, Terms
+from .vae_requests import decode_request
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -131,8 +132,6 @@ def video_request(
     latents: Any, to: str | Path | None, video: VideoOptions | None, arguments: dict[str, Any]
 ) -> DecodeRequest:
     """Return the request for the arguments of :meth:`VideoCalls.decode_video`."""
-    from .calls import decode_request
-
     if isinstance(latents, DecodeRequest):
         return latents
     if to is not None:

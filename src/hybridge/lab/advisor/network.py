@@ -108,7 +108,7 @@ def _fitting(client: Client, shape: PipelineShape) -> ServedModel:
 def _fastest(client: Client, model: str, shape: PipelineShape, side: int) -> _Decoded:
     import numpy as np
 
-    from ...client.calls import decode_request
+    from ...client.vae_requests import decode_request
 
     latents: Any = np.random.default_rng(0).standard_normal(
         (1, shape.vae.latent_channels, side // LATENT_PIXELS, side // LATENT_PIXELS), dtype=np.float32
