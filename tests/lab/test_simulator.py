@@ -69,6 +69,15 @@ def test_short_jobs_run_in_the_gaps_of_long_ones() -> None:
     assert waits[True] < waits[False] / 10
 
 
+def test_a_job_that_comes_while_another_fills_the_gap_takes_the_next_one() -> None:
+    """The run's seconds before the first gap were taken off twice, so that the second job found it too short."""
+    kinds = [JobClass(name, (seconds,)) for name, seconds in (("long", 100.0), ("a", 10.0), ("b", 22.0))]
+    arrivals = [(0.0, kinds[0]), (1.0, kinds[0]), (2.0, kinds[1]), (3.0, kinds[2])]
+    outcome = Fleet(replace(IDEAL, warm_up=0.0)).open_loop(iter(arrivals))
+    waited = {job.kind.name: job.waited_s for job in outcome.jobs if job.kind is not kinds[0]}
+    assert waited == {"a": 0.0, "b": 9.0}
+
+
 def test_a_closed_loop_is_as_fast_as_its_replicas() -> None:
     for number in (1, 4):
         outcome = Fleet(replace(IDEAL, replicas=number)).closed_loop([STEADY] * 16, 2000)
@@ -136,6 +145,8 @@ def test_the_command_shows_a_row_for_each_number_of_replicas(tmp_path: Path) -> 
     assert [row["replicas"] for row in found["rows"]] == [1, 200]
     scaled = json.loads(hybridge("lab", "simulate", *words, "--autoscale", "1:4", "--rate", 30, "--json").stdout)
     assert 1 < scaled["rows"][0]["replicas"] <= 4
+    shown = hybridge("lab", "simulate", "--job", "picture=0.1", "--replicas", 1, "--rate", 3).stdout
+    assert "one front has time for 50 replicas that are busy all the time" in shown
     record = RECORDS / "serve-starter-256-8-clients.json"
     assert "answers a second" in hybridge("lab", "simulate", "--record", record, "--compare", record).stdout
 

@@ -76,7 +76,8 @@ def simulate(
         _row(kinds, options, number, scaling, load=load, rate=rate, jobs=jobs, trace=trace)
         for number in ([scaling[0]] if scaling else replicas)
     ]
-    _show(rows, kinds, options, price, load, as_json=as_json)
+    share = load if rate is None and trace is None else None
+    _show(rows, kinds, options, price, share, as_json=as_json)
 
 
 def _row(
@@ -156,10 +157,11 @@ def _show(
     kinds: Sequence[JobClass],
     options: FleetOptions,
     price: float | None,
-    load: float,
+    load: float | None,
     *,
     as_json: bool,
 ) -> None:
+    """Print the rows; ``load`` is None where jobs come at a rate of their own."""
     import dataclasses
     import json
 
@@ -167,7 +169,7 @@ def _show(
     from ..lab.simulator.workload import mean_seconds
     from .console import screen, show_table
 
-    limit = front_limit(kinds, options, load)
+    limit = front_limit(kinds, options, load or 1.0)
     if as_json:
         typer.echo(json.dumps({"front_limit": limit, "rows": [dataclasses.asdict(row) for row in rows]}, indent=2))
         return
@@ -187,7 +189,7 @@ def _show(
         table.append(shown)
     show_table(console, titles, table, title=f"{names}; mean {mean_seconds(kinds):.3g} s", numbers=titles)
     console.print(
-        f"one front has time for {limit:,.0f} replicas at this load"
+        f"one front has time for {limit:,.0f} replicas {'at this load' if load else 'that are busy all the time'}"
         if limit < float("inf")
         else "a front that takes no time has no limit"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...errors import RequestError
 from ..harness.typed import Misshapen
-from ..serve_bench.load_generator import OK, Sample
+from ..serve_bench.load_generator import OK, Sample, deal
 from ..serve_bench.record import ServeRecord, serve_record_of
 from .workload import JobClass, bytes_of
 
@@ -65,8 +65,6 @@ def kinds_of(record: ServeRecord, front_s: float) -> list[JobClass]:
 
 def clients_of(record: ServeRecord, kinds: Sequence[JobClass]) -> list[JobClass]:
     """Return the kind that each client of the record's closed loop asked for."""
-    from ..serve_bench.load_generator import deal
-
     load = record.arguments.loads[0]
     dealt = deal([kind.weight for kind in load.kinds], record.arguments.clients_of(load))
     return [kind for kind, number in zip(kinds, dealt, strict=True) for _ in range(number)]

@@ -234,7 +234,8 @@ class Fleet:
 
     def _fill_gap(self) -> None:
         """Give the first job that is short enough to the replica whose run is longest, to run in its gaps."""
-        runs = [replica for replica in self._replicas if replica.running and replica.given <= _DEPTH]
+        staying = [replica for replica in self._replicas if not replica.is_leaving]
+        runs = [replica for replica in staying if replica.running and replica.given <= _DEPTH]
         replica = max(runs, key=lambda one: one.left_s(self.clock.now), default=None)
         if replica is None:
             return
@@ -291,10 +292,10 @@ class Fleet:
 
         def resume() -> None:
             replica.paused_by -= 1
-            self._end(job, replica)
             if not replica.paused_by:
                 replica.since_s = self.clock.now
                 self._plan_end(replica)
+            self._end(job, replica)
 
         self.clock.after(job.device_s * replica.paused_by, resume)
 
