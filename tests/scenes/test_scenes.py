@@ -137,6 +137,7 @@ def test_several_ways_to_say_one_scene(text: str) -> None:
         ("a red circle above", "of what"),
         ("a red circle, a red circle, a red circle and a red circle", "4"),
         ("a red circle above a red ring and a red square", "above"),
+        ("a red circle and a blue square at the top", "place: saw top"),
     ],
 )
 def test_what_is_no_caption_is_refused_with_the_reason(text: str, complaint: str) -> None:

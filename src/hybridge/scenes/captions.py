@@ -189,6 +189,8 @@ class _Reading:
         if self._is_chinese and self._place:
             # "A在B上面": the side follows both things.
             relation = {"top": "above", "bottom": "below"}.get(self._place, self._place)
+        elif self._place:
+            raise RequestError("only a thing alone has a place", saw=self._place, hint=_EXAMPLE)
         if len(things) == 3:
             if relation:
                 raise RequestError("three things stand in a row, without a relation", saw=relation)
