@@ -429,13 +429,6 @@ _AURAFLOW = TextSide(
     encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name),),
 )
 
-_DIT_RETURNS = (
-    "prompt_embeds",
-    "negative_prompt_embeds",
-    "prompt_attention_mask",
-    "negative_prompt_attention_mask",
-)
-
 _HUNYUAN_DIT = TextSide(
     name="Hunyuan-DiT",
     classes=("HunyuanDiTPipeline", "HunyuanDiTPAGPipeline", "HunyuanDiTControlNetPipeline"),

@@ -185,8 +185,3 @@ def sniff_video(data: bytes | memoryview) -> str | None:
 
 #: ISO files that hold pictures: AVIF and HEIC.
 _PICTURE_BRANDS = frozenset({b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1", b"hevc"})
-
-
-def format_of(media_type: str) -> VideoFormat | None:
-    """Return the format that has this media type, or None."""
-    return next((name for name, known in MEDIA_TYPES.items() if known == media_type), None)

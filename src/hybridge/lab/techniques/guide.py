@@ -36,12 +36,6 @@ class Figure:
     bound: Literal["", "<", "≈"] = ""
     when: Text | None = None
 
-    def ratio_to(self, first: Figure | None) -> float | None:
-        """As a ratio to another figure; None without one."""
-        if first is None:
-            return None
-        return self.value if "ratio" in self.quantity else self.value / first.value
-
 
 @dataclass(frozen=True, slots=True)
 class Recipe:

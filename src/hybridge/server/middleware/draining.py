@@ -77,17 +77,17 @@ class Drain:
         """Call this after the wait, to end what would keep connections open for ever, such as streams of events."""
         self._ends.append(close)
 
-    def begin_with(self, on_progress: Callable[[float], None]) -> None:
+    def begin_with(self, on_begin: Callable[[float], None]) -> None:
         """Call this once at the beginning, with the time at which the grace period ends, in seconds since 1970."""
-        self._beginnings.append(on_progress)
+        self._beginnings.append(on_begin)
 
     def begin(self, grace_s: float) -> None:
         """Refuse new work from now on."""
         if self._has_begun:
             return
         self._has_begun = True
-        for on_progress in self._beginnings:
-            on_progress(time.time() + grace_s)
+        for on_begin in self._beginnings:
+            on_begin(time.time() + grace_s)
 
     async def finish(self, grace_s: float) -> None:
         """Wait until all work is done; after ``grace_s`` cancel the rest, and let it be answered."""

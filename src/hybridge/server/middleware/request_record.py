@@ -1,7 +1,8 @@
 """The record of a request, given once, when the request ends, to the log, the metrics and the traces.
 
-It contains only numbers and names from fixed lists, and nothing that a client wrote except a short request id.  So
-neither logs, metrics nor traces can leak a picture, a prompt, a key or a query.
+It contains numbers, names from fixed lists, and who the client is (the name of its key, else its address); of what
+a client wrote, only a short request id.  So neither logs, metrics nor traces can leak a picture, a prompt, a key or
+a query.
 """
 
 from __future__ import annotations

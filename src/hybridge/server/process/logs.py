@@ -1,7 +1,7 @@
 """The server's log, as text or as JSON.
 
 Each request is one line, written when it ends, from its :class:`~..middleware.request_record.RequestRecord`.
-The line holds no prompt, no pixel, no key and no address.
+The line holds no prompt, no pixel, no key and no query; of a client without a key it has the network address.
 A job that was accepted for later has a line of its own when it ends.
 """
 

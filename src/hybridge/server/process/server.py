@@ -162,7 +162,7 @@ class Server(uvicorn.Server):
                     self._accepting.append(asyncio.create_task(accept(listener, self._shake_hands)))
             if threading.current_thread() is threading.main_thread():
                 for number in HANDLED_SIGNALS:
-                    self._on_progress(number)
+                    self._handle(number)
         finally:
             self.has_started.set()
 
@@ -173,7 +173,7 @@ class Server(uvicorn.Server):
         assert self._context is not None  # noqa: S101 - or nobody would call
         TlsHandshake(peer, self._context, self.server_state, make_connection)
 
-    def _on_progress(self, number: int) -> None:
+    def _handle(self, number: int) -> None:
         try:
             asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number, None)
         except NotImplementedError:  # Windows' loops

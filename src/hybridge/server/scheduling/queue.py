@@ -44,7 +44,7 @@ class _Account(Generic[Item]):
 
 
 class FairQueue(Generic[Item]):
-    """The queue.  Any thread may call ``put`` and ``leave``, only the device thread the other methods.
+    """The queue.  Any thread may call it.
 
     Args:
         limits: A job above them is refused at once.
