@@ -16,7 +16,7 @@ from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from PIL import Image
 
 from hybridge.engine import Choice, Engine, EngineOptions, resolve, to_pixels, to_unit
-from hybridge.engine.runner import device_profile_for
+from hybridge.engine.device_profile import device_profile_for
 from hybridge.errors import EngineFailure, RequestError, Stopped, TooLarge
 from hybridge.models import CATALOGUE, Normalisation
 

@@ -11,13 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import hybridge
 from hybridge.engine import runner
+from hybridge.engine.device_profile import device_profile_for
 from hybridge.engine.execution.executor import Executor
 from hybridge.engine.memory import device_memory
 from hybridge.engine.memory.device_memory import free_bytes
 from hybridge.engine.planning.plan import Mode, Plan, plan
 from hybridge.engine.program.lowering import lower
 from hybridge.engine.program.program import Task
-from hybridge.engine.runner import device_profile_for
 from hybridge.errors import TooLarge
 
 MODES: list[Mode] = ["strips", "recompute"]

@@ -45,13 +45,13 @@ def plan(
     import torch
 
     from ..engine import resolve
+    from ..engine.device_profile import device_profile_for
     from ..engine.loading import config_before_loading
     from ..engine.planning.film_plan import plan_film
     from ..engine.planning.plan import plan as make_plan
     from ..engine.planning.weight_forms import prepared_bytes
     from ..engine.program.folding import folded
     from ..engine.program.lowering import lower, skeleton
-    from ..engine.runner import device_profile_for
     from ..errors import RequestError
 
     if task not in ("decode", "encode"):

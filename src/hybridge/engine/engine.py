@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..errors import CannotLower, EngineFailure, RequestError, TooLarge
+from ..errors import CannotLower, RequestError, TooLarge
 from ..models import ModelSpec, Normalisation, latent_space, latents_layout
 from . import loading, pixels
+from .device_profile import device_profile_for
 from .execution.executor import Progress, ShouldStop
 from .identity import Identity, library_versions
-from .latents import check_finite, check_vae_space, statistics_of, to_module, with_statistics
+from .latents import check_finite, check_output, check_vae_space, statistics_of, to_module, with_statistics
 from .machine.cpu import threads_of
 from .machine.own_thread import run_in_own_thread
 from .memory.device_memory import map_torch_errors, release_memory
@@ -26,7 +27,7 @@ from .planning.plan import IN_MEMORY, WITHIN_ROUNDING, Mode, Plan
 from .planning.weight_forms import prepared_bytes
 from .program.lowering import lower
 from .program.program import Task
-from .runner import Runner, device_profile_for
+from .runner import Runner
 from .vae_adapters import Call, OnFrames, adapter_of
 from .whole_plan import WholePlanner
 
@@ -262,26 +263,24 @@ class Engine:
             on_chunk = None if on_frames is None else partial(self._deliver, on_frames)
             call = Call(
                 self.modes == ("whole",),
-                *(
-                    on_chunk,
-                    progress,
-                    should_stop,
-                    layout.video_frames,
-                    timestep or 0.0,
-                    noise_scale,
-                    seed or 0,
-                    chunk,
-                ),
+                on_chunk,
+                progress,
+                should_stop,
+                frames=layout.video_frames,
+                timestep=timestep or 0.0,
+                noise_scale=noise_scale,
+                seed=seed or 0,
+                chunk=chunk,
             )
             sample = self._run("decode", z, budget_bytes, call)
             if on_chunk is not None:
                 return on_chunk(sample) if sample.numel() else None  # of a run in strips
-            self._check_finite(sample)
+            check_output(self.spec, self.dtype.value, sample)
         return sample[:, :, 0] if self.spec.frames.has_axis and not self.spec.is_video else sample
 
     def _deliver(self, on_frames: OnFrames, chunk: torch.Tensor) -> None:
         parts = pixels.in_parts(chunk)
-        self._check_finite(*parts)
+        check_output(self.spec, self.dtype.value, *parts)
         for part in parts:
             on_frames(pixels.to_pixels(pixels.frames_of(part)).cpu())
 
@@ -377,7 +376,7 @@ class Engine:
         signed = pixels.to_signed(image.to(self.device.value), self.spec, value_range).to(self.dtype.value)
         call = Call(self.modes == ("whole",), None, progress, should_stop)
         encoded = self._run("encode", signed, budget_bytes, call)
-        self._check_finite(encoded)
+        check_output(self.spec, self.dtype.value, encoded)
         return encoded
 
     def _run(self, task: Task, source: torch.Tensor, budget_bytes: int | None, call: Call) -> torch.Tensor:
@@ -393,14 +392,4 @@ class Engine:
             progress=call.progress,
             should_stop=call.should_stop,
             call=call,
-        )
-
-    def _check_finite(self, *outputs: torch.Tensor) -> None:
-        if all(bool(torch.isfinite(output).all()) for output in outputs):
-            return
-        dtype = str(self.dtype.value).removeprefix("torch.")
-        raise EngineFailure(
-            f"{self.spec.name} gave NaN or infinity in {dtype}",
-            hint="--dtype float32" if dtype != "float32" else "other input; this is far outside of its range",
-            cause="float16-overflow" if dtype == "float16" else "not-finite-output",
         )

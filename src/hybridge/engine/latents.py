@@ -1,4 +1,4 @@
-"""Prepare latents for a module: scale them in the wider dtype, and check for values that no latents have."""
+"""Prepare latents for a module: scale them in the wider dtype, and check for numbers that cannot be right."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import RequestError
+from ..errors import EngineFailure, RequestError
 from ..models import CATALOGUE, ModelSpec, Normalisation, latent_space
 from .program.lowering import skeleton
 
@@ -112,4 +112,16 @@ def check_finite(tensor: torch.Tensor, name: str) -> None:
         if at_start
         else "a look at where they are made (float16 overflow gives infinities), and at the scaling factor",
         cause="freed-memory" if at_start else "absurd-numbers" if is_finite else "not-finite",
+    )
+
+
+def check_output(spec: ModelSpec, dtype: torch.dtype, *outputs: torch.Tensor) -> None:
+    """Raise an EngineFailure if what a model made in this dtype has NaN or infinity."""
+    if all(bool(torch.isfinite(output).all()) for output in outputs):
+        return
+    name = str(dtype).removeprefix("torch.")
+    raise EngineFailure(
+        f"{spec.name} gave NaN or infinity in {name}",
+        hint="--dtype float32" if name != "float32" else "other input; this is far outside of its range",
+        cause="float16-overflow" if name == "float16" else "not-finite-output",
     )

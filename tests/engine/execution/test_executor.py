@@ -11,6 +11,7 @@ import torch
 from conftest import small_kl, small_tiny
 from diffusers import AutoencoderKL, AutoencoderKLFlux2
 
+from hybridge.engine.device_profile import device_profile_for
 from hybridge.engine.execution.executor import Executor
 from hybridge.engine.planning.conv_algorithms import DeviceProfile
 from hybridge.engine.planning.footprint import Footprint
@@ -18,7 +19,7 @@ from hybridge.engine.planning.plan import Mode, Plan, plan
 from hybridge.engine.planning.shape import Shape
 from hybridge.engine.program.lowering import lower
 from hybridge.engine.program.program import Program
-from hybridge.engine.runner import Runner, device_profile_for
+from hybridge.engine.runner import Runner
 from hybridge.errors import RequestError, Stopped
 from hybridge.lab.harness.memory import PeakBytes
 

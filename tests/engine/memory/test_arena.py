@@ -13,13 +13,13 @@ import pytest
 import torch
 from conftest import small_kl
 
+from hybridge.engine.device_profile import device_profile_for
 from hybridge.engine.execution.executor import Executor
 from hybridge.engine.memory import arena
 from hybridge.engine.memory.arena import Arena, Scratch
 from hybridge.engine.memory.device_memory import release_memory
 from hybridge.engine.planning.plan import Plan, plan
 from hybridge.engine.program import lowering
-from hybridge.engine.runner import device_profile_for
 from hybridge.lab.vae_bench.cases import Case
 from hybridge.lab.vae_bench.subject import program_of
 from hybridge.models import CATALOGUE
@@ -183,7 +183,7 @@ print(json.dumps([afresh, touched, exact.plan("decode", 1, 256, 256).arena_bytes
 _GROWTH = """
 import json, torch, hybridge
 from diffusers import AutoencoderKL
-from hybridge.engine.runner import device_profile_for
+from hybridge.engine.device_profile import device_profile_for
 from hybridge.lab.harness.measure import growth
 torch.manual_seed(0)
 dtype = torch.bfloat16 if device_profile_for("cpu", torch.bfloat16).is_widened else torch.float32

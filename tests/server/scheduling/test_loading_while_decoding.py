@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import in_strips
 
-from hybridge.engine import Engine, EngineOptions, runner
+from hybridge.engine import Engine, EngineOptions, device_profile
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.process.server import running
@@ -31,7 +31,7 @@ def decode(address: str, model: str) -> httpx.Response:
 
 def test_the_first_request_for_a_second_model_comes_among_decodes(specs, monkeypatch) -> None:
     # Where a processor multiplies bfloat16 itself, strips are not widened, and no loop measures them.
-    monkeypatch.setattr(runner, "_has_matrix_instructions", lambda dtype: False)
+    monkeypatch.setattr(device_profile, "_has_matrix_instructions", lambda dtype: False)
     sd, sdxl = (in_strips(Engine.load(specs[name], OPTIONS)) for name in ("sd-v1", "sdxl"))
     with running(create_app(LocalBackend({"sd-v1": sd, "sdxl": sdxl}))) as address:
         quiet = {name: decode(address, name).content for name in ("sd-v1", "sdxl")}

@@ -338,8 +338,8 @@ def _exact_plan(vae: Part, itemsize: int, batch: int, height: int, width: int, b
     """The engine's own, on CUDA."""
     import torch
 
+    from ...engine.device_profile import device_profile_for
     from ...engine.planning.plan import IN_MEMORY, plan
-    from ...engine.runner import device_profile_for
 
     return plan(
         _lowered(vae),

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from ...engine import loading, reference, resolve
+from ...engine.device_profile import device_profile_for
 from ...engine.latents import to_module
 from ...engine.options import choose_device
 from ...engine.planning.plan import plan
 from ...engine.program.folding import folded
 from ...engine.program.lowering import lower, skeleton
 from ...engine.program.program import Program
-from ...engine.runner import device_profile_for
 from ...engine.whole_plan import WholePlanner
 from ...errors import CannotLower
 from ...models import ModelSpec
