@@ -7,9 +7,9 @@ import pickle
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
+from hybridge.errors import ReplicaLost
 from hybridge.scaleout.messages import SERIALIZERS, Order, ReplicaState, Reply
 from hybridge.scaleout.replica import Replica
-from hybridge.scaleout.replicas import ReplicaLost
 from hybridge.server.local_backend import LocalBackend
 
 
@@ -35,14 +35,14 @@ class NearbyReplicas:
     Attributes:
         replicas: Those that are alive.
         orders: Which replica got a job of which client, in order.
-        before_reply: Called with a replica's name and what it is about to reply; may raise.
+        before_reply: Called with an order and what its replica is about to reply; may raise.
     """
 
     def __init__(self, make_backend: Callable[[], LocalBackend], number: int = 2) -> None:
         self._make_backend, self._made = make_backend, 0
         self.replicas: dict[str, Replica] = {}
         self.orders: list[tuple[str, Order]] = []
-        self.before_reply: Callable[[str, Reply], None] = lambda name, reply: None
+        self.before_reply: Callable[[Order, Reply], None] = lambda order, reply: None
         self.is_away = False
         for _ in range(number):
             self.start_one()
@@ -72,7 +72,7 @@ class NearbyReplicas:
         replica = self.replicas[name]
         if not (order.tells_progress or order.has_film):
             reply = await replica.run_silently(sent(order))
-            self.before_reply(name, reply)
+            self.before_reply(order, reply)
             if name not in self.replicas:
                 raise ReplicaLost("it was killed", is_dead=True)
             yield sent(reply)
@@ -80,7 +80,7 @@ class NearbyReplicas:
         replies = replica.run(sent(order))
         try:
             async for reply in replies:
-                self.before_reply(name, reply)
+                self.before_reply(order, reply)
                 if name not in self.replicas:
                     raise ReplicaLost("it was killed", is_dead=True)
                 yield sent(reply)

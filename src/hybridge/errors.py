@@ -20,6 +20,7 @@
     │   └── AmbiguousModel        several models fit the request
     ├── ModelUnavailable          the weights cannot be loaded or are wrong
     ├── ReplicaUnavailable        no replica can run the job, or one was lost with it
+    │   └── ReplicaLost           a replica or a device ended with the job
     ├── Overloaded                the queue is full; says when to try again
     ├── ShuttingDown              the server accepts no more requests
     ├── ClientGone                the client closed its connection before the answer
@@ -206,6 +207,18 @@ class ModelUnavailable(HybridgeError):
 
 class ReplicaUnavailable(HybridgeError):
     """No replica can run the job now, or one was lost with a job that is not run twice."""
+
+
+class ReplicaLost(ReplicaUnavailable):
+    """A replica, or a device of this machine, did not end its job.
+
+    Attributes:
+        is_dead: Whether it has ended; else it cannot be reached at the moment.
+    """
+
+    def __init__(self, what: str, *, is_dead: bool) -> None:
+        self.is_dead = is_dead
+        super().__init__(what, hint="the same request again; the server's log says more")
 
 
 class Overloaded(HybridgeError):

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from hybridge.errors import EngineFailure, HybridgeError, OutOfMemory
+from hybridge.errors import EngineFailure, HybridgeError, OutOfMemory, ReplicaLost
 from hybridge.models import CATALOGUE
 from hybridge.scaleout.messages import Order
-from hybridge.scaleout.replicas import ReplicaLost
 
 pytestmark = pytest.mark.ray
 

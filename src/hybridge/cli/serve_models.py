@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from ..scaleout.backend import ReplicaBackend
     from ..server.local_backend import LocalBackend
     from ..server.prompt_disk_cache import PromptDiskCache
-    from ..server.scheduling.pool import BackendPool
+    from ..server.scheduling.pool import DevicePool
     from ..server.settings import Settings
 
 
-def backend_of(settings: Settings, console: Console) -> LocalBackend | BackendPool | ReplicaBackend:
+def backend_of(settings: Settings, console: Console) -> LocalBackend | DevicePool | ReplicaBackend:
     """Return what runs the models: a backend here, a pool of one for each device, or one with replicas elsewhere.
 
     Raises:
@@ -28,7 +28,7 @@ def backend_of(settings: Settings, console: Console) -> LocalBackend | BackendPo
     from ..engine.served_parts import resolve_parts
     from ..server.local_backend import LocalBackend
     from ..server.process.cloud_storage import fetched
-    from ..server.scheduling.pool import UNLIMITED, BackendPool
+    from ..server.scheduling.pool import UNLIMITED, DevicePool
     from ..units import format_bytes
 
     devices = settings.device
@@ -69,7 +69,7 @@ def backend_of(settings: Settings, console: Console) -> LocalBackend | BackendPo
         device if devices.count(device) == 1 else f"{device}/{devices[:number].count(device)}"
         for number, device in enumerate(devices)
     ]
-    return BackendPool(dict(zip(names, backends, strict=True)), settings.queue_limits)
+    return DevicePool(dict(zip(names, backends, strict=True)), settings.queue_limits)
 
 
 def _quantised(models_parts: Sequence[ModelParts], settings: Settings) -> list[TextSpec]:

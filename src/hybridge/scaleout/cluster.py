@@ -21,11 +21,10 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.util import get_node_ip_address, register_serializer
 
-from ..errors import EngineFailure, HybridgeError, OutOfMemory
+from ..errors import EngineFailure, HybridgeError, OutOfMemory, ReplicaLost
 from ..server.scheduling.job import Result
 from .messages import SERIALIZERS, Order, ReplicaState, Reply
 from .replica import MakeBackend, Replica
-from .replicas import ReplicaLost
 from .router import OrderRouter
 
 log = logging.getLogger("hybridge.cluster")

@@ -58,6 +58,8 @@ class ReplicaState:
         node: The machine that it runs on.
         infos: Its models.
         load: Its load.
+        failed: The models that it could not load.
+        shares: How many jobs for each model may share a run there.
         health: None while it takes jobs, else the reason why not.
     """
 
@@ -65,15 +67,9 @@ class ReplicaState:
     node: str
     infos: tuple[ModelInfo, ...]
     load: BackendLoad
+    failed: frozenset[str]
+    shares: Mapping[str, int]
     health: str | None = None
-
-    def has(self, part: str) -> bool:
-        """Whether a model is loaded or being loaded there."""
-        return any(info.part == part and info.state in ("loading", "loaded") for info in self.infos)
-
-    def failed(self, part: str) -> bool:
-        """Whether a model could not be loaded there."""
-        return any(info.part == part and info.failure is not None for info in self.infos)
 
 
 @dataclass(frozen=True, slots=True)

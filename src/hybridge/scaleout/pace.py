@@ -31,10 +31,11 @@ class Pace:
             flops = self._flops.get(_size_of(job)) or self._guess(job)
             return self._seconds.seconds(job.cost_key, flops), not self._seconds.knows(job.cost_key)
 
-    def learn(self, job: Job[Any], result: Result, seconds: float) -> None:
-        """Learn from a job that took ``seconds`` of a replica's device."""
+    def learn(self, job: Job[Any], result: Result) -> None:
+        """Learn from the result of a job."""
         if result.cache == "hit":
             return
+        seconds = result.milliseconds.get("device", 0.0) / 1e3 / result.shared_by
         with self._lock:
             size, ran = _size_of(job), result.ran
             if ran is not None and ran.flops:

@@ -6,7 +6,6 @@ Knows no Ray; :mod:`.cluster` makes an actor of it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -46,7 +45,10 @@ class Replica:
     def describe(self) -> ReplicaState:
         """Return what it says about itself."""
         backend = self._backend
-        return ReplicaState(self._name, self._node, tuple(backend.info()), backend.load(), backend.health())
+        infos = tuple(backend.info())
+        failed = frozenset(info.part for info in infos if backend.has_failed(info.part))
+        shares = {info.part: backend.may_share(info.part) for info in infos}
+        return ReplicaState(self._name, self._node, infos, backend.load(), failed, shares, backend.health())
 
     def fingerprint(self, part: str) -> dict[str, Any]:
         """See :meth:`Backend.fingerprint`; reads files, so do not call it on the event loop."""
@@ -93,11 +95,7 @@ class Replica:
 
     async def run_silently(self, order: Order) -> Reply:
         """Run a job that reports nothing, and return its result or its error."""
-        last: Reply = EngineFailure("a replica gave no result")
-        async with contextlib.aclosing(self.run(order)) as replies:
-            async for reply in replies:
-                last = reply
-        return last
+        return await self._outcome(replace(order.job, is_patient=True), None)
 
     async def _outcome(self, job: Job[Any], report: Callable[[Progress], None] | None) -> Result | HybridgeError:
         film = job.film if isinstance(job, VaeJob) else None

@@ -8,18 +8,6 @@ from typing import Any, Protocol
 from .messages import Order, ReplicaState, Reply
 
 
-class ReplicaLost(Exception):
-    """A replica did not end its order.
-
-    Attributes:
-        is_dead: Whether its process has ended; else it cannot be reached at the moment.
-    """
-
-    def __init__(self, why: str, *, is_dead: bool) -> None:
-        super().__init__(why)
-        self.is_dead = is_dead
-
-
 class Replicas(Protocol):
     """All replicas of a front."""
 

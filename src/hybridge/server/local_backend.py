@@ -92,6 +92,15 @@ class LocalBackend:
         """Return whether a model is loaded, so that a job for it can start."""
         return self._models.is_ready(part)
 
+    def has_failed(self, part: str) -> bool:
+        """Return whether loading a model has just failed, so that a job would get that error."""
+        return self._models.has_failed(part)
+
+    def may_share(self, part: str) -> int:
+        """Return how many jobs of equal batch keys may share a run."""
+        engine = self._models.peek(part)
+        return 1 if engine is None else self._kind_of[part].may_share(engine)
+
     def expected_s(self, job: Job[Any]) -> tuple[float, bool]:
         """Return the expected seconds of a job on the device, and whether they are a guess.
 
@@ -149,9 +158,9 @@ class LocalBackend:
         self._models.preload(name)
 
     def health(self) -> str | None:
-        if self._device.queue.is_closed:
-            return "shutting down"
-        return None if self._device.is_alive else "the device thread has ended"
+        if self._device.has_failed:
+            return "the device thread has ended"
+        return "shutting down" if self._device.queue.is_closed else None
 
     def close(self) -> None:
         """Take no more jobs; wait for the running job and a running load, for a limited time."""

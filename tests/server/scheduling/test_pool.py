@@ -19,7 +19,14 @@ import numpy as np
 import pytest
 
 from hybridge.engine import EngineOptions
-from hybridge.errors import EngineFailure, Overloaded, RequestError, ShuttingDown
+from hybridge.errors import (
+    EngineFailure,
+    OutOfMemory,
+    Overloaded,
+    ReplicaUnavailable,
+    RequestError,
+    ShuttingDown,
+)
 from hybridge.models import CATALOGUE
 from hybridge.protocol import HttpResponse, Task
 from hybridge.server.app import create_app
@@ -27,9 +34,10 @@ from hybridge.server.local_backend import LocalBackend
 from hybridge.server.local_models import LocalModels
 from hybridge.server.process.server import running
 from hybridge.server.scheduling.backend import ModelInfo
+from hybridge.server.scheduling.dispatcher import Dispatcher
 from hybridge.server.scheduling.job import Job, Progress, Result
 from hybridge.server.scheduling.model_slot import Source
-from hybridge.server.scheduling.pool import UNLIMITED, BackendPool
+from hybridge.server.scheduling.pool import UNLIMITED, DevicePool
 from hybridge.server.scheduling.queue import QueueLimits
 from hybridge.server.settings import Settings
 
@@ -50,6 +58,7 @@ class Wait(Job[Done]):
     seconds: float = 0.01
     steps: int = 1
     fails: bool = False
+    kills: bool = False
 
     @property
     def task(self) -> Task:
@@ -66,6 +75,10 @@ class Wait(Job[Done]):
     @property
     def nbytes(self) -> int:
         return 1
+
+    @property
+    def batch_key(self) -> object:
+        return self.model
 
     @property
     def result_bytes(self) -> int:
@@ -90,6 +103,8 @@ class Sleepers(LocalModels[Sleeper, Wait]):
     log: list[tuple[str, str]] = field(default_factory=list)  # (client, device) in the order of completion
     load_s: float = 0.0
     fails: bool = False
+    ends: bool = False
+    shared: int = 1
     gate: threading.Event | None = None
     counted: int = 0
 
@@ -115,6 +130,9 @@ class Sleepers(LocalModels[Sleeper, Wait]):
 
     guessed_flops = flops
 
+    def may_share(self, _: Sleeper) -> int:
+        return self.shared
+
     def perform(
         self,
         engine: Sleeper,
@@ -127,23 +145,25 @@ class Sleepers(LocalModels[Sleeper, Wait]):
         for step in range(jobs[0].steps):
             time.sleep(jobs[0].seconds / jobs[0].steps)
             progress(step + 1, jobs[0].steps)
+        if self.ends or jobs[0].kills:
+            raise SystemExit  # the thread ends, as by a bug
         self.log.append((jobs[0].client, self.device))
         if self.fails or jobs[0].fails:
             raise EngineFailure(f"{self.device} is broken")
-        return [Done(self.device)]
+        return [Done(self.device, shared_by=len(jobs)) for _ in jobs]
 
 
 @contextmanager
-def pooled(*sleepers: Sleepers, limits: QueueLimits | None = None) -> Iterator[BackendPool]:
+def pooled(*sleepers: Sleepers, limits: QueueLimits | None = None) -> Iterator[DevicePool]:
     members = {one.device: LocalBackend({}, others=[one], limits=UNLIMITED) for one in sleepers}
-    pool = BackendPool(members, limits)
+    pool = DevicePool(members, limits)
     try:
         yield pool
     finally:
         pool.close()
 
 
-def ask(pool: BackendPool, jobs: Sequence[Wait]) -> list[Done]:
+def ask(pool: DevicePool, jobs: Sequence[Wait]) -> list[Done]:
     async def together() -> list[Done]:
         return await asyncio.gather(*(pool.run(job) for job in jobs))
 
@@ -258,26 +278,81 @@ def test_a_job_that_fails_everywhere_blames_no_device() -> None:
         assert all(device.failure is None for device in pool.load().replicas.values())
 
 
-def test_a_device_whose_thread_has_ended(monkeypatch) -> None:
-    gone, good = Sleepers("gone", gate=threading.Event()), Sleepers("good")
+def test_a_device_whose_thread_has_ended() -> None:
+    gone, good = Sleepers("gone", gate=threading.Event(), ends=True), Sleepers("good")
     with pooled(gone, good) as pool:
         pool.preload("a")
-        member = pool._places[0].backend
 
         async def ask_while_it_ends() -> list[Done]:
             jobs = [asyncio.create_task(pool.run(wait())) for _ in range(8)]
             await asyncio.sleep(0.05)
-            monkeypatch.setattr(member, "health", lambda: "the device thread has ended")
+            gone.gate.set()
             return await asyncio.gather(*jobs)
 
         done = asyncio.run(ask_while_it_ends())
         assert {result.device for result in done} == {"good"}
         assert pool.health() is None
-        monkeypatch.setattr(pool._places[1].backend, "health", lambda: "it, too")
-        assert pool.health() == "gone: the device thread has ended; good: it, too"
-        with pytest.raises(EngineFailure, match="no device works any more"):
-            ask(pool, [wait()])
-        gone.gate.set()
+        assert pool.load().replicas["gone"].failure == "the device thread has ended"
+        good.ends = True
+        for _ in range(2):  # the job that was running, and one that comes later
+            with pytest.raises(ReplicaUnavailable, match=r"no device or replica works.*: saw gone: the device"):
+                ask(pool, [wait()])
+        assert pool.health() == "gone: the device thread has ended; good: the device thread has ended"
+
+
+def test_a_job_that_ends_two_devices_is_refused() -> None:
+    devices = [Sleepers(name) for name in ("one", "two", "three")]
+    with pooled(*devices) as pool:
+        pool.preload("a")
+        with pytest.raises(OutOfMemory, match="2 replicas died while they ran this job"):
+            ask(pool, [wait(kills=True)])
+        assert sum(device.failure is None for device in pool.load().replicas.values()) == 1
+        assert ask(pool, [wait()])
+
+
+def test_jobs_that_share_a_run_are_given_together() -> None:
+    gate = threading.Event()
+    one = Sleepers("one", shared=4, gate=gate)
+    with pooled(one) as pool:
+        pool.preload("a")
+
+        async def ask_many() -> list[Done]:
+            first = asyncio.create_task(pool.run(wait()))
+            await asyncio.sleep(0.05)
+            jobs = [asyncio.create_task(pool.run(wait())) for _ in range(6)]
+            await asyncio.sleep(0.05)
+            gate.set()
+            return await asyncio.gather(first, *jobs)
+
+        done = asyncio.run(ask_many())
+    assert [result.shared_by for result in done] == [1, 4, 4, 4, 4, 2, 2]
+
+
+def test_members_come_and_go() -> None:
+    """A dispatcher without members keeps its jobs for a while."""
+
+    one, two = (LocalBackend({}, others=[Sleepers(name)], limits=UNLIMITED) for name in ("one", "two"))
+
+    async def scene() -> None:
+        dispatcher = Dispatcher(lambda job: (0.1, False), patience_s=30)
+        waiting = asyncio.create_task(dispatcher.run(wait()))
+        await asyncio.sleep(0.01)
+        dispatcher.set_members({"one": one})
+        assert (await waiting).device == "one"
+        dispatcher.set_members({"two": two})
+        assert (await dispatcher.run(wait())).device == "two"
+        dispatcher.set_members({})
+        left = asyncio.create_task(dispatcher.run(wait()))
+        await asyncio.sleep(0.01)
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        assert len(dispatcher.queue) == len(dispatcher.queue.serving()) == 0
+
+    try:
+        asyncio.run(scene())
+    finally:
+        one.close()
+        two.close()
 
 
 def test_a_client_that_leaves_and_limits() -> None:
@@ -357,7 +432,7 @@ def test_a_server_with_two_devices(specs, engines, server: str) -> None:
 
     from concurrent.futures import ThreadPoolExecutor
 
-    with running(create_app(BackendPool(members))) as address, httpx.Client(timeout=60) as client:
+    with running(create_app(DevicePool(members))) as address, httpx.Client(timeout=60) as client:
         for name in ("sd-v1", "taesd"):
             for member in members.values():
                 member.preload(name)

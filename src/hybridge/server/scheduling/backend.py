@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from ...models import ModelSpec, TextSpec
-from .job import Job, ProgressCallback, Result, ResultT, text_part
+from .job import Job, ProgressCallback, ResultT, text_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ class BackendLoad:
 
     Attributes:
         waiting: Jobs in the queue.
-        waiting_cost: Their cost, in the unit of :meth:`Backend.cost`.
-        running: Jobs on the device.
+        waiting_cost: Seconds that the device is expected to need for them.
+        running: Jobs on the device; of several, jobs that were given to them.
         weights_bytes: Of the models that are loaded.
         memory_bytes: What weights and runs may take together; None if nothing bounds it.
         loads: How often each model was loaded.
@@ -77,14 +77,10 @@ class BackendLoad:
 
 
 class Backend(Protocol):
-    """Seven calls, none of which mentions a device or a framework."""
+    """Six calls, none of which mentions a device or a framework."""
 
     def info(self) -> Sequence[ModelInfo]:
         """Return the models, in the order in which they were named at startup."""
-        ...
-
-    def cost(self, job: Job[Result]) -> float:
-        """Return the expected time of a job on the device, in seconds."""
         ...
 
     async def run(self, job: Job[ResultT], on_progress: ProgressCallback | None = None) -> ResultT:

@@ -5,7 +5,6 @@ How a job runs is passed in (see :data:`Perform`); this file is about order alon
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import logging
 import threading
@@ -14,10 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...errors import EngineFailure, HybridgeError, OutOfMemory, ShuttingDown, Stopped, TooLarge
+from ...errors import EngineFailure, HybridgeError, OutOfMemory, ReplicaLost, ShuttingDown, Stopped, TooLarge
 from .cost_model import CostModel
 from .job import Job, Progress, ProgressCallback, Result
 from .model_cache import ModelCache
+from .pending import Pending
 from .queue import FairQueue, QueuedJob, QueueLimits
 
 log = logging.getLogger("hybridge.device")
@@ -28,12 +28,9 @@ Perform = Callable[[Any, Sequence[Job[Any]], Callable[[int, int], None], Callabl
 #: How many jobs that are like this one may share a run: (job, model) → number.
 BatchLimit = Callable[[Job[Any], Any], int]
 
-#: The smallest step of progress that is reported; there are many strips.
-_TOLD_STEP = 0.01
 
-
-class PendingJob:
-    """A job in the queue, and the future for its result, which belongs to the event loop.
+class PendingJob(Pending[Result]):
+    """A job in the queue.
 
     Args:
         job: What to do.
@@ -50,46 +47,15 @@ class PendingJob:
         *,
         is_guess: bool = False,
     ) -> None:
-        self.job, self.flops, self.is_guess = job, flops, is_guess
+        super().__init__(job, on_progress)
+        self.flops, self.is_guess = flops, is_guess
         self.batch_key = job.batch_key
-        self.has_listener = on_progress is not None
         self.is_wanted = True
         self.needs_all_memory = False
-        self.since = time.perf_counter()
-        self._on_progress = on_progress
-        self._loop = asyncio.get_running_loop()
-        self._last_progress = Progress("waiting", position=-1)
-        self.future: asyncio.Future[Result] = self._loop.create_future()
 
     def plan(self, flops: float) -> None:
         """Set its FLOPs, which are known by now; callable from any thread."""
         self.flops, self.is_guess = flops, False
-
-    def resolve(self, outcome: Result | HybridgeError) -> None:
-        """Set the result or the error; callable from any thread."""
-        self._on_loop(self._set, outcome)
-
-    def notify(self, progress: Progress) -> None:
-        """Report progress, except for small changes; callable from any thread."""
-        last = self._last_progress
-        has_changed = (progress.state, progress.position) != (last.state, last.position)
-        if self._on_progress is not None and (has_changed or progress.done - last.done >= _TOLD_STEP):
-            self._last_progress = progress
-            self._on_loop(self._on_progress, progress)
-
-    def _on_loop(self, function: Callable[[Any], None], value: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function, value)
-        except RuntimeError:  # the event loop has ended
-            log.info("the client of a %s job has left", self.job.part)
-
-    def _set(self, outcome: Result | HybridgeError) -> None:
-        if self.future.done():
-            return
-        if isinstance(outcome, HybridgeError):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
 
 
 @dataclass(slots=True)
@@ -112,6 +78,9 @@ class DeviceThread:
         perform: Runs jobs on a model.
         limits: Limits of the queue.
         batch_limit: Says how many jobs may share a run.
+
+    Attributes:
+        has_failed: Whether the thread ended by a bug; no job can run any more.
     """
 
     def __init__(
@@ -121,6 +90,7 @@ class DeviceThread:
         self.cost_model = CostModel()
         self._models, self._perform, self._batch_limit = models, perform, batch_limit
         self._listeners = 0
+        self.has_failed = False
         self._thread = threading.Thread(target=self._serve, name="hybridge-device", daemon=True)
         self._thread.start()
 
@@ -131,6 +101,8 @@ class DeviceThread:
 
     async def run(self, pending: PendingJob) -> Result:
         """Queue a job and wait for its result; when cancelled, take it off the queue or stop its run."""
+        if self.has_failed:
+            raise ReplicaLost(_HAS_ENDED, is_dead=True)
         job = pending.job
         queued = self.queue.put_job(pending, job, self._cost_of(pending))
         try:
@@ -186,8 +158,15 @@ class DeviceThread:
         self._thread.join(patience_s)
 
     def _serve(self) -> None:
-        while (queued := self.queue.take(lambda pending: self._models.is_ready(pending.job.part))) is not None:
-            self._run([queued], is_nested=False)
+        try:
+            while (queued := self.queue.take(lambda pending: self._models.is_ready(pending.job.part))) is not None:
+                self._run([queued], is_nested=False)
+        except BaseException:  # or every client would wait for ever
+            log.exception(_HAS_ENDED)
+            self.has_failed = True
+            left = [*(queued.item for queued in self.queue.serving()), *self.queue.close()]
+            for pending in left:
+                pending.resolve(ReplicaLost(_HAS_ENDED, is_dead=True))
 
     def _run(self, queued_jobs: list[QueuedJob[PendingJob]], *, is_nested: bool) -> None:
         """Run a queued job and those that may share its run; resolve all of them, or put them back."""
@@ -295,6 +274,9 @@ class DeviceThread:
             self._run([queued], is_nested=True)
             ran = True
         return time.perf_counter() - begun if ran else 0.0
+
+
+_HAS_ENDED = "the device thread has ended"
 
 
 def _is_short_of_memory(outcome: Result | HybridgeError) -> bool:

@@ -123,6 +123,11 @@ class Film:
             self._encode_soon()
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a part of it was made."""
+        return self._accepted > 0 or self._file is not None
+
+    @property
     def frames(self) -> int:
         """The number of frames that were put in."""
         return self._accepted

@@ -82,8 +82,8 @@ class Job(ABC, Generic[ResultT]):
         return True
 
     @property
-    def is_sent_while_it_runs(self) -> bool:
-        """Whether parts of its result are sent before it is done."""
+    def is_partly_sent(self) -> bool:
+        """Whether a part of its result may have been sent already, so that it must not be made anew."""
         return False
 
     @property

@@ -84,7 +84,8 @@ class ModelCache(Generic[Model]):
         """
         with self._changed:
             slot = self._slots[name]
-            if slot.state == "cold" and slot.failure is not None and time.monotonic() < slot.retry_at:
+            if self.has_failed(name):
+                assert slot.failure is not None  # noqa: S101 - as has_failed() says
                 raise copy.copy(slot.failure)
             slot.waiting += 1
             self._load_if_cold(name, slot)
@@ -134,6 +135,11 @@ class ModelCache(Generic[Model]):
     def is_ready(self, name: str) -> bool:
         """Whether a job for this model can start now."""
         return self._slots[name].state == "loaded"
+
+    def has_failed(self, name: str) -> bool:
+        """Whether loading has just failed, so that a request would get that error."""
+        slot = self._slots[name]
+        return slot.state == "cold" and slot.failure is not None and time.monotonic() < slot.retry_at
 
     def close(self, patience_s: float | None = None) -> None:
         """Start no more loads, and return once none is running.

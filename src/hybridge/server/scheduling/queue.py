@@ -69,7 +69,8 @@ class FairQueue(Generic[Item]):
         self._is_closed = False
 
     def __len__(self) -> int:
-        return sum(len(account.waiting) for account in self._accounts.values())
+        with self._changed:
+            return sum(len(account.waiting) for account in self._accounts.values())
 
     @property
     def is_closed(self) -> bool:
@@ -246,7 +247,7 @@ class FairQueue(Generic[Item]):
         return joined
 
     def put_back(self, queued: QueuedJob[Item]) -> bool:
-        """Put an item back in front of its client's items, without charge; False if the queue is closed."""
+        """Put an item back where it was among its client's, without charge; False if the queue is closed."""
         with self._changed:
             self._serving.remove(queued)
             if self._is_closed:
@@ -254,7 +255,7 @@ class FairQueue(Generic[Item]):
             account = self._accounts.setdefault(queued.client, _Account(queued.start))
             account.seconds -= queued.cost_s
             queued.done = 0.0
-            account.waiting.appendleft(queued)
+            account.waiting.insert(sum(one.number < queued.number for one in account.waiting), queued)
             self._least_s = min(self._least_s, queued.cost_s)
             self._changed.notify()
             return True
@@ -284,6 +285,11 @@ class FairQueue(Generic[Item]):
         """Return the waiting items, in the order in which they will run if no others come."""
         with self._changed:
             return list(self._order())
+
+    def waiting_s(self, group: str) -> float:
+        """Return the seconds of work of a group that wait."""
+        with self._changed:
+            return sum(queued.cost_s for _, queued in self._places() if queued.group == group)
 
     def serving(self) -> list[QueuedJob[Item]]:
         """Return the running items: the outermost first, then those in its gaps."""

@@ -105,8 +105,8 @@ class VaeJob(Job[VaeResult]):
         return self.tensor.nbytes
 
     @property
-    def is_sent_while_it_runs(self) -> bool:
-        return self.film is not None
+    def is_partly_sent(self) -> bool:
+        return self.film is not None and self.film.has_begun
 
     @property
     def is_file(self) -> bool:
