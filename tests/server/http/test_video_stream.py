@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -84,23 +85,24 @@ def engine(tmp_path_factory: pytest.TempPathFactory, gate: Gate) -> Engine:
     return loaded
 
 
-class Records(list[Any]):
-    """The records of requests that have ended, which may be after their clients have the answer."""
+class Records(dict[str, Any]):
+    """The records of requests that have ended, by their id; that may be after their clients have the answer."""
 
     def __init__(self) -> None:
         super().__init__()
         self._change = threading.Condition()
 
-    def append(self, record: Any) -> None:
+    def observe(self, record: Any) -> None:
         with self._change:
-            super().append(record)
+            self[record.request_id] = record
             self._change.notify_all()
 
-    def after(self, count: int, more: int) -> list[Any]:
-        """The ones after the first ``count``, as soon as there are ``more``."""
+    def of(self, request: dict[str, Any]) -> Any:
+        """The record of a request, as soon as it has ended."""
+        name = request["headers"]["x-request-id"]
         with self._change:
-            assert self._change.wait_for(lambda: len(self) >= count + more, 60)
-            return self[count:]
+            assert self._change.wait_for(lambda: name in self, 60)
+            return self[name]
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +111,9 @@ def records() -> Records:
 
 
 @pytest.fixture(scope="module")
-def server(engine: Engine, records: list[Any]) -> Iterator[str]:
+def server(engine: Engine, records: Records) -> Iterator[str]:
     settings = Settings(deadline_s=60)
-    app = create_app(LocalBackend({"wan-2.1": engine}), settings, observers=[records.append])
+    app = create_app(LocalBackend({"wan-2.1": engine}), settings, observers=[records.observe])
     with running(app) as address:
         yield f"{address}/v1/wan-2.1/decode"
 
@@ -123,7 +125,8 @@ def latents(frames: int = LATENT_FRAMES) -> torch.Tensor:
 def asked(tensor: torch.Tensor | None = None, **query: Any) -> dict[str, Any]:
     tensor = latents() if tensor is None else tensor
     params = {"shape": list(tensor.shape), "dtype": "float32", "output_type": "mp4", **query}
-    return {"params": params, "content": tensor.numpy().tobytes(), "headers": TEXT, "timeout": 60}
+    headers = {**TEXT, "x-request-id": uuid.uuid4().hex}
+    return {"params": params, "content": tensor.numpy().tobytes(), "headers": headers, "timeout": 60}
 
 
 @pytest.fixture(scope="module")
@@ -155,15 +158,15 @@ def test_bytes_leave_before_half_of_the_frames_are_decoded(server, gate, expecte
 
 
 def test_what_it_says_of_itself(server, expected, records) -> None:
-    count = len(records)
-    response = httpx.post(server, **asked(fps=24, quality=90))
+    request = asked(fps=24, quality=90)
+    response = httpx.post(server, **request)
     assert response.headers["content-type"] == "video/mp4"
     assert response.headers["hybridge-model"] == "wan-2.1"
     assert response.headers["x-accel-buffering"] == "no"
     assert_is_film(response.content, expected)
     with av.open(io.BytesIO(response.content)) as container:
         assert container.streams.video[0].average_rate == 24
-    (record,) = records.after(count, 1)
+    record = records.of(request)
     assert (record.status, record.sent_bytes, record.shared_by) == (200, len(response.content), 1)
     assert {"queue", "device"} <= set(record.milliseconds)
 
@@ -204,26 +207,26 @@ def test_a_failure_before_the_first_bytes_has_a_status(server, gate) -> None:
 
 def test_a_failure_after_the_first_bytes_breaks_the_transfer_off(server, gate, records) -> None:
     """No client can take what it has for a shorter film."""
-    count = len(records)
-    with gate.at(6, ValueError("broken")), httpx.stream("POST", server, **asked()) as response:
+    failing, following = asked(), asked(latents(1))
+    with gate.at(6, ValueError("broken")), httpx.stream("POST", server, **failing) as response:
         parts = response.iter_raw()
         received = next(parts)
         gate.opened.set()
         with pytest.raises(httpx.RemoteProtocolError):
             b"".join(parts)
     assert received
-    assert httpx.post(server, **asked(latents(1))).status_code == 200
-    assert [record.status for record in records.after(count, 2)] == [500, 200]
+    assert httpx.post(server, **following).status_code == 200
+    assert [records.of(request).status for request in (failing, following)] == [500, 200]
 
 
 def test_a_client_that_leaves_frees_the_device(server, gate, records) -> None:
-    count = len(records)
+    left = asked()
     with gate.at(6):
-        with httpx.stream("POST", server, **asked()) as response:
+        with httpx.stream("POST", server, **left) as response:
             parts = response.iter_raw()
             assert next(parts)
             assert gate.reached.wait(60)
-        assert [record.status for record in records.after(count, 1)] == [499]
+        assert records.of(left).status == 499
         gate.opened.set()
         # The chunk at the gate was the last one: after it comes the one of the next job.
         assert httpx.post(server, **asked(latents(1))).status_code == 200
