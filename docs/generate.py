@@ -207,6 +207,7 @@ hybridge doctor latents.safetensors            # which model's are these, scaled
 hybridge doctor latents.npz --model flux --height 1024 --width 1024
 hybridge doctor ./my-pipeline                  # weights, scaling, text encoders
 hybridge doctor http://gpu-box:8000 --json     # certificate, key, version, clock, models, a small decode
+hybridge doctor desktop                        # the same of a server by the name of its profile
 ```
 
 Statistics are only taken of latents of at least 16×16.

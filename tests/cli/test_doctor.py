@@ -151,6 +151,10 @@ class TestServers:
         assert found["findings"] == []
         assert found["facts"]["decode by sd-v1"].startswith("worked")
 
+    def test_a_server_by_the_name_of_its_profile(self, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HYBRIDGE_PROFILE_DESKTOP_URL", server)
+        assert report("desktop")["facts"]["version"] == __version__
+
     def test_one_that_is_not_there(self) -> None:
         assert codes("http://127.0.0.1:1") == ["unreachable"]
 

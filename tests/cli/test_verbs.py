@@ -33,7 +33,7 @@ WRONG = {
     "encode": (["file"], "the picture file cannot be read"),
     "decode": (["file"], "file cannot be read as tensors"),
     "verify": (["file", "--latents", "latents.safetensors"], "file cannot be read as a picture"),
-    "doctor": (["nope"], "nope is neither a file nor a folder nor an address"),
+    "doctor": (["no.pe"], "no.pe is neither a file, a folder, an address nor a profile"),
     "prompt": (
         ["-i", "prompts.txt", "--model", "sd-v1", "-o", "out", "--server", "http://127.0.0.1:1"],
         "http://127.0.0.1:1 cannot be reached",

@@ -11,7 +11,8 @@ from .options import CA, KEY
 
 def doctor(
     target: str = typer.Argument(
-        help="A file of latents, a picture or a video; the folder of a VAE or a pipeline; a server's address."
+        help="A file of latents, a picture or a video; the folder of a VAE or a pipeline; a server's address"
+        " or the name of a profile."
     ),
     model: str = typer.Option(None, help="The model that it is for.", show_default="guessed"),
     tensor: str = typer.Option(None, help="Which tensor of a file.", show_default="the latents"),
@@ -27,7 +28,7 @@ def doctor(
 
     report = Report(target)
     path = Path(target).expanduser()
-    if target.startswith(("http://", "https://")):
+    if target.startswith(("http://", "https://")) or (not path.exists() and _is_profile(target)):
         from .doctor_server import look_at_server
 
         look_at_server(report, target, model, key, ca)
@@ -46,3 +47,9 @@ def doctor(
             screen().print(line, markup=False, highlight=False)
     if not report.is_well:
         raise typer.Exit(1)
+
+
+def _is_profile(name: str) -> bool:
+    from ..client.profiles import is_name, load_all
+
+    return is_name(name) and name in {profile.name for profile in load_all()}

@@ -32,7 +32,7 @@ def look_at_file(
 
     if not path.is_file():
         raise RequestError(
-            f"{path} is neither a file nor a folder nor an address", hint="http://HOST:PORT for a server"
+            f"{path} is neither a file, a folder, an address nor a profile", hint="http://HOST:PORT for a server"
         )
     with path.open("rb") as file:
         start = file.read(4096)

@@ -121,6 +121,19 @@ def test_a_damaged_file_gets_one_sentence(page: browser.Page, tmp_path: Path) ->
     assert not [one for one in page.requests if "/v1/guess" in one]
 
 
+def test_nothing_is_decoded_before_the_scaling_is_chosen(page: browser.Page, tmp_path: Path) -> None:
+    save_file({"latents": Z}, tmp_path / "z.safetensors", {"model": "starter", "space": "vae"})
+    page.ask("""(() => { const real = fetch; window.fetch = async (address, options) => {
+      if (address.includes('v1/guess')) await new Promise((done) => { window.goOn = done; });
+      return real(address, options);
+    }; })()""")
+    page.choose("#latents input[type=file]", tmp_path / "z.safetensors")
+    page.until("window.goOn && document.querySelector('#latents button.main').disabled")
+    page.ask("window.goOn()")
+    page.until("!document.querySelector('#latents button.main').disabled")
+    assert page.ask("document.querySelector('#latents [name=space]').value") == "vae"
+
+
 def test_latents_that_say_nothing_are_guessed_aloud_and_decoded(page: browser.Page, tmp_path: Path) -> None:
     latents = torch.from_numpy(pipeline_latents()["photograph"]).float()
     save_file({"latents": torch.cat([latents, latents.flip(-1)])}, tmp_path / "two.safetensors")

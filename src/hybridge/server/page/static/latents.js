@@ -15,6 +15,9 @@ import { Sentence, explained, workIn } from './work.js';
 /** Most numbers of which the server takes statistics. */
 const MOST_GUESSED = 2 ** 22;
 
+/** Milliseconds that a guess may take; latents can be decoded without it. */
+const GUESS_MS = 20_000;
+
 const count = (shape) => shape.reduce((product, one) => product * one, 1);
 
 /** Shows the section where a model decodes; returns what takes a file. */
@@ -23,6 +26,7 @@ export function beginLatents(take) {
   const form = find('form', section);
   const during = workIn(section);
   const failure = find('.failure', section);
+  const begin = find('button.main', form);
   const field = Object.fromEntries([...form.elements].filter((one) => one.name).map((one) => [one.name, one]));
   let opened = null;
   let latents = null;
@@ -61,7 +65,9 @@ export function beginLatents(take) {
   const guessing = async () => {
     complain(failure, null);
     showFields();
+    begin.disabled = true; // until model and scaling are chosen
     await guess(latents, field, find('.guess', form)).catch((error) => complain(failure, ...explained(error)));
+    begin.disabled = false;
     showFields();
   };
   const reading = (work) =>
@@ -106,7 +112,8 @@ async function guess(latents, field, said) {
   if (shape.length === 3) Object.assign(query, { height: field.height.value, width: field.width.value });
   let guesses = [];
   if (count(asked.shape) <= MOST_GUESSED) {
-    const options = { method: 'POST', query, body: asked.data, headers: { 'content-type': 'tensor/binary' } };
+    const headers = { 'content-type': 'tensor/binary' };
+    const options = { method: 'POST', query, body: asked.data, headers, signal: AbortSignal.timeout(GUESS_MS) };
     ({ guesses } = await (await call('v1/guess', options)).json());
   }
   const here = guesses.filter((one) => one.is_served && (!space || one.is_scaled === (space === 'pipeline')));
