@@ -226,6 +226,34 @@ class TestBadInput:
         with pytest.raises(ModelUnavailable, match=r"diffusers \d.* without AutoencoderKLOfTomorrow"):
             Engine.load(resolve(f"mine={tmp_path}"), EngineOptions(device="cpu"))
 
+    @pytest.mark.parametrize(
+        ("path", "shape"),
+        [
+            ("ltx-2/decode", (1, 8, 1, 3, 1)),
+            ("vidtok/encode", (1, 3, 1, 72, 24)),
+            ("kvae/encode", (1, 3, 8, 8)),
+            ("allegro/decode", (1, 4, 1, 5, 9)),
+        ],
+    )
+    def test_a_size_that_the_layers_do_not_take(self, server: str, path: str, shape: tuple[int, ...]) -> None:
+        query = {"output_type": "pt"} if path.endswith("decode") else {}
+        response = post(f"{server}/v1/{path}", numbers(*shape).clamp(-1, 1), **query)
+        assert response.status_code == 400
+        assert "do not" in response.json()["error"]
+        assert "a larger picture" in response.json()["error"]
+
+    def test_latents_of_odd_sides_where_four_are_normalised_together(self, server: str) -> None:
+        """They were a 500, after the encoder had run."""
+        asked = {
+            "decode": (numbers(1, 32, 9, 8), {"output_type": "pt"}),
+            "encode": (numbers(1, 3, 72, 64).clamp(-1, 1), {}),
+        }
+        for task, (tensor, query) in asked.items():
+            scaled = post(f"{server}/v1/flux2/{task}", tensor, do_scaling=True, **query)
+            assert scaled.status_code == 400
+            assert "saw 9×8 latents, expected multiples of 2" in scaled.json()["error"]
+            assert post(f"{server}/v1/flux2/{task}", tensor, **query).status_code == 200
+
     def test_channels_of_another_model(self, server: str) -> None:
         response = post(f"{server}/v1/wan-2.1/decode", numbers(1, 48, 1, 4, 4), output_type="pt")
         assert response.status_code == 400

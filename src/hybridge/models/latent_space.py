@@ -54,7 +54,11 @@ def normalisation_of(
 
 
 def normalise(latents: Any, by: Normalisation) -> Any:
-    """Convert latents (B, C, h, w), (B, C, f, h, w) or (C, h, w) from VAE space to normalised."""
+    """Convert latents (B, C, h, w), (B, C, f, h, w) or (C, h, w) from VAE space to normalised.
+
+    Raises:
+        RequestError: as for :func:`check_sides`.
+    """
     latents = _patched(latents, by.patch)
     if by.mean and by.std:
         mean, std = (_statistic(numbers, latents, by) for numbers in (by.mean, by.std))
@@ -65,7 +69,11 @@ def normalise(latents: Any, by: Normalisation) -> Any:
 
 
 def denormalise(latents: Any, by: Normalisation) -> Any:
-    """Convert latents (B, C, h, w), (B, C, f, h, w) or (C, h, w) from normalised to VAE space."""
+    """Convert latents (B, C, h, w), (B, C, f, h, w) or (C, h, w) from normalised to VAE space.
+
+    Raises:
+        RequestError: as for :func:`check_sides`.
+    """
     latents = _patched(latents, by.patch)
     if by.mean and by.std:
         mean, std = (_statistic(numbers, latents, by) for numbers in (by.mean, by.std))
@@ -77,11 +85,40 @@ def denormalise(latents: Any, by: Normalisation) -> Any:
     return _unpatched(found, by.patch)
 
 
+def check_sides(spec: ModelSpec, by: Normalisation | None, height: int, width: int) -> None:
+    """Check that latents can be converted between the module's convention and another one.
+
+    Args:
+        spec: The model.
+        by: The normalisation of the latents as sent, or as wanted; None for VAE space.
+        height: Rows of latents.
+        width: Columns of latents.
+
+    Raises:
+        RequestError: where squares of latents are normalised together, and a side is not a multiple of theirs.
+    """
+    if spec.kind == "tiny":
+        by = None if by else spec.normalisation
+    if by is not None:
+        _check_squares(by.patch, height, width)
+
+
+def _check_squares(side: int, height: int, width: int) -> None:
+    if height % side or width % side:
+        raise RequestError(
+            "latents of these sides cannot be normalised",
+            saw=f"{height}×{width} latents",
+            expected=f"multiples of {side}: {side}×{side} latents are normalised together",
+            hint="a picture of other sides, or do_scaling=False",
+        )
+
+
 def _patched(latents: Any, side: int) -> Any:
     """(…, C, h, w) → (…, C·side², h/side, w/side)"""
     if side == 1:
         return latents
     *batch, channels, height, width = latents.shape
+    _check_squares(side, height, width)
     # (…, C, rows, side, columns, side) → (…, C, side, side, rows, columns)
     squares = latents.reshape(*batch, channels, height // side, side, width // side, side)
     ordered = squares.swapaxes(-4, -3).swapaxes(-3, -1).swapaxes(-2, -1)

@@ -10,7 +10,7 @@ from ..engine import Engine, EngineOptions, frames_of, map_torch_errors, threads
 from ..engine.identity import Identity
 from ..engine.loading import config_before_loading, statistics_before_loading
 from ..engine.options import choose_device, choose_dtype
-from ..errors import CannotLower, EngineFailure, HybridgeError, OutOfMemory, TooLarge
+from ..errors import CannotLower, EngineFailure, HybridgeError, OutOfMemory, RequestError, TooLarge
 from ..models import ModelSpec, Normalisation, latent_space
 from ..models.doctor.causes import Finding
 from ..models.doctor.numbers import examine_output, vary
@@ -29,6 +29,9 @@ from .scheduling.vae_job import VaeJob, VaeResult
 
 #: FLOPs for each pixel of Stable Diffusion's decoder: the guess for models that are not loaded or have no plan.
 FLOPS_PER_PIXEL = 9.5e6
+
+#: Characters of what torch says of a size that layers do not take, and those that are compared.
+_MOST_SHOWN, _ALIKE = 200, 60
 
 #: Pictures of different requests in one run, on devices where that is faster.
 _BATCH = 8
@@ -261,10 +264,28 @@ class VaeModels(LocalModels[Engine, VaeJob]):
         ):
             # Since the run was planned, a model that loads may have taken the room.
             grow(ran.peak_bytes or 0)
+            try:
+                made = run.tensors(budget_bytes, receipt)
+            except (EngineFailure, ValueError) as failure:  # torch checks some shapes with the latter
+                said = str(failure.saw if isinstance(failure, EngineFailure) else failure)
+                # There is no plan because the layers' shapes alone said the same, in nearly the same words.
+                if ran.peak_bytes is None and said and said[:_ALIKE] in ran.why:
+                    raise _impossible(run.jobs[0], said) from None
+                raise
             return [
                 VaeResult(tensor, ran=ran, shared_by=len(run.jobs), findings=findings, receipt=receipt)
-                for tensor, findings in run.tensors(budget_bytes, receipt)
+                for tensor, findings in made
             ]
+
+
+def _impossible(job: VaeJob, said: str) -> RequestError:
+    """Return the error for a size that the model's layers do not take."""
+    size = f"{job.size.width}×{job.size.height}" + (f", {job.size.frames} frames" if job.size.frames > 1 else "")
+    return RequestError(
+        f"the layers of {job.spec.name} do not {job.task} this size",
+        saw=f"{size}: {said[:_MOST_SHOWN]}",
+        hint="a larger picture, or more frames",
+    )
 
 
 def _concatenate(tensors: Sequence[WireTensor]) -> WireTensor:

@@ -89,7 +89,9 @@ def examine_latents(latents: Any, spec: ModelSpec, sent: Normalisation | None, l
     """
     wide = latents.astype("float32", copy=False)
     z = latent_space.unpack(wide, layout)[:1]
-    z = z[..., :_MOST_SIDE, :_MOST_SIDE]
+    patch = spec.normalisation.patch  # latents in VAE space may have other sides than whole patches
+    z = z[..., : min(_MOST_SIDE, layout.height - layout.height % patch), :]
+    z = z[..., : min(_MOST_SIDE, layout.width - layout.width % patch)]
     if layout.has_frame_axis:
         z = z[:, :, :_MOST_FRAMES]
     yield from _pixels(z)

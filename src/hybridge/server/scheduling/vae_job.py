@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ...errors import AmbiguousModel, RequestError
-from ...models import ModelSpec, latents_layout
+from ...models import ModelSpec, latent_space, latents_layout
 from ...models.doctor.causes import Finding
 from ...models.doctor.requests import examine_parameters
 from ...protocol import (
@@ -197,6 +197,9 @@ def admit(request: Request, spec: ModelSpec, limits: Limits) -> VaeJob:
                     cause="frames-dropped",
                 )
             found.append(Finding("frames-dropped", dropped))
+    scaling = request.scaling
+    by = latent_space.normalisation_of(spec, scaling.by, scaling.scaling_factor, scaling.shift_factor)
+    latent_space.check_sides(spec, by, size.height // spec.spatial_factor, size.width // spec.spatial_factor)
     film = None
     if isinstance(request, DecodeRequest) and request.output == "video" and spec.is_video:
         comment = partial(comment_of, request) if request.metadata else None
