@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from hybridge.cli.application import application
 from hybridge.engine.planning.conv_algorithms import DeviceProfile
-from hybridge.engine.planning.film_footprint import FilmFootprint, FilmShape
-from hybridge.engine.planning.film_plan import sections_of
+from hybridge.engine.planning.film_footprint import FilmFootprint
+from hybridge.engine.planning.film_plan import leaner, sections_of
+from hybridge.engine.planning.film_shape import FilmShape
 from hybridge.engine.program.lowering import lower, skeleton
 from hybridge.lab.advisor.advice import advise, picture, title
 from hybridge.lab.advisor.network import Link
@@ -288,6 +289,19 @@ def large_advice() -> str:
     return "\n".join(rows)
 
 
+LTX_091: dict[str, Any] = {
+    **{"timestep_conditioning": True, "decoder_inject_noise": (True, True, True, False)},
+    **{"decoder_block_out_channels": (256, 512, 1024), "decoder_layers_per_block": (5, 6, 7, 8)},
+    **{"decoder_spatio_temporal_scaling": (True, True, True), "upsample_residual": (True, True, True)},
+    **{"upsample_factor": (2, 2, 2)},
+}
+
+SVD: dict[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+}
+
 #: Classes of video VAEs with a checkpoint's configuration, where it is not the class's own, and the factors from
 #: latents to pixels in space and time.
 FILMS: dict[str, tuple[str, dict[str, Any], int, int]] = {
@@ -304,7 +318,11 @@ FILMS: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "HunyuanVideo": ("AutoencoderKLHunyuanVideo", {}, 8, 4),
     "HunyuanVideo 1.5": ("AutoencoderKLHunyuanVideo15", {}, 16, 4),
     "EasyAnimate": ("AutoencoderKLMagvit", {}, 8, 4),
+    "CogVideoX": ("AutoencoderKLCogVideoX", {}, 8, 4),
+    "Mochi": ("AutoencoderKLMochi", {}, 8, 6),
+    "Stable Video Diffusion": ("AutoencoderKLTemporalDecoder", SVD, 8, 1),
     "LTX-Video 0.9.0": ("AutoencoderKLLTXVideo", {}, 32, 8),
+    "LTX-Video 0.9.1": ("AutoencoderKLLTXVideo", LTX_091, 32, 8),
     "LTX-2": ("AutoencoderKLLTX2Video", {"decoder_causal": False}, 32, 8),
 }
 
@@ -317,8 +335,8 @@ ON_CPU = DeviceProfile(2, 4, 16 * 2**20, 64)
 
 def films() -> str:
     """What decoding a film takes in each schedule with the smallest steps, of every class that is lowered."""
-    head = ("decode, bfloat16 on a CPU", "plain forward", "`strips`", "`frames`", "`rows`", "`spill`")
-    rows = [f"| {' | '.join((*head, 'work', 'first frame'))} |", "|---|---|---|---|---|---|---|---|"]
+    head = ("decode, bfloat16 on a CPU", "plain forward", "`strips`", "`frames`", "`rows`", "`lean`", "`spill`")
+    rows = [f"| {' | '.join((*head, 'work', 'first frame'))} |", "|---|---|---|---|---|---|---|---|---|"]
     for name, (class_name, config, side, every) in FILMS.items():
         program = lower(skeleton(class_name, config), "decode")
         for height, width, frames in FILM_SIZES:
@@ -330,13 +348,15 @@ def films() -> str:
             peaks = [
                 format_bytes(made[mode].peak_bytes) if mode in made else "" for mode in ("strips", "frames", "rows")
             ]
+            lean = [*leaner(shape, 2**24)][-1:]
             spilled = made["strips"]
             while (more := spilled.with_more_parked()) is not None:
                 spilled = more
             cells = [
-                f"{name}, {size[0] * side}×{size[1] * side}, {frames} frames",
+                f"{name}, {size[0] * side}×{size[1] * side}, {shape.extents[-1][0]} frames",
                 format_bytes(shape.whole_peak()),
                 *peaks,
+                *([format_bytes(one.peak_bytes) for one in lean] or [""]),
                 format_bytes(spilled.peak_bytes),
                 f"{sum(shape.flops) / 1e12:.0f} TFLOP",
                 f"after {made['frames'].first_frame:.0%}" if "frames" in made else "at the end",

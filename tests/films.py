@@ -9,16 +9,19 @@ from unittest import mock
 
 import torch
 from diffusers import (
+    AutoencoderKLCogVideoX,
     AutoencoderKLHunyuanImage,
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
     AutoencoderKLLTX2Video,
     AutoencoderKLLTXVideo,
     AutoencoderKLMagvit,
+    AutoencoderKLMochi,
     AutoencoderKLQwenImage,
+    AutoencoderKLTemporalDecoder,
     AutoencoderKLWan,
 )
-from diffusers.models.autoencoders import autoencoder_kl_qwenimage, autoencoder_kl_wan
+from diffusers.models.autoencoders import autoencoder_kl_mochi, autoencoder_kl_qwenimage, autoencoder_kl_wan
 from diffusers.models.normalization import RMSNorm
 from torch import nn
 
@@ -80,11 +83,45 @@ def small_ltx_2(seed: int = 0) -> Any:
     return small_ltx(seed, AutoencoderKLLTX2Video, **steps | scaling | sizes | layers | blocks | types)
 
 
+def small_ltx_timed(seed: int = 0, kind: type = AutoencoderKLLTXVideo) -> Any:
+    """LTX-Video 0.9.1's decoder, which is conditioned on a timestep and adds noise after some blocks."""
+    sizes = {"decoder_block_out_channels": (16, 32), "upsample_factor": (2, 2), "upsample_residual": (True, True)}
+    layers = {"decoder_layers_per_block": (1, 1, 1), "decoder_spatio_temporal_scaling": (True, True)}
+    noisy = {"timestep_conditioning": True, "decoder_inject_noise": (True, False, True)}
+    return small_ltx(seed, kind, **sizes | layers | noisy)
+
+
 def small_magvit(seed: int = 0, **config: Any) -> Any:
     """EasyAnimate's blocks, f8t4, whose norms have the statistics of a frame."""
     torch.manual_seed(seed)
     config = {"block_out_channels": (8, 8, 8, 16), "latent_channels": 4, "norm_num_groups": 4} | config
     return with_random_norms(AutoencoderKLMagvit(**{"layers_per_block": 1} | config).eval())
+
+
+def small_cogvideox(seed: int = 0, **config: Any) -> Any:
+    """CogVideoX's blocks, f8t4, whose norms have the statistics of two latent frames."""
+    torch.manual_seed(seed)
+    config = {"block_out_channels": (8, 8, 8, 16), "latent_channels": 4, "norm_num_groups": 4} | config
+    return with_random_norms(AutoencoderKLCogVideoX(**{"layers_per_block": 1} | config).eval())
+
+
+def small_mochi(seed: int = 0, **config: Any) -> Any:
+    """Mochi's blocks, f8t6, with 32 and 64 channels instead of 64 to 768: a group of its norms has one or two."""
+    torch.manual_seed(seed)
+    sizes = {"encoder_block_out_channels": (32, 32, 32, 64), "decoder_block_out_channels": (32, 32, 32, 64)}
+    layers = {"layers_per_block": (1, 1, 1, 1, 1), "latent_channels": 4}
+    return with_random_norms(AutoencoderKLMochi(**sizes | layers | config).eval())
+
+
+def small_svd(seed: int = 0) -> Any:
+    """Stable Video Diffusion's blocks, f8, with 32 channels instead of 128 to 512: its norms have 32 groups."""
+    torch.manual_seed(seed)
+    sizes: dict[str, Any] = {"block_out_channels": (32,) * 4, "down_block_types": ("DownEncoderBlock2D",) * 4}
+    module = with_random_norms(AutoencoderKLTemporalDecoder(**sizes).eval())
+    for name, parameter in module.named_parameters():
+        if name.endswith("mix_factor"):
+            nn.init.normal_(parameter)
+    return module
 
 
 def small_wan_22(seed: int = 0, **config: Any) -> Any:
@@ -95,9 +132,9 @@ def small_wan_22(seed: int = 0, **config: Any) -> Any:
 
 
 def with_random_norms(module: Any) -> Any:
-    """Norms that have been trained: at first their factors are all one."""
+    """Norms that have been trained, and noise: at first their factors are all one or zero."""
     for name, parameter in module.named_parameters():
-        if name.endswith("gamma") or ("norm" in name and parameter.ndim == 1):
+        if name.endswith("gamma") or "per_channel" in name or ("norm" in name and parameter.ndim == 1):
             nn.init.uniform_(parameter, 0.5, 1.5)
     return module
 
@@ -108,30 +145,68 @@ def to(module: Any, dtype: torch.dtype) -> Any:
 
 @torch.no_grad()
 def plainly(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
+    if isinstance(module, AutoencoderKLTemporalDecoder):
+        return frames_in_batch(module, task, source)
     if task == "decode":
-        return module.decode(source).sample
+        return module.decode(source, *beside(module, task, source).values()).sample
     return module.encode(source).latent_dist.parameters
+
+
+def frames_in_batch(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
+    """As :func:`plainly`, for a class that takes frames as items of a batch."""
+    batch, _, frames = source.shape[:3]
+    items = source.transpose(1, 2).flatten(0, 1)
+    if task == "decode":
+        made = module.decode(items, num_frames=frames).sample
+    else:
+        made = module.encode(items).latent_dist.parameters
+    return made.unflatten(0, (batch, frames)).transpose(1, 2)
 
 
 def in_float64(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
     """The right answer: the plain forward in float64 throughout."""
     dtype = next(module.parameters()).dtype
-    with without_float32():
+    with without_float32(), noise_in(dtype):
         judge = plainly(to(module, torch.float64), task, source.double())
     to(module, dtype)
     return judge
 
 
+def beside(module: Any, task: str, source: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What is given beside latents to a decoder that is conditioned on a timestep, whose noise is seeded here."""
+    if task != "decode" or not module.config.get("timestep_conditioning"):
+        return {}
+    torch.manual_seed(0)
+    return {"timestep": torch.full((len(source),), 1 / 16, dtype=source.dtype)}
+
+
+def noise_in(dtype: torch.dtype) -> Any:
+    """Noise of this dtype, whatever dtype is asked for: its numbers depend on that."""
+    real = torch.randn
+
+    def drawn(*size: Any, dtype: Any = None, own: torch.dtype = dtype, **given: Any) -> torch.Tensor:
+        return real(*size, dtype=own, **given).to(dtype)
+
+    return mock.patch.object(torch, "randn", drawn)
+
+
 @contextmanager
 def without_float32() -> Iterator[None]:
-    """Wan's nearest ×2 and LTX's norm go through float32, which costs a float64 forward its precision."""
+    """Wan's nearest ×2, LTX's norm and Mochi's features go through float32, which costs float64 its precision."""
     upsamples = autoencoder_kl_wan.WanUpsample, autoencoder_kl_qwenimage.QwenImageUpsample
     first, second = (mock.patch.object(one, "forward", nn.Upsample.forward) for one in upsamples)
 
     def in_its_own_dtype(self: RMSNorm, x: torch.Tensor) -> torch.Tensor:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
 
-    with first, second, mock.patch.object(RMSNorm, "forward", in_its_own_dtype):
+    def features(self: Any, x: torch.Tensor) -> torch.Tensor:
+        turned = torch.stack([x * (2**power * 2 * torch.pi) for power in range(self.start, self.stop)], 2).flatten(
+            1, 2
+        )
+        return torch.cat([x, turned.sin(), turned.cos()], 1)
+
+    third = mock.patch.object(autoencoder_kl_mochi.FourierFeatures, "forward", features)
+    with first, second, third, mock.patch.object(RMSNorm, "forward", in_its_own_dtype):
         yield
 
 

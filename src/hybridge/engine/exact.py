@@ -16,9 +16,7 @@ import logging
 import os
 import tempfile
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import torch
@@ -35,11 +33,19 @@ from .execution.executor import Progress, ShouldStop
 from .planning.plan import IN_MEMORY, WITHIN_ROUNDING, Mode, Plan
 from .program.program import Task
 from .runner import Runner
+from .vae_adapters import Call, adapter_of
+from .wrapped_forward import ItsForward
 
 _log = logging.getLogger(__name__)
 
+#: The argument of ``decode`` that some programs need and others do not have.
+_TIMESTEP = "temb"
+
+#: The argument of ``decode`` of classes that take frames as items of a batch.
+_FRAMES = "num_frames"
+
 #: Arguments of ``decode`` and ``encode`` that programs do not have.
-_OTHER = ("temb", "causal")
+_OTHER = ("causal",)
 
 
 def exact(
@@ -53,8 +59,9 @@ def exact(
     Args:
         vae: An AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny, AutoencoderKLQwenImage,
             AutoencoderKLHunyuanImage, AutoencoderKLWan, AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15,
-            AutoencoderKLMagvit, or AutoencoderKLLTXVideo or AutoencoderKLLTX2Video that is not conditioned on a
-            timestep; any other module is run as it is.  If it is an ExactVAE, the module that it wraps is used.
+            AutoencoderKLMagvit, AutoencoderKLCogVideoX, AutoencoderKLMochi, AutoencoderKLLTXVideo,
+            AutoencoderKLLTX2Video or AutoencoderKLTemporalDecoder; any other module is run as it is.  If it is an
+            ExactVAE, the module that it wraps is used.
         budget: Bytes that one call may take on top of the weights, input and output included: a number, or a string
             such as ``"2GiB"`` or ``"800MiB"``.  None means the memory that is free at the time of the call, on a
             GPU and on a CPU where a container or ``ulimit`` bounds the process; elsewhere no bound.  The
@@ -92,28 +99,6 @@ def check_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-class _ItsForward:
-    """``forward`` of the wrapped module's class; pipelines read its signature, accelerate replaces it."""
-
-    def __get__(self, wrapper: ExactVAE | None, owner: type | None = None) -> Any:
-        if wrapper is None:
-            return self
-        vae = wrapper.vae
-        if wrapper._has_strips and not _does_more_when_called(vae):
-            return MethodType(type(vae).forward, wrapper)  # it calls encode and decode, which are the wrapper's
-
-        @wraps(vae.forward)
-        def call(*given: Any, **named: Any) -> Any:
-            return vae(*given, **named)
-
-        return call
-
-
-def _does_more_when_called(module: nn.Module) -> bool:
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return "forward" in vars(module) or any(hooks)
-
-
 class ExactVAE(nn.Module):
     """A VAE that replaces a pipeline's own; made by :func:`exact`.
 
@@ -127,7 +112,7 @@ class ExactVAE(nn.Module):
     """
 
     vae: nn.Module
-    forward = _ItsForward()
+    forward = ItsForward()
 
     def __init__(
         self,
@@ -334,9 +319,10 @@ class ExactVAE(nn.Module):
             asked = inspect.signature(getattr(self.vae, task)).bind(*given, **named).arguments
             source = next(iter(asked.values()))
             reason = why_not_now(source, self._runner.parameters)
-            reason = reason or _why_other(asked)
+            reason = reason or self._why_other(task, asked)
             if reason is None:
-                return self._run(task, source, progress, should_stop), bool(asked.get("return_dict", True))
+                call = Call(is_bitwise=False, temb=asked.get(_TIMESTEP), frames=asked.get(_FRAMES) or 1)
+                return self._run(task, source, progress, should_stop, call), bool(asked.get("return_dict", True))
             self._tell(task, reason)
         if given:
             return _Plain((self._converted(given[0]), *given[1:]), named)
@@ -345,22 +331,42 @@ class ExactVAE(nn.Module):
 
     @torch.no_grad()
     def _run(
-        self, task: Task, source: torch.Tensor, progress: Progress | None, should_stop: ShouldStop | None
+        self,
+        task: Task,
+        source: torch.Tensor,
+        progress: Progress | None,
+        should_stop: ShouldStop | None,
+        call: Call,
     ) -> torch.Tensor:
         self._runner.check_numbers(task, source)
         source = source.to(self._runner.dtype)
+        in_batch = call.frames if adapter_of(self.vae).has_frames_in_batch else None
+        if in_batch is not None:
+            source = source.reshape(-1, in_batch, *source.shape[1:]).transpose(1, 2)
         if not bool(torch.isfinite(source).all()):
             what = "latents" if task == "decode" else "pixels"
             hint = "a look at where they are made: float16 overflows, for one"
             raise RequestError(f"the {what} hold NaN or infinity", saw=f"{list(source.shape)}", hint=hint)
-        return self._runner.run(
+        made = self._runner.run(
             task,
             source,
             budget_bytes=self.budget_bytes,
             modes=self.modes,
             progress=progress,
             should_stop=should_stop,
+            call=call,
         )
+        return made if in_batch is None else made.transpose(1, 2).flatten(0, 1)
+
+    def _why_other(self, task: Task, asked: dict[str, Any]) -> str | None:
+        """Return which argument of a call asks for another computation, or is missing; None if none is."""
+        has_time = asked.get(_TIMESTEP) is not None
+        frames = asked.get(_FRAMES)
+        if frames is not None and (frames < 1 or len(next(iter(asked.values()))) % frames):
+            return f"it is called with {_FRAMES}={frames} for another number"
+        if task == "decode" and has_time != self._runner.takes_time:
+            return f"it is called with {_TIMESTEP}" if has_time else f"it is called without {_TIMESTEP}"
+        return next((f"it is called with {name}" for name in _OTHER if asked.get(name) is not None), None)
 
     def _converted(self, source: Any) -> Any:
         """Return floating-point input in the module's dtype, where it has one and autocast is off."""
@@ -383,11 +389,6 @@ class _Plain:
 
     given: tuple[Any, ...]
     named: dict[str, Any]
-
-
-def _why_other(asked: dict[str, Any]) -> str | None:
-    """Return which argument of a call asks for another computation; None if none does."""
-    return next((f"it is called with {name}" for name in _OTHER if asked.get(name) is not None), None)
 
 
 def _blank() -> ExactVAE:

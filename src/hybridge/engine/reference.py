@@ -41,7 +41,10 @@ def untiled(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def without_tiling(module: Any) -> Iterator[None]:
     """Turn the module's own tiling off."""
-    was = module.use_tiling
+    was = getattr(module, "use_tiling", False)  # not every class has tiles
+    if not was:
+        yield
+        return
     module.use_tiling = False
     try:
         yield

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +33,7 @@ from .program.folding import folded
 from .program.lowering import lower
 from .program.module_structure import Structure
 from .program.program import Program, Task
-from .vae_adapters import Call, adapter_of
+from .vae_adapters import Call, adapter_of, mixed_with_noise, seeded, timestep_of
 
 _Kind = TypeVar("_Kind", bound=Executor)
 
@@ -76,6 +77,12 @@ class Runner:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle the module alone; everything derived from it is made again."""
         return partial(type(self), reads_weights=self._reads_weights), (self._module, self._spill_to)
+
+    @property
+    def takes_time(self) -> bool:
+        """Whether decoding in strips needs a timestep."""
+        executor = self._executors.get("decode")
+        return executor is not None and executor.program.takes_time
 
     @property
     def dtype(self) -> torch.dtype:
@@ -239,6 +246,11 @@ class Runner:
                 saw=f"shape {list(source.shape)}",
                 expected=f"[batch, {executor.program.channels[0]}, {frames}height, width]",
             )
+        if task == "decode" and call.chunk is not None and adapter_of(self._module).has_frames_in_batch:
+            bounds: Any = {"budget_bytes": budget_bytes, "modes": modes, "should_stop": should_stop}
+            parts = torch.split(source, call.chunk, dim=2)
+            call = replace(call, chunk=None)
+            return torch.cat([self.run(task, part, progress=progress, call=call, **bounds) for part in parts], 2)
         chosen = self._plan_for(task, source, budget_bytes, modes, call)
         _log.debug("%s in mode %s: %s", task, chosen.mode, chosen.reason)
         source = source.to(self.dtype)
@@ -316,7 +328,12 @@ class Runner:
             source = source if self.takes_films else source[:, :, None]
         elif self.takes_films:
             source = source[:, :, 0]
-        made = run(source.to(self._stored), chosen, progress=progress, should_stop=should_stop).to(source.dtype)
+        with ExitStack() as context:
+            if task == "decode" and self.takes_time:
+                run = partial(run, timestep=timestep_of(self._module, source, call))
+                source = mixed_with_noise(self._module, source, call)
+                context.enter_context(seeded(self._module, source, call))
+            made = run(source.to(self._stored), chosen, progress=progress, should_stop=should_stop).to(source.dtype)
         if runs_films == self.takes_films:
             return made
         return made[:, :, 0] if runs_films else made[:, :, None]

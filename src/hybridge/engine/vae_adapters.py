@@ -7,7 +7,8 @@ that shares all weights: flags are set on the copy, and a tap in place of its de
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,8 @@ class Call:
         noise_scale: For such a decoder, the part of noise that its latents are mixed with; None for ``timestep``.
         seed: Of that noise, and of noise that a decoder draws itself.
         chunk: Frames that a decoder takes at once whose frames then depend on it; all if None.
+        temb: The timestep as the class's ``decode`` takes it, for a call of that; no noise is mixed in then, and
+            the decoder draws from torch's own generator.
     """
 
     is_bitwise: bool = True
@@ -53,6 +56,7 @@ class Call:
     noise_scale: float | None = None
     seed: int = 0
     chunk: int | None = None
+    temb: torch.Tensor | None = None
 
 
 def _decode(module: Any, z: torch.Tensor, _: Call) -> torch.Tensor:
@@ -79,6 +83,7 @@ class Adapter:
         why: Why its own call differs from that; "" where they agree.
         finish: For classes that run their decoder chunk by chunk of final frames: what they do to a chunk.
         is_single: Its own code takes no batch: items run one after the other.
+        has_frames_in_batch: Its own methods take frames as items, (B · F, C, H, W).
         clear: For layers that hold state, so that two calls must not be under way in one module: clears it.
     """
 
@@ -91,6 +96,7 @@ class Adapter:
     finish: Finish | None = None
     clear: Callable[[Any], None] | None = None
     is_single: bool = False
+    has_frames_in_batch: bool = False
 
     def run(self, module: Any, task: Task, source: torch.Tensor, call: Call) -> torch.Tensor:
         """Run the class's own code.
@@ -171,30 +177,45 @@ def _clear_magvit(vae: Any) -> None:
     vae._clear_conv_cache()
 
 
-def _decode_at_time(vae: Any, z: torch.Tensor, call: Call) -> torch.Tensor:
-    """LTX-Video: latents mixed with noise, and a decoder that is told how much of it there is."""
-    if not vae.config.timestep_conditioning:
-        return _decode(vae, z, call)
+def mixed_with_noise(vae: Any, z: torch.Tensor, call: Call) -> torch.Tensor:
+    """Return LTX-Video's latents mixed with noise, for a decoder that is told how much of it there is."""
+    scale = call.timestep if call.noise_scale is None else call.noise_scale
+    if not scale or call.temb is not None or not vae.config.timestep_conditioning:
+        return z
     from diffusers.utils.torch_utils import randn_tensor
 
-    scale = call.timestep if call.noise_scale is None else call.noise_scale
-    if scale:
-        noise = randn_tensor(
-            z.shape, generator=torch.Generator("cpu").manual_seed(call.seed), device=z.device, dtype=z.dtype
-        )
-        # As tensors, because Python's numbers would not be rounded to the latents' dtype first.
-        part = torch.tensor(scale, device=z.device, dtype=z.dtype)
-        z = (1 - part) * z + part * noise
-    timestep = torch.full((z.shape[0],), call.timestep, device=z.device, dtype=z.dtype)
-    if not any(vae.config.decoder_inject_noise):
-        decoded: torch.Tensor = vae.decode(z, timestep, return_dict=False)[0]
-        return decoded
-    # Its convolutions draw from torch's own generator.
-    devices = [z.device] if z.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    noise = randn_tensor(
+        z.shape, generator=torch.Generator("cpu").manual_seed(call.seed), device=z.device, dtype=z.dtype
+    )
+    # As tensors, because Python's numbers would not be rounded to the latents' dtype first.
+    part = torch.tensor(scale, device=z.device, dtype=z.dtype)
+    mixed: torch.Tensor = (1 - part) * z + part * noise
+    return mixed
+
+
+def timestep_of(vae: Any, z: torch.Tensor, call: Call) -> torch.Tensor | None:
+    """Return the timestep that a decoder is conditioned on; None if it is on none."""
+    if call.temb is not None or not vae.config.timestep_conditioning:
+        return call.temb
+    return torch.full((z.shape[0],), call.timestep, device=z.device, dtype=z.dtype)
+
+
+@contextmanager
+def seeded(vae: Any, z: torch.Tensor, call: Call) -> Iterator[None]:
+    """Seed torch's own generator for a decoder that draws from it, and set it back."""
+    if call.temb is not None or not any(vae.config.decoder_inject_noise):
+        yield
+        return
+    with torch.random.fork_rng([z.device] if z.device.type == "cuda" else []):
         torch.manual_seed(call.seed)
-        drawn: torch.Tensor = vae.decode(z, timestep, return_dict=False)[0]
-    return drawn
+        yield
+
+
+def _decode_at_time(vae: Any, z: torch.Tensor, call: Call) -> torch.Tensor:
+    timestep = timestep_of(vae, z, call)
+    with seeded(vae, z, call):
+        decoded: torch.Tensor = vae.decode(mixed_with_noise(vae, z, call), timestep, return_dict=False)[0]
+    return decoded
 
 
 def _decode_frames(vae: Any, z: torch.Tensor, call: Call) -> torch.Tensor:
@@ -274,7 +295,7 @@ ADAPTERS: dict[str, Adapter] = {
     "AutoencoderKLAllegro": Adapter(_decode_allegro, always={"use_tiling": True}, is_single=True),
     "AutoencoderKLHunyuanVideo15": Adapter(is_single=True),  # its mask of attention has one head for each item
     "AutoencoderKLMagvit": Adapter(finish=_as_it_is, clear=_clear_magvit),
-    "AutoencoderKLTemporalDecoder": Adapter(_decode_frames, _encode_frames),
+    "AutoencoderKLTemporalDecoder": Adapter(_decode_frames, _encode_frames, has_frames_in_batch=True),
     "AutoencoderKLHunyuanImageRefiner": Adapter(_decode_refiner, fold=_fold_refiner),
     "Kandinsky6SRVAE": Adapter(_decode_kandinsky, _encode_kandinsky),
     "AutoencoderTAEHV": Adapter(finish=_as_it_is),

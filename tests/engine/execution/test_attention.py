@@ -9,7 +9,8 @@ from hybridge.engine.execution import attention
 from hybridge.engine.kernels.compiled import multiplies_bfloat16
 from hybridge.engine.memory.arena import Scratch
 from hybridge.engine.planning.conv_algorithms import DeviceProfile, queries_padded
-from hybridge.engine.program.ops import Attend, Norm, Weights
+from hybridge.engine.program.layers import Norm, Weights
+from hybridge.engine.program.ops import Attend
 
 #: How far from float64 each may be: a few roundings of what it keeps keys and values in.
 WITHIN = {torch.float32: 3e-6, torch.bfloat16: 1e-2}

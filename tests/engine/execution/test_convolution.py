@@ -13,7 +13,8 @@ from hybridge.engine.memory.arena import Scratch
 from hybridge.engine.memory.device_memory import allocate_picture
 from hybridge.engine.planning.conv_algorithms import ConvAlgorithm, DeviceProfile, algorithm_of
 from hybridge.engine.planning.winograd import transform
-from hybridge.engine.program.ops import Convolve, Padding, Weights
+from hybridge.engine.program.layers import Weights
+from hybridge.engine.program.ops import Convolve, Padding
 
 LARGE, TALL, SQUARE = (ConvAlgorithm("winograd", *tile) for tile in ((4, 4), (4, 2), (2, 2)))
 FOUR, NINE = ConvAlgorithm("four-phases", 2, 2), ConvAlgorithm("nine-products", 2, 2)

@@ -16,7 +16,8 @@ from hybridge.engine.kernels.compiled import multiplies_bfloat16, multiplies_flo
 from hybridge.engine.memory.arena import Scratch
 from hybridge.engine.memory.device_memory import allocate_picture
 from hybridge.engine.planning.conv_algorithms import ConvAlgorithm, DeviceProfile, algorithm_of
-from hybridge.engine.program.ops import Convolve, Padding, Weights
+from hybridge.engine.program.layers import Weights
+from hybridge.engine.program.ops import Convolve, Padding
 
 DOTS, TAPS, TAPS_IN_BFLOAT16 = ConvAlgorithm("dots"), ConvAlgorithm("taps"), ConvAlgorithm("taps", in_bfloat16=True)
 

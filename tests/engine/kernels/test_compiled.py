@@ -21,7 +21,8 @@ from hybridge.engine.kernels.compiled import multiplies_bfloat16
 from hybridge.engine.memory.arena import Scratch
 from hybridge.engine.memory.device_memory import allocate_picture
 from hybridge.engine.planning.conv_algorithms import ConvAlgorithm
-from hybridge.engine.program.ops import Convolve, Padding, Weights
+from hybridge.engine.program.layers import Weights
+from hybridge.engine.program.ops import Convolve, Padding
 
 WAYS = [
     *(ConvAlgorithm("winograd", *tile) for tile in ((4, 4), (4, 2), (2, 2))),

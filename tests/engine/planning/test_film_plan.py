@@ -9,8 +9,8 @@ import pytest
 
 from hybridge.engine.planning.conv_algorithms import DeviceProfile
 from hybridge.engine.planning.courses import Course, Section, is_stored
-from hybridge.engine.planning.film_footprint import FilmShape
 from hybridge.engine.planning.film_plan import plan_film
+from hybridge.engine.planning.film_shape import FilmShape
 from hybridge.engine.planning.plan import Plan
 from hybridge.engine.program.folding import folded
 from hybridge.engine.program.lowering import lower, skeleton
@@ -87,7 +87,7 @@ def test_five_seconds_of_720p_of_hunyuan_video_fit_in_24_gib() -> None:
     program = lower(skeleton("AutoencoderKLHunyuanVideo", {}), "decode")
     chosen = planned(program, 31, 90, 160, budget_bytes=24 * GIB)
     assert chosen.mode == "spill"
-    assert chosen.parked_bytes > 100 * GIB
+    assert chosen.parked_bytes > 70 * GIB
     with pytest.raises(TooLarge):
         planned(program, 31, 90, 160, budget_bytes=24 * GIB, modes=("strips", "frames", "rows"))
 

@@ -10,7 +10,7 @@ Memory: as planned, see :mod:`.buffers`.  Activations are channels-last, so that
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ..memory.arena import borrow
 from ..memory.device_memory import trim
 from ..planning.conv_algorithms import ConvAlgorithm, DeviceProfile
 from ..planning.plan import Plan
-from ..program.ops import Attend, Rearrange
+from ..program.ops import Attend, Op, Rearrange
 from ..program.program import Program
 from .buffers import Buffers
 from .call_context import without_autocast
@@ -57,7 +57,6 @@ class Executor:
     """
 
     _convolution: type[ConvolutionStrips] = ConvolutionStrips
-    _attention: type[AttentionStrips] = AttentionStrips
 
     def __init__(
         self, program: Program, module: nn.Module, spill_to: Path | None = None, *, reads_weights: bool = True
@@ -67,7 +66,7 @@ class Executor:
         self._reads_weights = reads_weights
         self._parameters = ModuleParameters(module)
         self._layers = program.layers()
-        self._bound: dict[int, tuple[ConvAlgorithm | None, _Bound]] = {}
+        self._bound: dict[int, tuple[ConvAlgorithm | Rearrange | None, _Bound]] = {}
         self._bound_to: list[object] = []
         self._binding = threading.Lock()
 
@@ -80,6 +79,7 @@ class Executor:
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
         deliver: Callable[[torch.Tensor], None] | None = None,
+        timestep: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Compute the program's output for ``source``.
 
@@ -90,6 +90,7 @@ class Executor:
             should_stop: Called after every strip except the last.
             deliver: For a film of one item that is computed frame by frame, takes the frames (1, C', f, H', W') as
                 soon as they are final; the output then has no frames.  Otherwise it is not called.
+            timestep: For a decoder that is conditioned on one: (B,), as the class takes it.
 
         Returns:
             (B, C', H', W'), contiguous, of the source's dtype.
@@ -101,7 +102,7 @@ class Executor:
         """
         self._check(source, plan)
         with without_autocast(source.device.type):
-            return self._run(source.resolve_neg(), plan, progress, should_stop, deliver)
+            return self._run(source.resolve_neg(), plan, progress, should_stop, deliver, timestep)
 
     def _run(
         self,
@@ -110,6 +111,7 @@ class Executor:
         progress: Progress | None,
         should_stop: ShouldStop | None,
         deliver: Callable[[torch.Tensor], None] | None,
+        timestep: torch.Tensor | None,
     ) -> torch.Tensor:
         bound = self._bind(source.dtype, plan)
         deliver = deliver if _is_delivered(plan) else None
@@ -119,7 +121,7 @@ class Executor:
             borrow(source, plan.arena_bytes) as arena,
             closing(Buffers(plan, source, arena, copies, self._spill_to)) as buffers,
         ):
-            strips = self._strips(bound, source, output, plan, buffers, deliver)
+            strips = self._strips(bound, source, output, plan, buffers, deliver, timestep)
             for done, _ in enumerate(strips, start=1):
                 if progress:
                     progress(done, plan.strips)
@@ -163,21 +165,31 @@ class Executor:
             self._bound_to = bound_to
         parameters = Parameters(self._parameters.parts, computed)
         ways = [step.way for step in plan.steps]
+        ops, origins = self._ops_of(plan)
+        keys = [op if isinstance(op, Rearrange) else way for op, way in zip(ops, ways, strict=True)]
         missing = [
-            index for index, way in enumerate(ways) if index not in self._bound or self._bound[index][0] != way
+            (index, op, way)
+            for index, op, way, key in zip(origins, ops, ways, keys, strict=True)
+            if index not in self._bound or self._bound[index][0] != key
         ]
-        for index in missing:
-            op, way = self.program.ops[index], ways[index]
+        for index, op, way in {index: (index, op, way) for index, op, way in missing}.values():
             if isinstance(op, Rearrange):
-                self._bound[index] = None, self._rearrangement(op, plan.arithmetic)
+                self._bound[index] = op, self._rearrangement(op, plan.arithmetic)
             elif isinstance(op, Attend):
-                self._bound[index] = None, self._attention(op, parameters, plan.arithmetic)
+                self._bound[index] = way, self._attention_of(op)(op, parameters, plan.arithmetic)
             else:
                 strips = self._convolution(op, way or ConvAlgorithm("direct"), parameters, plan.arithmetic)
                 self._bound[index] = way, strips
         if missing:
             trim()  # preparing takes the same memory again, scattered between the pieces that stay
-        return [self._bound[index][1] for index in range(len(self.program.ops))]
+        return [self._bound[index][1] for index in origins]
+
+    def _ops_of(self, plan: Plan) -> tuple[tuple[Op, ...], Iterable[int]]:
+        """Return the ops of a plan, and of each the index of the program's op whose weights it has."""
+        return self.program.ops, range(len(self.program.ops))
+
+    def _attention_of(self, op: Attend) -> type[AttentionStrips]:
+        return AttentionStrips
 
     def _rearrangement(self, op: Rearrange, arithmetic: DeviceProfile) -> Any:
         raise TypeError(f"{op.name}: only films are rearranged")
@@ -190,8 +202,9 @@ class Executor:
         plan: Plan,
         buffers: Buffers,
         deliver: Callable[[torch.Tensor], None] | None,
+        timestep: torch.Tensor | None,
     ) -> Generator[None]:
-        del deliver  # a picture is final at the end
+        del deliver, timestep  # a picture is final at the end
         for item in range(plan.batch):
             ends = source[item : item + 1], output[item : item + 1]
             run = _Item(self.program, plan, bound, *ends, buffers)

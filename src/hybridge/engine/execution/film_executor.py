@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import torch
@@ -11,20 +11,33 @@ from ...errors import RequestError
 from ..planning.conv_algorithms import DeviceProfile
 from ..planning.courses import Axis, Course, Extent, Section, Span, is_stored
 from ..planning.plan import Plan
-from ..program.ops import Convolve, Rearrange
+from ..program.ops import Attend, Convolve, Op, Rearrange, measured_by
 from ..program.program import Program
+from ..program.recomputing import Recomputed, recomputing
 from .buffers import Buffers
+from .conditioning import Conditioning, Conditions
 from .executor import Executor
 from .film_ops import FilmAttention, FilmCall, FilmConvolution
 from .film_rearranging import FilmRearrangement
 from .film_statistics import FilmMoments
-from .film_values import FilmValue, Part
+from .film_values import FilmValue, Part, RowAbove
+from .pixel_attention import PixelAttention
 
 
 class FilmExecutor(Executor):
     """A program of films together with a module's weights; as :class:`.Executor`, with (B, C, T, H, W)."""
 
-    _convolution, _attention = FilmConvolution, FilmAttention
+    _convolution = FilmConvolution
+
+    def _as_planned(self, plan: Plan) -> Recomputed:
+        return recomputing(self.program.at(plan.frames), plan.recomputed)
+
+    def _ops_of(self, plan: Plan) -> tuple[tuple[Op, ...], Iterable[int]]:
+        planned = self._as_planned(plan)
+        return planned.program.ops, planned.origins
+
+    def _attention_of(self, op: Attend) -> type[FilmAttention]:
+        return PixelAttention if op.sees == "pixel before" else FilmAttention
 
     def _rearrangement(self, op: Rearrange, arithmetic: DeviceProfile) -> FilmRearrangement:
         return FilmRearrangement(op, arithmetic)
@@ -52,14 +65,18 @@ class FilmExecutor(Executor):
         plan: Plan,
         buffers: Buffers,
         deliver: Callable[[torch.Tensor], None] | None,
+        timestep: torch.Tensor | None,
     ) -> Generator[None]:
-        lengths = self.program.lengths(plan.frames)
-        sizes = self.program.sizes(plan.height, plan.width)
+        program = self._as_planned(plan).program
+        lengths = program.lengths(plan.frames)
+        sizes = program.sizes(plan.height, plan.width)
         extents = tuple((length, *size) for length, size in zip(lengths, sizes, strict=True))
-        courses = [Course(self.program, section, extents) for section in plan.sections]
+        courses = [Course(program, section, extents) for section in plan.sections]
+        conditioning = Conditioning(program, self._parameters.parts, extents, source, timestep)
         for item in range(plan.batch):
             ends = source[item].transpose(0, 1), output[item].transpose(0, 1)
-            run = _FilmItem(self.program, plan, bound, *ends, buffers, extents, deliver)
+            conditions = [conditioning.of(op, item) for op in program.ops]
+            run = _FilmItem(program, plan, bound, *ends, buffers, extents, deliver, conditions)
             for section, course in zip(plan.sections, courses, strict=True):
                 yield from run.section(section, course)
             run.deliver_kept()
@@ -78,7 +95,9 @@ class _FilmItem:
         buffers: Buffers,
         extents: tuple[Extent, ...],
         deliver: Callable[[torch.Tensor], None] | None,
+        conditions: list[Conditions],
     ) -> None:
+        self._conditions = conditions
         self._program, self._plan, self._bound, self._buffers = program, plan, bound, buffers
         self._source, self._output, self._extents, self._deliver = source, output, extents, deliver
         self._keeping = {
@@ -88,12 +107,14 @@ class _FilmItem:
         self._made: dict[int, Span] = {}
         self._kept: dict[int, Span] = {}
         self._moments: dict[int, FilmMoments] = {}
+        self._above: dict[int, RowAbove] = {}
 
     def section(self, section: Section, course: Course) -> Generator[None]:
         """Run a section, yielding after every strip, and free the buffers that no later section reads."""
         slabs = [n + 1 for n in section.ops if not is_stored(self._program, section, n + 1)]
         passing = {self._plan.steps[value - 1].buffer for value in slabs}
         self._kept.clear()
+        self._above.clear()
         for step, (made, kept_from) in enumerate(zip(course.made, course.kept_from, strict=True)):
             self._made = {value: made[value] for value in slabs}
             is_last = step == len(course.made) - 1
@@ -151,15 +172,31 @@ class _FilmItem:
             step.rows,
             converted if isinstance(op, Convolve) else 0,
             source_extent,
-            self._moments.get(op.source) if op.norm is not None and op.norm.is_measured else None,
+            op.norm.maps if op.norm is not None else None,
+            self._source,
+            self._moments.get(measured) if (measured := measured_by(op)) is not None else None,
             self._moments.get(op.target),
+            self._row_above(op),
+            self._conditions[index],
         )
         yield from self._bound[index].run(call, self._buffers.scratch)
         if call.gather is not None:
             call.gather.merge()
 
+    def _row_above(self, op: Op) -> RowAbove | None:
+        """Return the row above a strip, where the target lies where the source does."""
+        if (
+            op.source in self._made
+            or op.source not in self._keeping
+            or self._home(op.source) != self._home(op.target)
+        ):
+            return None
+        if op.source not in self._above:
+            self._above[op.source] = RowAbove(self._buffers.take(self._keeping[op.source]))
+        return self._above[op.source]
+
     def _home(self, value: int) -> int | None:
-        return self._plan.steps[value - 1].buffer
+        return self._plan.steps[value - 1].buffer if value else None
 
     def _whole(self, value: int) -> torch.Tensor:
         if value == 0:

@@ -6,19 +6,25 @@ From frame to frame they move along by one, so that each row is normalised once 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
 
 from ..memory.arena import Scratch
+from ..planning.conv_algorithms import ConvAlgorithm, DeviceProfile
 from ..planning.courses import Extent, Span
-from ..program.ops import OF_ROUNDED
+from ..program.layers import Maps
+from ..program.ops import OF_ROUNDED, Convolve
+from .conditioning import NOTHING, Conditions
 from .convolution import Workspace
 from .executor import begins_at
 from .film_statistics import FilmMoments
-from .film_values import FilmValue, FrameRows
+from .film_values import FilmValue, FrameRows, RowAbove
 from .group_norm import Moments
+from .latent_maps import LatentMaps
+from .parameters import Parameters
+from .pointwise import IN_PLACE
 from .strips import (
     AttentionRoom,
     AttentionStrips,
@@ -44,8 +50,12 @@ class FilmCall:
         at_once: Number of target rows computed at a time.
         converted: As in :class:`.strips.Reading`.
         source_extent: (frames, height, width) of the source.
+        maps: How the op's maps are read, where it has some.
+        latents: The program's input, (T, C, h, w), which maps are made of.
         moments: The source's statistics, where the op normalises it.
         gather: Takes the target's statistics, for the norm that will read it.
+        above: The row above a strip, where the target is written over the source.
+        conditions: What is read beside values.
     """
 
     source: FilmValue
@@ -56,8 +66,12 @@ class FilmCall:
     at_once: int
     converted: int
     source_extent: Extent
+    maps: Maps | None
+    latents: torch.Tensor
     moments: FilmMoments | None = None
     gather: FilmMoments | None = None
+    above: RowAbove | None = None
+    conditions: Conditions = NOTHING
 
     def place(self, frame: int, first: int, end: int) -> torch.Tensor:
         """Return the memory of rows [first, end) of a target frame, (1, C, n, W)."""
@@ -78,11 +92,16 @@ class FilmCall:
 class FilmConvolution(ConvolutionStrips):
     """A convolution of films."""
 
+    def __init__(self, op: Convolve, way: ConvAlgorithm, parameters: Parameters, arithmetic: DeviceProfile) -> None:
+        super().__init__(op, way, parameters, arithmetic)
+        maps = op.norm.maps if op.norm is not None else None
+        self._maps = None if maps is None else LatentMaps(maps, parameters)
+
     def run(self, call: FilmCall, scratch: Scratch) -> Generator[None]:
         """Compute what the call asks for, yielding after every few rows of all of its frames."""
         _, height, width = call.source_extent
         time = self._op.in_time
-        enters = _Enters(self._enter, call)
+        enters = _Enters(self, call)
         room = self._convolution.begin(scratch, call.at_once, width)
         added = None
         if call.residual is not None:
@@ -96,17 +115,29 @@ class FilmConvolution(ConvolutionStrips):
             if call.frames[0] < computed:
                 for row, piece in call.source.pieces(0, first, end):
                     call.place(0, first, end)[:, :, row - first : row - first + piece.shape[2]] = piece
+            source = call.source if call.above is None else call.above.over(call.source, first)
             before: Span | None = None
             for frame in windows:
-                before = self._fill(room, call, frame, before, self._op.rows_read(first, end), enters)
+                before = self._fill(room, source, call, frame, before, self._op.rows_read(first, end), enters)
+                if call.above is not None:
+                    call.above.keep(call.source, frame, end - 1)
                 if added is not None:
                     added.frame = frame
                 self._compute(room, call, frame, (first, end), residual, scratch, is_added_within=is_added_within)
+            if call.above is not None:
+                call.above.turn()
             call.measure(call.frames, (first, end))
             yield
 
     def _fill(
-        self, room: Workspace, call: FilmCall, frame: int, before: Span | None, rows: Span, enters: _Enters
+        self,
+        room: Workspace,
+        source: FilmValue,
+        call: FilmCall,
+        frame: int,
+        before: Span | None,
+        rows: Span,
+        enters: _Enters,
     ) -> Span:
         """Fill the window for a target frame, and return the source frames that it then has."""
         time = self._op.in_time
@@ -127,9 +158,8 @@ class FilmConvolution(ConvolutionStrips):
                 inside.zero_()
             else:
                 read = min(max(first + slot, 0), length - 1)
-                enter = enters.of(read)
-                for row, piece in call.source.pieces(read, start, stop):
-                    enter(piece, inside[:, :, row - start : row - start + piece.shape[2]])
+                for row, piece in source.pieces(read, start, stop):
+                    enters.enter(read, row, piece, inside[:, :, row - start : row - start + piece.shape[2]])
         room.pad(rows[0], *rows, height)
         return first, end
 
@@ -147,8 +177,10 @@ class FilmConvolution(ConvolutionStrips):
         first, end = rows
         spread = 1 if self._op.in_time is None else self._op.in_time.spread
         place = target = call.place(frame, first, end) if spread == 1 else None
-        if place is not None and place.dtype != scratch.like.dtype and self._op.leaving not in OF_ROUNDED:
-            place = None  # or the sum would be rounded before the function is applied
+        noise, of_noise = call.conditions.noise, call.conditions.of_noise
+        is_rounded = place is not None and place.dtype != scratch.like.dtype
+        if is_rounded and (self._op.leaving not in OF_ROUNDED or noise is not None):
+            place = None  # or the sum would be rounded before the function is applied or noise added
         if residual is None:
             made = room.convolve(end - first, place)
         else:
@@ -160,6 +192,9 @@ class FilmConvolution(ConvolutionStrips):
                 made = add_pieces(
                     room.convolve(end - first, None), iter(together) if together else pieces, first, place
                 )
+        if noise is not None and of_noise is not None:
+            rows_of_noise = noise[None, None, first:end].to(made.dtype)
+            made.addcmul_(rows_of_noise, of_noise.to(made.dtype).view(1, -1, 1, 1))
         if self._leaving:
             self._leaving(made)
         if target is not None:
@@ -176,17 +211,41 @@ def _target_size(strips: ConvolutionStrips, call: FilmCall) -> tuple[int, int]:
 
 
 class _Enters:
-    """What normalises and activates the rows of each frame, which may have statistics of its own."""
+    """Normalises and activates the rows of each frame, which may have statistics of its own."""
 
-    def __init__(self, make: Callable[[Moments | None], Enter], call: FilmCall) -> None:
-        self._make, self._call = make, call
+    def __init__(self, strips: FilmConvolution, call: FilmCall) -> None:
+        self._strips, self._call = strips, call
         self._made: dict[int, Enter] = {}
 
-    def of(self, frame: int) -> Enter:
-        part = 0 if self._call.moments is None else self._call.moments.part_of(frame)
+    def enter(self, frame: int, row: int, rows: torch.Tensor, out: torch.Tensor) -> None:
+        """Write rows of a frame, of which the first is ``row``, to their place in the window."""
+        call, strips = self._call, self._strips
+        part = 0 if call.moments is None else call.moments.part_of(frame)
         if part not in self._made:
-            self._made[part] = self._make(self._call.moments_of(frame))
-        return self._made[part]
+            self._made[part] = self._enter_with(call.moments_of(frame))
+        self._made[part](rows, out)
+        if strips._maps is not None and call.maps is not None:
+            strips._maps.apply(call.maps, call.latents, frame, row, call.source_extent[1], out)
+            if strips._op.entering:
+                IN_PLACE[strips._op.entering](out)
+
+    def _enter_with(self, moments: Moments | None) -> Enter:
+        strips, given = self._strips, self._call.conditions
+        if strips._norm is None or (strips._maps is None and given.scale is None):
+            return strips._enter(moments)
+        normalise = strips._norm.with_statistics(moments)
+        if given.scale is None or given.shift is None:
+            return normalise  # what follows the norm comes after the maps
+        scale, shift = (vector.view(1, -1, 1, 1) for vector in (given.scale, given.shift))
+        entering = IN_PLACE[strips._op.entering] if strips._op.entering else None
+
+        def enter(rows: torch.Tensor, out: torch.Tensor) -> None:
+            normalise(rows, out)
+            out.mul_(scale).add_(shift)
+            if entering:
+                entering(out)
+
+        return enter
 
 
 class FilmAttention(AttentionStrips):

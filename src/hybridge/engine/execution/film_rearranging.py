@@ -14,7 +14,7 @@ from ..program.ops import Rearrange
 from ..program.rearranging import Arrangement, Part
 from .film_ops import FilmCall
 from .film_values import FilmValue
-from .strips import IN_PLACE
+from .pointwise import IN_PLACE
 
 
 class FilmRearrangement:
@@ -71,8 +71,7 @@ class _Arranged:
     def add(self, value: FilmValue, frame: int, rows: Span, made: torch.Tensor) -> None:
         """Add rows [first, end) of a target frame to ``made``, (1, C, end - first, W)."""
         by, (first, end) = self._by, rows
-        # All frames but the first follow the same rule, frame by frame of a block.
-        like = 0 if frame == 0 else 1 + (frame - 1) % by.frames if by.goes_up else 1
+        like = by.like(frame)
         moved = by.frames_read(frame, frame + 1)[0] - by.frames_read(like, like + 1)[0]
         start, stop = by.rows_read(first, end)
         for pick in self._picked(like, made.device):

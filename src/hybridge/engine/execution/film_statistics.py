@@ -1,11 +1,11 @@
-"""The statistics of a film's value: of each frame, or of all frames together."""
+"""The statistics of a film's value: of each frame, of each segment, or of all frames together."""
 
 from __future__ import annotations
 
 import torch
 
 from ..planning.conv_algorithms import DeviceProfile
-from ..program.ops import Norm
+from ..program.layers import Norm
 from .group_norm import MOST_PIECES, Moments
 
 
@@ -18,7 +18,7 @@ class FilmMoments:
     """
 
     def __init__(self, norm: Norm, arithmetic: DeviceProfile) -> None:
-        self._is_of_frames, self._arithmetic = norm.over == "frame", arithmetic
+        self._norm, self._arithmetic = norm, arithmetic
         self._parts: dict[int, Moments] = {}
 
     def of(self, frame: int) -> Moments:
@@ -27,7 +27,7 @@ class FilmMoments:
 
     def part_of(self, frame: int) -> int:
         """Return the number of the part of the film whose statistics a frame's are."""
-        return frame if self._is_of_frames else 0
+        return self._norm.part_of(frame)
 
     def add(self, frame: int, rows: torch.Tensor) -> None:
         """Add rows (1, C, n, W) of a frame; each may be added only once."""

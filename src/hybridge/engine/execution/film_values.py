@@ -32,6 +32,10 @@ class FilmValue:
     def __init__(self, parts: list[Part], axis: Axis) -> None:
         self._parts, self._axis = parts, axis
 
+    def behind(self, part: Part) -> FilmValue:
+        """Return the value with another part before its own."""
+        return FilmValue([part, *self._parts], self._axis)
+
     def pieces(self, frame: int, start: int, stop: int) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield rows [start, stop) of a frame in pieces (first row, (1, C, n, W))."""
         if self._axis == "frames":
@@ -78,3 +82,27 @@ class FrameRows(Rows):
     @property
     def is_laid_out(self) -> bool:
         return self._value.is_laid_out
+
+
+class RowAbove:
+    """The last row of a strip whose memory is written over, of all frames: the strip below reads it again.
+
+    Args:
+        rows: Memory for two rows of all frames, (T, C, 2, W): one is read while the other is written.
+    """
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self._rows, self._at = rows, 0
+
+    def over(self, value: FilmValue, first: int) -> FilmValue:
+        """Return the value with its own row above row ``first``."""
+        return value if first == 0 else value.behind(Part(first - 1, first, self._rows[:, :, self._at, None]))
+
+    def keep(self, value: FilmValue, frame: int, row: int) -> None:
+        """Keep a frame's row for the next strip, before it is written over."""
+        for _, piece in value.pieces(frame, row, row + 1):
+            self._rows[frame, :, 1 - self._at] = piece[0, :, 0]
+
+    def turn(self) -> None:
+        """Let the next strip read what was kept for it."""
+        self._at = 1 - self._at

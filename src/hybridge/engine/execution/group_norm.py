@@ -8,7 +8,7 @@ from torch import nn
 
 from ..kernels.compiled import compiled_for, supports_layout
 from ..planning.conv_algorithms import DeviceProfile
-from ..program.ops import Norm
+from ..program.layers import Norm
 
 #: Pieces that are kept of a film before they are merged into one; plans count their memory.
 MOST_PIECES = 64

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..program.ops import Norm, Weights
+from ..program.layers import Norm, Weights
 from .group_norm import GroupNorm
 from .position_norm import PositionNorm
+
+#: Axes of the weight of a convolution within a frame.
+_KERNEL_AXES = 4
 
 
 class ModuleParameters:
@@ -62,6 +65,12 @@ class Parameters:
         """Return weight and bias of a layer; for taps in time, with frames and phases one after another."""
         part: Any = self._parts[weights.name]
         weight, bias = part.weight.detach(), part.bias
+        if weight.ndim < _KERNEL_AXES:  # a linear layer
+            weight = weight[:, :, None, None]
+        if weights.scaled_by is not None:
+            mixer: Any = self._parts[weights.scaled_by]
+            factor = mixer.mix_factor.detach().to(torch.promote_types(weight.dtype, torch.float32)).sigmoid()
+            weight, bias = weight * factor, None if bias is None else bias.detach() * factor
         count = (weights.out_channels - weights.last_repeated) // weights.phases
         if len(weight) != count:
             used = slice(weights.first_output, weights.first_output + count)

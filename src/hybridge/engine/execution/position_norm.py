@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from ..program.ops import Norm
+from ..program.layers import Norm
 from .group_norm import Moments
 
 #: Rows are normalised in pieces of this many bytes, which stay in cache between the steps.
@@ -15,7 +15,7 @@ _PIECE_BYTES = 2**20
 
 
 class PositionNorm:
-    """One of the norms that :class:`.ops.Norm` describes, other than ``group``.
+    """One of the norms that :class:`.layers.Norm` describes, other than ``group``.
 
     Args:
         norm: The norm in the program.

@@ -9,19 +9,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from ..kernels.compiled import supports_layout
 from ..memory.arena import Scratch
 from ..planning.conv_algorithms import ConvAlgorithm, DeviceProfile, queries_padded
-from ..program.ops import OF_ROUNDED, Attend, Convolve
+from ..program.ops import OF_ROUNDED, WIDENING, Attend, Convolve
 from .attention import begin
 from .convolution import Convolution, Workspace, prepare
 from .group_norm import Moments
 from .parameters import Parameters
+from .pointwise import IN_PLACE, with_fourier_features
 from .shortcut import Shortcut
 
 
@@ -171,7 +170,7 @@ class ConvolutionStrips:
         self._convolution: Convolution = prepare(op, way, weight, bias, arithmetic.k_block)
         channels = op.weights.in_channels // (op.in_time.kernel if op.in_time else 1)
         self._norm = None if op.norm is None else parameters.norm(op.norm, channels)
-        self._entering = IN_PLACE[op.entering] if op.entering else None
+        self._entering = IN_PLACE[op.entering] if op.entering and op.entering not in WIDENING else None
         self._leaving = IN_PLACE[op.leaving] if op.leaving else None
 
     def strips(self, reading: Reading, scratch: Scratch, into: Into | None = None) -> Generator[Strip]:
@@ -236,6 +235,8 @@ class ConvolutionStrips:
         return Carried(residual, shortcut, place), room.adds
 
     def _enter(self, moments: Moments | None) -> Enter:
+        if self._op.entering == "fourier":
+            return with_fourier_features
         if self._norm is None:
             normalise = _copy
         else:
@@ -310,15 +311,15 @@ class AttentionStrips:
             tokens = normalised(source[:, :, first:end])
             made = room.queries[: len(tokens)]
             at = before + first * width
-            attention.keys[at : at + len(tokens)] = _linear(tokens, self._key, made)
-            attention.keep_values(at, _linear(tokens, self._value, made))
+            attention.keys[at : at + len(tokens)] = linear(tokens, self._key, made)
+            attention.keep_values(at, linear(tokens, self._value, made))
         for first, end in ranges:
             rows = source[:, :, first:end]
             tokens = normalised(rows)
             queries, mixed = room.queries[: len(tokens)], room.mixed[: len(tokens)]
-            _linear(tokens, self._query, queries)
+            linear(tokens, self._query, queries)
             attention.attend(queries, mixed, before + reading.height * width, (room.first, room.last))
-            made = _linear(mixed, self._out, room.last[: tokens.numel()].view(tokens.shape))
+            made = linear(mixed, self._out, room.last[: tokens.numel()].view(tokens.shape))
             yield Strip(first, end, made.view(1, end - first, width, channels).permute(0, 3, 1, 2).add_(rows))
 
 
@@ -334,7 +335,7 @@ class AttentionRoom:
         self.queries, self.mixed = (scratch.take(padded, inner) for _ in range(2))
 
 
-def _linear(
+def linear(
     tokens: torch.Tensor, layer: tuple[torch.Tensor, torch.Tensor | None], out: torch.Tensor
 ) -> torch.Tensor:
     """Apply a linear layer to tokens (n, C), into ``out``, (n, O)."""
@@ -342,19 +343,6 @@ def _linear(
     if bias is None:
         return torch.mm(tokens, weight.T, out=out)
     return torch.addmm(bias, tokens, weight.T, out=out)
-
-
-#: The functions of :data:`.ops.POINTWISE`, in place, with the same order of operations as diffusers' code.
-IN_PLACE: dict[str, Callable[[torch.Tensor], Any]] = {
-    "silu": lambda x: F.silu(x, inplace=True),
-    "relu": lambda x: x.relu_(),
-    "gelu": lambda x: x.copy_(F.gelu(x)),
-    "mish": lambda x: F.mish(x, inplace=True),
-    "from_signed": lambda x: x.add_(1).div_(2),
-    "to_signed": lambda x: x.mul_(2).sub_(1),
-    "soft_clamp": lambda x: x.div_(3).tanh_().mul_(3),
-    "clamp": lambda x: x.clamp_(-1, 1),
-}
 
 
 def _copy(rows: torch.Tensor, out: torch.Tensor) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..program.ops import Attend, Convolve, Padding, Weights
+from ..program.layers import Weights
+from ..program.ops import Attend, Convolve, Padding
 from .winograd import DOUBLED, HALVED, Transform, transform
 
 #: From this many input channels, tiles of 4×2 are as close to float64 as a direct float32 convolution; below it,

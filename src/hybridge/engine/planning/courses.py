@@ -25,7 +25,7 @@ from ..program.ops import (
     Rearrange,
     frames_added,
     frames_ahead,
-    frames_together,
+    frames_split,
     rows_added,
     rows_together,
 )
@@ -74,7 +74,7 @@ class Section:
 def is_stored(program: Program, section: Section, value: int) -> bool:
     """Return whether a value of the section exists whole, because later ops read it or because it is the output."""
     readers = program.readers(value)
-    return not readers or max(readers) >= section.end_op
+    return value == len(program.ops) or any(reader >= section.end_op for reader in readers)
 
 
 class Course:
@@ -168,7 +168,7 @@ class Course:
         """Return how many slabs before ``end`` are made together with some after it."""
         if self._section.axis == "rows":
             return end % rows_together(op)
-        return (end - 1) % frames_together(op) if end > 0 else 0
+        return frames_split(op, end)
 
     def _wanted(self, ends: dict[int, int]) -> dict[int, int]:
         """Return for every target the end of the rows that a step should make."""

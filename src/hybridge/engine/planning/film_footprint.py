@@ -8,6 +8,8 @@ Sections follow one another and steps repeat, so that the lifetimes of buffers a
 
 A target takes over the memory of its residual where every step makes the same slabs of both, and no later op reads
 the residual.
+Of a source that no later op reads it takes over the memory as well: frames are read before they are written, and of
+the rows above a strip, which are read again, copies are kept.
 
 All sizes are in bytes, on top of the weights, and include input and output.
 """
@@ -19,15 +21,10 @@ from dataclasses import replace
 from functools import partial
 
 from ..program.ops import Attend, Convolve, Op, Rearrange, rows_added, rows_together
-from ..program.program import Program
-from .conv_algorithms import DeviceProfile
-from .courses import Course, Extent, Section, is_stored
+from .courses import Course, Section, is_stored
+from .film_shape import FilmShape
 from .footprint import Buffer, Step, laid_out
-from .shape import STATISTICS_ITEMSIZE, Shape
-
-#: A class that attends to frames before makes, for every pair of positions, a comparison and a mask in float32, and
-#: another in a narrower dtype.
-_MASK_BYTES, _WIDE_BYTES = 5, 4
+from .shape import STATISTICS_ITEMSIZE
 
 #: Bytes of a number while statistics are merged, and of such numbers how many there are for each piece and channel.
 _MERGING_ITEMSIZE, _MERGING_COPIES = 8, 6
@@ -35,91 +32,11 @@ _MERGING_ITEMSIZE, _MERGING_COPIES = 8, 6
 #: Pieces of statistics that are kept before they are merged.
 _PIECES_KEPT = 64
 
+#: Numbers of a strip that attends along time, for each of its queries.
+_PIXEL_COPIES = 5
+
 #: Rows are normalised in pieces of at most this many bytes, of which two exist; see execution's PositionNorm.
 _PIECES_BYTES = 2 * 2**20
-
-
-class FilmShape:
-    """A program of films at one size on one device.
-
-    Attributes:
-        program: The program.
-        batch: Number of items.
-        frames: Number of frames of the input.
-        arithmetic: The widths in which numbers are stored and computed.
-        picture: The sizes of one frame.
-        extents: (frames, height, width) of every value.
-        nbytes: Bytes of every value of one item.
-        ends_bytes: Bytes of input and output of the whole batch.
-        flops: Floating-point operations of every op.
-    """
-
-    def __init__(
-        self, program: Program, batch: int, frames: int, height: int, width: int, arithmetic: DeviceProfile
-    ) -> None:
-        self.program, self.batch, self.frames, self.arithmetic = program, batch, frames, arithmetic
-        self.picture = Shape(program, batch, height, width, arithmetic)
-        lengths = program.lengths(frames)
-        self.extents: tuple[Extent, ...] = tuple(
-            (length, *size) for length, size in zip(lengths, self.picture.sizes, strict=True)
-        )
-        self.nbytes = [length * nbytes for length, nbytes in zip(lengths, self.picture.nbytes, strict=True)]
-        self.ends_bytes = batch * (self.nbytes[0] + self.nbytes[-1])
-        self.flops = program.flops(height, width, frames)
-
-    def whole_peak(self) -> int:
-        """Return the peak of the module's own forward: of all frames at once, or of one after another."""
-        return self._peak_at_once() if self.program.is_at_once else self._peak_frame_by_frame()
-
-    def _peak_at_once(self) -> int:
-        """Return the peak of a class that computes the whole film layer by layer.
-
-        Norm, padding and convolution make new values each, and ×2 three more.  Attention makes a mask for every
-        pair of positions.
-        """
-        peak, program, nbytes = 0, self.program, self.nbytes
-        last_reads = program.last_reads()
-        for index, op in enumerate(program.ops):
-            held = {value for value in range(index + 1) if last_reads[value] >= index} | program.held[index] | {0}
-            source, target = nbytes[op.source], nbytes[op.target]
-            if isinstance(op, Attend):
-                frames, height, width = self.extents[op.source]
-                mask = _MASK_BYTES + (stored if (stored := self.arithmetic.stored_bytes) < _WIDE_BYTES else 0)
-                masks = (frames * height * width) ** 2 * mask
-                temporaries = 4 * source + masks
-            elif isinstance(op, Rearrange):
-                temporaries = 2 * target
-            elif op.doubled:
-                doubled = target * program.channels[op.source] // program.channels[op.target]
-                temporaries = source + 3 * doubled + target  # apart from frame 0, joined with it, and padded
-            else:
-                gone = source if last_reads[op.source] == index and op.source not in program.held[index] else 0
-                normalised = source if op.norm is not None else 0
-                padded = source if op.in_time is not None else 0
-                temporaries = normalised + padded + max(target, padded) - (gone if normalised else 0)
-                if op.residual is not None:
-                    temporaries = max(temporaries, (2 + (op.shortcut is not None)) * target - gone)
-            peak = max(peak, sum(nbytes[value] for value in held) + temporaries)
-        return self.batch * peak
-
-    def _peak_frame_by_frame(self) -> int:
-        """Return the peak of a class that runs one latent frame after another.
-
-        It keeps the last two frames that each convolution over frames has read, and joins what it has computed
-        with what comes next.
-        """
-        program, nbytes = self.program, self.picture.nbytes
-        decodes = program.task == "decode"
-        fewer, more = (program.lengths(frames) for frames in ((1, 2) if decodes else (1, 5)))
-        at_once = [after - before for before, after in zip(fewer, more, strict=True)]
-        kept = peak = 0
-        for op in program.ops:
-            if isinstance(op, Convolve) and op.in_time is not None:
-                kept += (op.in_time.kernel - 1) * nbytes[op.source]
-            source, target = at_once[op.source] * nbytes[op.source], at_once[op.target] * nbytes[op.target]
-            added = target if op.residual is not None else 0
-            peak = max(peak, 2 * source + max(source, target) + added)
-        return self.ends_bytes + self.batch * (self.nbytes[-1] + kept + peak)
 
 
 class FilmFootprint:
@@ -196,7 +113,8 @@ class FilmFootprint:
         taken = [step.taken_bytes for step in self.steps]
         at_peak = taken.index(max(taken))
         ops = self.shape.program.ops
-        attended = {value for op in ops if isinstance(op, Attend) for value in (op.source, op.target)}
+        needing = (op for op in ops if isinstance(op, Attend) and op.sees != "pixel before")
+        attended = {value for op in needing for value in (op.source, op.target)}
         small = {self._homes[value] for value in attended if value in self._homes}
         choices = [
             index
@@ -227,8 +145,11 @@ class FilmFootprint:
             if value == len(program.ops):
                 continue  # the output, which the caller gets
             stored = is_stored(program, section, value)
-            last = self._last_step_of(value) if stored else max(program.readers(value))
+            last = self._last_step_of(value) if stored else max(program.readers(value), default=index)
             taken = self._taken_over(op, index, section, course, stored=stored)
+            if taken is None and stored and self._may_overwrite(op, index, section):
+                taken = op.source
+                self._keep_rows(op, section)
             if taken is not None:
                 home = self._homes[taken]
                 self.buffers[home] = replace(self.buffers[home], last_op=last)
@@ -264,6 +185,30 @@ class FilmFootprint:
             return value if not stored and course.is_in_step(value, op.target) else None
         return value if stored and section.slabs is None else None
 
+    def _may_overwrite(self, op: Op, index: int, section: Section) -> bool:
+        """Return whether the target may lie where the source does."""
+        if not isinstance(op, Convolve) or op.source not in self._homes or op.source - 1 in section.ops:
+            return False
+        time, shape = op.in_time, self.shape
+        in_turn = time is None or (time.stride, time.spread, time.first, time.ahead, time.skipped) == (
+            1,
+            1,
+            "seen",
+            0,
+            0,
+        )
+        is_by_rows = section.slabs is None or (section.axis == "rows" and index == section.end_op - 1)
+        is_alike = shape.extents[op.source] == shape.extents[op.target]
+        channels = {shape.program.channels[value] for value in (op.source, op.target)}
+        is_last = self._last_reads[op.source] == index and op.residual != op.source
+        return is_last and is_alike and len(channels) == 1 and in_turn and is_by_rows and op.padding.top <= 1
+
+    def _keep_rows(self, op: Op, section: Section) -> None:
+        """Add the buffer of the rows above a strip and above the next one."""
+        if isinstance(op, Convolve) and op.padding.top:
+            by_rows = replace(section, axis="rows")
+            self._add(op.source, by_rows, 2, section.first_op, section.end_op - 1, keeps=op.source)
+
     def _last_step_of(self, value: int) -> int:
         """Return the last op during which a stored value is read: in steps, until the section ends."""
         last = self._last_reads[value]
@@ -275,7 +220,7 @@ class FilmFootprint:
         for section, course in zip(self.sections, self._courses, strict=True):
             for index in section.ops:
                 op = self.shape.program.ops[index]
-                rows = self.shape.picture.rows(index, strip_bytes)
+                rows = self._rows(index, strip_bytes)
                 if section.axis == "rows":
                     rows = min(rows, course.fresh(op.target))
                 rows -= rows % rows_together(op) if rows > rows_together(op) else 0
@@ -304,13 +249,31 @@ class FilmFootprint:
         is_last = course is self._courses[-1] and self.sections[-1].is_by_frames
         return nbytes[0] + (course.fresh(output) * nbytes[-1] // self.shape.extents[-1][0] if is_last else 0)
 
+    def _rows(self, index: int, strip_bytes: int) -> int:
+        """Return how many target rows an op computes at a time: as many as fit in ``strip_bytes``, at least one."""
+        op = self.shape.program.ops[index]
+        if not (isinstance(op, Attend) and op.sees == "pixel before"):
+            return self.shape.picture.rows(index, strip_bytes)
+        height = self.shape.extents[op.source][1]
+        return min(height, max(1, strip_bytes // self._along_time(op, 1)))
+
+    def _along_time(self, op: Attend, rows: int) -> int:
+        """Return the bytes of a strip that attends along time: tokens, queries, keys, values and results."""
+        frames, _, width = self.shape.extents[op.source]
+        numbers = op.out.out_channels + _PIXEL_COPIES * op.query.out_channels
+        return frames * rows * width * numbers * self.shape.arithmetic.computed_bytes
+
     def _scratch(self, index: int, rows: int) -> int:
         op, picture = self.shape.program.ops[index], self.shape.picture
+        if isinstance(op, Attend) and op.sees == "pixel before":
+            return self._along_time(op, rows)
         scratch = picture.scratch_of(index, rows, is_streamed=True)
         if op.norm is not None:
             channels, width = self.shape.program.channels[op.source], picture.sizes[op.source][1]
             read = rows if isinstance(op, Attend) else op.rows_read(0, rows)[1] - op.rows_read(0, rows)[0]
             scratch += min(_PIECES_BYTES, 2 * read * width * channels * self.shape.arithmetic.computed_bytes)
+            if op.norm.maps is not None:  # factors and shifts of a row of latents
+                scratch += 3 * width * channels * self.shape.arithmetic.computed_bytes
         if isinstance(op, Attend) and op.sees != "frame":  # keys and values of all frames
             frames, height, width = self.shape.extents[op.source]
             in_bytes = partial(self.shape.arithmetic.attention_bytes, op)
@@ -347,7 +310,7 @@ class FilmFootprint:
         spans = [made[op.target] for made in course.made if made[op.target][0] < made[op.target][1]]
         if section.axis == "rows":
             counts = [-(-(end - first) // rows) for first, end in spans]
-            return sum(counts) * (frames if isinstance(op, Attend) else 1)
+            return sum(counts) * (frames if isinstance(op, Attend) and op.sees != "pixel before" else 1)
         of_a_frame = -(-height // rows)
         times = sum(end - first for first, end in spans) if isinstance(op, Attend) else len(spans)
         return of_a_frame * times

@@ -1,18 +1,20 @@
 """Decide how a film fits in memory: which ops run over all frames, frame by frame, or row by row.
 
-There are three schedules, in this order:
+There are five schedules, in this order:
 
 * ``strips``: op by op over all frames; two values exist at a time.
 * ``frames``: all ops together, a few latent frames in every step.  Of each value exists what a step makes, and the
   two frames before it that its reader reads again.  Finished frames leave first.
 * ``rows``: ops between two attentions together, a few rows of all frames in every step.  Attention needs all rows
   of a frame, so it and what lies on its other side run op by op, at the size of latents.
+* ``lean``: as ``strips``, without the outputs of ×2, the largest values: what reads them computes them again, a few
+  rows of all frames at a time.
 * ``spill``: as ``strips``, with values in a file, of which the rows that a strip needs are in memory.  On CPUs.
 
-A norm whose statistics are over all frames leaves ``strips`` and ``spill``; one over each frame leaves ``frames``,
-too.
+A norm whose statistics are over all frames leaves ``strips``, ``lean`` and ``spill``; one over each frame or over
+each segment leaves ``frames``, too.
 
-Every value is computed once in each of them, and the results are equal within rounding.  Which takes least memory
+But for ``lean``, every value is computed once; the results are equal within rounding.  Which takes least memory
 depends on the film: two frames are more than two rows of all frames, unless there are more frames than rows.
 """
 
@@ -26,9 +28,11 @@ from ...errors import RequestError, TooLarge
 from ...units import format_bytes
 from ..program.ops import Attend, Op, frames_ahead
 from ..program.program import Program
+from ..program.recomputing import may_be_recomputed
 from .conv_algorithms import DeviceProfile
 from .courses import Section
-from .film_footprint import FilmFootprint, FilmShape, one_by_one
+from .film_footprint import FilmFootprint, one_by_one
+from .film_shape import FilmShape
 from .plan import FRUGAL_FROM_BYTES, FRUGAL_PART, STRIP_BYTES_WITHOUT_CACHE, WITHIN_ROUNDING, Mode, Plan
 
 _size = partial(format_bytes, up=True)
@@ -39,6 +43,9 @@ _ROWS_IN_A_STEP = (8, 4, 2, 1)
 
 #: In how many steps one row is made at the least.
 _STEPS_FOR_A_ROW = (2, 4)
+
+#: Of a value that is computed again, this part of the rows exists at a time.
+_PARTS_IN_MEMORY = 64
 
 #: Factor by which strips shrink at a time once every schedule was tried.
 _SHRINKING = 8
@@ -116,7 +123,9 @@ def plan_film(
         mode=mode,
         steps=footprint.steps,
         buffers=footprint.laid_out(),
-        last_reads=program.last_reads(),
+        last_reads=footprint.shape.program.last_reads(),
+        flops=batch * sum(footprint.shape.flops),
+        recomputed=footprint.shape.recomputed,
         peak_bytes=footprint.peak_bytes,
         parked_bytes=footprint.parked_bytes,
         reason=f"{plainly}; {_described(footprint)} take {_size(footprint.peak_bytes)}",
@@ -151,6 +160,8 @@ def _schedules(
 
     for mode, sections in choices:
         yield mode, made(sections, strip_bytes)
+    if "lean" in modes:
+        yield from (("lean", footprint) for footprint in leaner(shape, strip_bytes))
     if not is_bounded:
         return
     if spills:
@@ -162,13 +173,40 @@ def _schedules(
         strip_bytes = max(1, strip_bytes // _SHRINKING)
         for mode, sections in dict(choices).items():  # of each mode the schedule with the smallest steps
             yield mode, made(sections, strip_bytes, in_file=spills)
+        if "lean" in modes:
+            yield from (("lean", footprint) for footprint in [*leaner(shape, strip_bytes)][-1:])
         if spills:
             first = made(one_by_one(range(len(shape.program.ops))), strip_bytes, in_file=True)
             yield from (("spill", footprint) for footprint in [*_spilled(first)][-1:])
 
 
+def leaner(shape: FilmShape, strip_bytes: int) -> Iterator[FilmFootprint]:
+    """Yield footprints of all frames in which more and more outputs of ×2 are computed again by what reads them."""
+    best = FilmFootprint(shape, one_by_one(range(len(shape.program.ops))), strip_bytes)
+    for value in sorted(may_be_recomputed(shape.program), key=lambda value: -shape.nbytes[value]):
+        lean = shape.recomputing((*best.shape.recomputed, value))
+        footprint = FilmFootprint(lean, in_turn(lean), strip_bytes)
+        if footprint.peak_bytes < best.peak_bytes:
+            best = footprint
+            yield best
+
+
+def in_turn(shape: FilmShape) -> tuple[Section, ...]:
+    """Return a section for each op, or for those that run together a few rows at a time."""
+    sections, together = list[Section](), {group.start: group for group in shape.together}
+    while (index := sections[-1].end_op if sections else 0) < len(shape.program.ops):
+        group = together.get(index)
+        if group is None:
+            sections.append(Section(index, index + 1))
+            continue
+        rows = shape.extents[group.stop][1] // _PARTS_IN_MEMORY
+        sections.append(Section(group.start, group.stop, "rows", max(2, rows - rows % 2)))
+    return tuple(sections)
+
+
 def _spilled(first: FilmFootprint) -> Iterator[FilmFootprint]:
-    """Yield footprints of all frames op by op, with more and more values in a file."""
+    """Yield footprints of all frames op by op, with more and more values in a file; first with none."""
+    yield first
     footprint: FilmFootprint | None = first
     while footprint is not None and (footprint := footprint.with_more_parked()) is not None:
         yield footprint
@@ -232,6 +270,9 @@ def _scale(shape: FilmShape, run: range) -> int:
 def _described(footprint: FilmFootprint) -> str:
     together = max(footprint.sections, key=lambda section: len(section.ops))
     in_file = f", with {_size(footprint.parked_bytes)} in a file," if footprint.parked else ""
+    if footprint.shape.recomputed:
+        again = f"{len(footprint.shape.recomputed)} values computed again where they are read"
+        return f"strips of all frames, with {again},"
     if together.slabs is None:
         return f"strips of all frames{in_file}"
     unit = f"{together.axis}" if together.slabs > 1 else together.axis.removesuffix("s")

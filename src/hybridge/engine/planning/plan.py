@@ -87,6 +87,7 @@ class Plan:
         reason: The reason for this mode and these strips, in a sentence with numbers.
         frames: Number of frames of the input; 1 for a picture.
         sections: For a film, which ops run together; empty for a picture, whose ops run one after another.
+        recomputed: For a film, the values that each reader computes again; see :mod:`..program.recomputing`.
     """
 
     mode: Mode
@@ -103,6 +104,7 @@ class Plan:
     reason: str
     frames: int = 1
     sections: tuple[Section, ...] = ()
+    recomputed: tuple[int, ...] = ()
 
     @property
     def arena_bytes(self) -> int:

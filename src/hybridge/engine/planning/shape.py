@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from ..program.ops import OF_ROUNDED, Attend, Convolve, Op, Rearrange, rows_together, usual_taps
+from ..program.layers import usual_taps
+from ..program.ops import OF_ROUNDED, Attend, Convolve, Op, Rearrange, rows_together
 from ..program.program import Program
 from .conv_algorithms import ConvAlgorithm, DeviceProfile, algorithm_of, queries_padded
 

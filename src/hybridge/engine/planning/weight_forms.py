@@ -6,7 +6,8 @@ runs and are kept, so a caller that budgets memory must count them from the begi
 
 from __future__ import annotations
 
-from ..program.ops import Attend, Convolve, Norm, Weights
+from ..program.layers import Norm, Weights
+from ..program.ops import Attend, Convolve
 from ..program.program import Program
 from .conv_algorithms import DeviceProfile, algorithm_of
 

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from torch import nn
 
 from ...errors import CannotLower
+from .layers import Maps, Norm, Weights, usual_taps
 from .module_structure import kind
-from .ops import Attend, Convolve, Norm, Op, Padding, Rearrange, Weights, usual_taps
+from .ops import WIDENING, Attend, Convolve, Op, Padding, Rearrange
 from .program import Program, Task
 from .rearranging import IN_PLACE, Arrangement
 
@@ -29,15 +30,19 @@ class ProgramBuilder:
         norms_are_over: The frames that a norm's statistics are over; see :class:`.Norm`.
         attention_sees: The frames that attention is over; see :class:`.Attend`.
         is_at_once: As in :class:`.Program`.
+        segment: As in :class:`.Program`.
         is_causal: Whether no layer sees later frames, where this is a setting of the class.
+        embedder: Name of the submodule that embeds the timestep for the blocks that are being lowered.
     """
 
     def __init__(self, module: nn.Module, blocks: Mapping[str, Lower]) -> None:
         self._blocks = blocks
-        self.norms_are_over: Literal["frame", "film"] = "frame"
-        self.attention_sees: Literal["frame", "frames before"] = "frame"
+        self.norms_are_over: Literal["frame", "segment", "film"] = "frame"
+        self.attention_sees: Literal["frame", "frames before", "pixel before"] = "frame"
         self.is_at_once = False
+        self.segment = 0
         self.is_causal = True
+        self.embedder: str | None = None
         self._names = {part: name for name, part in module.named_modules()}
         self._module = type(module).__name__
         self._channels: list[int] = []
@@ -67,11 +72,10 @@ class ProgramBuilder:
         """Add a convolution whose layer was checked before."""
         op = Convolve(source, len(self._channels), weights, stride, padding, **around)
         together, spread = (op.in_time.kernel, op.in_time.spread) if op.in_time else (1, 1)
-        if weights.in_channels != together * self._channels[source]:
+        channels = self._channels[source] * WIDENING.get(op.entering or "", 1)
+        if weights.in_channels != together * channels:
             raise CannotLower(
-                f"cannot lower {weights.name}",
-                saw=f"{self._channels[source]} channels",
-                expected=weights.in_channels // together,
+                f"cannot lower {weights.name}", saw=f"{channels} channels", expected=weights.in_channels // together
             )
         if op.residual is not None:
             added = op.shortcut.out_channels if op.shortcut else self._channels[op.residual]
@@ -106,7 +110,9 @@ class ProgramBuilder:
         )
         return Weights(name, conv.in_channels, conv.out_channels, conv.kernel_size[0])
 
-    def conv3d_weights(self, conv: Any, outside: tuple[str, ...] = ("zeros",), known: str = "Conv3d") -> Weights:
+    def conv3d_weights(
+        self, conv: Any, outside: tuple[str, ...] = ("zeros",), known: str = "Conv3d", *, is_odd: bool = True
+    ) -> Weights:
         """Return the weights of a convolution over frames of this class, which pads in one of these ways."""
         name, (frames, *sides) = self.name(conv), conv.kernel_size
         check(
@@ -117,7 +123,8 @@ class ProgramBuilder:
                 conv.padding_mode in outside and not isinstance(conv.padding, str),
             ),
             ("one group, no dilation", conv.groups == 1 and set(conv.dilation) == {1}),
-            ("a square kernel with an odd side", len(set(sides)) == 1 and sides[0] % 2 == 1),
+            ("a square kernel", len(set(sides)) == 1),
+            ("an odd side", sides[0] % 2 == 1 or not is_odd),
             ("parameters of its shape", owns(conv, conv.out_channels, conv.in_channels, *conv.kernel_size)),
         )
         return Weights(name, frames * conv.in_channels, conv.out_channels, sides[0], usual_taps(frames))
@@ -137,7 +144,7 @@ class ProgramBuilder:
         )
         return Weights(name, layer.in_features, layer.out_features)
 
-    def norm(self, norm: Any, source: int) -> Norm:
+    def norm(self, norm: Any, source: int, maps: Maps | None = None) -> Norm:
         name = self.name(norm)
         check(
             name,
@@ -145,7 +152,7 @@ class ProgramBuilder:
             ("parameters of its shape", norm.bias is not None and owns(norm, self._channels[source])),
             ("groups of the same size", self._channels[source] % norm.num_groups == 0),
         )
-        return Norm(name, norm.num_groups, norm.eps, over=self.norms_are_over)
+        return Norm(name, norm.num_groups, norm.eps, over=self.norms_are_over, maps=maps)
 
     def block(self, block: Any, source: int) -> int:
         function = self._blocks.get(kind(block))
@@ -181,6 +188,7 @@ class ProgramBuilder:
             is_film=is_film or is_of_pictures,
             is_at_once=self.is_at_once,
             is_of_pictures=is_of_pictures,
+            segment=self.segment,
         )
 
     def _add(self, op: Op, channels: int) -> int:

@@ -3,21 +3,24 @@
 A convolution over several frames sees one frame, and around it zeros or the same frame, so that of its taps in time
 one is left, or their sum; and what a program does to the frames after the first does not happen.
 A third of the multiplications remains, and every way to run pictures serves; a program that moves numbers between
-channels and positions stays one of films, of one frame.
+channels and positions, or that normalises with maps, stays one of films, of one frame.  One that makes several
+frames of one, or attends along time, stays as it is.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from .ops import Attend, Convolve, Op, Rearrange, Weights
+from .layers import Weights
+from .ops import Attend, Convolve, Op, Rearrange
 from .program import Program
 
 
 def folded(program: Program) -> Program:
     """Return the program of pictures that computes what ``program`` computes for one frame; pictures' as it is."""
-    if not program.is_film or program.is_of_pictures:
+    if not program.is_film or program.is_of_pictures or not all(map(_folds, program.ops)):
         return program
+    program = program.at(1)
     now = {0: 0}  # the new number of every value
     channels, ops, held = [program.channels[0]], [], []
     for op, inside in zip(program.ops, program.held, strict=True):
@@ -26,7 +29,7 @@ def folded(program: Program) -> Program:
             continue
         made: Op = replace(op, source=now[op.source], target=len(channels))
         if made.norm is not None:
-            made = replace(made, norm=replace(made.norm, over="frame"))
+            made = replace(made, norm=replace(made.norm, over="frame", segments=None))
         if isinstance(made, Attend):
             made = replace(made, sees="frame")
         if not isinstance(made, Attend) and made.residual is not None:
@@ -37,9 +40,16 @@ def folded(program: Program) -> Program:
         channels.append(program.channels[op.target])
         ops.append(made)
         held.append(frozenset(now[value] for value in inside))
-    is_film = any(isinstance(op, Rearrange) for op in ops)
+    is_film = any(isinstance(op, Rearrange) or (op.norm is not None and op.norm.maps is not None) for op in ops)
     values = tuple(channels), tuple(ops), tuple(held)
     return Program(program.task, program.module, *values, is_film, is_folded=True, is_at_once=program.is_at_once)
+
+
+def _folds(op: Op) -> bool:
+    """Return whether an op makes one frame of one, as it would in a picture."""
+    if isinstance(op, Attend):
+        return op.sees != "pixel before"
+    return op.output_frames(1) == 1
 
 
 def _of_one_frame(op: Convolve) -> Weights:

@@ -12,6 +12,7 @@ from typing import Any
 from .builder import Lower, ProgramBuilder, check
 from .module_structure import kind
 from .rearranging import IN_PLACE, Arrangement
+from .style import Style
 
 #: The class of VAE.
 NAME = "AutoencoderKLHunyuanImage"
@@ -27,9 +28,7 @@ def decoder(builder: ProgramBuilder, vae: Any) -> None:
     z = builder.input(part.conv_in.in_channels)
     x, repeated = builder.convolve(z, part.conv_in), replace(IN_PLACE, repeats=part.repeat)
     x = builder.rearrange(x, IN_PLACE, builder.name(part.conv_in), residual=z, residual_by=repeated)
-    for block in (part.mid_block, *part.up_blocks):
-        x = builder.block(block, x)
-    _norm_act_conv(builder, x, part.norm_out, part.nonlinearity, part.conv_out)
+    _STYLE.decode(builder, part, x)
 
 
 def encoder(builder: ProgramBuilder, vae: Any) -> None:
@@ -38,16 +37,12 @@ def encoder(builder: ProgramBuilder, vae: Any) -> None:
     check(builder.name(part), ("diffusers' encoder", kind(part) == "HunyuanImageEncoder2D"))
     builder.is_at_once = True
     x = builder.convolve(builder.input(part.conv_in.in_channels), part.conv_in)
-    for block in (*part.down_blocks, part.mid_block):
-        x = builder.block(block, x)
-    made = _norm_act_conv(builder, x, part.norm_out, part.nonlinearity, part.conv_out)
+    x, made = _STYLE.encode(builder, part, x)
     averaged = Arrangement(goes_up=False, mean=part.group_size)
     builder.rearrange(made, IN_PLACE, builder.name(part.conv_out), residual=x, residual_by=averaged)
 
 
-def _norm_act_conv(builder: ProgramBuilder, x: int, norm: Any, activation: Any, conv: Any, **around: Any) -> int:
-    check(builder.name(activation), ("SiLU", kind(activation) == "SiLU"))
-    return builder.convolve(x, conv, norm=builder.norm(norm, x), entering="silu", **around)
+_STYLE = Style(ProgramBuilder.convolve, ProgramBuilder.norm)
 
 
 def _resnet(builder: ProgramBuilder, block: Any, x: int) -> int:
@@ -56,8 +51,7 @@ def _resnet(builder: ProgramBuilder, block: Any, x: int) -> int:
         ("as many channels in as out", block.conv_shortcut is None),
         ("convolutions with stride 1", set(block.conv1.stride) == {1}),
     )
-    hidden = _norm_act_conv(builder, x, block.norm1, block.nonlinearity, block.conv1)
-    return _norm_act_conv(builder, hidden, block.norm2, block.nonlinearity, block.conv2, residual=x)
+    return _STYLE.resnet(builder, block, x, None)
 
 
 def _attention(builder: ProgramBuilder, block: Any, x: int) -> int:

@@ -13,8 +13,10 @@ from dataclasses import replace
 from typing import Any
 
 from .builder import Lower, ProgramBuilder, check, drops_nothing
+from .layers import Taps, Weights
 from .module_structure import kind
-from .ops import InTime, Padding, Taps, Weights
+from .ops import InTime, Padding
+from .style import Style, pointwise
 
 #: The class of VAE.
 NAME = "AutoencoderKLHunyuanVideo"
@@ -29,11 +31,9 @@ def decoder(builder: ProgramBuilder, vae: Any) -> None:
     part = vae.decoder
     check(builder.name(part), ("diffusers' decoder", kind(part) == "HunyuanVideoDecoder3D"))
     _set_rules(builder)
-    x = _pointwise(builder, builder.input(vae.post_quant_conv.in_channels), vae.post_quant_conv)
-    x = _causal(builder, x, part.conv_in)
-    for block in (part.mid_block, *part.up_blocks):
-        x = builder.block(block, x)
-    _norm_act_conv(builder, x, part.conv_norm_out, part.conv_act, part.conv_out)
+    first = pointwise(builder, vae.post_quant_conv)
+    x = builder.convolve_with(builder.input(first.in_channels), first, 1, Padding())
+    _STYLE.decode(builder, part, _causal(builder, x, part.conv_in))
 
 
 def encoder(builder: ProgramBuilder, vae: Any) -> None:
@@ -42,24 +42,12 @@ def encoder(builder: ProgramBuilder, vae: Any) -> None:
     check(builder.name(part), ("diffusers' encoder", kind(part) == "HunyuanVideoEncoder3D"))
     _set_rules(builder)
     x = _causal(builder, builder.input(part.conv_in.conv.in_channels), part.conv_in)
-    for block in (*part.down_blocks, part.mid_block):
-        x = builder.block(block, x)
-    x = _norm_act_conv(builder, x, part.conv_norm_out, part.conv_act, part.conv_out)
-    _pointwise(builder, x, vae.quant_conv)
+    _, made = _STYLE.encode(builder, part, x)
+    builder.convolve_with(made, pointwise(builder, vae.quant_conv), 1, Padding())
 
 
 def _set_rules(builder: ProgramBuilder) -> None:
     builder.norms_are_over, builder.attention_sees, builder.is_at_once = "film", "frames before", True
-
-
-def _pointwise(builder: ProgramBuilder, x: int, conv: Any) -> int:
-    weights = builder.conv3d_weights(conv)
-    check(weights.name, ("a 1×1×1 convolution", _is_pointwise(conv)))
-    return builder.convolve_with(x, weights, 1, Padding())
-
-
-def _is_pointwise(conv: Any) -> bool:
-    return (conv.kernel_size, set(conv.stride), set(conv.padding)) == ((1, 1, 1), {1}, {0})
 
 
 def _causal(builder: ProgramBuilder, x: int, conv: Any, **around: Any) -> int:
@@ -84,21 +72,16 @@ def _causal_weights(builder: ProgramBuilder, conv: Any) -> Weights:
     return weights
 
 
-def _norm_act_conv(builder: ProgramBuilder, x: int, norm: Any, activation: Any, conv: Any, **around: Any) -> int:
-    check(builder.name(activation), ("SiLU", kind(activation) == "SiLU"))
-    return _causal(builder, x, conv, norm=builder.norm(norm, x), entering="silu", **around)
+_STYLE = Style(_causal, ProgramBuilder.norm)
 
 
 def _resnet(builder: ProgramBuilder, block: Any, x: int) -> int:
     check(builder.name(block), ("no dropout", drops_nothing(block.dropout)))
-    hidden = _norm_act_conv(builder, x, block.norm1, block.nonlinearity, block.conv1)
     shortcut = None
     if block.conv_shortcut is not None:
-        shortcut = builder.conv3d_weights(block.conv_shortcut.conv)
-        pads = set(block.conv_shortcut.time_causal_padding)
-        check(shortcut.name, ("a 1×1×1 shortcut", _is_pointwise(block.conv_shortcut.conv) and pads == {0}))
-    around = {"residual": x, "shortcut": shortcut}
-    return _norm_act_conv(builder, hidden, block.norm2, block.nonlinearity, block.conv2, **around)
+        shortcut = pointwise(builder, block.conv_shortcut.conv)
+        check(shortcut.name, ("no padding", set(block.conv_shortcut.time_causal_padding) == {0}))
+    return _STYLE.resnet(builder, block, x, shortcut)
 
 
 def _upsample(builder: ProgramBuilder, block: Any, x: int) -> int:

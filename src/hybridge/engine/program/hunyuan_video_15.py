@@ -11,9 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 from .builder import Lower, ProgramBuilder, check
+from .layers import Norm
 from .module_structure import kind
-from .ops import InTime, Norm, Padding, Weights
+from .ops import InTime, Padding
 from .rearranging import IN_PLACE, Arrangement
+from .style import Style, pointwise
 
 #: The class of VAE.
 NAME = "AutoencoderKLHunyuanVideo15"
@@ -30,9 +32,7 @@ def decoder(builder: ProgramBuilder, vae: Any) -> None:
     x = _causal(builder, z, part.conv_in)
     repeated = Arrangement(repeats=part.repeat)
     x = builder.rearrange(x, IN_PLACE, builder.name(part.conv_in), residual=z, residual_by=repeated)
-    for block in (part.mid_block, *part.up_blocks):
-        x = builder.block(block, x)
-    _norm_act_conv(builder, x, part.norm_out, part.conv_act, part.conv_out)
+    _STYLE.decode(builder, part, x)
 
 
 def encoder(builder: ProgramBuilder, vae: Any) -> None:
@@ -41,9 +41,7 @@ def encoder(builder: ProgramBuilder, vae: Any) -> None:
     check(builder.name(part), ("diffusers' encoder", kind(part) == "HunyuanVideo15Encoder3D"))
     _set_rules(builder)
     x = _causal(builder, builder.input(part.conv_in.conv.in_channels), part.conv_in)
-    for block in (*part.down_blocks, part.mid_block):
-        x = builder.block(block, x)
-    made = _norm_act_conv(builder, x, part.norm_out, part.conv_act, part.conv_out)
+    x, made = _STYLE.encode(builder, part, x)
     averaged = Arrangement(goes_up=False, mean=part.group_size)
     builder.rearrange(made, IN_PLACE, builder.name(part.conv_out), residual=x, residual_by=averaged)
 
@@ -78,28 +76,17 @@ def _norm(builder: ProgramBuilder, norm: Any, x: int) -> Norm:
     return Norm(name, 1, _NORM_EPS, "rms")
 
 
-def _norm_act_conv(builder: ProgramBuilder, x: int, norm: Any, activation: Any, conv: Any, **around: Any) -> int:
-    check(builder.name(activation), ("SiLU", kind(activation) == "SiLU"))
-    return _causal(builder, x, conv, norm=_norm(builder, norm, x), entering="silu", **around)
+_STYLE = Style(_causal, _norm)
 
 
 def _resnet(builder: ProgramBuilder, block: Any, x: int) -> int:
-    hidden = _norm_act_conv(builder, x, block.norm1, block.nonlinearity, block.conv1)
-    shortcut = None if block.conv_shortcut is None else _pointwise(builder, block.conv_shortcut)
-    around = {"residual": x, "shortcut": shortcut}
-    return _norm_act_conv(builder, hidden, block.norm2, block.nonlinearity, block.conv2, **around)
-
-
-def _pointwise(builder: ProgramBuilder, conv: Any) -> Weights:
-    weights = builder.conv3d_weights(conv)
-    geometry = conv.kernel_size, set(conv.stride), set(conv.padding)
-    check(weights.name, ("a 1×1×1 convolution", geometry == ((1, 1, 1), {1}, {0})))
-    return weights
+    shortcut = None if block.conv_shortcut is None else pointwise(builder, block.conv_shortcut)
+    return _STYLE.resnet(builder, block, x, shortcut)
 
 
 def _attention(builder: ProgramBuilder, block: Any, x: int) -> int:
     layers = (block.to_q, block.to_k, block.to_v, block.proj_out)
-    query, key, value, out = (_pointwise(builder, layer) for layer in layers)
+    query, key, value, out = (pointwise(builder, layer) for layer in layers)
     norm = _norm(builder, block.norm, x)
     return builder.attend(x, norm=norm, heads=1, query=query, key=key, value=value, out=out)
 

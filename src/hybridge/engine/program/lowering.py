@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...errors import CannotLower
 from .. import tiny
-from . import hunyuan_image, hunyuan_video, hunyuan_video_15, ltx, magvit, wan
+from . import cogvideox, hunyuan_image, hunyuan_video, hunyuan_video_15, ltx, magvit, mochi, temporal_decoder, wan
 from .builder import Lower, ProgramBuilder, check, drops_nothing
 from .module_structure import kind, why_replaced, why_touched
 from .ops import Padding
@@ -290,12 +290,21 @@ _WHOLE: dict[tuple[str, Task], Callable[[ProgramBuilder, Any], None]] = {
     (hunyuan_video_15.NAME, "encode"): hunyuan_video_15.encoder,
     (magvit.NAME, "decode"): magvit.decoder,
     (magvit.NAME, "encode"): magvit.encoder,
+    (cogvideox.NAME, "decode"): cogvideox.decoder,
+    (cogvideox.NAME, "encode"): cogvideox.encoder,
+    (mochi.NAME, "decode"): mochi.decoder,
+    (mochi.NAME, "encode"): mochi.encoder,
+    (temporal_decoder.NAME, "decode"): temporal_decoder.decoder,
+    (temporal_decoder.NAME, "encode"): _kl_encoder,
     **{(name, "decode"): ltx.decoder for name in ltx.PREFIXES},
     **{(name, "encode"): ltx.encoder for name in ltx.PREFIXES},
 }
 
 #: The classes whose values have frames.
-_FILMS = {*wan.PREFIXES, *ltx.PREFIXES, hunyuan_video.NAME, hunyuan_video_15.NAME, magvit.NAME}
+_FILMS = {
+    *(*wan.PREFIXES, *ltx.PREFIXES, hunyuan_video.NAME, hunyuan_video_15.NAME, magvit.NAME),
+    *(cogvideox.NAME, mochi.NAME, temporal_decoder.NAME),
+}
 
 _BLOCKS: dict[str, Lower] = {
     "UNetMidBlock2D": _mid_block,
@@ -317,6 +326,9 @@ _BLOCKS: dict[str, Lower] = {
     **hunyuan_video_15.BLOCKS,
     **ltx.BLOCKS,
     **magvit.BLOCKS,
+    **cogvideox.BLOCKS,
+    **mochi.BLOCKS,
+    **temporal_decoder.BLOCKS,
     **hunyuan_image.BLOCKS,
     **hunyuan_video.BLOCKS,
 }

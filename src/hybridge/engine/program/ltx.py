@@ -4,7 +4,8 @@ Norms are per position and there is no attention.
 Encoders are causal; decoders also see the frame after.
 Outside of a film the first and the last frame are repeated, and rows and columns are zeros or reflected.
 
-Decoders that are conditioned on a timestep are not lowered.
+Decoders of version 0.9.1 and later are conditioned on a timestep: it gives each norm factors and shifts.  That of
+0.9.1 also adds noise.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 from .builder import Lower, ProgramBuilder, check, drops_nothing, owns
+from .layers import Norm, Vectors, Weights
 from .module_structure import kind
-from .ops import InTime, Norm, Outside, Padding, Weights
+from .ops import InTime, Outside, Padding
 from .rearranging import Arrangement
 
 #: How the names of the blocks' classes begin, by the class of the VAE.
@@ -30,11 +32,13 @@ def decoder(builder: ProgramBuilder, vae: Any) -> None:
     """Lower ``decode``."""
     part = vae.decoder
     _check_family(builder, vae, part, "Decoder3d")
-    check("decoder", ("no timestep", part.time_embedder is None and part.timestep_scale_multiplier is None))
+    has_time = part.time_embedder is not None
+    check("decoder", ("a timestep in all of it", has_time == (part.timestep_scale_multiplier is not None)))
     x = _conv(builder, builder.input(part.conv_in.conv.in_channels), part.conv_in)
     for block in (part.mid_block, *part.up_blocks):
         x = builder.block(block, x)
-    x = _norm_act_conv(builder, x, part.norm_out, part.conv_act, part.conv_out)
+    vectors = _vectors(builder, part, _embedder(builder, part), 2)
+    x = _norm_act_conv(builder, x, part.norm_out, part.conv_act, part.conv_out, vectors=vectors[0])
     pixels = Arrangement(True, 1, part.patch_size, part.patch_size, _PATCH)
     builder.rearrange(x, pixels, "the decoder's patches")
 
@@ -97,21 +101,57 @@ def _norm(builder: ProgramBuilder, norm: Any) -> Norm:
     return Norm(name, 1, norm.eps, "mean square")
 
 
-def _norm_act_conv(builder: ProgramBuilder, x: int, norm: Any, activation: Any, conv: Any, **around: Any) -> int:
+def _norm_act_conv(
+    builder: ProgramBuilder,
+    x: int,
+    norm: Any,
+    activation: Any,
+    conv: Any,
+    *,
+    vectors: Vectors | None = None,
+    **around: Any,
+) -> int:
     check(builder.name(activation), ("SiLU", kind(activation) == "SiLU"))
-    return _conv(builder, x, conv, norm=_norm(builder, norm), entering="silu", **around)
+    lowered = replace(_norm(builder, norm), vectors=vectors)
+    return _conv(builder, x, conv, norm=lowered, entering="silu", **around)
+
+
+def _embedder(builder: ProgramBuilder, block: Any) -> str | None:
+    """Return the name of what embeds the timestep for a block; None if it has none."""
+    if block.time_embedder is None:
+        return None
+    name = builder.name(block.time_embedder)
+    known = kind(block.time_embedder) == "PixArtAlphaCombinedTimestepSizeEmbeddings"
+    check(name, ("an embedding of the timestep alone", known and not block.time_embedder.use_additional_conditions))
+    return name
+
+
+def _vectors(builder: ProgramBuilder, owner: Any, embedder: str | None, rows: int) -> list[Vectors | None]:
+    """Return the vectors of each norm, two rows of a table for each; None where there is no table."""
+    name, table = builder.name(owner), owner.scale_shift_table
+    check(name, ("a timestep where there is a table", (table is None) == (embedder is None)))
+    if table is None or embedder is None:
+        return [None] * (rows // 2)
+    check(
+        name,
+        (f"a table of {rows} rows", len(table) == rows and owner._parameters.get("scale_shift_table") is table),
+    )
+    return [Vectors(name, embedder, row, row + 1) for row in range(0, rows, 2)]
+
+
+def _noise(builder: ProgramBuilder, block: Any, number: int) -> tuple[str, str] | None:
+    parameter = f"per_channel_scale{number}"
+    return None if getattr(block, parameter) is None else (builder.name(block), parameter)
 
 
 def _resnet(builder: ProgramBuilder, block: Any, x: int) -> int:
-    check(
-        builder.name(block),
-        ("no dropout", drops_nothing(block.dropout)),
-        ("no noise", block.per_channel_scale1 is None and block.per_channel_scale2 is None),
-        ("no timestep", block.scale_shift_table is None),
-    )
-    hidden = _norm_act_conv(builder, x, block.norm1, block.nonlinearity, block.conv1)
+    check(builder.name(block), ("no dropout", drops_nothing(block.dropout)))
+    first, second = _vectors(builder, block, builder.embedder, 4)
+    around: dict[str, Any] = {"vectors": first, "noise": _noise(builder, block, 1)}
+    hidden = _norm_act_conv(builder, x, block.norm1, block.nonlinearity, block.conv1, **around)
     added = x if block.conv_shortcut is None else _shortcut(builder, block, x)
-    return _norm_act_conv(builder, hidden, block.norm2, block.nonlinearity, block.conv2, residual=added)
+    around = {"vectors": second, "noise": _noise(builder, block, 2), "residual": added}
+    return _norm_act_conv(builder, hidden, block.norm2, block.nonlinearity, block.conv2, **around)
 
 
 def _shortcut(builder: ProgramBuilder, block: Any, x: int) -> int:
@@ -130,9 +170,10 @@ def _shortcut(builder: ProgramBuilder, block: Any, x: int) -> int:
 
 
 def _mid_block(builder: ProgramBuilder, block: Any, x: int) -> int:
-    check(builder.name(block), ("no timestep", block.time_embedder is None))
+    builder.embedder = _embedder(builder, block)
     for resnet in block.resnets:
         x = builder.block(resnet, x)
+    builder.embedder = None
     return x
 
 
@@ -144,11 +185,10 @@ def _down_block(builder: ProgramBuilder, block: Any, x: int) -> int:
 
 
 def _up_block(builder: ProgramBuilder, block: Any, x: int) -> int:
-    check(builder.name(block), ("no timestep", block.time_embedder is None))
     first = () if block.conv_in is None else (block.conv_in,)
-    for part in (*first, *(block.upsamplers or ()), *block.resnets):
+    for part in (*first, *(block.upsamplers or ())):
         x = builder.block(part, x)
-    return x
+    return _mid_block(builder, block, x)
 
 
 def _upsample(builder: ProgramBuilder, block: Any, x: int) -> int:

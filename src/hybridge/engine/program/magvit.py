@@ -12,8 +12,9 @@ from typing import Any
 
 from .builder import Lower, ProgramBuilder, check, drops_nothing
 from .module_structure import kind
-from .ops import InTime, Padding, Weights
+from .ops import InTime, Padding
 from .rearranging import Arrangement
+from .style import Style, pointwise
 
 #: The class of VAE.
 NAME = "AutoencoderKLMagvit"
@@ -25,12 +26,10 @@ def decoder(builder: ProgramBuilder, vae: Any) -> None:
     """Lower ``decode``."""
     part = vae.decoder
     check(builder.name(part), ("diffusers' decoder", kind(part) == "EasyAnimateDecoder"))
-    weights = _pointwise(builder, vae.post_quant_conv)
+    weights = pointwise(builder, vae.post_quant_conv)
     x = builder.convolve_with(builder.input(weights.in_channels), weights, 1, Padding())
-    x = _causal(builder, x, part.conv_in)
-    for block in (part.mid_block, *part.up_blocks):
-        x = builder.block(block, x)
-    _norm_act_conv(builder, x, part, part.conv_norm_out, part.conv_act, part.conv_out)
+    _check_norm(builder, part)
+    _STYLE.decode(builder, part, _causal(builder, x, part.conv_in))
 
 
 def encoder(builder: ProgramBuilder, vae: Any) -> None:
@@ -38,17 +37,9 @@ def encoder(builder: ProgramBuilder, vae: Any) -> None:
     part = vae.encoder
     check(builder.name(part), ("diffusers' encoder", kind(part) == "EasyAnimateEncoder"))
     x = _causal(builder, builder.input(part.conv_in.in_channels), part.conv_in)
-    for block in (*part.down_blocks, part.mid_block):
-        x = builder.block(block, x)
-    x = _norm_act_conv(builder, x, part, part.conv_norm_out, part.conv_act, part.conv_out)
-    builder.convolve_with(x, _pointwise(builder, vae.quant_conv), 1, Padding())
-
-
-def _pointwise(builder: ProgramBuilder, conv: Any) -> Weights:
-    weights = builder.conv3d_weights(conv)
-    geometry = conv.kernel_size, set(conv.stride), set(conv.padding)
-    check(weights.name, ("a 1×1×1 convolution", geometry == ((1, 1, 1), {1}, {0})))
-    return weights
+    _check_norm(builder, part)
+    _, made = _STYLE.encode(builder, part, x)
+    builder.convolve_with(made, pointwise(builder, vae.quant_conv), 1, Padding())
 
 
 def _causal(builder: ProgramBuilder, x: int, conv: Any, *, padding: int = 1, **around: Any) -> int:
@@ -65,12 +56,11 @@ def _causal(builder: ProgramBuilder, x: int, conv: Any, *, padding: int = 1, **a
     return builder.convolve_with(x, weights, side, sides, in_time=rule, **around)
 
 
-def _norm_act_conv(
-    builder: ProgramBuilder, x: int, owner: Any, norm: Any, activation: Any, conv: Any, **around: Any
-) -> int:
-    check(builder.name(activation), ("SiLU", kind(activation) == "SiLU"))
-    check(builder.name(norm), ("statistics of each frame", owner.spatial_group_norm is True))
-    return _causal(builder, x, conv, norm=builder.norm(norm, x), entering="silu", **around)
+_STYLE = Style(_causal, ProgramBuilder.norm)
+
+
+def _check_norm(builder: ProgramBuilder, owner: Any) -> None:
+    check(builder.name(owner), ("norms with the statistics of each frame", owner.spatial_group_norm is True))
 
 
 def _resnet(builder: ProgramBuilder, block: Any, x: int) -> int:
@@ -79,10 +69,9 @@ def _resnet(builder: ProgramBuilder, block: Any, x: int) -> int:
         ("no dropout", drops_nothing(block.dropout)),
         ("no scale on the sum", block.output_scale_factor == 1),
     )
-    hidden = _norm_act_conv(builder, x, block, block.norm1, block.nonlinearity, block.conv1)
-    shortcut = None if kind(block.shortcut) == "Identity" else _pointwise(builder, block.shortcut)
-    around = {"residual": x, "shortcut": shortcut}
-    return _norm_act_conv(builder, hidden, block, block.norm2, block.nonlinearity, block.conv2, **around)
+    _check_norm(builder, block)
+    shortcut = None if kind(block.shortcut) == "Identity" else pointwise(builder, block.shortcut)
+    return _STYLE.resnet(builder, block, x, shortcut)
 
 
 def _resnets_then(builder: ProgramBuilder, block: Any, x: int) -> int:

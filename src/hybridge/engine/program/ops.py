@@ -16,9 +16,10 @@ No code here uses a tensor; :mod:`..execution.executor` looks the names up.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from .layers import Norm, Segments, Weights
 from .rearranging import IN_PLACE, Arrangement
 
 #: Elementwise functions on a convolution's input or output; execution/ implements them.
@@ -30,73 +31,14 @@ POINTWISE = ("silu", "relu", "gelu", "mish", "from_signed", "to_signed", "soft_c
 #: The functions (None is the identity) that give the same result whether their input or their output is rounded.
 OF_ROUNDED = (None, "relu", "clamp")
 
+#: The powers of two whose multiples of 2π are the frequencies of ``fourier``: x, and its sines and cosines.
+FOURIER_POWERS = (6, 7)
+
+#: The functions on a convolution's input that give more channels: how many for each.
+WIDENING = {"fourier": 1 + 2 * len(FOURIER_POWERS)}
+
 #: What a convolution sees outside of its source: zeros; the nearest frame, row or column of it; or that after it.
 Outside = Literal["zeros", "nearest", "reflected"]
-
-#: For a kernel with a length in time: for every output phase and every frame that is read, the taps along time by
-#: whose sum that frame is multiplied.
-Taps = tuple[tuple[tuple[int, ...], ...], ...]
-
-
-def usual_taps(frames: int) -> Taps:
-    """Return the taps of a kernel of this length: one phase, one tap for each frame."""
-    return (tuple((tap,) for tap in range(frames)),)
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """The parameters of one convolution or linear layer.
-
-    Attributes:
-        name: Name of the submodule that owns ``weight`` and ``bias``, as in ``named_modules()``.
-        in_channels: Number of input channels; of all frames that are read together.
-        out_channels: Number of output channels.
-        kernel: Side of the square kernel; 1 for a linear layer.
-        taps: For a kernel with a length in time, how its taps serve; of several phases, ``out_channels`` are those
-            of all phases, one after another.
-        first_output: The first of the layer's outputs that is used: some layers compute queries, keys and values
-            together.
-        last_repeated: How many more of ``out_channels`` have the number of the layer's last output.
-    """
-
-    name: str
-    in_channels: int
-    out_channels: int
-    kernel: int = 1
-    taps: Taps | None = None
-    first_output: int = 0
-    last_repeated: int = 0
-
-    @property
-    def phases(self) -> int:
-        """How many times the layer's outputs are computed, each time with other taps."""
-        return 1 if self.taps is None else len(self.taps)
-
-
-@dataclass(frozen=True, slots=True)
-class Norm:
-    """A norm of a convolution's or of attention's source.
-
-    Attributes:
-        name: Name of its submodule.
-        groups: For ``group`` the number of groups of channels.
-        eps: Added to the variance or the mean square; for ``rms`` the least norm that is divided by.
-        kind: ``group`` is a GroupNorm, whose statistics span the picture.  The others are of every position's
-            channels and need no statistics: ``rms`` divides by their L2 norm and multiplies by √C and by ``gamma``,
-            ``mean square`` divides by the root of their mean square, and ``layer`` is a LayerNorm.
-        over: Whether the statistics of a film are those of each frame or of all frames together.
-    """
-
-    name: str
-    groups: int
-    eps: float
-    kind: Literal["group", "rms", "mean square", "layer"] = "group"
-    over: Literal["frame", "film"] = "frame"
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether it needs statistics of its whole source before it can normalise any of it."""
-        return self.kind == "group"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +72,7 @@ class InTime:
             one frame: with ``seen`` it is the last of those that its window gives.
         outside: What is read in place of frames outside of the source.
         ahead: How many of the frames that are read follow the target's own.
+        skipped: How many target frames at the beginning are left out.
     """
 
     kernel: int
@@ -138,10 +81,11 @@ class InTime:
     spread: int = 1
     outside: Outside = "zeros"
     ahead: int = 0
+    skipped: int = 0
 
     def output_frames(self, frames: int) -> int:
         """Return the number of target frames."""
-        return 1 + self.spread * ((frames - 1) // self.stride)
+        return 1 + self.spread * ((frames - 1) // self.stride) - self.skipped
 
     def frames_read(self, first: int, end: int) -> tuple[int, int]:
         """Return the source frames [from, to) for target frames [first, end); some may be outside of the source."""
@@ -150,7 +94,7 @@ class InTime:
 
     def window_of(self, frame: int) -> tuple[int, int]:
         """Return the source frames [from, to) that are read together for one target frame."""
-        last = self.stride * (-(-frame // self.spread)) + self.ahead
+        last = self.stride * -(-(frame + self.skipped) // self.spread) + self.ahead
         return last + 1 - self.kernel, last + 1
 
     @property
@@ -189,6 +133,9 @@ class Convolve:
         shortcut: A 1×1 convolution on the residual.
         leaving: Name of the function applied to the sum.
         in_time: Which frames are read and computed; None where each frame is computed from the same frame.
+        noise: Of noise that is added to the convolution's output, one picture for all frames and channels: the
+            names of the submodule and of its parameter that has each channel's factor.
+        measured: Index of a value that equals the source and has its statistics; None for the source itself.
     """
 
     source: int
@@ -203,6 +150,8 @@ class Convolve:
     shortcut: Weights | None = None
     leaving: str | None = None
     in_time: InTime | None = None
+    noise: tuple[str, str] | None = None
+    measured: int | None = None
 
     @property
     def name(self) -> str:
@@ -231,8 +180,18 @@ class Convolve:
         return frames if self.in_time is None else self.in_time.output_frames(frames)
 
     def frames_read(self, first: int, end: int) -> tuple[int, int]:
-        """Return the source frames [from, to) for target frames [first, end); they may begin before the source."""
-        return (first, end) if self.in_time is None else self.in_time.frames_read(first, end)
+        """Return the source frames [from, to) for target frames [first, end); some may be outside of the source.
+
+        A norm needs all of the last frame's segment.
+        """
+        start, stop = (first, end) if self.in_time is None else self.in_time.frames_read(first, end)
+        if self.norm is not None and self.norm.segments is not None:
+            stop = self.norm.segments.end_of(stop - 1)
+        return start, stop
+
+    def at(self, frames: int, segments: Segments, of_input: Segments) -> Convolve:
+        """Return the op for a source of so many frames, whose segments and those of the input are known."""
+        return self if self.norm is None else replace(self, norm=self.norm.at(segments, of_input, frames))
 
     def windows(self, frames: int) -> int:
         """Return how many times the convolution runs over the picture for a source of so many frames."""
@@ -254,7 +213,9 @@ class Attend:
         key: Linear layer for the keys, of the same size.
         value: Linear layer for the values, of the same size.
         out: Linear layer back to the source's channels.
-        sees: The positions that each attends to: those of its frame, or those of all frames up to its own.
+        sees: The positions that each attends to: those of its frame, those of all frames up to its own, or itself
+            in these frames.
+        least_norm: The least L2 norm by which queries and keys of each head are divided; None if they are not.
     """
 
     source: int
@@ -265,7 +226,8 @@ class Attend:
     key: Weights
     value: Weights
     out: Weights
-    sees: Literal["frame", "frames before"] = "frame"
+    sees: Literal["frame", "frames before", "pixel before"] = "frame"
+    least_norm: float | None = None
 
     @property
     def name(self) -> str:
@@ -289,10 +251,14 @@ class Attend:
         """Return the source frames for target frames [first, end): the same, or all up to these."""
         return (first if self.sees == "frame" else 0), end
 
+    def at(self, frames: int, segments: Segments, of_input: Segments) -> Attend:
+        """Return the op for a source of so many frames, whose segments and those of the input are known."""
+        return replace(self, norm=self.norm.at(segments, of_input, frames))
+
     def pairs(self, positions: int, frames: int) -> int:
         """Return the number of pairs of a query and a key, for frames of so many positions."""
         seen = frames if self.sees == "frame" else frames * (frames + 1) // 2
-        return seen * positions**2
+        return seen * positions ** (1 if self.sees == "pixel before" else 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +299,10 @@ class Rearrange:
         """Return the number of the target's frames for a source of so many."""
         return self.by.output_frames(frames)
 
+    def at(self, frames: int, segments: Segments, of_input: Segments) -> Rearrange:
+        """Return the op for a source of so many frames."""
+        return replace(self, by=self.by.at(frames))
+
     def rows_read(self, first: int, end: int) -> tuple[int, int]:
         """Return the source rows [from, to) for target rows [first, end)."""
         return self.by.rows_read(first, end)
@@ -343,6 +313,13 @@ class Rearrange:
 
 
 Op = Convolve | Attend | Rearrange
+
+
+def measured_by(op: Op) -> int | None:
+    """Return the value whose statistics an op normalises its source with; None if it needs none."""
+    if op.norm is None or not op.norm.is_measured:
+        return None
+    return op.measured if isinstance(op, Convolve) and op.measured is not None else op.source
 
 
 def rows_added(op: Op, first: int, end: int) -> tuple[int, int]:
@@ -360,13 +337,13 @@ def frames_ahead(op: Op) -> int:
     return op.in_time.ahead if isinstance(op, Convolve) and op.in_time else 0
 
 
-def frames_together(op: Op) -> int:
-    """Return how many target frames, from the second on, are made from the same source frames."""
+def frames_split(op: Op, end: int) -> int:
+    """Return how many target frames before `end` are made together with some after it."""
     if isinstance(op, Convolve):
-        return op.in_time.spread if op.in_time else 1
+        return (end - 1) % op.in_time.spread if op.in_time and end > 0 else 0
     if isinstance(op, Attend):
-        return 1
-    return max(by.frames if by.goes_up else 1 for by in (op.by, op.residual_by))
+        return 0
+    return max(op.by.frames_split(end), op.residual_by.frames_split(end))
 
 
 def rows_together(op: Op) -> int:

@@ -7,10 +7,11 @@ the ``meta`` device, which has no weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from .ops import Attend, Convolve, Norm, Op, Rearrange
+from .layers import Norm, Segments
+from .ops import Attend, Convolve, Op, Rearrange, measured_by
 
 #: The least rows and columns that can be reflected.
 _REFLECTED = 2
@@ -33,6 +34,8 @@ class Program:
         is_folded: Whether it computes a film of one frame as a picture; see :mod:`.folding`.
         is_at_once: Whether the class computes all frames at once, and not a few after others.
         is_of_pictures: Whether the class takes pictures, each of which is a film of one frame here.
+        segment: Frames of the input that the class computes at a time, where norms have the statistics of these; 0
+            where none has.  The first segment takes what is left over.
     """
 
     task: Task
@@ -44,6 +47,22 @@ class Program:
     is_folded: bool = False
     is_at_once: bool = False
     is_of_pictures: bool = False
+    segment: int = 0
+
+    def at(self, frames: int) -> Program:
+        """Return the program for an input of so many frames, on which rules of its ops may depend."""
+        if not self.segment:
+            return self
+        first = frames if frames < self.segment else self.segment + frames % self.segment
+        firsts, others, lengths = (self.lengths(count) for count in (first, self.segment, frames))
+        segments = [Segments(*pair) for pair in zip(firsts, others, strict=True)]
+        ops = tuple(op.at(lengths[op.source], segments[op.source], segments[0]) for op in self.ops)
+        return replace(self, ops=ops)
+
+    @property
+    def takes_time(self) -> bool:
+        """Whether it needs a timestep beside its input."""
+        return any(op.norm is not None and op.norm.vectors is not None for op in self.ops)
 
     def lengths(self, frames: int) -> tuple[int, ...]:
         """Return the number of frames of every value for an input of so many."""
@@ -80,13 +99,15 @@ class Program:
             if isinstance(op, Rearrange):
                 continue
             own = (op.query, op.key, op.value, op.out) if isinstance(op, Attend) else (op.weights, op.shortcut)
-            names.update({layer.name: None for layer in (*own, op.norm) if layer is not None})
+            maps = op.norm.maps if op.norm is not None else None
+            beside = (op.norm, *((maps.scale, maps.shift) if maps is not None else ()))
+            names.update({layer.name: None for layer in (*own, *beside) if layer is not None})
+            names.update({layer.scaled_by: None for layer in own if layer is not None and layer.scaled_by})
         return tuple(names)
 
     def norm_of(self, value: int) -> Norm | None:
         """Return the norm that needs this value's statistics, which are gathered while the value is computed."""
-        norms = (op.norm for op in self.ops if op.source == value and op.norm is not None)
-        return next((norm for norm in norms if norm.is_measured), None)
+        return next((op.norm for op in self.ops if measured_by(op) == value), None)
 
     def why_not(self, frames: int, height: int, width: int) -> str | None:
         """Return which op cannot take its source for an input of this size; None if all can."""

@@ -1,7 +1,7 @@
 """How channels become positions and positions channels: an index map, with a rule for the first frame.
 
 A block of ``frames`` × ``rows`` × ``columns`` positions of one value and so many times the channels of another hold
-the same numbers.  In time, frame 0 is a block of its own and the others come in blocks of ``frames``.
+the same numbers.  In time, frame 0 is usually a block of its own and the others come in blocks of ``frames``.
 
 No code here uses a tensor.
 """
@@ -9,7 +9,7 @@ No code here uses a tensor.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 #: From and to which frame or row: [from, to).
@@ -54,7 +54,8 @@ class Arrangement:
         first: Frame 0, where blocks have several frames.  If channels become positions, ``last`` takes it as the
             last of its block; if positions become channels, ``zeros`` and ``nearest`` say what stands before it.
             With ``alone`` it is arranged as if blocks had one frame, with as few of the channels as are needed, or
-            with all of them as often as are needed.
+            with all of them as often as are needed.  With ``whole`` it is the first of a block like any other.
+            ``odd`` means ``alone`` for an odd number of frames and ``whole`` for an even one; see :meth:`at`.
     """
 
     goes_up: bool = True
@@ -65,7 +66,13 @@ class Arrangement:
     repeats: int = 1
     is_cycled: bool = False
     mean: int = 1
-    first: Literal["last", "zeros", "nearest", "alone"] = "last"
+    first: Literal["last", "zeros", "nearest", "alone", "whole", "odd"] = "last"
+
+    def at(self, frames: int) -> Arrangement:
+        """Return the arrangement of a source of so many frames."""
+        if self.first != "odd":
+            return self
+        return replace(self, first="alone" if frames % 2 else "whole")
 
     @property
     def stays(self) -> bool:
@@ -81,7 +88,8 @@ class Arrangement:
         """Return whether a source of this size is a whole number of blocks; frames that are left over may be."""
         if self.goes_up:
             return True
-        is_whole = (frames - 1) % self.frames == 0 or self.first == "zeros"
+        rest = frames - (0 if self.at(frames).first == "whole" else 1)
+        is_whole = rest % self.frames == 0 or self.first == "zeros"
         return is_whole and height % self.rows == 0 and width % self.columns == 0
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
@@ -92,6 +100,8 @@ class Arrangement:
 
     def output_frames(self, frames: int) -> int:
         """Return the number of target frames."""
+        if self.at(frames).first == "whole":
+            return self.frames * frames if self.goes_up else frames // self.frames
         return 1 + (self.frames * (frames - 1) if self.goes_up else (frames - 1) // self.frames)
 
     def rows_read(self, first: int, end: int) -> _Span:
@@ -102,9 +112,26 @@ class Arrangement:
 
     def frames_read(self, first: int, end: int) -> _Span:
         """Return the source frames for target frames [first, end); they may begin before the source."""
+        if self.first == "whole":
+            span = first // self.frames, -(-end // self.frames)
+            return span if self.goes_up else (first * self.frames, end * self.frames)
         if self.goes_up:
             return -(-first // self.frames), -(-(end - 1) // self.frames) + 1
         return (first - 1) * self.frames + 1, (end - 1) * self.frames + 1
+
+    def frames_split(self, end: int) -> int:
+        """Return how many target frames before ``end`` are of one block with some after it."""
+        if not self.goes_up or end <= 0:
+            return 0
+        return (end if self.first == "whole" else end - 1) % self.frames
+
+    def like(self, frame: int) -> int:
+        """Return the first target frame that is arranged as this one is."""
+        if self.first == "whole":
+            return frame % self.frames if self.goes_up else 0
+        if frame == 0:
+            return 0
+        return 1 + (frame - 1) % self.frames if self.goes_up else 1
 
     def parts(self, frame: int, into: int) -> Iterator[Part]:
         """Yield the parts of a target frame, for ``into`` source channels."""
@@ -115,9 +142,10 @@ class Arrangement:
             yield from self._gathered(frame, into, out)
 
     def _spread(self, frame: int, into: int, out: int) -> Iterator[Part]:
-        source, is_alone = -(-frame // self.frames), frame == 0 and self.first == "alone"
+        is_alone = frame == 0 and self.first == "alone"
+        source = self.frames_read(frame, frame + 1)[0]
         frames = 1 if is_alone else self.frames
-        time = 0 if is_alone else (frame - 1) % self.frames
+        time = 0 if is_alone else (frame if self.first == "whole" else frame - 1) % self.frames
         repeats = max(1, self.repeats // self.frames) if is_alone else self.repeats
         shared = 1 if self.is_cycled else repeats
         of_one = into * shared // (frames * self.rows * self.columns)
@@ -134,7 +162,7 @@ class Arrangement:
         packed = into * frames * self.rows * self.columns
         copies = range(out * mean // packed)  # more than one where frame 0 fills all channels by itself
         for t in range(frames):
-            source = 0 if is_alone else (frame - 1) * self.frames + 1 + t
+            source = 0 if is_alone else self.frames_read(frame, frame + 1)[0] + t
             if source < 0 and self.first == "zeros":
                 continue
             for y in range(self.rows):

@@ -16,8 +16,9 @@ from typing import Any
 
 from ...errors import CannotLower
 from .builder import Lower, ProgramBuilder, check, drops_nothing, owns
+from .layers import Norm, Weights, usual_taps
 from .module_structure import kind
-from .ops import InTime, Norm, Padding, Weights, usual_taps
+from .ops import InTime, Padding
 from .rearranging import IN_PLACE, Arrangement
 
 #: How the names of the blocks' classes begin, by the class of the VAE.

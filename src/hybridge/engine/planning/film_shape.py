@@ -1,0 +1,132 @@
+"""The sizes of a film's values, and the memory of its class's own forward.
+
+All sizes are in bytes, on top of the weights, and include input and output.
+"""
+
+from __future__ import annotations
+
+from ..program.ops import Attend, Convolve, Rearrange
+from ..program.program import Program
+from ..program.recomputing import recomputing
+from .conv_algorithms import DeviceProfile
+from .courses import Extent
+from .shape import Shape
+
+#: A class that attends to frames before makes, for every pair of positions, a comparison and a mask in float32, and
+#: another in a narrower dtype.
+_MASK_BYTES, _WIDE_BYTES = 5, 4
+
+#: A class that attends along time makes of its source a norm, a copy in another order, queries, keys, values and
+#: results.
+_COPIES_ATTENDED = 6
+
+#: A class whose norms have maps makes, of such a value, the two maps and three steps of the norm.
+_COPIES_MAPPED = 5
+
+
+class FilmShape:
+    """A program of films at one size on one device.
+
+    Attributes:
+        program: The program for so many frames.
+        batch: Number of items.
+        frames: Number of frames of the input.
+        arithmetic: The widths in which numbers are stored and computed.
+        picture: The sizes of one frame.
+        extents: (frames, height, width) of every value.
+        nbytes: Bytes of every value of one item.
+        ends_bytes: Bytes of input and output of the whole batch.
+        flops: Floating-point operations of every op.
+        recomputed: The values that each reader computes again; see :mod:`..program.recomputing`.
+        together: Ranges of ops that therefore run together.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        batch: int,
+        frames: int,
+        height: int,
+        width: int,
+        arithmetic: DeviceProfile,
+        recomputed: tuple[int, ...] = (),
+    ) -> None:
+        made = recomputing(program.at(frames), recomputed)
+        self.recomputed, self.together, self._lowered = recomputed, made.together, program
+        program = made.program
+        self.program, self.batch, self.frames, self.arithmetic = program, batch, frames, arithmetic
+        self.picture = Shape(program, batch, height, width, arithmetic)
+        lengths = program.lengths(frames)
+        self.extents: tuple[Extent, ...] = tuple(
+            (length, *size) for length, size in zip(lengths, self.picture.sizes, strict=True)
+        )
+        self.nbytes = [length * nbytes for length, nbytes in zip(lengths, self.picture.nbytes, strict=True)]
+        self.ends_bytes = batch * (self.nbytes[0] + self.nbytes[-1])
+        self.flops = program.flops(height, width, frames)
+
+    def recomputing(self, values: tuple[int, ...]) -> FilmShape:
+        """Return the shape in which each reader computes these values again."""
+        size = self.picture.height, self.picture.width
+        return FilmShape(self._lowered, self.batch, self.frames, *size, self.arithmetic, values)
+
+    def whole_peak(self) -> int:
+        """Return the peak of the module's own forward: of all frames at once, or of one after another."""
+        return self._peak_at_once() if self.program.is_at_once else self._peak_frame_by_frame()
+
+    def _peak_at_once(self) -> int:
+        """Return the peak of a class that computes the whole film layer by layer.
+
+        Norm, padding and convolution make new values each, and ×2 three more.  Attention makes a mask for every
+        pair of positions.
+        """
+        peak, program, nbytes = 0, self.program, self.nbytes
+        last_reads = program.last_reads()
+        for index, op in enumerate(program.ops):
+            held = {value for value in range(index + 1) if last_reads[value] >= index} | program.held[index] | {0}
+            source, target = nbytes[op.source], nbytes[op.target]
+            if isinstance(op, Attend) and op.sees == "pixel before":
+                temporaries = _COPIES_ATTENDED * source
+            elif isinstance(op, Attend) and op.sees == "frame":
+                temporaries = 4 * source
+            elif isinstance(op, Attend):
+                frames, height, width = self.extents[op.source]
+                mask = _MASK_BYTES + (stored if (stored := self.arithmetic.stored_bytes) < _WIDE_BYTES else 0)
+                masks = (frames * height * width) ** 2 * mask
+                temporaries = 4 * source + masks
+            elif isinstance(op, Rearrange):
+                temporaries = 2 * target
+            elif op.doubled:
+                doubled = target * program.channels[op.source] // program.channels[op.target]
+                temporaries = source + 3 * doubled + target  # apart from frame 0, joined with it, and padded
+            else:
+                gone = source if last_reads[op.source] == index and op.source not in program.held[index] else 0
+                normalised = source if op.norm is not None else 0
+                padded = source if op.in_time is not None else 0
+                temporaries = normalised + padded + max(target, padded) - (gone if normalised else 0)
+                if op.residual is not None:
+                    temporaries = max(temporaries, (2 + (op.shortcut is not None)) * target - gone)
+            peak = max(peak, sum(nbytes[value] for value in held) + temporaries)
+        return self.batch * peak
+
+    def _peak_frame_by_frame(self) -> int:
+        """Return the peak of a class that runs one latent frame or one segment after another.
+
+        It keeps the last two frames that each convolution over frames has read, and joins what it has computed
+        with what comes next.
+        """
+        program, nbytes = self.program, self.picture.nbytes
+        if program.segment:
+            at_once = list(program.lengths(min(self.frames, program.segment + self.frames % program.segment)))
+        else:
+            fewer, more = (program.lengths(frames) for frames in ((1, 2) if program.task == "decode" else (1, 5)))
+            at_once = [after - before for before, after in zip(fewer, more, strict=True)]
+        kept = peak = 0
+        for op in program.ops:
+            if isinstance(op, Convolve) and op.in_time is not None:
+                kept += (op.in_time.kernel - 1) * nbytes[op.source]
+            source, target = at_once[op.source] * nbytes[op.source], at_once[op.target] * nbytes[op.target]
+            added = target if op.residual is not None else 0
+            if op.norm is not None and op.norm.maps is not None:
+                added += (_COPIES_MAPPED - 1) * source
+            peak = max(peak, 2 * source + max(source, target) + added)
+        return self.ends_bytes + self.batch * (self.nbytes[-1] + kept + peak)
