@@ -49,6 +49,6 @@ def _decoded(vae: RemoteVAE) -> str:
     pixels = vae.decode(torch.zeros(1, vae.latent_channels, *frames, _SIDE, _SIDE))
     took_s = time.perf_counter() - begin
     side = _SIDE * vae.spacial_compression_decode()
-    if pixels.shape[-3:] != (side, side, 3):
+    if pixels.shape[-3:] != (side, side, vae.output_channels):
         raise NodeError(f"{vae.model!r} decoded {_SIDE}×{_SIDE} latents to the shape {list(pixels.shape)}.")
     return f"{vae.model} decoded a picture of {side}×{side} pixels in {took_s:.2f} s."

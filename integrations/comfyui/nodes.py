@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
 from . import servers
 from .check import checked
+from .clip import RemoteCLIP
 from .latents import FOLDER, fingerprint_of, load_latents, names_of, save_latents
 from .messages import NodeError
 from .text import encode_text
 from .vae import PRECISIONS, RemoteVAE
 
-_CATEGORY = "hybridge"
+
+def _schema(node_id: str, display_name: str, description: str, **parts: Any) -> io.Schema:
+    about = {"display_name": display_name, "description": description, "category": "hybridge"}
+    return io.Schema(node_id=node_id, **about, **parts)
+
+
+# ------------------------------------------------------------------------------------------------ inputs
 
 _PROFILE = (
     "Name of a profile: a server's address and key, which stay out of the workflow. Empty for the only profile."
@@ -26,42 +33,62 @@ def _profile() -> Any:
     return io.String.Input("profile", default="", tooltip=_PROFILE)
 
 
-def _model(what: str) -> Any:
+def _model(what: str) -> list[Any]:
+    """Return the inputs that name a server and one of its models."""
     tooltip = f"The server's name for the {what}. Empty for the only one."
-    return io.String.Input("model", default="", tooltip=tooltip)
+    return [_profile(), io.String.Input("model", default="", tooltip=tooltip)]
 
 
-def _precision() -> Any:
+def _decoder() -> list[Any]:
     tooltip = "How pixels come back: as 8-bit levels, or as floats, which take four times as long on the way."
-    return io.Combo.Input("precision", options=list(PRECISIONS), default=PRECISIONS[0], tooltip=tooltip)
+    precision = io.Combo.Input("precision", options=list(PRECISIONS), default=PRECISIONS[0], tooltip=tooltip)
+    return [*_model("VAE"), precision]
 
 
-class _Node(io.ComfyNode):
-    """What all nodes with a server have in common."""
+# ------------------------------------------------------------------------------------------------ with a server
+
+
+class _ServerNode(io.ComfyNode):
+    """A node that has a server do something: checked before it runs, and run again when the model has changed.
+
+    Attributes:
+        task: What the server is asked for: ``decode``, ``encode`` or ``prompt``.
+    """
+
+    task: ClassVar[str] = ""
 
     @classmethod
     def validate_inputs(cls, profile: str = "") -> bool | str:
         """Refuse an address in the place of a profile's name before anything runs."""
         return servers.check_profile(profile or "") or True
 
+    @classmethod
+    def fingerprint_inputs(cls, profile: str = "", model: str = "", **_: Any) -> Any:
+        return servers.fingerprint(profile, model, cls.task)
 
-class HybridgeServer(_Node):
+    @classmethod
+    def vae(cls, profile: str, model: str, precision: str = PRECISIONS[0]) -> RemoteVAE:
+        """Return the server's VAE that has this node's task."""
+        server = servers.server_of(profile)
+        return RemoteVAE(server, server.model(model, cls.task), precision)
+
+
+class HybridgeServer(_ServerNode):
     """Tries a server: what it has, and whether it decodes."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="HybridgeServer",
-            display_name="Hybridge Server",
-            category=_CATEGORY,
-            description="Asks a server what it has and lets it decode once. Gives the profile to other nodes.",
+        return _schema(
+            "HybridgeServer",
+            "Hybridge Server",
+            "Asks a server what it has and lets it decode once. Gives the profile to other nodes.",
             inputs=[_profile()],
             outputs=[io.String.Output("used_profile", display_name="profile"), io.String.Output("report")],
             is_output_node=True,
         )
 
     @classmethod
-    def fingerprint_inputs(cls, profile: str = "") -> float:
+    def fingerprint_inputs(cls, **_: Any) -> float:
         """Run each time: the answer of a moment ago says nothing about now."""
         return float("nan")
 
@@ -72,144 +99,140 @@ class HybridgeServer(_Node):
         return io.NodeOutput(server.profile, report, ui={"text": (report,)})
 
 
-class HybridgeVAE(_Node):
+class HybridgeVAE(_ServerNode):
     """A server's VAE for all nodes that take one."""
+
+    task = "decode"
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="HybridgeVAE",
-            display_name="Hybridge Remote VAE",
-            category=_CATEGORY,
-            description="A VAE that runs on a server, for every node with a VAE socket. It takes no memory here.",
-            inputs=[_profile(), _model("VAE"), _precision()],
+        return _schema(
+            "HybridgeVAE",
+            "Hybridge Remote VAE",
+            "A VAE that runs on a server, for every node with a VAE socket. It takes no memory here.",
+            inputs=_decoder(),
             outputs=[io.Vae.Output()],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, profile: str = "", model: str = "", precision: str = "") -> str:
-        return servers.fingerprint(profile, model, "decode")
-
-    @classmethod
     def execute(cls, profile: str, model: str, precision: str) -> io.NodeOutput:
-        return io.NodeOutput(_vae(profile, model, "decode", precision))
+        return io.NodeOutput(cls.vae(profile, model, precision))
 
 
-class HybridgeDecode(_Node):
+class HybridgeDecode(_ServerNode):
     """Latents to pixels, without a VAE object."""
+
+    task = "decode"
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="HybridgeDecode",
-            display_name="Hybridge Decode",
-            category=_CATEGORY,
-            description="Decodes latents on a server.",
-            inputs=[io.Latent.Input("samples"), _profile(), _model("VAE"), _precision()],
+        return _schema(
+            "HybridgeDecode",
+            "Hybridge Decode",
+            "Decodes latents on a server.",
+            inputs=[io.Latent.Input("samples"), *_decoder()],
             outputs=[io.Image.Output()],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, profile: str = "", model: str = "", **_: Any) -> str:
-        return servers.fingerprint(profile, model, "decode")
-
-    @classmethod
     def execute(cls, samples: dict[str, Any], profile: str, model: str, precision: str) -> io.NodeOutput:
-        return io.NodeOutput(_pictures(_vae(profile, model, "decode", precision).decode(samples["samples"])))
+        return io.NodeOutput(_pictures(cls.vae(profile, model, precision).decode(samples["samples"])))
 
 
-class HybridgeEncode(_Node):
-    """Pixels to latents, without a VAE object."""
+class HybridgePreviewDecode(_ServerNode):
+    """Latents to pixels, with a picture above the node before they are there."""
+
+    task = "decode"
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="HybridgeEncode",
-            display_name="Hybridge Encode",
-            category=_CATEGORY,
-            description="Encodes pictures, or for a video model the frames of one video, on a server.",
-            inputs=[io.Image.Input("pixels"), _profile(), _model("VAE")],
+        return _schema(
+            "HybridgePreviewDecode",
+            "Hybridge Preview, then Decode",
+            "Decodes latents on a server, and shows an approximation of the first picture before that.",
+            inputs=[io.Latent.Input("samples"), *_decoder()],
+            outputs=[io.Image.Output()],
+        )
+
+    @classmethod
+    def execute(cls, samples: dict[str, Any], profile: str, model: str, precision: str) -> io.NodeOutput:
+        return io.NodeOutput(_pictures(cls.vae(profile, model, precision).decode_with_preview(samples["samples"])))
+
+
+class HybridgeEncode(_ServerNode):
+    """Pixels to latents, without a VAE object."""
+
+    task = "encode"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return _schema(
+            "HybridgeEncode",
+            "Hybridge Encode",
+            "Encodes pictures, or for a video model the frames of one video, on a server.",
+            inputs=[io.Image.Input("pixels"), *_model("VAE")],
             outputs=[io.Latent.Output()],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, profile: str = "", model: str = "", **_: Any) -> str:
-        return servers.fingerprint(profile, model, "encode")
-
-    @classmethod
     def execute(cls, pixels: Any, profile: str, model: str) -> io.NodeOutput:
-        return io.NodeOutput({"samples": _vae(profile, model, "encode").encode_tiled(pixels)})
+        return io.NodeOutput({"samples": cls.vae(profile, model).encode_tiled(pixels)})
 
 
-class HybridgePreviewDecode(_Node):
-    """Latents to pixels, with a picture above the node before they are there."""
+class HybridgeClip(_ServerNode):
+    """A server's text encoders for nodes that take a CLIP."""
+
+    task = "prompt"
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="HybridgePreviewDecode",
-            display_name="Hybridge Preview, then Decode",
-            category=_CATEGORY,
-            description="Decodes latents on a server, and shows an approximation of the first picture before that.",
-            inputs=[io.Latent.Input("samples"), _profile(), _model("VAE"), _precision()],
-            outputs=[io.Image.Output()],
+        return _schema(
+            "HybridgeClip",
+            "Hybridge Remote CLIP",
+            "Text encoders that run on a server, for nodes with a CLIP socket that encode text.",
+            inputs=_model("text encoders"),
+            outputs=[io.Clip.Output()],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, profile: str = "", model: str = "", **_: Any) -> str:
-        return servers.fingerprint(profile, model, "decode")
-
-    @classmethod
-    def execute(cls, samples: dict[str, Any], profile: str, model: str, precision: str) -> io.NodeOutput:
-        return io.NodeOutput(
-            _pictures(_vae(profile, model, "decode", precision).decode_with_preview(samples["samples"]))
-        )
+    def execute(cls, profile: str, model: str) -> io.NodeOutput:
+        server = servers.server_of(profile)
+        return io.NodeOutput(RemoteCLIP(server, server.model(model, cls.task)))
 
 
-class HybridgeText(_Node):
+class HybridgeText(_ServerNode):
     """Text to a CONDITIONING, without a CLIP."""
 
+    task = "prompt"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="HybridgeText",
-            display_name="Hybridge Text Encode",
-            category=_CATEGORY,
-            description="Encodes text on a server as ComfyUI does: weights as in (word:1.3), long texts in chunks.",
+        second = "What the second text encoder of SDXL, SD3 or FLUX.1 reads. Empty for the same text."
+        layer = "Of SD 1 and SDXL, as CLIP Set Last Layer has it. 0 for the model's own."
+        return _schema(
+            "HybridgeText",
+            "Hybridge Text Encode",
+            "Encodes text on a server as ComfyUI does: weights as in (word:1.3), long texts in chunks.",
             inputs=[
-                _profile(),
-                _model("text encoders"),
+                *_model("text encoders"),
                 io.String.Input("text", multiline=True, dynamic_prompts=True),
-                io.String.Input(
-                    "second_text",
-                    optional=True,
-                    multiline=True,
-                    default="",
-                    tooltip="What the second text encoder of SDXL, SD3 or FLUX.1 reads. Empty for the same text.",
-                ),
-                io.Int.Input(
-                    "clip_layer",
-                    optional=True,
-                    default=0,
-                    min=-24,
-                    max=0,
-                    tooltip="Of SD 1 and SDXL, as CLIP Set Last Layer has it. 0 for the model's own.",
-                ),
+                io.String.Input("second_text", optional=True, multiline=True, default="", tooltip=second),
+                io.Int.Input("clip_layer", optional=True, default=0, min=-24, max=0, tooltip=layer),
             ],
             outputs=[io.Conditioning.Output()],
         )
-
-    @classmethod
-    def fingerprint_inputs(cls, profile: str = "", model: str = "", **_: Any) -> str:
-        return servers.fingerprint(profile, model, "prompt")
 
     @classmethod
     def execute(
         cls, profile: str, model: str, text: str, second_text: str = "", clip_layer: int = 0
     ) -> io.NodeOutput:
         server = servers.server_of(profile)
-        facts = server.model(model, "prompt")
-        return io.NodeOutput(encode_text(server, facts, text, second_text=second_text, clip_layer=clip_layer))
+        texts = {"prompt": text} | ({"prompt_2": second_text} if second_text else {})
+        facts = server.model(model, cls.task)
+        return io.NodeOutput(encode_text(server, facts, texts, clip_layer=clip_layer or None))
+
+
+# ------------------------------------------------------------------------------------------------ files
 
 
 class HybridgeSaveLatents(io.ComfyNode):
@@ -217,11 +240,10 @@ class HybridgeSaveLatents(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="HybridgeSaveLatents",
-            display_name="Hybridge Save Latents",
-            category=_CATEGORY,
-            description="Saves latents for `hybridge decode` and for Hybridge Load Latents, without the workflow.",
+        return _schema(
+            "HybridgeSaveLatents",
+            "Hybridge Save Latents",
+            "Saves latents for `hybridge decode` and for Hybridge Load Latents, without the workflow.",
             inputs=[io.Latent.Input("samples"), io.String.Input("filename_prefix", default=f"{FOLDER}/hybridge")],
             outputs=[],
             is_output_node=True,
@@ -241,19 +263,14 @@ class HybridgeLoadLatents(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="HybridgeLoadLatents",
-            display_name="Hybridge Load Latents",
-            category=_CATEGORY,
-            description="Loads latents of ComfyUI, `hybridge encode` or a trainer's cache from the input folder.",
+        about = "Of latents whose file does not say it: `vae` for unscaled ones."
+        return _schema(
+            "HybridgeLoadLatents",
+            "Hybridge Load Latents",
+            "Loads latents of ComfyUI, `hybridge encode` or a trainer's cache from the input folder.",
             inputs=[
                 io.Combo.Input("file", options=_files()),
-                io.Combo.Input(
-                    "space",
-                    options=list(_SPACES),
-                    default=_SPACES[0],
-                    tooltip="Of latents whose file does not say it: `vae` for unscaled ones.",
-                ),
+                io.Combo.Input("space", options=list(_SPACES), default=_SPACES[0], tooltip=about),
             ],
             outputs=[io.Latent.Output()],
         )
@@ -285,9 +302,7 @@ def _pictures(pixels: Any) -> Any:
     return pixels.flatten(0, 1) if pixels.ndim == 5 else pixels
 
 
-def _vae(profile: str, model: str, task: str, precision: str = PRECISIONS[0]) -> RemoteVAE:
-    server = servers.server_of(profile)
-    return RemoteVAE(server, server.model(model, task), precision)
+# ------------------------------------------------------------------------------------------------ the pack
 
 
 class HybridgeExtension(ComfyExtension):
@@ -301,6 +316,7 @@ class HybridgeExtension(ComfyExtension):
             HybridgeDecode,
             HybridgeEncode,
             HybridgePreviewDecode,
+            HybridgeClip,
             HybridgeText,
             HybridgeSaveLatents,
             HybridgeLoadLatents,

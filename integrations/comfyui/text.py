@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,34 +20,43 @@ _COND = "cond"
 Conditioning = list[list[Any]]
 
 
+def check_text(server: Server, facts: Mapping[str, Any]) -> None:
+    """Check that a model makes text for ComfyUI.
+
+    Raises:
+        NodeError: for a model whose text ComfyUI's convention is not known for.
+    """
+    text = facts.get("text")
+    if not isinstance(text, dict) or "comfyui" not in (text.get("conventions") or ()):
+        raise NodeError(
+            f"{facts['name']!r} on the server {server.profile!r} makes no text for ComfyUI: its model is of another"
+            " family, or the server of an older version."
+        )
+
+
 def encode_text(
-    server: Server, facts: dict[str, Any], text: str, *, second_text: str = "", clip_layer: int = 0
+    server: Server, facts: Mapping[str, Any], texts: Mapping[str, str], *, clip_layer: int | None = None
 ) -> Conditioning:
     """Return the CONDITIONING of a text.
 
     Args:
         server: The server.
         facts: The model's entry of ``/v1/models``.
-        text: The text, in which weights such as ``(word:1.3)`` count.
-        second_text: What the second text encoder reads instead; "" for the same.
-        clip_layer: As *CLIP Set Last Layer* has it, -24 to -1; 0 for the model's own.
+        texts: ``prompt``, in which weights such as ``(word:1.3)`` count; ``prompt_2`` and ``prompt_3`` for what the
+            second and third text encoder read instead.
+        clip_layer: As *CLIP Set Last Layer* has it, -24 to -1; None for the model's own.
 
     Raises:
         NodeError: for a model whose text ComfyUI's convention is not known for, and every failure of the server.
     """
-    model, told = str(facts["name"]), facts.get("text")
-    if not isinstance(told, dict) or "comfyui" not in (told.get("conventions") or ()):
-        raise NodeError(
-            f"{model!r} on the server {server.profile!r} makes no text for ComfyUI: its model is of another family,"
-            " or the server of an older version."
-        )
-    options: dict[str, Any] = {"prompt_2": second_text} if second_text else {}
-    if clip_layer:
-        options["clip_layer"] = clip_layer
+    check_text(server, facts)
+    prompt, options = texts["prompt"], {name: text for name, text in texts.items() if name != "prompt"}
+    how: dict[str, Any] = {"model": str(facts["name"]), "convention": "comfyui", "kind": "wire", **options}
+    if clip_layer is not None:
+        how["clip_layer"] = clip_layer
 
     def send(client: AsyncClient, progress: Progress) -> Any:
-        how: dict[str, Any] = {"model": model, "convention": "comfyui", "kind": "wire", "progress": progress}
-        return client.encode_prompt(text, **how, **options)
+        return client.encode_prompt(prompt, progress=progress, **how)
 
     return _conditioning(server.call(send, shows_progress=True))
 

@@ -4,15 +4,15 @@ ComfyUI's nodes call the methods of their own VAE class; this one has those that
 ranges, and never the weights.
 
 ============================  ===========================================================================
-latents, ``samples``          (B, C, h, w); of videos (B, C, f, h, w); floats in the space of ComfyUI's VAE
+latents, ``samples``          (B, C, h, w); of videos (B, C, f, h, w); floats, see :mod:`.latent_forms`
 pixels                        (B, H, W, 3) floats in [0, 1]; decoded videos (B, F, H, W, 3)
 ============================  ===========================================================================
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -24,28 +24,15 @@ from hybridge.protocol import DecodeRequest, EncodeRequest, Scaling, WireTensor
 from hybridge.protocol.torch import from_torch, to_torch
 
 from .background import Progress
+from .latent_forms import LatentConversion, lacks_statistics
 from .messages import NodeError
 from .servers import Server
-
-#: The classes of diffusers whose latents have a known space in ComfyUI.  For most, a LATENT is what the VAE takes.
-#: ComfyUI's VAEs of FLUX.2 and LTX-Video normalise inside, so there a LATENT is what diffusers' pipelines have.
-_SPACES = {
-    "AutoencoderKL": "vae",
-    "AutoencoderTiny": "vae",
-    "AutoencoderKLFlux2": "pipeline",
-    "AutoencoderKLHunyuanVideo": "vae",
-    "AutoencoderKLLTXVideo": "pipeline",
-    "AutoencoderKLQwenImage": "vae",
-    "AutoencoderKLWan": "vae",
-}
 
 #: How pixels come back: as 8-bit levels, or as floats, which are four times as many bytes.
 PRECISIONS = ("8-bit", "float")
 
-#: ComfyUI folds 2×2 latents of FLUX.2 into one of four times the channels; the server takes them unfolded.
-_FOLDED = {"AutoencoderKLFlux2": 2}
-
-_COLOURS = 3
+#: The sides of latents that are decoded for no other reason than to have the model loaded.
+_SMALL = 4
 
 #: A request: made on the node's thread, sent on the event loop.
 _Sent = Callable[[AsyncClient, Progress], Awaitable[WireTensor]]
@@ -63,33 +50,27 @@ class RemoteVAE:
         model: The server's name for the model.
         latent_channels: C of the latents.
         latent_dim: 2 for pictures, 3 for latents with a frame axis.
-        output_channels, not_video, crop_input, device, output_device, vae_dtype, size: As ComfyUI's VAE has them.
+        output_channels: Channels of decoded pictures: 3, or 4 with alpha.
+        not_video, crop_input, device, output_device, vae_dtype, size: As ComfyUI's VAE has them.
 
     Raises:
-        NodeError: for a class whose latents ComfyUI may have in another space.
+        NodeError: for a class whose latents ComfyUI does not have, or has in another way.
     """
 
     def __init__(self, server: Server, facts: dict[str, Any], precision: str = PRECISIONS[0]) -> None:
         self.model = str(facts["name"])
         self._server = server
-        self._as_bytes = precision != "float"
-        kind = str(facts.get("class"))
-        space = _SPACES.get(kind)
-        if space is None:
-            raise NodeError(
-                f"{self.model!r} is a VAE of the class {kind[:60]}, whose latents ComfyUI has in another form"
-                f" than the server, or in none. These classes work: {', '.join(_SPACES)}."
-            )
-        self._scaling = Scaling("model") if space == "pipeline" else Scaling()
-        self._fold = _FOLDED.get(kind, 1)
-        self._factor = int(facts["spatial_factor"]) * self._fold
-        frames = int(facts.get("temporal_factor") or 1)
+        self._conversion = LatentConversion(_loaded(server, facts) if lacks_statistics(facts) else facts)
+        form = self._conversion.form
+        # The server's own pixels have no alpha, which only the decoder's numbers have.
+        self._output = "signed" if form.colours > 3 else "unit" if precision == "float" else "pixels"
+        self._factor = int(facts["spatial_factor"]) * form.fold
+        self._temporal = int(facts.get("temporal_factor") or 1)
         self._is_video = bool(facts.get("frames"))
-        self.latent_channels = int(facts["latent_channels"]) * self._fold**2
-        self.latent_dim = 3 if facts.get("axes") == "BCTHW" else 2
         self._can_encode = "encode" in (facts.get("tasks") or ())
-        self._temporal = frames
-        self.output_channels = _COLOURS
+        self.latent_channels = int(facts["latent_channels"]) * form.fold**2
+        self.latent_dim = 3 if self._conversion.has_frames else 2
+        self.output_channels = form.colours
         self.not_video = False
         self.crop_input = True
         self.device = self.output_device = torch.device("cpu")
@@ -119,7 +100,7 @@ class RemoteVAE:
         latents = self._checked(samples)
         items = latents.split(1)
         works = [
-            self._decoding(from_torch(self._unfolded(item)), None if index else previews)
+            self._decoding(from_torch(self._conversion.to_server(item)), None if index else previews)
             for index, item in enumerate(items)
         ]
         pixels: list[torch.Tensor] = []
@@ -248,22 +229,21 @@ class RemoteVAE:
             )
         return samples
 
-    def _unfolded(self, latents: torch.Tensor) -> torch.Tensor:
-        return latents if self._fold == 1 else torch.nn.functional.pixel_shuffle(latents, self._fold)
-
     def _decoding(self, latents: WireTensor, previews: SimpleQueue[Any] | None = None) -> _Sent:
-        if self.latent_dim == 3 and not self._is_video:  # a picture has no frames on the wire
-            latents = replace(latents, shape=(*latents.shape[:2], *latents.shape[3:]))
-        output: Any = "pixels" if self._as_bytes else "unit"
-        request = DecodeRequest(latents, self._scaling, output=output)
-        scales = True if self._scaling.by == "model" else None
+        conversion = self._conversion
+        # The noise is in the latents already.
+        timestep = conversion.decode_timestep
+        noise = None if timestep is None else 0.0
+        given: dict[str, Any] = {"output": self._output, "decode_timestep": timestep, "decode_noise_scale": noise}
+        request = DecodeRequest(latents, conversion.scaling, **given)
+        scales = True if conversion.scaling.by == "model" else None
 
         async def send(client: AsyncClient, progress: Progress) -> WireTensor:
             how: dict[str, Any] = {"model": self.model, "progress": progress}
             if previews is None:
                 return self._noted(await client.send(request, **how))
             try:
-                parts = client.decode_with_preview(latents, output=output, do_scaling=scales, **how)
+                parts = client.decode_with_preview(latents, do_scaling=scales, **given, **how)
                 async for part in parts:
                     if isinstance(part, Picture):
                         return part.value
@@ -280,27 +260,30 @@ class RemoteVAE:
         return reply.tensor()
 
     def _pixels_shape(self, answer: WireTensor) -> tuple[int, ...]:
-        """Return the shape of an item's pixels: (H, W, 3), or (F, H, W, 3) where latents have a frame axis."""
-        height, width = answer.shape[1:3] if self._as_bytes else answer.shape[2:4]
-        return (answer.shape[0], height, width, _COLOURS) if self.latent_dim == 3 else (height, width, _COLOURS)
+        """Return the shape of an item's pixels: (H, W, C), or (F, H, W, C) where latents have a frame axis."""
+        height, width = answer.shape[1:3] if self._output == "pixels" else answer.shape[2:4]
+        shape = (height, width, self.output_channels)
+        return (answer.shape[0], *shape) if self.latent_dim == 3 else shape
 
     def _fill(self, pixels: torch.Tensor, answer: WireTensor) -> None:
-        """Write an answer, (F, H, W, 3) bytes or (F, 3, H, W) floats, into the pixels of its item."""
+        """Write an answer, (F, H, W, C) bytes or (F, C, H, W) floats, into the pixels of its item."""
         found = _view(answer)
-        if not self._as_bytes:
+        if self._output != "pixels":
             found = found.movedim(1, -1)
         if self.latent_dim == 2:
             found = found[0]
         if found.shape != pixels.shape:
             raise NodeError(f"{self.model!r} answered with pictures of different sizes.")
         pixels.copy_(found)
-        if self._as_bytes:
+        if self._output == "pixels":
             pixels.div_(255.0)
+        elif self._output == "signed":
+            pixels.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
 
     def _encode(self, pixels: torch.Tensor, not_video: bool | None, *, shows_progress: bool) -> torch.Tensor:
         if not self._can_encode:
             raise NodeError(f"{self.model!r} on the server {self._server.profile!r} is a decoder alone.")
-        pixels = self.vae_encode_crop_pixels(pixels[..., :_COLOURS])
+        pixels = self.vae_encode_crop_pixels(pixels[..., : self.output_channels])
         if 0 in pixels.shape:
             raise NodeError(f"A picture for {self.model!r} needs at least {self._factor} pixels on each side.")
         if pixels.ndim == 4:
@@ -308,10 +291,12 @@ class RemoteVAE:
             pixels = pixels[None] if is_one else pixels[:, None]
         if not self._is_video and pixels.shape[1] > 1:
             pixels = pixels.flatten(0, 1)[:, None]
+        if self._conversion.form.drops_frames:
+            pixels = pixels[:, : 1 + (pixels.shape[1] - 1) // self._temporal * self._temporal]
         latents: dict[int, torch.Tensor] = {}
 
         def take(index: int, answer: WireTensor) -> None:
-            latents[index] = self._latents(answer)
+            latents[index] = self._conversion.to_comfyui(to_torch(answer).to(torch.float32))
 
         works = [self._encoding(item[0]) for item in pixels.split(1)]
         self._server.call_all(works, take, shows_progress=shows_progress)
@@ -325,18 +310,13 @@ class RemoteVAE:
         else:
             signed = frames.movedim(-1, 1) * 2 - 1
             image = from_torch(signed.transpose(0, 1)[None] if self._is_video else signed)
-        request = EncodeRequest(image, self._scaling, value_range="auto" if levels is not None else "signed")
+        value_range: Any = "auto" if levels is not None else "signed"
+        request = EncodeRequest(image, self._conversion.scaling, value_range=value_range)
 
         async def send(client: AsyncClient, progress: Progress) -> WireTensor:
             return self._noted(await client.send(request, model=self.model, progress=progress))
 
         return send
-
-    def _latents(self, answer: WireTensor) -> torch.Tensor:
-        latents = to_torch(answer).to(torch.float32)
-        if self._fold > 1:
-            latents = torch.nn.functional.pixel_unshuffle(latents, self._fold)
-        return latents.unsqueeze(2) if self.latent_dim == 3 and latents.ndim == 4 else latents
 
 
 def levels_of(pixels: torch.Tensor) -> torch.Tensor | None:
@@ -353,8 +333,15 @@ def levels_of(pixels: torch.Tensor) -> torch.Tensor | None:
 
 def _view(answer: WireTensor) -> torch.Tensor:
     """Return a tensor on the received bytes, which is only read."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the bytes cannot be written
         return torch.frombuffer(answer.data, dtype=getattr(torch, answer.dtype)).reshape(answer.shape)
+
+
+def _loaded(server: Server, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return a model's entry once the server has its weights: it decodes a latent, for which it loads them."""
+    name, frames = str(facts["name"]), (1,) if facts.get("axes") == "BCTHW" else ()
+    latents = from_torch(torch.zeros(1, int(facts["latent_channels"]), *frames, _SMALL, _SMALL))
+    request = DecodeRequest(latents, Scaling(), output="pixels")
+    server.call(lambda client, progress: client.send(request, model=name, progress=progress))
+    return server.model(name, "decode")

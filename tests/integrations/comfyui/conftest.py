@@ -19,6 +19,12 @@ from hybridge.server.process.server import running
 
 PACK = Path(__file__).parents[3] / "integrations" / "comfyui"
 
+#: Of the small models of each class, those that the tests of the pack serve.
+SERVED = (
+    *("wan-2.1", "qwen-image", "qwen-image-2.1", "flux2", "hunyuan-image", "hunyuan-video", "hunyuan-video-1.5"),
+    *("ltx-video", "ltx-video-0.9.1", "ltx-2", "cogvideox-2b", "mochi", "cosmos", "svd", "sana"),
+)
+
 #: The profile's address has this in it, and the profile has this key: nothing that ComfyUI stores may have either.
 KEY = "hk-secret-of-the-test"
 
@@ -76,11 +82,11 @@ def node(pack: ModuleType) -> Callable[..., tuple[Any, ...]]:
 
 @pytest.fixture(scope="session")
 def other_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Engine]]:
-    """A small VAE of Wan, Qwen-Image, LTX-Video and FLUX.2, each with its engine."""
+    """A small VAE of each class that ComfyUI has, and one of a class that it has not, each with its engine."""
     root: Path = tmp_path_factory.mktemp("models")
     made = {}
     for row in ROWS:
-        if row.name in ("wan-2.1", "qwen-image", "ltx-video", "flux2", "cogvideox-2b"):
+        if row.name in SERVED:
             module = row.make()
             module.save_pretrained(root / row.name)
             spec = resolve(f"{row.name}={root / row.name}")

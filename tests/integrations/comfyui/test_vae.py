@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
-from vae_classes.rows import ROWS
 
 from hybridge.engine import Engine
 from hybridge.models import ModelSpec
@@ -271,31 +270,3 @@ def test_pictures_with_a_frame_axis(
     torch.testing.assert_close(vae.encode(pixels), encoded, atol=1e-4, rtol=0)
     with pytest.raises(RuntimeError, match="pictures"):
         vae.decode(numbers(1, vae.latent_channels, 2, 4, 4))
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize("name", ["ltx-video", "flux2"])
-def test_latents_that_comfyui_has_normalised_are_unscaled_by_the_server(
-    node: Node, profile: MakeProfile, other_server: str, other_models: dict[str, Any], name: str
-) -> None:
-    """As diffusers' pipeline decodes them: ComfyUI's VAE of these models normalises inside."""
-    module = other_models[name][0]
-    row = next(row for row in ROWS if row.name == name)
-    (vae,) = node("HybridgeVAE", profile=profile(other_server), model=name, precision="float")
-    side = 2
-    latents = numbers(1, vae.latent_channels, *([3] if vae.latent_dim == 3 else []), side, side)
-    packed = latents.flatten(2).transpose(1, 2)
-    assert packed.shape == row.latents
-    expected = ((row.decode(module, packed) + 1) / 2).clamp(0, 1).movedim(1, -1)
-    found = vae.decode(latents)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    frames = found.shape[1] if vae.latent_dim == 3 else 1
-    encoded = vae.encode(picture(frames, *found.shape[-3:]))
-    assert encoded.shape == latents.shape
-
-
-def test_a_class_with_other_latents_in_comfyui_is_refused(
-    node: Node, profile: MakeProfile, other_server: str
-) -> None:
-    with pytest.raises(RuntimeError, match="AutoencoderKLCogVideoX, whose latents ComfyUI has in another form"):
-        node("HybridgeVAE", profile=profile(other_server), model="cogvideox-2b")

@@ -49,6 +49,10 @@ class Conditioning(Latent):
     io_type = "CONDITIONING"
 
 
+class Clip(Latent):
+    io_type = "CLIP"
+
+
 class String:
     io_type = "STRING"
     Output = _Output
