@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from hybridge.server.app import create_app
+from hybridge.server.local_backend import LocalBackend
+from hybridge.server.process.server import running
+
 SCRIPT = Path(__file__).parents[2] / "integrations" / "forge" / "scripts" / "hybridge_vae.py"
 HERE = "decoded or encoded here"
 
@@ -164,6 +168,18 @@ def test_another_extension_s_decoding(forge: SimpleNamespace, server: str) -> No
     assert p.sd_model.forge_objects.vae.decode(torch.zeros(1, 4, 2, 2)) == "theirs"
 
 
+def test_the_setting_changes(forge: SimpleNamespace, server: str, engines: Any) -> None:
+    p, z = loaded(), latents(1, 4, 4, 4)
+    p.sd_model.is_sd1 = True
+    with running(create_app(LocalBackend({"sdxl": engines["sdxl"]}))) as other:
+        for address, name in ((other, "sdxl"), (server, "sd-v1")):
+            forge.opts.data["hybridge_server"] = address
+            forge.script.process(p)
+            with torch.inference_mode():
+                expected = (engines[name].module.decode(z).sample / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+            assert torch.allclose(p.sd_model.forge_objects.vae.decode(z), expected, atol=1e-5)
+
+
 def test_switched_off_again(forge: SimpleNamespace, server: str) -> None:
     p = loaded()
     for _ in range(2):  # called for each picture, and the wrappers are set once
@@ -196,6 +212,7 @@ def test_where_the_server_fails_forge_decodes(
         ("nobody", "no profile has this name"),
         ("http://me:a-secret@127.0.0.1", "no key in the setting"),
         ("http://127.0.0.1?key=a-secret", "no key in the setting"),
+        ("http://127.0.0.1/k/a-secret/", "no key in the setting"),
     ],
 )
 def test_without_a_server(

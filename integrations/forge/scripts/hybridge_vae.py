@@ -14,28 +14,31 @@ import torch
 from modules import script_callbacks, scripts, shared
 
 from hybridge import Client
-from hybridge.errors import HybridgeError
+from hybridge.errors import ClientError, HybridgeError
 
 log = logging.getLogger("hybridge.forge")
 
 #: Flags of Forge's models, and the server's model for each; for others the server infers it.
 _MODELS = {"is_sdxl": "sdxl", "is_sd3": "sd3", "is_sd1": "sd-v1", "is_sd2": "sd-v1"}
-_WRAPPERS = ("model_vae_decode_wrapper", "model_vae_encode_wrapper")
-
-#: One client for each server; calls share its connections.
-client_of = cache(Client)
+_DECODE, _ENCODE = "model_vae_decode_wrapper", "model_vae_encode_wrapper"
+_SETTING = "hybridge_server"  # also in the options of the VAE, beside the wrappers: the server that they call
+client_of = cache(Client)  # one for each server, whose connections calls share
 
 
 def wrap(vae: Any, server: str, sd_model: Any) -> Any:
     """Return a copy of Forge's VAE that calls the server, and Forge's own where the server fails.
 
     Raises:
-        HybridgeError: when the server does not answer.
+        HybridgeError: when the server does not answer, the setting has a key, or this Forge calls no wrappers.
     """
+    if any(part in server for part in ("@", "?", "/k/")):
+        raise ClientError("no key in the setting, but in a profile")
+    if not hasattr(vae, "decode_inner"):
+        raise ClientError("Forge Neo has no wrappers")
     client = client_of(server)
     served = {one["name"] for one in client.models()}
-    names = [name for flag, name in _MODELS.items() if getattr(sd_model, flag, False)]
-    model = next((name for name in names if name in served), None)
+    fitting = (name for flag, name in _MODELS.items() if getattr(sd_model, flag, False) and name in served)
+    model = next(fitting, None)
 
     def decode(inner: Any, samples: torch.Tensor) -> torch.Tensor:
         """Return pictures (B, H, W, 3) in [0, 1] of latents in VAE space."""
@@ -63,7 +66,7 @@ def wrap(vae: Any, server: str, sd_model: Any) -> Any:
         return latents.float().to(vae.output_device)
 
     copy = vae.clone()
-    copy.patcher.model_options = copy.patcher.model_options | dict(zip(_WRAPPERS, (decode, encode), strict=True))
+    copy.patcher.model_options = {**copy.patcher.model_options, _DECODE: decode, _ENCODE: encode, _SETTING: server}
     return copy
 
 
@@ -77,15 +80,13 @@ class HybridgeVae(scripts.Script):
         return scripts.AlwaysVisible
 
     def process(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        objects, server = p.sd_model.forge_objects, shared.opts.data.get("hybridge_server", "").strip()
+        objects, server = p.sd_model.forge_objects, shared.opts.data.get(_SETTING, "").strip()
         options = objects.vae.patcher.model_options
-        is_ours = getattr(options.get(_WRAPPERS[0]), "__module__", None) == __name__
-        if is_ours and not server:
+        if options.get(_SETTING, server) != server:  # it has changed
+            options = {name: value for name, value in options.items() if name not in (_DECODE, _ENCODE, _SETTING)}
             objects.vae = objects.vae.clone()
-            objects.vae.patcher.model_options = {k: v for k, v in options.items() if k not in _WRAPPERS}
-        elif server and ("@" in server or "?" in server or not hasattr(objects.vae, "decode_inner")):
-            log.warning("the VAE stays here: no key in the setting, please; and Forge Neo has no wrappers")
-        elif server and _WRAPPERS[0] not in options:  # nor another extension's
+            objects.vae.patcher.model_options = options
+        if server and _DECODE not in options:  # nor another extension's
             try:
                 objects.vae = wrap(objects.vae, server, p.sd_model)
             except HybridgeError as error:
@@ -94,6 +95,5 @@ class HybridgeVae(scripts.Script):
     process_before_every_sampling = process
 
 
-name, about = "hybridge_server", "Profile or address of a hybridge server"
-info = shared.OptionInfo("", about, section=("hybridge", "hybridge"))
-script_callbacks.on_ui_settings(lambda: shared.opts.add_option(name, info))
+info = shared.OptionInfo("", "Profile or address of a hybridge server", section=("hybridge", "hybridge"))
+script_callbacks.on_ui_settings(lambda: shared.opts.add_option(_SETTING, info))

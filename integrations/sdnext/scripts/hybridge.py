@@ -101,7 +101,7 @@ def remote_vae() -> Any:
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if not name.startswith(error.name or " "):
+            if error.name is None or not name.startswith(error.name):  # something else that it imports
                 raise
     raise ModuleNotFoundError("this SD.Next has no remote VAE; 2025-03 or later has")
 
