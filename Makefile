@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Python compiles what it imports; compiling all that is installed would take a minute.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo serve test asan lint docs bench lab clean help
+.PHONY: demo serve test asan lint docs screenshots bench lab clean help
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ lint: $(VENV)/dev ## ruff and mypy
 
 docs: $(VENV)/dev ## Write the documents that are generated
 	$(BIN)/python docs/generate.py
+
+screenshots: $(VENV)/dev ## Take the pictures of the page again, with Chromium and nothing else running
+	$(BIN)/python docs/screenshots.py
 
 bench: $(VENV)/dev ## What the wire costs, and the exact engine beside its rivals; ARGS="--size 1024" for the latter
 	$(BIN)/python benchmarks/round_trip.py

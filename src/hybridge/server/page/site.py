@@ -11,10 +11,11 @@ from pathlib import Path
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 from starlette.types import Scope
 
+from ...models.catalogue import STARTER
 from ...protocol.requests import media_types
 
 _FOLDER = Path(__file__).parent / "static"
@@ -25,6 +26,10 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+
+#: The denoiser of the model that is shipped, which the page computes itself.
+_UNET = STARTER / "unet" / "diffusion_pytorch_model.safetensors"
+_UNET_NAME = "starter-unet.safetensors"
 
 #: Where the page's files are; their addresses in the page are relative, so that a proxy may add a prefix.
 _PREFIX = "/page/"
@@ -69,6 +74,8 @@ def routes(for_programs: Endpoint) -> list[Route]:
 
     async def file(request: Request) -> Response:
         name = request.path_params["name"]
+        if name == _UNET_NAME:
+            return FileResponse(_UNET, headers=_HEADERS, media_type="application/octet-stream")
         if name not in _files():
             raise HTTPException(404)
         return _answer(request, name)
@@ -81,6 +88,8 @@ def is_public(scope: Scope) -> bool:
     if scope["method"] not in ("GET", "HEAD"):
         return False
     path: str = scope["path"]
+    if path == _PREFIX + _UNET_NAME:  # megabytes, which are for callers alone
+        return False
     return path.startswith(_PREFIX) or (path == "/" and _prefers_page(Headers(scope=scope)))
 
 

@@ -1,6 +1,6 @@
 // Two pictures, one over the other: a slider that uncovers the second, or where they differ.
 
-import { find, make, word } from './dom.js';
+import { make, word } from './dom.js';
 import { drawDifference } from './picture.js';
 
 let count = 0;
@@ -59,6 +59,3 @@ function described(canvas, role, label) {
   canvas.dataset.label = label;
   return canvas;
 }
-
-/** Returns what the slider of a comparison has uncovered, in percent. */
-export const uncovered = (element) => Number(find('input[type=range]', element).value);

@@ -45,7 +45,7 @@ export function translate(root = document) {
 }
 
 /** Changes the language of the page. */
-export function speak(chosen) {
+function speak(chosen) {
   language = chosen in TEXTS ? chosen : 'en';
   document.documentElement.lang = TAGS[language];
   document.title = `hybridge · ${location.host}`;

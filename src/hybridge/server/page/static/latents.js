@@ -1,9 +1,9 @@
 // A file of latents → whose they are → a picture or a film.
 
-import { call } from './api.js';
 import { choices, complain, empty, find, make, saving } from './dom.js';
 import { dropZone } from './drop.js';
 import { facts, timeRow, warnings } from './facts.js';
+import { guessed } from './guesses.js';
 import { onLanguage, say, text, translate } from './i18n.js';
 import { run } from './jobs.js';
 import { candidates, openLatents, readLatents } from './latents-file.js';
@@ -11,12 +11,6 @@ import { modelOf, modelsFor, onServer, server } from './server.js';
 import { snippets } from './snippets.js';
 import { bytes } from './units.js';
 import { Sentence, explained, workIn } from './work.js';
-
-/** Most numbers of which the server takes statistics. */
-const MOST_GUESSED = 2 ** 22;
-
-/** Milliseconds that a guess may take; latents can be decoded without it. */
-const GUESS_MS = 20_000;
 
 const count = (shape) => shape.reduce((product, one) => product * one, 1);
 
@@ -26,8 +20,9 @@ export function beginLatents(take) {
   const form = find('form', section);
   const during = workIn(section);
   const failure = find('.failure', section);
-  const begin = find('button.main', form);
   const field = Object.fromEntries([...form.elements].filter((one) => one.name).map((one) => [one.name, one]));
+  const begin = find('button.main', form);
+  let chosen = null; // the file that was chosen last; what an earlier one still waits for is dropped
   let opened = null;
   let latents = null;
 
@@ -54,33 +49,49 @@ export function beginLatents(take) {
   };
 
   const read = async (name) => {
-    const { nbytes, shape } = opened.tensors.get(name);
+    const { file, tensors } = opened;
+    const { nbytes, shape } = tensors.get(name);
     const most = server.limits.max_body_bytes;
     if (nbytes > most) throw new Sentence('error.too-many-bytes', { saw: bytes(nbytes), most: bytes(most) });
     if (shape.length < 3 || !count(shape)) throw new Sentence('guess.none', { shape: shape.join('×') || '1' });
-    latents = { ...(await readLatents(opened.file.name, opened, name)), name, file: opened.file };
-    await guessing();
+    const found = { ...(await readLatents(file.name, opened, name)), name, file };
+    if (file !== chosen || name !== field.tensor.value) return;
+    latents = found;
+    await guess();
   };
   /** Guesses again; the latents stay if that fails, because they can be decoded without a guess. */
-  const guessing = async () => {
+  const guess = async () => {
+    const mine = latents;
     complain(failure, null);
     showFields();
     begin.disabled = true; // until model and scaling are chosen
-    await guess(latents, field, find('.guess', form)).catch((error) => complain(failure, ...explained(error)));
-    begin.disabled = false;
+    try {
+      const { model, space, key, values } = await guessed(mine, { width: field.width.value, height: field.height.value });
+      if (mine !== latents) return;
+      if (model) field.model.value = model;
+      field.space.value = space;
+      say(find('.guess', form), key, values);
+    } catch (error) {
+      if (mine === latents) complain(failure, ...explained(error));
+    } finally {
+      if (mine === latents) begin.disabled = false;
+    }
     showFields();
   };
-  const reading = (work) =>
-    work().catch((error) => {
+  const reading = (work) => {
+    const mine = chosen;
+    return work().catch((error) => {
+      if (mine !== chosen) return;
       latents = null;
       showFields();
       complain(failure, ...explained(error));
     });
+  };
 
   field.tensor.addEventListener('change', () => reading(() => read(field.tensor.value)));
   field.model.addEventListener('change', showFields);
   for (const side of [field.width, field.height]) {
-    side.addEventListener('change', () => latents && guessing());
+    side.addEventListener('change', () => latents && guess());
   }
   form.addEventListener('submit', (event) => {
     event.preventDefault();
@@ -91,49 +102,19 @@ export function beginLatents(take) {
   const accept = '.safetensors,.latent,.npz,.npy';
   const shown = dropZone(find('.drop', section), { accept, text: 'latents.drop', take: (one) => take(one, 'latents') });
   return (file) => {
+    chosen = file;
     shown.textContent = file.name;
     complain(failure, null);
     empty(find('.result', section));
     reading(async () => {
       const whole = await openLatents(file);
+      if (file !== chosen) return;
       opened = { ...whole, file, names: candidates(whole) };
-      choices(field.tensor, opened.names.map((name) => [name, name]), opened.names[0]);
+      choices(field.tensor, opened.names.map((name) => [name, name]));
+      [field.tensor.value] = opened.names;
       await read(opened.names[0]);
     });
   };
-}
-
-/** Says whose latents these are, by what the file says and the server guesses, and chooses that. */
-async function guess(latents, field, said) {
-  const { dtype, shape, data, space, model } = latents;
-  const one = { shape: [1, ...shape.slice(1)], data: data.subarray(0, data.length / (shape.length > 3 ? shape[0] : 1)) };
-  const asked = shape.length > 3 ? one : { shape, data };
-  const query = { shape: asked.shape, dtype };
-  if (shape.length === 3) Object.assign(query, { height: field.height.value, width: field.width.value });
-  let guesses = [];
-  if (count(asked.shape) <= MOST_GUESSED) {
-    const headers = { 'content-type': 'tensor/binary' };
-    const options = { method: 'POST', query, body: asked.data, headers, signal: AbortSignal.timeout(GUESS_MS) };
-    ({ guesses } = await (await call('v1/guess', options)).json());
-  }
-  const here = guesses.filter((one) => one.is_served && (!space || one.is_scaled === (space === 'pipeline')));
-  const served = here.length ? here : guesses.filter((one) => one.is_served);
-  const chosen = served.find((one) => one.model === model) ?? served[0];
-  const fitting = modelsFor('decode').filter((one) => shape.includes(one.latent_channels));
-  const named = modelOf(model)?.tasks.includes('decode') ? model : null;
-  field.model.value = named ?? chosen?.model ?? fitting[0]?.name ?? field.model.value;
-  field.space.value = space ?? (chosen ? (chosen.is_scaled ? 'pipeline' : 'vae') : 'pipeline');
-  const [titleOf, elsewhere] = [(name) => modelOf(name)?.title ?? name, guesses.filter((one) => !one.is_served)];
-  const values = {
-    model: () => titleOf(field.model.value),
-    space: () => text(`space.${field.space.value}`),
-    rms: chosen?.rms.toFixed(2),
-    others: [...new Set(elsewhere.map((one) => one.title))].slice(0, 3).join(', '),
-  };
-  if (model && space) say(said, named ? 'guess.said' : 'guess.said-elsewhere', { ...values, named: model });
-  else if (chosen) say(said, space ? 'guess.model' : 'guess.both', values);
-  else if (elsewhere.length) say(said, 'guess.elsewhere', values);
-  else say(said, fitting.length ? 'guess.channels' : 'guess.none', { ...values, shape: shape.join('×') });
 }
 
 /** Whether latents decode to more than one frame. */
@@ -143,14 +124,8 @@ function isFilm(model, { shape }) {
 
 async function decode(section, { latents, model, space, field }, { signal, step }) {
   const film = isFilm(model, latents);
-  const { name, dtype } = latents;
-  let { shape, data } = latents;
-  if (shape.length > 3 && shape[0] > 1) {
-    const bytesOfOne = data.length / shape[0];
-    const item = Math.min(Math.max(1, Number(field.item.value)), shape[0]) - 1;
-    data = data.subarray(item * bytesOfOne, (item + 1) * bytesOfOne);
-    shape = [1, ...shape.slice(1)];
-  }
+  const { dtype } = latents;
+  const { shape, data } = itemOf(latents, Number(field.item.value));
   checkPixels(model, shape);
   const query = { shape, dtype, do_scaling: space === 'pipeline' ? 'True' : 'False' };
   if (shape.length === 3) Object.assign(query, { height: field.height.value, width: field.width.value });
@@ -158,15 +133,11 @@ async function decode(section, { latents, model, space, field }, { signal, step 
   const headers = { 'content-type': 'tensor/binary', accept: film ? 'video/mp4' : 'image/png' };
   const answer = await run(`v1/${model.name}/decode`, { query, body: data, headers }, step('decode'), signal);
   const file = await answer.blob();
-  const url = URL.createObjectURL(file);
-  const shown = film
-    ? make('video', { src: url, controls: true, loop: true, 'data-label': 'latents.film-alt' })
-    : make('img', { src: url, alt: '', 'data-label': 'latents.picture-alt', role: 'img' });
   const result = find('.result', section);
   empty(result);
   result.hidden = false;
   result.append(
-    make('div', { class: 'stage-of-one' }, shown),
+    make('div', { class: 'stage-of-one' }, film ? filmOf(file) : pictureOf(file)),
     make(
       'div',
       { class: 'facts' },
@@ -184,10 +155,24 @@ async function decode(section, { latents, model, space, field }, { signal, step 
         saving('save.numbers', new Blob([data]), 'latents.bin'),
       ),
     ),
-    snippets('latents', { model: model.name, file: latents.file.name, name, shape, dtype, space, film }),
+    snippets('latents', { model: model.name, file: latents.file.name, name: latents.name, shape, dtype, space, film }),
   );
   translate(result);
 }
+
+/** Returns the shape and the bytes of one item of a batch, counted from 1; packed latents are one. */
+function itemOf({ shape, data }, number) {
+  if (shape.length === 3 || shape[0] === 1) return { shape, data };
+  const size = data.length / shape[0];
+  const before = Math.min(Math.max(1, number), shape[0]) - 1;
+  return { shape: [1, ...shape.slice(1)], data: data.subarray(before * size, (before + 1) * size) };
+}
+
+const filmOf = (file) =>
+  make('video', { src: URL.createObjectURL(file), controls: true, loop: true, 'data-label': 'latents.film-alt' });
+
+const pictureOf = (file) =>
+  make('img', { src: URL.createObjectURL(file), alt: '', 'data-label': 'latents.picture-alt', role: 'img' });
 
 /** Refuses here what the server would refuse once it was sent. */
 function checkPixels(model, shape) {

@@ -57,56 +57,61 @@ const mostPixels = (model) =>
   (model?.axes.includes('T') ? server.limits.max_video_pixels : server.limits.max_pixels) ?? 2048 ** 2;
 
 async function roundTrip(section, { file, model, longest }, { signal, step }) {
-  const result = find('.result', section);
   const picture = await readPicture(file);
-  let before = fitted(picture, { longest, most: mostPixels(model), multiple: model.spatial_factor });
+  const before = fitted(picture, { longest, most: mostPixels(model), multiple: model.spatial_factor });
   const sent = await png(before);
   if (sent.size > server.limits.max_body_bytes) {
     throw new Sentence('error.too-many-bytes', { saw: bytes(sent.size), most: bytes(server.limits.max_body_bytes) });
   }
   signal.throwIfAborted();
-  const encoded = await run(
-    `v1/${model.name}/encode`,
-    { body: sent, headers: { 'content-type': 'image/png', accept: 'tensor/binary' } },
-    step('encode'),
-    signal,
-  );
-  const latents = {
-    shape: JSON.parse(encoded.headers.get('shape')),
-    dtype: encoded.headers.get('dtype'),
-    data: new Uint8Array(await encoded.arrayBuffer()),
-  };
-  const query = { shape: latents.shape, dtype: latents.dtype, output_type: 'pil', image_format: 'png' };
-  const decoded = await run(
-    `v1/${model.name}/decode`,
-    { query, body: latents.data, headers: { 'content-type': 'tensor/binary', accept: 'image/png' } },
-    step('decode'),
-    signal,
-  );
-  const file_ = await decoded.blob();
-  const after = drawn(await createImageBitmap(file_));
+  const encoded = await encode(model, sent, step('encode'), signal);
+  const decoded = await decode(model, encoded.latents, step('decode'), signal);
+  const after = drawn(await createImageBitmap(decoded.file));
+  show(section, { file, model, picture, before, after, encoded, decoded });
+}
+
+/** Returns the answer, and the latents in it as {shape, dtype, data}. */
+async function encode(model, picture, hear, signal) {
+  const headers = { 'content-type': 'image/png', accept: 'tensor/binary' };
+  const answer = await run(`v1/${model.name}/encode`, { body: picture, headers }, hear, signal);
+  const data = new Uint8Array(await answer.arrayBuffer());
+  return { answer, latents: { shape: JSON.parse(answer.headers.get('shape')), dtype: answer.headers.get('dtype'), data } };
+}
+
+/** Returns the answer, and the PNG in it. */
+async function decode(model, { shape, dtype, data }, hear, signal) {
+  const query = { shape, dtype, output_type: 'pil', image_format: 'png' };
+  const headers = { 'content-type': 'tensor/binary', accept: 'image/png' };
+  const answer = await run(`v1/${model.name}/decode`, { query, body: data, headers }, hear, signal);
+  return { answer, file: await answer.blob() };
+}
+
+function show(section, { file, model, picture, before, after, encoded, decoded }) {
+  const { latents } = encoded;
   const used = `${before.width}×${before.height}`;
-  // Some decoders make a larger picture than was encoded.
-  if (before.width !== after.width || before.height !== after.height) before = drawn(before, after);
   const whole = `${picture.width}×${picture.height}`;
+  // Some decoders make a larger picture than was encoded.
+  const isLarger = before.width !== after.width || before.height !== after.height;
+  const compared = isLarger ? drawn(before, after) : before;
+  const result = find('.result', section);
   empty(result);
   result.hidden = false;
   result.append(
-    comparison(before, after),
+    comparison(compared, after),
     make(
       'div',
       { class: 'facts' },
       facts([
-        ['photo.psnr', `${psnr(before, after).toFixed(1)} dB`, 'photo.psnr-note'],
+        ['photo.psnr', `${psnr(compared, after).toFixed(1)} dB`, 'photo.psnr-note'],
         ['photo.latents', `${latents.shape.join('×')} ${latents.dtype}, ${bytes(latents.data.length)}`],
         ['photo.pixels', whole === used ? used : () => text('photo.scaled', { used, whole })],
-        timeRow('photo.time', encoded, decoded),
+        timeRow('photo.time', encoded.answer, decoded.answer),
       ]),
-      ...warnings(decoded),
+      ...warnings(decoded.answer),
       make(
         'p',
         { class: 'row' },
-        saving('save.picture', file_, 'picture.png'),
+        saving('save.picture', decoded.file, 'picture.png'),
         saving('save.latents', writeSafetensors(latents, { model: model.name, space: 'vae' }), 'latents.safetensors'),
       ),
     ),

@@ -1,6 +1,9 @@
 // A prompt → the embeddings that a pipeline takes in its place: their shapes, what was cut off, and the file.
+// Of the smallest model also a picture.
 
+import { isDrawable } from './denoiser/weights.js';
 import { choices, empty, find, make, saving, word } from './dom.js';
+import { draw } from './drawing.js';
 import { facts, timeRow, warnings } from './facts.js';
 import { text, translate } from './i18n.js';
 import { run } from './jobs.js';
@@ -23,6 +26,7 @@ export function beginPrompt() {
     guided.closest('label').hidden = !takesNegative;
     negative.closest('label').hidden = !(takesNegative && guided.checked);
     picture.closest('label').hidden = !modelOf(model.value)?.text?.needs_picture;
+    for (const part of form.querySelectorAll('.drawing')) part.hidden = !isDrawable(modelOf(model.value));
   };
   onServer(() => {
     const models = modelsFor('prompt');
@@ -32,6 +36,9 @@ export function beginPrompt() {
   });
   model.addEventListener('change', show);
   guided.addEventListener('change', show);
+  find('button.drawing', form).addEventListener('click', () => {
+    if (form.reportValidity()) during((tools) => draw(section, modelOf(model.value), prompt.value, tools));
+  });
   form.addEventListener('submit', (event) => {
     event.preventDefault();
     const asked = { prompt: prompt.value };

@@ -22,10 +22,11 @@ export async function readSafetensors(file) {
   } catch {
     throw new Sentence('latents.damaged');
   }
-  const { __metadata__: about = {}, ...entries } = header;
+  const { __metadata__: about, ...entries } = header ?? {};
   const tensors = new Map();
-  for (const [name, { dtype, shape, data_offsets: offsets }] of Object.entries(entries)) {
-    const [begin, end] = (offsets ?? []).map((one) => 8 + length + one);
+  for (const [name, entry] of Object.entries(entries)) {
+    const { dtype, shape, data_offsets: offsets } = entry ?? {};
+    const [begin, end] = [0, 1].map((index) => 8 + length + offsets?.[index]);
     const isRight = Array.isArray(shape) && shape.every(Number.isSafeInteger) && begin >= 8 + length && begin <= end;
     const item = ITEM_BYTES[dtype];
     const fits = isRight && (!item || shape.reduce((product, one) => product * one, item) === end - begin);
@@ -33,7 +34,7 @@ export async function readSafetensors(file) {
     const read = async () => new Uint8Array(await file.slice(begin, end).arrayBuffer());
     tensors.set(name, { dtype: DTYPES[dtype] ?? dtype, shape, nbytes: end - begin, read });
   }
-  return { form: 'safetensors', tensors, about };
+  return { form: 'safetensors', tensors, about: about ?? {} };
 }
 
 /** Returns latents as a file that `hybridge decode` and this page read. */
