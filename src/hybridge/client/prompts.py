@@ -16,7 +16,7 @@ from ..protocol import (
     TensorLayout,
     WireTensor,
 )
-from ..protocol.prompt import check_inputs
+from ..protocol.prompt_requests import check_inputs
 from .conversion import Kind, from_wire, image_to_wire
 
 #: The server enforces the limits; these are larger than any server's.

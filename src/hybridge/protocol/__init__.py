@@ -35,12 +35,9 @@ from .prompt import (
     PromptLimits,
     PromptRequest,
     TensorLayout,
-    padding_of,
-    read_prompt_answer,
-    read_prompt_request,
-    write_prompt_answer,
-    write_prompt_request,
 )
+from .prompt_answers import padding_of, read_prompt_answer, write_prompt_answer
+from .prompt_requests import read_prompt_request, write_prompt_request
 from .query import read_query
 from .requests import is_raw_tensor, read_request, write_request
 from .safetensors_bytes import SAFETENSORS

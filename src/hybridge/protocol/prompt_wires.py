@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from ..errors import RequestError
 from .json_bodies import read_small_json
 from .messages import HttpResponse
-from .prompt import PromptAnswer, PromptLimits, PromptRequest, padding_of, write_prompt_answer
+from .prompt import PromptAnswer, PromptLimits, PromptRequest
+from .prompt_answers import padding_of, write_prompt_answer
 from .query import Parameters, format_query, read_query
 from .requests import BINARY
 from .safetensors_bytes import SAFETENSORS

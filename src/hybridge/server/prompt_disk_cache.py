@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ..errors import BadAnswer
 from ..protocol import PromptAnswer
-from ..protocol.prompt import read_prompt_answer, write_prompt_answer
+from ..protocol.prompt_answers import read_prompt_answer, write_prompt_answer
 
 log = logging.getLogger("hybridge.prompts")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ... import __version__
 from ...protocol import ITEM_BYTES, SAFETENSORS
-from ...protocol.prompt import PROMPT_PARAMETERS
+from ...protocol.prompt_requests import PROMPT_PARAMETERS
 from ...protocol.requests import DECODE_PARAMETERS, ENCODE_PARAMETERS
 from .guess import guess_paths
 from .openapi_keys import key_paths, pairing_paths
