@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,14 @@ class ServerEncoder(PromptEncoder):
         self.model, self._client = model, client
 
     def encode(self, prompt: str, options: Mapping[str, Any]) -> PromptAnswer:
+        own = inspect.signature(self._client.encode_prompt).parameters
+        for name in options:
+            if name in own:
+                raise RequestError(
+                    f"`{name}` is no option of a pipeline",
+                    saw="an argument of client.encode_prompt",
+                    expected="an option about text, such as max_sequence_length",
+                )
         made = self._client.encode_prompt(prompt, model=self.model, kind="wire", **options)
         tensors = {name: tuple(value) if isinstance(value, list) else value for name, value in made.items()}
         return PromptAnswer(tensors, made.layouts, made.metadata, made.truncated)

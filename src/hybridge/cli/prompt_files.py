@@ -28,7 +28,7 @@ def read_prompts(path: Path, *, empty: bool) -> list[str]:
         RequestError: for a file that is not UTF-8, or contains no prompt.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not at other characters that separate lines
     except UnicodeDecodeError as error:
         raise RequestError(
             f"{path} is not UTF-8", saw=f"the byte {error.object[error.start]:#04x} at {error.start}"
@@ -55,7 +55,7 @@ def read_options(arguments: Sequence[str]) -> dict[str, Any]:
             )
         try:
             options[name] = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             options[name] = text
     return options
 
