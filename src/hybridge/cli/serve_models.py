@@ -24,7 +24,7 @@ def backend_of(settings: Settings, console: Console) -> LocalBackend | DevicePoo
     Raises:
         HybridgeError: when a library is not installed, or a setting does not fit.
     """
-    from ..engine import EngineOptions, granted_memory
+    from ..engine import EngineOptions, granted_memory, offload_memory
     from ..engine.served_parts import resolve_parts
     from ..server.local_backend import LocalBackend
     from ..server.process.cloud_storage import fetched
@@ -50,6 +50,14 @@ def backend_of(settings: Settings, console: Console) -> LocalBackend | DevicePoo
             console.print(
                 f"memory for weights and runs: {format_bytes(memory_bytes)}, which this process is granted"
             )
+        offload_bytes = settings.offload_memory
+        if offload_bytes is None:
+            offload_bytes = offload_memory(device) if texts else 0
+            if offload_bytes:
+                shown = format_bytes(offload_bytes // len(devices))
+                console.print(
+                    f"host memory for text encoders that leave {device}: {shown}, from half of what is available"
+                )
         backends.append(
             LocalBackend(
                 {},
@@ -61,6 +69,7 @@ def backend_of(settings: Settings, console: Console) -> LocalBackend | DevicePoo
                 options=EngineOptions(device, settings.dtype, settings.exactness, settings.spill),
                 limits=settings.queue_limits if len(devices) == 1 else UNLIMITED,
                 memory_bytes=memory_bytes,
+                offload_bytes=offload_bytes // len(devices),
             )
         )
     if len(backends) == 1:

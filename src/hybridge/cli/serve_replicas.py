@@ -53,6 +53,7 @@ def replicas_of(
         settings.memory,
         settings.prompt_cache_mib * 2**20,
         lora_folder,
+        settings.offload_memory or 0,  # several replicas may share a machine, so half of it is not for each
         settings.preload,
     )
     least, most = read_range(settings.replicas)

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import EngineFailure
 from ..models import ModelSpec
-from .machine.cgroups import granted_bytes
+from .machine.cgroups import available_bytes, granted_bytes
 
 Value = TypeVar("Value")
 
@@ -88,6 +88,24 @@ def granted_memory(device: str) -> int | None:
         return None
     granted = granted_bytes()
     return None if granted is None else max(1, int(granted * _GRANTED_PART))
+
+
+#: Part of the host's available memory in which weights may wait that left an accelerator.
+_OFFLOAD_PART = 1 / 2
+
+
+def offload_memory(device: str) -> int:
+    """Return the host memory for weights that leave an accelerator to make room.
+
+    Args:
+        device: The requested device.
+
+    Returns:
+        Bytes; 0 for a CPU and for Apple's GPUs, whose memory is the host's.
+    """
+    if choose_device(device).value.type in ("cpu", "mps"):
+        return 0
+    return int((available_bytes() or 0) * _OFFLOAD_PART)
 
 
 def choose_dtype(asked: DtypeName, spec: ModelSpec, device: torch.device) -> Choice[torch.dtype]:

@@ -23,6 +23,7 @@ class ReplicaPlan:
         memory_bytes: Limit of weights and running plans in each; None for what its process is granted.
         prompt_cache_bytes: Size of the cache of embeddings in each.
         lora_folder: Folder of LoRAs, which every machine must have.
+        offload_bytes: Host memory in each for text encoders that left a GPU to make room.
         preload: Whether to load all models before the first job.
     """
 
@@ -32,6 +33,7 @@ class ReplicaPlan:
     memory_bytes: int | None = None
     prompt_cache_bytes: int = 0
     lora_folder: Path | None = None
+    offload_bytes: int = 0
     preload: bool = False
 
     def make_backend(self) -> LocalBackend:
@@ -44,6 +46,7 @@ class ReplicaPlan:
             texts=self.texts,
             prompt_cache_bytes=self.prompt_cache_bytes,
             lora_folder=self.lora_folder,
+            offload_bytes=self.offload_bytes,
             options=self.options,
             memory_bytes=self.memory_bytes or granted_memory(self.options.device),
         )

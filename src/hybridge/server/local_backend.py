@@ -40,6 +40,7 @@ class LocalBackend:
         prompt_cache_bytes: Size of the cache of embeddings.
         prompt_disk_cache: Cache of embeddings on disk; the backend closes it.
         lora_folder: Folder of the LoRAs that requests for embeddings may name.
+        offload_bytes: Host memory for text encoders that left an accelerator to make room.
         others: Models of further kinds.
     """
 
@@ -57,6 +58,7 @@ class LocalBackend:
         prompt_cache_bytes: int = 0,
         prompt_disk_cache: PromptDiskCache | None = None,
         lora_folder: Path | None = None,
+        offload_bytes: int = 0,
         others: Sequence[LocalModels[Any, Any]] = (),
     ) -> None:
         options = options or EngineOptions()
@@ -74,6 +76,7 @@ class LocalBackend:
             memory_bytes=memory_bytes,
             on_change=lambda: self._device.queue.notify(),
             on_failure=lambda name, error: self._device.fail(name, error),
+            host_bytes=offload_bytes,
         )
         for kind in self._kinds:
             kind.attach(self._models)
@@ -142,7 +145,9 @@ class LocalBackend:
             running=len(self._device.queue.serving()),
             weights_bytes=self._models.weights_bytes,
             memory_bytes=self._memory_bytes,
+            host_bytes=self._models.host_bytes,
             loads={name: state.loads for name, state in states.items()},
+            restores={name: state.restores for name, state in states.items()},
             evictions={name: state.evictions for name, state in states.items()},
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from ..engine.options import choose_device
 from ..engine.text import Embeddings, TextEngine
 from ..engine.text.fingerprint import fingerprint
 from ..engine.text.layers import Progress, ShouldStop
-from ..engine.text.lora import Lora, is_available
+from ..engine.text.lora import Lora, is_available, may_have
 from ..engine.text.repository import open_repository
 from ..errors import EngineFailure, HybridgeError
 from ..models import QUANTISATIONS, TextSpec
@@ -25,7 +26,7 @@ from .prompt_cache import PromptCache, key_of
 from .prompt_disk_cache import PromptDiskCache
 from .scheduling.backend import ModelInfo
 from .scheduling.job import RunInfo, text_part
-from .scheduling.model_slot import Source
+from .scheduling.model_slot import Offload, Source
 from .scheduling.prompt_job import PromptJob, PromptResult
 
 #: The cost of a prompt for a model that is not loaded: 512 tokens of five thousand million weights.
@@ -88,6 +89,8 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
             state.state,
             state.failure,
             config=facts,
+            loras=self._loras_for(spec),
+            host_bytes=state.host_bytes,
         )
 
     def fingerprint(self, part: str) -> Mapping[str, Any]:
@@ -103,13 +106,15 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
         return {"fingerprint": {**self._fingerprints[identity], "weights": identity}}
 
     def kept_result(self, job: PromptJob) -> PromptResult | None:
-        self._lora_of(job)  # refused before it waits, or a model is loaded for it
-        answer = None if self.engine_of(job.part) is None else self._answers.get(self._key(job))
+        lora = self._lora_of(job)  # refused before it waits, or a model is loaded for it
+        answer = None if self.engine_of(job.part) is None else self._answers.get(self._key(job, lora))
         return None if answer is None else PromptResult(answer, is_from_cache=True)
 
     def flops(self, job: PromptJob) -> float | None:
         engine = self.engine_of(job.part)
-        return None if engine is None else engine.flops(job.request.inputs, job.request.convention)
+        return (
+            None if engine is None else engine.flops(job.request.inputs, job.request.convention, self._lora_of(job))
+        )
 
     def guessed_flops(self, job: PromptJob) -> float:
         return _GUESSED_FLOPS * job.batch
@@ -133,26 +138,32 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
         progress: Progress,
         should_stop: ShouldStop,
     ) -> Sequence[PromptResult]:
+        lora = self._lora_of(jobs[0])  # once, for its file may change; jobs that share a run share it
         if self._on_disk is None:
-            return self._encode(engine, jobs, progress, should_stop)
+            return self._encode(engine, jobs, lora, progress, should_stop)
         # Here and not on the event loop, because reading takes time.
-        found = [self._on_disk.get(self._key(job)) for job in jobs]
+        found = [self._on_disk.get(self._key(job, lora)) for job in jobs]
         rest = [job for job, answer in zip(jobs, found, strict=True) if answer is None]
-        made = iter(self._encode(engine, rest, progress, should_stop) if rest else ())
+        made = iter(self._encode(engine, rest, lora, progress, should_stop) if rest else ())
         results = []
         for job, answer in zip(jobs, found, strict=True):
             if answer is None:
                 results.append(next(made))
             else:
-                self._answers.put(self._key(job), answer)
+                self._answers.put(self._key(job, lora), answer)
                 results.append(PromptResult(answer, is_from_cache=True))
         return results
 
     def _encode(
-        self, engine: TextEngine, jobs: Sequence[PromptJob], progress: Progress, should_stop: ShouldStop
+        self,
+        engine: TextEngine,
+        jobs: Sequence[PromptJob],
+        lora: Lora | None,
+        progress: Progress,
+        should_stop: ShouldStop,
     ) -> Sequence[PromptResult]:
         job, several = jobs[0], [one.request.inputs for one in jobs]
-        flops = sum(engine.flops(inputs, job.request.convention) for inputs in several)
+        flops = sum(engine.flops(inputs, job.request.convention, lora) for inputs in several)
         pictures = [_picture(one) for one in job.pictures]
         peak_bytes = 0
 
@@ -162,8 +173,11 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
             peak_bytes = max(peak_bytes, wanted_bytes)
 
         how: dict[str, Any] = {"progress": progress, "should_stop": should_stop, "reserve": reserve}
-        with self._cache.running(0) as grow, map_torch_errors(f"a {job.part} job", engine.device.value):
-            engine.adapters.use(self._lora_of(job))
+        what, device = f"a {job.part} job", engine.device.value
+        # A run of its own: once it is loaded, the LoRA counts among the model's weights.
+        with self._cache.running(0) as grow, map_torch_errors(what, device):
+            engine.adapters.use(lora, grow)
+        with self._cache.running(0) as grow, map_torch_errors(what, device):
             if job.request.convention == "comfyui":
                 made = [engine.encode_as_comfyui(inputs, **how) for inputs in several]
             elif len(jobs) == 1:
@@ -175,9 +189,9 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
                 facts = {**facts, "convention": job.request.convention, "dtype": "float32"}
             answers = [answer_of(one, engine, facts) for one in made]
         for one, answer in zip(jobs, answers, strict=True):
-            self._answers.put(self._key(one), answer)
+            self._answers.put(self._key(one, lora), answer)
             if self._on_disk is not None:
-                self._on_disk.put(self._key(one), answer)
+                self._on_disk.put(self._key(one, lora), answer)
         ran = RunInfo("text", peak_bytes, flops)
         return [PromptResult(answer, ran=ran, shared_by=len(jobs)) for answer in answers]
 
@@ -187,16 +201,26 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
             self._facts[spec.name] = facts_of(engine, spec)
             return engine
 
-        return Source(lambda: TextEngine.expected_bytes(spec.source, self._options, spec.quantisation), load)
+        def expected_bytes() -> int:
+            return TextEngine.expected_bytes(spec.source, self._options, spec.quantisation)
 
-    def _key(self, job: PromptJob) -> str:
+        def can_move(engine: TextEngine) -> bool:
+            return engine.can_be_offloaded
+
+        offload = Offload(can_move, TextEngine.to_host, TextEngine.to_device)
+        return Source(expected_bytes, load, offload)
+
+    def _key(self, job: PromptJob, lora: Lora | None) -> str:
         # Where bits count, nothing will do that several requests shared a run for.
         facts = {**self._facts[job.spec.name], "exactness": self._options.exactness}
-        lora = self._lora_of(job)
         if lora is not None:
             facts |= {"lora": lora.name, "lora_file": lora.identity, "lora_scale": repr(lora.scale)}
             facts["peft"] = importlib.metadata.version("peft") if is_available() else ""
         return key_of(facts, job.request, job.pictures_hash)
+
+    def _loras_for(self, spec: TextSpec) -> Sequence[str]:
+        names = self._loras.names()
+        return names if names and _takes_loras(spec) else ()
 
     def _lora_of(self, job: PromptJob) -> Lora | None:
         return None if job.lora is None else self._loras.find(job.lora)
@@ -204,6 +228,14 @@ class TextModels(LocalModels[TextEngine, PromptJob]):
     def close(self) -> None:
         if self._on_disk is not None:
             self._on_disk.close()
+
+
+@functools.cache
+def _takes_loras(spec: TextSpec) -> bool:
+    """Whether diffusers loads LoRAs into the text encoders of a model."""
+    import diffusers
+
+    return bool(may_have(getattr(diffusers, spec.class_name, None), spec.side))
 
 
 def facts_of(engine: TextEngine, spec: TextSpec) -> dict[str, str]:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from ..errors import RequestError
 from ..models import QUANTISATIONS
-from ..units import parse_bytes
 from .async_jobs.registry import AsyncJobLimits
 from .cloud import Cloud, CloudName, cloud_named
 from .flag import Flag
+from .memory_settings import checked_folder, read_bytes, read_bytes_or_none
 from .process.connection_limits import ConnectionLimits
 from .process.pairing_folder import PairingFolder, default_folder
 from .process.server import ListenOptions
@@ -145,6 +143,7 @@ class Settings(BaseSettings):
     )
     memory: Annotated[
         int | None,
+        BeforeValidator(read_bytes),
         Flag(
             heading=_LOAD,
             default="on a CPU 3/4 of what a container or ulimit grants, if any does; else no bound",
@@ -156,10 +155,24 @@ class Settings(BaseSettings):
         description="What weights and runs may take together on each device, such as 8GiB; idle models leave"
         " for others.",
     )
+    offload_memory: Annotated[
+        int | None,
+        BeforeValidator(read_bytes_or_none),
+        Flag(heading=_LOAD, default="half of what is available at startup; 0 with --ray", is_text=True),
+    ] = Field(
+        default=None,
+        ge=0,
+        description="Host memory, such as 24GiB, in which text encoders wait that left a GPU to make room, instead"
+        " of being read again; 0 for none.",
+    )
     preload: Annotated[bool, Flag(heading=_LOAD)] = Field(
         default=False, description="Load all models before listening, not when they are first asked for."
     )
-    spill: Annotated[Path | None, Flag(heading=_LOAD, default="none: what does not fit is refused")] = Field(
+    spill: Annotated[
+        Path | None,
+        AfterValidator(checked_folder),
+        Flag(heading=_LOAD, default="none: what does not fit is refused"),
+    ] = Field(
         default=None,
         description="Folder for a CPU's activations, in files without a name, when --memory has no room for them.",
     )
@@ -243,27 +256,6 @@ class Settings(BaseSettings):
         """Ignore HYBRIDGE_PORT where Kubernetes has set it for a service called hybridge."""
         is_theirs = isinstance(value, str) and KUBERNETES_PORT.fullmatch(value)
         return cls.model_fields["port"].default if is_theirs else value
-
-    @field_validator("memory", mode="before")
-    @classmethod
-    def _read_bytes(cls, value: object) -> object:
-        """Read a number of bytes, or text such as 6GB."""
-        if value is None:
-            return None
-        try:
-            return parse_bytes(value)  # type: ignore[arg-type] # whatever is neither number nor text is refused there
-        except RequestError as error:
-            raise ValueError(error.expected) from None
-
-    @field_validator("spill")
-    @classmethod
-    def _check_folder(cls, value: Path | None) -> Path | None:
-        if value is not None:
-            try:
-                tempfile.TemporaryFile(dir=value).close()
-            except OSError as error:
-                raise ValueError(f"a folder that can be written to ({error.strerror})") from None
-        return value
 
     @model_validator(mode="after")
     def _check_default(self) -> Settings:

@@ -28,7 +28,7 @@ from hybridge.server.app import create_app
 from hybridge.server.http.request_deadline import Deadline
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.process.server import running
-from hybridge.server.scheduling import model_cache
+from hybridge.server.scheduling import model_cache, model_slot
 from hybridge.server.scheduling.cost_cache import CostCache
 from hybridge.server.scheduling.cost_model import CostModel
 from hybridge.server.scheduling.limits import PictureSize
@@ -241,7 +241,7 @@ class TestLoading:
         backend.close()
 
     def test_a_load_that_hangs_is_overtaken(self, specs, loads, monkeypatch) -> None:
-        monkeypatch.setattr(model_cache, "_OVERTAKEN_AFTER_S", 0.1)
+        monkeypatch.setattr(model_slot, "_OVERTAKEN_AFTER_S", 0.1)
         loads.hold("flux")
         backend = LocalBackend({}, cold=[specs["flux"], specs["taesd"]], options=CPU, memory_bytes=2**30)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...models import TextSide
@@ -14,13 +14,22 @@ from .loading import TextParts
 _CHARACTERS_PER_TOKEN = 3
 
 
-def flops(asked: Asked, side: TextSide, parts: TextParts, default: Callable[[str], Any]) -> float:
+def multiplied_weights(parts: TextParts) -> dict[str, int]:
+    """Return for each encoder how many weights a token is multiplied with: all but the table of embeddings."""
+    return {
+        name: sum(parameter.numel() for parameter in model.parameters())
+        - model.get_input_embeddings().weight.numel()
+        for name, model in parts.encoders.items()
+    }
+
+
+def flops(asked: Asked, side: TextSide, weights: Mapping[str, int], default: Callable[[str], Any]) -> float:
     """Two operations for each token and each weight that it is multiplied with.
 
     Args:
         asked: The request.
         side: What is known of the encoders.
-        parts: The encoders.
+        weights: As from :func:`multiplied_weights`.
         default: The default of an option.
     """
     work = 0.0
@@ -28,13 +37,9 @@ def flops(asked: Asked, side: TextSide, parts: TextParts, default: Callable[[str
     if asked.negatives is not None:
         texts += asked.negatives[next(iter(asked.negatives))] or [""] * asked.count
     for encoder in side.encoders:
-        model = parts.encoders.get(encoder.name)
-        if model is None:
-            continue
-        table = model.get_input_embeddings().weight.numel()  # looked up, not multiplied with
-        weights = sum(parameter.numel() for parameter in model.parameters()) - table
-        most = tokens_of(encoder, asked, default)
-        work += sum(2.0 * weights * _tokens(encoder, most, text) for text in texts)
+        if encoder.name in weights:
+            most = tokens_of(encoder, asked, default)
+            work += sum(2.0 * weights[encoder.name] * _tokens(encoder, most, text) for text in texts)
     return work
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,28 +14,24 @@ import torch
 from ...errors import RequestError
 from ...models import TextSide
 from ...models.comfyui_text import Convention
-from ...models.text_side import NEGATIVE_PREFIX, Call
+from ...models.text_side import NEGATIVE_PREFIX
 from ..machine.own_thread import run_in_own_thread
-from ..memory.device_memory import release_memory
+from ..memory.device_memory import map_torch_errors, release_memory
 from ..options import Choice, EngineOptions, choose_device
 from . import loading
 from .checking import Asked, Facts, TextLimits, read_inputs, together
 from .comfyui import encode_as_comfyui, read_comfy_inputs
-from .cost import flops, tokens_of
-from .embeddings import Embeddings, Truncation, truncations
+from .cost import flops, multiplied_weights
+from .embeddings import Embeddings
 from .failures import failures_named, without_prompts_in_logs
 from .footprint import Reserve, reserved
 from .joining import join, split
 from .layers import Layer, Progress, ShouldStop, layers_of, told_between
 from .loading import TextParts
-from .lora import Adapters
-from .pictures import PREPARED, Prepared
+from .lora import Adapters, Lora
+from .pipeline_calls import PipelineCalls
 from .quantisation import held_bytes, no_gradients
 from .repository import Repository, open_repository
-from .tokenizers import fresh
-
-#: What ``encode_prompt`` may be told, besides what a request says.
-_PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +43,6 @@ class TextEngine:
         parts: The pipeline and its encoders.
         device: Where they are, and why there.
         limits: What one request may hold.
-        weights_bytes: Of all encoders.
         adapters: The LoRA that the encoders have.
     """
 
@@ -56,8 +50,10 @@ class TextEngine:
     parts: TextParts
     device: Choice[torch.device]
     limits: TextLimits = field(default_factory=TextLimits)
-    weights_bytes: int = field(init=False)
     adapters: Adapters = field(init=False, repr=False, compare=False)
+    _own_bytes: int = field(init=False, repr=False)
+    _multiplied: Mapping[str, int] = field(init=False, repr=False)
+    _calls: PipelineCalls = field(init=False, repr=False, compare=False)
     _facts: Facts = field(init=False, repr=False)
     _layers: tuple[Layer, ...] = field(init=False, repr=False, compare=False)
     _lock: threading.Lock = field(init=False, repr=False, compare=False, default_factory=threading.Lock)
@@ -65,8 +61,11 @@ class TextEngine:
     def __post_init__(self) -> None:
         models = self.parts.encoders.values()
         own = {id(one): held_bytes(one) for model in models for one in (*model.parameters(), *model.buffers())}
-        object.__setattr__(self, "weights_bytes", sum(own.values()))  # the class is frozen to everyone else
-        object.__setattr__(self, "adapters", Adapters(self.parts))
+        object.__setattr__(self, "_own_bytes", sum(own.values()))  # the class is frozen to everyone else
+        object.__setattr__(self, "adapters", Adapters(self.parts, self.side, self.device.value))
+        # Counted once: other threads ask for the cost of a prompt while a LoRA is put between the layers.
+        object.__setattr__(self, "_multiplied", multiplied_weights(self.parts))
+        object.__setattr__(self, "_calls", PipelineCalls(self.side, self.parts, self.device.value))
         object.__setattr__(self, "_facts", _facts_of(self.parts))
         object.__setattr__(self, "_layers", layers_of(models))
 
@@ -116,6 +115,39 @@ class TextEngine:
         return loading.weights_bytes(repository, options.dtype, choose_device(options.device).value, quantisation)
 
     @property
+    def weights_bytes(self) -> int:
+        """Bytes of all encoders, with those of the LoRA that they have."""
+        return self._own_bytes + self.adapters.weights_bytes
+
+    @property
+    def can_be_offloaded(self) -> bool:
+        """Whether :meth:`to_host` frees the device's memory; how libraries move quantised weights was not tried."""
+        return self.device.value.type not in ("cpu", "mps") and not self.parts.quantised
+
+    def to_host(self) -> None:
+        """Move the weights to the host's memory, without the LoRA; nothing may run until :meth:`to_device`.
+
+        Raises:
+            OutOfMemory: when there is no room; the engine is of no use any more.
+        """
+        self._move(torch.device("cpu"))
+
+    def to_device(self) -> None:
+        """Move the weights back, which have the same bits as before.
+
+        Raises:
+            OutOfMemory: when there is no room; the engine is of no use any more.
+        """
+        self._move(self.device.value)
+        release_memory()
+
+    def _move(self, device: torch.device) -> None:
+        with self._lock, map_torch_errors("moving text encoders", device):
+            self.adapters.use(None)
+            for model in self.parts.encoders.values():
+                model.to(device)
+
+    @property
     def side(self) -> TextSide:
         """What is known of the pipeline's text encoders."""
         return self.repository.side
@@ -147,15 +179,18 @@ class TextEngine:
         """
         self._read(inputs, images)
 
-    def flops(self, inputs: Mapping[str, object], convention: Convention = "diffusers") -> float:
-        """About how many operations an answer takes: two for each token and weight.
+    def flops(
+        self, inputs: Mapping[str, object], convention: Convention = "diffusers", lora: Lora | None = None
+    ) -> float:
+        """About how many operations an answer takes: two for each token and weight, those of a LoRA included.
 
         Raises:
             RequestError: as for :meth:`check`.
         """
         read = read_inputs if convention == "diffusers" else read_comfy_inputs
         asked = read(inputs, self.side, self._facts, self.limits)
-        return flops(asked, self.side, self.parts, self._default)
+        own = flops(asked, self.side, self._multiplied, self._calls.default)
+        return own if lora is None else own * (1 + lora.numbers / max(1, sum(self._multiplied.values())))
 
     def encode(
         self,
@@ -243,7 +278,7 @@ class TextEngine:
         pieces, truncated, groups = [], [], list(self._groups(asked))
         with self._running(asked, progress, should_stop, reserve):
             for indices in groups:
-                made, cut = self._encode(asked.some(indices), images)
+                made, cut = self._calls.encode(asked.some(indices), images)
                 pieces.append(made)
                 truncated += [replace(one, index=indices[one.index]) for one in cut]
             tensors = join(pieces, groups, self.side.layouts)
@@ -260,14 +295,15 @@ class TextEngine:
         self, asked: Asked, progress: Progress | None, should_stop: ShouldStop | None, reserve: Reserve | None
     ) -> Iterator[None]:
         """The encoders for one caller, who is told how far they are, and asked for memory."""
-        work, what = flops(asked, self.side, self.parts, self._default), f"encoding {asked.count} prompt(s)"
+        work = flops(asked, self.side, self._multiplied, self._calls.default)
+        what = f"encoding {asked.count} prompt(s)"
         with (
             self._lock,
             no_gradients(is_quantised=bool(self.parts.quantised)),
             failures_named(what, self.device.value),
             without_prompts_in_logs(self.parts.pipeline),
             told_between(self._layers, work, progress, should_stop),
-            reserved(asked, self.side, self.parts, self._default, reserve),
+            reserved(asked, self.side, self.parts, self._calls.default, reserve),
         ):
             yield
 
@@ -292,95 +328,6 @@ class TextEngine:
             kind = tuple(bool(all_ and all_[index]) for all_ in texts)
             kinds.setdefault(kind, []).append(index)
         yield from kinds.values()
-
-    def _encode(
-        self, asked: Asked, images: Sequence[Any]
-    ) -> tuple[dict[str, torch.Tensor | list[torch.Tensor]], list[Truncation]]:
-        tensors: dict[str, torch.Tensor | list[torch.Tensor]] = {}
-        truncated: list[Truncation] = []
-        pictures: Prepared = ({}, {})
-        if self.side.picture:
-            pictures = PREPARED[self.side.picture](self.parts.pipeline, images, asked.options)
-        negatives = self._negatives(asked)
-        for call in self.side.calls:
-            texts: dict[str, list[str] | None] = dict(asked.prompts)
-            guided = call.negative == "argument" and negatives is not None
-            if call.negative == "argument":
-                texts |= negatives or dict.fromkeys(self.side.negatives)
-            self._call(call, texts, asked, guided, pictures[0], "", tensors, truncated)
-            if call.negative == "call" and negatives is not None:
-                instead = {name.removeprefix(NEGATIVE_PREFIX): list_ for name, list_ in negatives.items()}
-                self._call(call, instead, asked, False, pictures[1], NEGATIVE_PREFIX, tensors, truncated)
-        return tensors, truncated
-
-    def _call(
-        self,
-        call: Call,
-        texts: Mapping[str, list[str] | None],
-        asked: Asked,
-        guided: bool,
-        pictures: Mapping[str, Any],
-        prefix: str,
-        tensors: dict[str, torch.Tensor | list[torch.Tensor]],
-        truncated: list[Truncation],
-    ) -> None:
-        """Calls ``encode_prompt`` once, and adds what it gives under the names of ``__call__``'s arguments."""
-        takes = inspect.signature(self.parts.pipeline.encode_prompt).parameters
-        given: dict[str, Any] = {"device": self.device.value, "do_classifier_free_guidance": guided}
-        given |= dict.fromkeys(_PER_PROMPT, 1)
-        if self.side.takes_dtype:
-            given["dtype"] = self.dtype.value
-        given |= {name: self._default(name) for name in self._options() if name not in asked.options}
-        given |= {**asked.options, **pictures}
-        given = {name: value for name, value in given.items() if name in takes} | dict(call.arguments)
-        if self.side.count:
-            given[self.side.count] = asked.count
-        # Copies, since pipelines write into the lists that they are given.
-        given |= {name: None if all_ is None else list(all_) for name, all_ in texts.items() if name in takes}
-        with fresh(self.parts.reads) as reads:
-            made = self.parts.pipeline.encode_prompt(**given)
-            truncated += truncations(reads, asked.count, prefix)
-        known = {(one.prompt, one.index, one.tokenizer) for one in truncated}
-        cut_before = self._cut_before(texts["prompt"] or [], asked, prefix)
-        truncated += [one for one in cut_before if (one.prompt, one.index, one.tokenizer) not in known]
-        for name, value in zip(call.returns, made, strict=True):
-            is_wanted = guided or not (name or "").startswith(NEGATIVE_PREFIX)
-            if name is not None and value is not None and is_wanted:
-                tensors[prefix + name] = value
-
-    def _cut_before(self, prompts: Sequence[str], asked: Asked, prefix: str) -> Iterator[Truncation]:
-        """What pipelines cut before a tokenizer could, found by counting once more."""
-        for encoder in self.side.encoders:
-            if encoder.cut_with is None:
-                continue
-            tokenizer = getattr(self.parts.pipeline, encoder.tokenizer)
-            most = tokens_of(encoder, asked, self._default)
-            for index, text in enumerate(prompts):
-                if len(tokenizer(text, add_special_tokens=False)["input_ids"]) + encoder.cut_with > most:
-                    yield Truncation(f"{prefix}prompt", index, encoder.tokenizer, most)
-
-    def _negatives(self, asked: Asked) -> dict[str, list[str] | None] | None:
-        """The negative prompts to encode; None where the pipeline uses none."""
-        guidance = self.side.guidance
-        if asked.negatives is None or guidance is None:
-            return None
-        negatives = dict(asked.negatives)
-        first = f"{NEGATIVE_PREFIX}prompt"
-        if negatives[first] is not None:
-            return negatives
-        if guidance.only_if_given:
-            return None
-        text = guidance.text if self.side.parameter(first) is None else self._default(first)
-        text = guidance.text if text is None else text
-        negatives[first] = None if text is None else [text] * asked.count
-        return negatives
-
-    def _options(self) -> list[str]:
-        return [one.name for one in self.side.parameters if one.kind not in ("prompt", "negative")]
-
-    def _default(self, name: str) -> Any:
-        """That of the pipeline's ``__call__``, which is not always that of its ``encode_prompt``."""
-        return inspect.signature(type(self.parts.pipeline).__call__).parameters[name].default
 
 
 def _facts_of(parts: TextParts) -> Facts:

@@ -172,6 +172,8 @@ def _described_text(info: ModelInfo, spec: TextSpec) -> dict[str, Any]:
         "options": [*dict.fromkeys([*(parameter.name for parameter in side.parameters), *side.negatives])],
         "conventions": ["diffusers", "comfyui"] if comfy_family(side) else ["diffusers"],
         "needs_picture": side.picture is not None,
+        "loras": list(info.loras),
+        "host_bytes": info.host_bytes,
         "quantisation": info.config.get("quantisation", spec.quantisation),
         "made_with": dict(info.config),
     }

@@ -114,6 +114,9 @@ class _Load(Collector):
         yield GaugeMetricFamily("hybridge_queue_cost", "Seconds of work that wait", load.waiting_cost)
         yield GaugeMetricFamily("hybridge_running_jobs", "Jobs on the device", load.running)
         yield GaugeMetricFamily("hybridge_weights_bytes", "Bytes of loaded weights", load.weights_bytes)
+        yield GaugeMetricFamily(
+            "hybridge_host_weights_bytes", "Bytes of weights in the host's memory", load.host_bytes
+        )
         if load.memory_bytes is not None:
             help_text = "Bytes that weights and runs may take together"
             yield GaugeMetricFamily("hybridge_memory_bytes", help_text, load.memory_bytes)
@@ -121,7 +124,8 @@ class _Load(Collector):
         ready = float(self._backend.health() is None)
         yield GaugeMetricFamily("hybridge_ready", "1 while work is taken", ready)
         for name, help_text, counts in (
-            ("hybridge_model_loads", "Times that a model was loaded", load.loads),
+            ("hybridge_model_loads", "Times that a model was loaded from its files", load.loads),
+            ("hybridge_model_restores", "Times that a model came back from the host's memory", load.restores),
             ("hybridge_model_evictions", "Times that a model left to make room", load.evictions),
         ):
             family = CounterMetricFamily(name, help_text, labels=["model"])

@@ -28,6 +28,8 @@ class ModelInfo:
         statistics: The buffers with statistics of latents that are among its weights, for the same; empty if it has
             none, or none that can be read before its weights are downloaded.
         replicas: Its state on each replica or device, or why it could not be loaded there; empty for a single one.
+        loras: Names of the LoRAs that requests for text embeddings may name.
+        host_bytes: Bytes of its weights that wait in the host's memory for their device.
     """
 
     spec: ModelSpec | TextSpec
@@ -42,6 +44,8 @@ class ModelInfo:
     config: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
     statistics: Mapping[str, Sequence[float]] = field(default_factory=dict, hash=False, repr=False)
     replicas: Mapping[str, str] = field(default_factory=dict, hash=False)
+    loras: Sequence[str] = ()
+    host_bytes: int = 0
 
     @property
     def part(self) -> str:
@@ -59,7 +63,9 @@ class BackendLoad:
         running: Jobs on the device; of several, jobs that were given to them.
         weights_bytes: Of the models that are loaded.
         memory_bytes: What weights and runs may take together; None if nothing bounds it.
-        loads: How often each model was loaded.
+        host_bytes: Of the weights that wait in the host's memory.
+        loads: How often each model was loaded from its files.
+        restores: How often each model came back from the host's memory.
         evictions: How often each model was evicted to make room for another.
         replicas: The load of each replica or device; empty for a single one.
         failure: Why it gets no jobs, if it is one of several.
@@ -70,7 +76,9 @@ class BackendLoad:
     running: int
     weights_bytes: int
     memory_bytes: int | None = None
+    host_bytes: int = 0
     loads: Mapping[str, int] = field(default_factory=dict)
+    restores: Mapping[str, int] = field(default_factory=dict)
     evictions: Mapping[str, int] = field(default_factory=dict)
     replicas: Mapping[str, BackendLoad] = field(default_factory=dict)
     failure: str | None = None

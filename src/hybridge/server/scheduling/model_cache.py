@@ -1,9 +1,8 @@
 """The model cache: loads models within a budget of memory, and evicts some for others.
 
-What counts against the budget are the weights of the models that are loaded or being loaded, and the peaks of the
-runs that are going on.  Each load has a thread of its own, so that only jobs for that model wait for it; one model
-loads at a time, but the next begins beside a load that takes very long.  The device thread claims models, and frees
-memory.
+:mod:`.memory_budget` says what counts, and evicts.  Each load has a thread of its own, so that only jobs for that
+model wait for it; one model loads at a time, but the next begins beside a load that takes very long.  The device
+thread claims models, and frees memory.
 
 Knows neither torch nor the engine: whatever has ``weights_bytes`` can be kept here.
 """
@@ -16,31 +15,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Generic
 
-from ...errors import HybridgeError, ModelUnavailable, OutOfMemory, TooLarge
-from ...units import format_bytes
+from ...errors import HybridgeError, ModelUnavailable, OutOfMemory
+from .memory_budget import MemoryBudget
 from .model_slot import Model, ModelState, Slot, Source
 
 log = logging.getLogger("hybridge.models")
-
-#: A load that takes longer may hang, for example on a network: the next one begins beside it.
-_OVERTAKEN_AFTER_S = 60.0
 
 #: After a load that failed none is tried for as long as it took, within these bounds: a model that cannot be loaded
 #: takes no more than half of the loaders' time, however often it is asked for.
 _MIN_RETRY_S, _MAX_RETRY_S = 1.0, 60.0
 
 
-@dataclass(slots=True, eq=False)
-class _Run:
-    """A run, and what it takes beside the weights."""
-
-    peak_bytes: int
-
-
-class ModelCache(Generic[Model]):
+class ModelCache(MemoryBudget[Model]):
     """The cache.  Any thread may call it; only the device thread claims models and runs jobs.
 
     Args:
@@ -49,6 +36,7 @@ class ModelCache(Generic[Model]):
         memory_bytes: Limit of weights and running plans together; None for no limit.
         on_change: Called when a model becomes ready or stops being so.
         on_failure: Called with a name and the error when a load failed.
+        host_bytes: Limit of the weights that wait in the host's memory.
     """
 
     def __init__(
@@ -59,20 +47,15 @@ class ModelCache(Generic[Model]):
         memory_bytes: int | None,
         on_change: Callable[[], None],
         on_failure: Callable[[str, HybridgeError], None],
+        host_bytes: int = 0,
     ) -> None:
-        self._slots: dict[str, Slot[Model]] = {
+        slots: dict[str, Slot[Model]] = {
             **{name: Slot(None, model, "loaded", loads=1) for name, model in loaded.items()},
             **{name: Slot(source) for name, source in sources.items()},
         }
-        self._memory_bytes = memory_bytes
+        super().__init__(slots, memory_bytes, host_bytes)
         self._on_change, self._on_failure = on_change, on_failure
-        self._runs: list[_Run] = []  # that are going on, outermost first
         self._uses = 0
-        self._changed = threading.Condition()
-        self._loading: str | None = None  # whose turn it is to load, and since when
-        self._loading_since = 0.0
-        self._loaders: set[threading.Thread] = set()
-        self._is_closed = False
 
     # ------------------------------------------------------------------------------------ from the front
 
@@ -120,17 +103,12 @@ class ModelCache(Generic[Model]):
         with self._changed:
             slot = self._slots[name]
             failure = None if slot.failure is None else _told(slot.failure)
-            return ModelState(slot.state, failure, slot.loads, slot.evictions)
+            host_bytes = self._host.bytes_of(name)
+            return ModelState(slot.state, failure, slot.loads, slot.restores, slot.evictions, host_bytes)
 
     def peek(self, name: str) -> Model | None:
         """Return the model if it is loaded, for uses that do not run it."""
         return self._slots[name].model
-
-    @property
-    def weights_bytes(self) -> int:
-        """Bytes of the weights of all loaded models."""
-        with self._changed:
-            return sum(slot.model.weights_bytes for slot in self._slots.values() if slot.model is not None)
 
     def is_ready(self, name: str) -> bool:
         """Whether a job for this model can start now."""
@@ -150,13 +128,13 @@ class ModelCache(Generic[Model]):
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._loaders, patience_s)
+            self._changed.wait_for(lambda: not self._threads, patience_s)
 
     @property
     def is_loading(self) -> bool:
         """Whether a load is running."""
         with self._changed:
-            return bool(self._loaders)
+            return bool(self._threads)
 
     # ---------------------------------------------------------------------------- from the device thread
 
@@ -185,103 +163,12 @@ class ModelCache(Generic[Model]):
             seconds, self._slots[name].load_s = self._slots[name].load_s, 0.0
             return seconds
 
-    def room_bytes(self) -> int | None:
-        """Return the bytes that are free for a run, beside weights and running jobs; None for no limit."""
-        with self._changed:
-            return self._room()
-
-    def make_room(self, wanted_bytes: int) -> int | None:
-        """Evict models until a run has room, first those that no job waits for; return :meth:`room_bytes`.
-
-        If a model that is being loaded takes the room, wait for its load, unless that takes very long.
-        """
-        with self._changed:
-            while (room := self._room()) is not None and room < wanted_bytes and not self._is_closed:
-                victim = self._victim(lambda slot: not slot.in_use)
-                if victim is not None:
-                    self._evict(victim)
-                elif any(slot.reserved_bytes for slot in self._slots.values()) and (left_s := self._turn_s()) > 0:
-                    self._changed.wait(left_s)
-                else:
-                    break
-            return self._room()
-
-    def release_idle(self) -> None:
-        """Evict every model that no job uses or waits for."""
-        with self._changed:
-            while (victim := self._victim(lambda slot: not (slot.in_use or slot.waiting))) is not None:
-                self._evict(victim)
-
-    @contextmanager
-    def running(self, peak_bytes: int) -> Iterator[Callable[[int], None]]:
-        """A run that takes so much is going on.
-
-        Yields a function that takes a higher peak for it, for which idle models leave.  It raises TooLarge where
-        there is no room: the run must not take so much then.
-        """
-        run = _Run(peak_bytes)
-
-        def grow(wanted_bytes: int) -> None:
-            with self._changed:
-                more_bytes = wanted_bytes - run.peak_bytes
-                room = self.make_room(more_bytes) if more_bytes > 0 else None
-                if room is not None and room < more_bytes:
-                    raise TooLarge(
-                        "this does not fit beside the weights in --memory",
-                        saw=f"about {format_bytes(wanted_bytes)}",
-                        expected=f"at most {format_bytes(max(0, run.peak_bytes + room))}",
-                        hint="fewer at a time, shorter ones, or a server with more --memory",
-                        least_bytes=wanted_bytes,
-                    )
-                run.peak_bytes = max(run.peak_bytes, wanted_bytes)
-
-        with self._changed:
-            self._runs.append(run)
-        try:
-            yield grow
-        finally:
-            with self._changed:
-                self._runs.remove(run)
-                self._changed.notify_all()
-
     # ------------------------------------------------------------------------------------------ inside
-
-    def _room(self) -> int | None:
-        if self._memory_bytes is None:
-            return None
-        weights = sum(
-            slot.reserved_bytes if slot.model is None else slot.model.weights_bytes for slot in self._slots.values()
-        )
-        return self._memory_bytes - weights - sum(run.peak_bytes for run in self._runs)
 
     def _load_if_cold(self, name: str, slot: Slot[Model]) -> None:
         if slot.state == "cold":
             slot.state, slot.failure = "loading", None
-            loader = threading.Thread(
-                target=self._bring, args=(name, slot), name=f"hybridge-load-{name}", daemon=True
-            )
-            self._loaders.add(loader)
-            loader.start()
-
-    def _victim(self, may_leave: Callable[[Slot[Model]], bool]) -> str | None:
-        """Return the model to evict: the least recently used of those that no job waits for, else of the others."""
-        candidates = [
-            (slot.waiting > 0, slot.used_at, name)
-            for name, slot in self._slots.items()
-            if slot.source is not None and slot.model is not None and may_leave(slot)
-        ]
-        return min(candidates)[2] if candidates else None
-
-    def _evict(self, name: str) -> None:
-        slot = self._slots[name]
-        if slot.model is None:  # another load has evicted it meanwhile
-            return
-        log.info("%s leaves, to make room", name)
-        slot.model, slot.state, slot.owed = None, "cold", 0
-        slot.evictions += 1
-        if slot.waiting:
-            self._load_if_cold(name, slot)
-        self._changed.notify_all()
+            self._start(name, lambda: self._bring(name, slot))
 
     def _await_end_of_use(self, slot: Slot[Model]) -> None:
         # No new job of this model starts meanwhile, so that a model which is always busy can be evicted, too.
@@ -295,7 +182,7 @@ class ModelCache(Generic[Model]):
             failure = self._load(name, slot) if self._take_turn(name, slot) else None
         finally:
             with self._changed:
-                self._loaders.discard(threading.current_thread())
+                self._threads.discard(threading.current_thread())
                 is_awaited = slot.waiting > 0
                 self._changed.notify_all()
         if failure is not None:
@@ -304,21 +191,17 @@ class ModelCache(Generic[Model]):
             self._on_failure(name, failure)
         self._on_change()
 
-    def _turn_s(self) -> float:
-        """Return how many seconds to wait for the running load."""
-        return 0.0 if self._loading is None else self._loading_since + _OVERTAKEN_AFTER_S - time.monotonic()
-
     def _take_turn(self, name: str, slot: Slot[Model]) -> bool:
         """Waits for the load before; False, and the model is cold again, if by then nobody wants it."""
         with self._changed:
-            while not self._is_given_up(slot) and (left_s := self._turn_s()) > 0:
+            while not self._is_given_up(slot) and (left_s := self._turn.left_s) > 0:
                 self._changed.wait(left_s)
             if self._is_given_up(slot):
                 slot.state = "cold"
                 return False
-            if self._loading is not None:
-                log.warning("%s has been loading for long; %s is loaded beside it", self._loading, name)
-            self._loading, self._loading_since = name, time.monotonic()
+            if self._turn.name is not None:
+                log.warning("%s has been loading for long; %s is loaded beside it", self._turn.name, name)
+            self._turn.begin(name)
             return True
 
     def _is_given_up(self, slot: Slot[Model]) -> bool:
@@ -331,9 +214,14 @@ class ModelCache(Generic[Model]):
         failure: HybridgeError | None = None
         assert slot.source is not None  # noqa: S101 - a model that stays is never cold
         try:
-            wanted_bytes = 0 if self._memory_bytes is None else slot.source.weights_bytes()
+            wanted_bytes = 0
+            if self._memory_bytes is not None:
+                wanted_bytes = self.state_of(name).host_bytes or slot.source.weights_bytes()
             if self._reserve(name, slot, wanted_bytes):
-                model = slot.source.load()
+                model = self._from_host(name, slot)
+                if model is None:
+                    model = slot.source.load()
+                    slot.loads += 1
         except HybridgeError as error:
             # The frames of its traceback, and of its causes', hold what was loaded so far.
             failure = error.with_traceback(None)
@@ -346,11 +234,9 @@ class ModelCache(Generic[Model]):
         with self._changed:
             took_s = time.monotonic() - begun
             slot.reserved_bytes, slot.load_s = 0, took_s
-            if self._loading == name:
-                self._loading = None
+            self._turn.end(name)
             if model is not None:
                 slot.model, slot.state, slot.owed = model, "loaded", slot.waiting
-                slot.loads += 1
                 self._uses += 1
                 slot.used_at = self._uses
             else:
@@ -360,6 +246,20 @@ class ModelCache(Generic[Model]):
                     self._load_if_cold(name, slot)
             self._changed.notify_all()
         return failure
+
+    def _from_host(self, name: str, slot: Slot[Model]) -> Model | None:
+        """Return a model that waited in the host's memory, on its device again; None if it did not wait there."""
+        with self._changed:
+            model = self._host.take(name)
+        if model is None or slot.source is None or slot.source.offload is None:
+            return None
+        try:
+            slot.source.offload.to_device(model)
+        finally:
+            with self._changed:
+                self._host.free(name)
+        slot.restores += 1
+        return model
 
     def _reserve(self, name: str, slot: Slot[Model], wanted_bytes: int) -> bool:
         """Wait until there is room for the weights, and reserve it; False if no job waits for them any more.

@@ -70,7 +70,9 @@ class Pool(ABC):
             running=len(queue.serving()),
             weights_bytes=sum(load.weights_bytes for load in each.values()),
             memory_bytes=None if None in bounds or not bounds else sum(bound or 0 for bound in bounds),
+            host_bytes=sum(load.host_bytes for load in each.values()),
             loads=_summed(load.loads for load in each.values()),
+            restores=_summed(load.restores for load in each.values()),
             evictions=_summed(load.evictions for load in each.values()),
             replicas=each,
         )

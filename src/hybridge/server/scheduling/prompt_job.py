@@ -96,6 +96,11 @@ class PromptJob(Job[PromptResult]):
         return texts + sum(picture.nbytes for picture in self.pictures)
 
     @property
+    def cost_key(self) -> str:
+        """See :attr:`Job.cost_key`: a run with a LoRA may load it first."""
+        return f"{self.part} prompt{'' if self.lora is None else ' with a LoRA'}"
+
+    @property
     def may_interrupt_its_kind(self) -> bool:
         """See :attr:`Job.may_interrupt_its_kind`: a tokenizer keeps settings meanwhile."""
         return False
