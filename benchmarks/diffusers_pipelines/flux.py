@@ -7,9 +7,11 @@ from typing import Any
 
 import diffusers
 import parts
+import small_vaes
 from case import Case
-from parts import WIDTH, clip, clip_tokenizer, flux_transformer, kl, kl_like, make
+from parts import WIDTH, clip, clip_tokenizer, flux_transformer
 from recipes import family, picture
+from small_vaes import kl, kl_like, make
 
 FLUX: dict[str, Any] = {
     "vae": lambda: kl_like(0.3611, 0.1159),
@@ -53,7 +55,7 @@ _CLOZE: dict[str, Any] = {
 
 FLUX_CLASSES: dict[str, Any] = {
     "FluxPipeline": {},
-    "FluxPipeline tiny-autoencoder": {"vae": lambda: parts.tiny(16)},
+    "FluxPipeline tiny-autoencoder": {"vae": lambda: small_vaes.tiny(16)},
     "FluxPipeline two-levels": {
         "vae": lambda: kl(16, 2, scaling_factor=0.3611, shift_factor=0.1159),
         "call": {"height": 32, "width": 32},

@@ -11,13 +11,14 @@ from typing import Any
 
 import diffusers
 import parts
+import small_vaes
 import torch
 from case import Case
-from parts import WIDTH, clip, clip_processor, clip_tokenizer, clip_vision, kl, kl_like, make, numbers, seeded
+from parts import WIDTH, clip, clip_processor, clip_tokenizer, clip_vision, numbers, seeded
 from recipes import family, picture
+from small_vaes import kl, kl_like, make
 from stable_diffusion import SD, SDXL
 from transformers_2d import EMBEDDED, MUTE
-from videos import mochi_vae
 
 #: The width of a denoiser, in two heads.
 _HEADS: dict[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 16}
@@ -154,51 +155,13 @@ def _inverted(case: Case) -> Case:
     return replace(case, inputs=inputs)
 
 
-def _levels(count: int, direction: str, name: str) -> tuple[str, ...]:
-    return (f"{name}{direction}Block3D",) * count
-
-
 def allegro_vae() -> Any:
-    """Allegro's."""
-    vae = make(
-        diffusers.AutoencoderKLAllegro,
-        block_out_channels=(8, 8, 8, 8),
-        layers_per_block=1,
-        norm_num_groups=2,
-        latent_channels=4,
-    )
+    """Allegro's, with tiles of the size of the pictures."""
+    vae = small_vaes.allegro()
     vae.enable_tiling()  # diffusers has no other way for it
     vae.tile_overlap_t = vae.tile_overlap_h = vae.tile_overlap_w = 0
     vae.kernel = vae.stride = (8, parts.SIDE, parts.SIDE)
     return vae
-
-
-def hunyuan_vae() -> Any:
-    """HunyuanVideo's."""
-    return make(
-        diffusers.AutoencoderKLHunyuanVideo,
-        block_out_channels=(8, 8, 8, 8),
-        layers_per_block=1,
-        norm_num_groups=4,
-        latent_channels=4,
-        down_block_types=_levels(4, "Down", "HunyuanVideo"),
-        up_block_types=_levels(4, "Up", "HunyuanVideo"),
-    )
-
-
-def hunyuan_image_vae() -> Any:
-    """HunyuanImage's."""
-    return make(
-        diffusers.AutoencoderKLHunyuanImage,
-        in_channels=3,
-        out_channels=3,
-        latent_channels=32,
-        block_out_channels=(64, 64, 64, 64),
-        layers_per_block=1,
-        spatial_compression_ratio=8,
-        sample_size=parts.SIDE,
-        scaling_factor=0.75289,
-    )
 
 
 #: Family, classes, components beside MUTE, arguments beside EMBEDDED.
@@ -207,7 +170,7 @@ VIDEOS: tuple[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]], ...] =
         "Mochi",
         {"MochiPipeline": {}},
         {
-            "vae": mochi_vae,
+            "vae": small_vaes.mochi,
             "transformer": lambda: make(
                 diffusers.MochiTransformer3DModel,
                 num_layers=2,
@@ -248,7 +211,7 @@ VIDEOS: tuple[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]], ...] =
         "HunyuanImage",
         {"HunyuanImagePipeline": {}},
         {
-            "vae": lambda: hunyuan_image_vae(),
+            "vae": lambda: small_vaes.hunyuan_image(latent_channels=32, block_out_channels=(64,) * 4),
             "text_encoder_2": None,
             "tokenizer_2": None,
             "guider": lambda: diffusers.guiders.AdaptiveProjectedMixGuidance(enabled=False),
@@ -278,7 +241,7 @@ VIDEOS: tuple[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]], ...] =
         "HunyuanVideo",
         {"HunyuanVideoPipeline": {}},
         {
-            "vae": lambda: hunyuan_vae(),
+            "vae": lambda: small_vaes.hunyuan_video(latent_channels=4),
             "text_encoder_2": None,
             "tokenizer_2": None,
             "transformer": lambda: make(

@@ -1,4 +1,4 @@
-"""Small components with random weights, made in code: tokenizers, text and picture encoders, VAEs, denoisers.
+"""Small components with random weights, made in code: tokenizers, text and picture encoders, denoisers.
 
 Every function seeds torch first, so that two calls give the same weights.
 """
@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from small_vaes import make
 
 #: Sides of all pictures, in pixels.
 SIDE = 64
@@ -29,17 +30,6 @@ def seeded(seed: int = 0) -> torch.Generator:
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
     """Normally distributed."""
     return torch.randn(*shape, generator=seeded(seed))
-
-
-def make(component: type, seed: int = 0, **config: Any) -> Any:
-    """A frozen module of random weights; zeros, with which training starts, are replaced, so that all count."""
-    torch.manual_seed(seed)
-    module = component(**config)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.ndim > 1 and not parameter.any():
-                parameter.normal_(std=0.05)
-    return module.eval().requires_grad_(False)
 
 
 # ------------------------------------------------------------------------------------------------ text
@@ -113,131 +103,6 @@ def clip_vision(projected: bool = True, side: int = 32) -> Any:
 def clip_processor() -> Any:
     """What goes before it."""
     return transformers.CLIPImageProcessor(crop_size=32, size=32)
-
-
-# ------------------------------------------------------------------------------------------------- VAEs
-
-
-def kl(latent_channels: int = 4, levels: int = 4, **config: Any) -> Any:
-    """An AutoencoderKL; four levels make eight pixels per latent."""
-    return make(
-        diffusers.AutoencoderKL,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=(8, 8, 16, 16)[-levels:],
-        layers_per_block=1,
-        norm_num_groups=4,
-        latent_channels=latent_channels,
-        **config,
-    )
-
-
-def kl_like(scaling: float, shift: float | None = None, channels: int = 16) -> Any:
-    """With these factors, and without quantising convolutions, as Flux and those after it have theirs."""
-    return kl(
-        channels,
-        scaling_factor=scaling,
-        shift_factor=shift,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        force_upcast=False,
-    )
-
-
-def flux2_vae() -> Any:
-    """Flux 2's."""
-    return make(
-        diffusers.AutoencoderKLFlux2,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 16, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        latent_channels=32,
-    )
-
-
-def asymmetric() -> Any:
-    """An AsymmetricAutoencoderKL, which inpainting may have."""
-    return make(
-        diffusers.AsymmetricAutoencoderKL,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        down_block_out_channels=(8, 8, 16, 16),
-        up_block_out_channels=(8, 8, 16, 16),
-        layers_per_down_block=1,
-        layers_per_up_block=1,
-        norm_num_groups=4,
-        latent_channels=4,
-    )
-
-
-def tiny(latent_channels: int = 4) -> Any:
-    """An AutoencoderTiny."""
-    widths = (8,) * 4
-    return make(
-        diffusers.AutoencoderTiny,
-        encoder_block_out_channels=widths,
-        decoder_block_out_channels=widths,
-        latent_channels=latent_channels,
-    )
-
-
-def temporal() -> Any:
-    """Stable Video Diffusion's."""
-    return make(
-        diffusers.AutoencoderKLTemporalDecoder,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        block_out_channels=(32, 32, 32, 32),
-        layers_per_block=1,
-        latent_channels=4,
-    )
-
-
-def deep_compression() -> Any:
-    """Sana's AutoencoderDC."""
-    return make(
-        diffusers.AutoencoderDC,
-        latent_channels=4,
-        attention_head_dim=2,
-        encoder_block_types=("ResBlock", "EfficientViTBlock"),
-        decoder_block_types=("ResBlock", "EfficientViTBlock"),
-        encoder_block_out_channels=(8, 8),
-        decoder_block_out_channels=(8, 8),
-        encoder_qkv_multiscales=((), (5,)),
-        decoder_qkv_multiscales=((), (5,)),
-        encoder_layers_per_block=(1, 1),
-        decoder_layers_per_block=(1, 1),
-        downsample_block_type="conv",
-        upsample_block_type="interpolate",
-        decoder_norm_types="rms_norm",
-        decoder_act_fns="silu",
-        scaling_factor=0.41407,
-    )
-
-
-def wan_vae() -> Any:
-    """Wan's."""
-    return make(
-        diffusers.AutoencoderKLWan,
-        base_dim=3,
-        z_dim=16,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-    )
-
-
-def qwen_vae() -> Any:
-    """Qwen-Image's."""
-    return make(
-        diffusers.AutoencoderKLQwenImage,
-        base_dim=24,
-        z_dim=16,
-        dim_mult=[1, 2, 4, 4],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-    )
 
 
 # -------------------------------------------------------------------------------------------- denoisers

@@ -8,9 +8,11 @@ from typing import Any
 
 import diffusers
 import parts
+import small_vaes
 from case import Case
-from parts import SIDE, WIDTH, clip, clip_processor, clip_tokenizer, clip_vision, kl, make, numbers, unet
+from parts import SIDE, WIDTH, clip, clip_processor, clip_tokenizer, clip_vision, numbers, unet
 from recipes import family, mask, picture
+from small_vaes import kl, make
 
 
 def _ddim(**config: Any) -> Any:
@@ -62,12 +64,12 @@ SD: dict[str, Any] = {
 
 SD_CLASSES: dict[str, Any] = {
     "StableDiffusionPipeline": {},
-    "StableDiffusionPipeline tiny-autoencoder": {"vae": lambda: parts.tiny()},
+    "StableDiffusionPipeline tiny-autoencoder": {"vae": lambda: small_vaes.tiny()},
     "StableDiffusionPipeline two-levels": {"vae": lambda: kl(levels=2)},
     "StableDiffusionImg2ImgPipeline": {},
     "StableDiffusionInpaintPipeline": {},
     "StableDiffusionInpaintPipeline 9-channels": {"unet": lambda: unet(in_channels=9)},
-    "StableDiffusionInpaintPipeline asymmetric": {"vae": lambda: parts.asymmetric()},
+    "StableDiffusionInpaintPipeline asymmetric": {"vae": lambda: small_vaes.asymmetric()},
     "StableDiffusionPAGPipeline": {},
     "StableDiffusionPAGImg2ImgPipeline": {},
     "StableDiffusionPAGInpaintPipeline": {},
@@ -196,7 +198,7 @@ SDXL_CLASSES: dict[str, Any] = {
         ),
         "scheduler": lambda: diffusers.EDMDPMSolverMultistepScheduler(),
     },
-    "StableDiffusionXLPipeline tiny-autoencoder": {"vae": lambda: parts.tiny()},
+    "StableDiffusionXLPipeline tiny-autoencoder": {"vae": lambda: small_vaes.tiny()},
     "StableDiffusionXLImg2ImgPipeline": {},
     "StableDiffusionXLImg2ImgPipeline playground": {
         "vae": lambda: kl(
@@ -256,7 +258,7 @@ def _kolors_text() -> dict[str, Any]:
 
 
 SD3: dict[str, Any] = {
-    "vae": lambda: parts.kl_like(1.5305, 0.0609),
+    "vae": lambda: small_vaes.kl_like(1.5305, 0.0609),
     "text_encoder": lambda: clip(True),
     "text_encoder_2": lambda: clip(True),
     "tokenizer": lambda: clip_tokenizer(),

@@ -10,10 +10,12 @@ from typing import Any
 
 import diffusers
 import parts
+import small_vaes
 import torch
 from case import Case
-from parts import WIDTH, kl, kl_like, make, numbers
+from parts import WIDTH, numbers
 from recipes import family, mask
+from small_vaes import kl, kl_like, make
 
 #: For pipelines that take their text as numbers.
 EMBEDDED: dict[str, Any] = {
@@ -300,7 +302,7 @@ OTHERS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
         {
             "PRXPipeline": {},
             "PRXPipeline deep-compression": {
-                "vae": lambda: parts.deep_compression(),
+                "vae": lambda: small_vaes.deep_compression(),
                 "transformer": lambda: parts.prx(4),
             },
         },
@@ -314,7 +316,7 @@ OTHERS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
         "Flux 2",
         {"Flux2Pipeline": {}, "Flux2KleinPipeline": {}},
         {
-            "vae": lambda: parts.flux2_vae(),
+            "vae": lambda: small_vaes.flux2(),
             "transformer": lambda: make(
                 diffusers.Flux2Transformer2DModel,
                 in_channels=128,
@@ -330,7 +332,7 @@ OTHERS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     (
         "Qwen-Image",
         {"QwenImagePipeline": {}, "QwenImageImg2ImgPipeline": {}, "QwenImageInpaintPipeline": {}},
-        {"vae": lambda: parts.qwen_vae(), "transformer": lambda: qwen()},
+        {"vae": lambda: small_vaes.qwen_image(), "transformer": lambda: qwen()},
     ),
     (
         "Sana",
@@ -342,7 +344,7 @@ OTHERS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
                 "scheduler": lambda: diffusers.SCMScheduler(),
             },
         },
-        {"vae": lambda: parts.deep_compression(), "transformer": lambda: parts.sana()},
+        {"vae": lambda: small_vaes.deep_compression(), "transformer": lambda: parts.sana()},
     ),
 )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import parts
+import small_vaes
 import torch
 from case import Case
 
@@ -107,7 +107,7 @@ def _served(vae: Any, folder: str) -> Iterator[tuple[str, bool]]:
         spec = resolve(f"{MODEL}={folder}")
     except ModelUnavailable:
         is_own = False
-        parts.kl(getattr(vae.config, "latent_channels", 4)).save_pretrained(folder)
+        small_vaes.kl(getattr(vae.config, "latent_channels", 4)).save_pretrained(folder)
         spec = resolve(f"{MODEL}={folder}")
     with running(create_app(LocalBackend({MODEL: Engine.load(spec, options)}))) as address:
         yield address, is_own

@@ -7,9 +7,11 @@ from typing import Any
 
 import diffusers
 import parts
+import small_vaes
 from case import Case
-from parts import WIDTH, clip_processor, clip_vision, kl, make, unet
+from parts import WIDTH, clip_processor, clip_vision, unet
 from recipes import family, picture
+from small_vaes import kl, make
 from stable_diffusion import SD, SDXL
 from transformers_2d import EMBEDDED, MUTE
 
@@ -76,18 +78,6 @@ def latte() -> Any:
     )
 
 
-def mochi_vae() -> Any:
-    """Mochi's."""
-    widths = (32, 32, 32, 32)
-    return make(
-        diffusers.AutoencoderKLMochi,
-        latent_channels=12,
-        encoder_block_out_channels=widths,
-        decoder_block_out_channels=widths,
-        layers_per_block=(1, 1, 1, 1, 1),
-    )
-
-
 def cogvideox(*, text_length: int) -> Any:
     """CogVideoX's transformer, for prompts of so many tokens."""
     return make(
@@ -103,42 +93,6 @@ def cogvideox(*, text_length: int) -> Any:
         sample_height=8,
         sample_frames=9,
         max_text_seq_length=text_length,
-    )
-
-
-def cogvideox_vae() -> Any:
-    """CogVideoX's."""
-    return make(
-        diffusers.AutoencoderKLCogVideoX,
-        down_block_types=("CogVideoXDownBlock3D",) * 4,
-        up_block_types=("CogVideoXUpBlock3D",) * 4,
-        block_out_channels=(8, 8, 8, 8),
-        latent_channels=4,
-        layers_per_block=1,
-        norm_num_groups=2,
-        temporal_compression_ratio=4,
-    )
-
-
-def ltx_vae() -> Any:
-    """LTX-Video's."""
-    return make(
-        diffusers.AutoencoderKLLTXVideo,
-        latent_channels=8,
-        block_out_channels=(8, 8, 8, 8),
-        decoder_block_out_channels=(8, 8, 8, 8),
-        layers_per_block=(1, 1, 1, 1, 1),
-        decoder_layers_per_block=(1, 1, 1, 1, 1),
-        spatio_temporal_scaling=(True, True, False, False),
-        decoder_spatio_temporal_scaling=(True, True, False, False),
-        decoder_inject_noise=(False,) * 5,
-        upsample_residual=(False,) * 4,
-        upsample_factor=(1,) * 4,
-        timestep_conditioning=False,
-        patch_size=1,
-        patch_size_t=1,
-        encoder_causal=True,
-        decoder_causal=False,
     )
 
 
@@ -176,7 +130,7 @@ EMBEDDED_VIDEO: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
         "CogVideoX",
         {"CogVideoXPipeline": {}, "CogVideoXVideoToVideoPipeline": {}},
         {
-            "vae": lambda: cogvideox_vae(),
+            "vae": lambda: small_vaes.cogvideox(4),
             "transformer": lambda: cogvideox(text_length=8),
             "scheduler": lambda: diffusers.CogVideoXDDIMScheduler(),
         },
@@ -190,7 +144,7 @@ EMBEDDED_VIDEO: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
             "WanVACEPipeline": {"transformer": lambda: wan_vace()},
         },
         {
-            "vae": lambda: parts.wan_vae(),
+            "vae": lambda: small_vaes.wan(),
             "transformer": lambda: wan(),
             "transformer_2": None,
             "image_encoder": None,
@@ -201,7 +155,7 @@ EMBEDDED_VIDEO: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
         "LTX-Video",
         {"LTXPipeline": {}},
         {
-            "vae": lambda: ltx_vae(),
+            "vae": lambda: small_vaes.ltx_coarse(),
             "transformer": lambda: make(
                 diffusers.LTXVideoTransformer3DModel,
                 in_channels=8,
@@ -285,7 +239,7 @@ def cases() -> Iterator[Case]:
         "Stable Video Diffusion",
         {"StableVideoDiffusionPipeline": {}},
         {
-            "vae": lambda: parts.temporal(),
+            "vae": lambda: small_vaes.stable_video(),
             "image_encoder": lambda: clip_vision(side=224),
             "feature_extractor": lambda: clip_processor(),
             "scheduler": lambda: diffusers.EulerDiscreteScheduler(

@@ -7,8 +7,9 @@ from typing import Any
 
 import diffusers
 from case import Case
-from parts import WIDTH, clip, clip_tokenizer, make, numbers, unet
+from parts import WIDTH, clip, clip_tokenizer, numbers, unet
 from recipes import family, picture
+from small_vaes import make
 
 
 def movq() -> Any:

@@ -1,22 +1,17 @@
-"""Small denoisers, VAEs and schedulers around the text encoders; most are those of
-``benchmarks/diffusers_pipelines``."""
+"""Small denoisers and schedulers around the text encoders; most are those of ``benchmarks/diffusers_pipelines``."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import diffusers
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks" / "diffusers_pipelines"))
-
 import flux as flux_parts
 import parts
 import recipes
+import small_vaes
 import transformers_2d
 import videos
-from parts import kl_like, make
+from small_vaes import kl_like, make
 
 #: Hidden size of the text encoders.
 WIDTH = parts.WIDTH
@@ -26,7 +21,7 @@ FLOW = diffusers.FlowMatchEulerDiscreteScheduler
 
 def stable_diffusion() -> dict[str, Any]:
     return {
-        "vae": parts.kl(),
+        "vae": small_vaes.kl(),
         "unet": parts.unet(),
         "scheduler": diffusers.DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
         "safety_checker": None,
@@ -37,7 +32,7 @@ def stable_diffusion() -> dict[str, Any]:
 
 def sdxl() -> dict[str, Any]:
     return {
-        "vae": parts.kl(),
+        "vae": small_vaes.kl(),
         "unet": parts.unet(**parts.sdxl_config()),
         "scheduler": diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1),
         "add_watermarker": False,
@@ -80,11 +75,11 @@ def flux2(width: int) -> dict[str, Any]:
         joint_attention_dim=width,
         axes_dims_rope=(4, 4, 4, 4),
     )
-    return {"vae": parts.flux2_vae(), "transformer": transformer, "scheduler": FLOW()}
+    return {"vae": small_vaes.flux2(), "transformer": transformer, "scheduler": FLOW()}
 
 
 def qwen_image() -> dict[str, Any]:
-    return {"vae": parts.qwen_vae(), "transformer": transformers_2d.qwen(), "scheduler": FLOW()}
+    return {"vae": small_vaes.qwen_image(), "transformer": transformers_2d.qwen(), "scheduler": FLOW()}
 
 
 def z_image() -> dict[str, Any]:
@@ -92,7 +87,7 @@ def z_image() -> dict[str, Any]:
 
 
 def wan() -> dict[str, Any]:
-    return {"vae": parts.wan_vae(), "transformer": videos.wan(), "scheduler": FLOW(), "transformer_2": None}
+    return {"vae": small_vaes.wan(), "transformer": videos.wan(), "scheduler": FLOW(), "transformer_2": None}
 
 
 def ltx() -> dict[str, Any]:
@@ -106,7 +101,7 @@ def ltx() -> dict[str, Any]:
         num_layers=1,
         caption_channels=WIDTH,
     )
-    return {"vae": videos.ltx_vae(), "transformer": transformer, "scheduler": FLOW()}
+    return {"vae": small_vaes.ltx_coarse(), "transformer": transformer, "scheduler": FLOW()}
 
 
 def picture(seed: int = 0) -> Any:

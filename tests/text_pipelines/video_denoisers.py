@@ -1,4 +1,4 @@
-"""Small denoisers and VAEs of the video models, and of the picture models that have none elsewhere."""
+"""Small denoisers of the video models, and of the picture models that have none elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import diffusers
 import torch
 
-from .denoisers import FLOW, WIDTH, kl_like, make, parts, transformers_2d, videos
+from .denoisers import FLOW, WIDTH, kl_like, make, parts, small_vaes, transformers_2d, videos
 
 
 def lumina2() -> dict[str, Any]:
@@ -37,11 +37,11 @@ def hidream() -> dict[str, Any]:
 
 def sana(**config: Any) -> dict[str, Any]:
     scheduler = diffusers.SCMScheduler() if config else FLOW()
-    return {"vae": parts.deep_compression(), "transformer": parts.sana(**config), "scheduler": scheduler}
+    return {"vae": small_vaes.deep_compression(), "transformer": parts.sana(**config), "scheduler": scheduler}
 
 
 def pixart() -> dict[str, Any]:
-    return {"vae": parts.kl(), "transformer": transformers_2d.pixart(), "scheduler": diffusers.DDIMScheduler()}
+    return {"vae": small_vaes.kl(), "transformer": transformers_2d.pixart(), "scheduler": diffusers.DDIMScheduler()}
 
 
 def auraflow() -> dict[str, Any]:
@@ -56,13 +56,13 @@ def auraflow() -> dict[str, Any]:
         caption_projection_dim=32,
         pos_embed_max_size=64,
     )
-    return {"vae": parts.kl(scaling_factor=0.13025), "transformer": transformer, "scheduler": FLOW()}
+    return {"vae": small_vaes.kl(scaling_factor=0.13025), "transformer": transformer, "scheduler": FLOW()}
 
 
 def hunyuan_dit() -> dict[str, Any]:
     transformer = transformers_2d.hunyuan(diffusers.HunyuanDiT2DModel, num_layers=4, text_len=77, text_len_t5=256)
     return {
-        "vae": parts.kl(scaling_factor=0.13025),
+        "vae": small_vaes.kl(scaling_factor=0.13025),
         "transformer": transformer,
         "scheduler": diffusers.DDPMScheduler(),
         "safety_checker": None,
@@ -87,17 +87,7 @@ def hunyuan_image() -> dict[str, Any]:
         text_embed_2_dim=WIDTH,
         rope_axes_dim=(4, 4),
     )
-    vae = make(
-        diffusers.AutoencoderKLHunyuanImage,
-        in_channels=3,
-        out_channels=3,
-        latent_channels=4,
-        block_out_channels=(32, 32, 32, 32),
-        layers_per_block=1,
-        spatial_compression_ratio=8,
-        sample_size=64,
-        scaling_factor=0.75,
-    )
+    vae = small_vaes.hunyuan_image(latent_channels=4)
     guider = diffusers.AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=1)
     return {"vae": vae, "transformer": transformer, "scheduler": FLOW(), "guider": guider, "ocr_guider": guider}
 
@@ -117,7 +107,7 @@ def bria() -> dict[str, Any]:
         joint_attention_dim=WIDTH,
         axes_dims_rope=(4, 4, 8),
     )
-    return {"vae": parts.kl(scaling_factor=0.13025), "transformer": transformer, "scheduler": FLOW()}
+    return {"vae": small_vaes.kl(scaling_factor=0.13025), "transformer": transformer, "scheduler": FLOW()}
 
 
 def packed(kind: Any) -> dict[str, Any]:
@@ -143,16 +133,7 @@ def longcat() -> dict[str, Any]:
 
 
 def _hunyuan_vae() -> Any:
-    return make(
-        diffusers.AutoencoderKLHunyuanVideo,
-        latent_channels=4,
-        block_out_channels=(8, 8, 8, 8),
-        layers_per_block=1,
-        norm_num_groups=4,
-        spatial_compression_ratio=8,
-        temporal_compression_ratio=4,
-        mid_block_add_attention=False,
-    )
+    return small_vaes.hunyuan_video(latent_channels=4, mid_block_add_attention=False)
 
 
 def hunyuan_video(**config: Any) -> dict[str, Any]:
@@ -197,15 +178,11 @@ def hunyuan_video_15() -> dict[str, Any]:
         target_size=16,
         task_type="t2v",
     )
-    vae = make(
-        diffusers.AutoencoderKLHunyuanVideo15,
+    vae = small_vaes.hunyuan_video_15(
         latent_channels=4,
         block_out_channels=(16, 16),
-        layers_per_block=1,
         spatial_compression_ratio=4,
         temporal_compression_ratio=2,
-        downsample_match_channel=False,
-        upsample_match_channel=False,
     )
     guider = diffusers.ClassifierFreeGuidance(guidance_scale=3.0)
     return {"vae": vae, "transformer": transformer, "scheduler": FLOW(), "guider": guider}
@@ -226,13 +203,13 @@ def skyreels() -> dict[str, Any]:
         rope_max_seq_len=32,
     )
     scheduler = diffusers.UniPCMultistepScheduler(flow_shift=8.0, use_flow_sigmas=True)
-    return {"vae": parts.wan_vae(), "transformer": transformer, "scheduler": scheduler}
+    return {"vae": small_vaes.wan(), "transformer": transformer, "scheduler": scheduler}
 
 
 def cogvideox() -> dict[str, Any]:
     transformer = videos.cogvideox(text_length=16)
     scheduler = diffusers.CogVideoXDDIMScheduler()
-    return {"vae": videos.cogvideox_vae(), "transformer": transformer, "scheduler": scheduler}
+    return {"vae": small_vaes.cogvideox(4), "transformer": transformer, "scheduler": scheduler}
 
 
 def mochi() -> dict[str, Any]:
@@ -249,7 +226,7 @@ def mochi() -> dict[str, Any]:
         max_sequence_length=16,
     )
     return {
-        "vae": videos.mochi_vae(),
+        "vae": small_vaes.mochi(),
         "transformer": transformer,
         "scheduler": FLOW(),
         "force_zeros_for_empty_prompt": True,
@@ -270,16 +247,7 @@ def allegro() -> dict[str, Any]:
         sample_frames=8,
         caption_channels=WIDTH,
     )
-    vae = make(
-        diffusers.AutoencoderKLAllegro,
-        down_block_types=("AllegroDownBlock3D",) * 4,
-        up_block_types=("AllegroUpBlock3D",) * 4,
-        block_out_channels=(8, 8, 8, 8),
-        latent_channels=4,
-        layers_per_block=1,
-        norm_num_groups=2,
-        temporal_compression_ratio=4,
-    )
+    vae = small_vaes.allegro()
     return {"vae": vae, "transformer": transformer, "scheduler": diffusers.DDIMScheduler()}
 
 
@@ -297,16 +265,7 @@ def easyanimate() -> dict[str, Any]:
         sample_height=16,
         patch_size=2,
     )
-    vae = make(
-        diffusers.AutoencoderKLMagvit,
-        down_block_types=("SpatialDownBlock3D", *("SpatialTemporalDownBlock3D",) * 3),
-        up_block_types=("SpatialUpBlock3D", *("SpatialTemporalUpBlock3D",) * 3),
-        block_out_channels=(8, 8, 8, 8),
-        latent_channels=4,
-        layers_per_block=1,
-        norm_num_groups=2,
-        spatial_group_norm=False,
-    )
+    vae = small_vaes.magvit(latent_channels=4, spatial_group_norm=False)
     return {"vae": vae, "transformer": transformer, "scheduler": FLOW()}
 
 
@@ -332,7 +291,7 @@ def kandinsky5(vae: Any = None) -> dict[str, Any]:
 
 
 def kandinsky5_pictures() -> dict[str, Any]:
-    return kandinsky5(parts.kl(16, scaling_factor=0.3611))
+    return kandinsky5(small_vaes.kl(16, scaling_factor=0.3611))
 
 
 class NoSafetyChecker(torch.nn.Module):
@@ -377,14 +336,8 @@ def _cosmos_transformer(channels: int, *, mask: int = 0, width: int = WIDTH) -> 
 
 
 def cosmos() -> dict[str, Any]:
-    vae = make(
-        diffusers.AutoencoderKLCosmos,
+    vae = small_vaes.cosmos(
         latent_channels=4,
-        encoder_block_out_channels=(8, 8, 8, 8),
-        decode_block_out_channels=(8, 8, 8, 8),
-        attention_resolutions=(8,),
-        resolution=64,
-        num_layers=1,
         patch_size=4,
         patch_type="haar",
         scaling_factor=1.0,
@@ -404,7 +357,7 @@ def cosmos() -> dict[str, Any]:
 
 def cosmos2() -> dict[str, Any]:
     return {
-        "vae": parts.wan_vae(),
+        "vae": small_vaes.wan(),
         "transformer": _cosmos_transformer(16),
         "scheduler": FLOW(use_karras_sigmas=True),
         "safety_checker": NoSafetyChecker(),
@@ -413,7 +366,7 @@ def cosmos2() -> dict[str, Any]:
 
 def cosmos25() -> dict[str, Any]:
     return {
-        "vae": parts.wan_vae(),
+        "vae": small_vaes.wan(),
         "transformer": _cosmos_transformer(16, mask=1, width=3 * WIDTH),  # its text is that of all layers
         "scheduler": diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
         "safety_checker": NoSafetyChecker(),
@@ -458,22 +411,7 @@ def ltx2() -> dict[str, Any]:
         rope_double_precision=False,
         rope_type="split",
     )
-    vae = make(
-        diffusers.AutoencoderKLLTX2Video,
-        latent_channels=4,
-        block_out_channels=(8,),
-        decoder_block_out_channels=(8,),
-        layers_per_block=(1,),
-        decoder_layers_per_block=(1, 1),
-        spatio_temporal_scaling=(True,),
-        decoder_spatio_temporal_scaling=(True,),
-        decoder_inject_noise=(False, False),
-        downsample_type=("spatial",),
-        upsample_residual=(False,),
-        upsample_factor=(1,),
-        patch_size=1,
-        decoder_causal=False,
-    )
+    vae = small_vaes.ltx_2_of_one_level()
     audio_vae = make(
         diffusers.AutoencoderKLLTX2Audio,
         base_channels=4,

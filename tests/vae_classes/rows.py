@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import diffusers
+import small_vaes
 import torch
 from diffusers.pipelines.flux2.pipeline_flux2 import Flux2Pipeline
 from diffusers.pipelines.hunyuan_image.pipeline_hunyuanimage_refiner import HunyuanImageRefinerPipeline
@@ -42,20 +42,6 @@ class Row:
     pixels: tuple[int, ...] = (1, 3, SIDE, SIDE)
     query: dict[str, Any] = field(default_factory=dict)
     chunks: int = 1
-
-
-def make(component: Any, **config: Any) -> Any:
-    """A frozen module of random weights; zeros, with which training starts, are replaced, so that all count."""
-    torch.manual_seed(0)
-    module = component(**config)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.ndim > 1 and not parameter.any():
-                parameter.normal_(std=0.05)
-        for name, buffer in module.named_buffers():
-            if name in ("latents_mean", "latents_std", "bn.running_mean", "bn.running_var"):
-                buffer.uniform_(0.5, 1.5)
-    return module.eval().requires_grad_(False)
 
 
 def _per_channel(numbers: Any, like: torch.Tensor) -> torch.Tensor:
@@ -263,96 +249,11 @@ def decode_playground(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     return _decoded(vae, latents * std / vae.config.scaling_factor + mean)
 
 
-# ---------------------------------------------------------------------------------------------- models
-
-
-def kl(component: Any = diffusers.AutoencoderKL, **config: Any) -> Any:
-    """An AutoencoderKL, or a class that is made like it."""
-    return make(
-        component,
-        **{
-            "down_block_types": ("DownEncoderBlock2D",) * 4,
-            "up_block_types": ("UpDecoderBlock2D",) * 4,
-            "block_out_channels": (8, 8, 8, 8),
-            "layers_per_block": 1,
-            "norm_num_groups": 4,
-            **config,
-        },
-    )
-
-
-def wan(**config: Any) -> Any:
-    return make(diffusers.AutoencoderKLWan, **{"base_dim": 4, "num_res_blocks": 1, **config})
-
-
-def ltx(component: Any = diffusers.AutoencoderKLLTXVideo, **config: Any) -> Any:
-    """0.9.0's architecture, or another's."""
-    return make(
-        component,
-        **{
-            "latent_channels": 8,
-            "block_out_channels": (8, 8, 8, 8),
-            "decoder_block_out_channels": (8, 8, 8, 8),
-            "layers_per_block": (1, 1, 1, 1, 1),
-            "decoder_layers_per_block": (1, 1, 1, 1, 1),
-            "spatio_temporal_scaling": (True, True, True, False),
-            "decoder_spatio_temporal_scaling": (True, True, True, False),
-            "patch_size": 2,
-            **config,
-        },
-    )
-
-
-LTX_091: dict[str, Any] = {
-    "decoder_block_out_channels": (8, 16, 32),
-    "layers_per_block": (1, 1, 1, 1),
-    "decoder_layers_per_block": (1, 1, 1, 1),
-    "decoder_spatio_temporal_scaling": (True, True, True),
-    "decoder_inject_noise": (False, False, False, False),
-    "upsample_residual": (True, True, True),
-    "upsample_factor": (2, 2, 2),
-    "timestep_conditioning": True,
-}
-
-LTX_2: dict[str, Any] = {
-    "decoder_block_out_channels": (8, 16, 32),
-    "decoder_layers_per_block": (1, 1, 1, 1),
-    "spatio_temporal_scaling": (True, True, True, True),
-    "decoder_spatio_temporal_scaling": (True, True, True),
-    "decoder_causal": False,
-    "patch_size": 4,
-    "spatial_compression_ratio": 32,
-    "temporal_compression_ratio": 8,
-}
-
-
-def hunyuan_15(component: Any) -> Any:
-    return make(
-        component,
-        latent_channels=8,
-        block_out_channels=(16, 16, 16, 16, 16),
-        layers_per_block=1,
-        downsample_match_channel=False,
-        upsample_match_channel=False,
-    )
-
-
 ROWS = (
-    Row("wan-2.1", wan, (1, 16, 3, 4, 4), decode_wan, encode_wan, (1, 3, 9, SIDE, SIDE), chunks=3),
+    Row("wan-2.1", small_vaes.wan, (1, 16, 3, 4, 4), decode_wan, encode_wan, (1, 3, 9, SIDE, SIDE), chunks=3),
     Row(
         "wan-2.2-5b",
-        lambda: wan(
-            base_dim=8,
-            decoder_base_dim=8,
-            z_dim=48,
-            is_residual=True,
-            in_channels=12,
-            out_channels=12,
-            patch_size=2,
-            scale_factor_spatial=16,
-            latents_mean=[0.1 * n for n in range(48)],
-            latents_std=[1.0 + 0.1 * n for n in range(48)],
-        ),
+        small_vaes.wan_22,
         (1, 48, 3, 2, 2),
         decode_wan,
         encode_wan,
@@ -361,7 +262,7 @@ ROWS = (
     ),
     Row(
         "qwen-image",
-        lambda: make(diffusers.AutoencoderKLQwenImage, base_dim=4, num_res_blocks=1),
+        small_vaes.qwen_image,
         (1, 4, 64),
         decode_qwen,
         lambda vae, pixels: encode_wan(vae, pixels[:, :, None]),
@@ -369,13 +270,7 @@ ROWS = (
     ),
     Row(
         "hunyuan-video",
-        lambda: make(
-            diffusers.AutoencoderKLHunyuanVideo,
-            latent_channels=16,
-            block_out_channels=(8, 8, 8, 8),
-            layers_per_block=1,
-            norm_num_groups=4,
-        ),
+        small_vaes.hunyuan_video,
         (1, 16, 6, 4, 4),
         decode_by_factor,
         encode_by_factor,
@@ -383,7 +278,7 @@ ROWS = (
     ),
     Row(
         "hunyuan-video-1.5",
-        lambda: hunyuan_15(diffusers.AutoencoderKLHunyuanVideo15),
+        small_vaes.hunyuan_video_15,
         (1, 8, 3, 2, 2),
         decode_by_factor,
         encode_by_factor,
@@ -391,7 +286,7 @@ ROWS = (
     ),
     Row(
         "ltx-video",
-        ltx,
+        small_vaes.ltx,
         (1, 3 * 2 * 2, 8),
         decode_ltx,
         encode_ltx,
@@ -400,14 +295,14 @@ ROWS = (
     ),
     Row(
         "ltx-video-0.9.1",
-        lambda: ltx(**LTX_091),
+        small_vaes.ltx_091,
         (1, 8, 2, 2, 2),
         decode_ltx_at_time,
         query={"decode_timestep": 0.05, "decode_noise_scale": 0.025, "seed": 3},
     ),
     Row(
         "ltx-2",
-        lambda: ltx(diffusers.AutoencoderKLLTX2Video, **LTX_2),
+        small_vaes.ltx_2,
         (1, 8, 2, 2, 2),
         _decoded,
         _mode,
@@ -415,15 +310,7 @@ ROWS = (
     ),
     Row(
         "cogvideox-2b",
-        lambda: make(
-            diffusers.AutoencoderKLCogVideoX,
-            down_block_types=("CogVideoXDownBlock3D",) * 4,
-            up_block_types=("CogVideoXUpBlock3D",) * 4,
-            block_out_channels=(8, 8, 8, 8),
-            latent_channels=16,
-            layers_per_block=1,
-            norm_num_groups=2,
-        ),
+        small_vaes.cogvideox,
         (1, 5, 16, 4, 4),
         decode_cogvideox,
         encode_cogvideox,
@@ -432,12 +319,7 @@ ROWS = (
     ),
     Row(
         "mochi",
-        lambda: make(
-            diffusers.AutoencoderKLMochi,
-            encoder_block_out_channels=(32, 32, 32, 32),
-            decoder_block_out_channels=(32, 32, 32, 32),
-            layers_per_block=(1, 1, 1, 1, 1),
-        ),
+        small_vaes.mochi,
         (1, 12, 2, 4, 4),
         decode_mochi,
         encode_mochi,
@@ -445,7 +327,7 @@ ROWS = (
     ),
     Row(
         "flux2",
-        lambda: kl(diffusers.AutoencoderKLFlux2, decoder_block_out_channels=(4, 4, 4, 8), latent_channels=32),
+        lambda: small_vaes.flux2(decoder_block_out_channels=(4, 4, 4, 8)),
         (1, 4, 128),
         decode_flux2,
         encode_flux2,
@@ -453,56 +335,28 @@ ROWS = (
     ),
     Row(
         "hunyuan-image",
-        lambda: make(
-            diffusers.AutoencoderKLHunyuanImage,
-            in_channels=3,
-            out_channels=3,
-            latent_channels=8,
-            block_out_channels=(32, 32, 32, 32),
-            layers_per_block=1,
-            spatial_compression_ratio=8,
-            sample_size=64,
-            scaling_factor=0.75289,
-        ),
+        small_vaes.hunyuan_image,
         (2, 8, 4, 4),
         decode_by_factor,
         encode_by_factor,
     ),
     Row(
         "hunyuan-image-refiner",
-        lambda: hunyuan_15(diffusers.AutoencoderKLHunyuanImageRefiner),
+        small_vaes.hunyuan_image_refiner,
         (1, 16, 1, 2, 2),
         decode_refiner,
         encode_refiner,
     ),
     Row(
         "sana",
-        lambda: make(
-            diffusers.AutoencoderDC,
-            latent_channels=8,
-            attention_head_dim=2,
-            encoder_block_types=("ResBlock", "EfficientViTBlock"),
-            decoder_block_types=("ResBlock", "EfficientViTBlock"),
-            encoder_block_out_channels=(8, 8),
-            decoder_block_out_channels=(8, 8),
-            encoder_qkv_multiscales=((), (5,)),
-            decoder_qkv_multiscales=((), (5,)),
-            encoder_layers_per_block=(1, 1),
-            decoder_layers_per_block=(1, 1),
-            scaling_factor=0.41407,
-        ),
+        lambda: small_vaes.deep_compression(latent_channels=8),
         (1, 8, 16, 16),
         decode_by_factor,
         encode_sana,
     ),
     Row(
         "svd",
-        lambda: make(
-            diffusers.AutoencoderKLTemporalDecoder,
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            block_out_channels=(32, 32, 32, 32),
-            layers_per_block=1,
-        ),
+        small_vaes.stable_video,
         (1, 3, 4, 4, 4),
         decode_svd,
         encode_svd,
@@ -510,8 +364,7 @@ ROWS = (
     ),
     Row(
         "playground-v2.5",
-        lambda: kl(
-            latent_channels=4,
+        lambda: small_vaes.kl(
             scaling_factor=0.5,
             latents_mean=[-1.6574, 1.886, -1.383, 2.5155],
             latents_std=[8.4927, 5.9022, 6.5498, 5.2299],
@@ -521,24 +374,13 @@ ROWS = (
     ),
     Row(
         "allegro",
-        lambda: make(
-            diffusers.AutoencoderKLAllegro,
-            block_out_channels=(8, 8, 8, 8),
-            layers_per_block=1,
-            norm_num_groups=2,
-            sample_size=128,
-        ),
+        lambda: small_vaes.allegro(sample_size=128),
         (1, 4, 6, 16, 16),
         decode_allegro,
     ),
     Row(
         "easyanimate",
-        lambda: make(
-            diffusers.AutoencoderKLMagvit,
-            block_out_channels=(8, 8, 8, 8),
-            layers_per_block=1,
-            norm_num_groups=2,
-        ),
+        small_vaes.magvit,
         (1, 16, 3, 4, 4),
         decode_by_inverse,
         encode_by_factor,
@@ -547,14 +389,7 @@ ROWS = (
     ),
     Row(
         "cosmos",
-        lambda: make(
-            diffusers.AutoencoderKLCosmos,
-            encoder_block_out_channels=(8, 8, 8, 8),
-            decode_block_out_channels=(8, 8, 8, 8),
-            attention_resolutions=(8,),
-            resolution=64,
-            num_layers=1,
-        ),
+        small_vaes.cosmos,
         (1, 16, 2, 4, 4),
         decode_cosmos,
         encode_cosmos,
@@ -562,13 +397,7 @@ ROWS = (
     ),
     Row(
         "qwen-image-2.1",
-        lambda: make(
-            diffusers.AutoencoderKLQwenImage21,
-            base_dim=4,
-            decoder_base_dim=4,
-            num_res_blocks=1,
-            dim_mult=[1, 2, 2, 2, 2],
-        ),
+        small_vaes.qwen_image_21,
         (1, 4, 64),
         decode_qwen_21,
         encode_qwen_21,
@@ -577,13 +406,7 @@ ROWS = (
     ),
     Row(
         "kandinsky6-sr",
-        lambda: make(
-            diffusers.Kandinsky6SRVAE,
-            latent_channels=8,
-            encoder_block_out_channels=(8, 8, 8, 8, 8),
-            decoder_block_out_channels=(8, 8, 8, 8, 8),
-            layers_per_block=1,
-        ),
+        small_vaes.kandinsky6_sr,
         (1, 8, 2, 2, 2),
         decode_kandinsky,
         encode_kandinsky,
@@ -591,16 +414,14 @@ ROWS = (
     ),
     Row(
         "kvae",
-        lambda: make(
-            diffusers.AutoencoderKLKVAE, channels=32, num_enc_blocks=1, num_dec_blocks=1, ch_mult=(1, 1, 1, 1)
-        ),
+        small_vaes.kvae,
         (1, 16, 4, 4),
         _decoded,
         _mode,
     ),
     Row(
         "kvae-video",
-        lambda: make(diffusers.AutoencoderKLKVAEVideo, ch=32, num_res_blocks=1, ch_mult=(1, 1, 1, 1)),
+        small_vaes.kvae_video,
         (1, 16, 3, 4, 4),
         _decoded,
         _mode,
@@ -608,7 +429,7 @@ ROWS = (
     ),
     Row(
         "vidtok",
-        lambda: make(diffusers.AutoencoderVidTok, ch=32, ch_mult=[1, 1, 1, 1], num_res_blocks=1),
+        small_vaes.vidtok,
         (1, 4, 2, 4, 4),
         lambda vae, z: vae.decode(z),
         _mode,
@@ -616,16 +437,7 @@ ROWS = (
     ),
     Row(
         "asymmetric",
-        lambda: make(
-            diffusers.AsymmetricAutoencoderKL,
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            down_block_out_channels=(8, 8, 8, 8),
-            up_block_out_channels=(8, 8, 8, 8),
-            layers_per_down_block=1,
-            layers_per_up_block=1,
-            norm_num_groups=4,
-        ),
+        small_vaes.asymmetric,
         (1, 4, 4, 4),
         decode_by_factor,
         encode_by_factor,
