@@ -40,7 +40,7 @@ _SINGLE_FILES = """## Files and folders
 `mine=./vae.safetensors:sdxl` |
 | a whole checkpoint (SD v1, SDXL, SD3, FLUX.1); its VAE alone is read | `mine=./checkpoint.safetensors` |
 | TAESD in two files (`taesd_encoder.safetensors`, `taesd_decoder.safetensors`; also taesdxl, taesd3, taef1, \
-taef2, taesana), \
+taef2, taesana, taeqi2_1), \
 as their author publishes them and ComfyUI keeps them | `taesdxl=./models/vae_approx`, \
 `mine=./models/vae_approx:taesdxl`, or either file |
 | TAEHV in one file, from [its author](https://github.com/madebyollin/taehv/tree/main/safetensors): `taehv`, \

@@ -81,6 +81,18 @@ def taesana() -> tuple[nn.Sequential, nn.Sequential]:
     return nn.Sequential(*encoder, conv(WIDTH, 32)), nn.Sequential(*decoder, Block(WIDTH), conv(WIDTH, 3))
 
 
+def taeqi() -> tuple[nn.Sequential, nn.Sequential]:
+    encoder: list[nn.Module] = [nn.PixelUnshuffle(2), conv(16, WIDTH), nn.ReLU(), Block(WIDTH)]
+    for before, after in ((1, 1), (1, 2), (2, 4)):
+        encoder += [conv(before * WIDTH, after * WIDTH, stride=2, bias=False)]
+        encoder += [Block(after * WIDTH) for _ in range(3)]
+    decoder: list[nn.Module] = [Clamp(), conv(64, 4 * WIDTH), nn.ReLU()]
+    for before, after in ((4, 2), (2, 1), (1, 1)):
+        decoder += [*(Block(before * WIDTH) for _ in range(3)), *up(before * WIDTH, after * WIDTH)]
+    decoder += [Block(WIDTH), conv(WIDTH, 16), nn.PixelShuffle(2)]
+    return nn.Sequential(*encoder, conv(4 * WIDTH, 64)), nn.Sequential(*decoder)
+
+
 class Remembers(nn.Module):
     """A block of TAEHV, on frames (T, C, H, W): each with the one before, the first with zeros."""
 
@@ -188,6 +200,26 @@ def test_pictures(tmp_path: Path, stem: str, build, parent: str) -> None:
             engine.decode(latents)
         with pytest.raises(RequestError, match="weights of flux2"):
             engine.encode(image, value_range="unit")
+
+
+@torch.no_grad()
+def test_pictures_with_alpha(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    encoder, decoder = (contrasty(half) for half in taeqi())
+    save(encoder, tmp_path / "taeqi2_1_encoder.safetensors")
+    save(decoder, tmp_path / "taeqi2_1_decoder.safetensors")
+    spec = resolve(f"small={tmp_path}")
+    assert (spec.kind, spec.parent, spec.pack, spec.spatial_factor) == ("tiny", "qwen-image-2.1", 1, 16)
+    engine, latents = Engine.load(spec, CPU), torch.randn(1, 64, 1, 4, 2)
+    found = engine.decode(latents, sent=spec.normalisation)
+    assert found.shape == (1, 4, 64, 32)
+    assert torch.allclose(found, decoder(latents[:, :, 0]) * 2 - 1, atol=1e-4)
+    packed = latents.flatten(2).transpose(1, 2)  # as the pipeline has them
+    assert torch.equal(engine.decode(packed, sent=spec.normalisation, height=64, width=32), found)
+    image = torch.rand(1, 3, 64, 32)
+    opaque = torch.cat([image, torch.ones(1, 1, 64, 32)], 1)
+    encoded = engine.encode(image, wanted=spec.normalisation, value_range="unit")
+    assert torch.allclose(encoded[:, :, 0], encoder(opaque), atol=1e-4)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3])

@@ -18,6 +18,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 #: The models whose latents the published files take, by the files' names; those of diffusers' class have rows.
 PARENTS = {
     "taef2": "flux2",
+    "taeqi2_1": "qwen-image-2.1",
     "taesana": "sana",
     "taehv": "hunyuan-video",
     "taehv1_5": "hunyuan-video-1.5",
@@ -26,7 +27,7 @@ PARENTS = {
 }
 
 #: Classes whose parent is a row of another class.
-CLASSES = ("AutoencoderTAESD", "AutoencoderTAEHV")
+CLASSES = ("AutoencoderTAESD", "AutoencoderTAEQI", "AutoencoderTAEHV")
 
 #: The half, then the number of the layer.
 _KEY = re.compile(r"(?:taesd_)?(encoder|decoder)\.(\d+)\.(.+)")
@@ -37,8 +38,12 @@ _FILE = re.compile(r"(.+)_(encoder|decoder)")
 _HALVES = (
     ("taesd_encoder.", ("0.weight", "1.conv.0.weight")),
     ("taesd_encoder.", ("0.weight", "4.conv.0.weight")),
+    ("taesd_encoder.", ("1.weight", "3.conv.0.weight", "4.weight")),
     ("taesd_decoder.", ("1.weight", "4.conv.0.weight")),
 )
+
+#: Channels of 2×2 pixels with alpha.
+_FOLDED_ALPHA = 4 * (COLOURS + 1)
 
 #: TAEHV's layers that change the number of frames.
 _POOLS, _GROWS = (2, 7, 12), (7, 13, 19)
@@ -85,6 +90,12 @@ def read_config(shapes: Shapes) -> dict[str, Any] | None:
         return None
     if "decoder.7.conv.weight" in own:
         return _taehv(own)
+    if side(own, "decoder.19.weight", 0) == _FOLDED_ALPHA:
+        return {
+            "_class_name": "AutoencoderTAEQI",
+            "latent_channels": side(own, "decoder.1.weight", 1),
+            "width": side(own, "decoder.17.weight", 0),
+        }
     if "decoder.3.pool.0.weight" in own or "decoder.22.weight" in own:
         return {
             "_class_name": "AutoencoderTAESD",

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .taehv import AutoencoderTAEHV
-from .taesd import AutoencoderTAESD
+from .taesd import AutoencoderTAEQI, AutoencoderTAESD
 
-__all__ = ["AutoencoderTAEHV", "AutoencoderTAESD"]
+__all__ = ["AutoencoderTAEHV", "AutoencoderTAEQI", "AutoencoderTAESD"]

@@ -1,4 +1,4 @@
-"""TAESD's newer architectures: for FLUX.2, with norms, and for Sana, with 32 pixels per latent.
+"""TAESD's newer architectures: for FLUX.2, with norms; for Sana, with 32 pixels per latent; for Qwen-Image 2.1.
 
 The architecture is that of https://github.com/madebyollin/taesd; the older one is diffusers' ``AutoencoderTiny``.
 """
@@ -16,6 +16,9 @@ from torch import nn
 #: Groups of the norm between a block and what it adds, and how much wider that is than the block.
 _POOL_GROUPS = 4
 _POOL_WIDENING = 4
+
+#: Red, green, blue and alpha.
+_PIXEL_CHANNELS = 4
 
 
 def conv(before: int, after: int, **options: Any) -> nn.Conv2d:
@@ -96,6 +99,20 @@ def _decoder_32(channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(*layers, Block(width), conv(width, 3))
 
 
+def _encoder_16(channels: int, width: int, pixels: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.PixelUnshuffle(2), conv(4 * pixels, width), nn.ReLU(), Block(width)]
+    for before, after in pairwise((width, width, 2 * width, 4 * width)):
+        layers += [conv(before, after, stride=2, bias=False), *_blocks(after)]
+    return nn.Sequential(*layers, conv(4 * width, channels))
+
+
+def _decoder_16(channels: int, width: int, pixels: int) -> nn.Sequential:
+    layers: list[nn.Module] = [Clamp(), conv(channels, 4 * width), nn.ReLU()]
+    for before, after in pairwise((4 * width, 2 * width, width, width)):
+        layers += [*_blocks(before), nn.Upsample(scale_factor=2), conv(before, after, bias=False)]
+    return nn.Sequential(*layers, Block(width), conv(width, 4 * pixels), nn.PixelShuffle(2))
+
+
 class AutoencoderTAESD(ModelMixin, ConfigMixin):  # type: ignore[misc] # untyped bases
     """A tiny autoencoder of pictures.
 
@@ -124,3 +141,26 @@ class AutoencoderTAESD(ModelMixin, ConfigMixin):  # type: ignore[misc] # untyped
     def encode(self, x: torch.Tensor, return_dict: bool = False) -> tuple[torch.Tensor]:
         """Pictures (B, 3, H, W) in [-1, 1] → (latents,)."""
         return (self.encoder(x / 2 + 0.5),)
+
+
+class AutoencoderTAEQI(ModelMixin, ConfigMixin):  # type: ignore[misc] # untyped bases
+    """A tiny autoencoder of pictures with alpha: 16 pixels per latent, a frame axis of one (Qwen-Image 2.1).
+
+    Args:
+        latent_channels: Channels of the latents, which are those of pipelines: already normalised.
+        width: Channels of the layers at half of the full size.
+    """
+
+    @register_to_config  # type: ignore[untyped-decorator] # of diffusers
+    def __init__(self, latent_channels: int = 64, width: int = 64) -> None:
+        super().__init__()
+        self.encoder = _encoder_16(latent_channels, width, _PIXEL_CHANNELS)
+        self.decoder = _decoder_16(latent_channels, width, _PIXEL_CHANNELS)
+
+    def decode(self, z: torch.Tensor, return_dict: bool = False) -> tuple[torch.Tensor]:
+        """Latents (B, C, 1, h, w) → (pictures (B, 4, 1, H, W) in about [-1, 1],)."""
+        return (self.decoder(z[:, :, 0])[:, :, None] * 2 - 1,)
+
+    def encode(self, x: torch.Tensor, return_dict: bool = False) -> tuple[torch.Tensor]:
+        """Pictures (B, 4, 1, H, W) in [-1, 1] → (latents,)."""
+        return (self.encoder(x[:, :, 0] / 2 + 0.5)[:, :, None],)
