@@ -110,6 +110,19 @@ class TestFiles:
         assert codes("picture.png") == ["picture-resized"]
         assert codes("cut.png") == ["unreadable-file"]
 
+    def test_the_size_of_a_film_and_the_size_that_is_encoded(self) -> None:
+        frames = [Image.new("RGB", (50, 38), (shade, 0, 0)) for shade in range(0, 250, 50)]
+        frames[0].save("film.gif", save_all=True, append_images=frames[1:], duration=100)
+        found = report("film.gif")
+        assert found["facts"] == {"format": "image/gif", "frames": 5, "size": "50x38", "encoded as": "48x32"}
+        assert codes("film.gif") == ["picture-resized"]
+        assert report("film.gif", "--model", "wan-2.2-5b")["facts"]["encoded as"] == "48x32"
+        assert report("film.gif", "--model", "sana")["findings"][-1]["text"].startswith("sana encodes pictures")
+        assert codes("film.gif", "--model", "ltx-video") == ["picture-resized", "impossible-frames"]
+        frames[0].save("four.gif", save_all=True, append_images=frames[1:4], duration=100)
+        assert codes("four.gif", "--model", "wan-2.1") == ["picture-resized", "frames-dropped"]
+        assert report("four.gif", "--model", "wan-2.1")["ok"]
+
 
 class TestFolders:
     def test_the_starter_is_well(self) -> None:

@@ -16,6 +16,9 @@ _MAX_PIXELS = 2**30
 
 _MOST_GUESSES = 4
 
+#: Pixels per latent of most models.
+_USUAL_FACTOR = 8
+
 _LFS_START = b"version https://git-lfs"
 
 
@@ -39,29 +42,41 @@ def look_at_file(
     if start.startswith(_LFS_START):
         report.add("git-lfs-pointer", "a pointer of Git LFS instead of the file")
     elif sniff_picture(start) is not None:
-        _look_at_pixels(report, path, sniff_picture(start) or "")
+        _look_at_pixels(report, path, sniff_picture(start) or "", model)
     elif sniff_video(start) is not None:
-        _look_at_pixels(report, path, sniff_video(start) or "")
+        _look_at_pixels(report, path, sniff_video(start) or "", model)
     else:
         _look_at_latents(report, path, model, tensor, height, width)
 
 
-def _look_at_pixels(report: Report, path: Path, media_type: str) -> None:
+def _look_at_pixels(report: Report, path: Path, media_type: str, model: str | None) -> None:
+    from ..models import look_up
     from ..protocol.media import read_picture
     from ..protocol.video_reader import is_animation, read_video
 
-    data = path.read_bytes()
+    data, spec = path.read_bytes(), look_up(model) if model else None
     report.facts["format"] = media_type
     try:
-        if is_animation(data):
-            film = read_video(data, max_pixels=_MAX_PIXELS, multiple=8, note=report.add)
-            report.facts |= {"frames": film.shape[0], "size": f"{film.shape[2]}x{film.shape[1]}"}
-            return
-        pixels = read_picture(data, max_pixels=_MAX_PIXELS, note=report.add)
+        is_film = is_animation(data)
+        read = read_video if is_film else read_picture
+        frames, height, width, _ = read(data, max_pixels=_MAX_PIXELS, multiple=1, note=report.add).shape
+        report.facts |= {"frames": frames} if is_film else {}
+        report.facts["size"] = f"{width}x{height}"
+        _look_at_size(report, width, height, _USUAL_FACTOR if spec is None else spec.spatial_factor)
+        if spec is not None and (dropped := spec.frames.check_frames(spec.name, frames)):
+            report.add("frames-dropped", dropped.replace("were left out", "would be left out"), is_certain=False)
     except HybridgeError as error:
         report.add_error(error, "unreadable-file")
-        return
-    report.facts["size"] = f"{pixels.shape[2]}x{pixels.shape[1]}"
+
+
+def _look_at_size(report: Report, width: int, height: int, factor: int) -> None:
+    """Say what size a picture or a film has to a model with so many pixels per latent."""
+    fitting = [side - side % factor for side in (width, height)]
+    if 0 in fitting:
+        raise RequestError("it is too small", saw=f"{width}x{height}", expected=f"at least {factor}x{factor}")
+    if fitting != [width, height]:
+        report.facts["encoded as"] = f"{fitting[0]}x{fitting[1]}"
+        report.add("picture-resized", f"its sides are no multiples of {factor}, so that a server resizes it")
 
 
 def _look_at_latents(

@@ -88,7 +88,11 @@ class FrameRule:
             if frames == 1:
                 return None
             raise RequestError(
-                f"{name} encodes pictures", saw=f"{frames} frames", expected="one", hint="a model of videos"
+                f"{name} encodes pictures",
+                saw=f"{frames} frames",
+                expected="one",
+                hint="a model of videos",
+                cause="impossible-frames",
             )
         below, above = self.nearest(frames)
         if frames in (below, above) or self.encodes == "any":
@@ -103,6 +107,7 @@ class FrameRule:
             saw=f"{frames} frame{'' if frames == 1 else 's'}",
             expected=f"{self.counts()} frames",
             hint=" or ".join(f"{count} frames" for count in (below, above) if count),
+            cause="impossible-frames",
         )
 
     def nearest(self, frames: int) -> tuple[int, int]:
