@@ -14,6 +14,7 @@ import pytest
 from commands import hybridge
 from latent_samples import pipeline_latents
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save_file
 
 from hybridge.models.catalogue import STARTER
@@ -147,3 +148,14 @@ def test_a_hostile_receipt_is_harmless() -> None:
     assert facts.header() == "model=a??b? weights?c"
     assert find_receipt(None, b"<hybridge:receipt>{</hybridge:receipt>") is None
     assert find_receipt(None, None) is None
+
+
+def test_a_picture_whose_decoder_was_shown_another() -> None:
+    hybridge("decode", "z.safetensors", "-o", "picture.png", "--metadata")
+    with Image.open("picture.png") as file:
+        info, facts = PngInfo(), json.loads(file.info["hybridge"])
+        info.add_itxt("hybridge", json.dumps({**facts, "image": "sha256:1", "mask": "sha256:2"}))
+        file.save("shown.png", pnginfo=info)
+    done = hybridge("verify", "shown.png", "--latents", "z.safetensors", check=False)
+    assert done.returncode != 0
+    assert "saw a receipt that names an image and a mask" in " ".join(done.stderr.split())

@@ -129,10 +129,10 @@ def test_what_contradicts_the_class_is_asked_for(server: str) -> None:
         (
             small.stable_diffusion_xl,
             "sd-v1",
-            "although scaling factor 0.18215 where scaling factor 0.13025 is needed",
+            "its scaling factor 0.18215 is used, where most models of StableDiffusionXLPipeline have",
         ),
         (small.stable_diffusion_xl, "sdxl", "asked for"),
-        (small.stable_diffusion_3, "flux", "and shift 0.0609 is needed"),
+        (small.stable_diffusion_3, "flux", "have scaling factor 1.5305 and shift 0.0609"),
     ],
 )
 def test_whoever_names_a_model_has_decided(build: Any, model: str, reason: str, server: str) -> None:

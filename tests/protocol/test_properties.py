@@ -73,6 +73,7 @@ TYPES = st.sampled_from(
         "tensor/binary",
         "tensor/base64",
         "application/json",
+        "application/x-safetensors",
         "image/png",
         "image/jpeg",
         "*/*",
@@ -124,8 +125,11 @@ LENGTHS = st.none() | st.integers(1, 2**63 - 1)
 @st.composite
 def decode_requests(draw: st.DrawFn) -> DecodeRequest:
     output = draw(st.sampled_from(["picture", "unit", "signed", "pixels", "video"]))
+    shown = draw(st.booleans())
     return DecodeRequest(
         latents=draw(tensors()),
+        image=draw(tensors()) if shown else None,
+        mask=draw(tensors()) if shown else None,
         scaling=draw(SCALINGS),
         output=output,
         picture_format=draw(FORMATS),

@@ -114,6 +114,9 @@ SAID: dict[str, Request | None] = {
     "v0-json": DecodeRequest(SD, MODEL, "picture", height=16, width=24),
     "v0-json-do-scaling-false": DecodeRequest(SD, NONE, "picture", height=16, width=24),
     "v0-json-packed": DecodeRequest(ramp("float16", 1, 2, 64), MODEL, "picture", height=16, width=32),
+    "hybridge-inpainting": DecodeRequest(
+        SD, SD_SCALING, "picture", "png", image=ramp("uint8", 1, 3, 16, 24), mask=ramp("uint8", 1, 16, 24)
+    ),
 }
 SAID_SCALING = {"encode-pil-scaling": SD_SCALING, "encode-pil-scaling-shift": FLUX_SCALING}
 REFUSED = {"encode-tensor-shift-only"}

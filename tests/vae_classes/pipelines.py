@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import diffusers
+import parts
+import small_vaes
 import torch
+from case import Case
+from recipes import family, picture
+from small_vaes import make
 from text_pipelines import denoisers
 from text_pipelines import video_denoisers as small
+from transformers_2d import EMBEDDED, MUTE
 
-from vae_classes.rows import ROWS, hunyuan_15, make
-
-# Those of ``benchmarks/diffusers_pipelines``, whose folder `denoisers` adds to the path.
-import parts  # isort: skip
-from case import Case  # isort: skip
-from recipes import family, picture  # isort: skip
-from transformers_2d import EMBEDDED, MUTE  # isort: skip
+from vae_classes.rows import ROWS
 
 WIDTH = denoisers.WIDTH
 
@@ -67,6 +67,21 @@ def _refiner_transformer() -> Any:
     )
 
 
+def _kandinsky_sr() -> dict[str, Any]:
+    transformer = make(
+        diffusers.Kandinsky6SRTransformer3DModel,
+        in_visual_dim=8,
+        out_visual_dim=8,
+        time_dim=32,
+        model_dim=48,
+        ff_dim=64,
+        num_visual_blocks=1,
+        axes_dims=(8, 8, 8),
+        tile_sizes=((128, 128),),
+    )
+    return {"vae": small_vaes.kandinsky6_sr(), "transformer": transformer, "latent_upscaler": None}
+
+
 def _allegro() -> dict[str, Any]:
     whole = small.allegro()
     row = next(row for row in ROWS if row.name == "allegro")
@@ -109,15 +124,20 @@ _ROWS: tuple[tuple[str, Callable[[], dict[str, Any]], dict[str, Any]], ...] = (
         {**_CLIP, "num_frames": 5, "image_crf": 0, **_twice("prompt_embeds", lambda n: _embeds(n, 4 * WIDTH))},
     ),
     ("LTXImageToVideoPipeline", denoisers.ltx, _CLIP),
-    ("SanaVideoPipeline", lambda: {"vae": parts.wan_vae(), "transformer": _sana_video()}, {**_CLIP, "frames": 9}),
+    ("SanaVideoPipeline", lambda: {"vae": small_vaes.wan(), "transformer": _sana_video()}, {**_CLIP, "frames": 9}),
     (
         "HunyuanImageRefinerPipeline",
         lambda: {
-            "vae": hunyuan_15(diffusers.AutoencoderKLHunyuanImageRefiner),
+            "vae": small_vaes.hunyuan_image_refiner(),
             "transformer": _refiner_transformer(),
             "guider": diffusers.AdaptiveProjectedMixGuidance(enabled=False),
         },
         {**_CLIP, "prompt_embeds_mask": _mask, "negative_prompt_embeds": None, "image": lambda: picture(side=32)},
+    ),
+    (
+        "Kandinsky6SRPipeline",
+        _kandinsky_sr,
+        {"video": lambda: [picture(seed, side=64) for seed in range(5)], "resolution_scale": 2},
     ),
     (
         "WanImageToVideoPipeline",

@@ -87,7 +87,7 @@ def decode(
         screen().print(f"{target}: {target.stat().st_size} bytes" + (f", {frames} frames" if frames else ""))
         return
     batch = replace(batch, picture_format=formats[suffix])
-    requests = [replace(batch, latents=one) for one in pictures_of(batch)]
+    requests = pictures_of(batch)
     decoded = answers(requests, model=name, server=server, key=key, ca=ca, device=device, dtype=dtype)
     for index, picture in enumerate(decoded):
         assert isinstance(picture, FileAnswer)  # noqa: S101 - what picture requests are answered with

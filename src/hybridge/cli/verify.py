@@ -46,6 +46,7 @@ def verify(
     as_json: bool = typer.Option(False, "--json", help="For programs."),
 ) -> None:
     """Decode latents again and say whether the picture is theirs: equal, within some levels, or not (exit 1)."""
+    from ..errors import RequestError
     from ..protocol import DecodeRequest, FileAnswer, Scaling, read_latents
     from .console import screen
     from .single_request import answer
@@ -53,6 +54,12 @@ def verify(
     report = Report(str(picture))
     shown, info = _read(picture)
     receipt = _receipt_in(info)
+    if receipt is not None and "image" in receipt.facts:
+        raise RequestError(
+            f"{picture} was not decoded from latents alone",
+            saw="a receipt that names an image and a mask, which its decoder was shown",
+            expected="a picture that was decoded without them",
+        )
     file = read_latents(latents, tensor)
     said = _scaling(receipt) or file.scaling or Scaling("model")
     if scaled is not None:

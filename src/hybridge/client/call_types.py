@@ -62,6 +62,8 @@ class _DecodeOptions(_SharedOptions, total=False):
     decode_noise_scale: float | None
     seed: int | None
     decode_chunk_size: int | None
+    image: Image | Tensor | None
+    mask: Image | Tensor | None
 
 
 class DecodeItemOptions(_DecodeOptions, total=False):

@@ -18,9 +18,10 @@ from .prompts import prompt_request
 from .vae_requests import decode_request, encode_request
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from typing_extensions import Unpack
 
-    from .call_types import Encodable, Latents, NumpyArray, PictureSource, TorchTensor
+    from .call_types import Encodable, Latents, NumpyArray, PictureSource, Tensor, TorchTensor
 
 # The types of results.  A blocking client returns the value itself, an async client a coroutine.
 PicturesT = TypeVar("PicturesT")
@@ -77,6 +78,8 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
         decode_noise_scale: float | None = None,
         seed: int | None = None,
         decode_chunk_size: int | None = None,
+        image: Image | Tensor | None = None,
+        mask: Image | Tensor | None = None,
         deadline_s: float | None = None,
         progress: Progress | None = None,
     ) -> Any:
@@ -103,6 +106,9 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
             decode_timestep, decode_noise_scale, seed: For LTX-Video 0.9.1 and later, as its pipelines take the
                 first two; ``seed`` is the noise's.
             decode_chunk_size: Frames that Stable Video Diffusion decodes together; all if None.
+            image, mask: For AsymmetricAutoencoderKL, the picture that was inpainted and what was painted anew, both
+                in the size of the decoded picture: PIL images, or arrays; floats of the image are in [-1, 1]
+                (N, 3, H, W) and of the mask in [0, 1] (N, 1, H, W), bytes go to 255.  1 or white is new.
             deadline_s: Seconds for the whole call, attempts and waits included; the client's own if None.
             progress: ``progress("up" or "down", bytes done, bytes in total or None)``, called during transfers.
 
@@ -132,6 +138,8 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
             decode_noise_scale=decode_noise_scale,
             seed=seed,
             decode_chunk_size=decode_chunk_size,
+            image=image,
+            mask=mask,
         )
         return self._run(self._flows.decode(request, model, kind, self._terms(deadline_s, progress)))
 

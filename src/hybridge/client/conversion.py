@@ -9,6 +9,7 @@ import importlib.util
 import io
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
@@ -126,8 +127,29 @@ def image_to_wire(image: Any, *, is_video: bool = False) -> tuple[PictureFile | 
     return tensor, kind
 
 
-def pictures_of(request: DecodeRequest) -> list[WireTensor]:
-    """Split latents into those of one picture each, with their batch axes.
+def shown_to_wire(value: Any, mode: Literal["RGB", "L"]) -> WireTensor | None:
+    """Convert the image or the mask of :meth:`Client.decode`; None stays None.
+
+    A PIL image becomes uint8 (1, H, W, 3), or in the mode ``L`` (1, H, W), and a boolean array 0 and 255.
+
+    Raises:
+        RequestError: for a value that is neither a PIL image nor an array.
+    """
+    if value is None:
+        return None
+    if _is_a(value, "PIL.Image", "Image"):
+        converted = value.convert(mode)
+        shape = (1, converted.height, converted.width, *((3,) if mode == "RGB" else ()))
+        return WireTensor("uint8", shape, converted.tobytes())
+    if _is_a(value, "torch", "Tensor") and value.dtype == sys.modules["torch"].bool:
+        value = value.byte() * 255
+    elif _is_a(value, "numpy", "ndarray") and value.dtype.name == "bool":
+        value = value.astype("uint8") * 255
+    return to_wire(value)[0]
+
+
+def pictures_of(request: DecodeRequest) -> list[DecodeRequest]:
+    """Split a request into those for one picture each, whose latents keep their batch axes.
 
     With four axes, the first is a batch.  With three, it is a batch if the second is the number of tokens (16×16
     pixels each) of a picture of the request's size.  All other latents are one picture.
@@ -136,12 +158,27 @@ def pictures_of(request: DecodeRequest) -> list[WireTensor]:
     tokens = (request.height or 0) // _TOKEN_PIXELS * ((request.width or 0) // _TOKEN_PIXELS)
     has_batch = len(latents.shape) == 4 or (len(latents.shape) == 3 and latents.shape[1] == tokens)
     if not has_batch or latents.shape[0] == 1:
-        return [latents]
-    elements = memoryview(latents.data)
-    step = elements.nbytes // latents.shape[0]
-    shape = (1, *latents.shape[1:])
+        return [request]
+    count = latents.shape[0]
+    images = _items_or_one(request.image, count, least_axes=4)
+    masks = _items_or_one(request.mask, count, least_axes=3)
+    parts = zip(_items(latents, count), images, masks, strict=True)
+    return [replace(request, latents=one, image=image, mask=mask) for one, image, mask in parts]
+
+
+def _items_or_one(tensor: WireTensor | None, count: int, *, least_axes: int) -> Sequence[WireTensor | None]:
+    """Return the ``count`` items of a tensor; one of another length, or of fewer axes, is the same for all."""
+    if tensor is None or tensor.shape[0] != count or len(tensor.shape) < least_axes:
+        return [tensor] * count
+    return _items(tensor, count)
+
+
+def _items(tensor: WireTensor, count: int) -> list[WireTensor]:
+    elements = memoryview(tensor.data)
+    step = elements.nbytes // count
+    shape = (1, *tensor.shape[1:])
     return [
-        WireTensor(latents.dtype, shape, elements[start : start + step], latents.channels_last)
+        WireTensor(tensor.dtype, shape, elements[start : start + step], tensor.channels_last)
         for start in range(0, elements.nbytes, step)
     ]
 

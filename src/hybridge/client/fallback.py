@@ -80,6 +80,8 @@ class LocalVae:
 
         if request.output == "video":
             raise RequestError("the fallback makes no videos", saw="output='video'", expected="a server")
+        if request.image is not None:
+            raise RequestError("the fallback takes no image and mask", saw=type(self._vae).__name__)
         layout = latents_layout(request.latents.shape, self._spec, request.height, request.width)
         sent = _normalisation(request.scaling, self._spec)
         latents = latent_space.unpack(to_torch(request.latents), layout).to(self._vae.device, self._vae.dtype)

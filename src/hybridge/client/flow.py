@@ -69,11 +69,10 @@ class Flows:
         until, convert = self.begin(terms), converter(request, kind)
         if request.output != "picture":
             return (yield from self.answer(request, model, until, convert))
-        # A picture answer has one picture.  Several small files are faster to send than one large tensor.
-        pictures = []
-        for part in pictures_of(request):
-            single = dataclasses.replace(request, latents=part)
-            pictures.append((yield from self.answer(single, model, until, convert)))
+        pictures = []  # one in each answer: several small files are faster to send than one large tensor
+        for single in pictures_of(request):
+            picture = yield from self.answer(single, model, until, convert)
+            pictures.append(picture)
         return pictures if len(pictures) > 1 else pictures[0]
 
     def encode(self, request: EncodeRequest, model: str | None, kind: Kind, terms: Terms) -> Flow[Any]:
@@ -315,8 +314,7 @@ def _accepted(arrived: Arrived, read: Callable[[Arrived, Address], T], address: 
 
 
 def _reader(request: Request, convert: Callable[[Reply], T]) -> Callable[[Arrived, Address], tuple[T, Reply]]:
-    data = request.latents.data if isinstance(request, DecodeRequest) else request.image.data
-    bytes_up = memoryview(data).nbytes
+    bytes_up = request.nbytes
 
     def read(arrived: Arrived, address: Address) -> tuple[T, Reply]:
         answer = read_answer(_plain(arrived))

@@ -57,6 +57,11 @@ class Need:
     family: str | None
     config: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
 
+    @property
+    def usual(self) -> Normalisation | None:
+        """The normalisation that most models of the pipeline's class have; None if its own VAE has said its own."""
+        return self.normalisation if self.config is None else None
+
     def impossibilities(self, model: ServedModel | ModelSpec) -> list[str]:
         """Return the reasons why ``model`` cannot work at all, even if the user asks for it."""
         kind = kind_of(model.class_name)
@@ -115,7 +120,7 @@ def need_of(pipe: Any, *, is_chosen: bool) -> Need:
         return _need_of_vae(pipe.vae, who, row, is_chosen=is_chosen)
     annotated = _annotated(type(pipe))
     if annotated and not any(name in REPLACEABLE for name in annotated):
-        raise irreplaceable(who, annotated[0], f"a class made with {' or '.join(annotated)}")
+        raise irreplaceable(who, f"a class made with {' or '.join(annotated)}")
     own = [name for name in annotated if name in REPLACEABLE]
     rows = [other.latent_channels for other in CATALOGUE.values() if other.class_name in own]
     is_of_pictures = any(name in CLASS_NAMES for name in own)
@@ -129,7 +134,8 @@ def need_of(pipe: Any, *, is_chosen: bool) -> Need:
     if row is not None:
         # A model that the user chose may have another factor; otherwise the family's own factor is required.
         factor = None if is_chosen else row.spatial_factor
-        return Need(who, who, kind_of(row.class_name), (row.latent_channels,), row.normalisation, factor, row.name)
+        kind = ANY if is_chosen and len(own) > 1 else kind_of(row.class_name)  # inpainting takes two classes
+        return Need(who, who, kind, (row.latent_channels,), row.normalisation, factor, row.name)
     if is_chosen and channels:
         kind = "kl" if len(own) < 2 else ANY  # PRX's class takes an AutoencoderKL or an AutoencoderDC
         return Need(who, "its denoiser's channels", kind, channels, None, None, None)
@@ -145,7 +151,7 @@ def _annotated(pipeline: type) -> list[str]:
     """Return the names of diffusers' VAE classes in its ``__init__``'s annotation; none without annotation."""
     annotation = inspect.signature(pipeline.__init__).parameters.get("vae")  # type: ignore[misc]
     said = "" if annotation is None or annotation.annotation is annotation.empty else annotation.annotation
-    return re.findall(r"\w*Autoencoder\w+", said.__name__ if inspect.isclass(said) else str(said))
+    return re.findall(r"\w*(?:Autoencoder\w+|VAE\b)", said.__name__ if inspect.isclass(said) else str(said))
 
 
 def _need_of_vae(vae: Any, who: str, row: ModelSpec | None, *, is_chosen: bool) -> Need:
@@ -153,7 +159,7 @@ def _need_of_vae(vae: Any, who: str, row: ModelSpec | None, *, is_chosen: bool) 
     names = [vae.config.get("_class_name"), *(base.__name__ for base in type(vae).__mro__)]
     class_name = next((name for name in names if name in REPLACEABLE), None)
     if class_name is None:
-        raise irreplaceable(who, str(names[0] or names[1]), type(vae).__name__)
+        raise irreplaceable(who, type(vae).__name__)
     try:
         spec = spec_from_config(who, who, None, {**config, "_class_name": class_name}, parent=row)
     except ModelUnavailable as error:
@@ -201,7 +207,7 @@ def _denoiser_channels(pipe: Any) -> tuple[int, ...]:
 def _latent_channels(pipe: Any) -> tuple[int, ...]:
     """Return the possible numbers of latent channels, of latents as they are or packed two by two."""
     config = getattr(denoiser_of(pipe), "config", None)
-    ends = [getattr(config, name, None) for name in ("out_channels", "in_channels")]
+    ends = [getattr(config, name, None) for name in ("out_channels", "in_channels", "in_visual_dim")]
     end = next((end for end in ends if isinstance(end, int) and end > 0), 0)
     return tuple(end // parts for parts in (1, 4) if end and end % parts == 0)
 
@@ -221,6 +227,9 @@ def choose(need: Need, models: Sequence[ServedModel], asked: str | None, server:
     if asked is not None:
         chosen = _asked_for(asked, need, models, server)
         doubts = [] if _is_of_unknown_parent(chosen) else need.differences(chosen)
+        if doubts and need.usual is not None:
+            own, usual = _said(chosen.normalisation), _said(need.usual)
+            return chosen, f"asked for; its {own} is used, where most models of {need.who} have {usual}"
         return chosen, f"asked for, although {', '.join(doubts)}, by {need.known_from}" if doubts else "asked for"
     # The latents of an unknown tiny autoencoder cannot be identified: the user has to name it.
     usable = [model for model in models if not _is_of_unknown_parent(model)]
@@ -228,11 +237,15 @@ def choose(need: Need, models: Sequence[ServedModel], asked: str | None, server:
     fitting += [model for model in models if model not in usable and not need.impossibilities(model)]
     candidates = [model for model in fitting if model.kind == need.kind and model in usable]
     if not candidates:
+        hint = f'model="{fitting[0].name}"' if fitting else f"{need.to_start()} on that machine"
+        possible = [model for model in usable if not need.impossibilities(model)]
+        if need.usual is not None and not fitting and possible:
+            hint = f'model="{possible[0].name}", if the pipeline belongs to that VAE; else {hint}'
         raise Mismatch(
             f"{server} has no model for this {need.who}",
             saw="; ".join(_described(model, need) for model in models) or "no VAE at all",
-            expected=f"{_wanted(need)}, by {need.known_from}",
-            hint=f'model="{fitting[0].name}"' if fitting else f"{need.to_start()} on that machine",
+            expected=f"{_wanted(need)}, by {need.known_from}{'' if need.config else ', whose VAE is None'}",
+            hint=hint,
         )
     # Equal weights cannot be recognised; an equal config is closest to that, then the catalogue's own name.
     candidates.sort(key=lambda model: (model.config != need.config, model.name != need.family))
@@ -295,7 +308,7 @@ def _said(by: Normalisation) -> str:
 
 def _wanted(need: Need) -> str:
     normalisation = f", {_said(need.normalisation)}" if need.normalisation else ""
-    kind = {"kl": "", "tiny": ", tiny"}.get(need.kind, f", {need.kind}")
+    kind = {"kl": "", ANY: "", "tiny": ", tiny"}.get(need.kind, f", {need.kind}")
     return f"{need.latent_channels[0]} latent channels{normalisation}{kind}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import diffusers
@@ -167,8 +167,9 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
             ClientError: as for :class:`~hybridge.client.Client`.
         """
         # A class that takes frames in the batch encodes each by itself: they are the frames of one video.
+        x = self._interface.to_pixels(x)
         sent = x.transpose(0, 1)[None] if self._interface.has_frames_in_batch else x
-        encoded = self._send(sent, self._encode_request)
+        encoded = self._send(sent, self._encode_request).to(self.dtype)
         if self._class.axes == "BTCHW":
             encoded = encoded.transpose(1, 2)
         if self._interface.has_frames_in_batch:
@@ -204,11 +205,17 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
             sent = z.transpose(1, 2)
         if self._interface.folds:
             sent = torch.cat((z, z), 1)
-        sample = self._send(sent, lambda part: self._decode_request(part, arguments.timestep))
+        shown = arguments.inpainting
+
+        def request(part: torch.Tensor, *beside: torch.Tensor) -> DecodeRequest:
+            return self._decode_request(part, arguments.timestep, dict(zip(shown, beside, strict=True)))
+
+        sample = self._send(sent, request, *shown.values())
         if self._interface.has_frames_in_batch:
             sample = sample.transpose(1, 2).flatten(0, 1)
         if self._interface.gives_frames_first:
             sample = sample.transpose(1, 2)
+        sample = self._interface.from_pixels(sample).to(self.dtype)
         return DecoderOutput(sample=sample) if arguments.return_dict else (sample,)
 
     def forward(
@@ -236,23 +243,42 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
         """Return the server's address and the model for ``repr``."""
         return f"{self.model} of {self._client.server}"
 
-    def _decode_request(self, z: torch.Tensor, timestep: float | None) -> DecodeRequest:
+    def _decode_request(
+        self, z: torch.Tensor, timestep: float | None, shown: Mapping[str, torch.Tensor]
+    ) -> DecodeRequest:
         # The pipeline has mixed noise into the latents already.
         noise = None if timestep is None else 0.0
         return DecodeRequest(
-            from_torch(z), self._scaling, output="signed", decode_timestep=timestep, decode_noise_scale=noise
+            from_torch(z),
+            self._scaling,
+            output="signed",
+            decode_timestep=timestep,
+            decode_noise_scale=noise,
+            image=from_torch(shown["image"]) if shown else None,
+            mask=from_torch(shown["mask"]) if shown else None,
         )
 
     def _encode_request(self, x: torch.Tensor) -> EncodeRequest:
         has_posterior = self._class.has_posterior
         return EncodeRequest(from_torch(x), self._scaling, value_range="signed", moments=has_posterior)
 
-    def _send(self, batch: torch.Tensor, request: Callable[[torch.Tensor], Request]) -> torch.Tensor:
-        """Return the answer to ``batch``, in this module's dtype, on the device of ``batch``."""
-        items = torch.split(batch, 1) if self.use_slicing else (batch,)
+    def _send(self, batch: torch.Tensor, request: Callable[..., Request], *beside: torch.Tensor) -> torch.Tensor:
+        """Return the answer to ``batch``, on its device.
+
+        Args:
+            batch: What is decoded or encoded.
+            request: Makes the request for a part of it, and of ``beside``.
+            beside: Tensors that belong to the batch, with as many items, or one for all.
+        """
+        given = (batch, *beside)
+        count = batch.shape[0] if self.use_slicing else 1
+        sliced = [
+            torch.split(one, 1) if self.use_slicing and one.shape[0] == count else (one,) * count for one in given
+        ]
         answers = []
-        for item in items:
-            answer = self._client.send(request(item.to(self.dtype)), model=self.model).tensor()
+        for parts in zip(*sliced, strict=True):
+            item = parts[0]
+            answer = self._client.send(request(*(part.to(self.dtype) for part in parts)), model=self.model).tensor()
             if (
                 self._has_single_frames and len(answer.shape) == batch.ndim - 1
             ):  # pictures have no frames on the wire
@@ -264,4 +290,4 @@ class RemoteVAE(torch.nn.Module, ConfigMixin):  # type: ignore[misc] # diffusers
                     expected=f"{batch.ndim} axes, the first {item.shape[0]}",
                 )
             answers.append(to_torch(answer))
-        return torch.cat(answers).to(device=batch.device, dtype=self.dtype)
+        return torch.cat(answers).to(batch.device)

@@ -13,6 +13,7 @@ from ..models import CLASS_NAMES, Normalisation
 REPLACEABLE = frozenset(
     {
         *CLASS_NAMES,
+        "AsymmetricAutoencoderKL",
         "AutoencoderDC",
         "AutoencoderKLAllegro",
         "AutoencoderKLCogVideoX",
@@ -30,15 +31,9 @@ REPLACEABLE = frozenset(
         "AutoencoderKLQwenImage21",
         "AutoencoderKLTemporalDecoder",
         "AutoencoderKLWan",
+        "Kandinsky6SRVAE",
     }
 )
-
-
-#: Classes that are served, and why no remote VAE can stand in for them.
-_NOT_REPLACEABLE: Mapping[str, str] = {
-    "AsymmetricAutoencoderKL": "its pipelines show its decoder the picture and the mask, which are not sent",
-    "Kandinsky6SRVAE": "its pipeline and the server would both convert its range of pixels",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,19 +106,13 @@ def _read_model(document: Any, server: str) -> ServedModel:
 _STATISTICS = ("latents_mean", "latents_std")
 
 
-def irreplaceable(who: str, class_name: str, saw: str) -> Mismatch:
+def irreplaceable(who: str, saw: str) -> Mismatch:
     """Return the error for a pipeline whose VAE no remote VAE can stand in for.
 
     Args:
         who: Name of the pipeline.
-        class_name: The VAE's class.
-        saw: What the error says of it.
+        saw: What the error says of its VAE.
     """
-    why = _NOT_REPLACEABLE.get(class_name)
-    if why is not None:
-        return Mismatch(
-            f"the VAE of this {who} cannot be replaced: {why}", saw=saw, hint="the pipeline's own VAE, here"
-        )
     return Mismatch(
         f"the VAE of this {who} is not of a kind that hybridge serves",
         saw=saw,

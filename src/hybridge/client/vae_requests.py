@@ -9,7 +9,7 @@ from ..errors import RequestError
 from ..protocol import DecodeRequest, EncodeRequest, Output, Scaling, ValueRange, VideoOptions
 from ..protocol.messages import DEFAULT_QUALITY
 from ..protocol.video_formats import DEFAULT_VIDEO
-from .conversion import Kind, image_to_wire, latents_of_file, picture_format_from, to_wire
+from .conversion import Kind, image_to_wire, latents_of_file, picture_format_from, shown_to_wire, to_wire
 from .precision import Precision, lowered
 
 
@@ -28,6 +28,8 @@ def decode_request(
     quantize: Precision | None = None,
     preview: bool = False,
     metadata: bool = False,
+    image: Any = None,
+    mask: Any = None,
     **decoder: Any,
 ) -> tuple[DecodeRequest, Kind]:
     """Return the request for :meth:`Calls.decode`'s arguments, and the kind of the latents.
@@ -65,6 +67,8 @@ def decode_request(
         preview=preview,
         video=video,
         metadata=metadata,
+        image=shown_to_wire(image, "RGB"),
+        mask=shown_to_wire(mask, "L"),
         **decoder,
     )
     return request, kind

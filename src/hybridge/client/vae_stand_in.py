@@ -27,6 +27,9 @@ class Interface:
         has_identity: ``encode`` gives a distribution that has one value (Cosmos).
         folds: ``decode`` takes one latent frame of the two that pipelines have in the channels of one, of which the
             other is padding (HunyuanImage's refiner).
+        divisor: Of bytes, from which it subtracts 1: its pipeline converts pixels to this range and back, as the
+            server does (Kandinsky's super-resolution).
+        inpaints: ``decode`` can be shown the picture that was inpainted, and the mask.
     """
 
     arguments: tuple[str, ...] = ("return_dict", "generator")
@@ -34,16 +37,30 @@ class Interface:
     gives_frames_first: bool = False
     has_identity: bool = False
     folds: bool = False
+    divisor: float = 127.5
+    inpaints: bool = False
+
+    def to_pixels(self, own: torch.Tensor) -> torch.Tensor:
+        """Return pixels in the range of the class in [-1, 1]."""
+        return own if self.divisor == _USUAL.divisor else (own.float() + 1) * (self.divisor / _USUAL.divisor) - 1
+
+    def from_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Undo :meth:`to_pixels`."""
+        if self.divisor == _USUAL.divisor:
+            return pixels
+        return (pixels.float() + 1) * (_USUAL.divisor / self.divisor) - 1
 
 
 _USUAL = Interface()
 _INTERFACES: Mapping[str, Interface] = {
+    "AsymmetricAutoencoderKL": Interface(("generator", "image", "mask", "return_dict"), inpaints=True),
     "AutoencoderKLAllegro": Interface(gives_frames_first=True),
     "AutoencoderKLCosmos": Interface(has_identity=True),
     "AutoencoderKLHunyuanImageRefiner": Interface(folds=True),
     "AutoencoderKLLTX2Video": Interface(("temb", "causal", "return_dict")),
     "AutoencoderKLLTXVideo": Interface(("temb", "return_dict")),
     "AutoencoderKLTemporalDecoder": Interface(("num_frames", "return_dict"), has_frames_in_batch=True),
+    "Kandinsky6SRVAE": Interface(divisor=128.0),
 }
 
 #: Buffers that pipelines read.
@@ -63,11 +80,14 @@ class DecodeArguments:
         return_dict: Whether an output object is returned, not a tuple.
         num_frames: Frames of each video in the batch, for a class that takes frames in the batch.
         timestep: For a decoder that is conditioned on one.
+        inpainting: The picture and the mask by their names, for a class that takes both; a class that gets one of
+            them alone ignores it.
     """
 
     return_dict: bool
     num_frames: int | None
     timestep: float | None
+    inpainting: Mapping[str, torch.Tensor]
 
 
 def read_arguments(class_name: str, given: tuple[Any, ...], named: Mapping[str, Any]) -> DecodeArguments:
@@ -89,8 +109,12 @@ def read_arguments(class_name: str, given: tuple[Any, ...], named: Mapping[str, 
         raise TypeError(f"decode() of {class_name} has no argument {unknown[0]!r}")
     if values.get("causal") is not None:
         raise RequestError("a remote VAE decodes as its config says", saw=f"causal={values['causal']}")
+    shown = {name: values[name] for name in ("image", "mask") if values.get(name) is not None}
     return DecodeArguments(
-        values.get("return_dict") is not False, values.get("num_frames"), _timestep(values.get("temb"))
+        values.get("return_dict") is not False,
+        values.get("num_frames"),
+        _timestep(values.get("temb")),
+        shown if len(shown) == 2 else {},
     )
 
 

@@ -18,6 +18,7 @@ from . import loading, pixels
 from .device_profile import device_profile_for
 from .execution.executor import Progress, ShouldStop
 from .identity import Identity, library_versions
+from .inpainting import to_inpainting
 from .latents import check_finite, check_output, check_vae_space, statistics_of, to_module, with_statistics
 from .machine.cpu import threads_of
 from .machine.own_thread import run_in_own_thread
@@ -143,6 +144,7 @@ class Engine:
         *,
         budget_bytes: int | None = None,
         frames_leave: bool = False,
+        inpaints: bool = False,
     ) -> Plan:
         """Return the plan for decoding or encoding pictures of this size, and its reason.  Nothing is run.
 
@@ -154,6 +156,7 @@ class Engine:
             frames: Frames of a video.
             budget_bytes: Bytes that one call may take on top of the weights; None for no bound.
             frames_leave: Whether the call is given ``on_frames``.
+            inpaints: Whether it is given ``image`` and ``mask``.
 
         Raises:
             RequestError: when a picture is too small.
@@ -173,14 +176,15 @@ class Engine:
             }
             return self._runner.plan(task, batch, height, width, frames=times[0] if times else 1, **bounds)
         channels = self.spec.latent_channels if task == "decode" else self.spec.vae_class.pixel_channels
-        return self._whole.plan(task, (batch, channels, *times, height, width), reason, budget_bytes)
+        shape = (batch, channels, *times, height, width)
+        return self._whole.plan(task, shape, reason, budget_bytes, inpaints=inpaints)
 
     def _why_whole(self, task: Task) -> str | None:
         """Return why a call runs the class's own forward, whose memory is then counted without weights."""
         is_bitwise_film = self._runner.takes_films and self.modes == ("whole",)
         return self._runner.why_plain(task) or ("exactness is bitwise" if is_bitwise_film else None)
 
-    def smaller_budget(self, task: Task, *size: int, peak_bytes: int) -> int | None:
+    def smaller_budget(self, task: Task, *size: int, peak_bytes: int, inpaints: bool = False) -> int | None:
         """Return the budget for another attempt after a run with this planned peak ran out of memory.
 
         It is half of the peak, or the least that works; None if that is not less.
@@ -189,10 +193,11 @@ class Engine:
             task: As for :meth:`plan`.
             size: Batch, height, width and frames, as for :meth:`plan`.
             peak_bytes: The peak of the plan that failed.
+            inpaints: As for :meth:`plan`.
         """
         half_bytes = peak_bytes // 2
         try:
-            self.plan(task, *size, budget_bytes=half_bytes)
+            self.plan(task, *size, budget_bytes=half_bytes, inpaints=inpaints)
         except TooLarge as refusal:
             least_bytes = refusal.least_bytes
             return least_bytes if least_bytes is not None and least_bytes < peak_bytes else None
@@ -222,6 +227,8 @@ class Engine:
         noise_scale: float | None = None,
         seed: int | None = None,
         chunk: int | None = None,
+        image: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
     ) -> Any:
         """Decode latents to pictures (B, 3, H, W), about [-1, 1], on the engine's device and in its dtype.
 
@@ -244,6 +251,8 @@ class Engine:
             noise_scale: For such a decoder, the part of noise mixed into the latents; ``timestep`` if None.
             seed: Of this noise; 0 if None.
             chunk: Frames that Stable Video Diffusion's decoder takes at once, which changes them; all if None.
+            image: The picture that was inpainted, for a decoder that is shown it; see :func:`.to_inpainting`.
+            mask: With ``image``: what was painted anew.
 
         Raises:
             Stopped: when ``should_stop`` returned True.
@@ -260,6 +269,7 @@ class Engine:
             z = latent_space.unpack(latents.to(self.device.value), layout)
             z = to_module(z, self.spec, sent, self.dtype.value)
             check_finite(z, "latents, once scaled,")
+            image, mask = to_inpainting(image, mask, layout, self.spec, z)
             on_chunk = None if on_frames is None else partial(self._deliver, on_frames)
             call = Call(
                 self.modes == ("whole",),
@@ -271,6 +281,8 @@ class Engine:
                 noise_scale=noise_scale,
                 seed=seed or 0,
                 chunk=chunk,
+                image=image,
+                mask=mask,
             )
             sample = self._run("decode", z, budget_bytes, call)
             if on_chunk is not None:
@@ -383,13 +395,6 @@ class Engine:
         reason = self._why_whole(task)
         if reason is not None and budget_bytes is not None:
             with suppress(CannotLower):
-                self._whole.plan(task, tuple(source.shape), reason, budget_bytes)
-        return self._runner.run(
-            task,
-            source,
-            budget_bytes=budget_bytes,
-            modes=self.modes,
-            progress=call.progress,
-            should_stop=call.should_stop,
-            call=call,
-        )
+                self._whole.plan(task, tuple(source.shape), reason, budget_bytes, inpaints=call.image is not None)
+        how: dict[str, Any] = {"progress": call.progress, "should_stop": call.should_stop, "call": call}
+        return self._runner.run(task, source, budget_bytes=budget_bytes, modes=self.modes, **how)

@@ -45,6 +45,8 @@ class Call:
         chunk: Frames that a decoder takes at once whose frames then depend on it; all if None.
         temb: The timestep as the class's ``decode`` takes it, for a call of that; no noise is mixed in then, and
             the decoder draws from torch's own generator.
+        image: For a decoder that is shown the picture that was inpainted (AsymmetricAutoencoderKL): (B, 3, H, W).
+        mask: With ``image``: (B, 1, H, W), 1 where it was painted anew.
     """
 
     is_bitwise: bool = True
@@ -57,6 +59,8 @@ class Call:
     seed: int = 0
     chunk: int | None = None
     temb: torch.Tensor | None = None
+    image: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
 
 
 def _decode(module: Any, z: torch.Tensor, _: Call) -> torch.Tensor:
@@ -218,6 +222,11 @@ def _decode_at_time(vae: Any, z: torch.Tensor, call: Call) -> torch.Tensor:
     return decoded
 
 
+def _decode_inpainting(vae: Any, z: torch.Tensor, call: Call) -> torch.Tensor:
+    sample: torch.Tensor = vae.decode(z, image=call.image, mask=call.mask, return_dict=False)[0]
+    return sample
+
+
 def _decode_frames(vae: Any, z: torch.Tensor, call: Call) -> torch.Tensor:
     """Stable Video Diffusion: frames in the batch."""
     batch, _channels, frames = z.shape[:3]
@@ -284,6 +293,7 @@ _PLAIN = Adapter()
 
 #: By class, where it is not called as most are.
 ADAPTERS: dict[str, Adapter] = {
+    "AsymmetricAutoencoderKL": Adapter(_decode_inpainting),
     "AutoencoderKLWan": Adapter(finish=_finish_wan),
     "AutoencoderKLHunyuanVideo": Adapter(
         at_once={"use_framewise_decoding": False, "use_framewise_encoding": False},

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
+from ..models.vae_class import COLOURS
 from .program.program import Task
 from .vae_adapters import Adapter, Call
 
@@ -38,7 +39,15 @@ class WholeCost:
     ends_bytes: int
 
 
-def whole_cost(module: Any, adapter: Adapter, task: Task, shape: tuple[int, ...], *, is_bitwise: bool) -> WholeCost:
+def whole_cost(
+    module: Any,
+    adapter: Adapter,
+    task: Task,
+    shape: tuple[int, ...],
+    *,
+    is_bitwise: bool,
+    shown: tuple[int, int] | None = None,
+) -> WholeCost:
     """Return the cost of a call with an input of this shape.
 
     Args:
@@ -47,17 +56,29 @@ def whole_cost(module: Any, adapter: Adapter, task: Task, shape: tuple[int, ...]
         task: ``decode`` or ``encode``.
         shape: Of the module's input.
         is_bitwise: As in :class:`Call`.
+        shown: Height and width of a picture and a mask that a decoder is shown, if it is.
     """
     dtype = next(module.parameters()).dtype
     counter = _Counter(module)
     with torch.no_grad(), counter:  # in inference mode convolutions are not told apart
         source = torch.empty(shape, dtype=dtype, device="meta")
-        made = adapter.run(module, task, source, Call(is_bitwise=is_bitwise))
+        image, mask = (
+            None if shown is None else torch.empty((shape[0], channels, *shown), dtype=dtype, device="meta")
+            for channels in (COLOURS, 1)
+        )
+        made = adapter.run(module, task, source, Call(is_bitwise=is_bitwise, image=image, mask=mask))
     return WholeCost(counter.peak_bytes, counter.flops, source.nbytes + made.nbytes)
 
 
 def whole_cost_of_many(
-    module: Any, adapter: Adapter, task: Task, shape: tuple[int, ...], *, is_bitwise: bool, step: int
+    module: Any,
+    adapter: Adapter,
+    task: Task,
+    shape: tuple[int, ...],
+    *,
+    is_bitwise: bool,
+    step: int,
+    shown: tuple[int, int] | None = None,
 ) -> WholeCost:
     """Return :func:`whole_cost`; of many frames, for a class that works chunk by chunk, from two shorter calls.
 
@@ -68,8 +89,9 @@ def whole_cost_of_many(
         shape: As above; of a module with frames (B, C, T, H, W).
         is_bitwise: As above.
         step: Frames of the input between two numbers whose last chunks are alike.
+        shown: As above.
     """
-    cost = partial(whole_cost, module, adapter, task, is_bitwise=is_bitwise)
+    cost = partial(whole_cost, module, adapter, task, is_bitwise=is_bitwise, shown=shown)
     if adapter.finish is None or len(shape) != _VIDEO_AXES:
         return cost(shape)
     frames = shape[2]

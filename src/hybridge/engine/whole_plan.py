@@ -42,11 +42,19 @@ class WholePlanner:
     is_bitwise: bool
     _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
     _blank: Any = field(init=False, repr=False, default=None)
-    _costs: OrderedDict[tuple[Task, tuple[int, ...]], WholeCost] = field(
+    _costs: OrderedDict[tuple[Task, tuple[int, ...], bool], WholeCost] = field(
         init=False, repr=False, default_factory=OrderedDict
     )
 
-    def plan(self, task: Task, shape: tuple[int, ...], reason: str, budget_bytes: int | None) -> Plan:
+    def plan(
+        self,
+        task: Task,
+        shape: tuple[int, ...],
+        reason: str,
+        budget_bytes: int | None,
+        *,
+        inpaints: bool = False,
+    ) -> Plan:
         """Return the plan for an input of this shape.  Any thread may call it.
 
         Args:
@@ -54,13 +62,14 @@ class WholePlanner:
             shape: Of the module's input.
             reason: Why the class's own forward runs.
             budget_bytes: Bytes that the call may take on top of the weights; None for no bound.
+            inpaints: Whether the decoder is shown a picture and a mask.
 
         Raises:
             TooLarge: when the call takes more than the budget.
             CannotLower: when the layers do not take an input of this shape.
         """
         with self._lock:  # a server plans in two threads, and the classes keep state in their modules
-            cost = self._cost(task, shape, reason)
+            cost = self._cost(task, shape, reason, inpaints)
         if budget_bytes is not None and cost.peak_bytes > budget_bytes:
             raise TooLarge(
                 f"{task} of {'×'.join(map(str, shape))} does not fit the budget",
@@ -76,21 +85,26 @@ class WholePlanner:
             "whole", batch, height, width, self.profile, *nothing_kept, cost.peak_bytes, 0, cost.flops, said
         )
 
-    def _cost(self, task: Task, shape: tuple[int, ...], reason: str) -> WholeCost:
-        known = self._costs.get((task, shape))
+    def _cost(self, task: Task, shape: tuple[int, ...], reason: str, inpaints: bool) -> WholeCost:
+        key = (task, shape, inpaints)
+        known = self._costs.get(key)
         if known is not None:
-            self._costs.move_to_end((task, shape))
+            self._costs.move_to_end(key)
             return known
         if self._blank is None:
             blank = skeleton(self.spec.class_name, self.module.config)
             # Not by diffusers' own method, which warns of layers that from_pretrained would keep in float32.
             self._blank = torch.nn.Module.to(blank, self.dtype)
         adapter, step = adapter_of(self.module), self.spec.frames.step(of_latents=task == "decode")
+        factor = self.spec.spatial_factor
+        shown = (shape[-2] * factor, shape[-1] * factor) if inpaints else None
         try:
-            cost = whole_cost_of_many(self._blank, adapter, task, shape, is_bitwise=self.is_bitwise, step=step)
+            cost = whole_cost_of_many(
+                self._blank, adapter, task, shape, is_bitwise=self.is_bitwise, step=step, shown=shown
+            )
         except (RuntimeError, NotImplementedError, ValueError) as error:  # a size that its layers do not take
             raise CannotLower(reason, saw=str(error).partition("\n")[0][:200]) from None
-        self._costs[task, shape] = cost
+        self._costs[key] = cost
         if len(self._costs) > _MOST_KEPT:
             self._costs.popitem(last=False)
         return cost

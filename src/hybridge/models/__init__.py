@@ -7,6 +7,7 @@ from . import latent_space, single_file
 from .catalogue import ALIASES, CATALOGUE, look_up, parent_of_tiny, row_named
 from .families import base_of_pipeline, model_of_pipeline
 from .frames import FrameRule
+from .inpainting import check_inpainting
 from .latent_rgb import LATENT_RGB, LatentRgb
 from .layout import ImageLayout, Layout, image_layout, latents_layout
 from .single_file import SingleFile
@@ -37,6 +38,7 @@ __all__ = [
     "TextSpec",
     "VaeClass",
     "base_of_pipeline",
+    "check_inpainting",
     "image_layout",
     "known_text_sides",
     "latent_space",

@@ -44,6 +44,15 @@ _SVD = {
     "layers_per_block": 2,
 }
 
+#: The encoder is Stable Diffusion's.
+_ASYMMETRIC = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "down_block_out_channels": (128, 256, 512, 512),
+    "layers_per_down_block": 2,
+    "sample_size": 256,
+}
+
 LATER_PICTURES = (
     from_class(
         "playground-v2.5",
@@ -75,6 +84,17 @@ LATER_PICTURES = (
         "AutoencoderDC",
         {"scaling_factor": 0.41407},
         is_whole=False,
+    ),
+    *(
+        from_class(
+            f"asymmetric-{factor}",
+            f"Stable Diffusion v1, for inpainting, with a decoder {factor} times as wide",
+            f"cross-attention/asymmetric-autoencoder-kl-x-{factor.replace('.', '-')}",
+            "AsymmetricAutoencoderKL",
+            {**_ASYMMETRIC, "up_block_out_channels": widths, "layers_per_up_block": layers},
+            subfolder=None,
+        )
+        for factor, widths, layers in (("1.5", (192, 384, 768, 768), 3), ("2", (256, 512, 1024, 1024), 5))
     ),
 )
 

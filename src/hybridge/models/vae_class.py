@@ -85,6 +85,7 @@ class VaeClass:
         has_frame_statistics: Whether its config has a mean and a deviation for each latent frame, too.
         folded: How many latent frames of the module pipelines have in the channels of one.
         beside: What else its pipelines have that may be sent by mistake, for errors.
+        inpaints: Whether its decoder can be shown the picture that was inpainted, and the mask.
     """
 
     name: str
@@ -102,3 +103,4 @@ class VaeClass:
     has_frame_statistics: bool = False
     folded: int = 1
     beside: str = ""
+    inpaints: bool = False

@@ -1,4 +1,4 @@
-"""The autoencoder classes that are served: diffusers', and two of our own.  A new class is a new row here."""
+"""The autoencoder classes that are served: diffusers', and three of our own.  A new class is a new row here."""
 
 from __future__ import annotations
 
@@ -138,10 +138,25 @@ _PICTURES = (
         has_posterior=False,
     ),
     VaeClass(
+        "AutoencoderTAEQI",
+        lambda _: 16,
+        _factors(1.0),
+        ("latent_channels", 64),
+        kind="tiny",
+        frames=lambda _: FIRST,
+        axes="BCTHW",
+        pack=1,
+        half=("float16", "tiny autoencoders run in half precision"),
+        colours=lambda _: (4, 4),
+        has_posterior=False,
+        pixel_channels=4,
+    ),
+    VaeClass(
         "AsymmetricAutoencoderKL",
         _blocks("down_block_out_channels", default=1),
         _factors(0.18215),
         half=("bfloat16", "bfloat16 cannot overflow, whatever the weights"),
+        inpaints=True,
     ),
     VaeClass(
         "AutoencoderKLFlux2",

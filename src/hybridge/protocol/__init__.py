@@ -39,7 +39,8 @@ from .prompt import (
 from .prompt_answers import padding_of, read_prompt_answer, write_prompt_answer
 from .prompt_requests import read_prompt_request, write_prompt_request
 from .query import read_query
-from .requests import is_raw_tensor, read_request, write_request
+from .request_writer import write_request
+from .requests import is_raw_tensor, read_request
 from .safetensors_bytes import SAFETENSORS
 from .tensor import ITEM_BYTES, PROMPT_ITEM_BYTES, WireTensor
 from .video_formats import VideoOptions, sniff_video

@@ -119,6 +119,12 @@ class DecodeRequest:
     ``decode_timestep``, ``decode_noise_scale`` and ``seed`` are for decoders that are conditioned on a timestep, as
     LTX-Video's pipelines take them.  ``decode_chunk_size`` is the number of frames that Stable Video Diffusion's
     decoder takes at once; None for all.
+    ``image`` and ``mask`` are for decoders that are shown the picture that was inpainted (AsymmetricAutoencoderKL):
+    pixels, floats (N, 3, H, W) in [-1, 1] or uint8, and what was painted anew, floats (N, 1, H, W) in [0, 1] or
+    uint8, where 1 or 255 is new.
+
+    Raises:
+        RequestError: for one of these two without the other.
     """
 
     latents: WireTensor
@@ -136,6 +142,21 @@ class DecodeRequest:
     decode_noise_scale: float | None = None
     seed: int | None = None
     decode_chunk_size: int | None = None
+    image: WireTensor | None = None
+    mask: WireTensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.image is None) != (self.mask is None):
+            raise RequestError(
+                "an image and its mask belong together",
+                saw="image alone" if self.mask is None else "mask alone",
+                expected="image and mask, or neither",
+            )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors that were sent."""
+        return sum(tensor.nbytes for tensor in (self.latents, self.image, self.mask) if tensor is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +189,11 @@ class EncodeRequest:
                 expected="moments=True without sample, seed, do_scaling and the factors",
                 hint="scaling what is drawn from them",
             )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor or the file that was sent."""
+        return memoryview(self.image.data).nbytes
 
 
 Request = DecodeRequest | EncodeRequest

@@ -19,7 +19,7 @@ from .messages import DecodeRequest, FileAnswer, Scaling
 #: The names that a receipt can have, in the order of the header.
 FACTS = (
     *("model", "revision", "weights", "dtype", "device", "threads", "mode", "exactness"),
-    *("hybridge", "torch", "diffusers", "latents", "scaling"),
+    *("hybridge", "torch", "diffusers", "latents", "image", "mask", "scaling"),
 )
 
 #: The keyword of the iTXt chunk of a PNG.
@@ -86,7 +86,7 @@ def with_receipt(answer: FileAnswer, request: DecodeRequest, facts: Mapping[str,
 
     Args:
         answer: The file, as :func:`hybridge.protocol.media.write_picture` wrote it.
-        request: The request, of which the receipt has the scaling and the SHA-256 of the latents' bytes.
+        request: The request, of which the receipt has the scaling and the SHA-256 of each tensor's bytes.
         facts: What made the picture.
     """
     if answer.media_type not in _TYPES:
@@ -101,12 +101,17 @@ def comment_of(request: DecodeRequest, receipt: Receipt) -> str:
 
 
 def _completed(request: DecodeRequest, facts: Mapping[str, object]) -> Receipt:
-    """Return a receipt with the scaling of the request and the SHA-256 of its latents' bytes."""
+    """Return a receipt with the scaling of the request and the SHA-256 of each of its tensors' bytes."""
     scaling = request.scaling
     factors = (scaling.scaling_factor, scaling.shift_factor)
     said = " ".join([scaling.by, *("-" if factor is None else f"{factor:g}" for factor in factors)])
-    latents = f"sha256:{hashlib.sha256(request.latents.data).hexdigest()}"
-    return Receipt.of({**facts, "latents": latents, "scaling": said})
+    tensors = {"latents": request.latents, "image": request.image, "mask": request.mask}
+    hashes = {
+        name: f"sha256:{hashlib.sha256(tensor.data).hexdigest()}"
+        for name, tensor in tensors.items()
+        if tensor is not None
+    }
+    return Receipt.of({**facts, **hashes, "scaling": said})
 
 
 def scaling_of(receipt: Receipt) -> Scaling | None:

@@ -1,9 +1,9 @@
-"""Convert HTTP bytes to and from DecodeRequest and EncodeRequest, in every form that known clients send.
+"""Read DecodeRequest and EncodeRequest from HTTP bytes, in every form that known clients send.
 
-Four forms are read.  *Binary*: the tensor is the body, everything else is in the query (diffusers, SD.Next,
+Five forms are read.  *Binary*: the tensor is the body, everything else is in the query (diffusers, SD.Next,
 ComfyUI).  *Base64*: the tensor is in JSON, the rest in the query.  *JSON*: the oldest form, with the parameters in
 the JSON, too, and with scaling if ``do_scaling`` is missing.  *File*: a PNG, JPEG or WebP picture, or an MP4, WebM
-or GIF video.
+or GIF video.  *Safetensors*: latents with a picture and a mask; see :mod:`.inpainting`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, Literal, cast
 
 from ..errors import RequestError, UnsupportedMedia
 from .decoder_parameters import DECODER_PARAMETERS, read_decoder_parameters
+from .inpainting import read_inpainting
 from .json_bodies import read_json_body
 from .messages import (
     DEFAULT_QUALITY,
     DecodeRequest,
     EncodeRequest,
     Envelope,
-    HttpRequest,
     Output,
     PictureFile,
     PictureFormat,
@@ -31,10 +31,11 @@ from .messages import (
     VideoFile,
 )
 from .picture_files import name_format, sniff_picture
-from .query import Parameters, format_query, read_query
+from .query import Parameters, read_query
+from .safetensors_bytes import SAFETENSORS
 from .tensor import WireTensor
 from .video_formats import MEDIA_TYPES, VideoFormat, sniff_video
-from .video_parameters import VIDEO_PARAMETERS, read_video_options, video_query
+from .video_parameters import VIDEO_PARAMETERS, read_video_options
 
 BINARY = "tensor/binary"
 BASE64 = "tensor/base64"
@@ -69,7 +70,8 @@ _BITS_OF_ONE: dict[str, tuple[Literal["I", "H"], int]] = {
 _MAX_ACCEPTED = 64
 _MAX_OPTIONS = 8
 
-_TENSOR_PARAMETERS = ("shape", "dtype", "channels_last", "do_scaling", "scaling_factor", "shift_factor")
+_OF_A_TENSOR = ("shape", "dtype", "channels_last")
+_TENSOR_PARAMETERS = (*_OF_A_TENSOR, "do_scaling", "scaling_factor", "shift_factor")
 DECODE_PARAMETERS = (
     *_TENSOR_PARAMETERS,
     "height",
@@ -85,9 +87,6 @@ DECODE_PARAMETERS = (
 )
 ENCODE_PARAMETERS = (*_TENSOR_PARAMETERS, "value_range", "sample", "seed", "moments", "drop_frames")
 _DECODE_ONLY = tuple(name for name in DECODE_PARAMETERS if name not in ENCODE_PARAMETERS)
-
-
-# ---------------------------------------------------------------------------------------------- reading
 
 
 def read_request(query: str, headers: Mapping[str, str], body: bytes, task: Task | None = None) -> Request:
@@ -120,13 +119,14 @@ def is_raw_tensor(content_type: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """The decoded content of a body: a picture or video file, or the raw bytes of a tensor."""
+    """The decoded content of a body: a picture or video file, the raw bytes of a tensor, or named tensors."""
 
     data: bytes
     is_picture: bool = False
     is_video: bool = False
     parameters: tuple[tuple[str, Any], ...] = ()
     scales_by_default: bool = False
+    tensors: Mapping[str, WireTensor] | None = None
 
     @classmethod
     def read(cls, content_type: str, body: bytes, *, has_shape: bool) -> _Content:
@@ -135,6 +135,8 @@ class _Content:
         media_type = content_type.partition(";")[0].strip().lower()
         if media_type in (BASE64, JSON):
             return cls._from_json(body, media_type, has_shape=has_shape)
+        if media_type == SAFETENSORS:
+            return cls(b"", tensors=read_inpainting(body))
         # If the type is missing, as in diffusers' remote_encode, or a tool's default, such as curl's form type,
         # the content decides.  A shape means a tensor, even if its first bytes look like a picture's.
         if media_type.startswith("multipart/"):
@@ -180,7 +182,7 @@ def _infer_task(content: _Content, parameters: Parameters) -> Task:
     picture.
     """
     is_file = content.is_picture or content.is_video
-    if not is_file and _asks_for_decode(parameters):
+    if content.tensors is not None or (not is_file and _asks_for_decode(parameters)):
         return "decode"
     shape = parameters.shape() or ()
     has_three_channels = len(shape) in (3, 4) and (
@@ -229,8 +231,11 @@ def _read_decode(content: _Content, parameters: Parameters, accept: str) -> Deco
         )
     accepted = media_types(accept)
     output, picture_format, video_format = _choose_output(parameters, accepted)
+    tensors = _read_tensors(content, parameters)
     return DecodeRequest(
-        latents=_read_tensor(content, parameters),
+        latents=tensors["latents"],
+        image=tensors.get("image"),
+        mask=tensors.get("mask"),
         scaling=_read_scaling(parameters, scales_by_default=content.scales_by_default),
         output=output,
         picture_format=picture_format,
@@ -247,6 +252,8 @@ def _read_decode(content: _Content, parameters: Parameters, accept: str) -> Deco
 
 def _read_encode(content: _Content, parameters: Parameters, accept: str) -> EncodeRequest:
     parameters.refuse_unknown(ENCODE_PARAMETERS)
+    if content.tensors is not None:
+        raise UnsupportedMedia("a safetensors body is decoded", saw=SAFETENSORS, expected="a picture or a tensor")
     file = PictureFile if content.is_picture else VideoFile if content.is_video else None
     return EncodeRequest(
         image=_read_tensor(content, parameters) if file is None else file(content.data),
@@ -258,6 +265,16 @@ def _read_encode(content: _Content, parameters: Parameters, accept: str) -> Enco
         drop_frames=parameters.boolean("drop_frames") is not False,
         envelope=_envelope(media_types(accept)),
     )
+
+
+def _read_tensors(content: _Content, parameters: Parameters) -> Mapping[str, WireTensor]:
+    """Return the latents, and what is beside them."""
+    if content.tensors is None:
+        return {"latents": _read_tensor(content, parameters)}
+    said = next((name for name in _OF_A_TENSOR if name in parameters), None)
+    if said is not None:
+        raise RequestError("the tensors of a safetensors body have this themselves", saw=f"{said} in the query")
+    return content.tensors
 
 
 def _read_tensor(content: _Content, parameters: Parameters) -> WireTensor:
@@ -319,82 +336,3 @@ def _choose_output(
     if output_type == "pt":
         return "pixels" if partial else "signed", picture_format, None
     return "unit" if wants_tensor else "picture", picture_format, None
-
-
-# ---------------------------------------------------------------------------------------------- writing
-
-_ACCEPT_PICTURE = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
-
-
-def write_request(request: Request) -> HttpRequest:
-    """Write ``request`` in the binary form, so that :func:`read_request` returns an equal request."""
-    return _write_decode(request) if isinstance(request, DecodeRequest) else _write_encode(request)
-
-
-def _write_decode(request: DecodeRequest) -> HttpRequest:
-    tensor_type = BINARY if request.envelope == "binary" else BASE64
-    output_type, accept = {
-        "picture": ("pil", _ACCEPT_PICTURE[request.picture_format]),
-        "unit": ("pil", tensor_type),
-        "signed": ("pt", tensor_type),
-        "pixels": ("pt", tensor_type),
-        "video": (request.video.format, request.video.media_type),
-    }[request.output]
-    query = {
-        **_tensor_query(request.latents),
-        **_scaling_query(request.scaling),
-        "height": request.height,
-        "width": request.width,
-        "output_type": output_type,
-        # The pilot's servers accepted only "jpg".
-        "image_format": "jpg" if request.picture_format == "jpeg" else request.picture_format,
-        "partial_postprocess": request.output == "pixels",
-        "quality": None if request.quality == DEFAULT_QUALITY else request.quality,
-        "preview": True if request.preview else None,
-        "metadata": True if request.metadata else None,
-        **video_query(request.video),
-        **{name: getattr(request, name) for name in DECODER_PARAMETERS},
-    }
-    return HttpRequest(format_query(query), {"content-type": BINARY, "accept": accept}, bytes(request.latents.data))
-
-
-def _write_encode(request: EncodeRequest) -> HttpRequest:
-    query: dict[str, object] = _scaling_query(request.scaling)
-    if request.value_range != "auto":
-        query["value_range"] = request.value_range
-    if request.sample:
-        query["sample"] = True
-    query["seed"] = request.seed
-    if request.moments:
-        query["moments"] = True
-    if not request.drop_frames:
-        query["drop_frames"] = False
-    accept = BINARY if request.envelope == "binary" else BASE64
-    if isinstance(request.image, WireTensor):
-        query |= _tensor_query(request.image)
-        return HttpRequest(
-            format_query(query), {"content-type": BINARY, "accept": accept}, bytes(request.image.data)
-        )
-    is_video = isinstance(request.image, VideoFile)
-    media_type = (sniff_video if is_video else sniff_picture)(request.image.data)
-    if media_type is None:
-        raise RequestError(
-            f"not a {'video' if is_video else 'picture'} file",
-            saw=request.image.data[:12],
-            expected="MP4, WebM or GIF" if is_video else "PNG, JPEG or WebP",
-        )
-    return HttpRequest(format_query(query), {"content-type": media_type, "accept": accept}, request.image.data)
-
-
-def _tensor_query(tensor: WireTensor) -> dict[str, object]:
-    # Only sent if true: other servers do not know the parameter.
-    return {"shape": list(tensor.shape), "dtype": tensor.dtype, "channels_last": tensor.channels_last or None}
-
-
-def _scaling_query(scaling: Scaling) -> dict[str, object]:
-    if scaling.by == "none":
-        # Sent explicitly: without it the meaning is the same, except in the oldest JSON form.
-        return {"do_scaling": False}
-    if scaling.by == "model":
-        return {"do_scaling": True, "shift_factor": scaling.shift_factor}
-    return {"scaling_factor": scaling.scaling_factor, "shift_factor": scaling.shift_factor}

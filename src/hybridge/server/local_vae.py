@@ -43,11 +43,12 @@ class PlanKey(NamedTuple):
     model: str
     task: VaeTask
     size: PictureSize
+    inpaints: bool = False
 
 
 def plan_key(job: VaeJob) -> PlanKey:
     """Return what the plan of a job depends on."""
-    return PlanKey(job.spec.name, job.task, job.size)
+    return PlanKey(job.spec.name, job.task, job.size, job.inpaints)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,9 @@ class Run:
         size = self.jobs[0].size
         size = size._replace(batch=size.batch * len(self.jobs))
         try:
-            leave = self.jobs[0].film is not None
-            plan = self.engine.plan(self.jobs[0].task, *size, budget_bytes=budget_bytes, frames_leave=leave)
+            first = self.jobs[0]
+            what = {"frames_leave": first.film is not None, "inpaints": first.inpaints}
+            plan = self.engine.plan(first.task, *size, budget_bytes=budget_bytes, **what)
         except CannotLower as reason:
             return RunInfo("whole", why=str(reason))
         exactness = self.engine.exactness_told()
@@ -118,6 +120,8 @@ class Run:
             noise_scale=request.decode_noise_scale,
             seed=request.seed,
             chunk=request.decode_chunk_size,
+            image=None if request.image is None else to_torch(request.image),
+            mask=None if request.mask is None else to_torch(request.mask),
         )
 
     def _encode(self, image: Any, budget_bytes: int | None) -> Any:
@@ -216,7 +220,7 @@ class VaeModels(LocalModels[Engine, VaeJob]):
         if engine is None:
             return None
         try:
-            return float(engine.plan(key.task, *key.size).flops)
+            return float(engine.plan(key.task, *key.size, inpaints=key.inpaints).flops)
         except HybridgeError:  # there is no plan, or the run will raise the error
             return key.size.pixels * FLOPS_PER_PIXEL
 
@@ -238,7 +242,10 @@ class VaeModels(LocalModels[Engine, VaeJob]):
         if len(jobs) > 1 or ran.peak_bytes is None:
             raise refusal
         self._cache.release_idle()
-        smaller_bytes = engine.smaller_budget(jobs[0].task, *jobs[0].size, peak_bytes=ran.peak_bytes)
+        first = jobs[0]
+        smaller_bytes = engine.smaller_budget(
+            first.task, *first.size, peak_bytes=ran.peak_bytes, inpaints=first.inpaints
+        )
         if smaller_bytes is None:
             raise refusal
         smaller = run.plan(smaller_bytes)

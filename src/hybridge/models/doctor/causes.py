@@ -185,6 +185,13 @@ _SHAPE = (
         "the pipeline's own unpacking",
     ),
     Cause(
+        "inpainting-size",
+        "shape",
+        "error",
+        "an image or a mask beside the latents that has not the size of the decoded picture",
+        "both in the size of that picture",
+    ),
+    Cause(
         "size-cropped",
         "shape",
         "warning",
@@ -254,6 +261,13 @@ _NUMBERS = (
         "the right tensor, and the right scaling factor",
     ),
     Cause(
+        "no-mask",
+        "numbers",
+        "error",
+        "a mask with numbers below 0 or above 1, or of bytes that are all 0 or 1",
+        "floats where 1 is painted anew, or bytes where 255 is",
+    ),
+    Cause(
         "height-and-width-swapped",
         "numbers",
         "warning",
@@ -285,6 +299,13 @@ _PIXELS = (
         "either",
         "frames beyond the model's rule were left out, as diffusers leaves them out",
         "a number of frames that the model has",
+    ),
+    Cause(
+        "impossible-frames",
+        "pixels",
+        "error",
+        "a number of frames that the model cannot encode",
+        "one of the numbers that the error names",
     ),
     Cause(
         "uneven-frames", "pixels", "warning", "a video's frames have different durations", "a constant frame rate"

@@ -126,6 +126,8 @@ _TENSOR_BODIES: Schema = {
     "tensor/base64": {"schema": _TENSOR_JSON},
     "application/json": {"schema": _TENSOR_JSON},
 }
+#: Latents with a picture and a mask.
+_DECODE_BODIES: Schema = {**_TENSOR_BODIES, SAFETENSORS: {"schema": _BYTES}}
 _PICTURE_BODIES: Schema = {f"image/{name}": {"schema": _BYTES} for name in ("png", "jpeg", "webp")}
 _VIDEO_BODIES: Schema = {name: {"schema": _BYTES} for name in ("video/mp4", "video/webm", "image/gif")}
 _TENSOR_ANSWERS: Schema = {"tensor/binary": {"schema": _BYTES}, "tensor/base64": {"schema": _TENSOR_JSON}}
@@ -146,10 +148,10 @@ def describe(vaes: Sequence[str], texts: Sequence[str] = (), *, pairs: bool = Fa
     inferred = _operation(
         "Decode or encode; task and model follow from what is sent",
         [*DECODE_PARAMETERS, *(name for name in ENCODE_PARAMETERS if name not in DECODE_PARAMETERS)],
-        {**_TENSOR_BODIES, **_PICTURE_BODIES, **_VIDEO_BODIES},
+        {**_DECODE_BODIES, **_PICTURE_BODIES, **_VIDEO_BODIES},
         _DECODE_ANSWERS,
     )
-    decode = _operation("Latents to a picture", DECODE_PARAMETERS, _TENSOR_BODIES, _DECODE_ANSWERS)
+    decode = _operation("Latents to a picture", DECODE_PARAMETERS, _DECODE_BODIES, _DECODE_ANSWERS)
     encode = _operation(
         "A picture or a video to latents",
         ENCODE_PARAMETERS,
@@ -322,7 +324,8 @@ def _operation(summary: str, parameters: Sequence[str], bodies: Schema, answers:
         "requestBody": {
             "required": True,
             "description": "A tensor's elements in C order, little-endian, without a header; or the same in base64"
-            " inside JSON; or a picture or video file. Without a Content-Type, the content decides.",
+            " inside JSON; or a picture or video file; or, for a decoder that is shown what was inpainted,"
+            " a safetensors file with `latents`, `image` and `mask`. Without a Content-Type, the content decides.",
             "content": bodies,
         },
         "responses": {

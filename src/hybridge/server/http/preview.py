@@ -104,7 +104,7 @@ async def answer_with_preview(job: VaeJob, served: Mapping[str, ModelSpec], tool
 async def _preview(
     job: VaeJob, request: DecodeRequest, source: ModelSpec | LatentRgb, tools: ResponseTools
 ) -> HttpResponse:
-    picture = replace(request, output="picture", preview=False)
+    picture = replace(request, output="picture", preview=False, image=None, mask=None)
     if isinstance(source, ModelSpec):
         quick = replace(job, spec=source, request=picture)
         result = await tools.backend.run(quick)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...errors import RequestError, TooLarge
-from ...models import ModelSpec, image_layout, latents_layout
+from ...models import ModelSpec, check_inpainting, image_layout, latents_layout
 from ...protocol import DecodeRequest, PromptLimits, WireTensor
 from ...protocol.media import LONGEST_SIDE
 
@@ -82,6 +82,9 @@ class Limits:
         """Return the size of the decoded pictures, if it is within the limits."""
         layout = latents_layout(request.latents.shape, spec, request.height, request.width)
         self._check_batch(layout.batch)
+        if request.image is not None and request.mask is not None:
+            image, mask = request.image, request.mask
+            check_inpainting(image.shape, mask.shape, layout, spec, is_bytes=image.dtype == "uint8")
         if request.output == "picture" and layout.batch > 1:
             raise RequestError(
                 "one picture file cannot hold a batch",

@@ -102,7 +102,12 @@ class VaeJob(Job[VaeResult]):
 
     @property
     def nbytes(self) -> int:
-        return self.tensor.nbytes
+        return self.request.nbytes
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether the decoder is shown a picture and a mask."""
+        return isinstance(self.request, DecodeRequest) and self.request.image is not None
 
     @property
     def is_partly_sent(self) -> bool:
@@ -123,10 +128,11 @@ class VaeJob(Job[VaeResult]):
         """See :attr:`Job.batch_key`.
 
         Alone are jobs whose meaning depends on all of their numbers (``value_range=auto`` of floats), those that
-        draw at random, those that hold more than one picture or none of the usual four axes, and videos.
+        draw at random, those that hold more than one picture or none of the usual four axes, those with a picture
+        and a mask, and videos.
         """
         request, tensor = self.request, self.tensor
-        if self.spec.frames.has_axis or len(tensor.shape) != 4 or tensor.shape[0] != 1:
+        if self.inpaints or self.spec.frames.has_axis or len(tensor.shape) != 4 or tensor.shape[0] != 1:
             return None
         what = (self.spec.name, self.task, tensor.dtype, tensor.shape, tensor.channels_last, request.scaling)
         if isinstance(request, DecodeRequest):
