@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from hybridge.engine.planning.plan import plan
 from hybridge.engine.program.folding import folded
 from hybridge.engine.program.lowering import lower
 from hybridge.engine.runner import Runner
-from hybridge.errors import CannotLower, RequestError
+from hybridge.errors import CannotLower, RequestError, TooLarge
 
 MODULES = {
     "hunyuan": small_hunyuan,
@@ -128,3 +129,15 @@ def test_another_activation_is_refused_by_name() -> None:
     module.decoder.nonlinearity = torch.nn.ReLU()
     with pytest.raises(CannotLower, match="expected SiLU"):
         lower(module, "decode")
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.8])
+@torch.no_grad()
+def test_a_picture_so_small_that_streaming_costs_nothing(share: float) -> None:
+    """One strip is computed once whether its value is kept or not: the planner divides by no work."""
+    vae, z = small_qwen(base_dim=4, z_dim=16), noise(1, 16, 1, 8, 8)
+    exact = hybridge.exact(vae)
+    size = 1, 8, 8, 1
+    exact.budget_bytes = int(exact.plan("decode", *size).peak_bytes * share)
+    with contextlib.suppress(TooLarge):
+        assert distance(exact.decode(z).sample, vae.decode(z).sample) < 1e-5

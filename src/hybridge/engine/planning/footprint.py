@@ -16,6 +16,7 @@ All sizes are in bytes, on top of the weights, and include input and output.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -157,7 +158,8 @@ class Footprint:
             # If several ops are at the peak, they are lowered one after another.
             if saved <= 0 or max(others) > peak:
                 continue
-            worth = saved / (other.work - self.work)
+            more = other.work - self.work  # none where the value is computed in one strip all the same
+            worth = saved / more if more > 0 else math.inf
             if best is None or worth > best[0]:
                 best = worth, other
         return None if best is None else best[1]
