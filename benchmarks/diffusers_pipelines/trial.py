@@ -158,12 +158,13 @@ def _in_strips(vae: Any, task: Any, method: Callable[..., Any], ways: list[str])
     def call(*given: Any, **named: Any) -> Any:
         source = given[0] if given else next(iter(named.values()))
         vae.budget_bytes = None
+        size = source.shape[0], *source.shape[-2:], *source.shape[2:-2]
         if vae.why_plain(task, source) is None:
-            whole = vae.plan(task, source.shape[0], *source.shape[2:]).peak_bytes
+            whole = vae.plan(task, *size).peak_bytes
             for share in (0.5, 0.7, 0.9, None):
                 vae.budget_bytes = None if share is None else int(whole * share)
                 with contextlib.suppress(TooLarge):
-                    ways.append(vae.plan(task, source.shape[0], *source.shape[2:]).mode)
+                    ways.append(vae.plan(task, *size).mode)
                     break
         return method(*given, **named)
 

@@ -29,6 +29,7 @@ from hybridge.server.process.server import running
 
 #: Pipelines, and how equal the results are: the same bits, or within half a step of an 8-bit picture.
 PIPELINES = {
+    "AllegroPipeline": "bitwise",
     "AnimateDiffPipeline": "bitwise",
     "CogVideoXPipeline": "bitwise",
     "CogVideoXVideoToVideoPipeline": "bitwise",
@@ -36,6 +37,7 @@ PIPELINES = {
     "Flux2Pipeline": "bitwise",
     "HunyuanImagePipeline": "bitwise",
     "HunyuanVideoPipeline": "bitwise",
+    "LattePipeline": "bitwise",
     "LTXPipeline": "bitwise",
     "MochiPipeline": "bitwise",
     "QwenImageImg2ImgPipeline": "bitwise",
@@ -55,7 +57,6 @@ WITHIN_ROUNDING = ("Kandinsky6SRPipeline",)
 
 #: More of them, and what is said with ``vae=None``.
 MORE = {
-    "AllegroPipeline": "bitwise",
     "CosmosTextToWorldPipeline": "bitwise",
     "CosmosVideoToWorldPipeline": "bitwise",
     "EasyAnimatePipeline": "bitwise",

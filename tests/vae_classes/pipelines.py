@@ -16,8 +16,6 @@ from text_pipelines import denoisers
 from text_pipelines import video_denoisers as small
 from transformers_2d import EMBEDDED, MUTE
 
-from vae_classes.rows import ROWS
-
 WIDTH = denoisers.WIDTH
 
 
@@ -82,19 +80,10 @@ def _kandinsky_sr() -> dict[str, Any]:
     return {"vae": small_vaes.kandinsky6_sr(), "transformer": transformer, "latent_upscaler": None}
 
 
-def _allegro() -> dict[str, Any]:
-    whole = small.allegro()
-    row = next(row for row in ROWS if row.name == "allegro")
-    whole["vae"] = row.make()
-    whole["vae"].enable_tiling()  # without which its class does nothing
-    return whole
-
-
 _CLIP: dict[str, Any] = {"num_frames": 9, "height": 32, "width": 32}
 
 #: Class, components beside MUTE, and arguments of the call beside EMBEDDED.
 _ROWS: tuple[tuple[str, Callable[[], dict[str, Any]], dict[str, Any]], ...] = (
-    ("AllegroPipeline", _allegro, {"num_frames": 24, "height": 128, "width": 128}),
     ("EasyAnimatePipeline", small.easyanimate, {**_CLIP, "num_frames": 5, "guidance_scale": 1.0}),
     ("CosmosTextToWorldPipeline", small.cosmos, _CLIP),
     (

@@ -78,7 +78,7 @@ class DecodeArguments:
 
     Attributes:
         return_dict: Whether an output object is returned, not a tuple.
-        num_frames: Frames of each video in the batch, for a class that takes frames in the batch.
+        num_frames: Frames of each video in the batch, for a class that takes frames in the batch; others ignore it.
         timestep: For a decoder that is conditioned on one.
         inpainting: The picture and the mask by their names, for a class that takes both; a class that gets one of
             them alone ignores it.
@@ -103,7 +103,8 @@ def read_arguments(class_name: str, given: tuple[Any, ...], named: Mapping[str, 
             f"decode() of {class_name} takes {len(names)} arguments after the latents, not {len(given)}"
         )
     values = {**dict(zip(names, given, strict=False)), **named}
-    known = {*names, "generator", "return_dict"}
+    # Latte's pipeline passes a number of frames to every VAE whose `forward` has one, as a remote VAE's has.
+    known = {*names, "generator", "return_dict", "num_frames"}
     unknown = sorted(set(values) - known)
     if unknown:
         raise TypeError(f"decode() of {class_name} has no argument {unknown[0]!r}")
