@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import HybridgeError, RequestError
+from ..protocol.tensor_files import LFS_START
 from .doctor_report import Report
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ _MOST_GUESSES = 4
 
 #: Pixels per latent of most models.
 _USUAL_FACTOR = 8
-
-_LFS_START = b"version https://git-lfs"
 
 
 def look_at_file(
@@ -39,7 +38,7 @@ def look_at_file(
         )
     with path.open("rb") as file:
         start = file.read(4096)
-    if start.startswith(_LFS_START):
+    if start.startswith(LFS_START):
         report.add("git-lfs-pointer", "a pointer of Git LFS instead of the file")
     elif sniff_picture(start) is not None:
         _look_at_pixels(report, path, sniff_picture(start) or "", model)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HybridgeError
+from ..protocol.tensor_files import LFS_START
 from .doctor_report import Report
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
 #: Files of a folder that are looked into.
 _MOST_FILES = 2000
-
-_LFS_START = b"version https://git-lfs"
 
 _NAME = "this"
 
@@ -52,7 +51,7 @@ def _files(root: Path) -> list[Path]:
 
 def _is_pointer(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(len(_LFS_START)) == _LFS_START
+        return file.read(len(LFS_START)) == LFS_START
 
 
 def _look_at_vae(report: Report, source: str, subfolder: str | None) -> None:

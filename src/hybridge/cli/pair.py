@@ -87,10 +87,11 @@ def _fingerprint_of(server: RunningServer) -> bytes:
     import ssl
 
     from ..errors import HybridgeError
+    from ..server.process.announcement import first_certificate
 
     host = server.hosts[0] if server.hosts else "127.0.0.1"
     try:
-        stored = ssl.PEM_cert_to_DER_cert(_first_certificate(Path(server.certificate).read_text()))
+        stored = first_certificate(Path(server.certificate).read_text())
         shown = ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((host, server.port), timeout=5))
     except (OSError, ValueError) as error:
         raise HybridgeError(
@@ -104,11 +105,6 @@ def _fingerprint_of(server: RunningServer) -> bytes:
             hint="starting it again, if the file was replaced",
         )
     return hashlib.sha256(stored).digest()
-
-
-def _first_certificate(pem: str) -> str:
-    end = "-----END CERTIFICATE-----"
-    return pem[pem.index("-----BEGIN CERTIFICATE-----") : pem.index(end) + len(end)]
 
 
 def _draw(text: str) -> None:

@@ -37,7 +37,10 @@ _ITEM_BYTES = {
 
 _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
-_NUMPY_START, _ZIP_START, _LFS_START = b"\x93NUMPY", b"PK", b"version https://git-lfs"
+_NUMPY_START, _ZIP_START = b"\x93NUMPY", b"PK"
+
+#: The first bytes of the pointer that Git LFS leaves in place of a file.
+LFS_START = b"version https://git-lfs"
 
 #: First byte of a pickle of protocol 2 and later.
 _PICKLE_START = b"\x80"
@@ -96,9 +99,9 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
         OSError: for a file that cannot be opened.
     """
     with path.open("rb") as file:
-        start = file.read(len(_LFS_START))
+        start = file.read(len(LFS_START))
         try:
-            if start == _LFS_START:
+            if start == LFS_START:
                 raise _Damaged("a pointer of Git LFS instead of the file; `git lfs pull` fetches it")
             if start.startswith(_NUMPY_START):
                 yield _open_npy(path)

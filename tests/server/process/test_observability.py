@@ -36,7 +36,7 @@ def records() -> list[RequestRecord]:
 
 @pytest.fixture(scope="module")
 def server(engines, records) -> Iterator[str]:
-    backend = LocalBackend({name: engines[name] for name in ("sd-v1", "flux")})
+    backend = LocalBackend({name: engines[name] for name in ("sd-v1", "flux")}, memory_bytes=2**40)
     with running(create_app(backend, observers=[records.append])) as address:
         yield address
 

@@ -80,6 +80,14 @@ def announced(hosts: Sequence[str], port: int, certificate: Path | None) -> Iter
 
 def fingerprint_of(pem: str) -> str:
     """Return the SHA-256 of the first certificate in PEM, in hexadecimal digits."""
+    return hashlib.sha256(first_certificate(pem)).hexdigest()
+
+
+def first_certificate(pem: str) -> bytes:
+    """Return the first certificate of a chain in PEM, in DER.
+
+    Raises:
+        ValueError: when there is none.
+    """
     end = "-----END CERTIFICATE-----"
-    first = pem[pem.index("-----BEGIN CERTIFICATE-----") : pem.index(end) + len(end)]
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(first)).hexdigest()
+    return ssl.PEM_cert_to_DER_cert(pem[pem.index("-----BEGIN CERTIFICATE-----") : pem.index(end) + len(end)])
