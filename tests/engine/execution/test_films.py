@@ -215,7 +215,7 @@ def test_items_of_a_batch_do_not_touch_each_other() -> None:
         assert torch.equal(together[index : index + 1], runner.run("decode", alone[None], modes=("frames",)))
 
 
-@pytest.mark.parametrize("name", ["wan", "hunyuan", "magvit", "ltx"])
+@pytest.mark.parametrize("name", ["wan", "hunyuan", "mochi", "ltx"])
 @pytest.mark.parametrize(("task", "strip_bytes"), [("decode", 2**16), ("encode", 2**18)])
 def test_peak_is_what_torch_allocates(task, strip_bytes, name) -> None:
     module = MODULES[name]()

@@ -18,7 +18,7 @@ _MASK_BYTES, _WIDE_BYTES = 5, 4
 
 #: A class that attends along time makes of its source a norm, a copy in another order, queries, keys, values and
 #: results.
-_COPIES_ATTENDED = 6
+_COPIES_ATTENDED = 8
 
 #: A class whose norms have maps makes, of such a value, the two maps and three steps of the norm.
 _COPIES_MAPPED = 5
@@ -73,6 +73,17 @@ class FilmShape:
         """Return the peak of the module's own forward: of all frames at once, or of one after another."""
         return self._peak_at_once() if self.program.is_at_once else self._peak_frame_by_frame()
 
+    def _normalising(self, op: Convolve) -> int:
+        """Return the copies of its source that a class makes at a time to normalise it, in the source's dtype.
+
+        Norms of positions widen half precision to float32, and then divide.
+        """
+        if op.norm is None:
+            return 0
+        if op.norm.kind == "group":
+            return _COPIES_MAPPED if op.norm.maps is not None else 1
+        return 2 * max(1, _WIDE_BYTES // self.arithmetic.stored_bytes)
+
     def _peak_at_once(self) -> int:
         """Return the peak of a class that computes the whole film layer by layer.
 
@@ -105,6 +116,7 @@ class FilmShape:
                 temporaries = normalised + padded + max(target, padded) - (gone if normalised else 0)
                 if op.residual is not None:
                     temporaries = max(temporaries, (2 + (op.shortcut is not None)) * target - gone)
+                temporaries = max(temporaries, self._normalising(op) * source)
             peak = max(peak, sum(nbytes[value] for value in held) + temporaries)
         return self.batch * peak
 
@@ -112,21 +124,43 @@ class FilmShape:
         """Return the peak of a class that runs one latent frame or one segment after another.
 
         It keeps the last two frames that each convolution over frames has read, and joins what it has computed
-        with what comes next.
+        with what comes next.  CogVideoX's class also keeps the inputs of the maps, and all of these twice: those of
+        the segment before until the end of the next.
         """
-        program, nbytes = self.program, self.picture.nbytes
+        program = self.program
         if program.segment:
-            at_once = list(program.lengths(min(self.frames, program.segment + self.frames % program.segment)))
+            first, kept = self._peak_of_chunk(min(self.frames, program.segment + self.frames % program.segment), 0)
+            others, _ = self._peak_of_chunk(program.segment, kept)
+            peak = max(first, others) if self.frames >= 2 * program.segment else first
         else:
             fewer, more = (program.lengths(frames) for frames in ((1, 2) if program.task == "decode" else (1, 5)))
             at_once = [after - before for before, after in zip(fewer, more, strict=True)]
-        kept = peak = 0
-        for op in program.ops:
-            if isinstance(op, Convolve) and op.in_time is not None:
-                kept += (op.in_time.kernel - 1) * nbytes[op.source]
+            peak, _ = self._peak_of_values(at_once, None)
+        return self.ends_bytes + self.batch * (self.nbytes[-1] + peak)
+
+    def _peak_of_chunk(self, frames: int, before: int) -> tuple[int, int]:
+        return self._peak_of_values(list(self._lowered.lengths(frames)), before)
+
+    def _peak_of_values(self, at_once: list[int], before: int | None) -> tuple[int, int]:
+        """Return the peak of so many frames of every value, and the bytes that are kept for the next.
+
+        Of the chunk ``before``, so many bytes are kept until its end; None where each is replaced at once.
+        """
+        program, nbytes = self.program, self.picture.nbytes
+        kept = [0]
+        peaks = []
+        for index, op in enumerate(program.ops):
             source, target = at_once[op.source] * nbytes[op.source], at_once[op.target] * nbytes[op.target]
-            added = target if op.residual is not None else 0
+            own = 0
+            if isinstance(op, Convolve) and op.in_time is not None:
+                own += (op.in_time.kernel - 1) * nbytes[op.source]
             if op.norm is not None and op.norm.maps is not None:
-                added += (_COPIES_MAPPED - 1) * source
-            peak = max(peak, 2 * source + max(source, target) + added)
-        return self.ends_bytes + self.batch * (self.nbytes[-1] + kept + peak)
+                own += 2 * source * program.channels[0] // program.channels[op.source]
+            kept.append(kept[-1] + own)
+            normalising = self._normalising(op) * source if isinstance(op, Convolve) else 0
+            held = program.held[index] | {op.source} | ({op.residual} - {None})
+            named = sum(at_once[value] * nbytes[value] for value in held if value is not None)
+            peaks.append(named + max(source + max(source, target), normalising))
+        if before is None:
+            return kept[-1] + max(peaks), kept[-1]
+        return before + max(map(sum, zip(peaks, kept[1:], strict=True))), kept[-1]

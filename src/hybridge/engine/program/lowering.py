@@ -111,6 +111,11 @@ def _kl_encoder(builder: ProgramBuilder, vae: Any) -> None:
         builder.convolve(x, vae.quant_conv)
 
 
+def _kl_encoder_of_films(builder: ProgramBuilder, vae: Any) -> None:
+    builder.is_at_once = True  # with frames as items of a batch
+    _kl_encoder(builder, vae)
+
+
 def _norm_act_conv(builder: ProgramBuilder, x: int, norm: Any, activation: Any, conv: Any, **around: Any) -> int:
     return builder.convolve(x, conv, norm=builder.norm(norm, x), entering=_pointwise(activation), **around)
 
@@ -295,7 +300,7 @@ _WHOLE: dict[tuple[str, Task], Callable[[ProgramBuilder, Any], None]] = {
     (mochi.NAME, "decode"): mochi.decoder,
     (mochi.NAME, "encode"): mochi.encoder,
     (temporal_decoder.NAME, "decode"): temporal_decoder.decoder,
-    (temporal_decoder.NAME, "encode"): _kl_encoder,
+    (temporal_decoder.NAME, "encode"): _kl_encoder_of_films,
     **{(name, "decode"): ltx.decoder for name in ltx.PREFIXES},
     **{(name, "encode"): ltx.encoder for name in ltx.PREFIXES},
 }
