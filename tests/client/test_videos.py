@@ -158,6 +158,8 @@ def test_what_can_be_encoded(client: Client, engine: Engine, expected, tmp_path:
     film = client.decode_video(LATENTS)
     for video in (film, bytearray(film)):
         assert client.encode_video(video).shape == client.encode(video).shape == LATENTS.shape
+    animation = client.decode_video(LATENTS, video=VideoOptions("webp"))
+    assert client.encode_video(animation).shape == LATENTS.shape
 
 
 def test_frames_that_are_dropped(client: Client, expected) -> None:

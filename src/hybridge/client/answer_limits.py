@@ -22,6 +22,7 @@ from ..protocol import (
     WireTensor,
     sniff_picture,
 )
+from ..protocol.webp_chunks import is_animated_webp
 from .file_checks import is_whole, picture_size
 
 #: Most pixels per latent on each side, and most frames per latent of a video, as in published VAEs.
@@ -223,11 +224,11 @@ def _cut_short(what: str, data: bytes) -> BadAnswer:
 
 def _image_size(image: PictureFile | VideoFile | WireTensor) -> tuple[int, int, int] | None:
     """Return (count, height, width) of the input of an encode; None if unknown."""
+    if isinstance(image, VideoFile) or (isinstance(image, PictureFile) and is_animated_webp(image.data)):
+        return None
     if isinstance(image, PictureFile):
         size = picture_size(image.data)
         return None if size is None else (1, *size)
-    if isinstance(image, VideoFile):
-        return None
     if len(image.shape) == 5:
         return image.shape[0] * image.shape[2], image.shape[3], image.shape[4]
     if len(image.shape) not in (3, 4):

@@ -10,6 +10,9 @@ from ..errors import TooLarge
 #: Most chunks of a PNG or a WebP.  libpng writes 8 KiB into each.
 MAX_CHUNKS = 65_536
 
+#: The flag of VP8X.
+_ANIMATION = 0x02
+
 
 def webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield kind, begin and end of each chunk, including its padding byte.
@@ -31,6 +34,11 @@ def webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         expected=f"at most {MAX_CHUNKS}",
         hint="saving it again with another program",
     )
+
+
+def is_animated_webp(data: bytes) -> bool:
+    """Return whether the header of a file says that it is a WebP with an animation."""
+    return data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X" and bool(data[20:21] and data[20] & _ANIMATION)
 
 
 def webp_chunk_size(data: bytes, kind: bytes, content: int) -> tuple[int, int]:
