@@ -18,7 +18,8 @@ from .calls import Calls
 from .conversion import Kind
 from .fallback import Fallback
 from .flow_setup import flows_to
-from .flow_types import Call, Compute, Emit, Flow, More, Opened, Outcome, Progress, Step
+from .flow_types import Call, Compute, Emit, Flow, More, Opened, Outcome, Progress, Settled, Step
+from .hedging import race_async
 from .load_balancer import Breaker
 from .network import network_to
 from .preview import Picture, Preview, preview_flow
@@ -70,13 +71,16 @@ class AsyncClient(
         deadline_s: float | None = None,
         retries: Retry = DEFAULT_RETRY,
         breaker: Breaker | None = None,
+        hedge_after_s: float | None = None,
         fallback: Fallback | None = None,
         proxy: ProxyChoice = None,
         verify: Verify = None,
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
-        self._flows = flows_to(base_url, api_key, headers, retries, breaker, timeout_of(timeout).read, fallback)
+        self._flows = flows_to(
+            base_url, api_key, headers, retries, breaker, timeout_of(timeout).read, fallback, hedge_after_s
+        )
         self._deadline_s = deadline_s
         self._timeout = timeout_of(timeout)
         self._headers = dict(headers or {})
@@ -302,8 +306,11 @@ class AsyncClient(
             return await anyio.to_thread.run_sync(step.work, step.request)
         if not isinstance(step, Call):
             raise AssertionError(f"{step} belongs into a stream")
+        return await (self._perform(step) if step.hedge is None else race_async(step, self._perform))
+
+    async def _perform(self, call: Call) -> Settled:
         async with contextlib.AsyncExitStack() as opened:
-            return (await self._open(step, opened))[0]
+            return cast("Settled", (await self._open(call, opened))[0])
 
     async def _open(self, call: Call, opened: contextlib.AsyncExitStack) -> tuple[Outcome, AsyncIterator[bytes]]:
         if call.wait_s:

@@ -16,9 +16,10 @@ from .calls import Calls
 from .conversion import Kind
 from .fallback import Fallback
 from .flow_setup import flows_to
-from .flow_types import Call, Compute, Emit, Flow, More, Opened, Outcome, Progress, Step
+from .flow_types import Call, Compute, Emit, Flow, More, Opened, Outcome, Progress, Settled, Step
+from .hedging import race
 from .load_balancer import Breaker
-from .network import Network, network_to
+from .network import Abort, Network, network_to
 from .preview import Picture, Preview, preview_flow
 from .prompts import Embeddings
 from .proxies import ProxyChoice
@@ -59,6 +60,9 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
         deadline_s: Default of the calls' ``deadline_s``: seconds for a whole call, attempts and waits included.
         retries: The retry policy.
         breaker: When one of several servers is not asked for a while.
+        hedge_after_s: With several servers, the seconds after which a decode or an encode that was not answered is
+            sent to another one as well; the sooner answer counts, and the other server drops the job.  Sampling
+            without a seed, previews and video streams are sent once.  None: all are sent once.
         fallback: A diffusers VAE, or a function from Request to Answer, that is used if no server can answer; if
             None, the error is raised.
         proxy: None: the environment's proxy, for public addresses.  True: also for addresses of the local network.
@@ -83,13 +87,16 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
         deadline_s: float | None = None,
         retries: Retry = DEFAULT_RETRY,
         breaker: Breaker | None = None,
+        hedge_after_s: float | None = None,
         fallback: Fallback | None = None,
         proxy: ProxyChoice = None,
         verify: Verify = None,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._flows = flows_to(base_url, api_key, headers, retries, breaker, timeout_of(timeout).read, fallback)
+        self._flows = flows_to(
+            base_url, api_key, headers, retries, breaker, timeout_of(timeout).read, fallback, hedge_after_s
+        )
         self._deadline_s = deadline_s
         self._timeout = timeout_of(timeout)
         self._headers = dict(headers or {})
@@ -342,16 +349,21 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
             return step.work(step.request)
         if not isinstance(step, Call):
             raise AssertionError(f"{step} belongs into a stream")
-        with contextlib.ExitStack() as opened:
-            return self._open(step, opened)[0]
+        return self._perform(step) if step.hedge is None else race(step, self._perform)
 
-    def _open(self, call: Call, opened: contextlib.ExitStack) -> tuple[Outcome, Iterator[bytes]]:
+    def _perform(self, call: Call, abort: Abort | None = None) -> Settled:
+        with contextlib.ExitStack() as opened:
+            return cast("Settled", self._open(call, opened, abort)[0])
+
+    def _open(
+        self, call: Call, opened: contextlib.ExitStack, abort: Abort | None = None
+    ) -> tuple[Outcome, Iterator[bytes]]:
         """Make a call; return its outcome and the rest of the body.  ``opened`` closes the response."""
         if call.wait_s:
             self._sleep(call.wait_s)
         exchange = Exchange(call, self._timeout, self._headers)
         try:
-            response = self._transport.handle_request(exchange.request())
+            response = self._transport.handle_request(exchange.request(abort=abort))
             opened.callback(response.close)
             exchange.begin(response)
             if is_opened(call, response):

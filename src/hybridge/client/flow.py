@@ -7,10 +7,9 @@ failover, deadlines, errors and conversions are written once, and :mod:`.client`
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -28,9 +27,24 @@ from ..protocol import (
 )
 from . import transport_errors
 from .address import Address
-from .answer_limits import MOST_DOCUMENT_BYTES, check, most_bytes
+from .answer_limits import check, most_bytes
 from .conversion import Kind, from_wire, pictures_of
-from .flow_types import Arrived, Build, Call, Compute, Flow, Local, Opened, Opens, Outcome, Terms, Until
+from .documents import getter, read_document, read_model_list
+from .flow_types import (
+    Arrived,
+    Build,
+    Call,
+    Compute,
+    Flow,
+    Local,
+    Opened,
+    Opens,
+    Outcome,
+    Settled,
+    Terms,
+    Until,
+)
+from .hedging import hedged, is_repeatable
 from .load_balancer import Fleet, Server
 from .redaction import Redactor
 from .reply import Reply, timings_ms, warn_caller
@@ -52,6 +66,7 @@ class Flows:
         patience_s: Seconds that the client waits for an answer, which is sent to servers; None for no limit.
         fallback: Decodes and encodes if no server can.
         redact: Removes secrets from texts.
+        hedge_after_s: Seconds after which a call is sent to another server as well; None for never.
     """
 
     fleet: Fleet
@@ -59,6 +74,7 @@ class Flows:
     patience_s: float | None = None
     fallback: Local | None = None
     redact: Redactor = field(default_factory=lambda: Redactor(()))
+    hedge_after_s: float | None = None
 
     @property
     def address(self) -> Address:
@@ -98,12 +114,12 @@ class Flows:
 
     def model(self, name: str, terms: Terms) -> Flow[Json]:
         path = f"/v1/models/{quote(name, safe='')}"
-        return (yield from self.exchange(getter(path), _read_document, self.begin(terms)))
+        return (yield from self.exchange(getter(path), read_document, self.begin(terms)))
 
     def health(self, terms: Terms) -> Flow[Json]:
         # Once: a program that asks again and again wants to hear how it is now.
         once = dataclasses.replace(self, retries=dataclasses.replace(self.retries, attempts=1))
-        return (yield from once.exchange(getter("/health"), _read_document, self.begin(terms)))
+        return (yield from once.exchange(getter("/health"), read_document, self.begin(terms)))
 
     # ------------------------------------------------------------------------------------------- parts
 
@@ -152,7 +168,10 @@ class Flows:
             return convert((yield from self._compute(fallback, request, reason)))
         post = self.post(request, path_of(request, model), until.terms)
         try:
-            return self._noted((yield from self.exchange(post, _reader(request, convert), until, model)))
+            read = _reader(request, convert)
+            return self._noted(
+                (yield from self.exchange(post, read, until, model, may_hedge=is_repeatable(request)))
+            )
         except ClientError as error:
             if fallback is None or not another_may(error, getattr(error, "status", None)):
                 raise
@@ -160,20 +179,31 @@ class Flows:
         return convert((yield from self._compute(fallback, request, reason)))
 
     def exchange(
-        self, build: Build, read: Callable[[Arrived, Address], T], until: Until, model: str | None = None
+        self,
+        build: Build,
+        read: Callable[[Arrived, Address], T],
+        until: Until,
+        model: str | None = None,
+        *,
+        may_hedge: bool = False,
     ) -> Flow[T]:
         """Return the result of ``read`` for the first good response, within the attempts that the policy allows.
 
         After a failure, another server that has not failed this call is asked immediately; only when all have
         failed, the policy decides whether to ask them again, and after which wait.  A response that was only opened
-        is read without its body.
+        is read without its body.  The first attempt that may be hedged is, if the client asks for that.
         """
         attempt, wait_s = 1, 0.0
         failed: list[Server] = []
         while True:
             server = self.fleet.lease(failed, model)
             status = None
-            outcome = yield from self._attempt(server, build, until, wait_s)
+            if may_hedge and self.hedge_after_s is not None and not failed and attempt == 1:
+                server, outcome = yield from hedged(
+                    self.fleet, server, lambda one: self._call(one, build, until), self.hedge_after_s, model
+                )
+            else:
+                outcome = yield from self._attempt(server, build, until, wait_s)
             if isinstance(outcome, httpx.RequestError):
                 error = transport_errors.loss(outcome, server.address)
             elif isinstance(outcome, BadAnswer):
@@ -202,19 +232,20 @@ class Flows:
                 raise error
             attempt, wait_s, failed = attempt + 1, next_wait_s, []
 
-    def _attempt(
-        self, server: Server, build: Build, until: Until, wait_s: float
-    ) -> Flow[Arrived | httpx.RequestError | BadAnswer]:
+    def _attempt(self, server: Server, build: Build, until: Until, wait_s: float) -> Flow[Settled]:
         """Make one call to a server; if the flow is closed meanwhile, the call no longer counts as in flight."""
         try:
-            left_s = None if until.ends_at is None else until.ends_at - self.fleet.clock() - wait_s
-            if left_s is not None and left_s <= 0:
-                raise _too_late(until, server.address)
-            outcome: Outcome = yield dataclasses.replace(build(server.address, left_s), wait_s=wait_s)
+            outcome: Outcome = yield dataclasses.replace(self._call(server, build, until, wait_s), wait_s=wait_s)
         except BaseException:
             self.fleet.released(server)
             raise
         return Arrived(200, outcome.headers, b"", None) if isinstance(outcome, Opened) else outcome
+
+    def _call(self, server: Server, build: Build, until: Until, wait_s: float = 0.0) -> Call:
+        left_s = None if until.ends_at is None else until.ends_at - self.fleet.clock() - wait_s
+        if left_s is not None and left_s <= 0:
+            raise _too_late(until, server.address)
+        return build(server.address, left_s)
 
     def post(self, request: Request, path: str, terms: Terms, *, opens: Opens | None = None) -> Build:
         """Return the function that builds the call with a request for a given server."""
@@ -330,47 +361,6 @@ def _reader(request: Request, convert: Callable[[Reply], T]) -> Callable[[Arrive
         return convert(reply), reply
 
     return read
-
-
-def getter(path: str) -> Build:
-    """Return the function that builds the call for a document."""
-
-    def build(address: Address, left_s: float | None) -> Call:
-        headers = {"accept": "application/json", **address.headers()}
-        return Call("GET", address.resolve(path), headers, timeout_s=left_s, most_bytes=MOST_DOCUMENT_BYTES)
-
-    return build
-
-
-def read_model_list(arrived: Arrived, address: Address) -> list[dict[str, Any]]:
-    """Return a server's list of models.
-
-    Raises:
-        BadAnswer: when the answer is not such a list.
-    """
-    document = _read_document(arrived, address)
-    models = document.get("models") if isinstance(document, dict) else None
-    if not isinstance(models, list):
-        keys = f"JSON with the keys {list(document)[:8]}" if isinstance(document, dict) else None
-        saw = keys or repr(document)[:60]
-        raise BadAnswer("this did not list its models", saw=saw, expected="them under `models`")
-    return cast("list[dict[str, Any]]", models)
-
-
-def _read_document(arrived: Arrived, _: Address) -> Json:
-    """Return the JSON document or the plain text of a response."""
-    media_type = arrived.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type == "text/plain":
-        return arrived.body.decode("utf-8", "replace")
-    try:
-        return cast(Json, json.loads(arrived.body))
-    except (ValueError, RecursionError):
-        raise BadAnswer(
-            "this is not a hybridge server",
-            saw=f"{media_type or 'no Content-Type'}, beginning with {arrived.body[:60]!r}",
-            expected="JSON",
-            hint="check the address: a web page or a proxy may be answering",
-        ) from None
 
 
 def _plain(arrived: Arrived) -> HttpResponse:

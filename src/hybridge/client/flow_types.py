@@ -29,12 +29,21 @@ Local = Callable[[Request], Answer]
 
 
 @dataclass(frozen=True, slots=True)
+class Hedge:
+    """What to do if a call is not answered within ``after_s`` seconds: ``call`` returns another one, or None."""
+
+    after_s: float
+    call: Callable[[], Call | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One HTTP exchange to make, after waiting ``wait_s`` seconds.
 
     With ``timeout_s`` the whole response has to arrive within that many seconds; otherwise the driver's own timeout
     applies.  A response that is larger than ``most_bytes`` is not read.  A response of the kind that ``opens``
-    names is not read either: the flow is sent :class:`Opened` and asks for :class:`More`.
+    names is not read either: the flow is sent :class:`Opened` and asks for :class:`More`.  For a call with a
+    ``hedge`` the flow is sent :class:`Raced`.
     """
 
     method: str
@@ -46,6 +55,7 @@ class Call:
     progress: Progress | None = field(default=None, repr=False)
     opens: Opens | None = None
     most_bytes: int | None = None
+    hedge: Hedge | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +102,20 @@ class Compute:
 
 Step = Call | Compute | More | Emit
 
-#: The outcome of a call: a response, its head, the reason for having none, or the reason for not reading it.
-Outcome = Arrived | Opened | httpx.RequestError | BadAnswer
+#: The outcome of a call: a response, the reason for having none, or the reason for not reading it.
+Settled = Arrived | httpx.RequestError | BadAnswer
+
+#: Also that of a call that ``opens`` its response.
+Outcome = Settled | Opened
+
+
+@dataclass(frozen=True, slots=True)
+class Raced:
+    """The outcomes of a call and of its hedge; None for one that was not made or was cancelled."""
+
+    first: Settled | None
+    second: Settled | None = None
+
 
 Flow = Generator[Step, Any, T]
 

@@ -35,21 +35,53 @@ HEAD_BEGINS = "receive_response_headers.started"
 HEAD_ENDS = "receive_response_headers.complete"
 
 
+class Abort:
+    """Ends a call from another thread, when called, by closing its connection."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._streams: list[httpcore.NetworkStream] = []
+        self._is_set = False
+
+    def __call__(self) -> None:
+        with self._lock:
+            self._is_set = True
+            for stream in self._streams:
+                stream.close()
+
+    def watch(self, stream: httpcore.NetworkStream) -> None:
+        """Close this connection, too.
+
+        Raises:
+            httpcore.ReadError: when the call has been ended.
+        """
+        with self._lock:
+            if self._is_set:
+                raise httpcore.ReadError("the call was given up")
+            if stream not in self._streams:
+                self._streams.append(stream)
+
+
 class TimeLimit(threading.local):
-    """The time until which this thread may wait: the call's end, and while a response's head arrives the head's."""
+    """The time until which this thread may wait: the call's end, and while a response's head arrives the head's.
+
+    Attributes:
+        abort: Ends the call that this thread makes; None if nothing does.
+    """
 
     def __init__(self) -> None:
         self.ends_at: float | None = None
         self.head_ends_at: float | None = None
+        self.abort: Abort | None = None
 
     @contextlib.contextmanager
-    def until(self, ends_at: float | None) -> Iterator[None]:
-        """Set the call's end, in seconds of time.monotonic()."""
-        before, self.ends_at = self.ends_at, ends_at
+    def until(self, ends_at: float | None, abort: Abort | None = None) -> Iterator[None]:
+        """Set the call's end, in seconds of time.monotonic(), and what may end it before."""
+        before, self.ends_at, self.abort = self.ends_at, ends_at, abort
         try:
             yield
         finally:
-            self.ends_at, self.head_ends_at = before, None
+            self.ends_at, self.head_ends_at, self.abort = before, None, None
 
     def trace(self, timeout: float | None) -> Callable[..., None]:
         """Return httpcore's trace function, which bounds the whole head by the time of one read.
@@ -89,9 +121,13 @@ class _Stream(httpcore.NetworkStream):
         self._owner = os.getpid()
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._limit.abort is not None:
+            self._limit.abort.watch(self)
         return self._stream.read(max_bytes, self._limit.left(timeout, httpcore.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if self._limit.abort is not None:
+            self._limit.abort.watch(self)
         view = memoryview(buffer)
         for start in range(0, len(view), _WRITE_BYTES):
             left_s = self._limit.left(timeout, httpcore.WriteTimeout)
@@ -179,7 +215,8 @@ def _addresses(host: str, port: int, timeout: float | None) -> list[str]:
 class Network(httpx.BaseTransport):
     """The blocking transport.  It is safe to share between threads and with forked processes.
 
-    A request's extension ``ends_at`` is the deadline of its call, on time.monotonic()'s clock.
+    A request's extension ``ends_at`` is the deadline of its call, on time.monotonic()'s clock; its extension
+    ``abort`` an :class:`Abort` or None.
 
     Args:
         proxies: Chooses the proxy of a URL.
@@ -200,12 +237,11 @@ class Network(httpx.BaseTransport):
         """Send a request, and return the response before its body has arrived."""
         pool = self._pool(request.url)
         trace = self._limit.trace(read_timeout(request))
-        ends_at = request.extensions.get("ends_at")
-        with translated(), self._limit.until(ends_at):
+        ends_at, abort = request.extensions.get("ends_at"), request.extensions.get("abort")
+        with translated(), self._limit.until(ends_at, abort):
             response = pool.handle_request(core_request(request, trace))
-        return httpx.Response(
-            response.status, headers=response.headers, stream=_Body(response, self._limit, ends_at)
-        )
+        body = _Body(response, self._limit, ends_at, abort)
+        return httpx.Response(response.status, headers=response.headers, stream=body)
 
     def close(self) -> None:
         """Close all connections; calls in progress fail."""
@@ -266,16 +302,18 @@ def closed() -> ClientError:
 
 
 class _Body(httpx.SyncByteStream):
-    def __init__(self, response: httpcore.Response, limit: TimeLimit, ends_at: float | None) -> None:
+    def __init__(
+        self, response: httpcore.Response, limit: TimeLimit, ends_at: float | None, abort: Abort | None
+    ) -> None:
         self._response = response
         self._limit = limit
-        self._ends_at = ends_at
+        self._ends_at, self._abort = ends_at, abort
 
     def __iter__(self) -> Iterator[bytes]:
         parts = self._response.iter_stream()
         while True:
             # Not around the yield: in between, this thread does other work than this call.
-            with translated(), self._limit.until(self._ends_at):
+            with translated(), self._limit.until(self._ends_at, self._abort):
                 part = next(parts, None)
             if part is None:
                 return

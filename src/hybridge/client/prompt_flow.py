@@ -38,7 +38,7 @@ def prompt_flow(
         return embeddings_of(answer, kind, count), arrived.headers, str(address)
 
     post = flows.sender(write_prompt_request(request), most, f"/v1/{quote(model, safe='')}/prompt", terms)
-    embeddings, headers, server = yield from flows.exchange(post, read, until, model)
+    embeddings, headers, server = yield from flows.exchange(post, read, until, model, may_hedge=True)
     flows.pass_on(headers, server)
     return embeddings
 

@@ -59,8 +59,8 @@ class Exchange:
                 **{name: _least(own, call.timeout_s) for name, own in timeout.as_dict().items()}
             )
 
-    def request(self, *, is_async: bool = False) -> httpx.Request:
-        """Return the request to send.
+    def request(self, *, is_async: bool = False, abort: object = None) -> httpx.Request:
+        """Return the request to send; ``abort`` can end it, see :class:`.network.Network`.
 
         Raises:
             ClientError: for headers that cannot be sent.
@@ -77,7 +77,7 @@ class Exchange:
             headers["content-length"] = str(len(self._call.body))
             if self._call.progress is not None:
                 content = _awaited(self._reported()) if is_async else self._reported()
-        extensions = {"timeout": self._timeout.as_dict(), "ends_at": self.ends_at}
+        extensions = {"timeout": self._timeout.as_dict(), "ends_at": self.ends_at, "abort": abort}
         return httpx.Request(
             self._call.method, self._call.url, headers=headers, content=content, extensions=extensions
         )
