@@ -94,3 +94,14 @@ def test_an_order_goes_to_the_replica_that_it_names(cluster: Any) -> None:
     assert chosen(Order(job, "gone")) == [replicas]
     assert chosen("something else") == [replicas]
     assert chosen() == [replicas]
+
+
+def test_replicas_are_not_asked_first_whether_they_accept_an_order(cluster: Any) -> None:
+    """The switch has no public name, so another Ray may lack it: calls would work, but take a message more."""
+    from ray.serve._private.router import AsyncioRouter
+
+    router = SimpleNamespace(_enable_strict_max_ongoing_requests=True)
+    assert set(vars(router)) <= set(AsyncioRouter.__init__.__code__.co_names)
+    cluster._send_at_once(SimpleNamespace(_router=SimpleNamespace(_asyncio_router=router)))
+    assert not router._enable_strict_max_ongoing_requests
+    cluster._send_at_once(SimpleNamespace())
