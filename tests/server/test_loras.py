@@ -9,6 +9,7 @@ import os
 import pickle
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from text_servers import case_of, saved, serving
 
 from hybridge.engine import EngineOptions
 from hybridge.engine.text import TextEngine
-from hybridge.engine.text.lora import is_available
+from hybridge.engine.text.lora import Adapters, is_available
+from hybridge.errors import RequestError
 from hybridge.models import TextSpec
+from hybridge.server.local_loras import LoraFolder
+from hybridge.server.scheduling.prompt_job import LoraChoice
 
 needs_peft = pytest.mark.skipif(not is_available(), reason="peft is not installed")
 without_peft = pytest.mark.skipif(is_available(), reason="peft is installed")
@@ -291,6 +295,16 @@ def test_loras_of_other_pipelines(
     found, plain = (load(answer.content)[name] for answer in answers)
     assert torch.equal(found, expected)
     assert not torch.equal(found, plain)
+
+
+@needs_peft
+def test_encoders_of_bitsandbytes_take_none(spec: TextSpec, loras: Path) -> None:
+    engine = TextEngine.load(spec.source, EngineOptions(device="cpu"))
+    parts = replace(engine.parts, quantised={"text_encoder": "bitsandbytes-int8"})
+    ink = LoraFolder(loras).find(LoraChoice("ink"))
+    with pytest.raises(RequestError, match="no LoRA into encoders that bitsandbytes has quantised"):
+        Adapters(parts, engine.side, torch.device("cpu")).use(ink)
+    assert engine.weights_bytes == TextEngine.load(spec.source, EngineOptions(device="cpu")).weights_bytes
 
 
 @without_peft

@@ -130,6 +130,12 @@ class Adapters:
                 hint="a request without it: the LoRA changes the denoiser alone",
             )
         for name, model in own.items():
+            if "bitsandbytes" in self._parts.quantised.get(name, ""):
+                raise RequestError(
+                    "diffusers loads no LoRA into encoders that bitsandbytes has quantised",
+                    saw=f"{name}: {self._parts.quantised[name]}",
+                    hint="a server with --text-quantisation of another library",
+                )
             with _as_diffusers_knows_it(model), self._misfits_named(lora):
                 pipeline_class.load_lora_into_text_encoder(
                     state,
