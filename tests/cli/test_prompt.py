@@ -243,3 +243,16 @@ def test_what_cannot_be_done_is_said(
     assert done.returncode == 1
     assert said in done.stderr
     assert not server.asked
+
+
+@pytest.mark.parametrize("option", ["model=x", "kind=torch", "images=a.png", "x=" + "[" * 5_000])
+def test_arguments_of_the_client_are_no_options(server: Server, tmp_path: Path, option: str) -> None:
+    (tmp_path / "prompts.txt").write_text("a\u2028b\n", encoding="utf-8")
+    given = ["-i", str(tmp_path / "prompts.txt"), "-o", str(tmp_path / "made"), "--server", server.url]
+    ran = hybridge("prompt", *given, "--option", option, check=False)
+    assert "Traceback" not in ran.stderr
+    if option.startswith("x="):
+        assert server.prompts == ["", "a\u2028b"]  # one line
+    else:
+        assert ran.returncode != 0
+        assert "is no option of a pipeline" in ran.stderr

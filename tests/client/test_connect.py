@@ -243,7 +243,13 @@ def test_a_class_that_nobody_knows(server: str) -> None:
 
 @pytest.mark.parametrize(
     ("parts", "message"),
-    [("vea", "saw 'vea'.*Try: vae"), (["vae", "unet"], "saw 'unet'"), ([], "nothing to replace")],
+    [
+        ("vea", "saw 'vea'.*Try: vae"),
+        (["vae", "unet"], "saw 'unet'"),
+        ([], "nothing to replace"),
+        (None, "saw .None"),
+        (1, "saw .1"),
+    ],
 )
 def test_parts_that_do_not_exist(parts: Any, message: str, pipe: Any) -> None:
     with pytest.raises(RequestError, match=message):

@@ -321,3 +321,13 @@ def test_exif_orientation_is_not_written_back() -> None:
     answer = write_picture(WireTensor.from_numpy(noise(1, 8, 16, 3)), "png")
     with Image.open(io.BytesIO(answer.data)) as image:
         assert ImageOps.exif_transpose(image).size == (16, 8)
+
+
+def test_errors_hold_no_addresses_in_memory() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    data = file.getvalue()
+    empty = data[:16] + bytes(8) + data[24:]  # of no pixels, as its header says
+    with pytest.raises(RequestError) as refused:
+        read_picture(empty, max_pixels=100)
+    assert "0x" not in str(refused.value)

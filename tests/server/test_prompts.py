@@ -232,6 +232,36 @@ def test_a_missing_tokenizer_is_told(tmp_path: Path) -> None:
     assert health.status_code == 200
 
 
+NESTED = 50_000
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"prompt": ' + b"[" * NESTED + b"]" * NESTED + b"}", "nested too deeply"),
+        (b'{"prompt": "a", "prompt": "b"}', "a key twice: saw 'prompt'"),
+        (b'{"prompt": "a", "max_sequence_length": NaN}', "saw NaN"),
+        (b'{"prompt": "a", "max_sequence_length": 1e400}', "no finite number"),
+        (b'{"prompt": "a", "max_sequence_length": ' + b"9" * 5000 + b"}", "a number of 5000 digits"),
+        ({"prompt": "a", "max_sequence_length": 0}, "a whole number from 1 to "),
+        ({"prompt": "a", "max_sequence_length": -1}, "a whole number from 1 to "),
+        ({"prompt": "a", "max_sequence_length": 10**9}, "a whole number from 1 to "),
+        ({"prompt": "a", "max_sequence_length": True}, "a whole number from 1 to "),
+        ({"prompt": "a", "max_sequence_length": 8.0}, "a whole number from 1 to "),
+        ({"prompt": ["a", None]}, "no list of texts"),
+        ({"prompt": ["a", ["b"]]}, "nested too deeply"),
+    ],
+)
+def test_strange_json_is_refused_on_every_wire(server: str, body: Any, said: str) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    for path in ("/v1/flux/prompt", "/v1/flux2/prompt", "/predict"):
+        response = httpx.post(
+            server + path, content=content, headers={"content-type": "application/json"}, timeout=60
+        )
+        assert response.status_code in (400, 413), path
+        assert said in response.json()["error"], path
+
+
 def test_pictures_where_none_are_read_are_refused(server: str) -> None:
     files = [("request", (None, b'{"prompt": "a"}', "application/json"))]
     files.append(("image", ("a.png", b"\x89PNG\r\n\x1a\n", "image/png")))

@@ -201,7 +201,10 @@ def _inner(pipe: Any) -> list[Any]:
 
 
 def _named_parts(parts: str | Iterable[str]) -> Sequence[str]:
-    names: Sequence[str] = PARTS if parts == "auto" else [parts] if isinstance(parts, str) else list(parts)
+    try:
+        names: Sequence[str] = PARTS if parts == "auto" else [parts] if isinstance(parts, str) else list(parts)
+    except TypeError:
+        names = [repr(parts)]
     for name in names:
         if name not in PARTS:
             near = difflib.get_close_matches(str(name), PARTS, n=1)

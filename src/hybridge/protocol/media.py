@@ -64,7 +64,11 @@ def read_picture(
             "the picture is too large", saw="a decompression bomb", expected=f"at most {max_pixels} pixels"
         ) from None
     except Exception as error:  # Pillow raises a dozen types for damaged files, for example struct.error
-        raise unreadable(data, f"{type(error).__name__}: {error}") from None
+        said = type(error).__name__
+        # Pillow names the object that it reads from, with its address in memory.
+        raise unreadable(
+            data, said if isinstance(error, Image.UnidentifiedImageError) else f"{said}: {error}"
+        ) from None
     if bare.is_animated:
         note("first-frame-only", "of the animation the first frame was read")
     width, height = (side - side % multiple for side in picture.size)

@@ -47,7 +47,7 @@ def write_prompt_response(request: PromptRequest, answer: PromptAnswer, masks: M
     if not isinstance(tensor, WireTensor):
         raise RequestError(
             f"these embeddings are not one tensor `{_MAIN}`",
-            saw=", ".join(answer.tensors),
+            saw=", ".join(f"{name} as {answer.layouts[name]}" for name in answer.tensors),
             expected="envelope=safetensors, which holds them all",
         )
     from .torch import cast_floats, saved
