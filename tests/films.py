@@ -13,6 +13,7 @@ from diffusers import (
     AutoencoderKLHunyuanImage,
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
+    AutoencoderKLKVAE,
     AutoencoderKLLTX2Video,
     AutoencoderKLLTXVideo,
     AutoencoderKLMagvit,
@@ -60,6 +61,13 @@ def small_hunyuan_image(seed: int = 0) -> Any:
     sizes = {"block_out_channels": (32, 32, 64), "spatial_compression_ratio": 4, "sample_size": 64}
     counts = {"in_channels": 3, "out_channels": 3, "latent_channels": 4, "layers_per_block": 1}
     return with_random_norms(AutoencoderKLHunyuanImage(**sizes | counts).eval())
+
+
+def small_kvae(seed: int = 0) -> Any:
+    """KVAE's blocks, f4 instead of f8, with 32 and 64 channels: its norms have 32 groups."""
+    torch.manual_seed(seed)
+    sizes = {"channels": 32, "ch_mult": (1, 1, 2), "z_channels": 4}
+    return with_random_norms(AutoencoderKLKVAE(num_enc_blocks=1, num_dec_blocks=1, **sizes).eval())
 
 
 def small_ltx(seed: int = 0, kind: type = AutoencoderKLLTXVideo, **config: Any) -> Any:

@@ -15,6 +15,7 @@ from films import (
     small_hunyuan,
     small_hunyuan_15,
     small_hunyuan_image,
+    small_kvae,
     small_qwen,
     small_wan,
     small_wan_22,
@@ -111,15 +112,17 @@ def test_what_moves_numbers_between_channels_and_positions_stays_a_film_of_one_f
 
 
 @torch.no_grad()
-def test_pictures_that_run_as_films_of_one_frame() -> None:
-    module = to(small_hunyuan_image(), torch.float64)
+@pytest.mark.parametrize("make", [small_hunyuan_image, small_kvae])
+def test_pictures_that_run_as_films_of_one_frame(make) -> None:
+    module = to(make(), torch.float64)
     runner = Runner(module)
     assert not runner.takes_films
     for task, source in (("decode", noise(2, 4, 5, 3)), ("encode", noise(2, 3, 20, 12).clamp(-1, 1))):
         judge = plainly(module, task, source.double())
-        made = runner.run(task, source.double(), modes=("strips",))
-        assert made.shape == judge.shape
-        assert distance(made, judge) < 1e-12
+        for budget_bytes in (None, 2**20):
+            made = runner.run(task, source.double(), modes=("strips", "lean"), budget_bytes=budget_bytes)
+            assert made.shape == judge.shape
+            assert distance(made, judge) < 1e-12
     with pytest.raises(RequestError, match="takes blocks of"):
         runner.run("encode", noise(1, 3, 18, 12).double(), modes=("strips",))
 

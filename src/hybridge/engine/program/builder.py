@@ -11,7 +11,7 @@ from torch import nn
 from ...errors import CannotLower
 from .layers import Maps, Norm, Weights, usual_taps
 from .module_structure import kind
-from .ops import WIDENING, Attend, Convolve, Op, Padding, Rearrange
+from .ops import WIDENING, Attend, Convolve, Op, Padding, Rearrange, needs_film
 from .program import Program, Task
 from .rearranging import IN_PLACE, Arrangement
 
@@ -180,7 +180,7 @@ class ProgramBuilder:
 
     def program(self, task: Task, *, is_film: bool = False) -> Program:
         values = tuple(self._channels), tuple(self._ops), tuple(self._held)
-        is_of_pictures = not is_film and any(isinstance(op, Rearrange) for op in self._ops)
+        is_of_pictures = not is_film and any(map(needs_film, self._ops))
         return Program(
             task,
             self._module,

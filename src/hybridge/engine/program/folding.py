@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .layers import Weights
-from .ops import Attend, Convolve, Op, Rearrange
+from .ops import Attend, Convolve, Op, needs_film
 from .program import Program
 
 
@@ -40,7 +40,7 @@ def folded(program: Program) -> Program:
         channels.append(program.channels[op.target])
         ops.append(made)
         held.append(frozenset(now[value] for value in inside))
-    is_film = any(isinstance(op, Rearrange) or (op.norm is not None and op.norm.maps is not None) for op in ops)
+    is_film = any(map(needs_film, ops))
     values = tuple(channels), tuple(ops), tuple(held)
     return Program(program.task, program.module, *values, is_film, is_folded=True, is_at_once=program.is_at_once)
 

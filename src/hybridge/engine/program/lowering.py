@@ -21,7 +21,18 @@ from torch.overrides import TorchFunctionMode
 
 from ...errors import CannotLower
 from .. import tiny
-from . import cogvideox, hunyuan_image, hunyuan_video, hunyuan_video_15, ltx, magvit, mochi, temporal_decoder, wan
+from . import (
+    cogvideox,
+    hunyuan_image,
+    hunyuan_video,
+    hunyuan_video_15,
+    kvae,
+    ltx,
+    magvit,
+    mochi,
+    temporal_decoder,
+    wan,
+)
 from .builder import Lower, ProgramBuilder, check, drops_nothing
 from .module_structure import kind, why_replaced, why_touched
 from .ops import Padding
@@ -289,6 +300,8 @@ _WHOLE: dict[tuple[str, Task], Callable[[ProgramBuilder, Any], None]] = {
     **{(name, "encode"): wan.encoder for name in wan.PREFIXES},
     (hunyuan_image.NAME, "decode"): hunyuan_image.decoder,
     (hunyuan_image.NAME, "encode"): hunyuan_image.encoder,
+    (kvae.NAME, "decode"): kvae.decoder,
+    (kvae.NAME, "encode"): kvae.encoder,
     (hunyuan_video.NAME, "decode"): hunyuan_video.decoder,
     (hunyuan_video.NAME, "encode"): hunyuan_video.encoder,
     (hunyuan_video_15.NAME, "decode"): hunyuan_video_15.decoder,
@@ -335,5 +348,6 @@ _BLOCKS: dict[str, Lower] = {
     **mochi.BLOCKS,
     **temporal_decoder.BLOCKS,
     **hunyuan_image.BLOCKS,
+    **kvae.BLOCKS,
     **hunyuan_video.BLOCKS,
 }

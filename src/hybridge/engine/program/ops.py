@@ -322,6 +322,11 @@ def measured_by(op: Op) -> int | None:
     return op.measured if isinstance(op, Convolve) and op.measured is not None else op.source
 
 
+def needs_film(op: Op) -> bool:
+    """Return whether only a program of films can have this op, of one frame for a picture."""
+    return isinstance(op, Rearrange) or (op.norm is not None and op.norm.maps is not None)
+
+
 def rows_added(op: Op, first: int, end: int) -> tuple[int, int]:
     """Return the rows [from, to) of an op's residual for target rows [first, end)."""
     return op.residual_by.rows_read(first, end) if isinstance(op, Rearrange) else (first, end)

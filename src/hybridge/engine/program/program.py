@@ -119,9 +119,12 @@ class Program:
                 and min(sizes[op.source]) < _REFLECTED
             ):
                 return f"{op.name} reflects rows and columns, of which there are fewer than {_REFLECTED}"
-            if isinstance(op, Rearrange) and not op.by.fits(lengths[op.source], *sizes[op.source]):
-                block = "×".join(map(str, (op.by.frames, op.by.rows, op.by.columns)))
-                return f"{op.name} takes blocks of {block} frames, rows and columns"
+            if not isinstance(op, Rearrange):
+                continue
+            for value, by in ((op.source, op.by), (op.residual, op.residual_by)):
+                if value is not None and not by.fits(lengths[value], *sizes[value]):
+                    block = "×".join(map(str, (by.frames, by.rows, by.columns)))
+                    return f"{op.name} takes blocks of {block} frames, rows and columns"
         return None
 
     def flops(self, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
