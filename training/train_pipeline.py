@@ -1,6 +1,6 @@
 """Train and export the starter's text-to-image pipeline: a tiny Stable Diffusion for drawn scenes.
 
-    python training/train_pipeline.py train  --run DIR --steps 4000
+    python training/train_pipeline.py train  --run DIR
     python training/train_pipeline.py export --run DIR --model DIR
 
 A run is a number of steps and a seed, and every step draws its batch from the two: `train` goes on where the
@@ -452,7 +452,7 @@ def main() -> None:
         return verb
 
     verb = add_verb(train)
-    verb.add_argument("--steps", type=int, default=4000)
+    verb.add_argument("--steps", type=int, default=4500, help="default: %(default)s, as the shipped run")
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--processes", type=int, default=2, help="of one thread each")
     verb = add_verb(export)
