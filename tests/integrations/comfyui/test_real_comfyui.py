@@ -6,14 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderKLWan
 from text_servers import case_of, saved, serving
 
-from hybridge.models import TextSpec
+from hybridge.models import ModelSpec, TextSpec
 from hybridge.models.spec import spec_from_config
 from hybridge.server.middleware.key_file import KeyRing, hash_key
 
@@ -22,7 +23,19 @@ pytestmark = pytest.mark.skipif("COMFYUI_DIR" not in os.environ, reason="COMFYUI
 KEY = "hk-secret-of-the-test"
 
 
-def test_the_pack_in_a_real_comfyui(tmp_path: Path) -> None:
+def vae_in(folder: Path, module: torch.nn.Module) -> ModelSpec:
+    module.save_pretrained(folder)  # type: ignore[operator]
+    config = json.loads((folder / "config.json").read_text())
+    return spec_from_config(folder.name, str(folder), None, config)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
     torch.manual_seed(0)
     vae = AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * 4,
@@ -31,17 +44,18 @@ def test_the_pack_in_a_real_comfyui(tmp_path: Path) -> None:
         layers_per_block=2,
         latent_channels=4,
     )
-    vae.save_pretrained(tmp_path / "vae")
-    config = json.loads((tmp_path / "vae" / "config.json").read_text())
-    text = saved(case_of("StableDiffusionPipeline"), tmp_path / "pipeline")
-    spec = spec_from_config("vae", str(tmp_path / "vae"), None, config)
+    specs = [vae_in(folder / "vae", vae), vae_in(folder / "wan", AutoencoderKLWan(base_dim=8, num_res_blocks=1))]
+    text = saved(case_of("StableDiffusionPipeline"), folder / "pipeline")
     texts = [TextSpec("text", text.source, text.class_name)]
-    with serving(texts, cold=[spec], keys=KeyRing({"me": hash_key(KEY)})) as address:
-        env = {**os.environ, "HYBRIDGE_PROFILE_DESKTOP_URL": address, "HYBRIDGE_PROFILE_DESKTOP_KEY": KEY}
-        env |= {"ADDRESS": address.partition("//")[2], "KEY": KEY}
-        script = Path(__file__).with_name("real_comfyui.py")
-        done = subprocess.run(
-            [sys.executable, script, tmp_path / "vae", text.source], env=env, capture_output=True, text=True
-        )
+    with serving(texts, cold=specs, keys=KeyRing({"me": hash_key(KEY)})) as made:
+        yield made
+
+
+@pytest.mark.parametrize("script", ["real_comfyui.py", "real_prompts.py"])
+def test_the_pack_in_a_real_comfyui(address: str, folder: Path, script: str) -> None:
+    env = {**os.environ, "HYBRIDGE_PROFILE_DESKTOP_URL": address, "HYBRIDGE_PROFILE_DESKTOP_KEY": KEY}
+    env |= {"ADDRESS": address.partition("//")[2], "KEY": KEY}
+    command = [sys.executable, Path(__file__).with_name(script), folder / "vae", folder / "pipeline" / "text"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     print(done.stdout.splitlines()[-1])  # noqa: T201 - for whoever runs this by hand
