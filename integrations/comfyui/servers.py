@@ -97,7 +97,7 @@ class Server:
 
     def models(self) -> list[dict[str, Any]]:
         """Return the entries of the server's models, as ``GET /v1/models`` has them."""
-        return self.call(lambda client, _: client.models())
+        return self.call(lambda client, _: _models(client))
 
     def model(self, name: str, task: str) -> dict[str, Any]:
         """Return the entry of a model that has a task.
@@ -115,7 +115,7 @@ class Server:
 def chosen(served: list[dict[str, Any]], name: str, task: str, profile: str) -> dict[str, Any]:
     """Return the entry of :meth:`Server.model` out of those of all models."""
     name = name.strip()
-    fitting = {str(entry.get("name")): entry for entry in served if task in (entry.get("tasks") or ())}
+    fitting = {entry["name"]: entry for entry in served if task in (entry.get("tasks") or ())}
     if name in fitting:
         return fitting[name]
     known = ", ".join(fitting) or "none"
@@ -224,9 +224,15 @@ def check_profile(profile: str) -> str | None:
     return None
 
 
+async def _models(client: AsyncClient) -> list[dict[str, Any]]:
+    """Return the entries of a server's models, without those that a server of another version writes."""
+    entries = await client.models()
+    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("name"), str)]
+
+
 async def _look(client: AsyncClient, model: str, task: str, profile: str) -> dict[str, Any]:
     async def looked() -> Any:
-        return await client.model(chosen(await client.models(), model, task, profile)["name"])
+        return await client.model(chosen(await _models(client), model, task, profile)["name"])
 
     document = await asyncio.wait_for(looked(), _LOOK_S)
     return document if isinstance(document, dict) else {}

@@ -64,11 +64,11 @@ class RemoteVAE:
         form = self._conversion.form
         # The server's own pixels have no alpha, which only the decoder's numbers have.
         self._output = "signed" if form.colours > 3 else "unit" if precision == "float" else "pixels"
-        self._factor = int(facts["spatial_factor"]) * form.fold
+        self._factor = _number(server, facts, "spatial_factor") * form.fold
         self._temporal = int(facts.get("temporal_factor") or 1)
         self._is_video = bool(facts.get("frames"))
         self._can_encode = "encode" in (facts.get("tasks") or ())
-        self.latent_channels = int(facts["latent_channels"]) * form.fold**2
+        self.latent_channels = _number(server, facts, "latent_channels") * form.fold**2
         self.latent_dim = 3 if self._conversion.has_frames else 2
         self.output_channels = form.colours
         self.not_video = False
@@ -319,6 +319,14 @@ class RemoteVAE:
         return send
 
 
+def _number(server: Server, facts: dict[str, Any], name: str) -> int:
+    value = facts.get(name)
+    if not isinstance(value, int):
+        of = f"The server {server.profile!r} is of another version"
+        raise NodeError(f"{of}: it does not tell the {name} of {facts['name']!r}.")
+    return value
+
+
 def levels_of(pixels: torch.Tensor) -> torch.Tensor | None:
     """Return pixels as uint8 if they are exactly that, as those of a picture file are; else None.
 
@@ -341,7 +349,7 @@ def _view(answer: WireTensor) -> torch.Tensor:
 def _loaded(server: Server, facts: dict[str, Any]) -> dict[str, Any]:
     """Return a model's entry once the server has its weights: it decodes a latent, for which it loads them."""
     name, frames = str(facts["name"]), (1,) if facts.get("axes") == "BCTHW" else ()
-    latents = from_torch(torch.zeros(1, int(facts["latent_channels"]), *frames, _SMALL, _SMALL))
+    latents = from_torch(torch.zeros(1, _number(server, facts, "latent_channels"), *frames, _SMALL, _SMALL))
     request = DecodeRequest(latents, Scaling(), output="pixels")
     server.call(lambda client, progress: client.send(request, model=name, progress=progress))
     return server.model(name, "decode")

@@ -57,12 +57,12 @@ class EndpointHandler:
             HybridgeError: when the request is wrong; the toolkit answers it with its text and the status 400.
         """
         if isinstance(data.get("instances"), list):
-            shared = data.get("parameters") or {}
+            shared = _parameters_of(data)
             return {"predictions": [self._answer(_one_of(instance, shared)) for instance in data["instances"]]}
         return self._answer(data)
 
     def _answer(self, data: dict[str, Any]) -> Any:
-        request = _read(data.get("inputs"), data.get("parameters") or {})
+        request = _read(data.get("inputs"), _parameters_of(data))
         with self._device:
             return self._decoded(request) if isinstance(request, DecodeRequest) else self._encoded(request)
 
@@ -103,7 +103,14 @@ class EndpointHandler:
 def _one_of(instance: Any, shared: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(instance, dict):
         raise RequestError("an instance is no object", saw=type(instance).__name__, expected="one with `inputs`")
-    return {**instance, "parameters": {**shared, **(instance.get("parameters") or {})}}
+    return {**instance, "parameters": {**shared, **_parameters_of(instance)}}
+
+
+def _parameters_of(data: dict[str, Any]) -> dict[str, Any]:
+    parameters = data.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise RequestError("`parameters` are no object", saw=type(parameters).__name__, expected="names and values")
+    return parameters
 
 
 def _read(inputs: Any, parameters: dict[str, Any]) -> Request:

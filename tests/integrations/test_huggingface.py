@@ -197,6 +197,8 @@ def test_instances(endpoint: str, engines: Any) -> None:
         ({**sent(latents(1, 4, 2, 2)), "parameters": {"shape": [1, 4, 2, 3], "dtype": "float32"}}, "bytes"),
         (sent(latents(1, 4, 2, 2), output_type="mp4"), "no video files are written here"),
         (sent(latents(1, 4, 2, 2), scaling="x"), "unknown parameter"),
+        ({**sent(latents(1, 4, 2, 2)), "parameters": [1]}, "`parameters` are no object"),
+        ({"instances": [sent(latents(1, 4, 2, 2))], "parameters": "x"}, "`parameters` are no object"),
         (sent(torch.zeros(1, 4, 520, 260)), "too many pixels: saw 8652800"),
         (sent(latents(1, 4, 2, 2) * torch.inf), "the latents hold numbers"),
     ],

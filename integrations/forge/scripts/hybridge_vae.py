@@ -36,7 +36,7 @@ def wrap(vae: Any, server: str, sd_model: Any) -> Any:
     if not hasattr(vae, "decode_inner"):
         raise ClientError("Forge Neo has no wrappers")
     client = client_of(server)
-    served = {one["name"] for one in client.models()}
+    served = {one["name"] for one in client.models() if isinstance(one, dict) and "name" in one}
     fitting = (name for flag, name in _MODELS.items() if getattr(sd_model, flag, False) and name in served)
     model = next(fitting, None)
 
