@@ -224,6 +224,37 @@ def test_mean_and_variance_of_every_channel(dtype, threads, channels, at_once) -
 
 
 @needs_them
+@pytest.mark.parametrize("way", [*WAYS, pytest.param(ConvAlgorithm("taps"), marks=needs_avx512)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("rows", "width", "row_block"), [(10, 67, 1), (10, 67, 3), (6, 7, 4), (8, 130, 9)])
+@pytest.mark.parametrize("cache_bytes", [0, 2**30], ids=["steps", "tiles"])
+def test_what_is_written_is_measured_on_its_way(
+    way, dtype, rows, width, row_block, cache_bytes, monkeypatch
+) -> None:
+    monkeypatch.setattr(conv_kernels, "shared_cache_bytes", partial(int, cache_bytes))
+    loops = compiled._load()
+    assert loops is not None
+    op = convolve(Weights("conv", 32, 64, 3), way)
+    noise = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 32, 3, 3, generator=noise) / 17
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        room = prepare(op, way, weight, torch.randn(64, generator=noise)).begin(
+            Scratch(torch.empty(0)), rows, width
+        )
+        room.inside.copy_(torch.randn(room.inside.shape, generator=noise))
+        place = allocate_picture(torch.empty(0, dtype=dtype), 64, rows, op.output_size(rows, width)[1])
+        places = loops.places_of_moments(place, row_block)
+        room.convolve(rows, place, moments=places)
+        means, variances = loops.channel_moments(place, row_block)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(places.means, means)
+    assert torch.equal(places.variances, variances)
+
+
+@needs_them
 @pytest.mark.parametrize("channels", [(520, 8), (8, 520)])
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_more_channels_than_are_taken_at_once(way, channels, monkeypatch) -> None:

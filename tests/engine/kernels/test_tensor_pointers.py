@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 
 from hybridge.engine.kernels.compiled import CompiledKernels, _load
+from hybridge.engine.kernels.tensor_pointers import OutputMoments
 from hybridge.engine.planning.conv_algorithms import queries_padded
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
@@ -59,6 +60,21 @@ def calls(loops: CompiledKernels) -> dict[str, Callable[[], Call]]:
                 products, bias, residual, output, 2, 3, (4, 4)
             ),
         )
+
+    def output_transform_that_measures() -> Call:
+        tensors = {
+            "products": numbers(16, 6, 8),
+            "output": picture(8, 4, 5),
+            "means": numbers(2, 8),
+            "variances": numbers(2, 8),
+            "written": torch.zeros(2, dtype=torch.int64, device="cpu"),
+        }
+
+        def call(products: torch.Tensor, output: torch.Tensor, **places: torch.Tensor) -> None:
+            moments = OutputMoments(**places, row_block=3)
+            loops.output_transform(products, None, None, output, 2, 3, (4, 4), moments)
+
+        return Call(tensors, call)
 
     def bmm() -> Call:
         return Call(
@@ -148,6 +164,7 @@ def calls(loops: CompiledKernels) -> dict[str, Callable[[], Call]]:
     found: dict[str, Callable[[], Call]] = {
         "input_transform": input_transform,
         "output_transform": output_transform,
+        "output_transform that measures": output_transform_that_measures,
         "conv_dot": conv_dot,
         "scale_shift_silu": scale_shift_silu,
         "channel_moments": channel_moments,
@@ -215,7 +232,7 @@ def test_right_tensors_are_taken(name: str) -> None:
 def is_still_right(name: str, tensor: str, spoilt: str) -> bool:
     if spoilt in ("one axis more", "one axis less"):  # a workspace may have any shape, and vectors have one axis
         return tensor in ("workspace", "query_panels", "accumulators") or (
-            spoilt.endswith("less") and tensor in ("bias", "scale", "shift")
+            spoilt.endswith("less") and tensor in ("bias", "scale", "shift", "written")
         )
     return spoilt == "every second number" and (name, tensor) == ("conv_dot", "output")  # has any strides
 
@@ -241,7 +258,9 @@ def test_other_sizes_are_refused_or_stay_within_memory(data: st.DataObject) -> N
     for name in data.draw(st.sets(st.sampled_from(sorted(made.tensors)), min_size=1, max_size=2)):
         tensor = made.tensors[name]
         shape = [data.draw(st.sampled_from([n, n, n, max(n - 1, 0), n + 1, 2 * n, 0])) for n in tensor.shape]
-        if tensor.ndim == 4 and tensor.stride(1) == 1:
+        if tensor.dtype == torch.int64:  # counts begin at zero
+            made.tensors[name] = torch.zeros(shape, dtype=tensor.dtype, device="cpu")
+        elif tensor.ndim == 4 and tensor.stride(1) == 1:
             made.tensors[name] = picture(shape[1], shape[2], shape[3], tensor.dtype)
         else:
             made.tensors[name] = numbers(*shape, dtype=tensor.dtype)

@@ -7,95 +7,18 @@ allocated once and used by every strip.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
 import torch
 import torch.nn.functional as F
 
 from ..kernels.compiled import CompiledKernels, compiled_for, supports_layout
+from ..kernels.tensor_pointers import OutputMoments
 from ..memory.arena import Scratch
 from ..planning.conv_algorithms import K_BLOCK, ConvAlgorithm
 from ..program.ops import Convolve
 from .tiles import TileViews, combine, phase_kernels, positions, strided, view
+from .workspace import Convolution, Workspace
 
 _BFLOAT16 = torch.bfloat16
-
-
-class Workspace(ABC):
-    """The memory of one run of a convolution.
-
-    Attributes:
-        window: (1, C, rows, columns), channels-last: padded source rows.
-        inside: The part of it that holds the source's columns.
-        adds: Whether it can write half-precision rows, and add other rows to its result.
-    """
-
-    adds = False
-
-    def __init__(self, op: Convolve, way: ConvAlgorithm, scratch: Scratch, rows: int, width: int) -> None:
-        high, wide = way.window(op, rows, width)
-        left, right = way.side_columns(op.padding)
-        channels = op.weights.in_channels // way.narrower
-        memory = scratch.take(1, high, wide, channels).view(_BFLOAT16 if way.narrower > 1 else scratch.like.dtype)
-        self.window = memory.permute(0, 3, 1, 2)
-        self.window[..., :left].zero_()
-        self.window[..., left + width :].zero_()
-        self.inside = self.window[..., left : left + width]
-        self._outside = op.padding.outside
-        self._sides = self.window[..., :left], self.window[..., left + width : left + width + right]
-        self._scratch = scratch
-        self._made: torch.Tensor | None = None
-
-    def _result(self, out: torch.Tensor | None, channels: int, rows: int, width: int) -> torch.Tensor:
-        """Return ``out`` if it can be written to, else the workspace's own memory, allocated on first use."""
-        shape = (1, channels, rows, width)
-        alike = out is not None and (out.dtype, out.device) == (self._scratch.like.dtype, self.window.device)
-        if out is not None and alike and out.shape == shape:
-            return out
-        if self._made is None:  # the first strip is the largest
-            self._made = self._scratch.picture(channels, rows, width)
-        return self._made[:, :, :rows]
-
-    def pad(self, start: int, fresh: int, stop: int, height: int) -> None:
-        """Pad rows [fresh, stop) of a source of this height; the window begins with row ``start``."""
-        inside, outside = max(fresh, 0), max(min(stop, height), fresh, 0)
-        above, below = slice(fresh - start, inside - start), slice(outside - start, stop - start)
-        if self._outside == "zeros":  # and so are the columns, always
-            self.window[:, :, above].zero_()
-            self.window[:, :, below].zero_()
-            return
-        further = 1 if self._outside == "reflected" else 0
-        if fresh < inside:
-            self.inside[:, :, above] = self.inside[:, :, further - start, None]
-        if outside < stop:
-            self.inside[:, :, below] = self.inside[:, :, height - 1 - further - start, None]
-        rows = slice(fresh - start, stop - start)
-        for side, column in zip(self._sides, (further, -1 - further), strict=True):
-            side[:, :, rows] = self.inside[:, :, rows, column, None]
-
-    @abstractmethod
-    def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
-        """Compute (1, O, rows, W) from the window, in ``out`` or in memory that the next strip overwrites.
-
-        Args:
-            rows: Number of target rows.
-            out: Memory where they may be written.
-            added: Rows that are added to the result; may be ``out`` itself.  Only where :attr:`adds`.
-        """
-
-
-class Convolution(ABC):
-    """A convolution with prepared weights: ``weight`` has the layout that the algorithm needs."""
-
-    #: See :meth:`.CompiledKernels.bmm`.
-    k_block = K_BLOCK
-
-    def __init__(self, op: Convolve, way: ConvAlgorithm, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self.op, self.way, self.weight, self.bias = op, way, weight, bias
-
-    @abstractmethod
-    def begin(self, scratch: Scratch, rows: int, width: int) -> Workspace:
-        """Allocate a workspace for up to ``rows`` target rows; ``width`` is the source's."""
 
 
 def prepare(
@@ -143,7 +66,13 @@ class _DirectWorkspace(Workspace):
         in_window = conv.way.side_columns(conv.op.padding) == (conv.op.padding.left, conv.op.padding.right)
         self._padding = (0, 0 if in_window else conv.op.padding.left)
 
-    def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
+    def convolve(
+        self,
+        rows: int,
+        out: torch.Tensor | None,
+        added: torch.Tensor | None = None,
+        moments: OutputMoments | None = None,
+    ) -> torch.Tensor:
         conv = self._conv
         first, end = conv.op.rows_read(0, rows)
         return F.conv2d(self.window[:, :, : end - first], conv.weight, conv.bias, conv.op.stride, self._padding)
@@ -175,12 +104,20 @@ class _TapsWorkspace(Workspace):
         super().__init__(conv.op, conv.way, scratch, rows, width)
         self._conv, self._columns = conv, conv.op.output_size(rows, width)[1]
 
-    def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
+    def convolve(
+        self,
+        rows: int,
+        out: torch.Tensor | None,
+        added: torch.Tensor | None = None,
+        moments: OutputMoments | None = None,
+    ) -> torch.Tensor:
         conv = self._conv
         if out is None or not supports_layout(out):  # a program's final output has another memory layout
             out = self._result(None, conv.op.weights.out_channels, rows, self._columns)
         ends = conv.bias, added, out
-        conv.compiled.conv_direct(self.window, conv.weight, *ends, conv.op.stride, k_block=conv.k_block)
+        conv.compiled.conv_direct(
+            self.window, conv.weight, *ends, conv.op.stride, k_block=conv.k_block, moments=moments
+        )
         return out
 
 
@@ -202,7 +139,13 @@ class _DotsWorkspace(Workspace):
         super().__init__(conv.op, conv.way, scratch, rows, width)
         self._conv, self._columns = conv, conv.op.output_size(rows, width)[1]
 
-    def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
+    def convolve(
+        self,
+        rows: int,
+        out: torch.Tensor | None,
+        added: torch.Tensor | None = None,
+        moments: OutputMoments | None = None,
+    ) -> torch.Tensor:
         conv, op = self._conv, self._conv.op
         if conv.compiled is None:
             first, end = op.rows_read(0, rows)
@@ -230,7 +173,13 @@ class _GatheredWorkspace(Workspace):
         of_a_tap_row = weights.kernel * weights.in_channels  # these are contiguous in the window, too
         self._gathered = scratch.take(rows, self._columns, weights.kernel, of_a_tap_row)
 
-    def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
+    def convolve(
+        self,
+        rows: int,
+        out: torch.Tensor | None,
+        added: torch.Tensor | None = None,
+        moments: OutputMoments | None = None,
+    ) -> torch.Tensor:
         conv, gathered = self._conv, self._gathered[:rows]
         row, column, stride = self.window.stride(2), self.window.stride(3), conv.op.stride
         gathered.copy_(self.window.as_strided(gathered.shape, (stride * row, stride * column, row, 1)))
@@ -260,7 +209,13 @@ class _FourPhasesWorkspace(Workspace):
         self._conv, self._width = conv, width
         self._padding = (0, 0 if any(conv.way.side_columns(conv.op.padding)) else 1)
 
-    def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
+    def convolve(
+        self,
+        rows: int,
+        out: torch.Tensor | None,
+        added: torch.Tensor | None = None,
+        moments: OutputMoments | None = None,
+    ) -> torch.Tensor:
         conv, channels = self._conv, self._conv.op.weights.out_channels
         made = self._result(out, channels, rows, 2 * self._width)
         high = rows // 2
@@ -319,13 +274,19 @@ class _TransformedWorkspace(Workspace):
         self._first, self._second = self._memory[: halves[0]], self._memory[halves[0] :]
         self._views: dict[int, TileViews] = {}
 
-    def convolve(self, rows: int, out: torch.Tensor | None, added: torch.Tensor | None = None) -> torch.Tensor:
+    def convolve(
+        self,
+        rows: int,
+        out: torch.Tensor | None,
+        added: torch.Tensor | None = None,
+        moments: OutputMoments | None = None,
+    ) -> torch.Tensor:
         conv = self._conv
         high = conv.along_rows.tiles(rows)
         first, end = conv.op.rows_read(0, rows)
         self.window[:, :, end - first : conv.along_rows.inputs(high)].zero_()
         if conv.compiled:
-            return self._convolve_compiled(conv.compiled, high, rows, out, added)
+            return self._convolve_compiled(conv.compiled, high, rows, out, added, moments)
         if high not in self._views:
             self._views[high] = self._look(high)
         views = self._views[high]
@@ -343,7 +304,13 @@ class _TransformedWorkspace(Workspace):
         return made if made is out else made[:, :, :rows, : conv.op.output_size(rows, self._width)[1]]
 
     def _convolve_compiled(
-        self, compiled: CompiledKernels, high: int, rows: int, out: torch.Tensor | None, added: torch.Tensor | None
+        self,
+        compiled: CompiledKernels,
+        high: int,
+        rows: int,
+        out: torch.Tensor | None,
+        added: torch.Tensor | None,
+        moments: OutputMoments | None,
     ) -> torch.Tensor:
         conv, wide = self._conv, self._wide
         weights = conv.op.weights
@@ -353,7 +320,7 @@ class _TransformedWorkspace(Workspace):
             out = self._result(None, weights.out_channels, rows, columns)
         ends = conv.bias, added, out
         if compiled.conv_winograd(
-            self.window, conv.weight, *ends, self._memory, high, wide, tile, k_block=conv.k_block
+            self.window, conv.weight, *ends, self._memory, high, wide, tile, k_block=conv.k_block, moments=moments
         ):
             return out
         shape = (len(conv.weight), high * wide)
@@ -361,7 +328,7 @@ class _TransformedWorkspace(Workspace):
         products = view(self._first, *shape, weights.out_channels)
         compiled.input_transform(self.window, operands, high, wide, tile)
         compiled.bmm(operands, conv.weight, products, k_block=conv.k_block)
-        compiled.output_transform(products, *ends, high, wide, tile)
+        compiled.output_transform(products, *ends, high, wide, tile, moments)
         return out
 
     def _look(self, high: int) -> TileViews:

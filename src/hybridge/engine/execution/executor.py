@@ -257,19 +257,19 @@ class _Item:
         def into(first: int, end: int) -> torch.Tensor:
             return target[:, :, first:end]
 
-        for strip in self._strips_of(index, None if sent else into):
+        for strip in self._strips_of(index, None if sent else into, gather):
             kept = strip.made.to(target.dtype) if sent else into(strip.first, strip.end)
             if sent:
                 sent.send(strip.first, strip.end, kept)
             elif not begins_at(strip.made, kept):
                 kept.copy_(strip.made)
-            if gather:  # statistics of the values as stored, which the norm will read
+            if gather and not strip.is_measured:  # statistics of the values as stored, which the norm will read
                 gather.add(kept)
             del strip, kept  # before the next one is made
             self._buffers.end_strip()
             yield
 
-    def _strips_of(self, index: int, into: Into | None = None) -> Generator[Strip]:
+    def _strips_of(self, index: int, into: Into | None = None, gather: Moments | None = None) -> Generator[Strip]:
         op, rows = self._program.ops[index], self._plan.steps[index].rows
         first, end = (0, rows) if isinstance(op, Attend) else op.rows_read(0, rows)
         residual, converted = None, 0
@@ -284,6 +284,7 @@ class _Item:
             converted,
             self._sizes[op.target][0],
             rows,
+            gather,
         )
         return self._bound[index].strips(reading, self._buffers.scratch, into)
 

@@ -17,7 +17,6 @@ from ..planning.courses import Extent, Span
 from ..program.layers import Maps
 from ..program.ops import OF_ROUNDED, Convolve
 from .conditioning import NOTHING, Conditions
-from .convolution import Workspace
 from .executor import begins_at
 from .film_statistics import FilmMoments
 from .film_values import FilmValue, FrameRows, RowAbove
@@ -35,6 +34,7 @@ from .strips import (
     Stored,
     add_pieces,
 )
+from .workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..kernels.compiled import compiled_for, supports_layout
+from ..kernels.compiled import CompiledKernels, compiled_for, supports_layout
+from ..kernels.tensor_pointers import OutputMoments
 from ..planning.conv_algorithms import DeviceProfile
 from ..program.layers import Norm
 
@@ -30,21 +31,38 @@ class Moments:
 
     def add(self, rows: torch.Tensor) -> None:
         """Add rows (1, C, n, W), channels-last; each row may be added only once."""
-        channels, count, width = rows.shape[1:]
-        at_once = self._arithmetic.rows_measured(count, width)
-        is_copied = self._arithmetic.computed_bytes < _FLOAT32.itemsize  # plans count this copy
-        compiled = compiled_for(_FLOAT32, channels) if supports_layout(rows) and not is_copied else None
+        at_once = self._arithmetic.rows_measured(*rows.shape[2:])
+        compiled = self._compiled_for(rows)
         if compiled:
-            parts = zip(*compiled.channel_moments(rows, at_once), strict=True)
-            for first, part in zip(range(0, count, at_once), parts, strict=True):
-                self._strips.append((min(at_once, count - first) * width, *part))
-            self._dtype = self._strips[-1][1].dtype
+            self._add_blocks(rows, at_once, *compiled.channel_moments(rows, at_once))
             return
         for some in torch.split(rows, at_once, dim=2):
             if self._arithmetic.measured_positions is not None:
                 some = some.to(torch.promote_types(some.dtype, torch.float32))
-            self._strips.append((some.shape[2] * width, *_measured(some)))
+            self._strips.append((some.shape[2] * some.shape[3], *_measured(some)))
         self._dtype = self._strips[-1][1].dtype
+
+    def places_for(self, rows: torch.Tensor) -> OutputMoments | None:
+        """Add rows that are not written yet: return where the kernel that writes them has to put their moments.
+
+        None if no kernel can; then call :meth:`add` once the rows are written.
+        """
+        compiled = self._compiled_for(rows)
+        if compiled is None:
+            return None
+        places = compiled.places_of_moments(rows, self._arithmetic.rows_measured(*rows.shape[2:]))
+        self._add_blocks(rows, places.row_block, places.means, places.variances)
+        return places
+
+    def _compiled_for(self, rows: torch.Tensor) -> CompiledKernels | None:
+        is_copied = self._arithmetic.computed_bytes < _FLOAT32.itemsize  # plans count this copy
+        return compiled_for(_FLOAT32, rows.shape[1]) if supports_layout(rows) and not is_copied else None
+
+    def _add_blocks(self, rows: torch.Tensor, at_once: int, means: torch.Tensor, variances: torch.Tensor) -> None:
+        count, width = rows.shape[2:]
+        for first, *part in zip(range(0, count, at_once), means, variances, strict=True):
+            self._strips.append((min(at_once, count - first) * width, *part))
+        self._dtype = means.dtype
 
     def merge(self) -> None:
         """Replace what was collected by one piece, which takes no more memory than a channel's numbers."""

@@ -17,20 +17,29 @@ from ..memory.arena import Scratch
 from ..planning.conv_algorithms import ConvAlgorithm, DeviceProfile, queries_padded
 from ..program.ops import OF_ROUNDED, WIDENING, Attend, Convolve
 from .attention import begin
-from .convolution import Convolution, Workspace, prepare
+from .convolution import prepare
 from .group_norm import Moments
 from .parameters import Parameters
 from .pointwise import IN_PLACE, with_fourier_features
 from .shortcut import Shortcut
+from .workspace import Convolution, Workspace
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Strip:
-    """Rows [first, end) of a target; ``made``, (1, C, end - first, W), is valid until the next strip is made."""
+    """Rows [first, end) of a target.
+
+    Attributes:
+        first: The first row.
+        end: The row after the last.
+        made: (1, C, end - first, W); valid until the next strip is made.
+        is_measured: Whether their moments are gathered already; see :class:`Reading`.
+    """
 
     first: int
     end: int
     made: torch.Tensor
+    is_measured: bool = False
 
 
 class Rows(ABC):
@@ -136,6 +145,8 @@ class Reading:
             stored in that dtype.
         height: Height of the target.
         rows: Number of target rows computed at a time.
+        gather: Gathers the moments of the target's rows as they are stored, where the convolution can do that as it
+            writes them.
     """
 
     source: Rows
@@ -144,6 +155,7 @@ class Reading:
     converted: int
     height: int
     rows: int
+    gather: Moments | None = None
 
 
 #: Normalises and activates rows, and writes them to their place in the window.
@@ -203,17 +215,20 @@ class ConvolutionStrips:
             place = None if into is None else into(first, end)
             if place is not None and place.dtype != scratch.like.dtype and self._op.leaving not in OF_ROUNDED:
                 place = None  # or the sum would be rounded before the function is applied
+            measured = None
+            if place is not None and room.adds and (residual is None or is_added_within) and not self._leaving:
+                measured = reading.gather.places_for(place) if reading.gather else None
             if residual is None:
-                made = room.convolve(end - first, place)
+                made = room.convolve(end - first, place, moments=measured)
             elif is_added_within:
                 [(_, added)] = residual.pieces(first, end, after)
-                made = room.convolve(end - first, place, added)
+                made = room.convolve(end - first, place, added, measured)
             else:
                 pieces = residual.pieces(first, end, after)
                 made = add_pieces(room.convolve(end - first, None), pieces, first, place)
             if self._leaving:
                 self._leaving(made)
-            yield Strip(first, end, made)
+            yield Strip(first, end, made, measured is not None)
             del made  # before the next one is made
 
     def _residual(self, reading: Reading, room: Workspace, scratch: Scratch) -> tuple[Rows | None, bool]:

@@ -34,11 +34,14 @@ struct output_transform_args {
     const float *bias;     /* (channels), or NULL */
     const void *residual;  /* an image that is added, or NULL */
     void *output;          /* image, is written */
+    float *means, *variances; /* of the output: (blocks of rows, channels), are written; or NULL */
+    ptrdiff_t *written;       /* (blocks of rows), zeros: positions of each that are written */
     parallel_fn parallel;
     ptrdiff_t residual_row_stride, output_row_stride;
     ptrdiff_t tile_rows, tile_columns;
     ptrdiff_t output_rows, output_columns; /* what tiles compute beyond these is dropped */
     ptrdiff_t channels;
+    ptrdiff_t row_block; /* rows whose mean and variance are computed together */
     int tile_height, tile_width;
     int residual_is_bfloat16, output_is_bfloat16;
     unsigned threads;
@@ -73,6 +76,8 @@ struct conv_winograd_args {
     const void *residual; /* an image that is added, or NULL */
     void *output;         /* image, is written */
     void *workspace;      /* workspace_bytes for every thread */
+    float *means, *variances; /* of the output: (blocks of rows, channels), are written; or NULL */
+    ptrdiff_t *written;       /* (blocks of rows), zeros: positions of each that are written */
     parallel_fn parallel;
     ptrdiff_t workspace_bytes;
     ptrdiff_t input_row_stride, residual_row_stride, output_row_stride;
@@ -82,6 +87,7 @@ struct conv_winograd_args {
     ptrdiff_t products;   /* of a tile */
     ptrdiff_t tile_block; /* tiles that a thread takes through all steps at a time */
     ptrdiff_t k_block;
+    ptrdiff_t row_block; /* rows whose mean and variance are computed together */
     int tile_height, tile_width; /* rows and columns that a tile reads */
     int filters_are_bfloat16, residual_is_bfloat16, output_is_bfloat16;
     unsigned threads;
@@ -93,12 +99,15 @@ struct conv_direct_args {
     const float *bias;    /* (out_channels), or NULL */
     const void *residual; /* an image that is added, or NULL */
     void *output;         /* image, is written */
+    float *means, *variances; /* of the output: (blocks of rows, channels), are written; or NULL */
+    ptrdiff_t *written;       /* (blocks of rows), zeros: positions of each that are written */
     parallel_fn parallel;
     ptrdiff_t input_row_stride, residual_row_stride, output_row_stride;
     ptrdiff_t output_rows, output_columns;
     ptrdiff_t in_channels, out_channels;
     ptrdiff_t kernel, stride;
     ptrdiff_t k_block;
+    ptrdiff_t row_block; /* rows whose mean and variance are computed together */
     int filters_are_bfloat16, residual_is_bfloat16, output_is_bfloat16;
     unsigned threads;
 };

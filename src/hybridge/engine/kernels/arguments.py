@@ -22,6 +22,9 @@ def _ints(*names: str) -> tuple[_Field, ...]:
     return tuple((name, ctypes.c_int) for name in names)
 
 
+#: Where a kernel writes the moments of its output, and how far it is.
+_MOMENTS = "means", "variances", "written"
+
 #: Every struct ends with it.
 _THREADS: _Field = ("threads", ctypes.c_uint)
 
@@ -49,9 +52,9 @@ class OutputTransformArgs(Arguments):
 
     __slots__ = ()
     _fields_ = (
-        *_pointers("products", "bias", "residual", "output", "parallel"),
+        *_pointers("products", "bias", "residual", "output", *_MOMENTS, "parallel"),
         *_sizes("residual_row_stride", "output_row_stride", "tile_rows", "tile_columns"),
-        *_sizes("output_rows", "output_columns", "channels"),
+        *_sizes("output_rows", "output_columns", "channels", "row_block"),
         *_ints("tile_height", "tile_width", "residual_is_bfloat16", "output_is_bfloat16"),
         _THREADS,
     )
@@ -86,10 +89,10 @@ class ConvWinogradArgs(Arguments):
 
     __slots__ = ()
     _fields_ = (
-        *_pointers("input", "filters", "bias", "residual", "output", "workspace", "parallel"),
+        *_pointers("input", "filters", "bias", "residual", "output", "workspace", *_MOMENTS, "parallel"),
         *_sizes("workspace_bytes", "input_row_stride", "residual_row_stride", "output_row_stride"),
         *_sizes("tile_rows", "tile_columns", "output_rows", "output_columns", "in_channels", "out_channels"),
-        *_sizes("products", "tile_block", "k_block"),
+        *_sizes("products", "tile_block", "k_block", "row_block"),
         *_ints("tile_height", "tile_width", "filters_are_bfloat16", "residual_is_bfloat16", "output_is_bfloat16"),
         _THREADS,
     )
@@ -100,9 +103,9 @@ class ConvDirectArgs(Arguments):
 
     __slots__ = ()
     _fields_ = (
-        *_pointers("input", "filters", "bias", "residual", "output", "parallel"),
+        *_pointers("input", "filters", "bias", "residual", "output", *_MOMENTS, "parallel"),
         *_sizes("input_row_stride", "residual_row_stride", "output_row_stride", "output_rows", "output_columns"),
-        *_sizes("in_channels", "out_channels", "kernel", "stride", "k_block"),
+        *_sizes("in_channels", "out_channels", "kernel", "stride", "k_block", "row_block"),
         *_ints("filters_are_bfloat16", "residual_is_bfloat16", "output_is_bfloat16"),
         _THREADS,
     )

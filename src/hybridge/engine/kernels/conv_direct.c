@@ -2,6 +2,7 @@
    matrix product, which is added to the ones before it. */
 
 #include "gemm.h"
+#include "moments.h"
 
 enum { COLUMN_BLOCK = 48 };
 
@@ -19,6 +20,7 @@ struct conv_direct {
     ptrdiff_t depth; /* words that a row of the kernel reads */
     ptrdiff_t k_block;
     int residual_is_bfloat16, output_is_bfloat16;
+    struct output_moments moments;
     ptrdiff_t next; /* block of outputs that no thread has taken */
 };
 
@@ -59,6 +61,7 @@ void conv_direct(const struct conv_direct_args *args) {
         .output_columns = args->output_columns, .out_channels = args->out_channels, .kernel = args->kernel,
         .stride = args->stride, .depth = args->kernel * args->in_channels / word_elements, .k_block = args->k_block,
         .residual_is_bfloat16 = args->residual_is_bfloat16, .output_is_bfloat16 = args->output_is_bfloat16,
+        .moments = OUTPUT_MOMENTS(args, args->out_channels),
     };
     run_for_isa(is_bfloat16, &w, args->parallel, args->threads);
 }

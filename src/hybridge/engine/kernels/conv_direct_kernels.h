@@ -13,5 +13,6 @@ __attribute__((target(TARGET))) static void NAME(worker)(void *state) {
                                 i ? sums : 0, sums, PANEL, end - first);
             store_outputs(w, sums, row, first, end, channel);
         }
+        count_written(&w->moments, row, row + 1, end - first);
     }
 }

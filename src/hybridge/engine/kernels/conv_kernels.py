@@ -9,7 +9,7 @@ from ..planning.conv_algorithms import K_BLOCK, PANEL_CHANNELS
 from . import tensor_pointers
 from .arguments import ConvDirectArgs, ConvDotArgs, ConvWinogradArgs, InputTransformArgs, OutputTransformArgs
 from .gemm_kernels import GemmKernels, pad_to_panels, to_panels
-from .tensor_pointers import EITHER, FLOAT32
+from .tensor_pointers import EITHER, FLOAT32, OutputMoments
 
 #: Tiles that a thread takes through a whole convolution at a time.  Measured, see benchmarks/LOG.md.
 _TILE_BLOCK = 12
@@ -66,6 +66,7 @@ class ConvKernels(GemmKernels):
         tile_rows: int,
         tile_columns: int,
         tile: tuple[int, int],
+        moments: OutputMoments | None = None,
     ) -> None:
         """Products (products, tile_rows · tile_columns, O) + bias + residual → output (1, O, rows, columns).
 
@@ -79,17 +80,22 @@ class ConvKernels(GemmKernels):
             tile_rows: Tiles from the top to the bottom.
             tile_columns: Tiles from left to right.
             tile: As for :meth:`input_transform`.
+            moments: Where the output's moments are written, if they are wanted.
         """
         tensor_pointers.check_tiles(tile_rows, tile_columns, tile, output)
         shape = tile[0] * tile[1], tile_rows * tile_columns, output.shape[1]
         read = tensor_pointers.contiguous("the products", products, FLOAT32, *shape)
         of_bias, of_residual, of_output = tensor_pointers.epilogue(bias, residual, output)
+        means, variances, written, row_block = tensor_pointers.moments(moments, output)
         self._library.output_transform(
             OutputTransformArgs(
                 products=read,
                 bias=of_bias,
                 residual=of_residual,
                 output=of_output,
+                means=means,
+                variances=variances,
+                written=written,
                 parallel=self._parallel,
                 residual_row_stride=_row_stride(residual),
                 output_row_stride=output.stride(2),
@@ -98,6 +104,7 @@ class ConvKernels(GemmKernels):
                 output_rows=output.shape[2],
                 output_columns=output.shape[3],
                 channels=output.shape[1],
+                row_block=row_block,
                 tile_height=tile[0],
                 tile_width=tile[1],
                 residual_is_bfloat16=_is_bfloat16(residual),
@@ -119,6 +126,7 @@ class ConvKernels(GemmKernels):
         tile: tuple[int, int],
         *,
         k_block: int = K_BLOCK,
+        moments: OutputMoments | None = None,
     ) -> bool:
         """:meth:`input_transform`, :meth:`bmm` and :meth:`output_transform`, for a few tiles at a time.
 
@@ -136,6 +144,7 @@ class ConvKernels(GemmKernels):
             tile_columns: Tiles from left to right.
             tile: As for :meth:`input_transform`.
             k_block: As for :meth:`bmm`.
+            moments: As for :meth:`output_transform`.
 
         Returns:
             Whether it was done: not if the filters are too large for the cache, or the workspace too small for so
@@ -152,6 +161,7 @@ class ConvKernels(GemmKernels):
         of_input = tensor_pointers.tiled_input(padded, tile_rows, tile_columns, tile)
         of_filters = self._panels(filters, tile[0] * tile[1], in_channels, out_channels)
         of_bias, of_residual, of_output = tensor_pointers.epilogue(bias, residual, output)
+        means, variances, written, row_block = tensor_pointers.moments(moments, output)
         self._library.conv_winograd(
             ConvWinogradArgs(
                 input=of_input,
@@ -160,6 +170,9 @@ class ConvKernels(GemmKernels):
                 residual=of_residual,
                 output=of_output,
                 workspace=tensor_pointers.contiguous("the workspace", workspace, FLOAT32, *workspace.shape),
+                means=means,
+                variances=variances,
+                written=written,
                 parallel=self._parallel,
                 workspace_bytes=of_a_thread * workspace.itemsize,
                 input_row_stride=padded.stride(2),
@@ -171,6 +184,7 @@ class ConvKernels(GemmKernels):
                 output_columns=output.shape[3],
                 in_channels=in_channels,
                 out_channels=out_channels,
+                row_block=row_block,
                 products=len(filters),
                 tile_block=_TILE_BLOCK,
                 k_block=k_block,
@@ -203,6 +217,7 @@ class ConvKernels(GemmKernels):
         stride: int,
         *,
         k_block: int = K_BLOCK,
+        moments: OutputMoments | None = None,
     ) -> None:
         """A convolution without a transform, for a dtype that :meth:`multiplies` has and multiples of 8 channels.
 
@@ -214,6 +229,7 @@ class ConvKernels(GemmKernels):
             output: As for :meth:`output_transform`.
             stride: Of the convolution, along rows and columns.
             k_block: As for :meth:`bmm`.
+            moments: As for :meth:`output_transform`.
         """
         in_channels, out_channels = padded.shape[1], output.shape[1]
         rows, columns = output.shape[2:]
@@ -226,6 +242,7 @@ class ConvKernels(GemmKernels):
         )
         of_filters = self._panels(filters, panels, kernel * in_channels, PANEL_CHANNELS, kernel)
         of_bias, of_residual, of_output = tensor_pointers.epilogue(bias, residual, output)
+        means, variances, written, row_block = tensor_pointers.moments(moments, output)
         self._library.conv_direct(
             ConvDirectArgs(
                 input=of_input,
@@ -233,6 +250,9 @@ class ConvKernels(GemmKernels):
                 bias=of_bias,
                 residual=of_residual,
                 output=of_output,
+                means=means,
+                variances=variances,
+                written=written,
                 parallel=self._parallel,
                 input_row_stride=padded.stride(2),
                 residual_row_stride=_row_stride(residual),
@@ -244,6 +264,7 @@ class ConvKernels(GemmKernels):
                 kernel=kernel,
                 stride=stride,
                 k_block=k_block,
+                row_block=row_block,
                 filters_are_bfloat16=filters.dtype == torch.bfloat16,
                 residual_is_bfloat16=_is_bfloat16(residual),
                 output_is_bfloat16=output.dtype == torch.bfloat16,

@@ -7,7 +7,7 @@ import torch
 from . import tensor_pointers
 from .arguments import ChannelMomentsArgs, ScaleShiftSiluArgs
 from .gemm_kernels import GemmKernels
-from .tensor_pointers import EITHER, FLOAT32
+from .tensor_pointers import EITHER, FLOAT32, OutputMoments
 
 #: The results must not depend on torch's default device, which other code may set at any time.
 _CPU = torch.device("cpu")
@@ -76,3 +76,10 @@ class GroupNormKernels(GemmKernels):
             )
         )
         return means, variances
+
+    def places_of_moments(self, output: torch.Tensor, row_block: int) -> OutputMoments:
+        """Return memory for the moments of an output (1, O, n, W), which a convolution then writes."""
+        shape = -(-output.shape[2] // row_block), output.shape[1]
+        means, variances = (torch.empty(shape, dtype=torch.float32, device=_CPU) for _ in range(2))
+        written = torch.zeros(shape[:1], dtype=torch.int64, device=_CPU)
+        return OutputMoments(means, variances, written, row_block)

@@ -12,6 +12,7 @@ Raises:
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 
@@ -37,6 +38,23 @@ _TILE_STEPS = {6: 4, 5: 4, 4: 2, 3: 1}
 
 #: Tiles that there are kernels for: height and width of what one reads.
 _TILES = {(6, 6), (6, 4), (5, 5), (4, 4), (3, 3)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutputMoments:
+    """Where a kernel writes mean and biased variance of its output's channels, for each block of rows by itself.
+
+    Attributes:
+        means: (blocks, O), float32.
+        variances: (blocks, O), float32.
+        written: (blocks,), int64, zeros.
+        row_block: Rows of a block; the last block may have fewer.
+    """
+
+    means: torch.Tensor
+    variances: torch.Tensor
+    written: torch.Tensor
+    row_block: int
 
 
 def contiguous(
@@ -117,6 +135,20 @@ def epilogue(
         optional("the bias", bias, channels),
         None if residual is None else image("the residual", residual, EITHER, *size),
         image("the output", output, EITHER, *size, is_written=True),
+    )
+
+
+def moments(places: OutputMoments | None, output: torch.Tensor) -> tuple[int | None, int | None, int | None, int]:
+    """Addresses of means, variances and counts for an output (1, O, rows, columns), and rows of a block."""
+    if places is None:
+        return None, None, None, 0
+    check_positive(row_block=places.row_block)
+    blocks, channels = -(-output.shape[2] // places.row_block), output.shape[1]
+    return (
+        contiguous("the means", places.means, FLOAT32, blocks, channels),
+        contiguous("the variances", places.variances, FLOAT32, blocks, channels),
+        contiguous("the counts", places.written, (torch.int64,), blocks),
+        places.row_block,
     )
 
 

@@ -37,7 +37,7 @@ void output_transform(const struct output_transform_args *args) {
         .image_columns = args->output_columns, .channels = args->channels, .block = TILE_BLOCK,
         .product_stride = args->tile_rows * args->tile_columns * args->channels, .tile_height = args->tile_height,
         .tile_width = args->tile_width, .output_is_bfloat16 = args->output_is_bfloat16,
-        .residual_is_bfloat16 = args->residual_is_bfloat16,
+        .residual_is_bfloat16 = args->residual_is_bfloat16, .moments = OUTPUT_MOMENTS(args, args->channels),
     };
     run_parallel(output_transform_worker, &w, args->parallel, args->threads);
 }

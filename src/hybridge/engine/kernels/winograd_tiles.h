@@ -7,7 +7,7 @@
 
 #pragma once
 
-#include "simd.h"
+#include "moments.h"
 
 #define OUTPUTS(reads) ((reads) == 6 ? 4 : 2)
 #define STEP(reads) ((reads) == 5 ? 4 : (reads) - 2) /* elements of the input from one tile to the next */
@@ -27,6 +27,7 @@ struct winograd_tiles {
     ptrdiff_t channels;
     int tile_height, tile_width;
     int output_is_bfloat16, residual_is_bfloat16;
+    struct output_moments moments; /* of an output image */
     ptrdiff_t next; /* block that no thread has taken */
 };
 
@@ -210,6 +211,9 @@ INLINE void transform_input_tiles(const struct winograd_tiles *w, ptrdiff_t row,
 /* Transforms the products of tiles [n, end); PRODUCTS is where the first one's part of the first product begins. */
 INLINE void transform_output_tiles(const struct winograd_tiles *w, ptrdiff_t row, ptrdiff_t n, ptrdiff_t end,
                                    const float *products) {
+    const ptrdiff_t first_row = row * OUTPUTS(w->tile_height), first_column = n * OUTPUTS(w->tile_width);
+    const ptrdiff_t end_row = min(first_row + OUTPUTS(w->tile_height), w->image_rows);
+    const ptrdiff_t end_column = min(end * OUTPUTS(w->tile_width), w->image_columns);
     for (ptrdiff_t count; n < end; n += count, products += count * w->channels) {
         const ptrdiff_t output_row = row * OUTPUTS(w->tile_height), output_column = n * OUTPUTS(w->tile_width);
         count = tiles_together(w, end - n);
@@ -217,4 +221,6 @@ INLINE void transform_output_tiles(const struct winograd_tiles *w, ptrdiff_t row
         FOR_TILE_SIZE(w, TO_IMAGE)
 #undef TO_IMAGE
     }
+    if (first_row < end_row && first_column < end_column)
+        count_written(&w->moments, first_row, end_row, end_column - first_column);
 }
