@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import json
@@ -24,10 +25,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hybridge import AsyncClient, Client
+from hybridge.client.answer_limits import check, most_bytes
 from hybridge.engine import Engine, EngineOptions, frames_of, to_pixels
-from hybridge.errors import ClientError, RequestError, ServerRefused
+from hybridge.errors import BadAnswer, ClientError, RequestError, ServerRefused
 from hybridge.models import CATALOGUE
-from hybridge.protocol import DecodeRequest, Scaling, VideoOptions
+from hybridge.protocol import DecodeRequest, Scaling, TensorAnswer, VideoOptions, WireTensor
 from hybridge.protocol.receipt import Receipt
 from hybridge.protocol.torch import from_torch
 from hybridge.protocol.video_reader import read_video
@@ -69,6 +71,18 @@ def assert_is_film(data: bytes, expected: np.ndarray[Any, Any], far: float = 12)
     frames = read_video(data, max_pixels=10**7).to_numpy()
     assert frames.shape == expected.shape
     assert np.abs(frames.astype(int) - expected).mean() < far
+
+
+def test_answers_to_latents_of_other_axes_than_five(client: Client) -> None:
+    """One frame without its axis, and LTX-Video's packed tokens: as many frames as they can be."""
+    one = client.decode(LATENTS[:, :, 0], output="signed")
+    assert torch.equal(torch.as_tensor(one), torch.as_tensor(client.decode(LATENTS[:, :, :1], output="signed")))
+    packed = DecodeRequest(WireTensor("float32", (1, 12, 8), bytes(384)), height=64, width=64, output="signed")
+    for frames, is_possible in ((17, True), (24, True), (25, False)):
+        answer = TensorAnswer(WireTensor("float16", (1, 3, frames, 64, 64), bytes(2 * 3 * frames * 64 * 64)))
+        with contextlib.nullcontext() if is_possible else pytest.raises(BadAnswer):
+            check(packed, answer)
+    assert most_bytes(packed) >= 24 * 3 * 64 * 64 * 4
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "webm", "gif", "webp"])

@@ -7,7 +7,7 @@ both sides.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import BadAnswer
 from ..protocol import (
@@ -28,6 +28,9 @@ from .file_checks import is_whole, picture_size
 #: Most pixels per latent on each side, and most frames per latent of a video, as in published VAEs.
 _MOST_FACTOR = 32
 _MOST_FRAMES = 8
+
+#: Most pixels of a packed video's token on each side: LTX-Video's are single latents.
+_MOST_TOKEN_PIXELS = 32
 
 #: The most channels of a picture.
 _MOST_CHANNELS = 4
@@ -91,6 +94,7 @@ class _Grid:
     """Latents as (count, height, width), each of which becomes ``f`` × ``f`` pixels for one integer ``f``.
 
     With ``most_factor`` 1 the sides are the picture's own, and ``slack`` is how much smaller the picture may be.
+    With ``is_film``, ``count`` is the most frames.
     """
 
     count: int
@@ -98,6 +102,7 @@ class _Grid:
     width: int
     most_factor: int = _MOST_FACTOR
     slack: int = 0
+    is_film: bool = False
 
     def has(self, height: int, width: int) -> bool:
         """Return whether a picture of this size is possible."""
@@ -113,20 +118,25 @@ def _grids(request: DecodeRequest) -> list[_Grid]:
     shape = request.latents.shape
     if len(shape) == 5:
         frames = shape[0] * max(shape[1:3]) * _MOST_FRAMES
-        return [_Grid(frames, shape[3], shape[4])]
+        return [_Grid(frames, shape[3], shape[4], is_film=True)]
     if len(shape) == 3 and request.height and request.width:
+        size = request.height, request.width
         # Sides that are not multiples of a token's pixels are rounded down.
-        packed = _Grid(shape[0], request.height, request.width, most_factor=1, slack=2 * _MOST_FACTOR - 1)
-        return [packed, _Grid(1, shape[1], shape[2])]
+        packed = _Grid(shape[0], *size, most_factor=1, slack=2 * _MOST_FACTOR - 1)
+        in_a_frame = math.prod(max(1, side // _MOST_TOKEN_PIXELS) for side in size)
+        frames = shape[0] * max(1, shape[1] // in_a_frame) * _MOST_FRAMES
+        films = [] if request.output == "picture" else [replace(packed, count=frames, is_film=True)]
+        return [packed, *films, _Grid(1, shape[1], shape[2])]
     if len(shape) in (3, 4):
-        return [_Grid(shape[0] if len(shape) == 4 else 1, shape[-2], shape[-1])]
+        pictures = _Grid(shape[0] if len(shape) == 4 else 1, shape[-2], shape[-1])
+        return [pictures, replace(pictures, is_film=True)]  # to a model of videos they are films of one frame
     return [_Grid(1, math.prod(shape), 1)]  # every server refuses it
 
 
 def _check_pixels(request: DecodeRequest, tensor: WireTensor) -> None:
     is_bytes = request.output == "pixels"
     shape = tensor.shape
-    is_video = len(request.latents.shape) == 5
+    grids = _grids(request)
     item: tuple[int, ...]
     if is_bytes:
         layout = "[N, H, W, 3]"
@@ -136,11 +146,10 @@ def _check_pixels(request: DecodeRequest, tensor: WireTensor) -> None:
         layout = "[N, 3, H, W]"
         item = shape[-2:] if len(shape) >= 4 and shape[-3 if len(shape) == 4 else 1] <= _MOST_CHANNELS else ()
         count = shape[0] * shape[2] if len(shape) == 5 else shape[0]
-        if len(shape) == 5 and not is_video:
-            item = ()
-    grids = _grids(request)
+        if len(shape) == 5:
+            grids = [grid for grid in grids if grid.is_film]
     fits = len(item) == 2 and any(
-        grid.has(*item) and (count <= grid.count if is_video else count == grid.count) for grid in grids
+        grid.has(*item) and (count <= grid.count if grid.is_film else count == grid.count) for grid in grids
     )
     if not fits or (tensor.dtype == "uint8") != is_bytes:
         raise BadAnswer(
