@@ -230,7 +230,6 @@ class TestBadInput:
         ("path", "shape"),
         [
             ("ltx-2/decode", (1, 8, 1, 3, 1)),
-            ("vidtok/encode", (1, 3, 1, 72, 24)),
             ("kvae/encode", (1, 3, 8, 8)),
             ("allegro/decode", (1, 4, 1, 5, 9)),
         ],

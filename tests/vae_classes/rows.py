@@ -241,6 +241,12 @@ def encode_kandinsky(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     return _mode(vae, (pixels + 1) * (127.5 / 128) - 1) * vae.config.scaling_factor
 
 
+def encode_vidtok(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """No pipeline encodes; AutoencoderVidTok.forward"""
+    latents: torch.Tensor = vae(pixels, sample_posterior=False, encoder_mode=True)
+    return latents
+
+
 def decode_playground(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """StableDiffusionXLPipeline.__call__"""
     mean, std = (
@@ -432,7 +438,7 @@ ROWS = (
         small_vaes.vidtok,
         (1, 4, 2, 4, 4),
         lambda vae, z: vae.decode(z),
-        _mode,
+        encode_vidtok,
         (1, 3, 5, SIDE, SIDE),
     ),
     Row(

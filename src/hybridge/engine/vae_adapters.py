@@ -285,6 +285,9 @@ def _encode_vidtok(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
         raise RequestError(
             "this VidTok's latents are codes", saw=f"regularizer {vae.config.regularizer}", expected="kl"
         )
+    if vae.is_causal:  # its `forward` pads, and its `encode` drops frames without that
+        first = pixels[:, :, :1].expand(-1, -1, vae.temporal_compression_ratio - 1, -1, -1)
+        pixels = torch.cat((first, pixels), 2)
     moments: torch.Tensor = vae.encode(pixels).latent_dist.parameters
     return moments
 
