@@ -146,3 +146,10 @@ def test_the_picture_counts_in_the_plan(engines: dict[str, Engine], sent: dict[s
         engine.decode(**sent, budget_bytes=shown.peak_bytes - 1)
     assert refusal.value.least_bytes == shown.peak_bytes
     engine.decode(sent["latents"], budget_bytes=plain.peak_bytes)
+
+
+def test_the_model_follows_from_the_picture(server: str, sent: dict[str, torch.Tensor]) -> None:
+    with Client(server) as client:
+        assert client.decode(**sent, do_scaling=True, output="signed").shape == (2, 3, SIDE, SIDE)
+        with pytest.raises(ServerRefused, match="several models"):
+            client.decode(sent["latents"], do_scaling=True, output="signed")

@@ -282,6 +282,8 @@ def infer_model(request: Request, served: Mapping[str, ModelSpec], default: str 
 def _fits(request: Request, spec: ModelSpec) -> bool:
     if isinstance(request, EncodeRequest):
         return spec.has_encoder
+    if request.image is not None and not spec.vae_class.inpaints:
+        return False
     try:
         latents_layout(request.latents.shape, spec, request.height, request.width)
     except RequestError:
