@@ -96,6 +96,8 @@ def damaged(tmp_path: Path) -> dict[str, Path]:
     put("long.safetensors", struct.pack("<Q", 2**60) + whole[8:])
     put("lying.safetensors", whole.replace(b"[1,4,8,6]", b"[1,4,8,7]"))
     put("text.safetensors", b"these are no latents at all")
+    put("null.safetensors", struct.pack("<Q", 4) + b"null")
+    put("entry.safetensors", struct.pack("<Q", 16) + b'{"latents": null}')
     put("empty.latent", b"")
     np.savez_compressed(tmp_path / "x.npz", latents=Z.numpy())
     packed = (tmp_path / "x.npz").read_bytes()
@@ -108,6 +110,18 @@ def damaged(tmp_path: Path) -> dict[str, Path]:
         "pickle.npy", b"\x93NUMPY\x01\x00\x46\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(80)
     )
     return files
+
+
+def test_another_file_begins_with_its_first_tensor(page: browser.Page, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        save_file({"latents": Z, "others": Z[:, :, :4].contiguous()}, tmp_path / f"{name}.safetensors")
+    page.choose("#latents input[type=file]", tmp_path / "one.safetensors")
+    page.until("document.querySelector('#latents [name=tensor]').value === 'latents'")
+    page.select("#latents [name=tensor]", "others")
+    page.until("document.querySelector('#latents .what').innerText.includes('1×4×4×6')")
+    page.choose("#latents input[type=file]", tmp_path / "two.safetensors")
+    page.until("document.querySelector('#latents .what').innerText.includes('1×4×8×6')")
+    assert page.ask("document.querySelector('#latents [name=tensor]').value") == "latents"
 
 
 def test_a_damaged_file_gets_one_sentence(page: browser.Page, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ export async function readSafetensors(file) {
   } catch {
     throw new Sentence('latents.damaged');
   }
-  const { __metadata__: about, ...entries } = header ?? {};
+  if (header === null || typeof header !== 'object') throw new Sentence('latents.damaged');
+  const { __metadata__: about, ...entries } = header;
   const tensors = new Map();
   for (const [name, entry] of Object.entries(entries)) {
     const { dtype, shape, data_offsets: offsets } = entry ?? {};

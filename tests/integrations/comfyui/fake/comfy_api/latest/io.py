@@ -1,4 +1,4 @@
-"""Inputs, outputs, schemas and nodes."""
+"""Inputs, outputs, schemas and nodes, with the names and arguments of ComfyUI 0.3.75."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class _Input:
 class _Widget(_Input):
     default: Any = None
     socketless: bool | None = None
+    widget_type: str | None = None
     force_input: bool | None = None
 
 
@@ -99,11 +100,19 @@ class Schema:
     description: str = ""
     is_input_list: bool = False
     is_output_node: bool = False
+    is_deprecated: bool = False
     is_experimental: bool = False
+    is_api_node: bool = False
     not_idempotent: bool = False
+    enable_expand: bool = False
+
+    def finalize(self) -> None:
+        for index, output in enumerate(self.outputs):
+            if output.id is None:
+                output.id = f"_{index}_"
 
     def validate(self) -> None:
-        ids = [one.id for one in (*self.inputs, *self.outputs) if one.id is not None]
+        ids = [one.id for one in (*self.inputs, *self.outputs)]
         assert len(set(ids)) == len(ids), ids
 
 
@@ -123,3 +132,10 @@ class ComfyNode:
     @classmethod
     def define_schema(cls) -> Schema:
         raise NotImplementedError
+
+    @classmethod
+    def GET_SCHEMA(cls) -> Schema:  # noqa: N802 - ComfyUI's name
+        schema = cls.define_schema()
+        schema.finalize()
+        schema.validate()
+        return schema
