@@ -9,7 +9,9 @@ import pytest
 import torch
 from conftest import small_kl, small_tiny
 from diffusers import AutoencoderKL
+from films import small_qwen
 
+import hybridge
 from hybridge.engine.execution.executor import Executor
 from hybridge.engine.kernels.compiled import multiplies_bfloat16
 from hybridge.engine.planning.conv_algorithms import DeviceProfile
@@ -246,3 +248,9 @@ def test_nothing_to_run_is_refused(shape) -> None:
 def test_a_picture_too_small_for_the_encoder_is_refused() -> None:
     with pytest.raises(RequestError, match="too small"):
         planned(small_kl(4), "encode", (1, 3, 3, 64))
+
+
+def test_streaming_a_value_that_costs_no_multiplication() -> None:
+    vae = hybridge.exact(small_qwen())
+    vae.budget_bytes = vae.plan("encode", 1, 64, 64).peak_bytes * 9 // 10
+    assert vae.plan("encode", 1, 64, 64).peak_bytes <= vae.budget_bytes
