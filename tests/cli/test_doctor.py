@@ -19,9 +19,11 @@ from commands import hybridge
 from latent_samples import packed, pipeline_latents, with_channels
 from PIL import Image
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as torch_save
 from secure_servers import SelfSigned
 
 from hybridge import __version__
+from hybridge.engine.tiny.taehv import AutoencoderTAEHV
 from hybridge.models import latent_space, look_up
 from hybridge.models.catalogue import STARTER
 
@@ -148,6 +150,14 @@ class TestFolders:
         assert codes("pickled") == ["pickled-weights"]
         assert codes("variant") == ["only-a-variant"]
         assert codes("odd") == ["scaling-of-no-family", "float16-overflow-risk"]
+
+    def test_a_vae_in_one_file(self) -> None:
+        module = AutoencoderTAEHV(latent_channels=16)
+        torch_save({name: one.half() for name, one in module.state_dict().items()}, "taew2_1.safetensors")
+        found = report("taew2_1.safetensors")
+        assert found["facts"]["class"] == "AutoencoderTAEHV"
+        assert "wan-2.1" in found["facts"]["scaling"]
+        assert found["findings"] == []
 
     def test_a_pipeline_without_its_text_encoder_is_named(self) -> None:
         shutil.copytree(VAE, "pipe/vae")

@@ -24,7 +24,7 @@ _USUAL_FACTOR = 8
 def look_at_file(
     report: Report, path: Path, model: str | None, tensor: str | None, height: int | None, width: int | None
 ) -> None:
-    """Look at a file of latents, a picture or a video, as its first bytes say.
+    """Look at a file of latents, of weights, a picture or a video, as its contents say.
 
     Raises:
         RequestError: when there is no such file.
@@ -44,8 +44,21 @@ def look_at_file(
         _look_at_pixels(report, path, sniff_picture(start) or "", model)
     elif sniff_video(start) is not None:
         _look_at_pixels(report, path, sniff_video(start) or "", model)
+    elif tensor is None and _has_weights(path):
+        from .doctor_weights import look_at_single_file
+
+        look_at_single_file(report, path, model)
     else:
         _look_at_latents(report, path, model, tensor, height, width)
+
+
+def _has_weights(path: Path) -> bool:
+    from ..engine.weights import read_headers
+
+    try:
+        return read_headers("this", path).single is not None
+    except HybridgeError:
+        return False
 
 
 def _look_at_pixels(report: Report, path: Path, media_type: str, model: str | None) -> None:

@@ -39,6 +39,12 @@ def look_at_folder(report: Report, folder: Path) -> None:
         _look_at_vae(report, str(root), None)
 
 
+def look_at_single_file(report: Report, path: Path, model: str | None) -> None:
+    """Look at a VAE in one file, with the scaling of ``model``, or of the model that the file is for."""
+    report.facts["file"] = "weights of a VAE"
+    _look_at_vae(report, str(path), model)
+
+
 def _files(root: Path) -> list[Path]:
     found = []
     for path in root.rglob("*"):
@@ -58,14 +64,17 @@ def _look_at_vae(report: Report, source: str, subfolder: str | None) -> None:
     from ..engine.loading import locate, resolve, shape_before_loading
     from ..engine.weights import FP16, PICKLED, STEM, check_fit, read_headers
 
-    folder = Path(source) / (subfolder or "")
+    folder = Path(source) if Path(source).is_file() else Path(source) / (subfolder or "")
     try:
         spec = resolve(f"{_NAME}={source}" + (f":{subfolder}" if subfolder else ""))
     except HybridgeError as error:
         report.add_error(error, "config-wrong")
         return
     report.facts |= {"class": spec.class_name, "latent channels": spec.latent_channels}
-    _look_at_scaling(report, spec, folder / "config.json")
+    if folder.is_file():
+        report.facts["scaling"] = spec.title
+    else:
+        _look_at_scaling(report, spec, folder / "config.json")
     if not any(folder.glob("*.safetensors")) and any(path.suffix.lower() in PICKLED for path in folder.glob("*")):
         report.add("pickled-weights", "the weights are pickled, and hybridge unpickles none", "hybridge convert")
         return

@@ -52,7 +52,7 @@ def plan(
     from ..engine.planning.weight_forms import prepared_bytes
     from ..engine.program.folding import folded
     from ..engine.program.lowering import lower, skeleton
-    from ..errors import RequestError
+    from ..errors import CannotLower, RequestError
 
     if task not in ("decode", "encode"):
         raise RequestError("unknown task", saw=task, expected="decode or encode")
@@ -62,9 +62,16 @@ def plan(
     height, width = sides(size)
     shown = frames_of(spec, frames)
     factor = spec.spatial_factor if task == "decode" else 1
-    program = lower(
-        skeleton(spec.class_name, config_before_loading(spec)), "decode" if task == "decode" else "encode"
-    )
+    try:
+        program = lower(
+            skeleton(spec.class_name, config_before_loading(spec)), "decode" if task == "decode" else "encode"
+        )
+    except CannotLower as error:
+        raise RequestError(
+            f"{spec.name} has no plan: its VAE runs as its own class does it, and not in strips",
+            saw=spec.class_name,
+            expected=error.expected,
+        ) from None
     arithmetic = device_profile_for(device, getattr(torch, dtype))
     count = spec.frames.latent_frames(shown) if task == "decode" else shown
     make: Any = make_plan
