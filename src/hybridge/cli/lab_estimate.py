@@ -101,7 +101,7 @@ def _show_measured(made: Estimate, console: Any) -> None:
         " on top of the weights",
         soft_wrap=True,
     )
-    same = correction.of(made.setup.stack)
+    same = correction.of(made.setup)
     if same and same.peak_bytes:
         console.print(f"measured there, with this stack: {_size(same.peak_bytes)}")
 

@@ -51,7 +51,7 @@ def read_picture(
         TooLarge: above ``max_pixels``, or for a file with far more parts than any program writes.
         RequestError: for a damaged file, or a side smaller than ``multiple``.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     bare = strip_picture(data, max_pixels=max_pixels)
     try:
@@ -66,9 +66,7 @@ def read_picture(
     except Exception as error:  # Pillow raises a dozen types for damaged files, for example struct.error
         said = type(error).__name__
         # Pillow names the object that it reads from, with its address in memory.
-        raise unreadable(
-            data, said if isinstance(error, Image.UnidentifiedImageError) else f"{said}: {error}"
-        ) from None
+        raise unreadable(data, said if isinstance(error, UnidentifiedImageError) else f"{said}: {error}") from None
     if bare.is_animated:
         note("first-frame-only", "of the animation the first frame was read")
     width, height = (side - side % multiple for side in picture.size)

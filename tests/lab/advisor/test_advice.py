@@ -103,7 +103,7 @@ def test_quality_decides_what_may_be_given_up() -> None:
 
 
 def test_what_was_measured_goes_before_what_is_estimated() -> None:
-    slow = Measured(("fp16",), 7 * GB, 60.0)
+    slow = Measured(Setup("sdxl", ("fp16",), 1024, 1024, steps=50), 7 * GB, 60.0)
     correction = Correction("study.json", 1.2, has_workspace=True, flops_per_s=1e13, measured=(slow,))
     found = {option.stack: option for option in options(Setup("sdxl"), 24 * GB, correction=correction)}
     assert (found["fp16",].needs_bytes, found["fp16",].seconds) == (7 * GB, 60.0)
@@ -112,6 +112,8 @@ def test_what_was_measured_goes_before_what_is_estimated() -> None:
     assert tiny.seconds == pytest.approx(tiny.estimate.flops / 1e13)
     made = advise(Setup("sdxl"), 24 * GB, correction=correction)
     assert not any("RTX 3090" in text for text in made.assumed)
+    twice = options(Setup("sdxl", batch=2), 24 * GB, correction=correction)
+    assert not any(option.measured for option in twice)  # what one picture took says nothing of two
 
 
 def test_where_nothing_fits_the_smallest_that_would_is_named() -> None:

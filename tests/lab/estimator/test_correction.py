@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,18 @@ def test_what_a_baseline_took_on_top_of_its_weights_corrects_every_stack(tmp_pat
 
 def test_a_stack_that_was_measured_is_found_whatever_its_order(tmp_path: Path) -> None:
     correction = read_correction(study(tmp_path / "study.json"), "sdxl")
-    same = correction.of(("tiny-vae", "fp16"))
+    asked = estimate(Setup("sdxl", ("tiny-vae", "fp16"))).setup
+    same = correction.of(asked)
     assert same is not None
     assert (same.peak_bytes, same.seconds) == (7_300_000_000, 13.0)
-    assert correction.of(("fp16", "onediff")) is None
+    assert correction.of(replace(asked, stack=("fp16", "onediff"))) is None
+
+
+@pytest.mark.parametrize("change", [{"height": 512}, {"width": 2048}, {"batch": 2}, {"steps": 20}])
+def test_what_was_measured_holds_for_its_own_size_and_steps(tmp_path: Path, change: dict[str, int]) -> None:
+    correction = read_correction(study(tmp_path / "study.json"), "sdxl")
+    asked = estimate(replace(Setup("sdxl", ("tiny-vae", "fp16")), **change)).setup  # type: ignore[arg-type]
+    assert correction.of(asked) is None
 
 
 def test_counted_tensors_correct_activations_and_leave_the_allowance(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def _option(
     needs = max(needed(phase) for phase in made.phases) + (_LAYERS_BYTES if made.is_lower_bound else 0)
     flops_per_s = (correction.flops_per_s if correction else None) or GUIDE_FLOPS_PER_S
     seconds = seconds_of(made, shape, link, flops_per_s)
-    same = correction.of(made.setup.stack) if correction else None
+    same = correction.of(made.setup) if correction else None
     if same is not None:
         needs = same.peak_bytes or needs
         seconds = same.seconds or seconds

@@ -6,6 +6,8 @@ applied to every phase of every stack.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ...errors import RequestError
@@ -13,6 +15,7 @@ from ..harness import record
 from ..harness.typed import Misshapen
 from ..studies.record import Measurement, Pipeline, study_of
 from .cost_table import weights_of
+from .effects import EFFECTS
 from .phases import estimate
 from .shapes import PipelineShape, shape_named
 from .types import Correction, Estimate, Measured, Setup
@@ -49,21 +52,28 @@ def read_correction(path: Path, pipeline: str) -> Correction:
     setup = Setup(
         shape.name,
         _STACKS[asked.dtype],
-        height=asked.size or 0,
-        width=asked.size or 0,
+        height=asked.size or shape.size,
+        width=asked.size or shape.size,
         batch=asked.batch,
-        steps=asked.steps,
+        steps=asked.steps or shape.steps,
     )
-    # What a study's baseline is in already is no technique of its stacks.
     measured = tuple(
         Measured(
-            tuple(dict.fromkeys((*setup.stack, *(asked.techniques_of(one.configuration) or ())))),
+            _with_techniques(setup, asked.techniques_of(one.configuration) or ()),
             one.peak.allocated_bytes,
             one.median_s,
         )
         for one in worked
     )
     return _corrected(estimate(setup), baseline, str(path), measured)
+
+
+def _with_techniques(baseline: Setup, techniques: Sequence[str]) -> Setup:
+    """A technique that sets the steps goes before the study's own number of them."""
+    # What a study's baseline is in already is no technique of its stacks.
+    stack = tuple(dict.fromkeys((*baseline.stack, *techniques)))
+    fewer = (EFFECTS[name].steps for name in stack if name in EFFECTS)
+    return replace(baseline, stack=stack, steps=next(filter(None, fewer), baseline.steps))
 
 
 def _corrected(

@@ -90,12 +90,12 @@ class Measured:
     """One configuration of a study that worked.
 
     Attributes:
-        stack: Its techniques.
+        setup: With its size and steps, as :attr:`Estimate.setup` has them.
         peak_bytes: Of everything on the device; None where only a part was measured.
         seconds: Of a call, the median of all prompts and runs; None where there are none.
     """
 
-    stack: tuple[str, ...]
+    setup: Setup
     peak_bytes: int | None
     seconds: float | None
 
@@ -127,9 +127,14 @@ class Correction:
             workspace_bytes=0 if self.has_workspace else phase.workspace_bytes,
         )
 
-    def of(self, stack: tuple[str, ...]) -> Measured | None:
-        """What was measured of exactly these techniques, in whatever order."""
-        return next((one for one in self.measured if sorted(one.stack) == sorted(stack)), None)
+    def of(self, setup: Setup) -> Measured | None:
+        """What was measured of these techniques, in whatever order, with this size, batch, steps and budget."""
+        return next((one for one in self.measured if _key(one.setup) == _key(setup)), None)
+
+
+def _key(setup: Setup) -> tuple[object, ...]:
+    size = (setup.height, setup.width, setup.batch)
+    return (sorted(setup.stack), *size, setup.steps, setup.decode_budget_bytes)
 
 
 @dataclass(frozen=True, slots=True)
