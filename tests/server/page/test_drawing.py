@@ -32,7 +32,7 @@ DENOISED = """(async ([embeddings, count, width, noise]) => {
   const { weightsOf } = await import(new URL('page/denoiser/weights.js', document.baseURI));
   const tokens = { data: Float32Array.from(embeddings), count, width };
   const weights = await weightsOf({ name: 'starter' });
-  const { shape, data } = await denoise(weights, tokens, Float32Array.from(noise), 10, () => {});
+  const { shape, data } = await denoise(weights, tokens, Float32Array.from(noise), 3, () => {});
   return { shape, data: [...new Float32Array(data.buffer)] };
 })(%s)"""
 
@@ -60,7 +60,7 @@ def test_the_page_denoises_as_diffusers(drawing: browser.Page) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(STARTER, dtype=torch.float32)
     embeddings, _ = pipe.encode_prompt(PROMPT, "cpu", 1, False)
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
-    how = {"guidance_scale": 1.0, "num_inference_steps": 10, "output_type": "latent"}
+    how = {"guidance_scale": 1.0, "num_inference_steps": 3, "output_type": "latent"}
     expected = pipe(prompt_embeds=embeddings, latents=noise, **how).images
     given = [embeddings.flatten().tolist(), *embeddings.shape[1:], noise.flatten().tolist()]
     made = drawing.ask(DENOISED % json.dumps(given))
