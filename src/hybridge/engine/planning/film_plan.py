@@ -143,7 +143,9 @@ def _check(program: Program, batch: int, frames: int, height: int, width: int, b
         raise RequestError("the film is too small for this model", saw=f"{height}×{width}")
     why_not = program.why_not(frames, height, width)
     if why_not is not None:
-        raise RequestError(f"no film of this model: {why_not}", saw=f"{frames}×{height}×{width}")
+        saw = f"{height}×{width}" if program.is_of_pictures else f"{frames}×{height}×{width}"
+        hint = "a larger picture, or sides and frames of whole blocks"
+        raise RequestError(f"its layers do not take this: {why_not}", saw=saw, hint=hint)
 
 
 def _schedules(

@@ -119,6 +119,10 @@ class Program:
                 and min(sizes[op.source]) < _REFLECTED
             ):
                 return f"{op.name} reflects rows and columns, of which there are fewer than {_REFLECTED}"
+            norm, (height_read, width_read) = op.norm, sizes[op.source]
+            numbers = lengths[op.source] * height_read * width_read * self.channels[op.source]
+            if norm is not None and norm.is_measured and numbers == norm.groups:
+                return f"{norm.name} normalises single numbers"
             if not isinstance(op, Rearrange):
                 continue
             for value, by in ((op.source, op.by), (op.residual, op.residual_by)):
