@@ -216,9 +216,11 @@ class ReplicaLost(ReplicaUnavailable):
         is_dead: Whether it has ended; else it cannot be reached at the moment.
     """
 
-    def __init__(self, what: str, *, is_dead: bool) -> None:
+    def __init__(
+        self, what: str, *, is_dead: bool, hint: str = "the same request again; the server's log says more"
+    ) -> None:
         self.is_dead = is_dead
-        super().__init__(what, hint="the same request again; the server's log says more")
+        super().__init__(what, hint=hint)
 
 
 class Overloaded(HybridgeError):

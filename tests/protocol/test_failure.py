@@ -30,6 +30,7 @@ STATUS = {
     "TooSlow": 408,
     "ModelUnavailable": 503,
     "ReplicaUnavailable": 503,
+    "ReplicaLost": 503,
     "Overloaded": 429,
     "ShuttingDown": 503,
     "ClientGone": 499,
@@ -54,7 +55,12 @@ def every_error() -> list[type[HybridgeError]]:
 
 
 def make(kind: type[HybridgeError]) -> HybridgeError:
-    extra = {"Overloaded": {"retry_after_s": 2.5}, "ServerRefused": {"status": 418}}.get(kind.__name__, {})
+    needed = {
+        "Overloaded": {"retry_after_s": 2.5},
+        "ServerRefused": {"status": 418},
+        "ReplicaLost": {"is_dead": True},
+    }
+    extra = needed.get(kind.__name__, {})
     return kind("it went wrong", hint="again", **extra)  # type: ignore[arg-type]
 
 
