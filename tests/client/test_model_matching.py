@@ -206,3 +206,16 @@ def test_a_stand_in_without_a_denoiser_is_asked_for(server: str) -> None:
     pipe = SimpleNamespace(vae=None, _internal_dict={})
     with pytest.raises(Mismatch, match="nothing tells"):
         hybridge.connect(pipe, server)
+
+
+def test_a_server_with_another_factor_says_both_ways_out(tmp_path: Any) -> None:
+    """As the starter's: only the user knows what the pipeline was trained with."""
+    small_kl(4, scaling_factor=0.5).save_pretrained(tmp_path)
+    own = replace(CATALOGUE["sd-v1"], name="own", source=str(tmp_path), normalisation=Normalisation(0.5))
+    pipe = small.stable_diffusion(None)
+    with running(create_app(LocalBackend({"own": bitwise_engine(own)}))) as address:
+        said = r'whose VAE is None\. Try: `hybridge serve sd-v1` .*, or model="own", if'
+        with pytest.raises(Mismatch, match=said):
+            hybridge.connect(pipe, address)
+        with hybridge.connect(pipe, address, model="own") as done:
+            assert "its scaling factor 0.5 is used" in done.replaced[0].reason

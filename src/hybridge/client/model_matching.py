@@ -240,7 +240,7 @@ def choose(need: Need, models: Sequence[ServedModel], asked: str | None, server:
         hint = f'model="{fitting[0].name}"' if fitting else f"{need.to_start()} on that machine"
         possible = [model for model in usable if not need.impossibilities(model)]
         if need.usual is not None and not fitting and possible:
-            hint = f'model="{possible[0].name}", if the pipeline belongs to that VAE; else {hint}'
+            hint += f', or model="{possible[0].name}", if the pipeline was trained with that VAE'
         raise Mismatch(
             f"{server} has no model for this {need.who}",
             saw="; ".join(_described(model, need) for model in models) or "no VAE at all",
