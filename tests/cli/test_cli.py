@@ -368,8 +368,8 @@ class TestPlan:
             assert (made["mode"], made["frames"]) == (mode, 21)
         done = hybridge("plan", "wan-2.1", "--frames", "80", check=False)
         assert "4·n + 1 frames" in done.stderr
-        done = hybridge("plan", "mochi", check=False)
-        assert "mochi has no plan: its VAE runs as its own class does it" in done.stderr
+        done = hybridge("plan", "allegro", check=False)
+        assert "allegro has no plan: its VAE runs as its own class does it" in done.stderr
 
     def test_a_budget_that_nothing_fits_names_the_smallest_that_would(self) -> None:
         done = hybridge("plan", "flux", "--size", "1024", "--budget", "1MiB", check=False)
