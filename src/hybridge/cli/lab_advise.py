@@ -84,7 +84,7 @@ def _show(made: Advice) -> None:
         )
         for option in made.weighed
     ]
-    numbers = ("needs GB", "host GB", "s a picture")
+    numbers = ("needs GB", "host GB", "s a call")
     columns = ("", *numbers, "picture", "fits")
     show_table(console, columns, rows, title="the best of each way to decode", numbers=numbers)
     console.print("assumed: " + "; ".join(made.assumed))

@@ -114,6 +114,7 @@ def test_what_was_measured_goes_before_what_is_estimated() -> None:
     assert not any("RTX 3090" in text for text in made.assumed)
     twice = options(Setup("sdxl", batch=2), 24 * GB, correction=correction)
     assert not any(option.measured for option in twice)  # what one picture took says nothing of two
+    assert " s for 2 pictures (" in advise(Setup("sdxl", batch=2), 24 * GB).reason
 
 
 def test_where_nothing_fits_the_smallest_that_would_is_named() -> None:

@@ -334,7 +334,8 @@ def _spent(option: Option, shape: PipelineShape, link: Link | None) -> str:
         remote_s = made.setup.batch * link.seconds(shape, pixels)
         parts.append(f"{remote_s:.2f} s for {_size(moved)} to the server and back at {_speed(link)}")
     about = "" if option.measured else "about "
-    return f"{about}{option.seconds:.1f} s a picture ({', '.join(parts)})"
+    what = "a picture" if made.setup.batch == 1 else f"for {made.setup.batch} pictures"
+    return f"{about}{option.seconds:.1f} s {what} ({', '.join(parts)})"
 
 
 def _speed(link: Link) -> str:

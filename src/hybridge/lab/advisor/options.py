@@ -69,7 +69,7 @@ class Option:
         decoder: ``local``, ``exact``, ``tiled``, ``tiny`` or ``remote``.
         estimate: What it takes.
         needs_bytes: The largest phase with its margin, which must fit.
-        seconds: Of a picture; see :func:`seconds_of`.
+        seconds: Of a call, whatever its batch; see :func:`seconds_of`.
         closeness: Of the decoded picture to the pipeline's own.
         narrowed: How coarsely weights are rounded, which makes another picture before it is decoded: 0 where they
             are not, 1 for eight bits, 2 for four, the denoiser's and T5's added.
