@@ -36,6 +36,12 @@ class Figure:
     bound: Literal["", "<", "≈"] = ""
     when: Text | None = None
 
+    def ratio_to(self, first: Figure | None) -> float | None:
+        """As a ratio to another figure; None without one.  The report's template calls it."""
+        if first is None:
+            return None
+        return self.value if "ratio" in self.quantity else self.value / first.value
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
