@@ -120,6 +120,12 @@ def test_it_is_within_15_percent_of_a_real_server(clients: str) -> None:
         assert abs(one.error) < 0.15, one
 
 
+def test_it_is_within_15_percent_of_two_real_replicas() -> None:
+    record = read_record(RECORDS / "serve-starter-256-two-replicas.json")
+    for one in compare(record, record, FleetOptions(replicas=2), 0.002):
+        assert abs(one.error) < 0.15, one
+
+
 def test_a_trace_is_read(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     path.write_text("# second, kind\n2.5\n0.5,random\n\n1,steady\n")
