@@ -201,6 +201,29 @@ def test_an_exception_inside_cancels_what_was_not_sent(gates: Gates) -> None:
     assert gates.order == [0]
 
 
+def test_an_item_that_waits_while_another_thread_ends_the_block_is_refused(gates: Gates) -> None:
+    errors: list[Exception] = []
+
+    def put() -> None:
+        try:
+            queue.put(numbered(1))
+        except Exception as error:
+            errors.append(error)
+
+    with gates.client() as client:
+        queue = client.decode_queue(output="pixels", limit=1)
+        with queue:
+            queue.put(numbered(0))
+            assert gates.arrived.acquire(timeout=WAIT_S)
+            late = threading.Thread(target=put)
+            late.start()  # it waits for the first item's place
+            end = queue._pool.shutdown
+            queue._pool.shutdown = lambda wait: (gates.let_go(0), late.join(WAIT_S), end(wait))
+        (only,) = queue  # and does not wait for an item that nobody will send
+    assert number_of(only.result()) == 0
+    assert [type(error) for error in errors] == [RequestError]
+
+
 def test_a_callback_gets_results_in_order_and_one_at_a_time(gates: Gates) -> None:
     got: list[int] = []
 
@@ -377,6 +400,25 @@ def test_an_exception_inside_cancels_async_calls_under_way(stub: Any) -> None:
             assert gates.cancelled == [0]
             (unsent,) = [finished async for finished in queue]
             assert isinstance(unsent.error, ClientError)
+
+    run(main)
+
+
+def test_an_async_item_that_waits_while_another_task_ends_the_block_is_refused(stub: Any) -> None:
+    async def main() -> None:
+        gates = AsyncGates(stub)
+        async with gates.client() as client:
+            queue = client.decode_queue(output="pixels", limit=1)
+            async with queue:
+                await queue.put(numbered(0))
+                await gates.arrived.acquire()
+                late = asyncio.ensure_future(queue.put(numbered(1)))
+                await asyncio.sleep(0)  # it waits for the first item's place
+                asyncio.get_running_loop().call_later(0.05, gates.gates[0].set)
+            with pytest.raises(RequestError, match="not open"):
+                await late
+            (only,) = [finished async for finished in queue]
+            assert number_of(only.result()) == 0
 
     run(main)
 

@@ -150,6 +150,22 @@ def test_a_folder_that_disappears_is_no_error(tmp_path: Path, caplog: pytest.Log
     assert "the prompt cache cannot be written" in caplog.text
 
 
+def test_an_answer_that_cannot_be_written_is_the_only_one_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache"
+    replace = os.replace
+
+    def refuse_once(*paths: Any) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        raise MemoryError
+
+    monkeypatch.setattr(os, "replace", refuse_once)
+    written(folder, (KEYS[0], answer()), (KEYS[1], answer()))
+    assert [file.stem for file in folder.iterdir()] == [KEYS[1]]  # no half file either
+    assert "cannot be kept" in caplog.text
+
+
 def test_a_server_answers_what_the_one_before_it_made(tmp_path: Path) -> None:
     spec = saved(case_of("LTXPipeline"), tmp_path)
     folder, answers = tmp_path / "cache", []

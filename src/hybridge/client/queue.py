@@ -188,16 +188,20 @@ class CallQueue(Generic[ItemT, ResultT]):
         Raises:
             RequestError: when the item cannot be sent, or outside of the ``with`` block.
         """
-        pool = self._open_pool()
+        self._open_pool()
         flow = self._recipe.begin(item, **self._recipe.arguments)
         self._places.acquire()
-        if self._failure is not None:
+        try:
+            if self._failure is not None:
+                raise self._failure
+            with self._changed:
+                pool = self._open_pool()  # another thread may have ended the block meanwhile
+                index = self._order.put()
+                self._bars.put()
+                pool.submit(self._work, index, tag, flow)
+        except BaseException:
             self._places.release()
-            raise self._failure
-        with self._changed:
-            index = self._order.put()
-        self._bars.put()
-        pool.submit(self._work, index, tag, flow)
+            raise
 
     def __iter__(self) -> Iterator[Finished[ResultT]]:
         """Yield each result once, and end when the results of all items put so far have been yielded.
@@ -215,7 +219,8 @@ class CallQueue(Generic[ItemT, ResultT]):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._is_cancelled = kind is not None
-        pool, self._pool = self._open_pool(), None
+        with self._changed:
+            pool, self._pool = self._open_pool(), None
         pool.shutdown(wait=True)
         self._bars.close()
         if kind is None and self._failure is not None:
@@ -279,9 +284,9 @@ class AsyncCallQueue(Generic[ItemT, ResultT]):
             raise _closed()
         flow = self._recipe.begin(item, **self._recipe.arguments)
         await self._places.acquire()
-        if self._failure is not None:
+        if self._failure is not None or not self._is_open:  # another task may have ended the block meanwhile
             self._places.release()
-            raise self._failure
+            raise self._failure or _closed()
         index = self._order.put()
         self._bars.put()
         self._tasks.start_soon(self._work, index, tag, flow)

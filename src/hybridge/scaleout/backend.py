@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from anyio import to_thread
+
 from ..errors import HybridgeError, ModelUnavailable, ReplicaLost
 from ..server.scheduling.backend import BackendLoad, ModelInfo
 from ..server.scheduling.film import Film
@@ -103,7 +105,7 @@ class ReplicaMember:
                         on_progress(reply)
                 elif isinstance(reply, Piece):
                     if film is not None:
-                        film.feed(reply.data)
+                        await to_thread.run_sync(film.feed, reply.data)  # it may write to disk
                 elif isinstance(reply, HybridgeError):
                     raise reply
                 else:

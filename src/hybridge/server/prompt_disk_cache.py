@@ -127,6 +127,8 @@ class PromptDiskCache:
             self._write(key, answer)
         except OSError as error:  # a full disk, say
             log.warning("the prompt cache cannot be written: %s", error.strerror)
+        except Exception:  # the thread is needed for as long as the server runs
+            log.exception("an answer cannot be kept in the prompt cache")
 
     def _write(self, key: str, answer: PromptAnswer) -> None:
         name = f"{key}.safetensors"
@@ -140,7 +142,7 @@ class PromptDiskCache:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(body)
             os.replace(half, self._folder / name)  # whoever reads meanwhile finds all of it, or nothing
-        except OSError:
+        except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(half)
             raise
