@@ -5,7 +5,6 @@ What is tested of :class:`ForkServer` itself has its tests in ``lab/harness/test
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,17 @@ _STARTED: dict[tuple[str, frozenset[tuple[str, str]]], ForkServer] = {}
 class SharedForkServer(ForkServer):
     """A fork server whose process is that of an earlier one with the same module and variables."""
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> Any:
         key = (self._module, frozenset(self._variables.items()))
         first = _STARTED.setdefault(key, ForkServer(self._module, self._folder, self._variables))
-        if first._process is None or first._process.poll() is not None:
-            first._process = ForkServer._started(first)
-        return first._process
+        if first._running is None or first._running[0].poll() is not None:
+            first.close()
+            first._running = ForkServer._started(first)
+        return first._running
 
     def close(self) -> None:
         """The process stays for the next one."""
-        self._process = None
+        self._running = None
 
 
 def close_all() -> None:

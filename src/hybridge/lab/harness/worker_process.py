@@ -1,8 +1,7 @@
 """One process for each measurement: the end that asks, and the end that answers.
 
-``multiprocessing`` with its ``forkserver`` would not do: a job needs a process group of its own, so that what
-torch.compile starts ends with it; its output in files, so that a killed one can still be read; and environment
-variables of its own.  ``forkserver`` has none of the three.
+``multiprocessing`` with its ``forkserver`` would not do: it has one server for a whole program, with the variables
+of its environment, and it does not say how a server ended.
 
 The job is one JSON object on stdin, ``{"what": …, …}``.  The answers are JSON lines: ``{"stage": …}`` says what is
 being done, so that whoever ends the process for being slow knows where it stood; the last is ``{"done": {…}}``, or
@@ -15,14 +14,14 @@ import contextlib
 import ctypes
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ...errors import HybridgeError
 
@@ -36,7 +35,7 @@ Jobs = Mapping[str, Callable[[dict[str, Any], Say], dict[str, Any]]]
 #: is short: the most it can be told.
 _FIRST_TO_GO = "1000"
 
-#: Given to a worker that is to be a :class:`ForkServer`'s.
+#: Given to a worker that is to be a :class:`ForkServer`'s, with the descriptor of its end of the connection.
 _FORK_SERVER = "--fork-server"
 
 #: What processes say is read as UTF-8, whatever the terminal of this one shows.
@@ -75,8 +74,7 @@ def ask(
         said, complained = process.communicate()
         is_late = True
     finally:
-        if process.returncode is None:  # Ctrl-C, say
-            _end(process)
+        _end(process)  # after Ctrl-C, say
     return _answered(said, complained, process.returncode, limit_s if is_late else None)
 
 
@@ -99,107 +97,69 @@ class ForkServer:
         self._module = module
         self._folder = folder
         self._variables = variables
-        self._process: subprocess.Popen[bytes] | None = None
+        self._running: tuple[subprocess.Popen[bytes], Connection[Any, Any]] | None = None
 
     def ask(
         self, job: dict[str, Any], *, limit_s: float | None = None, variables: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         """Does what :func:`ask` does, in a fork."""
-        if self._process is None or self._process.poll() is not None:
+        if self._running is None or self._running[0].poll() is not None:
             self.close()
-            self._process = self._started()
-        files = {name: self._folder / name for name in ("job", "said", "complained")}
-        files["job"].write_text(json.dumps({**job, "asker": self._process.pid}), encoding="utf-8")
-        order = {**{name: str(path) for name, path in files.items()}, "variables": dict(variables or {})}
-        channel = _ForkChannel(self._process)
+            self._running = self._started()
+        process, channel = self._running
+        files = {name: str(self._folder / name) for name in ("job", "said", "complained")}
+        Path(files["job"]).write_text(json.dumps({**job, "asker": process.pid}), encoding="utf-8")
         try:
-            channel.send(order)
-            child = channel.read_number(None)
-            assert child is not None  # noqa: S101 - without a limit there is a number
-            status = _status_of(child, channel, limit_s)
-            is_late = status is None
+            channel.send({**files, "variables": dict(variables or {})})
+            child = channel.recv()
+            status: Any = None
+            try:
+                is_late = not channel.poll(limit_s)
+                status = None if is_late else channel.recv()
+            finally:
+                if status is None:  # too long, or Ctrl-C, or without the fork server
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(child, signal.SIGKILL)
             if is_late:
-                status = channel.read_number(None)
+                status = channel.recv()
         except (OSError, EOFError):
-            how = _how_it_ended(self._process.wait(), "").rstrip(",")
+            how = _how_it_ended(process.wait(), "").rstrip(",")
             return {"missing": f"the process that had loaded the libraries has ended: {how}"}
         said, complained = (
-            files[name].read_text(encoding="utf-8", errors="replace") for name in files if name != "job"
+            Path(files[name]).read_text(encoding="utf-8", errors="replace") for name in ("said", "complained")
         )
-        return _answered(said, complained, status or 0, limit_s if is_late else None)
+        return _answered(said, complained, status, limit_s if is_late else None)
 
     def close(self) -> None:
         """Ends it."""
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            _end(self._process)
-        self._process.communicate()
-        self._process = None
+        if self._running is not None:
+            process, channel = self._running
+            channel.close()
+            _end(process)
+            process.wait()
+            self._running = None
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(  # noqa: S603 - our own interpreter
-            [sys.executable, "-m", self._module, _FORK_SERVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **_UTF8, **self._variables},
-            start_new_session=True,
-        )
-
-
-class _ForkChannel:
-    """To a fork server for one job: orders go down, numbers come back."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdin is not None  # noqa: S101 - it has pipes
-        assert process.stdout is not None  # noqa: S101 - it has pipes
-        # Read and written without buffers: what lies in one is not seen by select.
-        self._orders, self._numbers = process.stdin.fileno(), process.stdout.fileno()
-        self._received = b""
-
-    def send(self, order: dict[str, Any]) -> None:
-        """Raises OSError when nobody reads it."""
-        os.write(self._orders, json.dumps(order).encode() + b"\n")
-
-    def read_number(self, limit_s: float | None) -> int | None:
-        """The number in the next line; None when that takes too long.
-
-        Raises:
-            EOFError: when there will be none.
-        """
-        until = None if limit_s is None else time.monotonic() + limit_s
-        while b"\n" not in self._received:
-            left_s = None if until is None else max(0.0, until - time.monotonic())
-            if not select.select([self._numbers], [], [], left_s)[0]:
-                return None
-            more = os.read(self._numbers, 4096)
-            if not more:
-                raise EOFError
-            self._received += more
-        line, _, self._received = self._received.partition(b"\n")
-        return int(line)
-
-
-def _status_of(child: int, channel: _ForkChannel, limit_s: float | None) -> int | None:
-    """How it ended; None when it was ended for taking too long."""
-    status = None
-    try:
-        status = channel.read_number(limit_s)
-    finally:
-        if status is None:  # too long, or Ctrl-C, or without the fork server
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child, signal.SIGKILL)
-    return status
+    def _started(self) -> tuple[subprocess.Popen[bytes], Connection[Any, Any]]:
+        ours, theirs = Pipe()
+        with theirs:
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter
+                [sys.executable, "-m", self._module, _FORK_SERVER, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **_UTF8, **self._variables},
+                start_new_session=True,
+            )
+        return process, ours
 
 
 def _answered(said: str, complained: str, status: int, limit_s: float | None) -> dict[str, Any]:
     """What a process answered; ``limit_s`` is given for one that was ended for taking longer."""
-    lines: list[dict[str, Any]] = [json.loads(line) for line in said.splitlines() if line.endswith("}")]
-    last: dict[str, Any] = lines[-1] if lines else {"stage": "starting"}
+    lines = [line for line in said.splitlines() if line.endswith("}")]
+    last: dict[str, Any] = json.loads(lines[-1]) if lines else {"stage": "starting"}
     if "done" in last:
-        done: dict[str, Any] = last["done"]
-        return done
+        return dict(last["done"])
     if "missing" in last:
         return {"missing": last["missing"]}
     if limit_s is not None:
@@ -210,32 +170,38 @@ def _answered(said: str, complained: str, status: int, limit_s: float | None) ->
 def answer(jobs: Jobs) -> None:
     """Reads the job, answers, ends: the whole of a process that :func:`ask` starts; or of a :class:`ForkServer`."""
     if _FORK_SERVER in sys.argv:
-        _serve_forks(jobs)
+        _serve_forks(jobs, Connection(int(sys.argv[-1])))
     else:
         _answer(jobs)
 
 
-def _serve_forks(jobs: Jobs) -> None:
-    """Forks for every order on stdin; says the process's number, and how it ended."""
+def _serve_forks(jobs: Jobs, asker: Connection[Any, Any]) -> None:
+    """Forks for every order; says the process's number, and how it ended."""
     _end_with_the_asker()
-    for line in sys.stdin:
-        order = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            os.setsid()  # so that the processes that torch.compile starts end with it
-            os.environ.update(order["variables"])
-            for number, name in enumerate(("job", "said", "complained")):
-                os.dup2(os.open(order[name], os.O_RDWR | os.O_CREAT | (os.O_TRUNC if number else 0)), number)
-            sys.stdin = os.fdopen(0, encoding="utf-8")
-            status = 1
-            try:
-                _answer(jobs)
-                status = 0
-            finally:
-                sys.stderr.flush()
-                os._exit(status)
-        print(child, flush=True)  # noqa: T201 - the other end of the pipe reads it
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201 - the same
+    with contextlib.suppress(EOFError):
+        while True:
+            order = asker.recv()
+            child = os.fork()
+            if child == 0:
+                asker.close()
+                _answer_in_fork(jobs, order)
+            asker.send(child)
+            asker.send(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+def _answer_in_fork(jobs: Jobs, order: dict[str, Any]) -> NoReturn:
+    status = 1
+    try:
+        os.setsid()  # so that the processes that torch.compile starts end with it
+        os.environ.update(order["variables"])
+        for number, name in enumerate(("job", "said", "complained")):
+            os.dup2(os.open(order[name], os.O_RDWR | os.O_CREAT | (os.O_TRUNC if number else 0)), number)
+        sys.stdin = os.fdopen(0, encoding="utf-8")
+        _answer(jobs)
+        status = 0
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def _answer(jobs: Jobs) -> None:
@@ -275,10 +241,9 @@ def _how_it_ended(status: int, complained: str) -> str:
 
 def _end(process: subprocess.Popen[Any]) -> None:
     """Ends a process that was not waited for yet, and whatever it started."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _end_with_the_asker() -> None:
@@ -289,9 +254,6 @@ def _end_with_the_asker() -> None:
 
 
 def _stand_in_front() -> None:
-    score = Path("/proc/self/oom_score_adj")
-    if score.exists():
-        try:
-            score.write_text(_FIRST_TO_GO, encoding="ascii")
-        except OSError:
-            return  # some sandboxes forbid it; the run is then as safe as any other process
+    # Other systems have no such file, some sandboxes forbid it; the run is then as safe as any other process.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO, encoding="ascii")
