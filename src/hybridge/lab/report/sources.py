@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...errors import RequestError
 from ..harness.record import SCHEMA, Record, check_alike
-from ..harness.typed import Misshapen
-from ..serve_bench.record import serve_record_of
+from ..harness.typed import Misshapen, parse
+from ..serve_bench.record import ServeRecord
 from ..studies.record import Study, study_of
-from ..vae_bench.record import vae_record_of
+from ..vae_bench.record import VaeRecord
 
 #: What a page can show, by the name that a record carries, and what reads it.
 BENCHMARKS: dict[str, Callable[[Record], Any]] = {
     "study": study_of,
-    "vae": vae_record_of,
-    "serve": serve_record_of,
+    "vae": partial(parse, VaeRecord),
+    "serve": partial(parse, ServeRecord),
 }
 
 #: Arguments in which the records of one study may differ: what was tried, and how patiently.

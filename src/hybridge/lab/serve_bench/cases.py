@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ...errors import RequestError
 from ..harness.names import check_known, check_number
-from .load_generator import Bounds
+from .load_generator import Bounds, deal
+
+T = TypeVar("T")
 
 #: Names of media types, as the command line has them.
 FORMATS = ("png", "jpeg", "webp")
@@ -49,13 +52,14 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is sent within one measurement.
-
-    Attributes:
-        kinds: With their weights.
-    """
+    """What is sent within one measurement."""
 
     kinds: tuple[Kind, ...]
+
+    @property
+    def weights(self) -> list[int]:
+        """Of its kinds."""
+        return [kind.weight for kind in self.kinds]
 
     @property
     def title(self) -> str:
@@ -106,7 +110,12 @@ class ServeArguments:
         """How many clients send a load."""
         if self.clients is not None:
             return self.clients
-        return 8 if len(load.kinds) == 1 else sum(kind.weight for kind in load.kinds)
+        return 8 if len(load.kinds) == 1 else sum(load.weights)
+
+    def dealt(self, load: Load, by_kind: Sequence[T]) -> list[T]:
+        """For each client of a load what it sends, from what is sent of each kind."""
+        numbers = deal(load.weights, self.clients_of(load))
+        return [one for one, number in zip(by_kind, numbers, strict=True) for _ in range(number)]
 
     def check(self, known_rivals: tuple[str, ...]) -> None:
         """Raises :class:`RequestError` for what cannot be asked, before anything is started."""

@@ -17,10 +17,14 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from ...client.reply import timings_ms
+
+Kind = TypeVar("Kind")
 
 OK = "ok"
 
@@ -92,7 +96,7 @@ def closed(clients: Sequence[PreparedRequest], bounds: Bounds) -> list[Sample]:
     left: Iterator[int] = itertools.count() if bounds.requests is None else iter(range(bounds.requests))
 
     def client(request: PreparedRequest) -> None:
-        with _Client(bounds.limit_s) as connection:
+        with closing(_Client(bounds.limit_s)) as connection:
             while True:
                 now = time.perf_counter()
                 if bounds.seconds is not None and now - begun >= bounds.seconds:
@@ -149,21 +153,19 @@ def open_loop(
 
 
 def poisson(
-    requests: Sequence[PreparedRequest], weights: Sequence[int], rate: float, bounds: Bounds, seed: int
-) -> list[tuple[float, PreparedRequest]]:
-    """Arrivals that know nothing of each other, at ``rate`` in a second, each of a kind drawn by weight.
+    kinds: Sequence[Kind], weights: Sequence[float], rate: float, bounds: Bounds, seed: int
+) -> Iterator[tuple[float, Kind]]:
+    """Yield arrivals that know nothing of each other, ``rate`` in a second, each of a kind drawn by weight.
 
     Equal arguments give equal arrivals, so that every server is asked the same at the same moments.
     """
     draw = random.Random(seed)  # noqa: S311 - traffic, not secrets
-    arrivals: list[tuple[float, PreparedRequest]] = []
     at_s = draw.expovariate(rate)
-    while (bounds.seconds is None or at_s < bounds.seconds) and (
-        bounds.requests is None or len(arrivals) < bounds.requests
-    ):
-        arrivals.append((at_s, draw.choices(requests, weights)[0]))
+    for _ in itertools.count() if bounds.requests is None else range(bounds.requests):
+        if bounds.seconds is not None and at_s >= bounds.seconds:
+            return
+        yield at_s, draw.choices(kinds, weights)[0]
         at_s += draw.expovariate(rate)
-    return arrivals
 
 
 def deal(weights: Sequence[int], clients: int) -> list[int]:
@@ -186,12 +188,6 @@ class _Client:
         self._limit_s = limit_s
         self._connection: http.client.HTTPConnection | None = None
         self._used = 0.0
-
-    def __enter__(self) -> _Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends the connection; the next request opens another."""

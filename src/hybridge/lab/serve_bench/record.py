@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..harness.record import machine
-from ..harness.typed import parse
 from .cases import ServeArguments
 from .load_generator import OK, Sample
 
@@ -85,13 +83,3 @@ class ServeRecord:
         found = [one for one in self.measurements if (one.load, one.rival) == (load, rival)]
         missing = next((one.missing for one in found if one.missing), None)
         return Result([one.samples for one in found if one.samples is not None], missing)
-
-
-def serve_record_of(record: Mapping[str, Any]) -> ServeRecord:
-    """A record of ``hybridge bench serve``, read.
-
-    Raises:
-        Misshapen: with the place where it is not what the benchmark writes.
-    """
-    read: ServeRecord = parse(ServeRecord, record)
-    return read

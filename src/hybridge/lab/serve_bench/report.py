@@ -9,9 +9,10 @@ from ..harness.record import Record
 from ..harness.stats import percentile
 from ..harness.tables import NONE, Table, shown
 from ..harness.templates import render
+from ..harness.typed import parse
 from .cases import Load
 from .load_generator import Sample
-from .record import Result, ServeRecord, serve_record_of
+from .record import Result, ServeRecord
 from .servers import SERVERS
 
 #: Of what tables show.
@@ -27,13 +28,13 @@ def tables(record: Record) -> list[Table]:
     Raises:
         Misshapen: for a record that is not what the benchmark writes.
     """
-    read = serve_record_of(record)
+    read = parse(ServeRecord, record)
     return [table for load in read.arguments.loads for table in (_servers(read, load), _stages(read, load))]
 
 
 def markdown(record: Record) -> str:
     """A page: what was sent to whom on which machine, and the tables."""
-    return render(str(__package__), "page.md.jinja", record=serve_record_of(record), tables=tables(record))
+    return render(str(__package__), "page.md.jinja", record=parse(ServeRecord, record), tables=tables(record))
 
 
 def overheads_ms(samples: Sequence[Sample]) -> list[float]:

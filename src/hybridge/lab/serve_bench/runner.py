@@ -21,7 +21,7 @@ from ..harness.record import Record
 from ..harness.runner import Progress, Turn, described, no_progress, run_benchmark
 from ..harness.worker_process import ask
 from .cases import Load, ServeArguments
-from .load_generator import OK, PreparedRequest, Sample, closed, deal, open_loop, poisson
+from .load_generator import OK, PreparedRequest, Sample, closed, open_loop, poisson
 from .servers import SERVERS, Server, first_outcome, request_to_hybridge, started
 
 BENCHMARK = "serve"
@@ -39,9 +39,8 @@ def run(arguments: ServeArguments, path: Path, *, resume: bool = False, progress
         progress: Hears what comes next.
 
     Raises:
-        RequestError: for arguments that cannot be; when there is a record and ``resume`` is not set; and when it
-            is set and the record is of another environment or other arguments.
-        EngineFailure: when the environment cannot be described.
+        RequestError: for arguments that cannot be.
+        HybridgeError: as :func:`.run_benchmark` does.
     """
     arguments.check(tuple(SERVERS))
     _check_sizes(arguments)
@@ -74,13 +73,10 @@ def run(arguments: ServeArguments, path: Path, *, resume: bool = False, progress
 
 def send(requests: list[PreparedRequest], load: Load, arguments: ServeArguments) -> list[Sample]:
     """One load, closed or open, to a server that is ready."""
-    weights = [kind.weight for kind in load.kinds]
-    if arguments.rate is not None:
-        arrivals = poisson(requests, weights, arguments.rate, arguments.bounds, arguments.seed)
-        return open_loop(arrivals, arguments.in_flight, arguments.bounds)
-    dealt = deal(weights, arguments.clients_of(load))
-    clients = [request for request, count in zip(requests, dealt, strict=True) for _ in range(count)]
-    return closed(clients, arguments.bounds)
+    if arguments.rate is None:
+        return closed(arguments.dealt(load, requests), arguments.bounds)
+    arrivals = list(poisson(requests, load.weights, arguments.rate, arguments.bounds, arguments.seed))
+    return open_loop(arrivals, arguments.in_flight, arguments.bounds)
 
 
 def _measured(server: Server, load: Load, arguments: ServeArguments, limit_s: float) -> dict[str, Any]:
@@ -96,10 +92,8 @@ def _measured(server: Server, load: Load, arguments: ServeArguments, limit_s: fl
 
 
 def _engine_alone(load: Load, arguments: ServeArguments, limit_s: float) -> dict[str, Any]:
-    kinds = [{"title": kind.title, "model": kind.model, "size": kind.size} for kind in load.kinds]
     bounds = {"seconds": arguments.seconds, "requests": arguments.bounds.requests, "seed": arguments.seed}
-    job = {"what": "engine", "kinds": kinds, "weights": [kind.weight for kind in load.kinds], **bounds}
-    return ask(_WORKER, job, limit_s=limit_s)
+    return ask(_WORKER, {"what": "engine", "load": asdict(load), **bounds}, limit_s=limit_s)
 
 
 def _samples(server: Server, load: Load, arguments: ServeArguments) -> list[Sample]:

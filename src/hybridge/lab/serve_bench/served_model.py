@@ -10,7 +10,7 @@ import io
 import random
 import time
 import zlib
-from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import safetensors.torch
@@ -18,8 +18,12 @@ import torch
 
 from ...engine import Engine, EngineOptions, keep_pieces, loading, reference, resolve, to_pixels
 from ...engine.options import choose_device, choose_dtype
+from ..harness.typed import parse
+from ..harness.worker_process import Say
 from ..vae_bench.cases import Case
 from ..vae_bench.subject import source
+from .cases import Load
+from .load_generator import OK, Sample
 
 #: The name of the tensor in the safetensors that rivals are sent.
 _LATENTS = "latents"
@@ -81,29 +85,26 @@ class Module:
         return file.getvalue(), {"server-timing": f"device;dur={decoded[1]:.1f}, encode;dur={encode_ms:.1f}"}
 
 
-def run_engine(job: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+def run_engine(job: dict[str, Any], say: Say) -> dict[str, Any]:
     """The engine alone: pictures one after another, from latents to pixels, with no HTTP and no file."""
     say("loading the engine")
     keep_pieces()  # as `hybridge serve` does
-    engines = {model: Engine.load(resolve(model), EngineOptions()) for model in {k["model"] for k in job["kinds"]}}
-    ready = [
-        (kind["title"], engines[kind["model"]], latents(kind["model"], kind["size"], job["seed"]))
-        for kind in job["kinds"]
-    ]
+    load = parse(Load, job["load"])
+    engines = {model: Engine.load(resolve(model), EngineOptions()) for model in {kind.model for kind in load.kinds}}
+    given = {kind: latents(kind.model, kind.size, job["seed"]) for kind in load.kinds}
     say("warming up")
-    for _, engine, given in ready:
-        to_pixels(engine.decode(given)).cpu()
+    for kind in load.kinds:
+        to_pixels(engines[kind.model].decode(given[kind])).cpu()
     say("decoding")
     draw = random.Random(job["seed"])  # noqa: S311 - traffic, not secrets
     samples: list[dict[str, Any]] = []
     begun = time.perf_counter()
     while len(samples) < job["requests"]:
-        title, engine, given = draw.choices(ready, job["weights"])[0]
+        kind = draw.choices(load.kinds, load.weights)[0]
         at = time.perf_counter()
         if job["seconds"] is not None and at - begun >= job["seconds"]:
             break
-        to_pixels(engine.decode(given)).cpu()
+        to_pixels(engines[kind.model].decode(given[kind])).cpu()
         wall_s = time.perf_counter() - at
-        stages = {"device": 1e3 * wall_s}
-        samples.append({"kind": title, "at_s": at - begun, "wall_s": wall_s, "outcome": "ok", "stages_ms": stages})
+        samples.append(asdict(Sample(kind.title, at - begun, wall_s, OK, {"device": 1e3 * wall_s})))
     return {"samples": samples}

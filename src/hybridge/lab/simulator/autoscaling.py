@@ -6,6 +6,15 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
+#: Seconds between two looks.
+LOOK_S = 1.0
+
+#: Jobs for each replica, and the seconds over which they are averaged.
+_TARGET, _WINDOW_S = 1.0, 30.0
+
+#: Seconds for which more replicas have to be wanted before some are started.
+_UP_S = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class Autoscaling:
@@ -15,20 +24,12 @@ class Autoscaling:
         least: Replicas, at least.
         most: Replicas, at most.
         start_s: Seconds until a new replica takes jobs: a machine, a process, and loading a model.
-        target: Jobs for each replica.
-        look_s: Seconds between two looks.
-        window_s: Seconds over which jobs are averaged.
-        up_s: Seconds for which more have to be wanted before some are started.
         down_s: Seconds for which fewer have to be wanted before some are ended.
     """
 
     least: int
     most: int
     start_s: float = 60.0
-    target: float = 1.0
-    look_s: float = 1.0
-    window_s: float = 30.0
-    up_s: float = 30.0
     down_s: float = 600.0
 
 
@@ -43,24 +44,20 @@ class Autoscaler:
     def __init__(self, rules: Autoscaling, number: int) -> None:
         self.rules, self.number = rules, number
         self._seen: deque[tuple[float, int]] = deque()
-        self._more_since: float | None = None
-        self._fewer_since: float | None = None
+        self._direction, self._since = 0, 0.0
 
     def wanted(self, now: float, given: int) -> int:
         """Return how many replicas there should be, from the jobs that replicas have now."""
-        rules = self.rules
         self._seen.append((now, given))
-        while self._seen[0][0] < now - rules.window_s:
+        while self._seen[0][0] < now - _WINDOW_S:
             self._seen.popleft()
         mean = sum(number for _, number in self._seen) / len(self._seen)
-        desired = min(rules.most, max(rules.least, math.ceil(mean / rules.target)))
-        self._more_since = (self._more_since or now) if desired > self.number else None
-        self._fewer_since = (self._fewer_since or now) if desired < self.number else None
-        if self._more_since is not None and now - self._more_since >= rules.up_s:
-            self._more_since = None
-            return desired
-        if self._fewer_since is not None and now - self._fewer_since >= rules.down_s:
-            self._fewer_since = None
+        desired = min(self.rules.most, max(self.rules.least, math.ceil(mean / _TARGET)))
+        direction = (desired > self.number) - (desired < self.number)
+        if direction != self._direction:
+            self._direction, self._since = direction, now
+        if direction and now - self._since >= (_UP_S if direction > 0 else self.rules.down_s):
+            self._direction = 0
             return desired
         return self.number
 

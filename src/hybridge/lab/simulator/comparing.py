@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import median
+from statistics import fmean, median
 
 from ..harness.stats import percentile
 from ..serve_bench.load_generator import OK
 from ..serve_bench.record import ServeRecord
-from .costs import RIVAL, answered, clients_of, kinds_of
+from .costs import kinds_of, served
 from .fleet import Fleet, FleetOptions, Outcome
 from .workload import MOST_JOBS, JobClass, mean_seconds, poisson
 
@@ -25,13 +25,11 @@ class Row:
     """One simulation in numbers.
 
     Attributes:
-        replicas: At the beginning; at most with autoscaling.
-        rate: Jobs in a second that came; of a closed loop that were answered.
+        replicas: The highest number of them.
+        rate: Jobs in a second that were answered.
         waited_s: Percentiles of waiting.
         wall_s: Percentiles of the whole time.
-        utilisation: Of the replicas' devices.
-        front_busy: Of the front's processor.
-        link_busy: Of its link.
+        utilisation, front_busy, link_busy: See :class:`.Outcome`.
         replica_hours: For each hour of the load: the mean number of replicas.
     """
 
@@ -82,22 +80,16 @@ def at_load(
 
 def front_limit(kinds: Sequence[JobClass], options: FleetOptions, share: float = 1.0) -> float:
     """Return the number of replicas at which the front or its link has no time left."""
-    total = sum(kind.weight for kind in kinds)
-    front_s = sum(kind.weight * kind.front_s for kind in kinds) / total
-    link_s = sum(kind.weight * kind.nbytes for kind in kinds) / total / options.link_bytes_per_s
+    weights = [kind.weight for kind in kinds]
+    front_s = fmean([kind.front_s for kind in kinds], weights)
+    link_s = fmean([kind.nbytes for kind in kinds], weights) / options.link_bytes_per_s
     slowest_s = max(front_s, link_s)
     return mean_seconds(kinds) / slowest_s / share if slowest_s > 0 else float("inf")
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A number as it was measured and as the simulation has it.
-
-    Attributes:
-        name: Such as ``answers a second``.
-        measured: On a real server.
-        simulated: From its seconds.
-    """
+    """A number, such as ``answers a second``, as it was measured and as the simulation has it."""
 
     name: str
     measured: float
@@ -118,28 +110,25 @@ def compare(costs: ServeRecord, measured: ServeRecord, options: FleetOptions, fr
         options: The fleet.
         front_s: Seconds of the front's processor for each job.
     """
-    kinds = kinds_of(costs, front_s)
-    samples = answered(measured)
-    arguments = measured.arguments
-    fleet = Fleet(replace(options, seed=arguments.seed, warm_up=0.0))
-    if arguments.rate is None:
-        jobs = MOST_JOBS if arguments.requests is None else arguments.requests
-        outcome = fleet.closed_loop(clients_of(measured, kinds), jobs, arguments.seconds)
+    kinds, asked, result = kinds_of(costs, front_s), measured.arguments, served(measured)
+    fleet = Fleet(replace(options, seed=asked.seed, warm_up=0.0))
+    if asked.rate is None:
+        jobs = MOST_JOBS if asked.requests is None else asked.requests
+        outcome = fleet.closed_loop(asked.dealt(asked.loads[0], kinds), jobs, asked.seconds)
     else:
-        seconds = arguments.seconds or len(samples) / arguments.rate
-        outcome = fleet.open_loop(poisson(kinds, arguments.rate, seconds, arguments.seed))
-    row = row_of(outcome)
-    walls = sorted(sample.wall_s or 0.0 for sample in samples)
-    rounds = measured.result(arguments.loads[0].title, RIVAL).of(None)
+        seconds = asked.seconds or len(result.answered()) / asked.rate
+        outcome = fleet.open_loop(poisson(kinds, asked.rate, seconds, asked.seed))
+    median_s, late_s, _ = row_of(outcome).wall_s
+    walls = [sample.wall_s or 0.0 for sample in result.answered()]
     rates = [
-        _rate([(one.at_s, one.at_s + (one.wall_s or 0.0)) for one in each if one.outcome == OK]) for each in rounds
+        _rate([(one.at_s, one.at_s + (one.wall_s or 0.0)) for one in samples if one.outcome == OK])
+        for samples in result.rounds
     ]
+    simulated_rate = _rate([(job.arrived_s, job.ended_s) for job in outcome.jobs])
     return [
-        Comparison(
-            "answers a second", median(rates), _rate([(job.arrived_s, job.ended_s) for job in outcome.jobs])
-        ),
-        Comparison("median seconds", percentile(walls, 0.5), row.wall_s[0]),
-        Comparison("95th percentile", percentile(walls, 0.95), row.wall_s[1]),
+        Comparison("answers a second", median(rates), simulated_rate),
+        Comparison("median seconds", percentile(walls, 0.5), median_s),
+        Comparison("95th percentile", percentile(walls, 0.95), late_s),
     ]
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import RequestError
-from ..harness.typed import Misshapen
-from ..serve_bench.load_generator import OK, Sample, deal
-from ..serve_bench.record import ServeRecord, serve_record_of
+from ..harness import record as records
+from ..harness.typed import Misshapen, parse
+from ..serve_bench.load_generator import Sample
+from ..serve_bench.record import Result, ServeRecord
 from .workload import JobClass, bytes_of
 
 #: The server that a record's seconds are taken from.
@@ -27,11 +26,16 @@ def read_record(path: Path) -> ServeRecord:
         RequestError: for what is no record of ``hybridge bench serve``.
     """
     try:
-        return serve_record_of(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, Misshapen) as error:
+        return parse(ServeRecord, records.read(path, "serve"))
+    except (OSError, RequestError, Misshapen) as error:
         raise RequestError(
             "no record of a server", saw=f"{path}: {str(error)[:200]}", expected="what `hybridge bench serve` wrote"
         ) from None
+
+
+def served(record: ServeRecord) -> Result:
+    """Return what the server made of the record's first load."""
+    return record.result(record.arguments.loads[0].title, RIVAL)
 
 
 def kinds_of(record: ServeRecord, front_s: float) -> list[JobClass]:
@@ -44,10 +48,9 @@ def kinds_of(record: ServeRecord, front_s: float) -> list[JobClass]:
     Raises:
         RequestError: when no answer says what the device took.
     """
-    load = record.arguments.loads[0]
-    result = record.result(load.title, RIVAL)
+    result = served(record)
     kinds = []
-    for kind in load.kinds:
+    for kind in record.arguments.loads[0].kinds:
         told = [sample for sample in result.answered(kind.title) if "device" in sample.stages_ms]
         if not told:
             raise RequestError(
@@ -56,27 +59,12 @@ def kinds_of(record: ServeRecord, front_s: float) -> list[JobClass]:
                 expected=f"answers of {RIVAL}",
             )
         device_s = tuple(sample.stages_ms["device"] / 1e3 for sample in told[:_MOST_SAMPLES])
-        aside_s = statistics.median(map(_aside_s, told))
-        kinds.append(
-            JobClass(kind.title, device_s, kind.weight, front_s, max(0.0, aside_s - front_s), bytes_of(kind.size))
-        )
+        aside_s = max(0.0, statistics.median(map(_aside_s, told)) - front_s)
+        kinds.append(JobClass(kind.title, device_s, kind.weight, front_s, aside_s, bytes_of(kind.size)))
     return kinds
-
-
-def clients_of(record: ServeRecord, kinds: Sequence[JobClass]) -> list[JobClass]:
-    """Return the kind that each client of the record's closed loop asked for."""
-    load = record.arguments.loads[0]
-    dealt = deal([kind.weight for kind in load.kinds], record.arguments.clients_of(load))
-    return [kind for kind, number in zip(kinds, dealt, strict=True) for _ in range(number)]
-
-
-def answered(record: ServeRecord) -> list[Sample]:
-    """Return the answers of the record's first load."""
-    return [one for one in record.result(record.arguments.loads[0].title, RIVAL).answered() if one.outcome == OK]
 
 
 def _aside_s(sample: Sample) -> float:
     """Seconds of a request that it neither waited nor ran."""
-    stages = sample.stages_ms
-    within_s = (stages.get("device", 0.0) + stages.get("queue", 0.0) + stages.get("load", 0.0)) / 1e3
+    within_s = sum(sample.stages_ms.get(stage, 0.0) for stage in ("device", "queue", "load")) / 1e3
     return max(0.0, (sample.wall_s or 0.0) - within_s)

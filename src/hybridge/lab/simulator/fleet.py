@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from .autoscaling import Autoscaler, Autoscaling
+from .autoscaling import LOOK_S, Autoscaler, Autoscaling
 from .events import Clock, Station
 from .workload import MOST_JOBS, JobClass
 
@@ -46,14 +46,19 @@ class FleetOptions:
 
 @dataclass(slots=True, eq=False)
 class SimulatedJob:
-    """One job.  Times are in seconds from the beginning."""
+    """One job.  Times are in seconds from the beginning.
+
+    Attributes:
+        left_s: Of its run.
+        then: Called when it is answered.
+    """
 
     kind: JobClass
     device_s: float
     arrived_s: float
+    left_s: float
+    then: Callable[[], None] | None = None
     ended_s: float = 0.0
-    left_s: float = 0.0
-    client: int | None = None
 
     @property
     def wall_s(self) -> float:
@@ -96,16 +101,16 @@ class Outcome:
         jobs: All jobs that were answered, but the first ones.
         seconds: From the first arrival to the last answer.
         replica_s: Seconds for which there were replicas, all together.
-        busy_s: Seconds for which their devices worked.
+        utilisation: The share of those in which their devices worked.
         front_busy: The share of the time for which the front worked.
-        link_busy: The same of its link.
+        link_busy: The share of the time for which its link carried bytes.
         most_replicas: The highest number of replicas.
     """
 
     jobs: Sequence[SimulatedJob]
     seconds: float
     replica_s: float
-    busy_s: float
+    utilisation: float
     front_busy: float
     link_busy: float
     most_replicas: int
@@ -119,11 +124,6 @@ class Outcome:
         span_s = max(job.ended_s for job in jobs) - min(job.arrived_s for job in jobs)
         return len(jobs) / span_s if span_s > 0 else 0.0
 
-    @property
-    def utilisation(self) -> float:
-        """The share of the replicas' time in which their devices worked."""
-        return self.busy_s / self.replica_s if self.replica_s else 0.0
-
 
 class Fleet:
     """A simulation; :meth:`open_loop` or :meth:`closed_loop` runs it once."""
@@ -135,14 +135,12 @@ class Fleet:
         self._front, self._link = Station(self.clock), Station(self.clock)
         self._queue: deque[SimulatedJob] = deque()
         self._replicas = [SimulatedReplica(0.0) for _ in range(options.replicas)]
+        self._gone: list[SimulatedReplica] = []
         self._free: list[deque[SimulatedReplica]] = [deque(self._replicas), deque()]  # by jobs that they have
         self._done: list[SimulatedJob] = []
-        self._open = self._replica_s = self._gone_busy_s = 0.0
+        self._open, self._replica_s = 0, 0.0
         self._most = options.replicas
         self._has_more = True
-        self._closed_kinds: Sequence[JobClass] = ()
-        self._left = 0
-        self._closes_s: float | None = None
         self._scaler = None if options.autoscaling is None else Autoscaler(options.autoscaling, options.replicas)
 
     def open_loop(self, arrivals: Iterator[tuple[float, JobClass]]) -> Outcome:
@@ -156,7 +154,7 @@ class Fleet:
             at_s, kind = found
 
             def arrive() -> None:
-                self._arrive(kind, None)
+                self._arrive(kind)
                 next_arrival()
 
             self.clock.at(at_s, arrive)
@@ -172,40 +170,41 @@ class Fleet:
             jobs: Most jobs.
             seconds: No job begins later; None for no bound.
         """
-        self._closed_kinds, self._left, self._closes_s = clients, min(jobs, MOST_JOBS), seconds
-        for number in range(len(clients)):
-            self._ask_again(number)
+        left = iter(range(min(jobs, MOST_JOBS)))
+
+        def ask(kind: JobClass) -> None:
+            if (seconds is not None and self.clock.now >= seconds) or next(left, None) is None:
+                self._has_more = False
+            else:
+                self._arrive(kind, lambda: ask(kind))
+
+        for kind in clients:
+            ask(kind)
         return self._run()
 
     def _run(self) -> Outcome:
         if self._scaler is not None:
-            self.clock.after(self._scaler.rules.look_s, self._scale)
+            self.clock.after(LOOK_S, self._scale)
         self.clock.run(lambda: not self._has_more and not self._open)
         now = self.clock.now
-        alive_s = sum(now - replica.born_s for replica in self._replicas)
+        replica_s = self._replica_s + sum(now - replica.born_s for replica in self._replicas)
+        busy_s = sum(replica.busy_s for replica in (*self._gone, *self._replicas))
         skipped = int(len(self._done) * self._options.warm_up)
         return Outcome(
-            sorted(self._done, key=lambda job: job.arrived_s)[skipped:],
-            now,
-            self._replica_s + alive_s,
-            self._gone_busy_s + sum(replica.busy_s for replica in self._replicas),
-            self._front.busy_s / now if now else 0.0,
-            self._link.busy_s / now if now else 0.0,
-            self._most,
+            jobs=sorted(self._done, key=lambda job: job.arrived_s)[skipped:],
+            seconds=now,
+            replica_s=replica_s,
+            utilisation=busy_s / replica_s if replica_s else 0.0,
+            front_busy=self._front.busy_s / now if now else 0.0,
+            link_busy=self._link.busy_s / now if now else 0.0,
+            most_replicas=self._most,
         )
 
     # ------------------------------------------------------------------------------------------- jobs
 
-    def _ask_again(self, client: int) -> None:
-        if self._left <= 0 or (self._closes_s is not None and self.clock.now >= self._closes_s):
-            self._has_more = False
-            return
-        self._left -= 1
-        self._arrive(self._closed_kinds[client], client)
-
-    def _arrive(self, kind: JobClass, client: int | None) -> None:
+    def _arrive(self, kind: JobClass, then: Callable[[], None] | None = None) -> None:
         device_s = self._draw.choice(kind.device_s)
-        job = SimulatedJob(kind, device_s, self.clock.now, left_s=device_s, client=client)
+        job = SimulatedJob(kind, device_s, self.clock.now, device_s, then)
         self._open += 1
         self._front.serve(kind.front_s / 2, lambda: self._enqueue(job))
 
@@ -234,8 +233,7 @@ class Fleet:
 
     def _fill_gap(self) -> None:
         """Give the first job that is short enough to the replica whose run is longest, to run in its gaps."""
-        staying = [replica for replica in self._replicas if not replica.is_leaving]
-        runs = [replica for replica in staying if replica.running and replica.given <= _DEPTH]
+        runs = [replica for replica in self._staying() if replica.running and replica.given <= _DEPTH]
         replica = max(runs, key=lambda one: one.left_s(self.clock.now), default=None)
         if replica is None:
             return
@@ -248,43 +246,46 @@ class Fleet:
 
     def _give(self, job: SimulatedJob, replica: SimulatedReplica) -> None:
         replica.given += 1
+        self._offer(replica)
+        self._carry(job, lambda: self._reach(job, replica))
+
+    def _offer(self, replica: SimulatedReplica) -> None:
+        """Let whoever looks for a replica find it, if it has a seat."""
         if replica.given < _DEPTH:
             self._free[replica.given].append(replica)
+
+    def _carry(self, job: SimulatedJob, then: Callable[[], None]) -> None:
+        """Take a job to its replica, or its answer back."""
         half_s = job.kind.nbytes / 2 / self._options.link_bytes_per_s
-        self._link.serve(
-            half_s, lambda: self.clock.after(self._options.hop_s / 2, lambda: self._reach(job, replica))
-        )
+        self._link.serve(half_s, lambda: self.clock.after(self._options.hop_s / 2, then))
 
     def _reach(self, job: SimulatedJob, replica: SimulatedReplica) -> None:
         if replica.running is None:
             self._start(job, replica)
         elif self._options.has_gaps and job.device_s <= replica.left_s(self.clock.now) * _GAP_SHARE:
-            self._nest(job, replica)
+            self._nest(job, replica.running, replica)
         else:
             replica.waiting.append(job)
 
     def _start(self, job: SimulatedJob, replica: SimulatedReplica) -> None:
         replica.running, replica.since_s = job, self.clock.now
-        self._plan_end(replica)
+        self._plan_end(job, replica)
 
-    def _plan_end(self, replica: SimulatedReplica) -> None:
+    def _plan_end(self, job: SimulatedJob, replica: SimulatedReplica) -> None:
         replica.run_number += 1
         number = replica.run_number
 
         def end() -> None:
-            if number == replica.run_number and replica.running is not None:
-                job, replica.running = replica.running, None
+            if number == replica.run_number:  # or it was paused since
+                replica.running = None
                 self._end(job, replica)
-                if replica.waiting and replica.running is None:
+                if replica.waiting:
                     self._start(replica.waiting.popleft(), replica)
 
-        assert replica.running is not None  # noqa: S101 - what is planned is the end of a run
-        self.clock.after(replica.running.left_s, end)
+        self.clock.after(job.left_s, end)
 
-    def _nest(self, job: SimulatedJob, replica: SimulatedReplica) -> None:
+    def _nest(self, job: SimulatedJob, outer: SimulatedJob, replica: SimulatedReplica) -> None:
         """Run a job in the gaps of the running one, which pauses meanwhile; several run at the same time's cost."""
-        outer = replica.running
-        assert outer is not None  # noqa: S101 - as its caller saw
         if not replica.paused_by:
             outer.left_s -= self.clock.now - replica.since_s
         replica.paused_by += 1
@@ -293,8 +294,7 @@ class Fleet:
         def resume() -> None:
             replica.paused_by -= 1
             if not replica.paused_by:
-                replica.since_s = self.clock.now
-                self._plan_end(replica)
+                self._start(outer, replica)
             self._end(job, replica)
 
         self.clock.after(job.device_s * replica.paused_by, resume)
@@ -304,10 +304,9 @@ class Fleet:
         replica.given -= 1
         if replica.is_leaving:
             self._remove_if_idle(replica)
-        elif replica.given < _DEPTH:
-            self._free[replica.given].append(replica)
-        half_s = job.kind.nbytes / 2 / self._options.link_bytes_per_s
-        self._link.serve(half_s, lambda: self.clock.after(self._options.hop_s / 2, lambda: self._answer(job)))
+        else:
+            self._offer(replica)
+        self._carry(job, lambda: self._answer(job))
         self._dispatch()
 
     def _answer(self, job: SimulatedJob) -> None:
@@ -319,14 +318,17 @@ class Fleet:
         job.ended_s = self.clock.now
         self._open -= 1
         self._done.append(job)
-        if job.client is not None:
-            self._ask_again(job.client)
+        if job.then is not None:
+            job.then()
 
     # ------------------------------------------------------------------------------------ autoscaling
 
+    def _staying(self) -> list[SimulatedReplica]:
+        return [replica for replica in self._replicas if not replica.is_leaving]
+
     def _scale(self) -> None:
         assert self._scaler is not None  # noqa: S101 - or nobody plans this
-        staying = [replica for replica in self._replicas if not replica.is_leaving]
+        staying = self._staying()
         wanted = self._scaler.wanted(self.clock.now, sum(replica.given for replica in staying))
         for _ in range(self._scaler.start(wanted)):
             self.clock.after(self._scaler.rules.start_s, self._add)
@@ -335,8 +337,7 @@ class Fleet:
             replica.is_leaving = True
             self._scaler.number -= 1
             self._remove_if_idle(replica)
-        if self._has_more or self._open:
-            self.clock.after(self._scaler.rules.look_s, self._scale)
+        self.clock.after(LOOK_S, self._scale)
 
     def _add(self) -> None:
         replica = SimulatedReplica(self.clock.now)
@@ -346,7 +347,7 @@ class Fleet:
         self._dispatch()
 
     def _remove_if_idle(self, replica: SimulatedReplica) -> None:
-        if not replica.given and replica in self._replicas:
+        if not replica.given:
             self._replicas.remove(replica)
+            self._gone.append(replica)
             self._replica_s += self.clock.now - replica.born_s
-            self._gone_busy_s += replica.busy_s

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from ...errors import RequestError
+from ..serve_bench import load_generator
 
 #: Bytes of latents and of a picture's file for each pixel, at most about: four float32 for 8×8 pixels, three bytes.
 _SENT_BYTES, _ANSWERED_BYTES = 16 / 64, 3.0
@@ -44,7 +45,7 @@ class JobClass:
 
 def mean_seconds(kinds: Sequence[JobClass]) -> float:
     """Mean seconds of a job on a device, over all kinds."""
-    return sum(kind.weight * kind.mean_s for kind in kinds) / sum(kind.weight for kind in kinds)
+    return fmean([kind.mean_s for kind in kinds], [kind.weight for kind in kinds])
 
 
 def bytes_of(size: int) -> float:
@@ -53,12 +54,9 @@ def bytes_of(size: int) -> float:
 
 
 def poisson(kinds: Sequence[JobClass], rate: float, seconds: float, seed: int) -> Iterator[tuple[float, JobClass]]:
-    """Yield jobs that come at random, ``rate`` in a second, each of a kind drawn by weight."""
-    draw, weights = random.Random(seed), [kind.weight for kind in kinds]  # noqa: S311 - traffic, not secrets
-    at_s = draw.expovariate(rate)
-    while at_s < seconds:
-        yield at_s, draw.choices(kinds, weights)[0]
-        at_s += draw.expovariate(rate)
+    """Jobs that come at random, ``rate`` in a second, each of a kind drawn by weight."""
+    weights = [kind.weight for kind in kinds]
+    return load_generator.poisson(kinds, weights, rate, load_generator.Bounds(seconds, None), seed)
 
 
 def read_trace(path: Path, kinds: Sequence[JobClass]) -> list[tuple[float, JobClass]]:

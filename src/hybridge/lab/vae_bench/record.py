@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..harness.record import machine
 from ..harness.stats import Summary, summary
-from ..harness.typed import parse
 from .cases import Arguments, Case
 
 
@@ -153,15 +152,17 @@ class VaeRecord:
     def result(self, case: Case, rival: str) -> Result:
         """A rival's measurements of a case, put together."""
         entries = self.entries(case, rival)
-        missing = next((entry.missing for entry in entries if entry.missing), None)
         time = summary(entry.seconds for entry in entries)
-        return Result(time, missing, entries[0] if entries else None)
+        return Result(time, _missing(entries), entries[0] if entries else None)
 
     def roof(self, case: Case) -> tuple[Roof | None, str | None]:
         """(the roof of a case, why there is none)."""
         entries = [entry for entry in self.roofs if entry.is_of(case)]
-        missing = next((entry.missing for entry in entries if entry.missing), None)
-        return roof_of([entry for entry in entries if not entry.missing]), missing
+        return roof_of([entry for entry in entries if not entry.missing]), _missing(entries)
+
+
+def _missing(entries: Sequence[Entry]) -> str | None:
+    return next((entry.missing for entry in entries if entry.missing), None)
 
 
 def roof_of(measured: Sequence[RoofMeasurement]) -> Roof | None:
@@ -180,13 +181,3 @@ def roof_of(measured: Sequence[RoofMeasurement]) -> Roof | None:
     matmul = max((one.matmul_flops_per_s for one in measured if one.matmul_flops_per_s), default=None)
     attending_s = first.attention_flops / matmul if matmul else 0.0
     return Roof(convolving_s + attending_s, first.flops, flops / convolving_s, matmul)
-
-
-def vae_record_of(record: Mapping[str, Any]) -> VaeRecord:
-    """A record of ``hybridge bench vae``, read.
-
-    Raises:
-        Misshapen: with the place where it is not what the benchmark writes.
-    """
-    read: VaeRecord = parse(VaeRecord, record)
-    return read

@@ -9,8 +9,9 @@ from ..harness.plot import Frame
 from ..harness.record import Record
 from ..harness.tables import NONE, Table, shown
 from ..harness.templates import render
+from ..harness.typed import parse
 from .cases import Case
-from .record import Measurement, Result, VaeRecord, vae_record_of
+from .record import Measurement, Result, VaeRecord
 from .rivals import RIVALS
 
 #: (width, height) of the plot, in SVG units.
@@ -33,19 +34,19 @@ def tables(record: Record) -> list[Table]:
     Raises:
         Misshapen: for a record that is not what the benchmark writes.
     """
-    read = vae_record_of(record)
+    read = parse(VaeRecord, record)
     cases = read.arguments.cases()
     return [_roofs(read, cases), _documentation(read, cases), *(_rivals(read, case) for case in cases)]
 
 
 def markdown(record: Record) -> str:
     """A page: what was run where, and the tables."""
-    return render(str(__package__), "page.md.jinja", record=vae_record_of(record), tables=tables(record))
+    return render(str(__package__), "page.md.jinja", record=parse(VaeRecord, record), tables=tables(record))
 
 
 def drawing(record: Record) -> str:
     """Seconds against peak memory as SVG: a line for every rival and dtype, a point for every size."""
-    read = vae_record_of(record)
+    read = parse(VaeRecord, record)
     found = [
         (name, case, result.judged.peak_bytes, result.time.median_s)
         for case in read.arguments.cases()

@@ -85,14 +85,13 @@ def _exact(case: Case, limits: Limits) -> Ready:
         batch, _, *frames, height, width = shape(case, resolve(case.model))
         plan = asdict(vae.plan(case.task, batch, height, width, *frames))
         about["plan"] = {key: plan[key] for key in ("mode", "reason", "peak_bytes", "flops")}
-    return Ready(lambda given: forward(vae, case, given), _input(case), _first(case), about=about)
+    return _ready(vae, case, about=about)
 
 
 def _plain(case: Case, _: Limits, dtype: torch.dtype | None = None) -> Ready:
     dtype = dtype or getattr(torch, case.dtype)
     check_plain_fits(case, dtype)
-    module = all_at_once(build(case, dtype))
-    return Ready(lambda given: forward(module, case, given), _input(case).to(dtype), _first(case).to(dtype))
+    return _ready(all_at_once(build(case, dtype)), case, lambda given: given.to(dtype))
 
 
 def all_at_once(module: Any) -> Any:
@@ -122,14 +121,18 @@ def _channels_last(case: Case, _: Limits) -> Ready:
         for layer, memory_format in formats.items():
             if isinstance(part, layer):
                 part.to(memory_format=memory_format)
-    given, first = (one.to(memory_format=kind) for one in (_input(case), _first(case)))
-    return Ready(lambda given: forward(module, case, given), given, first)
+    return _ready(module, case, lambda given: given.to(memory_format=kind))
 
 
 def _tiled(case: Case, limits: Limits) -> Ready:
     module = build(case)
     module.enable_tiling()
-    if not hasattr(module, "tile_sample_min_size"):  # classes of films
+    if hasattr(module, "tile_sample_min_size"):
+        tile = limits.tile_pixels or module.tile_sample_min_size
+        if limits.tile_pixels is not None:
+            module.tile_sample_min_size = tile
+            module.tile_latent_min_size = tile // resolve(case.model).spatial_factor
+    else:  # classes of films
         own = module.tile_sample_min_height
         tile = limits.tile_pixels or own
         module.tile_sample_min_height = module.tile_sample_min_width = tile
@@ -137,13 +140,7 @@ def _tiled(case: Case, limits: Limits) -> Ready:
             # The overlap stays the same part of a tile: tiles below the step between them shrink the picture.
             step = module.tile_sample_stride_height * tile // own
             module.tile_sample_stride_height = module.tile_sample_stride_width = step
-        about = {"tile_pixels": tile}
-        return Ready(lambda given: forward(module, case, given), _input(case), _first(case), about=about)
-    if limits.tile_pixels is not None:
-        module.tile_sample_min_size = limits.tile_pixels
-        module.tile_latent_min_size = limits.tile_pixels // resolve(case.model).spatial_factor
-    about = {"tile_pixels": module.tile_sample_min_size}
-    return Ready(lambda given: forward(module, case, given), _input(case), _first(case), about=about)
+    return _ready(module, case, about={"tile_pixels": tile})
 
 
 def _compiled(case: Case, _: Limits) -> Ready:
@@ -213,6 +210,18 @@ def _why_not_openvino(case: Case) -> str | None:
     if capability not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return f"openvino has no {case.dtype} on this CPU"
     return None
+
+
+def _ready(
+    module: Any,
+    case: Case,
+    convert: Callable[[torch.Tensor], torch.Tensor] = lambda given: given,
+    about: dict[str, Any] | None = None,
+) -> Ready:
+    """The forward of a module, whose inputs are converted."""
+    return Ready(
+        lambda given: forward(module, case, given), convert(_input(case)), convert(_first(case)), about=about
+    )
 
 
 def _input(case: Case) -> torch.Tensor:

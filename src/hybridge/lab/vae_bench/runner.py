@@ -22,9 +22,10 @@ from typing import Any
 from ...engine import locate, resolve
 from ..harness.record import Record
 from ..harness.runner import Progress, Turn, described, no_progress, run_benchmark
+from ..harness.typed import parse
 from ..harness.worker_process import ask
 from .cases import Arguments, Case
-from .record import vae_record_of
+from .record import VaeRecord
 from .rivals import RIVALS, Rival
 from .subject import reference_dtype
 
@@ -41,10 +42,9 @@ def run(arguments: Arguments, path: Path, *, resume: bool = False, progress: Pro
         progress: Hears what comes next.
 
     Raises:
-        RequestError: for arguments that cannot be; when there is a record and ``resume`` is not set; and when it
-            is set and the record is of another environment or other arguments.
+        RequestError: for arguments that cannot be.
         ModelUnavailable: when real weights were asked for and cannot be had.
-        EngineFailure: when the device is not there.
+        HybridgeError: as :func:`.run_benchmark` does.
     """
     spec = resolve(arguments.model)
     arguments.check(tuple(RIVALS), spec.spatial_factor, spec.frames)
@@ -89,7 +89,7 @@ def _turns(arguments: Arguments, record: Record, worker: VaeWorker) -> Iterator[
 def _measured(
     case: Case, number: int, rival: Rival, arguments: Arguments, record: Record, worker: VaeWorker
 ) -> dict[str, Any]:
-    read = vae_record_of(record)
+    read = parse(VaeRecord, record)
     # What could not be done in one round is not tried again in the next.
     missing = worker.missing.get((rival.name, case.dtype)) or read.result(case, rival.name).missing
     if missing:

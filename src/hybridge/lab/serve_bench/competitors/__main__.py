@@ -8,25 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from typing import Any
-
-
-def litserve(job: dict[str, Any]) -> None:
-    """LitServe: one worker process for each model, as it comes; no time limit of its own."""
-    from .litserve import run
-
-    run(job)
-
-
-def ray(job: dict[str, Any]) -> None:
-    """Ray Serve: one replica for each model."""
-    from .ray import run
-
-    run(job)
-
-
-SERVERS: dict[str, Callable[[dict[str, Any]], None]] = {"litserve": litserve, "ray": ray}
+from importlib import import_module
 
 if __name__ == "__main__":
-    SERVERS[sys.argv[1]](json.loads(sys.argv[2]))
+    import_module(f".{sys.argv[1]}", __package__).run(json.loads(sys.argv[2]))

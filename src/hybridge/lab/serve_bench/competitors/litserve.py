@@ -1,4 +1,4 @@
-"""diffusers' decode behind LitServe, as its documentation would have it.
+"""diffusers' decode behind LitServe, as its documentation would have it: one worker process for each model.
 
 LitServe and FastAPI read the annotations of the methods at run time, so they are not kept as text here.
 """
@@ -39,7 +39,7 @@ class _Decode(_litserve.LitAPI):  # type: ignore[misc] # untyped, and not always
 
 
 def run(job: dict[str, Any]) -> None:
-    """Serves until it is ended."""
+    """Serves until it is ended, without LitServe's own time limit."""
     apis = [_Decode(name, model, job["format"]) for name, model in job["models"]]
     server = _litserve.LitServer(apis, timeout=False)
     server.run(host="127.0.0.1", port=job["port"], generate_client_file=False, log_level="warning")

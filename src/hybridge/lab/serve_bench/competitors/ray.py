@@ -1,4 +1,4 @@
-"""diffusers' decode behind Ray Serve, as its documentation would have it.
+"""diffusers' decode behind Ray Serve, as its documentation would have it: one replica for each model.
 
 Ray reads the annotations of methods at run time, so they are not kept as text here.
 """
