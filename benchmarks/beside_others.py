@@ -1,9 +1,15 @@
-"""A decode alone and beside busy processes, by how OpenMP's threads wait for each other: milliseconds.
+"""A decode alone and beside busy processes, by how OpenMP's threads wait for each other.
 
 torch's operators and the engine's kernels end at barriers, where GNU's OpenMP spins for a while before it sleeps.
 On busy processors, a thread that spins takes time from the thread that it waits for.  How long it spins is read
-from the environment when the library is loaded, so each setting has its own process.  All processes are started
-first and decode in turns of a second or two, so that the measurements that are compared are seconds apart.
+from the environment when the library is loaded, so each setting has its own process.
+
+All processes are started first.  A process decodes alone and beside the others in turns that follow each other, so
+a ratio compares measurements that are seconds apart, and the printed ratio is the median of these.  Linux decides
+anew in each turn which thread gets which processor, so many short turns tell more than a few long ones.
+
+Each busy process stays on its own processor and is stopped, not ended, for the turns without it.  All processes
+belong to one session: Linux shares the processors among sessions first, where it groups processes by session.
 """
 
 from __future__ import annotations
@@ -12,10 +18,11 @@ import argparse
 import contextlib
 import multiprocessing
 import os
+import signal
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -34,16 +41,22 @@ WAITS = {
 
 @dataclass(frozen=True)
 class Entrant:
-    """A process that decodes with ``exact`` or ``diffusers``, the setting of its threads, and the pipe to it."""
+    """A process that decodes with ``exact`` or ``diffusers``, and the pipe to it.
 
-    who: str
-    wait: str
+    Attributes:
+        name: Who decodes, and how its threads wait.
+        turns: The milliseconds of each decode, in each turn: by the number of busy processes, as text.
+    """
+
+    name: str
     pipe: Connection
     process: Any
+    turns: dict[str, list[list[float]]] = field(default_factory=dict)
 
-    @property
-    def name(self) -> str:
-        return f"{self.who}, {self.wait}"
+    def decode(self, seconds: float, beside: int) -> None:
+        """Have it decode for so many seconds, and keep the milliseconds of each decode."""
+        self.pipe.send(seconds)
+        self.turns.setdefault(str(beside), []).append(self.pipe.recv())
 
 
 def decode_on_request(pipe: Connection, who: str, model: str, size: int, dtype: str) -> None:
@@ -73,8 +86,9 @@ def decode_on_request(pipe: Connection, who: str, model: str, size: int, dtype: 
                 pipe.send(decodes)
 
 
-def compute_forever() -> None:
-    """Compute without ever waiting."""
+def compute_forever(processor: int) -> None:
+    """Compute on this processor without ever waiting."""
+    os.sched_setaffinity(0, {processor})
     while True:
         pass
 
@@ -94,23 +108,63 @@ def start(who: str, wait: str, arguments: argparse.Namespace) -> Entrant:
             del os.environ[name]
         os.environ.update(inherited)
     theirs.close()
-    return Entrant(who, wait, ours, process)
+    return Entrant(f"{who}, {wait}", ours, process)
 
 
 @contextlib.contextmanager
-def busy(count: int) -> Iterator[None]:
-    """Run so many processes that never wait, inside the block."""
-    context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=compute_forever, daemon=True) for _ in range(count)]
+def stopped(most: int) -> Iterator[list[int]]:
+    """Start so many busy processes, one on each processor in turn, and stop them; their ids."""
+    context, processors = multiprocessing.get_context("spawn"), sorted(os.sched_getaffinity(0))
+    others = [
+        context.Process(target=compute_forever, args=(processors[index % len(processors)],), daemon=True)
+        for index in range(most)
+    ]
     for other in others:
         other.start()
+    time.sleep(2 * bool(others))  # until they compute
+    ids = [other.pid for other in others if other.pid is not None]
+    for one in ids:
+        os.kill(one, signal.SIGSTOP)
     try:
-        time.sleep(0.5 * bool(others))  # until they compute
-        yield
+        yield ids
     finally:
         for other in others:
             other.kill()
             other.join()
+
+
+@contextlib.contextmanager
+def continued(ids: list[int]) -> Iterator[None]:
+    """Let these processes run inside the block."""
+    for one in ids:
+        os.kill(one, signal.SIGCONT)
+    try:
+        yield
+    finally:
+        for one in ids:
+            os.kill(one, signal.SIGSTOP)
+
+
+def ratios(turns: dict[str, list[list[float]]], beside: str, alone: str) -> list[float]:
+    """The mean time of a decode in each turn beside the others, relative to the turn alone next to it."""
+    pairs = zip(turns[beside], turns[alone], strict=True)
+    return [statistics.mean(these) / statistics.mean(those) for these, those in pairs]
+
+
+def report(entrant: Entrant) -> str:
+    """Of each number of busy processes: mean time, the longest, the ratio and its standard error."""
+    alone, *_ = entrant.turns
+    told = []
+    for beside, turns in entrant.turns.items():
+        found = ratios(entrant.turns, beside, alone)
+        # Of a median: 1.25 times that of a mean.
+        error = 1.25 * statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else 0.0
+        mean = statistics.median(map(statistics.mean, turns))
+        told.append(
+            f"beside {beside}: {mean:6.0f} ms (longest {max(map(max, turns)):6.0f}),"
+            f" × {statistics.median(found):.2f} ± {error:.2f};"
+        )
+    return " ".join((f"{entrant.name:20}", *told))
 
 
 def main() -> None:
@@ -118,10 +172,12 @@ def main() -> None:
     parser.add_argument("--model", default="starter", help="a name of the catalogue; its weights are random")
     parser.add_argument("--size", type=int, default=512, help="side of the picture in pixels")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--busy", type=int, nargs="+", default=[0, os.cpu_count() or 1], help="busy processes")
+    parser.add_argument(
+        "--busy", type=int, nargs="+", default=[0, os.cpu_count() or 1], help="busy processes; first those of ×1"
+    )
     parser.add_argument("--wait", nargs="+", default=list(WAITS), choices=WAITS)
     parser.add_argument("--seconds", type=float, default=1.5, help="of one turn")
-    parser.add_argument("--turns", type=int, default=10, help="of each")
+    parser.add_argument("--turns", type=int, default=20, help="of each")
     parser.add_argument("--write", action="store_true", help="keep the record in benchmarks/records")
     arguments = parser.parse_args()
 
@@ -129,27 +185,24 @@ def main() -> None:
         start("diffusers", "default", arguments)
     ]
     made, *_ = [entrant.pipe.recv() for entrant in entrants]
-    samples: dict[str, dict[str, list[float]]] = {
-        entrant.name: {str(count): [] for count in arguments.busy} for entrant in entrants
-    }
-    for turn in range(arguments.turns):
-        for count in arguments.busy if turn % 2 else reversed(arguments.busy):
-            with busy(count):
-                for entrant in entrants if turn % 2 else reversed(entrants):
-                    entrant.pipe.send(arguments.seconds)
-                    samples[entrant.name][str(count)] += entrant.pipe.recv()
-    first = str(arguments.busy[0])
-    for name, by_count in samples.items():
-        medians = {count: statistics.median(values) for count, values in by_count.items()}
-        slowest = {count: max(values) for count, values in by_count.items()}
-        print(f"{name:20}", *(f"beside {n}: {m:6.0f} ms (longest {slowest[n]:6.0f}), × {m / medians[first]:.2f};"
-                              for n, m in medians.items()))  # fmt: skip
+    with stopped(max(arguments.busy)) as others:
+        for turn in range(arguments.turns):
+            # Each has its own order: who follows whom changes, too.
+            first = turn % len(entrants)
+            for entrant in entrants[first:] + entrants[:first]:
+                for count in arguments.busy if turn % 2 else reversed(arguments.busy):
+                    with continued(others[:count]):
+                        entrant.decode(arguments.seconds, count)
+    for entrant in entrants:
+        entrant.turns.update({str(count): entrant.turns.pop(str(count)) for count in arguments.busy})
+        print(report(entrant))
     if arguments.write:
         from hybridge.lab.harness import record
 
         asked = {name: value for name, value in vars(arguments).items() if name != "write"}
         path = RECORDS / f"beside-others-{arguments.model}-{arguments.size}.json"
-        record.write(record.begin("beside_others", made, asked, milliseconds=samples), path)
+        milliseconds = {entrant.name: entrant.turns for entrant in entrants}
+        record.write(record.begin("beside_others", made, asked, milliseconds=milliseconds), path)
         print(path)
 
 
