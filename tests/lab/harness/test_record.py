@@ -66,3 +66,8 @@ def test_other_files_are_refused(text: str, message: str, tmp_path: Path) -> Non
     path.write_text(text)
     with pytest.raises(RequestError, match=message):
         record.read(path, "vae")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"none\.json cannot be read: saw No such file"):
+        record.read(tmp_path / "none.json", "vae")

@@ -189,8 +189,9 @@ def test_a_plot_keeps_everything_within_its_frame(seconds: list[float], count: i
     rows = [measured(f"row-{n}", [s * (n + 1) for s in seconds], exact=n * MB) for n in range(count)]
     drawn = plot(found(tmp_path, *rows), "counted", 380, 400)
     assert len(drawn.points) == count
+    frame = drawn.frame
     for point in drawn.points:
-        assert drawn.left <= point.x <= drawn.right
-        assert drawn.top <= point.y <= drawn.bottom
-    assert all(drawn.left <= tick.at <= drawn.right for tick in drawn.x_ticks)
-    assert all(drawn.top <= tick.at <= drawn.bottom for tick in drawn.y_ticks)
+        assert frame.left <= point.x <= frame.right
+        assert frame.top <= point.y <= frame.bottom
+    assert all(frame.left <= tick.at <= frame.right for tick in frame.x_ticks)
+    assert all(frame.top <= tick.at <= frame.bottom for tick in frame.y_ticks)

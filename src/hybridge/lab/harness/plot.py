@@ -27,6 +27,9 @@ class Placed(Protocol):
 
 Point = TypeVar("Point", bound=Placed)
 
+#: The point that has a name; where the name stands; SVG's ``text-anchor``.
+Label = tuple[Point, float, float, str]
+
 
 @dataclass(frozen=True, slots=True)
 class Tick:
@@ -94,7 +97,7 @@ class Frame:
         left, right, top, bottom = 56, width - 16, 14, height - 46
         across = Scale.of([count for count, _ in values], left, right)
         up = Scale.of([seconds for _, seconds in values], bottom, top)
-        return Frame(width, height, across, up, left, right, top, bottom)
+        return cls(width, height, across, up, left, right, top, bottom)
 
     @property
     def x_ticks(self) -> list[Tick]:
@@ -104,10 +107,12 @@ class Frame:
     def y_ticks(self) -> list[Tick]:
         return [Tick(self.up.at(value), format_seconds(value)) for value in self.up.ticks(34)]
 
-    def named(
-        self, points: Sequence[Point], names: Callable[[Point], Iterable[str]]
-    ) -> Iterator[tuple[Point, float, float, str]]:
-        """(point, x, y, anchor) of the names that can be placed where they cover nothing.
+    def at(self, count: float, seconds: float) -> tuple[float, float]:
+        """The place of bytes and seconds."""
+        return self.across.at(count), self.up.at(seconds)
+
+    def named(self, points: Sequence[Point], names: Callable[[Point], Iterable[str]]) -> Iterator[Label[Point]]:
+        """The names that can be placed where they cover nothing.
 
         Args:
             points: The more important first.
@@ -118,21 +123,20 @@ class Frame:
         taken.append((self.left, self.top - 4.0, self.left + 140.0, self.top + 16.0))
         for point in points:
             width = max(map(_width, names(point)))
-            for x, y, anchor in (
-                (point.x + 9, point.y + 4, "start"),
-                (point.x - 9, point.y + 4, "end"),
-                (point.x, point.y - 10, "middle"),
-                (point.x, point.y + 19, "middle"),
+            for x, y, anchor, before in (
+                (point.x + 9, point.y + 4, "start", 0.0),
+                (point.x - 9, point.y + 4, "end", width),
+                (point.x, point.y - 10, "middle", width / 2),
+                (point.x, point.y + 19, "middle", width / 2),
             ):
-                from_x = x - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
-                box = (from_x, y - _LINE + 4, from_x + width, y + 4)
-                inside = (
-                    self.left <= box[0] and box[2] <= self.right and self.top <= box[1] and box[3] <= self.bottom
-                )
-                if inside and not any(_meet(box, other) for other in taken):
+                box = (x - before, y - _LINE + 4, x - before + width, y + 4)
+                if self._holds(box) and not any(_meet(box, other) for other in taken):
                     taken.append(box)
                     yield point, round(x, 1), round(y, 1), anchor
                     break
+
+    def _holds(self, box: tuple[float, ...]) -> bool:
+        return self.left <= box[0] and box[2] <= self.right and self.top <= box[1] and box[3] <= self.bottom
 
 
 def _round_numbers(lowest: float, highest: float, mantissas: Iterable[float]) -> Iterable[float]:

@@ -64,20 +64,23 @@ def no_room(path: Path, why: object) -> HybridgeError:
     )
 
 
-def read(path: Path, benchmark: str) -> Record:
-    """A record of this benchmark.
+def read(path: Path, *benchmarks: str, purpose: str = "that can be gone on with") -> Record:
+    """A record of one of these benchmarks.
 
     Raises:
-        RequestError: when the file holds something else, or a schema that this version does not write.
+        RequestError: when the file cannot be read, or holds something else, or a schema that this version does not
+            write; it says that this is no record for the purpose.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read", saw=error.strerror) from None
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"{path} is not JSON", saw=error) from None
-    seen = {key: record.get(key) for key in ("schema", "benchmark")} if isinstance(record, dict) else record
-    expected = {"schema": SCHEMA, "benchmark": benchmark}
-    if seen != expected:
-        raise RequestError(f"{path} is not a record that can be gone on with", saw=seen, expected=expected)
+    about = {key: record.get(key) for key in ("schema", "benchmark")} if isinstance(record, dict) else {}
+    if about.get("schema") != SCHEMA or about["benchmark"] not in benchmarks:
+        expected = f"schema {SCHEMA} of {', '.join(benchmarks)}"
+        raise RequestError(f"{path} is not a record {purpose}", saw=about or "something else", expected=expected)
     return dict(record)
 
 

@@ -16,13 +16,13 @@ class Summary:
         median_s: The middle.
         lowest_s: The fastest.
         highest_s: The slowest.
-        count: Samples.
+        samples: How many there are.
     """
 
     median_s: float
     lowest_s: float
     highest_s: float
-    count: int
+    samples: int
 
 
 def summary(rounds: Iterable[Sequence[float]]) -> Summary | None:

@@ -21,14 +21,14 @@ class Text(NamedTuple):
 
     def filled(self, **values: object) -> Text:
         """With values in place of ``{names}``; a value that is a Text itself goes in by language."""
-        return Text(
-            self.en.format_map(
-                {name: value.en if isinstance(value, Text) else value for name, value in values.items()}
-            ),
-            self.zh.format_map(
-                {name: value.zh if isinstance(value, Text) else value for name, value in values.items()}
-            ),
-        )
+
+        def filled(language: Language) -> str:
+            own = {
+                name: value.into(language) if isinstance(value, Text) else value for name, value in values.items()
+            }
+            return self.into(language).format_map(own)
+
+        return Text(filled("en"), filled("zh"))
 
 
 def same(text: str) -> Text:

@@ -11,7 +11,7 @@ from ..harness.tables import Table
 from ..techniques import guide
 from ..techniques.facts import GUIDE
 from .findings import Findings, findings
-from .sources import Sources
+from .sources import Source, Sources
 from .summary import Summary, summary, title
 
 #: Of report.json; goes up when a reader of older ones would misread a newer one.
@@ -43,29 +43,21 @@ class Content:
 
     def numbers(self) -> dict[str, Any]:
         """report.json: what was worked out, the guide's figures apart from it, and the records as they were."""
-        rows = self.findings.rows if self.findings else ()
+        found = self.findings
         return {
             "schema": SCHEMA,
             "benchmark": "report",
             "environment": self.environment,
             "summary": [
-                {
-                    "what": winner.label.en,
-                    "configuration": winner.row.name,
-                    "facts": [fact.en for fact in winner.facts],
-                }
-                for winner in (self.summary.winners if self.summary else ())
+                {"what": one.label.en, "configuration": one.row.name, "facts": [fact.en for fact in one.facts]}
+                for one in (self.summary.winners if self.summary else ())
             ],
             "configurations": [
                 {key: value for key, value in asdict(row).items() if key != "folder"}
                 | {"title": title(row)._asdict()}
-                for row in rows
+                for row in (found.rows if found else ())
             ],
-            "pareto": {
-                measure: [row.name for row in self.findings.front(measure)] for measure in self.findings.measures
-            }
-            if self.findings
-            else {},
+            "pareto": {key: [row.name for row in found.front(key)] for key in found.measures} if found else {},
             "guide": {
                 "source": GUIDE,
                 "condition": guide.CONDITION.en,
@@ -80,18 +72,14 @@ def content(sources: Sources) -> Content:
     """Works out what there is to say."""
     environment = sources.environment
     found = findings(sources.studies) if sources.studies else None
-    return Content(
-        sources,
-        environment,
-        found,
-        summary(found, machine(environment)) if found else None,
-        _tables(sources),
-    )
+    said = summary(found, machine(environment)) if found else None
+    return Content(sources, environment, found, said, _tables(sources))
 
 
 def _tables(sources: Sources) -> dict[str, tuple[Table, ...]]:
     found: dict[str, tuple[Table, ...]] = {}
-    for source in (*sources.vaes, *sources.serves):
+    others: tuple[Source[Any], ...] = (*sources.vaes, *sources.serves)
+    for source in others:
         name = source.record["benchmark"]
         # Imported where there is such a record: it brings torch along.
         report = import_module(f"..{name}_bench.report", __package__)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from ..harness.plot import Frame
+from ..harness.plot import Frame, Label
 from ..harness.words import Text
 from . import formatting
 from .findings import Findings, Measure, Row
@@ -27,64 +26,49 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
-    """The name of a point, placed where it covers no other."""
-
-    text: Text
-    x: float
-    y: float
-    anchor: str
-
-
-@dataclass(frozen=True, slots=True)
-class Plot(Frame):
+class Plot:
     """All that the template needs.
 
     Attributes:
+        labels: Names of points, where they cover no other.
         front: The Pareto front, as an SVG path; a staircase.
         missing: Configurations that have a time and no memory of this kind, as text, or None.
     """
 
+    frame: Frame
     measure: Measure
     points: tuple[Point, ...]
-    labels: tuple[Label, ...]
+    labels: tuple[Label[Point], ...]
     front: str
     missing: Text | None
 
 
 def plot(found: Findings, measure: Measure, width: int, height: int) -> Plot:
     """Memory to the right, seconds upwards, both logarithmic."""
-    shown = [row for row in found.rows if row.counts and measure in row.memory and row.time]
+    shown = [row for row in found.rows if row.counts and measure in row.memory]
     without = [row for row in found.rows if row.counts and measure not in row.memory]
     front = found.front(measure)
     frame = Frame.around([(row.memory[measure], _seconds(row)) for row in shown], width, height)
     points = [
-        Point(
-            row,
-            frame.across.at(row.memory[measure]),
-            frame.up.at(_seconds(row)),
-            _about(row, measure, row in front),
-            row in front,
-        )
+        Point(row, *frame.at(row.memory[measure], _seconds(row)), _about(row, measure, row in front), row in front)
         for row in shown
     ]
     # The front is drawn above the rest, the baseline above all.
     points.sort(key=lambda point: (point.row.is_baseline, point.is_front))
     # Named are the baseline and the front, the rest as far as there is room.
     important = sorted(points, key=lambda point: (not point.row.is_baseline, not point.is_front, point.y))
-    labels = frame.named(important, lambda point: title(point.row))
     return Plot(
-        **{field.name: getattr(frame, field.name) for field in fields(Frame)},
-        measure=measure,
-        points=tuple(points),
-        labels=tuple(Label(title(point.row), x, y, anchor) for point, x, y, anchor in labels),
-        front=_staircase([point for point in points if point.is_front]),
-        missing=names(without) if without else None,
+        frame,
+        measure,
+        tuple(points),
+        tuple(frame.named(important, lambda point: title(point.row))),
+        _staircase([point for point in points if point.is_front]),
+        names(without) if without else None,
     )
 
 
 def _seconds(row: Row) -> float:
-    return max(row.time.median_s, 1e-9) if row.time else math.inf
+    return max(row.seconds, 1e-9)
 
 
 def _about(row: Row, measure: Measure, is_front: bool) -> Text:

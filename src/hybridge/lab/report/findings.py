@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from ..harness.stats import Summary, summary
 from ..studies.arguments import BASELINE, Arguments
 from ..studies.record import Difference, Measurement, Pipeline, Study
 from ..techniques.facts import TechniqueResult
-from .sources import StudySource
+from .sources import Source
 
 #: How memory was looked at.  *allocated*: by CUDA's allocator.  *counted*: weights, and live tensors on top.
 #: *resident*: by the system, with all libraries.
@@ -30,16 +31,6 @@ LEAST_PICTURE_DB = 12.0
 
 
 @dataclass(frozen=True, slots=True)
-class Time:
-    """Warm seconds of one picture: of all prompts and runs."""
-
-    median_s: float
-    lowest_s: float
-    highest_s: float
-    samples: int
-
-
-@dataclass(frozen=True, slots=True)
 class WorstDifference:
     """From the baseline's pictures: of all prompts the worst.  None: not measured.
 
@@ -47,12 +38,12 @@ class WorstDifference:
         equal: The same bits, for every prompt.
     """
 
-    equal: bool
-    psnr_db: float | None
-    ssim: float | None
-    largest: float | None
-    lpips: float | None
-    clip_score: float | None
+    equal: bool = False
+    psnr_db: float | None = None
+    ssim: float | None = None
+    largest: float | None = None
+    lpips: float | None = None
+    clip_score: float | None = None
     caption: float | None = None
 
 
@@ -61,6 +52,7 @@ class Row:
     """A configuration.  Ratios are to the baseline of the same record: both sides measured in one run.
 
     Attributes:
+        time: Of one warm picture: of all prompts and runs.
         within_noise: Its samples and the baseline's overlap, so that no difference in time was shown.
         step_s: Seconds of a picture for each of its denoising steps.
         calls: Batch size of the denoiser at each of its forwards for one picture.
@@ -76,7 +68,7 @@ class Row:
     reason: str | None
     parts: tuple[TechniqueResult, ...]
     folder: Path
-    time: Time | None = None
+    time: Summary | None = None
     time_ratio: float | None = None
     within_noise: bool = False
     step_s: float | None = None
@@ -90,6 +82,11 @@ class Row:
     difference: WorstDifference | None = None
     pictures: dict[str, str] = field(default_factory=dict)
     why_not_counted: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Of a warm picture, the median; endless without any."""
+        return self.time.median_s if self.time else math.inf
 
     @property
     def is_baseline(self) -> bool:
@@ -152,18 +149,18 @@ class Findings:
         """Pareto's: whatever is faster takes more memory, whatever is smaller takes longer.  Fastest first."""
         least, found = math.inf, []
         points = [row for row in self.rows if row.may_win and measure in row.memory]
-        for row in sorted(points, key=lambda row: (_seconds(row), row.memory[measure])):
+        for row in sorted(points, key=lambda row: (row.seconds, row.memory[measure])):
             if row.memory[measure] < least:
                 least = row.memory[measure]
                 found.append(row)
         return found
 
     def fastest(self) -> Row | None:
-        return min((row for row in self.rows if row.may_win), key=_seconds, default=None)
+        return min((row for row in self.rows if row.may_win), key=lambda row: row.seconds, default=None)
 
     def smallest(self, measure: Measure) -> Row | None:
         found = [row for row in self.rows if row.may_win and measure in row.memory]
-        return min(found, key=lambda row: (row.memory[measure], _seconds(row)), default=None)
+        return min(found, key=lambda row: (row.memory[measure], row.seconds), default=None)
 
     def trade_off(self, measure: Measure, *, same_picture: bool = False) -> Row | None:
         """The least product of time and memory: halving one is worth doubling the other."""
@@ -172,21 +169,21 @@ class Findings:
             for row in self.rows
             if row.may_win and measure in row.memory and (row.keeps_the_picture or not same_picture)
         ]
-        return min(found, key=lambda row: _seconds(row) * row.memory[measure], default=None)
+        return min(found, key=lambda row: row.seconds * row.memory[measure], default=None)
 
 
-def findings(sources: Sequence[StudySource]) -> Findings:
+def findings(sources: Sequence[Source[Study]]) -> Findings:
     """What the studies found; of a configuration that is in several, the last has the word."""
     rows: dict[str, Row] = {}
-    baselines = [_baseline(source.study) for source in sources]
+    baselines = [_baseline(source.read) for source in sources]
     fallback = next((one for one in baselines if one), None)
     for source, baseline in zip(sources, baselines, strict=True):
-        for measured in source.study.measurements:
-            row = _row(source.study.arguments, source.folder, measured, baseline or fallback)
+        for measured in source.read.measurements:
+            row = _row(source.read.arguments, source.path.parent, measured, baseline or fallback)
             rows[measured.configuration] = row
-    asked = {one.name for source in sources for one in source.study.arguments.configurations}
+    asked = {one.name for source in sources for one in source.read.arguments.configurations}
     in_order = sorted(rows.values(), key=lambda row: not row.is_baseline)
-    first = sources[0].study
+    first = sources[0].read
     return Findings(
         tuple(in_order),
         len(asked | rows.keys()),
@@ -204,7 +201,7 @@ def _baseline(study: Study) -> Measurement | None:
 def _row(asked: Arguments, folder: Path, measured: Measurement, baseline: Measurement | None) -> Row:
     name = measured.configuration
     techniques = asked.techniques_of(name)
-    about = Row(
+    row = Row(
         name,
         tuple(part.name for part in measured.techniques) if techniques is None else techniques,
         measured.outcome,
@@ -214,15 +211,15 @@ def _row(asked: Arguments, folder: Path, measured: Measurement, baseline: Measur
     )
     time = _time(measured, asked.batch)
     if time is None:
-        return about
+        return row
     memory = _memory(measured)
     beside = _time(baseline, asked.batch) if baseline else None
     bytes_beside = _memory(baseline) if baseline else {}
     return replace(
-        about,
+        row,
         time=time,
         time_ratio=time.median_s / beside.median_s if beside and beside.median_s else None,
-        within_noise=bool(beside) and _overlap(time, beside),
+        within_noise=beside is not None and time.lowest_s <= beside.highest_s and beside.lowest_s <= time.highest_s,
         step_s=time.median_s * asked.batch / measured.steps if measured.steps else None,
         first_s=measured.first_picture_s,
         load_s=measured.load_s,
@@ -231,29 +228,23 @@ def _row(asked: Arguments, folder: Path, measured: Measurement, baseline: Measur
         weights_bytes=measured.weights_bytes,
         memory=memory,
         memory_ratios={key: memory[key] / bytes_beside[key] for key in memory if bytes_beside.get(key)},
-        difference=_worst((measured.difference or {}).values(), is_baseline=name == BASELINE),
+        difference=_worst((measured.difference or {}).values(), is_baseline=row.is_baseline),
         pictures=measured.pictures,
         why_not_counted=measured.why_not_exact,
     )
 
 
-def _time(measured: Measurement, batch: int) -> Time | None:
-    samples = [second / batch for second in measured.samples]
-    if not samples:
-        return None
-    return Time(statistics.median(samples), min(samples), max(samples), len(samples))
-
-
-def _overlap(one: Time, other: Time | None) -> bool:
-    return other is not None and one.lowest_s <= other.highest_s and other.lowest_s <= one.highest_s
+def _time(measured: Measurement, batch: int) -> Summary | None:
+    return summary([second / batch] for second in measured.samples)
 
 
 def _memory(measured: Measurement) -> dict[Measure, int]:
-    peak, weights = measured.peak, measured.weights_bytes
-    counted = peak.exact_bytes is not None and weights is not None
+    peak, counted = measured.peak, None
+    if peak.exact_bytes is not None and measured.weights_bytes is not None:
+        counted = peak.exact_bytes + measured.weights_bytes
     found: dict[Measure, int | None] = {
         "allocated": peak.allocated_bytes,
-        "counted": (peak.exact_bytes or 0) + (weights or 0) if counted else None,
+        "counted": counted,
         "resident": peak.resident_bytes,
     }
     return {measure: count for measure, count in found.items() if count}
@@ -278,20 +269,15 @@ def _worst(prompts: Iterable[Difference], *, is_baseline: bool) -> WorstDifferen
         statistics.mean(values(key)) if values(key) else None for key in ("clip_score", "caption")
     )
     if is_baseline:  # from itself there is no difference worth a word
-        return WorstDifference(False, None, None, None, None, clip_score, caption)
+        return WorstDifference(clip_score=clip_score, caption=caption)
     largest = max(values("largest"), default=None)
-    # A PSNR of null says equal; a damaged picture (NaN) has none either, but a difference.
-    equal = not values("psnr_db") and largest == 0
     return WorstDifference(
-        equal,
-        min(values("psnr_db"), default=None),
-        min(values("ssim"), default=None),
-        largest,
-        max(values("lpips"), default=None),
-        clip_score,
-        caption,
+        # A PSNR of null says equal; a damaged picture (NaN) has none either, but a difference.
+        equal=not values("psnr_db") and largest == 0,
+        psnr_db=min(values("psnr_db"), default=None),
+        ssim=min(values("ssim"), default=None),
+        largest=largest,
+        lpips=max(values("lpips"), default=None),
+        clip_score=clip_score,
+        caption=caption,
     )
-
-
-def _seconds(row: Row) -> float:
-    return row.time.median_s if row.time else math.inf

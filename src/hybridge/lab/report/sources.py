@@ -2,48 +2,35 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ...errors import RequestError
-from ..harness.record import SCHEMA, Record, check_alike
+from ..harness import record as records
+from ..harness.record import Record, check_alike
 from ..harness.typed import Misshapen, parse
 from ..serve_bench.record import ServeRecord
-from ..studies.record import Study, study_of
+from ..studies.record import Study
 from ..vae_bench.record import VaeRecord
 
-#: What a page can show, by the name that a record carries, and what reads it.
-BENCHMARKS: dict[str, Callable[[Record], Any]] = {
-    "study": study_of,
-    "vae": partial(parse, VaeRecord),
-    "serve": partial(parse, ServeRecord),
-}
+#: What a page can show, by the name that a record carries.
+BENCHMARKS: dict[str, type[Any]] = {"study": Study, "vae": VaeRecord, "serve": ServeRecord}
 
 #: Arguments in which the records of one study may differ: what was tried, and how patiently.
 _MAY_DIFFER = ("configurations", "runs", "limit_s", "server")
 
+Read = TypeVar("Read")
+
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """One record, as it was written, and the folder that its pictures lie in."""
+class Source(Generic[Read]):
+    """One record, as it was written and as it was read; its pictures lie in its folder."""
 
     path: Path
     record: Record
-
-    @property
-    def folder(self) -> Path:
-        return self.path.parent
-
-
-@dataclass(frozen=True, slots=True)
-class StudySource(Source):
-    """The record of a study, read."""
-
-    study: Study
+    read: Read
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +43,12 @@ class Sources:
         serves: Of ``hybridge bench serve``.
     """
 
-    studies: tuple[StudySource, ...]
-    vaes: tuple[Source, ...]
-    serves: tuple[Source, ...]
+    studies: tuple[Source[Study], ...]
+    vaes: tuple[Source[VaeRecord], ...]
+    serves: tuple[Source[ServeRecord], ...]
 
     @property
-    def all(self) -> tuple[Source, ...]:
+    def all(self) -> tuple[Source[Any], ...]:
         return (*self.studies, *self.vaes, *self.serves)
 
     @property
@@ -78,7 +65,7 @@ def gather(paths: Sequence[Path]) -> Sources:
     """
     if not paths:
         raise RequestError("no record given", expected="files that `hybridge lab run` or `hybridge bench` wrote")
-    by_name: dict[str, list[Any]] = {name: [] for name in BENCHMARKS}
+    by_name: dict[str, list[Source[Any]]] = {name: [] for name in BENCHMARKS}
     for path in paths:
         source = _read(path)
         by_name[source.record["benchmark"]].append(source)
@@ -87,29 +74,18 @@ def gather(paths: Sequence[Path]) -> Sources:
     return found
 
 
-def _read(path: Path) -> Source:
+def _read(path: Path) -> Source[Any]:
+    record = records.read(path, *BENCHMARKS, purpose="that a page can show")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"{path} is not JSON", saw=error) from None
-    about = {key: record.get(key) for key in ("schema", "benchmark")} if isinstance(record, dict) else "no object"
-    if not isinstance(about, dict) or about["schema"] != SCHEMA or about["benchmark"] not in BENCHMARKS:
-        raise RequestError(
-            f"{path} is not a record that a page can show",
-            saw=about,
-            expected=f"schema {SCHEMA} of {', '.join(BENCHMARKS)}",
-        )
-    try:
-        read = BENCHMARKS[record["benchmark"]](record)
+        return Source(path, record, parse(BENCHMARKS[record["benchmark"]], record))
     except Misshapen as wrong:
         raise RequestError(f"{path} is damaged", saw=str(wrong), hint="the file as the command wrote it") from None
-    return StudySource(path, record, read) if isinstance(read, Study) else Source(path, record)
 
 
 def _check_alike(found: Sources) -> None:
-    for same_kind in (found.studies, found.vaes, found.serves):
-        for other in same_kind[1:]:
-            _compare("environment", same_kind[0], other)
+    for of_a_kind in (found.studies, found.vaes, found.serves):
+        for other in of_a_kind[1:]:
+            _compare("environment", of_a_kind[0], other)
     for other in found.studies[1:]:
         _compare("arguments", found.studies[0], other, without=_MAY_DIFFER)
     # Benchmarks of different kinds look at different libraries; what both looked at must be the same.
@@ -119,7 +95,7 @@ def _check_alike(found: Sources) -> None:
         _compare("environment", first, other, without=tuple(unlike))
 
 
-def _compare(part: str, first: Source, other: Source, *, without: tuple[str, ...] = ()) -> None:
+def _compare(part: str, first: Source[Any], other: Source[Any], *, without: tuple[str, ...] = ()) -> None:
     before, now = (
         {key: value for key, value in source.record[part].items() if key not in without}
         for source in (first, other)

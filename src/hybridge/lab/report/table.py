@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..harness.tables import shown
 from ..harness.words import Text, listed, same
 from ..studies.arguments import BASELINE
 from ..techniques import guide
 from ..techniques.facts import FACTS
 from . import formatting
-from .findings import Findings, Measure, Row
+from .findings import Findings, Measure, Row, WorstDifference
 from .summary import made_of, title
 from .texts import MEASURES, QUANTITIES, UI, technique_title
 
@@ -73,8 +74,8 @@ class Line:
 #: A ratio from which a gain is set in colour: a tenth.
 _WORTH = 0.9
 
-#: What every study has; two more columns come where their packages were installed.
-_COLUMNS = (
+#: What every study has; others come where pictures could be scored.
+_COLUMNS: tuple[str, ...] = (
     "seconds",
     "time_ratio",
     "step",
@@ -83,19 +84,16 @@ _COLUMNS = (
     "memory",
     "memory_ratio",
     "calls",
-    "psnr",
-    "ssim",
-    "largest",
 )
+_COLUMNS += ("psnr", "ssim", "largest")
 
 
 def columns(found: Findings) -> tuple[str, ...]:
     """Names of the columns of numbers, in order."""
     every = [row.difference for row in found.rows if row.difference]
-    more = [("lpips", any(one.lpips is not None for one in every))]
-    more.append(("clip", any(one.clip_score is not None for one in every)))
-    more.append(("caption", any(one.caption is not None for one in every)))
-    return (*_COLUMNS, *(name for name, is_there in more if is_there))
+    more = {"lpips": "lpips", "clip": "clip_score", "caption": "caption"}
+    scored = [name for name, key in more.items() if any(getattr(one, key) is not None for one in every)]
+    return (*_COLUMNS, *scored)
 
 
 def lines(found: Findings) -> tuple[Line, ...]:
@@ -116,31 +114,23 @@ def _line(row: Row, names: Sequence[str], measure: Measure | None) -> Line:
         said = (*said, (None, row.reason, None))
     if row.why_not_counted:
         said = (*said, (UI["not_counted"], row.why_not_counted, None))
-    claimed = (
-        BASELINE if row.is_baseline else None if row.is_stack else row.techniques[0] if row.techniques else None
-    )
-    claim = _claim(claimed) if claimed else None
+    claimed = (BASELINE,) if row.is_baseline else row.techniques
     composition = made_of(row.techniques) if row.is_stack else None
-    words = [
-        row.name,
-        *title(row),
-        *(composition or ()),
-        *row.techniques,
-        *(text or "" for one in said for text in one[1:]),
-    ]
+    words = [row.name, *title(row), *(composition or ()), *row.techniques]
+    words += [text or "" for _, *texts in said for text in texts]
     return Line(
         row,
         title(row),
         composition,
         tuple(cells[name] for name in names if name in cells),
         said,
-        claim,
+        _claim(claimed[0]) if len(claimed) == 1 else None,
         " ".join(words).lower(),
     )
 
 
 def _cells(row: Row, measure: Measure | None) -> dict[str, Cell]:
-    time, difference = row.time, row.difference
+    time, difference = row.time, row.difference or WorstDifference()
     if time is None:
         return {}
     about = UI["range"].filled(
@@ -158,9 +148,9 @@ def _cells(row: Row, measure: Measure | None) -> dict[str, Cell]:
             is_noise or not row.counts,
             not is_noise and row.counts and _is_better(row.time_ratio),
         ),
-        "step": _seconds(row.step_s),
-        "first": _seconds(row.first_s),
-        "preparation": _seconds(row.preparation_s),
+        "step": Cell(same(formatting.seconds(row.step_s)), row.step_s),
+        "first": Cell(same(formatting.seconds(row.first_s)), row.first_s),
+        "preparation": Cell(same(formatting.seconds(row.preparation_s)), row.preparation_s),
         "memory": Cell(same(formatting.size(memory)), memory, _other_memory(row)),
         "memory_ratio": Cell(
             same(formatting.ratio(memory_ratio)),
@@ -169,12 +159,13 @@ def _cells(row: Row, measure: Measure | None) -> dict[str, Cell]:
             is_better=row.counts and _is_better(memory_ratio),
         ),
         "calls": Cell(same(formatting.calls(row.calls)), float(sum(row.calls)) if row.calls else None),
-        "psnr": _psnr(row),
-        "ssim": _number(difference.ssim if difference else None, 3),
-        "largest": _small(difference.largest if difference else None),
-        "lpips": _number(difference.lpips if difference else None, 3),
-        "clip": _number(difference.clip_score if difference else None, 2),
-        "caption": _share(difference.caption if difference else None),
+        # Equal pictures are above all others.
+        "psnr": Cell(UI["equal"], 1e9) if difference.equal else _number(difference.psnr_db, 1),
+        "ssim": _number(difference.ssim, 3),
+        "largest": Cell(same(formatting.small(difference.largest)), difference.largest),
+        "lpips": _number(difference.lpips, 3),
+        "clip": _number(difference.clip_score, 2),
+        "caption": Cell(same(shown(difference.caption, ".0%")), difference.caption),
     }
 
 
@@ -182,29 +173,8 @@ def _is_better(value: float | None) -> bool:
     return value is not None and value <= _WORTH
 
 
-def _seconds(value: float | None) -> Cell:
-    return Cell(same(formatting.seconds(value)), value)
-
-
 def _number(value: float | None, digits: int) -> Cell:
     return Cell(same(formatting.number(value, digits)), value)
-
-
-def _share(value: float | None) -> Cell:
-    return Cell(same(formatting.NONE if value is None else f"{value:.0%}"), value)
-
-
-def _small(value: float | None) -> Cell:
-    return Cell(same(formatting.small(value)), value)
-
-
-def _psnr(row: Row) -> Cell:
-    if row.difference is None:
-        return Cell(same(formatting.NONE))
-    if row.difference.equal:
-        # Above every finite one.
-        return Cell(UI["equal"], 1e9)
-    return _number(row.difference.psnr_db, 1)
 
 
 def _other_memory(row: Row) -> Text | None:

@@ -106,16 +106,17 @@ def _assets() -> dict[str, Any]:
 
 def _environment(environment: Mapping[str, Any]) -> list[tuple[Text, str]]:
     """(label, value) of what is known of the machine; a key that this version does not know has its own name."""
-    items = []
-    for key, value in environment.items():
-        if value is None or value == []:
-            continue
+
+    def shown(key: str, value: Any) -> str:
         if key.endswith("_bytes") and isinstance(value, int):
-            text = formatting.size(value)
-        else:
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        items.append((texts.ENVIRONMENT.get(key, same(key)), text))
-    return items
+            return formatting.size(value)
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    return [
+        (texts.ENVIRONMENT.get(key, same(key)), shown(key, value))
+        for key, value in environment.items()
+        if value not in (None, [])
+    ]
 
 
 def _plain(text: str) -> str:

@@ -27,10 +27,9 @@ def read_record(path: Path) -> ServeRecord:
     """
     try:
         return parse(ServeRecord, records.read(path, "serve"))
-    except (OSError, RequestError, Misshapen) as error:
-        raise RequestError(
-            "no record of a server", saw=f"{path}: {str(error)[:200]}", expected="what `hybridge bench serve` wrote"
-        ) from None
+    except (RequestError, Misshapen) as error:
+        expected = "what `hybridge bench serve` wrote"
+        raise RequestError(f"{path} is no record of a server", saw=str(error)[:200], expected=expected) from None
 
 
 def served(record: ServeRecord) -> Result:

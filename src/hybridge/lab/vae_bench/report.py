@@ -58,8 +58,7 @@ def drawing(record: Record) -> str:
     lines: dict[tuple[str, str], list[Point]] = {}
     for name, case, peak, seconds in found:
         about = f"{_bytes(peak)}, {format_seconds(seconds)} s"
-        point = Point(case, frame.across.at(peak), frame.up.at(seconds), about)
-        lines.setdefault((name, case.dtype), []).append(point)
+        lines.setdefault((name, case.dtype), []).append(Point(case, *frame.at(peak, seconds), about))
     points = [point for line in lines.values() for point in line]
     return render(
         str(__package__),
