@@ -229,6 +229,9 @@ def test_no_preview_is_a_typed_refusal(server: str) -> None:
     assert choose_source(CATALOGUE["taesd"], {}) is LATENT_RGB["sd-v1"]
     with pytest.raises(RequestError, match="no preview for mine"):
         choose_source(unknown, {"mine": unknown, "taesd": CATALOGUE["taesd"]})
+    another = replace(CATALOGUE["flux"], name="sd-v1")  # the name of a model with fewer channels
+    with pytest.raises(NoPreview):
+        choose_source(another, {"sd-v1": another, "taesd": CATALOGUE["taesd"]})
 
 
 @pytest.mark.parametrize("spec", CATALOGUE.values(), ids=CATALOGUE)

@@ -35,11 +35,16 @@ LATENT_RGB_NAME = "latent-rgb"
 def choose_source(spec: ModelSpec, served: Mapping[str, ModelSpec]) -> ModelSpec | LatentRgb:
     """Return what makes the previews of a model: its tiny autoencoder, or its matrix.
 
+    Either has to be for as many latent channels: users give the catalogue's names to other models, too.
+
     Raises:
         NoPreview: when there is neither.
     """
-    tiny = next((other for other in served.values() if other.kind == "tiny" and other.parent == spec.name), None)
-    source = tiny or LATENT_RGB.get(spec.parent or spec.name)
+    channels = spec.latent_channels
+    tinies = (other for other in served.values() if other.kind == "tiny" and other.parent == spec.name)
+    tiny = next((other for other in tinies if other.latent_channels == channels), None)
+    matrix = LATENT_RGB.get(spec.parent or spec.name)
+    source = tiny or (matrix if matrix is not None and len(matrix.factors) == channels else None)
     if source is None:
         raise NoPreview(
             f"there is no preview for {spec.name}",
