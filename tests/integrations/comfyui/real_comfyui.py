@@ -8,15 +8,12 @@ folder of the first argument, and ``text``, a pipeline's text encoders in that o
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 import threading
 import time
-import types
 from typing import Any
 
-from real_host import FOLDERS, LEVEL, PACK, STUBS, CLIPTextModel, CLIPTokenizer, compare
+from real_host import FOLDERS, LEVEL, STUBS, CLIPTextModel, CLIPTokenizer, compare, pack_module
 
 import comfy.model_management
 import comfy.model_patcher
@@ -28,15 +25,6 @@ from comfy import clip_model, sd1_clip
 from safetensors.torch import load_file
 
 VAE_FOLDER, TEXT_FOLDER = FOLDERS
-
-
-def pack_module(name: str) -> Any:
-    """A file of the pack, without its nodes."""
-    if "hybridge_remote" not in sys.modules:
-        package = types.ModuleType("hybridge_remote")
-        package.__path__ = [str(PACK)]
-        sys.modules["hybridge_remote"] = package
-    return importlib.import_module(f"hybridge_remote.{name}")
 
 
 def local_vae() -> Any:

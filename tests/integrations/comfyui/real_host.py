@@ -7,42 +7,43 @@ Importing this prepares ComfyUI, so it comes before any import of ComfyUI's.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import tempfile
+import types
 from pathlib import Path
 from typing import Any
 
-import transformers  # before it could find the stand-ins below
+from real_stand_ins import find_stand_ins
 from transformers import CLIPTextModel, CLIPTokenizer
 
-__all__ = ["FOLDERS", "LEVEL", "PACK", "STUBS", "CLIPTextModel", "CLIPTokenizer", "compare"]
+__all__ = ["FOLDERS", "LEVEL", "PACK", "STUBS", "CLIPTextModel", "CLIPTokenizer", "compare", "pack_module"]
 
 #: What the command line names: folders of models.
 FOLDERS = [Path(argument) for argument in sys.argv[1:]]
 PACK = Path(__file__).parents[3] / "integrations" / "comfyui"
 LEVEL = 1 / 255
 
-#: Stand-ins for libraries that ComfyUI imports and that nothing here uses.
+#: A folder for what ComfyUI writes.
 STUBS = Path(tempfile.mkdtemp())
-_FILES = {
-    "torchvision/__init__.py": "",
-    "torchvision/transforms/__init__.py": "",
-    "torchvision/transforms/functional.py": "",
-    "torchaudio/__init__.py": "",
-}
 
-transformers.CLIPTokenizer  # noqa: B018 - its module is loaded now
 sys.argv = sys.argv[:1]
 sys.path[:0] = [os.path.expanduser(os.environ["COMFYUI_DIR"])]
-sys.path.append(str(STUBS))
-for _name, _text in _FILES.items():
-    (STUBS / _name).parent.mkdir(parents=True, exist_ok=True)
-    (STUBS / _name).write_text(_text)
+find_stand_ins(STUBS)
 
 import comfy.cli_args
 
 comfy.cli_args.args.cpu = True
+
+
+def pack_module(name: str) -> Any:
+    """A file of the pack, without its nodes."""
+    if "hybridge_remote" not in sys.modules:
+        package = types.ModuleType("hybridge_remote")
+        package.__path__ = [str(PACK)]
+        sys.modules["hybridge_remote"] = package
+    return importlib.import_module(f"hybridge_remote.{name}")
 
 
 def compare(told: dict[str, Any], name: str, found: Any, expected: Any, most: float) -> None:
