@@ -25,7 +25,7 @@ import comfy.cli_args
 comfy.cli_args.args.cpu = True
 
 import torch
-from comfy import sd1_clip, sdxl_clip
+from comfy import clip_model, sd1_clip, sdxl_clip
 from comfy.text_encoders import flux, hunyuan_video, llama, qwen_image, sd3_clip, t5
 from comfy_text import CASES, CHATS, TEXTS, components, condensed
 from safetensors.torch import save_file
@@ -53,6 +53,10 @@ def clip_of(model: Any, tokenizer: Any, **how: Any) -> Any:
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act")
     config = {name: getattr(model.config, name) for name in names}
     config |= {"vocab_size": model.config.vocab_size, "max_position_embeddings": 77}
+    config["eos_token_id"] = tokenizer.end_token
+    # Releases differ in whether the config or a default, the first one, has the size of the vocabulary.
+    embeddings = clip_model.CLIPEmbeddings.__init__
+    embeddings.__defaults__ = (model.config.vocab_size, *embeddings.__defaults__[1:])
     special = {"start": tokenizer.start_token, "end": tokenizer.end_token, "pad": tokenizer.pad_token}
     made = sd1_clip.SDClipModel(textmodel_json_config=config, special_tokens=special, dtype=torch.float32, **how)
     weights = {
@@ -83,7 +87,7 @@ def model_of(family: str) -> tuple[dict[str, Any], dict[str, Any], Any]:
     if family != "wan":
         tokenizers["l"] = tokenizer_of(parts["tokenizer"])
         how = {} if family in ("sd1", "flux") else dict(_PENULTIMATE)
-        if family in ("sd3", "sd3_no_t5", "flux"):
+        if family != "sdxl":
             how["return_projected_pooled"] = False
         towers["clip_l"] = clip_of(parts["text_encoder"], tokenizers["l"], **how)
     if family.startswith("sd") and family != "sd1":
@@ -156,7 +160,6 @@ def chat_of(family: str) -> tuple[Any, Any]:
     )
     assert not made.load_sd({f"model.{name}": one for name, one in decoder.state_dict().items()}).missing_keys
     made.float()
-    start = {"start_token": own.bos_token_id} if has_start else {}
     tokenizer = tokenizer_of(
         own,
         pad_with_end=False,
@@ -166,8 +169,9 @@ def chat_of(family: str) -> tuple[Any, Any]:
         max_length=99999999,
         min_length=least,
         pad_token=own.pad_token_id,
-        **start,
     )
+    if has_start:
+        tokenizer.start_token = own.bos_token_id
     tokenizer.tokenizer.padding_side = "right"
     if family == "hunyuan":
         real = {"<|start_header_id|>": 128006, "<|end_header_id|>": 128007, "<|eot_id|>": 128009}

@@ -57,7 +57,9 @@ def test_it_is_what_comfyui_makes(sides: dict[str, Any], family: str) -> None:
             if name == "attention_mask":
                 assert torch.equal(tensor, expected.long())
                 continue
-            torch.testing.assert_close(condensed(tensor).float(), expected, atol=1e-4, rtol=1e-4)
+            # Sums of states that differ in size from model to model, by float32's rounding.
+            largest = float(expected.abs().max())
+            torch.testing.assert_close(condensed(tensor).float(), expected, atol=2e-5 * largest, rtol=1e-4)
             compared += 1
     assert compared >= 6, family
 
