@@ -320,6 +320,7 @@ FILMS: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "EasyAnimate": ("AutoencoderKLMagvit", {}, 8, 4),
     "CogVideoX": ("AutoencoderKLCogVideoX", {}, 8, 4),
     "Mochi": ("AutoencoderKLMochi", {}, 8, 6),
+    "KVAE": ("AutoencoderKLKVAEVideo", {}, 8, 4),
     "Stable Video Diffusion": ("AutoencoderKLTemporalDecoder", SVD, 8, 1),
     "LTX-Video 0.9.0": ("AutoencoderKLLTXVideo", {}, 32, 8),
     "LTX-Video 0.9.1": ("AutoencoderKLLTXVideo", LTX_091, 32, 8),

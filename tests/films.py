@@ -14,6 +14,7 @@ from diffusers import (
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
     AutoencoderKLKVAE,
+    AutoencoderKLKVAEVideo,
     AutoencoderKLLTX2Video,
     AutoencoderKLLTXVideo,
     AutoencoderKLMagvit,
@@ -68,6 +69,13 @@ def small_kvae(seed: int = 0) -> Any:
     torch.manual_seed(seed)
     sizes = {"channels": 32, "ch_mult": (1, 1, 2), "z_channels": 4}
     return with_random_norms(AutoencoderKLKVAE(num_enc_blocks=1, num_dec_blocks=1, **sizes).eval())
+
+
+def small_kvae_video(seed: int = 0) -> Any:
+    """The blocks of KVAE for videos, f4t4 instead of f8t4, with 32 channels: its norms have 32 groups."""
+    torch.manual_seed(seed)
+    sizes: dict[str, Any] = {"ch": 32, "ch_mult": (1, 1, 1), "z_channels": 4, "num_res_blocks": 1}
+    return with_random_norms(AutoencoderKLKVAEVideo(**sizes).eval())
 
 
 def small_ltx(seed: int = 0, kind: type = AutoencoderKLLTXVideo, **config: Any) -> Any:
@@ -245,4 +253,5 @@ def source_for(
 
 def takes_blocks(module: Any) -> bool:
     """Return whether a module's encoder takes whole latents only."""
-    return bool(isinstance(module, AutoencoderKLHunyuanVideo15) or module.config.get("patch_size"))
+    takes = (AutoencoderKLHunyuanVideo15, AutoencoderKLKVAEVideo)
+    return bool(isinstance(module, takes) or module.config.get("patch_size"))

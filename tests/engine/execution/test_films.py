@@ -17,6 +17,7 @@ from films import (
     small_cogvideox,
     small_hunyuan,
     small_hunyuan_15,
+    small_kvae_video,
     small_ltx,
     small_ltx_2,
     small_ltx_timed,
@@ -57,6 +58,7 @@ MODULES = {
     "cogvideox": small_cogvideox,
     "mochi": small_mochi,
     "svd": small_svd,
+    "kvae video": small_kvae_video,
     "ltx": small_ltx,
     "ltx 2": small_ltx_2,
     "ltx 0.9.1": small_ltx_timed,
@@ -193,6 +195,16 @@ def test_segments_of_any_film(frames) -> None:
     check_schedules(module, "decode", source_for("decode", frames, (2, 3)).double(), 2**16, every=frames == 5)
     pixels = noise(1, 3, 4 * frames if frames % 2 == 0 else 4 * frames - 3, 16, 24).double()
     check_schedules(module, "encode", pixels, 2**16, every=frames == 5)
+
+
+@pytest.mark.parametrize("frames", [1, 6, 10])
+def test_segments_of_which_the_last_is_shorter(frames) -> None:
+    """KVAE for videos takes five latent frames, then four, and makes one frame of a single one in the last."""
+    module = to(small_kvae_video(), torch.float64)
+    latents = noise(1, 4, frames, 1, 2).double()
+    assert lower(module, "decode").lengths(frames)[-1] == plainly(module, "decode", latents).shape[2]
+    check_schedules(module, "decode", latents, 2**16)
+    check_schedules(module, "encode", noise(1, 3, 4 * frames - 3, 4, 8).double(), 2**16)
 
 
 def test_no_light_change_where_a_history_would_be_lost() -> None:

@@ -55,6 +55,11 @@ def _longer(numbers: torch.Tensor, length: int) -> torch.Tensor:
     return torch.cat([numbers, numbers[-1:].expand(length - len(numbers), *numbers.shape[1:])])
 
 
+def _with_zeros(numbers: torch.Tensor, count: int) -> torch.Tensor:
+    """Return ``numbers`` with so many zeros more along dimension 0."""
+    return torch.cat([numbers, numbers.new_zeros(count, *numbers.shape[1:])])
+
+
 class Parameters:
     """The parameters of a module by the name of their submodule, in the dtype to compute in."""
 
@@ -71,7 +76,7 @@ class Parameters:
             mixer: Any = self._parts[weights.scaled_by]
             factor = mixer.mix_factor.detach().to(torch.promote_types(weight.dtype, torch.float32)).sigmoid()
             weight, bias = weight * factor, None if bias is None else bias.detach() * factor
-        count = (weights.out_channels - weights.last_repeated) // weights.phases
+        count = (weights.out_channels - weights.last_repeated - weights.zeros) // weights.phases
         if len(weight) != count:
             used = slice(weights.first_output, weights.first_output + count)
             weight, bias = weight[used], None if bias is None else bias[used]
@@ -81,6 +86,8 @@ class Parameters:
             bias = bias.repeat(weights.phases) if bias is not None and weights.phases > 1 else bias
         if weights.last_repeated:
             weight, bias = (None if one is None else _longer(one, weights.out_channels) for one in (weight, bias))
+        if weights.zeros:
+            weight, bias = (None if one is None else _with_zeros(one, weights.zeros) for one in (weight, bias))
         return weight.to(self.dtype), bias
 
     def linear(self, weights: Weights) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -181,8 +181,11 @@ class FilmFootprint:
             return None
         if self._last_reads[value] != index or self.shape.extents[value] != self.shape.extents[op.target]:
             return None
+        is_read_again = isinstance(op, Convolve) and value == op.source  # for the frames and the rows that follow
         if value - 1 in section.ops:
-            return value if not stored and course.is_in_step(value, op.target) else None
+            return value if not stored and not is_read_again and course.is_in_step(value, op.target) else None
+        if isinstance(op, Convolve) and is_read_again and op.weights.kernel > 1:
+            return None
         return value if stored and section.slabs is None else None
 
     def _may_overwrite(self, op: Op, index: int, section: Section) -> bool:

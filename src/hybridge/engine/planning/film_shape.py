@@ -20,9 +20,6 @@ _MASK_BYTES, _WIDE_BYTES = 5, 4
 #: results.
 _COPIES_ATTENDED = 8
 
-#: A class whose norms have maps makes, of such a value, the two maps and three steps of the norm.
-_COPIES_MAPPED = 5
-
 
 class FilmShape:
     """A program of films at one size on one device.
@@ -81,7 +78,7 @@ class FilmShape:
         if op.norm is None:
             return 0
         if op.norm.kind == "group":
-            return _COPIES_MAPPED if op.norm.maps is not None else 1
+            return op.norm.maps.copies if op.norm.maps is not None else 1
         return 2 * max(1, _WIDE_BYTES // self.arithmetic.stored_bytes)
 
     def _peak_at_once(self) -> int:
@@ -125,23 +122,21 @@ class FilmShape:
 
         It keeps the last two frames that each convolution over frames has read, and joins what it has computed
         with what comes next.  CogVideoX's class also keeps the inputs of the maps, and all of these twice: those of
-        the segment before until the end of the next.
+        the segment before until the end of the next.  KVAE's, whose first segment is longer, does not.
         """
         program = self.program
         if program.segment:
-            first, kept = self._peak_of_chunk(min(self.frames, program.segment + self.frames % program.segment), 0)
-            others, _ = self._peak_of_chunk(program.segment, kept)
-            peak = max(first, others) if self.frames >= 2 * program.segment else first
+            of_first, of_others = self._lowered.segment_lengths(self.frames)
+            first, kept = self._peak_of_values(of_first, 0)
+            others, _ = self._peak_of_values(of_others, None if program.first_segment else kept)
+            peak = max(first, others) if self.frames > of_first[0] else first
         else:
             fewer, more = (program.lengths(frames) for frames in ((1, 2) if program.task == "decode" else (1, 5)))
-            at_once = [after - before for before, after in zip(fewer, more, strict=True)]
+            at_once = tuple(after - before for before, after in zip(fewer, more, strict=True))
             peak, _ = self._peak_of_values(at_once, None)
         return self.ends_bytes + self.batch * (self.nbytes[-1] + peak)
 
-    def _peak_of_chunk(self, frames: int, before: int) -> tuple[int, int]:
-        return self._peak_of_values(list(self._lowered.lengths(frames)), before)
-
-    def _peak_of_values(self, at_once: list[int], before: int | None) -> tuple[int, int]:
+    def _peak_of_values(self, at_once: tuple[int, ...], before: int | None) -> tuple[int, int]:
         """Return the peak of so many frames of every value, and the bytes that are kept for the next.
 
         Of the chunk ``before``, so many bytes are kept until its end; None where each is replaced at once.
@@ -154,13 +149,16 @@ class FilmShape:
             own = 0
             if isinstance(op, Convolve) and op.in_time is not None:
                 own += (op.in_time.kernel - 1) * nbytes[op.source]
-            if op.norm is not None and op.norm.maps is not None:
+            if op.norm is not None and op.norm.maps is not None and op.norm.maps.is_input_kept:
                 own += 2 * source * program.channels[0] // program.channels[op.source]
             kept.append(kept[-1] + own)
             normalising = self._normalising(op) * source if isinstance(op, Convolve) else 0
             held = program.held[index] | {op.source} | ({op.residual} - {None})
             named = sum(at_once[value] * nbytes[value] for value in held if value is not None)
-            peaks.append(named + max(source + max(source, target), normalising))
+            convolving = source + max(source, target)
+            if program.first_segment and isinstance(op, Convolve) and op.in_time is not None:  # written twice
+                convolving = 2 * source + 2 * target - (0 if op.norm else source)
+            peaks.append(named + max(convolving, normalising))
         if before is None:
             return kept[-1] + max(peaks), kept[-1]
         return before + max(map(sum, zip(peaks, kept[1:], strict=True))), kept[-1]

@@ -31,6 +31,7 @@ class ProgramBuilder:
         attention_sees: The frames that attention is over; see :class:`.Attend`.
         is_at_once: As in :class:`.Program`.
         segment: As in :class:`.Program`.
+        first_segment: As in :class:`.Program`.
         is_causal: Whether no layer sees later frames, where this is a setting of the class.
         embedder: Name of the submodule that embeds the timestep for the blocks that are being lowered.
     """
@@ -40,7 +41,7 @@ class ProgramBuilder:
         self.norms_are_over: Literal["frame", "segment", "film"] = "frame"
         self.attention_sees: Literal["frame", "frames before", "pixel before"] = "frame"
         self.is_at_once = False
-        self.segment = 0
+        self.segment = self.first_segment = 0
         self.is_causal = True
         self.embedder: str | None = None
         self._names = {part: name for name, part in module.named_modules()}
@@ -189,6 +190,7 @@ class ProgramBuilder:
             is_at_once=self.is_at_once,
             is_of_pictures=is_of_pictures,
             segment=self.segment,
+            first_segment=self.first_segment,
         )
 
     def _add(self, op: Op, channels: int) -> int:

@@ -29,6 +29,7 @@ class Weights:
         first_output: The first of the layer's outputs that is used: some layers compute queries, keys and values
             together.
         last_repeated: How many more of ``out_channels`` have the number of the layer's last output.
+        zeros: How many more of ``out_channels`` are zero.
         scaled_by: Name of the submodule by the sigmoid of whose ``mix_factor`` all outputs are multiplied.
     """
 
@@ -39,6 +40,7 @@ class Weights:
     taps: Taps | None = None
     first_output: int = 0
     last_repeated: int = 0
+    zeros: int = 0
     scaled_by: str | None = None
 
     @property
@@ -79,12 +81,16 @@ class Maps:
         shift: The convolution that gives what is added.
         frames: Frames of a block.
         first_alone: Whether frame 0 is a block of its own.
+        copies: How many values of this size the class makes at a time to normalise one.
+        is_input_kept: Whether the class keeps the input at the value's size until the next segment.
     """
 
     scale: Weights
     shift: Weights
     frames: int = 1
     first_alone: bool = False
+    copies: int = 5
+    is_input_kept: bool = True
 
     def frame_of(self, frame: int) -> int:
         """Return the input's frame for a frame of the value."""
@@ -147,9 +153,10 @@ class Norm:
             return self.segments.part_of(frame)
         return frame if self.over == "frame" else 0
 
-    def at(self, segments: Segments, of_input: Segments, frames: int) -> Norm:
-        """Return the norm for a source of so many frames, whose segments and those of the input are known."""
+    def at(self, segments: Segments, of_input: Segments) -> Norm:
+        """Return the norm for a source whose segments are known, and those of the input."""
         maps = self.maps
         if maps is not None:
-            maps = replace(maps, frames=segments.others // of_input.others, first_alone=frames % 2 == 1)
+            times = segments.others // of_input.others
+            maps = replace(maps, frames=times, first_alone=segments.first % times != 0)
         return replace(self, segments=segments if self.over == "segment" else None, maps=maps)

@@ -27,6 +27,7 @@ from . import (
     hunyuan_video,
     hunyuan_video_15,
     kvae,
+    kvae_video,
     ltx,
     magvit,
     mochi,
@@ -302,6 +303,8 @@ _WHOLE: dict[tuple[str, Task], Callable[[ProgramBuilder, Any], None]] = {
     (hunyuan_image.NAME, "encode"): hunyuan_image.encoder,
     (kvae.NAME, "decode"): kvae.decoder,
     (kvae.NAME, "encode"): kvae.encoder,
+    (kvae_video.NAME, "decode"): kvae_video.decoder,
+    (kvae_video.NAME, "encode"): kvae_video.encoder,
     (hunyuan_video.NAME, "decode"): hunyuan_video.decoder,
     (hunyuan_video.NAME, "encode"): hunyuan_video.encoder,
     (hunyuan_video_15.NAME, "decode"): hunyuan_video_15.decoder,
@@ -321,7 +324,7 @@ _WHOLE: dict[tuple[str, Task], Callable[[ProgramBuilder, Any], None]] = {
 #: The classes whose values have frames.
 _FILMS = {
     *(*wan.PREFIXES, *ltx.PREFIXES, hunyuan_video.NAME, hunyuan_video_15.NAME, magvit.NAME),
-    *(cogvideox.NAME, mochi.NAME, temporal_decoder.NAME),
+    *(cogvideox.NAME, mochi.NAME, temporal_decoder.NAME, kvae_video.NAME),
 }
 
 _BLOCKS: dict[str, Lower] = {
@@ -349,5 +352,6 @@ _BLOCKS: dict[str, Lower] = {
     **temporal_decoder.BLOCKS,
     **hunyuan_image.BLOCKS,
     **kvae.BLOCKS,
+    **kvae_video.BLOCKS,
     **hunyuan_video.BLOCKS,
 }

@@ -191,7 +191,7 @@ class Convolve:
 
     def at(self, frames: int, segments: Segments, of_input: Segments) -> Convolve:
         """Return the op for a source of so many frames, whose segments and those of the input are known."""
-        return self if self.norm is None else replace(self, norm=self.norm.at(segments, of_input, frames))
+        return self if self.norm is None else replace(self, norm=self.norm.at(segments, of_input))
 
     def windows(self, frames: int) -> int:
         """Return how many times the convolution runs over the picture for a source of so many frames."""
@@ -253,7 +253,7 @@ class Attend:
 
     def at(self, frames: int, segments: Segments, of_input: Segments) -> Attend:
         """Return the op for a source of so many frames, whose segments and those of the input are known."""
-        return replace(self, norm=self.norm.at(segments, of_input, frames))
+        return replace(self, norm=self.norm.at(segments, of_input))
 
     def pairs(self, positions: int, frames: int) -> int:
         """Return the number of pairs of a query and a key, for frames of so many positions."""

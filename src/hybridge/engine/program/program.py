@@ -35,7 +35,9 @@ class Program:
         is_at_once: Whether the class computes all frames at once, and not a few after others.
         is_of_pictures: Whether the class takes pictures, each of which is a film of one frame here.
         segment: Frames of the input that the class computes at a time, where norms have the statistics of these; 0
-            where none has.  The first segment takes what is left over.
+            where none has.
+        first_segment: Frames of the first of these segments; then the last may be shorter.  0 where the first takes
+            what is left over.
     """
 
     task: Task
@@ -48,16 +50,24 @@ class Program:
     is_at_once: bool = False
     is_of_pictures: bool = False
     segment: int = 0
+    first_segment: int = 0
 
     def at(self, frames: int) -> Program:
         """Return the program for an input of so many frames, on which rules of its ops may depend."""
         if not self.segment:
             return self
-        first = frames if frames < self.segment else self.segment + frames % self.segment
-        firsts, others, lengths = (self.lengths(count) for count in (first, self.segment, frames))
-        segments = [Segments(*pair) for pair in zip(firsts, others, strict=True)]
+        lengths = self.lengths(frames)
+        segments = [Segments(*pair) for pair in zip(*self.segment_lengths(frames), strict=True)]
         ops = tuple(op.at(lengths[op.source], segments[op.source], segments[0]) for op in self.ops)
         return replace(self, ops=ops)
+
+    def segment_lengths(self, frames: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the frames of every value in the first segment and in each other, for an input of so many."""
+        usual = self.first_segment or self.segment + frames % self.segment
+        firsts, both = self.lengths(usual), self.lengths(usual + self.segment)
+        others = tuple(after - before for before, after in zip(firsts, both, strict=True))
+        first = min(frames, usual) if self.first_segment or frames >= self.segment else frames
+        return self.lengths(first), others
 
     @property
     def takes_time(self) -> bool:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from .layers import Segments
+
 #: From and to which frame or row: [from, to).
 _Span = tuple[int, int]
 
@@ -56,6 +58,7 @@ class Arrangement:
             With ``alone`` it is arranged as if blocks had one frame, with as few of the channels as are needed, or
             with all of them as often as are needed.  With ``whole`` it is the first of a block like any other.
             ``odd`` means ``alone`` for an odd number of frames and ``whole`` for an even one; see :meth:`at`.
+        lone_last: The source's segments, if of a last segment of one frame only one is made; None if not.
     """
 
     goes_up: bool = True
@@ -67,6 +70,7 @@ class Arrangement:
     is_cycled: bool = False
     mean: int = 1
     first: Literal["last", "zeros", "nearest", "alone", "whole", "odd"] = "last"
+    lone_last: Segments | None = None
 
     def at(self, frames: int) -> Arrangement:
         """Return the arrangement of a source of so many frames."""
@@ -102,7 +106,11 @@ class Arrangement:
         """Return the number of target frames."""
         if self.at(frames).first == "whole":
             return self.frames * frames if self.goes_up else frames // self.frames
-        return 1 + (self.frames * (frames - 1) if self.goes_up else (frames - 1) // self.frames)
+        if not self.goes_up:
+            return 1 + (frames - 1) // self.frames
+        part_of = None if self.lone_last is None else self.lone_last.part_of
+        is_lone = part_of is not None and frames > 1 and part_of(frames - 1) > part_of(frames - 2)
+        return 1 + self.frames * (frames - 1) - (self.frames - 1 if is_lone else 0)
 
     def rows_read(self, first: int, end: int) -> _Span:
         """Return the source rows for target rows [first, end)."""
