@@ -18,7 +18,7 @@ import hybridge
 from hybridge.errors import ClientError, EngineFailure, RequestError
 from hybridge.lab.advisor.presets import PRESETS
 from hybridge.lab.techniques import catalogue
-from hybridge.lab.techniques.evidence import CallLog, counted, looked_at
+from hybridge.lab.techniques.evidence import CallLog, counted, watching
 from hybridge.lab.techniques.pipeline_context import PipelineContext
 from hybridge.lab.techniques.technique import Applied, Missing, Proof, Stage, Technique
 
@@ -52,7 +52,7 @@ def put(monkeypatch: pytest.MonkeyPatch) -> Put:
 
 
 def inert(_: PipelineContext) -> Applied:
-    return Applied(looked_at(lambda: NOTHING), lambda: None)
+    return Applied(watching(lambda: NOTHING), lambda: None)
 
 
 def doubled(context: PipelineContext) -> Applied:
@@ -64,7 +64,7 @@ def doubled(context: PipelineContext) -> Applied:
     def undo() -> None:
         bias.data = before
 
-    return Applied(looked_at(lambda: SEEN), undo)
+    return Applied(watching(lambda: SEEN), undo)
 
 
 def picture(pipe: Any, **arguments: Any) -> Any:
@@ -148,7 +148,7 @@ def test_what_shows_nothing_in_a_small_picture_is_asked_again_at_the_pipelines_o
             def look() -> Proof:
                 return Proof(sizes[-1] >= side, f"{sizes[-1]} latents")
 
-            return Applied(looked_at(look), lambda: None)
+            return Applied(watching(look), lambda: None)
 
         return apply
 
@@ -205,7 +205,7 @@ def test_the_call_takes_the_techniques_along(pipe: Any, put: Put) -> None:
     def listening(context: PipelineContext) -> Applied:
         context.after_step.append(lambda _context, step, _tensors: heard.append(step))
         context.before_picture.append(lambda: resets.append("reset"))
-        return Applied(looked_at(lambda: SEEN), context.after_step.clear)
+        return Applied(watching(lambda: SEEN), context.after_step.clear)
 
     put("listening", listening)
     optimised = hybridge.optimize(pipe, techniques=["listening"], prove=False)
@@ -226,7 +226,7 @@ def test_the_call_takes_the_techniques_along(pipe: Any, put: Put) -> None:
 def test_a_picture_that_takes_several_calls_has_no_arguments_for_one(pipe: Any, put: Put) -> None:
     def otherwise(context: PipelineContext) -> Applied:
         former, context.generate = context.generate, lambda *_: np.zeros((1, 8, 8, 3))
-        return Applied(looked_at(lambda: SEEN), lambda: setattr(context, "generate", former))
+        return Applied(watching(lambda: SEEN), lambda: setattr(context, "generate", former))
 
     put("otherwise", otherwise)
     optimised = hybridge.optimize(pipe, techniques=["otherwise"])

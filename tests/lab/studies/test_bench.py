@@ -12,7 +12,7 @@ from hybridge.lab.studies import bench
 from hybridge.lab.studies.arguments import Arguments
 from hybridge.lab.studies.bench import Measured
 from hybridge.lab.techniques.catalogue import named
-from hybridge.lab.techniques.evidence import looked_at
+from hybridge.lab.techniques.evidence import watching
 from hybridge.lab.techniques.pipeline_context import PipelineContext
 from hybridge.lab.techniques.technique import Applied, Missing, Proof, Technique
 
@@ -25,7 +25,7 @@ def row(name: str, apply: Callable[[PipelineContext], Applied], **further: Any) 
 
 
 def proven(took_effect: bool, evidence: str = "seen") -> Applied:
-    return Applied(looked_at(lambda: Proof(took_effect, evidence)))
+    return Applied(watching(lambda: Proof(took_effect, evidence)))
 
 
 def measure(context: PipelineContext, arguments: Arguments, *techniques: Technique) -> Measured:

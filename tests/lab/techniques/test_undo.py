@@ -11,7 +11,7 @@ import torch
 
 from hybridge.errors import ModelUnavailable, RequestError
 from hybridge.lab.techniques.catalogue import TECHNIQUES
-from hybridge.lab.techniques.evidence import looked_at
+from hybridge.lab.techniques.evidence import watching
 from hybridge.lab.techniques.pipeline_context import PipelineContext
 from hybridge.lab.techniques.technique import Proof, Undo, row
 from hybridge.lab.techniques.weights import weights
@@ -99,4 +99,4 @@ def test_a_change_that_fails_half_way_is_undone_from_its_last_step() -> None:
 
 
 def test_a_change_that_notes_no_step_has_no_way_back() -> None:
-    assert row("freeu", lambda *_: looked_at(lambda: Proof(True, ""))).apply(None).undo is None  # type: ignore[arg-type]
+    assert row("freeu", lambda *_: watching(lambda: Proof(True, ""))).apply(None).undo is None  # type: ignore[arg-type]

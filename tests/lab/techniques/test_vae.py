@@ -171,9 +171,9 @@ def test_extra_models_are_the_hubs_where_none_lies_beside(
     context: PipelineContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context.origin = "stabilityai/stable-diffusion-xl-base-1.0"
-    assert extra_models.source(context, extra_models.TINY_VAE) == "madebyollin/taesdxl"
-    assert extra_models.source(context, extra_models.FP16_VAE) == "madebyollin/sdxl-vae-fp16-fix"
-    assert extra_models.source(context, extra_models.REFINER) == "stabilityai/stable-diffusion-xl-refiner-1.0"
+    assert extra_models.source(context, "tiny-vae") == "madebyollin/taesdxl"
+    assert extra_models.source(context, "vae-fp16-fix") == "madebyollin/sdxl-vae-fp16-fix"
+    assert extra_models.source(context, "refiner") == "stabilityai/stable-diffusion-xl-refiner-1.0"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     missing = TECHNIQUES["tiny-vae"].why_missing(context)
     assert missing is not None
@@ -184,6 +184,6 @@ def test_extra_models_are_the_hubs_where_none_lies_beside(
 def test_extra_models_of_other_families(other_context: PipelineContext) -> None:
     other_context.origin = ""
     name = {"StableDiffusionPipeline": "taesd", "StableDiffusion3Pipeline": "taesd3", "FluxPipeline": "taef1"}
-    found = extra_models.source(other_context, extra_models.TINY_VAE)
+    found = extra_models.source(other_context, "tiny-vae")
     assert found == f"madebyollin/{name[type(other_context.pipe).__name__]}"
-    assert extra_models.source(other_context, extra_models.REFINER) is None
+    assert extra_models.source(other_context, "refiner") is None

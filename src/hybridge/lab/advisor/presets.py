@@ -1,6 +1,6 @@
 """Stacks for a purpose, from ``presets.json``: what to take when this machine was not measured.
 
-They follow the guide (see :data:`..techniques.technique.GUIDE`) where its recipes still hold, and leave it where
+They follow the guide (see :data:`..techniques.facts.GUIDE`) where its recipes still hold, and leave it where
 they do not: OneDiff is dead, half precision on a CPU is bfloat16, and there only what goes to a disk saves memory.
 The sizes are SDXL's at 1024×1024, weights and activations; a CUDA context comes on top.
 """

@@ -60,7 +60,7 @@ class Prompt:
 
 
 #: The guide's own four, so that its figures and these are of the same pictures; its address is
-#: :data:`..techniques.technique.GUIDE`.
+#: :data:`..techniques.facts.GUIDE`.
 PROMPTS = (
     Prompt(
         "portrait",

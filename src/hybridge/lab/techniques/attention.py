@@ -8,9 +8,43 @@ from typing import Any
 
 import torch
 
-from .evidence import looked_at
+from .evidence import watching
 from .pipeline_context import PipelineContext
-from .technique import Change, Proof, Technique, Undo, Witness, row
+from .technique import Proof, Undo, Watch
+
+
+def processors(context: PipelineContext, undo: Undo, name: str) -> Watch:
+    """One of diffusers' processors for every attention."""
+    from diffusers.models import attention_processor
+
+    kind = getattr(attention_processor, name)
+    return _by_processors(context, undo, lambda: context.denoiser.set_attn_processor(kind()))
+
+
+def slicing(context: PipelineContext, undo: Undo) -> Watch:
+    """One head at a time."""
+    return _by_processors(context, undo, lambda: context.pipe.enable_attention_slicing("max"))
+
+
+def xformers(context: PipelineContext, undo: Undo) -> Watch:
+    """The kernels of another library."""
+    return _by_processors(context, undo, context.pipe.enable_xformers_memory_efficient_attention)
+
+
+def _by_processors(context: PipelineContext, undo: Undo, change: Callable[[], object]) -> Watch:
+    """For what shows in the processors' classes, and is undone by putting the former processors back."""
+    module = context.denoiser
+    before = dict(module.attn_processors)
+    undo.by(lambda: module.set_attn_processor(dict(before)))  # which the call empties
+    change()
+    classes = {name: type(processor) for name, processor in before.items()}
+
+    def look() -> Proof:
+        now = module.attn_processors
+        changed = sum(type(processor) is not classes.get(name) for name, processor in now.items())
+        return Proof(changed > 0, f"{_named(now)} in the denoiser; {_named(before)} before")
+
+    return watching(look)
 
 
 def _named(processors: dict[str, Any]) -> str:
@@ -18,45 +52,13 @@ def _named(processors: dict[str, Any]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
 
 
-def _by_processors(change: Callable[[PipelineContext], None]) -> Change:
-    """For what shows in the processors' classes, and is undone by putting the former processors back."""
-
-    def apply(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
-        module = context.denoiser
-        before = dict(module.attn_processors)
-        undo.by(lambda: module.set_attn_processor(dict(before)))  # which the call empties
-        change(context)
-        classes = {name: type(processor) for name, processor in before.items()}
-
-        def look() -> Proof:
-            now = module.attn_processors
-            changed = sum(type(processor) is not classes.get(name) for name, processor in now.items())
-            return Proof(changed > 0, f"{_named(now)} in the denoiser; {_named(before)} before")
-
-        return looked_at(look)
-
-    return apply
-
-
-def _processors(name: str) -> Change:
-    """One of diffusers' processors for every attention."""
-
-    def put(context: PipelineContext) -> None:
-        from diffusers.models import attention_processor
-
-        context.denoiser.set_attn_processor(getattr(attention_processor, name)())
-
-    return _by_processors(put)
-
-
-def _backend(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+def backend(context: PipelineContext, undo: Undo) -> Watch:
+    """diffusers' dispatcher told which kernel to take."""
     from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 
     module = context.denoiser
     name = _backend_for(context.device, module.dtype)
-    before = {
-        key: getattr(processor, "_attention_backend", None) for key, processor in module.attn_processors.items()
-    }
+    before = {key: _backend_of(processor) for key, processor in module.attn_processors.items()}
 
     def put_back() -> None:
         for key, processor in module.attn_processors.items():
@@ -74,7 +76,7 @@ def _backend(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
         evidence = f"{sum(chosen)} of {len(chosen)} attention processors take {name}"
         return Proof(any(chosen), evidence if any(chosen) else f"{evidence}: {_named(processors)} cannot")
 
-    return looked_at(look)
+    return watching(look)
 
 
 def _backend_of(processor: Any) -> Any:
@@ -86,15 +88,3 @@ def _backend_for(device: torch.device, dtype: torch.dtype) -> str:
     if device.type != "cuda":
         return "_native_flash"
     return "_native_cudnn" if dtype.itemsize == 2 else "_native_efficient"
-
-
-ROWS: tuple[Technique, ...] = (
-    row("attention-vanilla", _processors("AttnProcessor")),
-    row("attention-sdpa", _processors("AttnProcessor2_0")),
-    row("attention-slicing", _by_processors(lambda context: context.pipe.enable_attention_slicing("max"))),
-    row("attention-backend", _backend),
-    row(
-        "xformers",
-        _by_processors(lambda context: context.pipe.enable_xformers_memory_efficient_attention()),
-    ),
-)

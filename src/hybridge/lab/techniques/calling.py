@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from .evidence import CallLog, counted
 from .pipeline_context import DOUBLED, PipelineContext
-from .technique import Change, Proof, Technique, Undo, Witness, row
+from .technique import Proof, Undo, Watch
 
 
-def _steps(count: int) -> Change:
-    def apply(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
-        arguments, before = context.arguments, context.arguments.get("num_inference_steps")
-        if before is None:
-            undo.by(arguments.pop, "num_inference_steps")
-        else:
-            undo.by(arguments.update, {"num_inference_steps": before})
-        arguments["num_inference_steps"] = count
+def steps(context: PipelineContext, undo: Undo, count: int) -> Watch:
+    """So many steps, whatever was asked for."""
+    arguments, before = context.arguments, context.arguments.get("num_inference_steps")
+    if before is None:
+        undo.by(arguments.pop, "num_inference_steps")
+    else:
+        undo.by(arguments.update, {"num_inference_steps": before})
+    arguments["num_inference_steps"] = count
 
-        def judge(log: CallLog) -> Proof:
-            taken = context.pipe.scheduler.num_inference_steps
-            evidence = (
-                f"{taken} steps of the scheduler, {len(log)} forwards of the denoiser; {before} steps were asked"
-            )
-            return Proof(taken == count != before and len(log) > 0, evidence)
+    def judge(log: CallLog) -> Proof:
+        taken = context.pipe.scheduler.num_inference_steps
+        evidence = f"{taken} steps of the scheduler, {len(log)} forwards of the denoiser; {before} steps were asked"
+        return Proof(taken == count != before and len(log) > 0, evidence)
 
-        return counted(lambda: context.denoiser, judge)
-
-    return apply
+    return counted(lambda: context.denoiser, judge)
 
 
 def last_guided_step(share: float, steps: int) -> int:
@@ -44,22 +39,21 @@ def last_guided_step(share: float, steps: int) -> int:
     return int(steps * share)
 
 
-def _cut_off(share: float) -> Change:
-    def apply(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
-        def end_guidance(context: PipelineContext, step: int, tensors: dict[str, Any]) -> None:
-            pipe = context.pipe
-            if step != last_guided_step(share, pipe.num_timesteps) or not pipe.do_classifier_free_guidance:
-                return
-            for name in tensors.keys() & DOUBLED:
-                tensors[name] = tensors[name].chunk(2)[-1]  # first what is not wanted, then what is
-            pipe._guidance_scale = 0.0  # set anew at every call
-            for callback in context.guidance_ended:
-                callback(step)
+def cut_off(context: PipelineContext, undo: Undo, share: float) -> Watch:
+    """Guidance for a share of the steps."""
 
-        undo.listen(context.after_step, end_guidance)
-        return counted(lambda: context.denoiser, _halved)
+    def end_guidance(context: PipelineContext, step: int, tensors: dict[str, Any]) -> None:
+        pipe = context.pipe
+        if step != last_guided_step(share, pipe.num_timesteps) or not pipe.do_classifier_free_guidance:
+            return
+        for name in tensors.keys() & DOUBLED:
+            tensors[name] = tensors[name].chunk(2)[-1]  # first what is not wanted, then what is
+        pipe._guidance_scale = 0.0  # set anew at every call
+        for callback in context.guidance_ended:
+            callback(step)
 
-    return apply
+    undo.listen(context.after_step, end_guidance)
+    return counted(lambda: context.denoiser, _halved)
 
 
 def _halved(log: CallLog) -> Proof:
@@ -69,11 +63,3 @@ def _halved(log: CallLog) -> Proof:
     expected = [whole] * ended + [whole // 2] * (len(log) - ended)
     evidence = f"{ended} forwards of batch {whole}, then {len(log) - ended} of {whole // 2}"
     return Proof(0 < ended < len(log) and log.batches == expected, evidence)
-
-
-ROWS: tuple[Technique, ...] = (
-    row("steps-25", _steps(25)),
-    row("steps-30", _steps(30)),
-    row("cfg-cutoff-50", _cut_off(0.5)),
-    row("cfg-cutoff-75", _cut_off(0.75)),
-)

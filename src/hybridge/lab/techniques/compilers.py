@@ -11,43 +11,44 @@ from typing import Any
 import torch
 
 from ..harness.environment import no_cpp_compiler
-from .evidence import CallLog, looked_at, watching
+from .evidence import CallLog, watching
 from .pipeline_context import PipelineContext
-from .technique import Change, Missing, Proof, Technique, Undo, Witness, row
+from .technique import Missing, Proof, Undo, Watch, Witness
 
 
-def _whole(context: PipelineContext) -> None:
+def whole(context: PipelineContext, undo: Undo) -> Watch:
+    """The denoiser as one graph."""
     # CUDA graphs spare the launches of some thousand kernels a step; they keep the memory of every shape.
     mode = "reduce-overhead" if context.device.type == "cuda" else "default"
-    context.denoiser.compile(fullgraph=True, mode=mode)
+    return _compiled(context, undo, partial(context.denoiser.compile, fullgraph=True, mode=mode))
 
 
-def _compiled(start: Callable[[PipelineContext], object]) -> Change:
+def regional(context: PipelineContext, undo: Undo) -> Watch:
+    """Each repeated block as one graph."""
+    return _compiled(context, undo, partial(context.denoiser.compile_repeated_blocks, fullgraph=True))
+
+
+def _compiled(context: PipelineContext, undo: Undo, start: Callable[[], object]) -> Watch:
     """Compiles in place, which happens at the first call; ``start`` says what, as one graph each."""
+    before = {part: part._compiled_call_impl for part in context.denoiser.modules()}
+    undo.by(torch._dynamo.reset)
+    for part, call in before.items():
+        undo.by(setattr, part, "_compiled_call_impl", call)
+    start()
+    parts = [part for part, call in before.items() if part._compiled_call_impl is not call]
+    graphs_before = _graphs()
 
-    def apply(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
-        before = {part: part._compiled_call_impl for part in context.denoiser.modules()}
-        undo.by(torch._dynamo.reset)
-        for part, call in before.items():
-            undo.by(setattr, part, "_compiled_call_impl", call)
-        start(context)
-        parts = [part for part, call in before.items() if part._compiled_call_impl is not call]
-        graphs_before = _graphs()
+    def judge(*logs: CallLog) -> Proof:
+        # A whole graph is asked for, so a call that could not run as one raises; only where compiling is
+        # switched off altogether would it run as ever, and then there is no graph.
+        calls, graphs = sum(map(len, logs)), _graphs() - graphs_before
+        return Proof(calls > 0 and graphs > 0, f"{calls} calls of {len(logs)} compiled modules, in {graphs} graphs")
 
-        def judge(*logs: CallLog) -> Proof:
-            # A whole graph is asked for, so a call that could not run as one raises; only where compiling is
-            # switched off altogether would it run as ever, and then there is no graph.
-            calls, graphs = sum(map(len, logs)), _graphs() - graphs_before
-            evidence = f"{calls} calls of {len(logs)} compiled modules, in {graphs} graphs"
-            return Proof(calls > 0 and graphs > 0, evidence)
+    def witness() -> Witness:
+        still = [part for part in parts if part._compiled_call_impl is not None]
+        return watching(judge, *(partial(CallLog, part) for part in still))()
 
-        def witness() -> Witness:
-            still = [part for part in parts if part._compiled_call_impl is not None]
-            return watching(judge, *(partial(CallLog, part) for part in still))()
-
-        return witness
-
-    return apply
+    return witness
 
 
 def _graphs() -> int:
@@ -57,7 +58,8 @@ def _graphs() -> int:
     return int(counters["stats"]["unique_graphs"])
 
 
-def _why_not_compiled(context: PipelineContext) -> Missing | None:
+def why_not_compiled(context: PipelineContext) -> Missing | None:
+    """What torch.compile writes its kernels with, where that is not there."""
     if context.device.type == "cpu" and (reason := no_cpp_compiler()) is not None:
         return Missing("unavailable", reason)
     if context.device.type == "cuda" and importlib.util.find_spec("triton") is None:
@@ -65,7 +67,8 @@ def _why_not_compiled(context: PipelineContext) -> Missing | None:
     return None
 
 
-def _stable_fast(context: PipelineContext, _: Undo) -> Callable[[], Witness]:
+def stable_fast(context: PipelineContext, _: Undo) -> Watch:
+    """stable-fast traces the pipeline, and knows no way back."""
     compiler: Any = importlib.import_module("sfast.compilers.diffusion_pipeline_compiler")
     context.pipe = compiler.compile(context.pipe, compiler.CompilationConfig.Default())
 
@@ -73,15 +76,4 @@ def _stable_fast(context: PipelineContext, _: Undo) -> Callable[[], Witness]:
         traces = len(getattr(context.denoiser.forward, "_cached", ()))
         return Proof(traces > 0, f"{traces} traces of the UNet")
 
-    return looked_at(look)
-
-
-ROWS: tuple[Technique, ...] = (
-    row("compile", _compiled(_whole), _why_not_compiled),
-    row(
-        "compile-regional",
-        _compiled(lambda context: context.denoiser.compile_repeated_blocks(fullgraph=True)),
-        _why_not_compiled,
-    ),
-    row("stable-fast", _stable_fast),
-)
+    return watching(look)

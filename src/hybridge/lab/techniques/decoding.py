@@ -9,7 +9,7 @@ import torch
 
 from .evidence import watching
 from .pipeline_context import PipelineContext
-from .technique import Proof, Witness
+from .technique import Proof, Watch
 
 
 class DecodeLog:
@@ -66,12 +66,11 @@ class DecodeLog:
         self.finite = self.finite and bool(torch.isfinite(output).all())
 
 
-def decoded(context: PipelineContext, judge: Callable[[DecodeLog], Proof]) -> Callable[[], Witness]:
+def decoded(context: PipelineContext, judge: Callable[[DecodeLog], Proof]) -> Watch:
     """A witness that watches the VAE which the pipeline has when the watching begins.
 
     Args:
         context: Whose VAE.
         judge: From what was seen to the proof.
     """
-
     return watching(judge, lambda: DecodeLog(context.pipe.vae))

@@ -1,13 +1,14 @@
 """diffusers' own caches: hooks that answer for a module at some steps.
 
-A transformer has ``enable_cache`` and its pipeline says where the loop is; a UNet has neither, so the functions
-behind it are called, and the denoiser's own arguments are listened to.
+They are made for transformers; on a UNet some of them find nothing to hook and some break.  They are tried all the
+same, so that a version that mends them is noticed.  A transformer has ``enable_cache`` and its pipeline says where
+the loop is; a UNet has neither, so the functions behind it are called, and the denoiser's own arguments are
+listened to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ import torch
 from .evidence import spared, watching
 from .patching import drop_idle
 from .pipeline_context import PipelineContext
-from .technique import Change, Missing, Proof, Technique, Undo, Witness, row
+from .technique import Missing, Proof, Undo, Watch
 
 #: Steps between two computations, as the paper has them: of self-attention, and of attention to the prompt.
 _SELF_ATTENTION_EVERY, _CROSS_ATTENTION_EVERY = 2, 6
@@ -24,18 +25,15 @@ _SELF_ATTENTION_EVERY, _CROSS_ATTENTION_EVERY = 2, 6
 _TRIAL_STEPS = 4
 
 
-def last_attention(denoiser: torch.nn.Module) -> torch.nn.Module:
-    """What projects the output of the last attention: it runs when that attention is computed, fused or not."""
-    found: list[torch.nn.Module] = [part for name, part in denoiser.named_modules() if name.endswith(".to_out.0")]
-    return found[-1]
+def last_attention_spared(context: PipelineContext) -> Watch:
+    """A witness that the last attention is computed less often than the denoiser is called.
+
+    Seen at what projects its output, which runs when that attention is computed, fused or not.
+    """
+    return spared(context, ".to_out.0", "the last attention")
 
 
-def last_attention_spared(context: PipelineContext) -> Callable[[], Witness]:
-    """A witness that the last attention is computed less often than the denoiser is called."""
-    return spared(lambda: context.denoiser, last_attention, "the last attention")
-
-
-def _hook(context: PipelineContext, undo: Undo, put: Callable[[Any], object]) -> Callable[[], Witness]:
+def _hook(context: PipelineContext, undo: Undo, put: Callable[[Any], object]) -> Watch:
     """Lets ``put`` hang its hooks on the denoiser, and resets them before every picture and when guidance ends."""
     from diffusers.hooks import HookRegistry
 
@@ -74,31 +72,25 @@ def _hooks(denoiser: Any) -> list[tuple[Any, str]]:
     return [(part, name) for part in owners for name in part._diffusers_hook.hooks]
 
 
-class _Clock:
-    """Where the loop is, from 1000 down to 0, read from the denoiser's arguments: not every pipeline says it."""
+def _timed(context: PipelineContext, undo: Undo, put: Callable[[Any, Callable[[], float]], object]) -> Watch:
+    """As :func:`_hook`, for caches that ask where the loop is, from 1000 down to 0.
 
-    def __init__(self, context: PipelineContext) -> None:
-        self._scale = (
-            1000 if type(context.pipe).__name__.startswith("Flux") else 1
-        )  # Flux calls its last timestep 1
-        self.timestep = 1000.0
-        self.listener = context.denoiser.register_forward_pre_hook(self._read_timestep, with_kwargs=True)
+    It is read from the denoiser's arguments: not every pipeline says it.
+    """
+    scale = 1000 if type(context.pipe).__name__.startswith("Flux") else 1  # Flux calls its last timestep 1
+    now = 1000.0
 
-    def _read_timestep(self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def read_timestep(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal now
         given = kwargs["timestep"] if "timestep" in kwargs else args[1]
-        self.timestep = float(torch.as_tensor(given).flatten()[0]) * self._scale
+        now = float(torch.as_tensor(given).flatten()[0]) * scale
+
+    undo.by(context.denoiser.register_forward_pre_hook(read_timestep, with_kwargs=True).remove)
+    return _hook(context, undo, lambda denoiser: put(denoiser, lambda: now))
 
 
-def _timed(
-    context: PipelineContext, undo: Undo, put: Callable[[Any, Callable[[], float]], object]
-) -> Callable[[], Witness]:
-    """As :func:`_hook`, for caches that ask for the timestep."""
-    clock = _Clock(context)
-    undo.by(clock.listener.remove)
-    return _hook(context, undo, lambda denoiser: put(denoiser, lambda: clock.timestep))
-
-
-def _pab(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+def pab(context: PipelineContext, undo: Undo) -> Watch:
+    """Pyramid Attention Broadcast."""
     from diffusers import PyramidAttentionBroadcastConfig
     from diffusers.hooks import apply_pyramid_attention_broadcast
 
@@ -114,7 +106,8 @@ def _pab(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     return _timed(context, undo, put)
 
 
-def _taylorseer(context: PipelineContext, undo: Undo, **settings: Any) -> Callable[[], Witness]:
+def taylorseer(context: PipelineContext, undo: Undo, **settings: Any) -> Watch:
+    """TaylorSeer, told which modules, or with the library's own choice."""
     from diffusers import TaylorSeerCacheConfig
     from diffusers.hooks import apply_taylorseer_cache
 
@@ -132,43 +125,37 @@ def _name_call(denoiser: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[st
     _set_cache_context(denoiser, CacheContext(f"batch of {first.shape[0]}"))
 
 
-def _by_defaults(name: str) -> Change:
-    """A cache of diffusers as it comes: ``apply_<name>`` with a config of its own."""
+def by_defaults(context: PipelineContext, undo: Undo, config: str, apply: str) -> Watch:
+    """A cache of diffusers as it comes: its function, with a config of its own."""
+    from diffusers import hooks
 
-    def apply(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
-        from diffusers import hooks
-
-        config = getattr(hooks, "".join(word.capitalize() for word in name.split("_")) + "Config")()
-        return _hook(context, undo, lambda denoiser: getattr(hooks, f"apply_{name}")(denoiser, config))
-
-    return apply
+    made = getattr(hooks, config)()
+    return _hook(context, undo, lambda denoiser: getattr(hooks, apply)(denoiser, made))
 
 
-def _why_no_first_block(context: PipelineContext) -> Missing | None:
+def why_no_first_block(context: PipelineContext) -> Missing | None:
     """diffusers looks for the lists of blocks that its transformers have; without one it raises an IndexError."""
     from diffusers.hooks._common import _ALL_TRANSFORMER_BLOCK_IDENTIFIERS
 
     names = {name for name, part in context.denoiser.named_children() if isinstance(part, torch.nn.ModuleList)}
     if not names.isdisjoint(_ALL_TRANSFORMER_BLOCK_IDENTIFIERS):
         return None
-    kind = type(context.denoiser).__name__
-    instead = None if getattr(context.pipe, "unet", None) is None else "deepcache"
-    return Missing(
-        "unavailable", f"it works on a list of transformer blocks, which a {kind} does not have", instead
-    )
+    reason = f"it works on a list of transformer blocks, which a {type(context.denoiser).__name__} does not have"
+    return Missing("unavailable", reason, "deepcache" if context.denoiser_name == "unet" else None)
 
 
-def _mag_cache(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+def mag_cache(context: PipelineContext, undo: Undo) -> Watch:
+    """MagCache with the ratios of Flux: they belong to a checkpoint, and no others are published with the code."""
     from diffusers.hooks import MagCacheConfig, apply_mag_cache
     from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
 
-    # Ratios belong to a checkpoint, and those of Flux are the only ones that are published with the code.
     steps = context.arguments.get("num_inference_steps", 28)
     config = MagCacheConfig(mag_ratios=FLUX_MAG_RATIOS, num_inference_steps=steps)
     return _hook(context, undo, lambda denoiser: apply_mag_cache(denoiser, config))
 
 
-def _faster_cache(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+def faster_cache(context: PipelineContext, undo: Undo) -> Watch:
+    """FasterCache, which is tried at once."""
     from diffusers import FasterCacheConfig
     from diffusers.hooks import apply_faster_cache
 
@@ -181,14 +168,3 @@ def _faster_cache(context: PipelineContext, undo: Undo) -> Callable[[], Witness]
     # What breaks it is reached at the first step that is left out.
     context.picture("", seed=0, num_inference_steps=_TRIAL_STEPS)
     return witness
-
-
-DIFFUSERS_CACHES: tuple[Technique, ...] = (
-    row("pab", _pab),
-    row("taylorseer", partial(_taylorseer, cache_identifiers=[r".*transformer_blocks\.\d+"])),
-    row("taylorseer-defaults", _taylorseer),
-    row("first-block-cache", _by_defaults("first_block_cache"), _why_no_first_block),
-    row("sea-cache", _by_defaults("sea_cache")),
-    row("mag-cache", _mag_cache),
-    row("faster-cache", _faster_cache),
-)

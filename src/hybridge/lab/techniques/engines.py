@@ -22,10 +22,10 @@ from torch.utils import _pytree as pytree
 
 from ...errors import EngineFailure
 from ..harness.memory import storage_bytes
-from .evidence import CallLog, looked_at, watching
+from .evidence import CallLog, watching
 from .pipeline_context import PipelineContext
 from .requirements import no_room
-from .technique import Change, Missing, Proof, Technique, Undo, Witness, row
+from .technique import Missing, Proof, Undo, Watch
 
 #: Gives the denoiser's output for the tensors of a call.
 Run = Callable[[Sequence[torch.Tensor]], torch.Tensor]
@@ -126,22 +126,19 @@ class StandIn(nn.Module):
         return nullcontext()
 
 
-def _elsewhere(build: Callable[[nn.Module, _Call, PipelineContext], Run]) -> Change:
+def elsewhere(context: PipelineContext, undo: Undo, engine: str) -> Watch:
     """Builds the engine, and puts a stand-in into the pipeline."""
+    build = {"openvino": _openvino, "onnxruntime": _onnxruntime}[engine]
+    denoiser, call = context.denoiser, _seen(context)
+    with torch.no_grad():
+        stand_in = StandIn(denoiser, call, build(_Flat(denoiser, call).eval(), call, context))
+    undo.set(context.pipe, context.denoiser_name, stand_in)
 
-    def apply(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
-        denoiser, call = context.denoiser, _seen(context)
-        with torch.no_grad():
-            stand_in = StandIn(denoiser, call, build(_Flat(denoiser, call).eval(), call, context))
-        undo.set(context.pipe, context.denoiser_name, stand_in)
+    def judge(before: int, in_torch: CallLog) -> Proof:
+        ran = stand_in.runs - before
+        return Proof(ran > 0 and not in_torch, f"{ran} forwards in the engine, {len(in_torch)} in torch")
 
-        def judge(before: int, in_torch: CallLog) -> Proof:
-            ran = stand_in.runs - before
-            return Proof(ran > 0 and not in_torch, f"{ran} forwards in the engine, {len(in_torch)} in torch")
-
-        return watching(judge, lambda: nullcontext(stand_in.runs), lambda: CallLog(denoiser))
-
-    return apply
+    return watching(judge, lambda: nullcontext(stand_in.runs), lambda: CallLog(denoiser))
 
 
 def _openvino(flat: nn.Module, call: _Call, _: PipelineContext) -> Run:
@@ -198,7 +195,8 @@ def _provider(context: PipelineContext) -> str:
     return "CUDAExecutionProvider" if context.device.type == "cuda" else "CPUExecutionProvider"
 
 
-def _tensorrt(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+def tensorrt(context: PipelineContext, undo: Undo) -> Watch:
+    """The denoiser compiled by torch-tensorrt."""
     torch_tensorrt = importlib.import_module("torch_tensorrt")
 
     def engines() -> int:
@@ -216,10 +214,11 @@ def _tensorrt(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
         undo.by(step)
     undo.by(setattr, context.denoiser, "_compiled_call_impl", None)
     context.denoiser.compile(backend="tensorrt", dynamic=False)
-    return looked_at(look)
+    return watching(look)
 
 
-def _no_onnxruntime(context: PipelineContext) -> Missing | None:
+def no_onnxruntime(context: PipelineContext) -> Missing | None:
+    """An onnxruntime without the device, or a disk without room."""
     have = importlib.import_module("onnxruntime").get_available_providers()
     if _provider(context) not in have:
         reason = f"onnxruntime here has {', '.join(have)}, and no {_provider(context)}"
@@ -227,17 +226,11 @@ def _no_onnxruntime(context: PipelineContext) -> Missing | None:
     return no_room(context.folder, storage_bytes(context.denoiser))
 
 
-def _no_tensorrt(_: PipelineContext) -> Missing | None:
+def no_tensorrt(_: PipelineContext) -> Missing | None:
+    """A torch_tensorrt that does not load."""
     try:
         importlib.import_module("torch_tensorrt")
     except (ImportError, OSError) as why:  # its libraries come in a package of their own, of one exact version
         living = "openvino or onnxruntime on a CPU, compile on a GPU"
         return Missing("unavailable", f"torch_tensorrt does not load: {why}", living)
     return None
-
-
-ROWS: tuple[Technique, ...] = (
-    row("openvino", _elsewhere(_openvino)),
-    row("onnxruntime", _elsewhere(_onnxruntime), _no_onnxruntime),
-    row("tensorrt", _tensorrt, _no_tensorrt),
-)

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from .technique import Proof, Witness
+from .pipeline_context import PipelineContext
+from .technique import Proof, Watch
 
 
 class CallLog:
@@ -59,10 +60,8 @@ class CallLog:
         self.dtypes.append(first.dtype)
 
 
-def watching(
-    judge: Callable[..., Proof], *logs: Callable[[], AbstractContextManager[Any]]
-) -> Callable[[], Witness]:
-    """A witness that keeps logs while it is on.
+def watching(judge: Callable[..., Proof], *logs: Callable[[], AbstractContextManager[Any]]) -> Watch:
+    """A witness that keeps logs while it is on; without logs it looks at what is there once the picture is made.
 
     Args:
         judge: From the logs to the proof.
@@ -78,12 +77,7 @@ def watching(
     return witness
 
 
-def looked_at(look: Callable[[], Proof]) -> Callable[[], Witness]:
-    """A witness that needs no watching: it looks at what is there once the picture is made."""
-    return watching(look)
-
-
-def counted(module: Callable[[], torch.nn.Module], judge: Callable[[CallLog], Proof]) -> Callable[[], Witness]:
+def counted(module: Callable[[], torch.nn.Module], judge: Callable[[CallLog], Proof]) -> Watch:
     """A witness that counts the forwards of a module.
 
     Args:
@@ -93,19 +87,20 @@ def counted(module: Callable[[], torch.nn.Module], judge: Callable[[CallLog], Pr
     return watching(judge, lambda: CallLog(module()))
 
 
-def spared(
-    whole: Callable[[], torch.nn.Module], part: Callable[[torch.nn.Module], torch.nn.Module], name: str
-) -> Callable[[], Witness]:
-    """A witness of work left out: a part ran, but less often than the whole that it belongs to.
+def spared(context: PipelineContext, ending: str, name: str) -> Watch:
+    """A witness of work left out: a part of the denoiser ran, but less often than the denoiser was called.
 
     Args:
-        whole: What is called at every step, asked when the watching begins.
-        part: Something in it that is computed or left out.
+        context: Whose denoiser, asked for when the watching begins.
+        ending: How the name of the part ends, the last such part where there are several.
         name: Of the part, for the evidence.
     """
 
-    def judge(calls: CallLog, computed: CallLog) -> Proof:
-        evidence = f"{len(computed)} of {len(calls)} forwards computed {name}"
-        return Proof(0 < len(computed) < len(calls), evidence)
+    def computed() -> CallLog:
+        parts = context.denoiser.named_modules()
+        return CallLog([part for path, part in parts if path.endswith(ending)][-1])
 
-    return watching(judge, lambda: CallLog(whole()), lambda: CallLog(part(whole())))
+    def judge(calls: CallLog, seen: CallLog) -> Proof:
+        return Proof(0 < len(seen) < len(calls), f"{len(seen)} of {len(calls)} forwards computed {name}")
+
+    return watching(judge, lambda: CallLog(context.denoiser), computed)

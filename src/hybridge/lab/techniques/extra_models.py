@@ -42,15 +42,18 @@ class ExtraModel:
     marker: str = "config.json"
 
 
-REFINER = ExtraModel(
-    "the refiner", "refiner", {"sdxl": "stabilityai/stable-diffusion-xl-refiner-1.0"}, marker="model_index.json"
-)
-TINY_VAE = ExtraModel(
-    "a tiny VAE",
-    "taesd",
-    {row.parent: row.source for row in CATALOGUE.values() if row.kind == "tiny" and row.parent},
-)
-FP16_VAE = ExtraModel("a VAE that survives float16", "vae-fp16-fix", {"sdxl": CATALOGUE["sdxl"].source})
+#: By the techniques that bring them along.
+MODELS = {
+    "refiner": ExtraModel(
+        "the refiner", "refiner", {"sdxl": "stabilityai/stable-diffusion-xl-refiner-1.0"}, marker="model_index.json"
+    ),
+    "tiny-vae": ExtraModel(
+        "a tiny VAE",
+        "taesd",
+        {row.parent: row.source for row in CATALOGUE.values() if row.kind == "tiny" and row.parent},
+    ),
+    "vae-fp16-fix": ExtraModel("a VAE that survives float16", "vae-fp16-fix", {"sdxl": CATALOGUE["sdxl"].source}),
+}
 
 
 def family(pipe: Any) -> str | None:
@@ -65,17 +68,18 @@ def family(pipe: Any) -> str | None:
     return name if vae.config.scaling_factor == CATALOGUE[name].normalisation.scaling_factor else None
 
 
-def source(context: PipelineContext, wanted: ExtraModel) -> str | None:
+def source(context: PipelineContext, name: str) -> str | None:
     """Where ``from_pretrained`` finds it for this context: a folder or a repository; None where there is none."""
+    wanted = MODELS[name]
     beside = Path(context.origin).parent / wanted.folder
     if Path(context.origin).is_dir() and (beside / wanted.marker).is_file():
         return str(beside)
     return wanted.hub.get(family(context.pipe) or "")
 
 
-def why_missing(context: PipelineContext, wanted: ExtraModel) -> Missing | None:
+def why_missing(context: PipelineContext, name: str) -> Missing | None:
     """Why it cannot be had for this context, or None; asks nobody outside of this machine."""
-    found = source(context, wanted)
+    wanted, found = MODELS[name], source(context, name)
     if found is None:
         return Missing("unavailable", f"{wanted.title} for a {type(context.pipe).__name__} is not known here")
     from huggingface_hub import constants, try_to_load_from_cache

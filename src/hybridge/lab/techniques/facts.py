@@ -116,6 +116,9 @@ class Facts:
         instead: What lives in its place where they are not; None where its own check says more.
         title_zh: The title in Chinese.
         claim_zh: The claim in Chinese.
+        change: The function that puts it in force; see :mod:`.catalogue`.
+        settings: Of that function.
+        check: A function that says why it cannot, and words for it; empty where ``requires`` says all.
         effect: Fields of :class:`..estimator.effects.Effect`.
         unavailable: Why nothing can put it in force, for what is known and not implemented.
     """
@@ -133,6 +136,9 @@ class Facts:
     instead: str | None = None
     title_zh: str = ""
     claim_zh: str = ""
+    change: str = ""
+    settings: dict[str, Any] = field(default_factory=dict, hash=False)
+    check: str = ""
     effect: dict[str, Any] = field(default_factory=dict, hash=False)
     unavailable: Missing | None = None
 

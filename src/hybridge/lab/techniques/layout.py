@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
 
-from .evidence import CallLog, counted, looked_at
+from .evidence import CallLog, counted, watching
 from .pipeline_context import PipelineContext
-from .technique import Proof, Technique, Undo, Witness, row
+from .technique import Proof, Undo, Watch
 
 
-def _channels_last(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+def channels_last(context: PipelineContext, undo: Undo) -> Watch:
+    """Of the denoiser, which has most of the convolutions."""
     module = context.denoiser
     undo.by(partial(module.to, memory_format=torch.contiguous_format))
     module.to(memory_format=torch.channels_last)
@@ -23,7 +23,7 @@ def _channels_last(context: PipelineContext, undo: Undo) -> Callable[[], Witness
         turned = sum(kernel.stride(1) == 1 for kernel in kernels)
         return Proof(0 < turned == len(kernels), f"{turned} of {len(kernels)} kernels have their channels last")
 
-    return looked_at(look)
+    return watching(look)
 
 
 #: Scales of the skip connections (s) and of the backbone (b), as FreeU's authors give them.
@@ -33,7 +33,8 @@ _FREEU = {
 }
 
 
-def _freeu(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+def freeu(context: PipelineContext, undo: Undo) -> Watch:
+    """FreeU with its authors' scales for this pipeline."""
     pipe, scales = context.pipe, _FREEU[type(context.pipe).__name__]
     pipe.enable_freeu(**scales)
     undo.by(pipe.disable_freeu)
@@ -43,17 +44,18 @@ def _freeu(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
         scaled = sum(all(getattr(block, name, None) == scale for name, scale in scales.items()) for block in blocks)
         return Proof(scaled > 0, f"{scaled} of {len(blocks)} blocks of the way up have their scales")
 
-    return looked_at(look)
+    return watching(look)
 
 
 #: What fusing adds to an attention.
 _FUSED = ("to_qkv", "to_kv", "to_added_qkv")
 
 
-def _fused_qkv(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+def fused_qkv(context: PipelineContext, undo: Undo) -> Watch:
+    """Of the denoiser alone: pipelines also ask a VAE that may not know it."""
     module = context.denoiser
     before = dict(module.attn_processors)
-    module.fuse_qkv_projections()  # of the denoiser alone: pipelines also ask a VAE that may not know it
+    module.fuse_qkv_projections()
     fused = [(owner, name) for owner in module.modules() for name in _FUSED if hasattr(owner, name)]
     first = getattr(*fused[0])
 
@@ -67,10 +69,3 @@ def _fused_qkv(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
         undo.by(delattr, owner, name)
     undo.by(module.set_attn_processor, before)
     return counted(lambda: first, judge)
-
-
-ROWS: tuple[Technique, ...] = (
-    row("channels-last", _channels_last),
-    row("freeu", _freeu),
-    row("fused-qkv", _fused_qkv),
-)

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ..harness.memory import storage_bytes
-from .evidence import looked_at
+from .evidence import watching
 from .pipeline_context import PipelineContext, modules
 from .requirements import no_room
-from .technique import Change, Missing, Proof, Technique, Undo, Witness, row
+from .technique import Missing, Proof, Undo, Watch
 
 
 def _parts(context: PipelineContext) -> Iterable[nn.Module]:
@@ -39,95 +39,80 @@ def _where(context: PipelineContext) -> str:
     return f"{on_device:,} bytes stay on {context.device} between calls"
 
 
-def _model(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+def _on_cpu(context: PipelineContext, remark: str = "on a CPU nothing is saved") -> str:
+    return f"; {remark}" if context.device.type == "cpu" else ""
+
+
+def by_model(context: PipelineContext, undo: Undo) -> Watch:
+    """One part on the device at a time."""
     pipe = context.pipe
     whole = len([*_parts(context)])
 
     def look() -> Proof:
         hooked = sum(type(getattr(part, "_hf_hook", None)).__name__ == "CpuOffload" for part in _parts(context))
         evidence = f"{hooked} of {whole} parts wait on the CPU until they are called; {_where(context)}"
-        nothing = "; on a CPU nothing is saved" if context.device.type == "cpu" else ""
-        return Proof(hooked > 0, evidence + nothing)
+        return Proof(hooked > 0, evidence + _on_cpu(context))
 
     if context.device.type != "cpu":
         undo.by(pipe.to, context.device)
     undo.by(pipe.remove_all_hooks)
     # The device must be said: without an accelerator, diffusers refuses to choose one.
     pipe.enable_model_cpu_offload(device=context.device)
-    return looked_at(look)
+    return watching(look)
 
 
-def _by_layer(offload: Callable[[nn.Module, PipelineContext, str], None], nothing_saved: str) -> Change:
-    """Layers whose weights are on the meta device except while they run; accelerate's hooks, removed by diffusers.
-
-    Args:
-        offload: Hooks one part, given its name.
-        nothing_saved: What to add to the evidence on a CPU.
-    """
-
-    def apply(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
-        def look() -> Proof:
-            weights = [parameter for part in _parts(context) for parameter in part.parameters()]
-            away = sum(parameter.device.type == "meta" for parameter in weights)
-            evidence = f"{away} of {len(weights)} weights are away between calls; {_where(context)}"
-            return Proof(away > 0, evidence + (nothing_saved if context.device.type == "cpu" else ""))
-
-        undo.by(context.pipe.remove_all_hooks)
-        for name, part in modules(context.pipe).items():
-            if name not in context.pipe._exclude_from_cpu_offload:  # safety checkers, which hooks break
-                offload(part, context, name)
-        return looked_at(look)
-
-    return apply
-
-
-def _to_cpu(part: nn.Module, context: PipelineContext, _: str) -> None:
-    # diffusers' own call makes "cpu:0" of the CPU, and then fails at the first forward; this is what it calls.
+def by_layer(context: PipelineContext, undo: Undo, disk: bool) -> Watch:
+    """Layers whose weights are on the meta device except while they run: accelerate's hooks."""
     accelerate = importlib.import_module("accelerate")
-    accelerate.cpu_offload(part, context.device, offload_buffers=_has_weights_of_its_own(part))
+
+    def look() -> Proof:
+        weights = [parameter for part in _parts(context) for parameter in part.parameters()]
+        away = sum(parameter.device.type == "meta" for parameter in weights)
+        nothing = "" if disk else _on_cpu(context, "on a CPU they wait in the same memory, and nothing is saved")
+        return Proof(
+            away > 0, f"{away} of {len(weights)} weights are away between calls; {_where(context)}{nothing}"
+        )
+
+    undo.by(context.pipe.remove_all_hooks)
+    for name, part in modules(context.pipe).items():
+        if name in context.pipe._exclude_from_cpu_offload:
+            continue  # safety checkers, which hooks break
+        # diffusers' rule for whether buffers go along: only where the part itself, not a layer in it, has weights.
+        buffers = len(part._parameters) > 0
+        if disk:
+            # A new folder each time: into one with an index accelerate writes nothing, and reads what was there.
+            folder = tempfile.mkdtemp(prefix=f"{name}-", dir=context.folder)
+            accelerate.disk_offload(part, folder, execution_device=context.device, offload_buffers=buffers)
+        else:
+            # diffusers' own call makes "cpu:0" of the CPU, and fails at the first forward; this is what it calls.
+            accelerate.cpu_offload(part, context.device, offload_buffers=buffers)
+    return watching(look)
 
 
-def _to_disk(part: nn.Module, context: PipelineContext, name: str) -> None:
-    accelerate = importlib.import_module("accelerate")
-    # A new folder each time: into one with an index accelerate writes nothing, and reads what was there before.
-    folder = tempfile.mkdtemp(prefix=f"{name}-", dir=context.folder)
-    accelerate.disk_offload(
-        part, folder, execution_device=context.device, offload_buffers=_has_weights_of_its_own(part)
-    )
+def in_groups(context: PipelineContext, _: Undo, disk: bool) -> Watch:
+    """Groups of layers that come just before they run, as diffusers hooks them."""
+    from diffusers.hooks import apply_group_offloading
 
+    folders: list[Path] = []
+    for name, part in modules(context.pipe).items():
+        more: dict[str, Any] = {}
+        if disk and not _has_tied_weights(part):
+            # A folder for each part: files are named for layers, and two parts have layers of one name.
+            folders.append(Path(tempfile.mkdtemp(prefix=f"{name}-", dir=context.folder)))
+            more["offload_to_disk_path"] = str(folders[-1])
+        elif context.device.type == "cuda":
+            more["use_stream"] = True  # the next layer comes while this one runs
+        apply_group_offloading(part, onload_device=context.device, offload_type="leaf_level", **more)
 
-def _has_weights_of_its_own(part: nn.Module) -> bool:
-    """diffusers' rule for whether buffers go along: only where the part itself, not a layer in it, has weights."""
-    return len(part._parameters) > 0
+    def look() -> Proof:
+        hooked = sum(_has_group_hook(module) for part in _parts(context) for module in part.modules())
+        files = [file for folder in folders for file in folder.iterdir()]
+        there = _where(context) + _on_cpu(context)
+        if disk:
+            there = f"{sum(file.stat().st_size for file in files):,} bytes in {len(files)} files"
+        return Proof(hooked > 0 and (bool(files) or not disk), f"{hooked} layers fetch their weights; {there}")
 
-
-def _in_groups(*, disk: bool) -> Change:
-    def apply(context: PipelineContext, _: Undo) -> Callable[[], Witness]:
-        from diffusers.hooks import apply_group_offloading
-
-        folders: list[Path] = []
-        for name, part in modules(context.pipe).items():
-            more: dict[str, Any] = {}
-            if disk and not _has_tied_weights(part):
-                # A folder for each part: files are named for layers, and two parts have layers of one name.
-                folders.append(Path(tempfile.mkdtemp(prefix=f"{name}-", dir=context.folder)))
-                more["offload_to_disk_path"] = str(folders[-1])
-            elif context.device.type == "cuda":
-                more["use_stream"] = True  # the next layer comes while this one runs
-            apply_group_offloading(part, onload_device=context.device, offload_type="leaf_level", **more)
-
-        def look() -> Proof:
-            hooked = sum(_has_group_hook(module) for part in _parts(context) for module in part.modules())
-            files = [file for folder in folders for file in folder.iterdir()]
-            if disk:
-                there = f"{sum(file.stat().st_size for file in files):,} bytes in {len(files)} files"
-            else:
-                there = _where(context) + ("; on a CPU nothing is saved" if context.device.type == "cpu" else "")
-            return Proof(hooked > 0 and (bool(files) or not disk), f"{hooked} layers fetch their weights; {there}")
-
-        return looked_at(look)
-
-    return apply
+    return watching(look)
 
 
 def _has_tied_weights(part: nn.Module) -> bool:
@@ -143,17 +128,6 @@ def _has_group_hook(module: nn.Module) -> bool:
     return registry is not None and registry.get_hook("group_offloading") is not None
 
 
-def _no_disk(context: PipelineContext) -> Missing | None:
+def no_disk(context: PipelineContext) -> Missing | None:
+    """A disk without room for all weights."""
     return no_room(context.folder, sum(map(storage_bytes, _parts(context))))
-
-
-ROWS: tuple[Technique, ...] = (
-    row("model-offload", _model),
-    row(
-        "sequential-offload",
-        _by_layer(_to_cpu, "; on a CPU they wait in the same memory, and nothing is saved"),
-    ),
-    row("disk-offload", _by_layer(_to_disk, ""), _no_disk),
-    row("group-offload", _in_groups(disk=False)),
-    row("group-offload-disk", _in_groups(disk=True), _no_disk),
-)

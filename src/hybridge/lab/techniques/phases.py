@@ -8,9 +8,8 @@ The VAE stays: it is small, and it decodes when everything else is gone.
 from __future__ import annotations
 
 import inspect
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ import torch
 from . import extra_models
 from .evidence import watching
 from .pipeline_context import PipelineContext, default_side, modules
-from .technique import Missing, Proof, Technique, Undo, Witness, row
+from .technique import Missing, Proof, Undo, Watch
 from .weights import are_plain, bring_back, check_same, send_away
 
 _FOUR = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
@@ -33,77 +32,70 @@ _READ = {
 }
 
 
-class _Phases:
-    """Pictures in three phases.
+#: For each phase of a picture, the part, and how many of how many weights outlived it.
+_Stayed = list[tuple[str, int, int]]
 
-    Args:
-        context: Whose text encoders and denoiser have their weights while they compute, and not otherwise.
 
-    Attributes:
-        stayed: For each phase of the last picture, the part, and how many of how many weights outlived it.
-    """
+def batch_processing(context: PipelineContext, undo: Undo) -> Watch:
+    """Text encoders and denoiser have their weights while they compute, and not otherwise."""
+    texts = _texts(context)
+    names = [*texts, context.denoiser_name]
+    stayed: _Stayed = []
+    for name in names:
+        check_same(getattr(context.pipe, name), getattr(context.loaded_anew(name), name))
 
-    def __init__(self, context: PipelineContext) -> None:
-        self._context = context
-        self.stayed: list[tuple[str, int, int]] = []
-
-    def generate(
-        self, context: PipelineContext, prompt: str, generator: torch.Generator, arguments: dict[str, Any]
-    ) -> Any:
-        """Takes the place of :func:`.pipeline_context.plainly`."""
-        self.stayed.clear()
-        texts, (denoiser,) = _parts(context.pipe)
-        with self._there(texts):
-            read, rest = _read(context, prompt, arguments)
-        with self._there([denoiser]), _without(context.pipe, texts):
-            latents = context.pipe(generator=generator, output_type="latent", **read, **rest).images
-        return _picture(context.pipe, latents, rest)
-
-    @property
-    def names(self) -> list[str]:
-        """Of the parts that come and go."""
-        return [name for part in _parts(self._context.pipe) for name in part]
+    def bring(names: list[str]) -> None:
+        fresh = context.loaded_anew(*names)
+        for name in names:
+            bring_back(getattr(context.pipe, name), getattr(fresh, name), context.device)
 
     @contextmanager
-    def watched(self) -> Iterator[list[tuple[str, int, int]]]:
-        """:attr:`stayed`, of pictures from now on."""
-        self.stayed.clear()
-        yield self.stayed
-
-    def check(self) -> None:
-        """Raises :class:`RequestError` unless the disk has the weights of every part; asked one by one."""
-        for name in self.names:
-            check_same(getattr(self._context.pipe, name), getattr(self._context.loaded_anew(name), name))
-
-    def bring_all(self) -> None:
-        """All weights back."""
-        self._bring(self.names)
-
-    @contextmanager
-    def _there(self, names: list[str]) -> Iterator[None]:
-        self._bring(names)
+    def there(names: list[str]) -> Iterator[None]:
+        bring(names)
         try:
             yield
         finally:
             for name in names:
-                references = send_away(getattr(self._context.pipe, name))
-                self.stayed.append((name, _alive(references), len(references)))
+                references = send_away(getattr(context.pipe, name))
+                alive = sum(reference() is not None for reference in references)
+                stayed.append((name, alive, len(references)))
 
-    def _bring(self, names: list[str]) -> None:
-        fresh = self._context.loaded_anew(*names)
-        for name in names:
-            bring_back(getattr(self._context.pipe, name), getattr(fresh, name), self._context.device)
+    def generate(_: object, prompt: str, generator: torch.Generator, arguments: dict[str, Any]) -> Any:
+        stayed.clear()
+        with there(texts):
+            read, rest = _read(context, prompt, arguments)
+        with there([context.denoiser_name]), _without(context.pipe, texts):
+            latents = context.pipe(generator=generator, output_type="latent", **read, **rest).images
+        return _picture(context.pipe, latents, rest)
+
+    def watched() -> AbstractContextManager[_Stayed]:
+        stayed.clear()
+        return nullcontext(stayed)
+
+    undo.by(bring, names)
+    for name in names:
+        send_away(getattr(context.pipe, name))
+    undo.set(context, "generate", generate)
+    return watching(_judge, watched)
 
 
-def _parts(pipe: Any) -> tuple[list[str], list[str]]:
-    """Names of the text encoders, and of the denoiser."""
-    names = modules(pipe)
-    texts = [name for name in names if name.startswith("text_encoder")]
-    return texts, ["unet" if "unet" in names else "transformer"]
+def _judge(stayed: _Stayed) -> Proof:
+    told = ", ".join(f"{alive} of {count} of the {name}'s" for name, alive, count in stayed)
+    gone = bool(stayed) and all(alive == 0 for _, alive, _ in stayed)
+    return Proof(gone, f"weights that outlived their phase: {told or 'no phase was seen'}")
 
 
-def _alive(references: list[weakref.ref[torch.Tensor]]) -> int:
-    return sum(reference() is not None for reference in references)
+def why_whole(context: PipelineContext) -> Missing | None:
+    """Weights that are not as on the disk."""
+    for name in (*_texts(context), context.denoiser_name):
+        if not are_plain(getattr(context.pipe, name)):
+            reason = f"the weights of the {name} are offloaded or quantised, not as on the disk"
+            return Missing("unavailable", reason)
+    return None
+
+
+def _texts(context: PipelineContext) -> list[str]:
+    return [name for name in modules(context.pipe) if name.startswith("text_encoder")]
 
 
 def _read(
@@ -156,31 +148,3 @@ def _picture(pipe: Any, latents: torch.Tensor, arguments: dict[str, Any]) -> Any
     if is_widened:
         vae.to(dtype=torch.float16)
     return pipe.image_processor.postprocess(image, output_type="np")
-
-
-def _batch_processing(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
-    phases = _Phases(context)
-    phases.check()
-    undo.by(phases.bring_all)
-    for name in phases.names:
-        send_away(getattr(context.pipe, name))
-    undo.set(context, "generate", phases.generate)
-
-    def judge(stayed: list[tuple[str, int, int]]) -> Proof:
-        told = ", ".join(f"{alive} of {count} of the {name}'s" for name, alive, count in stayed)
-        gone = bool(stayed) and all(alive == 0 for _, alive, _ in stayed)
-        return Proof(gone, f"weights that outlived their phase: {told or 'no phase was seen'}")
-
-    return watching(judge, phases.watched)
-
-
-def _why_whole(context: PipelineContext) -> Missing | None:
-    for name in (name for part in _parts(context.pipe) for name in part):
-        if not are_plain(getattr(context.pipe, name)):
-            return Missing(
-                "unavailable", f"the weights of the {name} are offloaded or quantised, not as on the disk"
-            )
-    return None
-
-
-ROWS: tuple[Technique, ...] = (row("batch-processing", _batch_processing, _why_whole),)

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from ..harness.memory import storage_bytes
 from .evidence import CallLog, counted
 from .pipeline_context import PipelineContext, modules
-from .technique import Change, Proof, Technique, Undo, Witness, row
-from .weight_backup import WeightBackup, no_room_for
-from .weights import restore, weights
+from .requirements import no_room
+from .technique import Proof, Undo, Watch
+from .weights import WeightBackup, restore, weights
 
 
-def _half(dtype: torch.dtype) -> Change:
-    name = str(dtype).removeprefix("torch.")
+def half(context: PipelineContext, undo: Undo, dtype: str) -> Watch:
+    """Every part in a half precision; see :func:`_back_up` for the way back."""
+    wanted: torch.dtype = getattr(torch, dtype)
+    before, before_bytes = context.denoiser.dtype, storage_bytes(context.denoiser)
+    _back_up(context, wanted, undo)
+    context.pipe.to(dtype=wanted)
 
-    def apply(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
-        before, before_bytes = context.denoiser.dtype, storage_bytes(context.denoiser)
-        _back_up(context, dtype, undo)
-        context.pipe.to(dtype=dtype)
+    def judge(log: CallLog) -> Proof:
+        share = storage_bytes(context.denoiser) / before_bytes
+        kept = f"was {str(before).removeprefix('torch.')} before, {share:.0%} of the bytes"
+        evidence = f"{log.dtypes.count(wanted)} of {len(log)} forwards of the denoiser in {dtype}; {kept}"
+        return Proof(set(log.dtypes) == {wanted} and before != wanted, evidence)
 
-        def judge(log: CallLog) -> Proof:
-            computed = set(log.dtypes) == {dtype}
-            share = storage_bytes(context.denoiser) / before_bytes
-            kept = f"was {str(before).removeprefix('torch.')} before, {share:.0%} of the bytes"
-            calls = sum(seen == dtype for seen in log.dtypes)
-            evidence = f"{calls} of {len(log)} forwards of the denoiser in {name}; {kept}"
-            return Proof(computed and before != dtype, evidence)
-
-        return counted(lambda: context.denoiser, judge)
-
-    return apply
+    return counted(lambda: context.denoiser, judge)
 
 
 def _back_up(context: PipelineContext, dtype: torch.dtype, undo: Undo) -> None:
@@ -42,7 +35,7 @@ def _back_up(context: PipelineContext, dtype: torch.dtype, undo: Undo) -> None:
         for part, module in modules(context.pipe).items()
     }
     every = [tensor for tensors in rounded.values() for tensor in tensors.values()]
-    if not context.is_kept or no_room_for(context.folder, every):
+    if not context.is_kept or no_room(context.folder, sum(tensor.nbytes for tensor in every)):
         return
     backup = WeightBackup(context.folder)
     undo.by(backup.clear)
@@ -60,7 +53,8 @@ def _is_rounded(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
     return tensor.is_floating_point() and tensor.dtype != dtype and tensor.device.type != "meta"
 
 
-def _tf32(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+def tf32(context: PipelineContext, undo: Undo) -> Watch:
+    """TensorFloat-32 in matrix products and in cuDNN."""
     # The older of two sets of names: torch 2.4 has no other, and reading one after setting the other raises.
     for flags in (torch.backends.cuda.matmul, torch.backends.cudnn):
         undo.set(flags, "allow_tf32", True)
@@ -79,7 +73,8 @@ def _judge_tf32(device: torch.device, log: CallLog) -> Proof:
     return Proof(lost > 0, f"{flags}; {lost} of {fine.numel()} products lost the bits that TF32 does not have")
 
 
-def _fp8_storage(context: PipelineContext, _: Undo) -> Callable[[], Witness]:
+def fp8_storage(context: PipelineContext, _: Undo) -> Watch:
+    """Layerwise casting of diffusers, whose hook has no way back: it refuses to be removed."""
     module = context.denoiser
     before = storage_bytes(module)
     module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=module.dtype)
@@ -91,13 +86,4 @@ def _fp8_storage(context: PipelineContext, _: Undo) -> Callable[[], Witness]:
         evidence = f"{sum(stored)} of {len(stored)} weights rest in float8, {share:.0%} of the bytes"
         return Proof(any(stored) and share < 1, f"{evidence}; computed in {computed}")
 
-    # diffusers' hook has no way back: what was rounded is gone, and it refuses to be removed.
     return counted(lambda: module, judge)
-
-
-ROWS: tuple[Technique, ...] = (
-    row("fp16", _half(torch.float16)),
-    row("bf16", _half(torch.bfloat16)),
-    row("tf32", _tf32),
-    row("fp8-storage", _fp8_storage),
-)

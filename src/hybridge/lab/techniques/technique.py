@@ -9,25 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .facts import FACTS, GUIDE, Exactness, Facts, Missing, Outcome, Stage
+from .facts import FACTS, Facts, Missing, Stage
 
 if TYPE_CHECKING:
     from .pipeline_context import PipelineContext
 
-__all__ = [
-    "GUIDE",
-    "Applied",
-    "Change",
-    "Exactness",
-    "Missing",
-    "Outcome",
-    "Proof",
-    "Stage",
-    "Technique",
-    "Undo",
-    "Witness",
-    "row",
-]
+__all__ = ["Applied", "Change", "Missing", "Proof", "Stage", "Technique", "Undo", "Watch", "Witness", "row"]
 
 Listener = TypeVar("Listener")
 
@@ -48,17 +35,20 @@ class Proof:
 #: Watches one picture being made, from the outside; asked for the proof afterwards.
 Witness = AbstractContextManager[Callable[[], Proof]]
 
+#: Makes a new watcher: ``with watch() as proof: <make a picture>``, then ``proof()``.
+Watch = Callable[[], Witness]
+
 
 @dataclass(frozen=True, slots=True)
 class Applied:
     """A technique that is in force.
 
     Attributes:
-        witness: Makes a new watcher: ``with applied.witness() as proof: <make a picture>``, then ``proof()``.
+        witness: Makes a new watcher.
         undo: Puts the context back as it was, bit for bit; None where the library has no way back.
     """
 
-    witness: Callable[[], Witness]
+    witness: Watch
     undo: Callable[[], None] | None = None
 
 
@@ -90,8 +80,9 @@ class Undo:
         self.by(listeners.remove, listener)
 
 
-#: Puts a technique in force, notes the way back, and returns what makes its witnesses.
-Change = Callable[["PipelineContext", Undo], Callable[[], Witness]]
+#: Puts a technique in force on a context, notes the way back, and returns what makes its witnesses.  What it raises
+#: is raised once its steps until then are undone; one that notes no step has no way back.
+Change = Callable[["PipelineContext", Undo], Watch]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +105,7 @@ def row(
 
     Args:
         name: Of the row.
-        change: What it raises is raised once its steps until then are undone.  One that notes no step has no way
-            back.
+        change: See :data:`Change`.
         why_missing: Asked when the context has what the row requires.
     """
     facts = FACTS[name]

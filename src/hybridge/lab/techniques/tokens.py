@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from .evidence import spared, watching
 from .patching import remembered
 from .pipeline_context import PipelineContext
-from .technique import Change, Proof, Technique, Undo, Witness, row
+from .technique import Proof, Undo, Watch
 
 #: Of the tokens, so many are merged away: ToMe's default.
 _MERGED = 0.5
@@ -24,25 +24,23 @@ _GATE = 0.4
 _LOADERS = {"StableDiffusionXLPipeline": "TgateSDXLLoader", "StableDiffusionPipeline": "TgateSDLoader"}
 
 
-def _tome(max_downsample: int) -> Change:
-    def apply(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
-        tomesd: Any = importlib.import_module("tomesd")
-        unet = context.pipe.unet
-        undo.by(remembered(unet, "_tome_info"))
-        tomesd.apply_patch(context.pipe, ratio=_MERGED, max_downsample=max_downsample)
-        undo.by(tomesd.remove_patch, context.pipe)
+def tome(context: PipelineContext, undo: Undo, max_downsample: int) -> Watch:
+    """ToMe in the blocks down to this factor of the latents' size."""
+    tomesd: Any = importlib.import_module("tomesd")
+    unet = context.pipe.unet
+    undo.by(remembered(unet, "_tome_info"))
+    tomesd.apply_patch(context.pipe, ratio=_MERGED, max_downsample=max_downsample)
+    undo.by(tomesd.remove_patch, context.pipe)
 
-        def same_choice() -> None:
-            # Which tokens are merged is drawn by lot, by default from where torch's own generator happens to stand.
-            unet._tome_info["args"]["generator"] = torch.Generator(context.device).manual_seed(0)
+    def same_choice() -> None:
+        # Which tokens are merged is drawn by lot, by default from where torch's own generator happens to stand.
+        unet._tome_info["args"]["generator"] = torch.Generator(context.device).manual_seed(0)
 
-        undo.listen(context.before_picture, same_choice)
-        return _fewer_tokens(context)
-
-    return apply
+    undo.listen(context.before_picture, same_choice)
+    return _fewer_tokens(context)
 
 
-def _fewer_tokens(context: PipelineContext) -> Callable[[], Witness]:
+def _fewer_tokens(context: PipelineContext) -> Watch:
     """Tokens that come into a block, beside those that its self-attention gets to see."""
     from diffusers.models.attention import BasicTransformerBlock
 
@@ -73,14 +71,15 @@ def _tokens_into(modules: list[Any]) -> Iterator[list[int]]:
         yield lengths
 
 
-def _tgate(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+def tgate(context: PipelineContext, undo: Undo) -> Watch:
+    """T-GATE's own loop, and its attention modules."""
     loader = getattr(importlib.import_module("tgate"), _LOADERS[type(context.pipe).__name__])
     # Or the next plain call would answer with what was kept of the last gated one.
     undo.by(remembered(context.pipe.unet, "forward", "cache"))
     loader(context.pipe)
     undo.by(delattr, context.pipe, "tgate")
     undo.set(context, "generate", _gated)
-    return spared(lambda: context.denoiser, _last_cross_attention, "attention to the prompt")
+    return spared(context, ".attn2.to_out.0", "attention to the prompt")
 
 
 def _gated(context: PipelineContext, prompt: str, generator: torch.Generator, arguments: dict[str, Any]) -> Any:
@@ -88,15 +87,3 @@ def _gated(context: PipelineContext, prompt: str, generator: torch.Generator, ar
     steps = arguments.get("num_inference_steps", 50)
     gate = max(1, round(_GATE * steps))
     return context.pipe.tgate(prompt, gate_step=gate, generator=generator, output_type="np", **arguments).images
-
-
-def _last_cross_attention(unet: torch.nn.Module) -> torch.nn.Module:
-    found: list[torch.nn.Module] = [part for name, part in unet.named_modules() if name.endswith(".attn2.to_out.0")]
-    return found[-1]
-
-
-ROWS: tuple[Technique, ...] = (
-    row("tome", _tome(max_downsample=1)),
-    row("tome-all", _tome(max_downsample=4)),
-    row("tgate", _tgate),
-)

@@ -1,18 +1,20 @@
-"""The VAE: another one, or the same in parts."""
+"""The VAE: another one, the same in parts, or one that a hybridge server runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from ...client.pipelines import connect
+from ...client.remote_vae import RemoteVAE
 from ...errors import TooLarge
 from ..harness.memory import storage_bytes
 from . import extra_models
 from .decoding import DecodeLog, decoded
 from .pipeline_context import PipelineContext
-from .technique import Missing, Proof, Technique, Undo, Witness, row
+from .technique import Missing, Proof, Undo, Watch
 
 
 def _swap(context: PipelineContext, undo: Undo, vae: Any) -> None:
@@ -28,11 +30,12 @@ def _swap(context: PipelineContext, undo: Undo, vae: Any) -> None:
 # ----------------------------------------------------------------------------------------------- another VAE
 
 
-def _fp16_fix(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+def fp16_fix(context: PipelineContext, undo: Undo) -> Watch:
+    """SDXL's, with weights that survive float16."""
     from diffusers import AutoencoderKL
 
     widened = bool(context.pipe.vae.config.force_upcast)
-    found = extra_models.source(context, extra_models.FP16_VAE)
+    found = extra_models.source(context, "vae-fp16-fix")
 
     def judge(log: DecodeLog) -> Proof:
         dtypes = ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in log.dtypes})) or "nothing"
@@ -46,19 +49,19 @@ def _fp16_fix(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     return decoded(context, judge)
 
 
-def _tiny_vae(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+def tiny(context: PipelineContext, undo: Undo) -> Watch:
+    """A distilled one."""
     from diffusers import AutoencoderTiny
 
     before = type(context.pipe.vae).__name__, storage_bytes(context.pipe.vae)
 
     def judge(log: DecodeLog) -> Proof:
         name, now_bytes = type(log.vae).__name__, storage_bytes(log.vae)
-        evidence = (
-            f"{len(log.given)} decodes by {name} instead of {before[0]}, {now_bytes} bytes instead of {before[1]}"
-        )
-        return Proof(bool(log.given) and name == "AutoencoderTiny" != before[0], evidence)
+        decodes = f"{len(log.given)} decodes by {name} instead of {before[0]}"
+        took_effect = bool(log.given) and name == "AutoencoderTiny" != before[0]
+        return Proof(took_effect, f"{decodes}, {now_bytes} bytes instead of {before[1]}")
 
-    found = extra_models.source(context, extra_models.TINY_VAE)
+    found = extra_models.source(context, "tiny-vae")
     _swap(context, undo, AutoencoderTiny.from_pretrained(found).to(dtype=context.denoiser.dtype))
     return decoded(context, judge)
 
@@ -66,7 +69,8 @@ def _tiny_vae(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
 # ------------------------------------------------------------------------------------------ the same, in parts
 
 
-def _slicing(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+def slicing(context: PipelineContext, undo: Undo) -> Watch:
+    """The pictures of a batch one by one."""
     context.pipe.vae.enable_slicing()
     undo.by(context.pipe.vae.disable_slicing)
 
@@ -78,7 +82,8 @@ def _slicing(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
     return decoded(context, judge)
 
 
-def _tiling(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+def tiling(context: PipelineContext, undo: Undo) -> Watch:
+    """Tiles with blended seams."""
     context.pipe.vae.enable_tiling()
     undo.by(context.pipe.vae.disable_tiling)
 
@@ -96,7 +101,8 @@ def _tiling(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
 # ------------------------------------------------------------------------------------------------ our own
 
 
-def _exact(context: PipelineContext, undo: Undo) -> Callable[[], Witness]:
+def exact_vae(context: PipelineContext, undo: Undo) -> Watch:
+    """In strips, with twice the least memory that the latents can be decoded in."""
     from ...engine.exact import exact
 
     former = context.pipe.vae
@@ -131,21 +137,26 @@ def _budget(vae: Any, shape: Sequence[int]) -> int:
     return 2 * least
 
 
-def _why_not_exact(context: PipelineContext) -> Missing | None:
+def why_not_exact(context: PipelineContext) -> Missing | None:
+    """A VAE that the engine can only run plain."""
     from ...engine.exact import exact
 
     reason = exact(context.pipe.vae).why_plain("decode")
     return None if reason is None else Missing("unavailable", reason, instead="vae-tiling")
 
 
-def _needs(wanted: extra_models.ExtraModel) -> Callable[[PipelineContext], Missing | None]:
-    return lambda context: extra_models.why_missing(context, wanted)
+def remote(context: PipelineContext, undo: Undo) -> Watch:
+    """A server's."""
+    former = context.pipe.vae
+    connection = connect(context.pipe, str(context.server))
+    place = former.device
+    if place.type == "cuda":
+        former.to("cpu")  # the connection keeps it for later; not where it would be in the way
+        undo.by(former.to, place)
+    undo.by(connection.undo)
 
+    def judge(log: DecodeLog) -> Proof:
+        is_remote = isinstance(log.vae, RemoteVAE)
+        return Proof(is_remote and bool(log.asked), f"{len(log.asked)} decodes elsewhere: {connection}")
 
-ROWS: tuple[Technique, ...] = (
-    row("vae-fp16-fix", _fp16_fix, _needs(extra_models.FP16_VAE)),
-    row("tiny-vae", _tiny_vae, _needs(extra_models.TINY_VAE)),
-    row("vae-slicing", _slicing),
-    row("vae-tiling", _tiling),
-    row("exact-vae", _exact, _why_not_exact),
-)
+    return decoded(context, judge)
