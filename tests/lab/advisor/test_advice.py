@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hybridge.errors import Mismatch, RequestError, ServerUnreachable, TooLarge
 from hybridge.lab.advisor.advice import Advice, advise
 from hybridge.lab.advisor.network import Link, measure
 from hybridge.lab.advisor.options import GUIDE_FLOPS_PER_S, options
-from hybridge.lab.advisor.snippet import Script, lines
+from hybridge.lab.advisor.snippet import lines
 from hybridge.lab.estimator.shapes import PIPELINES
 from hybridge.lab.estimator.types import Correction, Measured, Setup
 
@@ -159,11 +160,17 @@ def test_a_server_that_is_not_there_or_does_not_fit(tiny_server: str) -> None:
 
 
 @pytest.fixture
-def script(tiny_folder: Path, tiny_server: str) -> Script:
+def program(tiny_folder: Path, tiny_server: str) -> Callable[..., str]:
     """One step of 64 pixels on the CPU, with the tiny pipeline in SDXL's place."""
-    vae = str(tiny_folder / "base" / "vae")
-    base = str(tiny_folder / "base")
-    return Script(1, 64, 64, base, vae, "cpu", tiny_server, "sdxl-original", 64 * 2**20)
+    base = tiny_folder / "base"
+    link = replace(NEAR, server=tiny_server)
+
+    def write(*stack: str) -> str:
+        setup = Setup("sdxl", stack, 64, 64, steps=1, decode_budget_bytes=64 * 2**20)
+        vae_path = str(tiny_folder / "taesd" if "tiny-vae" in stack else base / "vae")
+        return lines(setup, link=link, path=str(base), vae_path=vae_path, device="cpu")
+
+    return write
 
 
 def run(program: str) -> dict[str, Any]:
@@ -192,12 +199,10 @@ STACKS = [
 @pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")
 @pytest.mark.parametrize("stack", STACKS, ids="+".join)
 def test_the_pasted_code_makes_a_picture(
-    stack: tuple[str, ...], script: Script, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stack: tuple[str, ...], program: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "tiny-vae" in stack:
-        script = replace(script, vae_path=str(tiny_folder / "taesd"))
     monkeypatch.chdir(tmp_path)
-    names = run(lines(SDXL, stack, script))
+    names = run(program(*stack))
     with Image.open(tmp_path / "lighthouse.png") as picture:
         assert picture.size == (64, 64)
     assert ("hybridge" in names) == bool({"exact-vae", "remote-vae"} & set(stack))

@@ -18,13 +18,11 @@ from hybridge.errors import TooLarge
 from hybridge.lab.advisor import advice
 from hybridge.lab.advisor.advice import Advice, advise, picture, title
 from hybridge.lab.advisor.options import BITSANDBYTES, options
-from hybridge.lab.advisor.snippet import Script, lines
+from hybridge.lab.advisor.snippet import lines
 from hybridge.lab.estimator.phases import estimate
-from hybridge.lab.estimator.shapes import PIPELINES
 from hybridge.lab.estimator.types import Setup
 
 GB = 10**9
-FLUX = PIPELINES["flux-dev"]
 
 # The transformer: 11.898 G numbers in linear layers, 3 M beside them.  T5: 3.624 G in linear layers that are
 # narrowed, 1.007 G in those that never are, 0.132 G in embeddings.
@@ -198,10 +196,11 @@ def test_the_pasted_code_makes_a_picture(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    script = Script(1, 64, 64, str(tiny_flux), str(tiny_folder / "taesd"), "cpu")
+    setup = Setup("flux-dev", stack, 64, 64, steps=1)
+    program = lines(setup, path=str(tiny_flux), vae_path=str(tiny_folder / "taesd"), device="cpu")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(compile(lines(FLUX, stack, script), "pasted", "exec"), names)  # noqa: S102 - that is what is tested
+    exec(compile(program, "pasted", "exec"), names)  # noqa: S102 - that is what is tested
     with Image.open(tmp_path / "lighthouse.png") as made:
         assert made.size == (64, 64)
     assert (names["pipe"].text_encoder_2 is None) == ("prompts-first" in stack)
@@ -223,7 +222,7 @@ def test_the_pasted_code_makes_a_picture(
 
 
 def test_the_code_for_stable_diffusion_3() -> None:
-    code = lines(PIPELINES["sd3"], ("fp16", "prompts-first", "text-int8"), Script(28, 1024, 1024))
+    code = lines(Setup("sd3", ("fp16", "prompts-first", "text-int8"), 1024, 1024, steps=28))
     compile(code, "pasted", "exec")
     assert '{"text_encoder_3": transformers.BitsAndBytesConfig(load_in_8bit=True)}' in code
     given = "prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds"

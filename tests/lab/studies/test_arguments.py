@@ -11,10 +11,7 @@ import pytest
 
 from hybridge.errors import RequestError
 from hybridge.lab.studies.arguments import (
-    CAPTIONS,
     LONGEST_FILE_BYTES,
-    METHOD,
-    PROMPTS,
     Arguments,
     Prompt,
     configurations,
@@ -26,9 +23,12 @@ from hybridge.scenes import is_held_out, read
 
 
 def test_the_starter_is_asked_for_what_it_was_never_trained_on() -> None:
-    assert all(is_held_out(read(one.prompt)) for one in CAPTIONS)
-    assert method_of("starter").prompts == CAPTIONS
-    assert method_of("some/folder") == METHOD
+    captions = method_of("starter").prompts
+    assert len(captions) == 4
+    assert all(is_held_out(read(one.prompt)) for one in captions)
+    guide = method_of("some/folder")
+    assert (len(guide.prompts), guide.runs, guide.steps, guide.size, guide.guidance_scale) == (4, 5, 50, None, 5.0)
+    assert method_of("tiny").prompts == guide.prompts[:2]
 
 
 def names(*asked: Any, **further: Any) -> list[str]:
@@ -50,7 +50,6 @@ def test_a_ladder_is_a_stack_a_line() -> None:
 def test_prompts_are_lines() -> None:
     text = "# mine\n\nbee 7  a bee # in the sun\nisland 2257899453 an island\n"
     assert prompts_of(text) == (Prompt("bee", "a bee # in the sun", 7), Prompt("island", "an island", 2257899453))
-    assert len(PROMPTS) == 4
 
 
 @pytest.mark.parametrize("line", ["bee", "bee 7", "bee seven a bee", "bee -7 a bee"])

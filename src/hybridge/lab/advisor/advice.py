@@ -9,12 +9,13 @@ from typing import Literal, get_args
 
 from ...errors import RequestError, TooLarge
 from ...units import format_bytes
-from ..estimator.shapes import PipelineShape, shape_named
+from ..estimator.shapes import shape_named
 from ..estimator.types import Correction, Setup
 from ..harness.environment import version
+from ..harness.templates import render
 from .network import Link
 from .options import BITSANDBYTES, CLOSENESS, GUIDE_FLOPS_PER_S, MARGIN, PCIE_BYTES_PER_S, Option, options
-from .snippet import Script, lines
+from .snippet import lines
 
 #: ``best``: the nearest to the pipeline's own picture that fits, whatever it takes.  ``good``: the fastest, but
 #: another picture only where it is much faster.  ``fast``: the fastest, in fewer steps.
@@ -112,21 +113,32 @@ def advise(
     ranked = _ranked(fitting, quality)
     choice = ranked[0]
     runner_up = next((option for option in ranked if option.decoder != choice.decoder), None)
+    best = _best(on_card, quality)
+    written = partial(
+        render,
+        str(__package__),
+        filters={"size": _size, "named": title, "picture": picture},
+        shape=shape,
+        link=link,
+        choice=choice,
+        runner_up=runner_up,
+        left_out=None if _fits_host(best, ram_bytes) else best,
+        not_installed=not BITSANDBYTES.isdisjoint(choice.stack) and version("bitsandbytes") is None,
+        vram_bytes=vram_bytes,
+        ram_bytes=ram_bytes,
+        margin=MARGIN,
+        guide_flops_per_s=None if correction and correction.flops_per_s else GUIDE_FLOPS_PER_S,
+        pcie_bytes_per_s=PCIE_BYTES_PER_S,
+    )
     return Advice(
         choice=choice,
         runner_up=runner_up,
         weighed=_one_each(ranked, every),
         vram_bytes=vram_bytes,
         ram_bytes=ram_bytes,
-        reason=" ".join(
-            [
-                _reason(choice, runner_up, vram_bytes, shape, link),
-                *_left_out(_best(on_card, quality), ram_bytes),
-                *_missing(choice),
-            ]
-        ),
-        assumed=tuple(_assumed(link, correction, ram_bytes)),
-        code=lines(shape, choice.stack, _script(choice, link, path, vae_path, device)),
+        reason=" ".join(written("reason.txt.jinja").splitlines()),
+        assumed=tuple(written("assumed.txt.jinja").splitlines()),
+        code=lines(choice.estimate.setup, link=link, path=path, vae_path=vae_path, device=device),
     )
 
 
@@ -220,35 +232,9 @@ def _host_too_small(setup: Setup, ram_bytes: int, on_card: Sequence[Option]) -> 
     )
 
 
-def _script(choice: Option, link: Link | None, path: str | None, vae_path: str | None, device: str) -> Script:
-    setup = choice.estimate.setup
-    return Script(
-        steps=setup.steps or 1,
-        height=setup.height,
-        width=setup.width,
-        path=path,
-        vae_path=vae_path,
-        device=device,
-        server=link.server if link else None,
-        model=link.model if link else None,
-        decode_budget_bytes=setup.decode_budget_bytes,
-    )
-
-
-# ----------------------------------------------------------------------------------------------- words
-
-
-def _reason(
-    choice: Option, runner_up: Option | None, vram_bytes: int, shape: PipelineShape, link: Link | None
-) -> str:
-    said = [f"{title(choice)} takes {_taken(choice)}, of {_size(vram_bytes)}, and {_spent(choice, shape, link)}."]
-    said.append(f"Weights take {_size(choice.estimate.host_bytes)} of the host's memory.")
-    if choice.estimate.plan is not None:
-        said.append(f"The decoder: {choice.estimate.plan.reason}.")
-    if runner_up is not None:
-        said.append(f"Next: {title(runner_up)}, {_taken(runner_up)}, {_spent(runner_up, shape, link)}; ")
-        said[-1] += f"its picture is {picture(runner_up)}."
-    return " ".join(said)
+def title(option: Option) -> str:
+    """``the exact decoder with 640 MiB, one part at a time``"""
+    return render(str(__package__), "title.txt.jinja", {"binary_size": format_bytes}, option=option)
 
 
 def picture(option: Option) -> str:
@@ -262,97 +248,3 @@ _PICTURES = {
     "twin": "that of other weights, made to be the same",
     "approximate": "another one",
 }
-
-
-def _left_out(best_on_card: Option, ram_bytes: int | None) -> list[str]:
-    """What would be better if the host had more memory."""
-    if _fits_host(best_on_card, ram_bytes):
-        return []
-    takes = f"{_size(best_on_card.estimate.host_bytes)} of the host's memory, of {_size(ram_bytes or 0)}"
-    return [f"Left out: {title(best_on_card)}, which takes {takes}."]
-
-
-def _missing(choice: Option) -> list[str]:
-    """What must be installed for an option, as far as that can be seen here."""
-    if BITSANDBYTES.isdisjoint(choice.stack) or version("bitsandbytes") is not None:
-        return []
-    return ["bitsandbytes is not installed here: pip install bitsandbytes."]
-
-
-_DECODERS = {
-    "local": "the VAE as it is",
-    "exact": "the exact decoder",
-    "tiled": "the VAE's own tiles",
-    "tiny": "the tiny VAE",
-    "remote": "a remote VAE",
-}
-
-
-_TITLES = {
-    "fp8-storage": ", the denoiser in 8 bits",
-    "bitsandbytes-nf4": ", the denoiser in 4 bits (NF4)",
-    "prompts-first": ", prompts encoded first",
-    "text-int8": " with T5 in 8 bits",
-    "text-nf4": " with T5 in 4 bits (NF4)",
-}
-
-
-def title(option: Option) -> str:
-    """``the exact decoder with 640 MiB, one part at a time``"""
-    stack, budget = option.stack, option.estimate.setup.decode_budget_bytes
-    said = _DECODERS[option.decoder]
-    if "vae-fp16-fix" in stack:
-        said += " with the weights that survive float16"
-    if budget is not None:
-        said += f" within {format_bytes(budget)}"
-    said += "".join(words for name, words in _TITLES.items() if name in stack)
-    if "model-offload" in stack:
-        return said + ", one part on the card at a time"
-    return said + (", layer by layer" if "group-offload" in stack else ", everything on the card")
-
-
-def _taken(option: Option) -> str:
-    if option.measured:
-        return f"{_size(option.needs_bytes)}, measured"
-    largest = max(option.estimate.phases, key=lambda phase: phase.peak_bytes)
-    above = largest.activations_bytes + largest.workspace_bytes
-    return (
-        f"{_size(option.needs_bytes)} at most, to {largest.name}"
-        f" (weights {_size(largest.weights_bytes)},"
-        f" {MARGIN:g} × {_size(above)} on top)"
-    )
-
-
-def _spent(option: Option, shape: PipelineShape, link: Link | None) -> str:
-    made = option.estimate
-    parts = [f"{made.flops / 1e12:.0f} TFLOP"]
-    if made.moved_bytes:
-        parts.append(f"{_size(made.moved_bytes)} of weights moved")
-    if option.decoder == "remote" and link is not None:
-        pixels = made.setup.height * made.setup.width
-        moved = made.setup.batch * link.bytes_moved(shape, pixels)
-        remote_s = made.setup.batch * link.seconds(shape, pixels)
-        parts.append(f"{remote_s:.2f} s for {_size(moved)} to the server and back at {_speed(link)}")
-    about = "" if option.measured else "about "
-    what = "a picture" if made.setup.batch == 1 else f"for {made.setup.batch} pictures"
-    return f"{about}{option.seconds:.1f} s {what} ({', '.join(parts)})"
-
-
-def _speed(link: Link) -> str:
-    return f"{_size(link.bytes_per_s)}/s and {link.latency_s * 1e3:.0f} ms"
-
-
-def _assumed(link: Link | None, correction: Correction | None, ram_bytes: int | None) -> list[str]:
-    said = [f"on top of the weights {MARGIN:g} times what is estimated must fit"]
-    if correction is None or correction.flops_per_s is None:
-        said.append(
-            f"{GUIDE_FLOPS_PER_S / 1e12:.0f} TFLOP/s, the guide's RTX 3090; a study's --record says what yours does"
-        )
-    said.append(f"weights reach the card at {_size(PCIE_BYTES_PER_S)}/s (PCIe 3.0 ×16)")
-    if ram_bytes is not None:
-        said.append(f"weights may take {_size(ram_bytes)} of the host's memory")
-    if link is not None:
-        said.append(
-            f"{link.server} was measured: {_speed(link)}, {link.decode_s_per_pixel * 1e6:.2f} s a megapixel"
-        )
-    return said

@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 
-from ..estimator.shapes import PipelineShape
+from ..estimator.shapes import shape_named
+from ..estimator.types import Setup
 from ..harness.templates import render
+from .network import Link
 from .options import BITSANDBYTES
 
+#: diffusers' classes of VAEs that take the pipeline's place.
+_VAE_CLASSES = {"vae-fp16-fix": "AutoencoderKL", "tiny-vae": "AutoencoderTiny"}
 
-@dataclass(frozen=True, slots=True)
-class Script:
-    """What the lines are about, besides the techniques.
 
-    Attributes:
-        steps: Of denoising.
-        height, width: Of the picture in pixels.
+def lines(
+    setup: Setup,
+    *,
+    link: Link | None = None,
+    path: str | None = None,
+    vae_path: str | None = None,
+    device: str = "cuda",
+) -> str:
+    """A program that makes one picture, in the order in which techniques must be applied.
+
+    Args:
+        setup: With its sizes and steps.
+        link: To the server of a remote VAE.
         path: Of the pipeline, in place of the one that everybody knows.
         vae_path: The same of another VAE that it should have: the one that survives float16, or the tiny one.
         device: Where the pipeline computes.
-        server: Address, for a remote VAE.
-        model: The server's model.
-        decode_budget_bytes: For the exact VAE.
     """
-
-    steps: int
-    height: int
-    width: int
-    path: str | None = None
-    vae_path: str | None = None
-    device: str = "cuda"
-    server: str | None = None
-    model: str | None = None
-    decode_budget_bytes: int | None = None
-
-
-def lines(shape: PipelineShape, stack: Sequence[str], script: Script) -> str:
-    """A program that makes one picture, in the order in which techniques must be applied."""
+    shape, stack = shape_named(setup.pipeline), list(setup.stack)
     embeddings = ["prompt_embeds", "pooled_prompt_embeds"]
     if shape.is_guided:  # as encode_prompt gives them
         embeddings = [name for positive in embeddings for name in (positive, f"negative_{positive}")]
@@ -48,8 +41,12 @@ def lines(shape: PipelineShape, stack: Sequence[str], script: Script) -> str:
         "snippet.py.jinja",
         {"quoted": _quoted, "none": "{}=None".format, "vae_class": _VAE_CLASSES.get},
         shape=shape,
-        stack=list(stack),
-        script=script,
+        setup=setup,
+        stack=stack,
+        link=link,
+        path=path,
+        vae_path=vae_path,
+        device=device,
         embeddings=embeddings,
         encoders=encoders,
         t5_encoder=next(
@@ -58,10 +55,6 @@ def lines(shape: PipelineShape, stack: Sequence[str], script: Script) -> str:
         narrows=not BITSANDBYTES.isdisjoint(stack),
         place=next((name for name in ("model-offload", "group-offload") if name in stack), None),
     )
-
-
-#: diffusers' classes of VAEs that take the pipeline's place.
-_VAE_CLASSES = {"vae-fp16-fix": "AutoencoderKL", "tiny-vae": "AutoencoderTiny"}
 
 
 def _quoted(text: str | None) -> str:

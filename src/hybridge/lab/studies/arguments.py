@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,35 +60,6 @@ class Prompt:
     seed: int
 
 
-#: The guide's own four, so that its figures and these are of the same pictures; its address is
-#: :data:`..techniques.facts.GUIDE`.
-PROMPTS = (
-    Prompt(
-        "portrait",
-        "3/4 shot, candid photograph of a beautiful 30 year old redhead woman with messy dark hair, peacefully"
-        " sleeping in her bed, night, dark, light from window, dark shadows, masterpiece, uhd, moody",
-        877866765,
-    ),
-    Prompt(
-        "room",
-        "futuristic living room with big windows, brown sofas, coffee table, plants, cyberpunk city, concept art,"
-        " earthy colors",
-        5567822456,
-    ),
-    Prompt("bee", "macro shot of a bee collecting nectar from lavender flowers", 2257899453),
-    Prompt("island", "3d rendered isometric fiji island beach, 3d tile, polygon, cartoony, mobile game", 987867834),
-)
-
-
-#: Of scenes that the starter was never trained on; :mod:`hybridge.scenes` says whether a picture shows them.
-CAPTIONS = (
-    Prompt("column", "晚上，一个红色圆环在一个紫色条纹方形的上方", 1),
-    Prompt("three", "a yellow triangle, a white ring and a blue cross", 2),
-    Prompt("sand", "a picture of a blue ring on the left on sand", 3),
-    Prompt("row", "a picture of a big yellow cross to the left of a striped yellow square", 4),
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """What is measured in one process.
@@ -108,29 +80,29 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How much is measured of one configuration, unless somebody says otherwise."""
+    """How much is measured of one configuration, unless somebody says otherwise; see ``methods.json``."""
 
     prompts: tuple[Prompt, ...]
     runs: int
     steps: int
-    size: int | None
     limit_s: float
-    guidance_scale: float = 5.0
-
-
-#: The guide's, in the size that the pipeline is made for.
-METHOD = Method(PROMPTS, runs=5, steps=50, size=None, limit_s=3600.0)
-
-#: What shows within 20 minutes on two cores which techniques of the whole catalogue take effect, and at what loss.
-STARTER_METHOD = Method(CAPTIONS, runs=1, steps=10, size=None, limit_s=300.0, guidance_scale=3.0)
-
-#: Which ones take effect.
-TINY_METHOD = Method(PROMPTS[:2], runs=2, steps=6, size=64, limit_s=300.0)
+    guidance_scale: float
+    size: int | None = None
 
 
 def method_of(pipeline: str) -> Method:
-    """How much is measured of a pipeline, unless somebody says otherwise."""
-    return {STARTER: STARTER_METHOD, TINY: TINY_METHOD}.get(pipeline, METHOD)
+    """How much is measured of a pipeline.
+
+    What the guide measured, with its own prompts (see :data:`..techniques.facts.GUIDE`), in the size that the
+    pipeline is made for.  Of the starter, what shows within 20 minutes on two cores which techniques of the whole
+    catalogue take effect, and at what loss, on scenes that it was never trained on.  Of the tiny pipeline, which
+    techniques take effect.
+    """
+    kept = json.loads(Path(__file__).with_name("methods.json").read_text(encoding="utf-8"))
+    method = kept["methods"].get(pipeline) or kept["methods"]["any"]
+    prompts = [prompt for prompt in kept["prompts"] if prompt["name"] in method["prompts"]]
+    found: Method = parse(Method, {**method, "prompts": prompts}, f"the method of {pipeline}")
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,12 +20,12 @@ from ..harness.memory import PeakBytes
 from ..harness.worker_process import Say, in_a_line
 from ..techniques import stack
 from ..techniques.evidence import CallLog
-from ..techniques.pipeline_context import PipelineContext
+from ..techniques.pipeline_context import PipelineContext, modules
 from ..techniques.stack import Step
 from ..techniques.technique import Technique
 from . import outcomes
 from .arguments import Prompt
-from .pipeline import modules, weights_bytes
+from .pipeline import weights_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ def _exact(
     ):
         return None, "what is compiled, or runs in another engine, cannot be counted"
     try:
-        with PeakBytes(leaving_out=modules(context.pipe)) as counted:
+        with PeakBytes(leaving_out=modules(context.pipe).values()) as counted:
             make()
     except Exception as error:  # pictures were made before: it is the counting that this one does not bear
         return None, in_a_line(error)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..techniques.catalogue import TECHNIQUES
-from .arguments import TINY_METHOD, Arguments, Prompt, configurations
+from .arguments import Arguments, Prompt, configurations
 from .runner import StudyWorker
+
+_SHOWN = ("name", "title", "claim", "source", "exactness", "stage")
 
 
 def listed(pipeline: str, *, device: str = "auto", server: str | None = None) -> list[dict[str, Any]]:
@@ -29,12 +31,10 @@ def listed(pipeline: str, *, device: str = "auto", server: str | None = None) ->
         configurations=configurations(TECHNIQUES),
         runs=1,
         steps=50,
-        guidance_scale=5.0,
         size=None,
-        batch=1,
         device=device,
         dtype="auto",
-        limit_s=TINY_METHOD.limit_s,
+        limit_s=1.0,  # nothing is measured
         server=server,
     )
     asked.check()
@@ -44,17 +44,11 @@ def listed(pipeline: str, *, device: str = "auto", server: str | None = None) ->
             missing = worker.describe()["missing"]
         finally:
             worker.tidy()
-    nothing = {"outcome": None, "reason": None, "instead": None}
     return [
         {
-            "name": row.name,
-            "title": row.title,
-            "claim": row.claim,
-            "source": row.source,
-            "exactness": row.exactness,
-            "stage": row.stage,
+            **{key: getattr(row, key) for key in _SHOWN},
             "needs": list(row.needs),
-            **{key: missing.get(row.name, nothing)[key] for key in nothing},
+            **{key: missing.get(row.name, {}).get(key) for key in ("outcome", "reason", "instead")},
         }
         for row in TECHNIQUES.values()
     ]

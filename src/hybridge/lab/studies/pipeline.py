@@ -14,7 +14,7 @@ from ...engine.options import choose_device
 from ...errors import ModelUnavailable, RequestError
 from ...models.catalogue import STARTER as STARTER_FOLDER
 from ..harness.memory import storage_bytes
-from ..techniques.pipeline_context import PipelineContext, default_side
+from ..techniques.pipeline_context import PipelineContext, default_side, modules
 from .arguments import STARTER, TINY, Arguments
 from .tiny_pipeline import save_tiny
 
@@ -62,7 +62,7 @@ def load(source: str, **parts: Any) -> Any:
     if getattr(pipe, "watermark", None) is not None:
         pipe.watermark = None  # pictures are compared, and it is there only where its package is
     pipe.set_progress_bar_config(disable=True)
-    for module in modules(pipe):
+    for module in modules(pipe).values():
         module.eval().requires_grad_(False)
         _own_memory(module)
     return pipe
@@ -115,27 +115,17 @@ def context(settled: Arguments, source: str, folder: Path, *, is_placed: bool = 
 
 def about(name: str, pipe: Any) -> dict[str, Any]:
     """For the record."""
-    parameters = {
-        part: sum(parameter.numel() for parameter in module.parameters())
-        for part, module in pipe.components.items()
-        if isinstance(module, torch.nn.Module)
-    }
     return {
         "name": name,
         "class": type(pipe).__name__,
         "weights": "random" if name == TINY else name,
-        "parameters": parameters,
+        "parameters": {part: sum(p.numel() for p in module.parameters()) for part, module in modules(pipe).items()},
     }
-
-
-def modules(pipe: Any) -> list[torch.nn.Module]:
-    """Its parts that have weights."""
-    return [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
 
 
 def weights_bytes(pipe: Any) -> int:
     """Of all parts, every storage once."""
-    return storage_bytes(torch.nn.ModuleList(modules(pipe)))
+    return storage_bytes(torch.nn.ModuleList(modules(pipe).values()))
 
 
 def _dtype(asked: str, device: torch.device, source: str) -> str:

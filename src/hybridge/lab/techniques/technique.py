@@ -74,6 +74,25 @@ class Undo:
         self.by(setattr, owner, name, getattr(owner, name))
         setattr(owner, name, value)
 
+    def keep(self, module: Any, *names: str) -> None:
+        """Notes what a module and all that is in it have of their own under these names, ``forward`` above all.
+
+        A forward that hangs on an object hides the one of its class.  Libraries that are told to stop hang the
+        class's own there, which looks the same until the class is changed, as ToMe does: then nothing happens any
+        more.
+        """
+        before = [(part, {name: vars(part).get(name) for name in names}) for part in module.modules()]
+
+        def put_back() -> None:
+            for part, own in before:
+                for name, value in own.items():
+                    if value is None:
+                        vars(part).pop(name, None)
+                    else:
+                        vars(part)[name] = value
+
+        self.by(put_back)
+
     def listen(self, listeners: list[Listener], listener: Listener) -> None:
         """Appends a listener, and notes that it is to be removed."""
         listeners.append(listener)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from .evidence import spared, watching
-from .patching import remembered
 from .pipeline_context import PipelineContext
 from .technique import Proof, Undo, Watch
 
@@ -28,7 +27,7 @@ def tome(context: PipelineContext, undo: Undo, max_downsample: int) -> Watch:
     """ToMe in the blocks down to this factor of the latents' size."""
     tomesd: Any = importlib.import_module("tomesd")
     unet = context.pipe.unet
-    undo.by(remembered(unet, "_tome_info"))
+    undo.keep(unet, "_tome_info")
     tomesd.apply_patch(context.pipe, ratio=_MERGED, max_downsample=max_downsample)
     undo.by(tomesd.remove_patch, context.pipe)
 
@@ -75,7 +74,7 @@ def tgate(context: PipelineContext, undo: Undo) -> Watch:
     """T-GATE's own loop, and its attention modules."""
     loader = getattr(importlib.import_module("tgate"), _LOADERS[type(context.pipe).__name__])
     # Or the next plain call would answer with what was kept of the last gated one.
-    undo.by(remembered(context.pipe.unet, "forward", "cache"))
+    undo.keep(context.pipe.unet, "forward", "cache")
     loader(context.pipe)
     undo.by(delattr, context.pipe, "tgate")
     undo.set(context, "generate", _gated)

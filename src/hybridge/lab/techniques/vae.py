@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +12,68 @@ from ...client.remote_vae import RemoteVAE
 from ...errors import TooLarge
 from ..harness.memory import storage_bytes
 from . import extra_models
-from .decoding import DecodeLog, decoded
+from .evidence import watching
 from .pipeline_context import PipelineContext
 from .technique import Missing, Proof, Undo, Watch
+
+
+class DecodeLog:
+    """Decodes of a pipeline's VAE while it is on.
+
+    ``decode`` is no forward, so no hook sees it: it is wrapped in the instance.
+
+    Attributes:
+        vae: The VAE, as it was when the watching began.
+        asked: Shapes of the latents that ``decode`` was given.
+        given: Shapes of what the decoder inside of the VAE was given; less or more often than asked, or never.
+        dtypes: Of that.
+        finite: Whether everything that came out of the decoder is a number.
+        strips: How many strips an exact VAE has made.  Its decoder gets no hook, with which it would run plain.
+    """
+
+    def __init__(self, vae: Any) -> None:
+        self.vae = vae
+        self.strips = 0
+        self.asked: list[tuple[int, ...]] = []
+        self.given: list[tuple[int, ...]] = []
+        self.dtypes: list[torch.dtype] = []
+        self.finite = True
+        self._hook: Any = None
+
+    def __enter__(self) -> DecodeLog:
+        self._former = vars(self.vae).get("decode")
+        decode, is_exact = self.vae.decode, hasattr(self.vae, "why_plain")
+
+        def noted(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            self.asked.append(tuple(z.shape))
+            return decode(z, *args, **kwargs, **({"progress": self._count} if is_exact else {}))
+
+        self.vae.decode = noted
+        decoder = None if is_exact else getattr(self.vae, "decoder", None)
+        if isinstance(decoder, torch.nn.Module):
+            self._hook = decoder.register_forward_hook(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._former is None:
+            del self.vae.decode
+        else:
+            self.vae.decode = self._former
+        if self._hook is not None:
+            self._hook.remove()
+
+    def _count(self, done: int, total: int) -> None:
+        self.strips += 1
+
+    def _note(self, _module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        self.given.append(tuple(args[0].shape))
+        self.dtypes.append(args[0].dtype)
+        self.finite = self.finite and bool(torch.isfinite(output).all())
+
+
+def _decoded(context: PipelineContext, judge: Callable[[DecodeLog], Proof]) -> Watch:
+    """A witness that watches the VAE which the pipeline has when the watching begins."""
+    return watching(judge, lambda: DecodeLog(context.pipe.vae))
 
 
 def _swap(context: PipelineContext, undo: Undo, vae: Any) -> None:
@@ -46,7 +105,7 @@ def fp16_fix(context: PipelineContext, undo: Undo) -> Watch:
         return Proof(widened and log.finite, f"decoded in {dtypes} instead of {before}, {numbers}")
 
     _swap(context, undo, AutoencoderKL.from_pretrained(found).to(dtype=context.denoiser.dtype))
-    return decoded(context, judge)
+    return _decoded(context, judge)
 
 
 def tiny(context: PipelineContext, undo: Undo) -> Watch:
@@ -63,7 +122,7 @@ def tiny(context: PipelineContext, undo: Undo) -> Watch:
 
     found = extra_models.source(context, "tiny-vae")
     _swap(context, undo, AutoencoderTiny.from_pretrained(found).to(dtype=context.denoiser.dtype))
-    return decoded(context, judge)
+    return _decoded(context, judge)
 
 
 # ------------------------------------------------------------------------------------------ the same, in parts
@@ -79,7 +138,7 @@ def slicing(context: PipelineContext, undo: Undo) -> Watch:
         evidence = f"the decoder took {given} pictures for {asked} asked"
         return Proof(max(asked, default=0) > 1 and set(given) == {1}, evidence)
 
-    return decoded(context, judge)
+    return _decoded(context, judge)
 
 
 def tiling(context: PipelineContext, undo: Undo) -> Watch:
@@ -95,7 +154,7 @@ def tiling(context: PipelineContext, undo: Undo) -> Watch:
             return Proof(True, f"{len(log.given)} decodes of tiles for latents of {sizes}")
         return Proof(False, f"latents of {sizes} were decoded whole: tiles begin above the size of training")
 
-    return decoded(context, judge)
+    return _decoded(context, judge)
 
 
 # ------------------------------------------------------------------------------------------------ our own
@@ -123,7 +182,7 @@ def exact_vae(context: PipelineContext, undo: Undo) -> Watch:
         in_strips = bool(plans) and all(plan.mode not in ("whole", "tiles") for plan in plans)
         return Proof(in_strips and log.strips > 0, f"{log.strips} strips; {reasons}")
 
-    return decoded(context, judge)
+    return _decoded(context, judge)
 
 
 def _budget(vae: Any, shape: Sequence[int]) -> int:
@@ -159,4 +218,4 @@ def remote(context: PipelineContext, undo: Undo) -> Watch:
         is_remote = isinstance(log.vae, RemoteVAE)
         return Proof(is_remote and bool(log.asked), f"{len(log.asked)} decodes elsewhere: {connection}")
 
-    return decoded(context, judge)
+    return _decoded(context, judge)
