@@ -43,14 +43,11 @@ class Advice:
     """The answer.
 
     Attributes:
-        choice: What to take.
         runner_up: What else decodes in another way, or None.
         weighed: The best option of every decoder, those that do not fit among them.
-        vram_bytes: What there is.
         ram_bytes: What there is of the host's memory, or None where nothing bounds it.
         reason: Why, in sentences with numbers.
         assumed: What was not measured.
-        code: The lines to paste.
     """
 
     choice: Option
@@ -85,9 +82,7 @@ def advise(
         setup: Pipeline, size, batch and steps; its stack is left alone and added to.
         vram_bytes: What torch may have.
         ram_bytes: What weights may have of the host's memory; None for no bound.
-        quality: See :data:`Quality`.
         link: To a server, measured; see :func:`.network.measure`.
-        correction: From a study of this pipeline.
         path: Of the pipeline, for the code.
         vae_path: Of another VAE, for the code.
         device: For the code; what needs CUDA is not offered elsewhere.

@@ -27,7 +27,6 @@ class Optimised:
 
     Attributes:
         purpose: The preset's name, or the names of the techniques.
-        device: Where the pipeline computes.
         reason: Why these techniques; None where they were named by the caller.
         done: What became of each, in the order in which they were applied.
     """

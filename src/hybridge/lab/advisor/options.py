@@ -67,9 +67,7 @@ class Option:
 
     Attributes:
         decoder: ``local``, ``exact``, ``tiled``, ``tiny`` or ``remote``.
-        estimate: What it takes.
         needs_bytes: The largest phase with its margin, which must fit.
-        seconds: Of a call, whatever its batch; see :func:`seconds_of`.
         closeness: Of the decoded picture to the pipeline's own.
         narrowed: How coarsely weights are rounded, which makes another picture before it is decoded: 0 where they
             are not, 1 for eight bits, 2 for four, the denoiser's and T5's added.
@@ -120,7 +118,6 @@ def options(
         vram_bytes: What torch may have, for the exact decoder's budget, and to see whether four bits are needed.
         link: To a server; without one there is no remote option.
         correction: Of the estimates and of the speed.
-        device: Where the pipeline computes.
     """
     shape = shape_named(setup.pipeline)
     half = "bf16" if shape.half == "bfloat16" else "fp16"

@@ -25,8 +25,6 @@ class Recipe:
     """Techniques in the order in which they are applied.
 
     Attributes:
-        techniques: Names of rows.
-        reason: Why these.
         essential: Those of them without which the preset's promise is empty; the others may be missing.
     """
 
@@ -41,7 +39,6 @@ class Preset:
 
     Attributes:
         name: On the command line and in calls: ``under-6gb``.
-        promise: What it is for, as a sentence.
         recipes: By the kind of device that computes.
     """
 

@@ -29,7 +29,6 @@ def lines(
         link: To the server of a remote VAE.
         path: Of the pipeline, in place of the one that everybody knows.
         vae_path: The same of another VAE that it should have: the one that survives float16, or the tiny one.
-        device: Where the pipeline computes.
     """
     shape, stack = shape_named(setup.pipeline), list(setup.stack)
     embeddings = ["prompt_embeds", "pooled_prompt_embeds"]

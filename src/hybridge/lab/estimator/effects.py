@@ -35,13 +35,9 @@ class Effect:
             holds it as it was.  T5 always is.
         prompts_first: Whether prompts are encoded and the encoders freed before anything else is loaded.
         pins: Whether weights that wait in the host's memory are pinned there.
-        attention: How the denoiser attends.
         fuses: Whether the projections of attention exist twice.
-        resident: See :data:`Resident`.
-        decoder: See :data:`Decoder`.
         fixes_vae: Whether the VAE's weights survive float16, so that it does not leave it.
         slices: Whether a batch is decoded one by one.
-        steps: Of denoising.
         guided: Part of the steps that run under guidance.
         base: Part of the steps that the base runs, the refiner runs the others.
         refiner_calls: Calls of the refiner after all steps of the base.

@@ -14,10 +14,8 @@ class Figure:
     """A figure that the guide's text gives, and the estimate of it.
 
     Attributes:
-        title: For people.
         gb: The guide's number, of an RTX 3090.
         note: What has to be known of it.
-        estimate: Ours.
     """
 
     title: str

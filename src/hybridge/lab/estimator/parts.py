@@ -54,9 +54,7 @@ def forward_cost(
 
     Args:
         itemsize: Bytes of a number: 2 or 4.
-        batch: Items.
         height, width: Of the picture in pixels; text encoders have no use for them.
-        way: See :data:`ConvAlgorithm`.
     """
     module = build(part, itemsize)
     _set_way(module, way)

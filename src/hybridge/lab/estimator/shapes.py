@@ -28,11 +28,7 @@ class Part:
 
     Attributes:
         name: ``sdxl/unet``; parts that two pipelines share have one name.
-        title: In tables.
-        library: Where its class is.
-        class_name: The class.
         config: What of its config is not the default; ``bare`` configs of transformers are made of it.
-        call: See :data:`Call`.
         tokens: Of text that it reads, for text encoders and denoisers.
         latent_channels: Of what it denoises or decodes.
         text_width: Of the text's numbers, for denoisers.
@@ -58,10 +54,7 @@ class PipelineShape:
     """A pipeline and how it is used by default.
 
     Attributes:
-        name: On the command line.
-        title: In tables.
         texts: The text encoders, in the order in which they run.
-        denoiser: What is called at every step.
         vae: The full decoder, encoder included.
         tiny: The tiny autoencoder for the same latents.
         size: Side of the picture that it was trained for, in pixels.
@@ -70,10 +63,7 @@ class PipelineShape:
         upcasts: Whether the VAE leaves float16 for float32 to decode.
         half: The half precision that it is published for.
         tile: Side of the VAE's own tiles in pixels.
-        source: On the hub.
-        tiny_source: On the hub.
         family: The catalogue's name of its VAE, as a server would have it.
-        pipeline_class: diffusers' class.
         refiner: A second denoiser for the last steps.
         fixed_source: Of a VAE with weights that survive float16, where the own ones do not.
         variant: Of the files, where there is one in half precision.

@@ -60,7 +60,6 @@ class Phase:
         weights: (part, bytes) on the device.
         activations_bytes: Of tensors, at their peak.
         workspace_bytes: Allowed for libraries.
-        flops: Of all its calls.
     """
 
     name: PhaseName
@@ -105,12 +104,10 @@ class Correction:
     """What a study of the same pipeline says.
 
     Attributes:
-        source: The record, for people.
         above_weights: Measured through estimated, of what the baseline took on top of its weights.
         has_workspace: Whether what libraries take was measured with it, so that no allowance is needed: it is where
             the device's allocator was asked, and is not where tensors were counted.
         flops_per_s: At which the baseline ran; None where no time was measured.
-        measured: Every configuration that worked.
     """
 
     source: str
@@ -143,7 +140,6 @@ class Setup:
 
     Attributes:
         pipeline: A name of :data:`.shapes.PIPELINES`.
-        stack: Names of techniques.
         height, width: Of the picture in pixels; 0 for what the pipeline was trained for.
         batch: Pictures at once.
         steps: Of denoising, or None for what the stack or the pipeline has.
@@ -169,7 +165,6 @@ class Estimate:
 
     Attributes:
         setup: What was asked, sizes and steps filled in.
-        phases: In order.
         files: (part, bytes) to fetch and keep on a disk.
         moved_bytes: Weights that go to the device for every picture.
         host_bytes: Of the host's memory that weights take, while they are loaded or while they wait there.

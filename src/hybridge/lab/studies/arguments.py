@@ -47,13 +47,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A picture that every configuration makes.
-
-    Attributes:
-        name: In paths and tables.
-        prompt: What is asked for.
-        seed: Of its noise.
-    """
+    """A picture that every configuration makes; its name stands in paths and tables."""
 
     name: str
     prompt: str

@@ -23,9 +23,6 @@ class Clash:
     """Each of the first names with each of the second.
 
     Attributes:
-        first: Names of rows.
-        second: Names of rows.
-        rule: See :data:`Rule`.
         reason: What would go wrong, as a sentence without its full stop.
         remedy: What works in its place, or what the cure is; empty where the order is all.
     """
@@ -47,7 +44,6 @@ class OneOf:
 
     Attributes:
         place: What they are for, with its article: ``a decoder``.
-        names: Of rows.
         reason: Why not two, as a sentence without its full stop.
     """
 

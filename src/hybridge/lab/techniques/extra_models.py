@@ -30,7 +30,6 @@ class ExtraModel:
     """A model that goes with a pipeline.
 
     Attributes:
-        title: In messages.
         folder: Its name beside the pipeline's folder.
         hub: Its repository, by the family of the pipeline.
         marker: The file that every such model has.

@@ -49,10 +49,7 @@ class TechniqueResult:
     """What became of one technique.
 
     Attributes:
-        name: Of the technique.
         outcome: None for one that is in force and was not proven.
-        evidence: What its proof saw, or None.
-        reason: Why it did not work, or None.
         instead: What lives in its place, or None.
     """
 
@@ -89,7 +86,6 @@ class Requirement:
         that: A name of :data:`.requirements.CONDITIONS`, and words for it.
         reason: What to say of a context without it; ``{pipe}``, ``{device}`` and the like are filled in.
         instead: What lives in its place, or None.
-        outcome: See :class:`Missing`.
     """
 
     that: str
@@ -106,18 +102,12 @@ class Facts:
         name: On the command line and in records: ``tiny-vae``.
         title: In tables: ``Tiny VAE``.
         claim: What its source promises, in a sentence, numbers included.
-        source: Where the claim is made: an address.
-        exactness: See :data:`Exactness`.
-        stage: When it is applied.
         group: Of techniques that do the same thing, of which a stack has one: ``cache``, ``offload``.
         kinds: Names by which the tables of :mod:`.compatibility` mean it and others.
         requires: What a context must have, the first asked first.
         needs: Distributions that must be installed, as ``pip install`` takes them.
         instead: What lives in its place where they are not; None where its own check says more.
-        title_zh: The title in Chinese.
-        claim_zh: The claim in Chinese.
         change: The function that puts it in force; see :mod:`.catalogue`.
-        settings: Of that function.
         check: A function that says why it cannot, and words for it; empty where ``requires`` says all.
         effect: Fields of :class:`..estimator.effects.Effect`.
         unavailable: Why nothing can put it in force, for what is known and not implemented.

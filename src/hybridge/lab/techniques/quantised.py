@@ -41,7 +41,6 @@ def _quantised(
 
     Args:
         context: Whose denoiser ``quantise`` changes in place.
-        undo: Hears how the layers come back.
         quantise: Called once the weights on the disk are known to be these.
         is_done: Whether a layer is as this library makes them.
     """

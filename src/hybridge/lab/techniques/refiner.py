@@ -44,8 +44,6 @@ def _refined(
     """The refiner finishes what the base began.
 
     Args:
-        context: Whose pipeline is the base.
-        undo: Hears how pictures were made before.
         begun: Arguments of the base's call.
         finished: Arguments of the refiner's.
         expected: From the steps of the base, as asked for, to the forwards of base and refiner.

@@ -18,14 +18,7 @@ _STAGES: tuple[Stage, ...] = get_args(Stage)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What became of one technique of a stack.
-
-    Attributes:
-        technique: The row.
-        applied: What is in force, or None.
-        missing: Why it could not run, or None.
-        failure: What its call raised, as text, or None.
-    """
+    """What became of one technique of a stack; ``failure`` is what its call raised, as text."""
 
     technique: Technique
     applied: Applied | None = None

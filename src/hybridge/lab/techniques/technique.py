@@ -21,12 +21,7 @@ Listener = TypeVar("Listener")
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What was seen.
-
-    Attributes:
-        took_effect: Whether the technique did anything.
-        evidence: What was counted, as a short sentence: ``4 of 10 forwards of the mid block``.
-    """
+    """What was seen; the evidence is a short sentence: ``4 of 10 forwards of the mid block``."""
 
     took_effect: bool
     evidence: str
@@ -41,12 +36,7 @@ Watch = Callable[[], Witness]
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A technique that is in force.
-
-    Attributes:
-        witness: Makes a new watcher.
-        undo: Puts the context back as it was, bit for bit; None where the library has no way back.
-    """
+    """A technique that is in force; ``undo`` puts the context back as it was, or is None where nothing can."""
 
     witness: Watch
     undo: Callable[[], None] | None = None
@@ -122,10 +112,7 @@ def row(
 ) -> Technique:
     """The technique whose facts the catalogue has under this name.
 
-    Args:
-        name: Of the row.
-        change: See :data:`Change`.
-        why_missing: Asked when the context has what the row requires.
+    ``why_missing`` is asked when the context has what the row requires.
     """
     facts = FACTS[name]
 

@@ -100,7 +100,6 @@ def bring_back(module: torch.nn.Module, fresh: torch.nn.Module, device: torch.de
     Args:
         module: Whose weights are away.
         fresh: Of the same architecture.  Its weights go over to ``module``.
-        device: Where they are to be.
 
     Raises:
         RequestError: when the two modules' weights have other names; nothing has changed then.
