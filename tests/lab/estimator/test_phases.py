@@ -98,6 +98,11 @@ def test_the_refiner_takes_over_the_last_steps() -> None:
     assert "refine" not in base
 
 
+def test_a_single_step_that_the_refiner_makes_leaves_the_base_none() -> None:
+    one = phases("fp16", "deepcache", "refiner-ensemble-80", steps=1)
+    assert (one["denoise"].flops, one["refine"].flops) == (0, 14_572_021_874_688)
+
+
 def test_narrow_weights_and_fused_projections() -> None:
     wide, narrow = phases("fp16")["denoise"], phases("fp16", "fp8-storage")["denoise"]
     assert wide.weights_bytes - narrow.weights_bytes == 2_232_647_680 + 333_232_640

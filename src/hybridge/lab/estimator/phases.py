@@ -163,7 +163,7 @@ class _Arithmetic:
         under = end if effect.guided is None else min(end, int(steps * effect.guided) + 1)
         forwards = max(0, under - first) + (end - max(first, under)) / 2
         cheap = dict(effect.cheap or ()).get(shape.name)
-        if cheap is not None and effect.full_every and part is shape.denoiser:
+        if cheap is not None and effect.full_every and part is shape.denoiser and end > first:
             whole = math.ceil((end - first) / effect.full_every)
             forwards *= (whole + (end - first - whole) * cheap) / (end - first)
         forwards *= dict(effect.work or ()).get(shape.name, 1.0) if part is shape.denoiser else 1.0
