@@ -84,20 +84,18 @@ def read(path: Path, *benchmarks: str, purpose: str = "that can be gone on with"
     return dict(record)
 
 
-def find(path: Path, benchmark: str, arguments: Mapping[str, Any], *, resume: bool) -> Record | None:
+def find(path: Path, benchmark: str, *, resume: bool) -> Record | None:
     """The record to go on with, or None for a new one.
 
     Raises:
         RequestError: when there is a record and ``resume`` is not set; when it is set and there is none that can be
-            gone on with, or it is of other arguments.
+            gone on with.
     """
-    if not resume:
-        if path.exists():
-            raise RequestError("there is a record already", saw=path, hint=f"--resume {path}, or another --out")
-        return None
-    record = read(path, benchmark)
-    check_alike("arguments", record, arguments)
-    return record
+    if resume:
+        return read(path, benchmark)
+    if path.exists():
+        raise RequestError("there is a record already", saw=path, hint=f"--resume {path}, or another --out")
+    return None
 
 
 def machine(environment: Mapping[str, Any]) -> str:

@@ -84,11 +84,12 @@ def run_benchmark(
         EngineFailure: when the environment cannot be described.
         HybridgeError: when the disk takes no more; what was measured is kept.
     """
-    before = records.find(path, benchmark, arguments, resume=resume)
+    before = records.find(path, benchmark, resume=resume)
+    if before is not None:  # looking at the environment takes seconds
+        records.check_alike("arguments", before, arguments)
     seen = environment()
-    if before is not None:
-        records.check_alike("environment", before, seen)
     record = before or records.begin(benchmark, seen, arguments, **about)
+    records.check_alike("environment", record, seen)
     take_turns(record, path, turns(record), progress)
     return record
 

@@ -10,14 +10,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from ..studies.arguments import Prompt
 from .findings import Findings, Row
-
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL.Image import Image
 
 #: Longer side of a thumbnail: what a phone shows at two device pixels per CSS pixel in two columns.
 SIDE = 384
@@ -76,10 +75,8 @@ def sheets(found: Findings) -> tuple[Sheet, ...]:
 
 
 def _sheet(rows: Sequence[Row], prompt: Prompt) -> Sheet:
-    import numpy as np
-
     makers: dict[str, list[Row]] = {}
-    pictures: dict[str, Image] = {}
+    pictures: dict[str, Image.Image] = {}
     lost = []
     for row in rows:
         name = row.pictures.get(prompt.name)
@@ -99,16 +96,15 @@ def _sheet(rows: Sequence[Row], prompt: Prompt) -> Sheet:
         if baseline is not None and picture is not baseline and picture.size == baseline.size:
             distance = np.abs(np.asarray(picture, np.int16) - np.asarray(baseline, np.int16))
             factor = _factor(distance)
-            difference = _shown(_amplified(distance, factor))[0]
+            amplified = np.clip(distance.astype(np.int32) * factor, 0, 255).astype(np.uint8)
+            difference = _shown(Image.fromarray(amplified))[0]
         uri, size = _shown(picture)
         tiles.append(Tile(tuple(made_by), uri, *size, difference, factor))
     return Sheet(prompt, tuple(tiles), tuple(lost))
 
 
-def _opened(folder: Path, name: str) -> Image | None:
+def _opened(folder: Path, name: str) -> Image.Image | None:
     """The picture in RGB; None where there is none in the folder, or none that can be read."""
-    from PIL import Image
-
     folder = folder.resolve()
     path = (folder / name).resolve()
     if not path.is_relative_to(folder):  # a record may come from anybody
@@ -124,27 +120,13 @@ def _opened(folder: Path, name: str) -> Image | None:
 
 def _factor(distance: np.ndarray[Any, Any]) -> int:
     """The largest power of two that leaves all but a thousandth of the values within the range."""
-    import numpy as np
-
     high = float(np.quantile(distance, 1 - _CLIPPED)) or float(distance.max())
     return 1 if high <= 0 else min(_MOST_AMPLIFIED, 2 ** max(0, math.floor(math.log2(255 / high))))
 
 
-def _amplified(distance: np.ndarray[Any, Any], factor: int) -> Image:
-    import numpy as np
-    from PIL import Image
-
-    return Image.fromarray(np.clip(distance.astype(np.int32) * factor, 0, 255).astype(np.uint8))
-
-
-def _shown(picture: Image) -> tuple[str, tuple[int, int]]:
+def _shown(picture: Image.Image) -> tuple[str, tuple[int, int]]:
     """(data URI, size of the thumbnail); small pictures stay as they are."""
-    shown = picture.copy()
+    shown, file = picture.copy(), io.BytesIO()
     shown.thumbnail((SIDE, SIDE))
-    kept, kind = io.BytesIO(), "webp"
-    try:
-        shown.save(kept, "WEBP", quality=_QUALITY, method=4)
-    except (KeyError, OSError):  # a Pillow without WebP
-        kept, kind = io.BytesIO(), "jpeg"
-        shown.save(kept, "JPEG", quality=_QUALITY)
-    return f"data:image/{kind};base64,{base64.b64encode(kept.getvalue()).decode()}", shown.size
+    shown.save(file, "WEBP", quality=_QUALITY, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}", shown.size

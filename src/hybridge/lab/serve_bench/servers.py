@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import IO
 from urllib.parse import urlencode
 
@@ -86,13 +87,10 @@ def _hybridge(port: int, load: Load, arguments: ServeArguments) -> list[str]:
     return [sys.executable, "-c", main, "serve", *_models(load), "--preload", *options]
 
 
-def _behind(name: str) -> Callable[[int, Load, ServeArguments], list[str]]:
-    def command(port: int, load: Load, arguments: ServeArguments) -> list[str]:
-        models = [[model.partition("=")[0], model] for model in _models(load)]
-        job = {"port": port, "models": models, "format": arguments.picture_format}
-        return [sys.executable, "-m", "hybridge.lab.serve_bench.competitors", name, json.dumps(job)]
-
-    return command
+def _rival(name: str, port: int, load: Load, arguments: ServeArguments) -> list[str]:
+    models = [[model.partition("=")[0], model] for model in _models(load)]
+    job = {"port": port, "models": models, "format": arguments.picture_format}
+    return [sys.executable, "-m", "hybridge.lab.serve_bench.competitors", name, json.dumps(job)]
 
 
 def _models(load: Load) -> list[str]:
@@ -102,8 +100,8 @@ def _models(load: Load) -> list[str]:
 _ROWS = (
     Server("engine", "the engine alone"),
     Server("hybridge", "hybridge", request_to_hybridge, _hybridge),
-    Server("litserve", "LitServe, diffusers' decode", _request_to_rival, _behind("litserve"), "litserve"),
-    Server("ray", "Ray Serve, diffusers' decode", _request_to_rival, _behind("ray"), "ray"),
+    Server("litserve", "LitServe, diffusers' decode", _request_to_rival, partial(_rival, "litserve"), "litserve"),
+    Server("ray", "Ray Serve, diffusers' decode", _request_to_rival, partial(_rival, "ray"), "ray"),
 )
 
 #: By name, in the order in which they take turns.
@@ -141,10 +139,8 @@ def started(server: Server, load: Load, arguments: ServeArguments) -> Iterator[l
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def first_outcome(request: PreparedRequest, limit_s: float) -> str:

@@ -56,9 +56,7 @@ def run(arguments: Arguments, path: Path, *, resume: bool = False, progress: Pro
     arguments.check()
     for configuration in arguments.configurations:
         stack.check(named(configuration.techniques))
-    if path.exists() and not resume:
-        raise RequestError("there is a record already", saw=path, hint=f"--resume {path}, or another --out")
-    before = records.read(path, BENCHMARK) if resume else None
+    before = records.find(path, BENCHMARK, resume=resume)
     if before is not None:
         _check_asked(before, arguments)
     worker = StudyWorker(arguments, path)
