@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import get_args
 
 import hybridge
-from hybridge.models.doctor.causes import CAUSES
+from hybridge.models.doctor.causes import CAUSES, About, Severity
 
 SOURCE = Path(hybridge.__file__).parent
 
@@ -19,8 +20,7 @@ def codes() -> set[str]:
         texts = [
             node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
         ]
-        if path.name != "causes.py":
-            found |= set(CAUSES) & set(texts)
+        found |= set(CAUSES) & set(texts)
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
             name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
             given = [keyword.value for keyword in call.keywords if keyword.arg == "cause"]
@@ -37,7 +37,9 @@ def test_the_table_is_complete_and_has_no_more() -> None:
     assert codes() == set(CAUSES)
 
 
-def test_every_code_has_a_meaning_and_advice() -> None:
+def test_every_code_has_a_severity_a_meaning_and_advice() -> None:
     for cause in CAUSES.values():
+        assert cause.severity in get_args(Severity), cause.code
+        assert cause.about in get_args(About), cause.code
         assert cause.meaning, cause.code
         assert cause.advice, cause.code

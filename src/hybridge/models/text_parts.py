@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .text_side import Call, Guidance, Output, Parameter
+from .text_side import Call, Encoder, Guidance, Output, Parameter
 
 PROMPT = Parameter("prompt", "prompt")
 NEGATIVE = Parameter("negative_prompt", "negative")
@@ -21,9 +21,11 @@ LENGTH = length(512)
 
 #: Number of CLIP's positions, the most tokens that it reads.
 CLIP_TOKENS = 77
+CLIP = Encoder("text_encoder", "tokenizer", CLIP_TOKENS)
 
 CFG = Guidance()
 EMBEDS = (Output("prompt_embeds"),)
+POOLED = (Output("prompt_embeds"), Output("pooled_prompt_embeds"))
 
 #: Outputs whose padding is masked, so that its values do not matter.
 MASKED = (Output("prompt_embeds", mask="prompt_attention_mask"), Output("prompt_attention_mask"))

@@ -6,7 +6,6 @@ from .text_parts import (
     CFG,
     CLEAN,
     CLEANERS,
-    CLIP_TOKENS,
     EMBEDS,
     LENGTH,
     LLM_UNUSED,
@@ -22,234 +21,9 @@ from .text_parts import (
     length,
 )
 from .text_side import Call, Encoder, Guidance, Output, Parameter, TextSide
+from .text_sides_flux import FLUX_TEXT_SIDES
+from .text_sides_sd import SD_TEXT_SIDES
 from .text_sides_video import VIDEO_TEXT_SIDES
-
-_POOLED = (Output("prompt_embeds"), Output("pooled_prompt_embeds"))
-_POOLED_PAIR = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-_CLIP = Encoder("text_encoder", "tokenizer", CLIP_TOKENS)
-
-# ------------------------------------------------------------------------------------- Stable Diffusion
-
-_SD = TextSide(
-    name="Stable Diffusion v1 and v2",
-    classes=(
-        "StableDiffusionPipeline",
-        "StableDiffusionImg2ImgPipeline",
-        "StableDiffusionInpaintPipeline",
-        "StableDiffusionControlNetPipeline",
-        "StableDiffusionControlNetImg2ImgPipeline",
-        "StableDiffusionControlNetInpaintPipeline",
-        "StableDiffusionControlNetXSPipeline",
-        "StableDiffusionPAGPipeline",
-        "StableDiffusionPAGImg2ImgPipeline",
-        "StableDiffusionPAGInpaintPipeline",
-        "StableDiffusionControlNetPAGPipeline",
-        "StableDiffusionControlNetPAGInpaintPipeline",
-        "StableDiffusionDepth2ImgPipeline",
-        "StableDiffusionUpscalePipeline",
-        "StableDiffusionPanoramaPipeline",
-        "StableDiffusionAdapterPipeline",
-        "StableDiffusionSAGPipeline",
-        "StableDiffusionLDM3DPipeline",
-        "StableDiffusionGLIGENPipeline",
-        "AnimateDiffPipeline",
-        "AnimateDiffControlNetPipeline",
-        "AnimateDiffSparseControlNetPipeline",
-        "AnimateDiffPAGPipeline",
-        "AnimateDiffVideoToVideoPipeline",
-        "AnimateDiffVideoToVideoControlNetPipeline",
-        "TextToVideoSDPipeline",
-        "VideoToVideoSDPipeline",
-    ),
-    parameters=(PROMPT, NEGATIVE, Parameter("clip_skip", "clip_skip")),
-    calls=(PAIR_CALL,),
-    outputs=EMBEDS,
-    guidance=CFG,
-    encoders=(_CLIP,),
-)
-
-_LCM = TextSide(
-    name="Latent Consistency Models",
-    classes=("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"),
-    parameters=(PROMPT, Parameter("clip_skip", "clip_skip")),
-    calls=(Call(("prompt_embeds", None), negative=None),),
-    outputs=EMBEDS,
-    guidance=None,
-    encoders=(_CLIP,),
-)
-
-_SDXL = TextSide(
-    name="Stable Diffusion XL",
-    classes=(
-        "StableDiffusionXLPipeline",
-        "StableDiffusionXLImg2ImgPipeline",
-        "StableDiffusionXLInpaintPipeline",
-        "StableDiffusionXLControlNetPipeline",
-        "StableDiffusionXLControlNetImg2ImgPipeline",
-        "StableDiffusionXLControlNetInpaintPipeline",
-        "StableDiffusionXLControlNetUnionPipeline",
-        "StableDiffusionXLControlNetUnionImg2ImgPipeline",
-        "StableDiffusionXLControlNetUnionInpaintPipeline",
-        "StableDiffusionXLControlNetXSPipeline",
-        "StableDiffusionXLPAGPipeline",
-        "StableDiffusionXLPAGImg2ImgPipeline",
-        "StableDiffusionXLPAGInpaintPipeline",
-        "StableDiffusionXLControlNetPAGPipeline",
-        "StableDiffusionXLControlNetPAGImg2ImgPipeline",
-        "StableDiffusionXLAdapterPipeline",
-        "AnimateDiffSDXLPipeline",
-    ),
-    parameters=(PROMPT, PROMPT_2, NEGATIVE, NEGATIVE_2, Parameter("clip_skip", "clip_skip", above=1)),
-    calls=(Call(_POOLED_PAIR),),
-    outputs=_POOLED,
-    guidance=Guidance(zeros_if="force_zeros_for_empty_prompt"),
-    # The refiner has only the second encoder.
-    encoders=(
-        Encoder("text_encoder", "tokenizer", CLIP_TOKENS, optional=True),
-        Encoder("text_encoder_2", "tokenizer_2", CLIP_TOKENS),
-    ),
-)
-
-_SD3 = TextSide(
-    name="Stable Diffusion 3 and 3.5",
-    classes=(
-        "StableDiffusion3Pipeline",
-        "StableDiffusion3Img2ImgPipeline",
-        "StableDiffusion3InpaintPipeline",
-        "StableDiffusion3ControlNetPipeline",
-        "StableDiffusion3ControlNetInpaintingPipeline",
-        "StableDiffusion3PAGPipeline",
-        "StableDiffusion3PAGImg2ImgPipeline",
-    ),
-    parameters=(
-        PROMPT,
-        PROMPT_2,
-        Parameter("prompt_3", "prompt"),
-        NEGATIVE,
-        NEGATIVE_2,
-        Parameter("negative_prompt_3", "negative"),
-        Parameter("clip_skip", "clip_skip", above=1),
-        LENGTH,
-    ),
-    calls=(Call(_POOLED_PAIR),),
-    outputs=_POOLED,
-    guidance=CFG,
-    encoders=(
-        _CLIP,
-        Encoder("text_encoder_2", "tokenizer_2", CLIP_TOKENS),
-        Encoder("text_encoder_3", "tokenizer_3", LENGTH.name, optional=True),
-    ),
-    # Without T5 its embeddings are zeros of the transformer's width.
-    stand_ins=("transformer",),
-)
-
-# ------------------------------------------------------------------------------------------------- Flux
-
-_FLUX_CALL = Call(("prompt_embeds", "pooled_prompt_embeds", None), negative="call")
-_FLUX_ENCODERS = (_CLIP, Encoder("text_encoder_2", "tokenizer_2", LENGTH.name))
-
-_FLUX = TextSide(
-    name="FLUX.1",
-    classes=(
-        "FluxPipeline",
-        "FluxImg2ImgPipeline",
-        "FluxInpaintPipeline",
-        "FluxControlNetPipeline",
-        "FluxKontextPipeline",
-        "FluxKontextInpaintPipeline",
-    ),
-    parameters=(PROMPT, PROMPT_2, NEGATIVE, NEGATIVE_2, LENGTH),
-    calls=(_FLUX_CALL,),
-    outputs=_POOLED,
-    guidance=Guidance(("true_cfg_scale",), only_if_given=True),
-    encoders=_FLUX_ENCODERS,
-)
-
-_FLUX_DISTILLED = TextSide(
-    name="FLUX.1 without a negative prompt",
-    classes=(
-        "FluxFillPipeline",
-        "FluxControlPipeline",
-        "FluxControlImg2ImgPipeline",
-        "FluxControlInpaintPipeline",
-        "FluxControlNetImg2ImgPipeline",
-        "FluxControlNetInpaintPipeline",
-    ),
-    parameters=(PROMPT, PROMPT_2, LENGTH),
-    calls=(Call(_FLUX_CALL.returns, negative=None),),
-    outputs=_POOLED,
-    guidance=None,
-    encoders=_FLUX_ENCODERS,
-)
-
-_CHROMA = TextSide(
-    name="Chroma",
-    classes=("ChromaPipeline", "ChromaImg2ImgPipeline", "ChromaInpaintPipeline"),
-    parameters=(PROMPT, NEGATIVE, LENGTH),
-    calls=(
-        Call(
-            (
-                "prompt_embeds",
-                None,
-                "prompt_attention_mask",
-                "negative_prompt_embeds",
-                None,
-                "negative_prompt_attention_mask",
-            )
-        ),
-    ),
-    # The mask has the embeddings' dtype and includes the first token of padding, which the transformer reads.
-    outputs=(Output("prompt_embeds"), Output("prompt_attention_mask")),
-    guidance=CFG,
-    encoders=(Encoder("text_encoder", "tokenizer", LENGTH.name),),
-)
-
-_LAYERS = Parameter("text_encoder_out_layers", "layers")
-
-_FLUX2 = TextSide(
-    name="FLUX.2",
-    classes=("Flux2Pipeline",),
-    parameters=(PROMPT, length(1024), _LAYERS),
-    calls=(Call(("prompt_embeds", None), negative=None),),
-    outputs=EMBEDS,
-    guidance=None,
-    encoders=(
-        Encoder(
-            "text_encoder",
-            "tokenizer",
-            LENGTH.name,
-            without=VISION_UNUSED,
-            layers=("text_config.num_hidden_layers", _LAYERS.name),
-        ),
-    ),
-    plain_tokenizers=("tokenizer",),
-)
-
-_KLEIN_ENCODERS = (
-    Encoder(
-        "text_encoder", "tokenizer", LENGTH.name, without=LLM_UNUSED, layers=("num_hidden_layers", _LAYERS.name)
-    ),
-)
-
-_KLEIN = TextSide(
-    name="FLUX.2 Klein",
-    classes=("Flux2KleinPipeline", "Flux2KleinInpaintPipeline"),
-    parameters=(PROMPT, length(1024), _LAYERS),
-    calls=(Call(("prompt_embeds", None), negative="call"),),
-    outputs=EMBEDS,
-    guidance=Guidance(off_if="is_distilled", text=""),
-    encoders=_KLEIN_ENCODERS,
-)
-
-_KLEIN_KV = TextSide(
-    name="FLUX.2 Klein with cached keys and values",
-    classes=("Flux2KleinKVPipeline",),
-    parameters=(PROMPT, length(1024), _LAYERS),
-    calls=(Call(("prompt_embeds", None), negative=None),),
-    outputs=EMBEDS,
-    guidance=None,
-    encoders=_KLEIN_ENCODERS,
-)
 
 # ------------------------------------------------------------------------------------ Qwen, Z-Image
 
@@ -519,7 +293,8 @@ _LONGCAT = TextSide(
 )
 
 _ROWS = (
-    *(_SD, _LCM, _SDXL, _SD3, _FLUX, _FLUX_DISTILLED, _CHROMA, _FLUX2, _KLEIN, _KLEIN_KV),
+    *SD_TEXT_SIDES,
+    *FLUX_TEXT_SIDES,
     *(_QWEN, _QWEN_EDIT, _QWEN_EDIT_PLUS, _Z_IMAGE, _LUMINA2, _HIDREAM, _SANA, _SANA_SPRINT, _PIXART, _AURAFLOW),
     *(_HUNYUAN_DIT, _HUNYUAN_IMAGE, _COGVIEW4, _BRIA, _OVIS, _LONGCAT),
     *VIDEO_TEXT_SIDES,
