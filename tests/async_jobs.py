@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from hybridge.protocol import HttpResponse
 from hybridge.server.async_jobs.registry import AsyncJobLimits, AsyncJobRegistry
+from hybridge.server.async_jobs.spool import SpoolStore
 from hybridge.server.async_jobs.store import MemoryStore, StoredRequest
 from hybridge.server.middleware.request_record import RequestRecord
 from hybridge.server.scheduling.job import Progress
+
+#: Of a job that is done.
+ANSWER = HttpResponse(200, {"content-type": "text/plain"}, b"answer" * 1000)
 
 
 class Scene:
@@ -62,3 +67,20 @@ def play(act: Callable[[Scene], Awaitable[None]], **about: Any) -> None:
         await scene.async_jobs.close()
 
     asyncio.run(whole())
+
+
+def asked(job: str) -> StoredRequest:
+    return StoredRequest(job, "address:1", "q", {}, "decode", None)
+
+
+def good(folder: Path, job: str = "good", *, is_done: bool = False) -> None:
+    with closing(SpoolStore(folder)) as spool:
+        spool.keep(asked(job), b"body" * 1000)
+        if is_done:
+            spool.finish(asked(job), ANSWER)
+
+
+def found_in(folder: Path) -> dict[str, bool]:
+    """The jobs that the next server finds, and whether they are done."""
+    with closing(SpoolStore(folder)) as spool:
+        return {found.stored.id: found.done_at is not None for found in spool.recover()}

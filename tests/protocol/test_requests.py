@@ -6,9 +6,6 @@ import base64
 import itertools
 import json
 import math
-from importlib.metadata import version
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -34,302 +31,12 @@ from hybridge.protocol import (
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 JPEG = b"\xff\xd8\xff\xe0 and so on"
 WEBP = b"RIFF\x10\x00\x00\x00WEBPVP8L"
-
-
-def ramp(dtype: str, *shape: int) -> WireTensor:
-    """The golden tensors, without torch: element i is (37·i mod 101 - 50) / 16."""
-    steps = np.arange(math.prod(shape)) * 37 % 101
-    values = ((steps - 50) / 16).astype("<f4")
-    data = {
-        "float32": values,
-        "float16": values.astype("<f2"),
-        "bfloat16": (values.view("<u4") >> 16).astype("<u2"),
-        "uint8": steps.astype("u1"),
-    }[dtype]
-    return WireTensor(dtype, shape, data.tobytes())
-
-
-SD = ramp("float16", 1, 4, 2, 3)
-FLUX = ramp("bfloat16", 1, 16, 2, 4)
-VIDEO = ramp("float16", 1, 16, 2, 2, 2)
-SD_SCALING = Scaling("given", 0.18215, None)
-FLUX_SCALING = Scaling("given", 0.3611, 0.1159)
-VIDEO_SCALING = Scaling("given", 0.476986, None)
-MODEL = Scaling("model", None, None)
-NONE = Scaling("none", None, None)
-PIXELS = (1, 3, 8, 8)
-
-#: Golden case → what it says.  Pictures stand as None here: the file is the body.
-SAID: dict[str, Request | None] = {
-    "decode-scaling": DecodeRequest(SD, SD_SCALING, "picture", "jpeg", 95, "binary", None, None),
-    "decode-scaling-shift": DecodeRequest(FLUX, FLUX_SCALING, "picture"),
-    "decode-no-factor": DecodeRequest(SD, MODEL, "picture"),
-    "decode-no-factor-pt": DecodeRequest(VIDEO, MODEL, "signed"),
-    "decode-do-scaling-false": DecodeRequest(SD, NONE, "picture"),
-    "decode-do-scaling-false-factors": DecodeRequest(ramp("float16", 1, 16, 2, 4), NONE, "picture"),
-    "decode-do-scaling-none": DecodeRequest(SD, NONE, "picture"),
-    "decode-shift-only": DecodeRequest(SD, Scaling("model", None, 0.1159), "picture"),
-    "decode-pil-jpg": DecodeRequest(SD, SD_SCALING, "picture", "jpeg"),
-    "decode-pil-png": DecodeRequest(SD, SD_SCALING, "picture", "png"),
-    "decode-pil-processor": DecodeRequest(SD, SD_SCALING, "unit"),
-    "decode-pil-processor-png": DecodeRequest(SD, SD_SCALING, "unit", "png"),
-    "decode-pil-video-processor": DecodeRequest(VIDEO, VIDEO_SCALING, "unit"),
-    "decode-pil-return-pt": DecodeRequest(SD, SD_SCALING, "picture"),
-    "decode-pt": DecodeRequest(SD, SD_SCALING, "signed"),
-    "decode-pt-processor": DecodeRequest(SD, SD_SCALING, "signed"),
-    "decode-pt-partial": DecodeRequest(SD, SD_SCALING, "pixels"),
-    "decode-pt-partial-return-pt": DecodeRequest(SD, SD_SCALING, "pixels"),
-    "decode-pil-partial": DecodeRequest(SD, SD_SCALING, "picture"),
-    "decode-mp4": DecodeRequest(VIDEO, VIDEO_SCALING, "video"),
-    "decode-mp4-return-pil": DecodeRequest(VIDEO, VIDEO_SCALING, "video"),
-    "decode-packed": DecodeRequest(ramp("bfloat16", 1, 2, 64), FLUX_SCALING, "picture", height=16, width=32),
-    "decode-unpacked-height-width": DecodeRequest(FLUX, FLUX_SCALING, "picture", height=16, width=32),
-    "decode-height-only": DecodeRequest(SD, SD_SCALING, "picture"),
-    "decode-float32": DecodeRequest(ramp("float32", 1, 4, 2, 3), SD_SCALING, "picture"),
-    "decode-bfloat16": DecodeRequest(ramp("bfloat16", 1, 4, 2, 3), SD_SCALING, "picture"),
-    "decode-batch": DecodeRequest(ramp("float16", 2, 4, 1, 1), SD_SCALING, "signed"),
-    "decode-key-in-address": DecodeRequest(SD, SD_SCALING, "picture"),
-    "encode-pil-rgb": None,
-    "encode-pil-rgba": None,
-    "encode-pil-l": None,
-    "encode-pil-p": None,
-    "encode-pil-scaling": None,
-    "encode-pil-scaling-shift": None,
-    "encode-tensor": EncodeRequest(ramp("float16", *PIXELS), NONE, "auto", False, None, "binary"),
-    "encode-tensor-scaling": EncodeRequest(ramp("float32", *PIXELS), Scaling("given", 0.13025)),
-    "encode-tensor-scaling-shift": EncodeRequest(ramp("bfloat16", *PIXELS), FLUX_SCALING),
-    "encode-tensor-uint8": EncodeRequest(ramp("uint8", *PIXELS)),
-    "comfyui-binary": DecodeRequest(ramp("float32", 1, 4, 2, 3), NONE, "signed", height=16, width=24),
-    "comfyui-base64": DecodeRequest(
-        ramp("float32", 1, 4, 2, 3), NONE, "signed", envelope="base64", height=16, width=24
-    ),
-    "comfyui-video": DecodeRequest(ramp("float32", 1, 16, 3, 2, 1), NONE, "signed", height=24, width=16),
-    "sdnext-raw": DecodeRequest(ramp("bfloat16", 1, 4, 2, 3), Scaling("given", 0.13025), "signed"),
-    "sdnext-jpg": DecodeRequest(ramp("bfloat16", 1, 4, 2, 3), Scaling("given", 0.13025), "picture", "jpeg"),
-    "sdnext-png": DecodeRequest(ramp("bfloat16", 1, 4, 2, 3), Scaling("given", 0.13025), "picture", "png"),
-    "sdnext-no-factor": DecodeRequest(ramp("bfloat16", 1, 4, 2, 3), NONE, "signed"),
-    "sdnext-flux-unbatched": DecodeRequest(ramp("bfloat16", 16, 2, 4), FLUX_SCALING, "signed", height=16, width=32),
-    "sdnext-flux-packed": DecodeRequest(ramp("bfloat16", 3, 2, 64), FLUX_SCALING, "signed", height=16, width=32),
-    "sdnext-zimage": DecodeRequest(FLUX, FLUX_SCALING, "signed", height=16, width=32),
-    "v0-json": DecodeRequest(SD, MODEL, "picture", height=16, width=24),
-    "v0-json-do-scaling-false": DecodeRequest(SD, NONE, "picture", height=16, width=24),
-    "v0-json-packed": DecodeRequest(ramp("float16", 1, 2, 64), MODEL, "picture", height=16, width=32),
-    "hybridge-inpainting": DecodeRequest(
-        SD, SD_SCALING, "picture", "png", image=ramp("uint8", 1, 3, 16, 24), mask=ramp("uint8", 1, 16, 24)
-    ),
-}
-SAID_SCALING = {"encode-pil-scaling": SD_SCALING, "encode-pil-scaling-shift": FLUX_SCALING}
-REFUSED = {"encode-tensor-shift-only"}
-
-Golden = dict[str, tuple[str, dict[str, str], bytes]]
-
-
-def test_every_golden_case_is_read_here(golden: Golden) -> None:
-    assert set(golden) == set(SAID) | REFUSED
-
-
-@pytest.mark.parametrize("told", [True, False], ids=["task-in-url", "task-inferred"])
-@pytest.mark.parametrize("case", SAID)
-def test_golden(golden: Golden, case: str, told: bool) -> None:
-    query, headers, body = golden[case]
-    said = SAID[case]
-    if said is None:
-        said = EncodeRequest(PictureFile(body), SAID_SCALING.get(case, NONE))
-    task: Task = "decode" if isinstance(said, DecodeRequest) else "encode"
-    assert read_request(query, headers, body, task if told else None) == said
-
-
-def test_golden_shift_without_scale_has_no_meaning_on_encode(golden: Golden) -> None:
-    with pytest.raises(RequestError, match="shift_factor without scaling_factor"):
-        read_request(*golden["encode-tensor-shift-only"], "encode")
-
-
-@pytest.mark.parametrize("case", ["encode-pil-rgb", "encode-pil-rgba", "encode-pil-l", "encode-pil-p"])
-def test_golden_pictures_arrive_in_their_own_mode(golden: Golden, recorder: ModuleType, case: str) -> None:
-    import io
-
-    from PIL import Image
-
-    mode = case.rpartition("-")[2].upper()
-    with Image.open(io.BytesIO(golden[case][2])) as sent:
-        assert sent.format == "PNG"
-        assert sent.mode == mode
-        assert sent.convert("RGBA").tobytes() == recorder.picture(mode).convert("RGBA").tobytes()
-
-
-def test_golden_file_is_what_the_installed_diffusers_sends(
-    recorder: ModuleType, recorded_lines: list[dict[str, Any]]
-) -> None:
-    recorded = (recorder.HERE / "diffusers.jsonl").read_text().splitlines()[0]
-    if f"diffusers {version('diffusers')}," not in recorded:
-        pytest.skip(f"recorded from another version: {recorded}")
-
-    def without_picture(line: dict[str, Any]) -> dict[str, Any]:
-        # How a PNG is deflated is Pillow's business, and changes with it.
-        is_picture = base64.b64decode(line["body"]).startswith(PNG[:8])
-        return line | {"body": "PNG"} if is_picture else line
-
-    assert [*map(without_picture, recorder.record())] == [*map(without_picture, recorded_lines)]
-
-
-# ------------------------------------------------------------------------------------- the scaling table
-
 LATENTS = {"content-type": "tensor/binary"}
 SHAPE = "shape=1&shape=1&shape=1&shape=2&dtype=uint8"
-
-
-def decode(extra: str, **headers: str) -> DecodeRequest:
-    request = read_request(f"{SHAPE}&{extra}", LATENTS | headers, b"ab", "decode")
-    assert isinstance(request, DecodeRequest)
-    return request
-
-
-@pytest.mark.parametrize(
-    ("query", "scaling"),
-    [
-        ("", Scaling("none", None, None)),
-        ("scaling_factor=0.18215", Scaling("given", 0.18215, None)),
-        ("scaling_factor=0.3611&shift_factor=0.1159", Scaling("given", 0.3611, 0.1159)),
-        ("scaling_factor=0.5&shift_factor=-1", Scaling("given", 0.5, -1.0)),
-        ("scaling_factor=0.5&shift_factor=0", Scaling("given", 0.5, 0.0)),
-        ("do_scaling=True", Scaling("model", None, None)),
-        ("do_scaling=True&shift_factor=0.1159", Scaling("model", None, 0.1159)),
-        ("do_scaling=True&scaling_factor=0.5", Scaling("given", 0.5, None)),
-        ("do_scaling=False", Scaling("none", None, None)),
-        ("do_scaling=False&scaling_factor=0.5", Scaling("none", None, None)),
-        ("do_scaling=False&scaling_factor=0.5&shift_factor=1", Scaling("none", None, None)),
-        ("do_scaling=False&shift_factor=1", Scaling("none", None, None)),
-        ("do_scaling=None&scaling_factor=None&shift_factor=", Scaling("none", None, None)),
-    ],
-)
-@pytest.mark.parametrize("task", ["decode", "encode"])
-def test_scaling_table(task: Task, query: str, scaling: Scaling) -> None:
-    assert read_request(f"{SHAPE}&{query}", LATENTS, b"ab", task).scaling == scaling
-
-
-@pytest.mark.parametrize("factor", ["0", "0.0", "-0.5", "nan", "inf", "fast", "True"])
-@pytest.mark.parametrize("do_scaling", ["", "&do_scaling=True", "&do_scaling=False"])
-def test_a_scaling_factor_must_be_above_zero(factor: str, do_scaling: str) -> None:
-    with pytest.raises(RequestError, match="scaling_factor"):
-        decode(f"scaling_factor={factor}{do_scaling}")
-
-
-def test_shift_alone_is_refused_with_both_ways_out() -> None:
-    with pytest.raises(RequestError, match=r"Try: scaling_factor as well, or do_scaling=True"):
-        decode("shift_factor=0.1")
-
-
-def v0(parameters: dict[str, object], content_type: str = "application/json") -> DecodeRequest:
-    body = {"inputs": "YWI=", "parameters": {"shape": [1, 1, 1, 2], "dtype": "uint8", **parameters}}
-    request = read_request("", {"content-type": content_type}, json.dumps(body).encode(), "decode")
-    assert isinstance(request, DecodeRequest)
-    return request
-
-
-@pytest.mark.parametrize(
-    ("parameters", "scaling"),
-    [
-        ({}, Scaling("model", None, None)),
-        ({"do_scaling": None}, Scaling("model", None, None)),
-        ({"do_scaling": True}, Scaling("model", None, None)),
-        ({"do_scaling": False}, Scaling("none", None, None)),
-        ({"do_scaling": "False"}, Scaling("none", None, None)),
-        ({"scaling_factor": 0.5}, Scaling("given", 0.5, None)),
-        ({"scaling_factor": "0.5", "shift_factor": 1}, Scaling("given", 0.5, 1.0)),
-        ({"shift_factor": 1}, Scaling("model", None, 1.0)),
-    ],
-)
-def test_scaling_table_of_the_json_form(parameters: dict[str, object], scaling: Scaling) -> None:
-    assert v0(parameters).scaling == scaling
-
-
-def test_only_application_json_scales_by_default() -> None:
-    assert v0({}, "tensor/base64").scaling == Scaling("none", None, None)
-
-
-# ---------------------------------------------------------------------------------- the response matrix
-
-
-@pytest.mark.parametrize(
-    ("output_type", "partial", "accept", "output"),
-    [
-        ("pil", "False", "image/jpeg", "picture"),
-        ("pil", "True", "image/jpeg", "picture"),
-        ("pil", "False", "tensor/binary", "unit"),
-        ("pil", "True", "tensor/binary", "unit"),
-        ("pt", "False", "tensor/binary", "signed"),
-        ("pt", "True", "tensor/binary", "pixels"),
-        ("mp4", "False", "text/plain", "video"),
-        ("mp4", "True", "text/plain", "video"),
-        ("mp4", "False", "tensor/binary", "video"),
-        ("pt", "False", "*/*", "signed"),
-        ("pt", "False", "image/png", "signed"),
-        ("pil", "False", "*/*", "picture"),
-        ("pil", "False", "", "picture"),
-        ("pil", "False", "tensor/base64", "unit"),
-        ("pil", "False", "application/json", "unit"),
-    ],
-)
-def test_response_matrix(output_type: str, partial: str, accept: str, output: str) -> None:
-    assert decode(f"output_type={output_type}&partial_postprocess={partial}", accept=accept).output == output
-
-
-@pytest.mark.parametrize(
-    ("accept", "output"),
-    [
-        ("", "picture"),
-        ("*/*", "picture"),
-        ("image/png", "picture"),
-        ("tensor/binary", "signed"),
-        ("tensor/base64", "signed"),
-        ("application/json", "signed"),
-        ("video/mp4", "video"),
-        ("text/html,*/*;q=0.8", "picture"),
-    ],
-)
-def test_without_output_type_accept_decides(accept: str, output: str) -> None:
-    assert decode("", accept=accept).output == output
-
-
-@pytest.mark.parametrize(
-    ("query", "accept", "picture_format"),
-    [
-        ("", "", "jpeg"),
-        ("image_format=jpg", "", "jpeg"),
-        ("image_format=jpeg", "", "jpeg"),
-        ("image_format=PNG", "*/*", "png"),
-        ("image_format=webp", "", "webp"),
-        ("image_format=jpg", "image/png", "png"),
-        ("image_format=png", "image/jpeg", "jpeg"),
-        ("", "image/webp", "webp"),
-        ("", "image/jpg", "jpeg"),
-        ("", "image/png;q=0.5, image/webp", "webp"),
-        ("", "image/avif, image/png;q=0.9, image/*;q=0.8", "png"),
-        ("image_format=png", "image/webp;q=0", "png"),
-        ("image_format=png", "image/webp;q=much", "png"),
-    ],
-)
-def test_picture_format(query: str, accept: str, picture_format: str) -> None:
-    assert decode(query, accept=accept).picture_format == picture_format
-
-
-@pytest.mark.parametrize(
-    ("accept", "envelope"),
-    [
-        ("", "binary"),
-        ("*/*", "binary"),
-        ("tensor/binary", "binary"),
-        ("tensor/base64", "base64"),
-        ("application/json", "base64"),
-        ("Application/JSON; charset=utf-8", "base64"),
-        ("tensor/binary, application/json;q=0.1", "binary"),
-        ("tensor/binary;q=0.1, tensor/base64;q=0.2", "base64"),
-    ],
-)
-def test_envelope(accept: str, envelope: str) -> None:
-    assert decode("output_type=pt", accept=accept).envelope == envelope
-    request = read_request("", {"accept": accept}, PNG, "encode")
-    assert request.envelope == envelope
+SD_SCALING = Scaling("given", 0.18215, None)
+FLUX_SCALING = Scaling("given", 0.3611, 0.1159)
+MODEL = Scaling("model", None, None)
+NONE = Scaling("none", None, None)
 
 
 # ------------------------------------------------------------------------------------ content and its type
@@ -473,18 +180,6 @@ def test_a_parameter_of_the_other_task_is_unknown(task: Task, name: str) -> None
         read_request(f"{SHAPE}&{name}=1", LATENTS, b"ab", task)
 
 
-@pytest.mark.parametrize("quality", ["0", "101", "-1", "high"])
-def test_quality_has_bounds(quality: str) -> None:
-    with pytest.raises(RequestError, match="quality"):
-        decode(f"quality={quality}")
-
-
-@pytest.mark.parametrize("query", ["height=0&width=8", "height=8&width=-8", "height=8.5&width=8"])
-def test_height_and_width_are_whole_and_above_zero(query: str) -> None:
-    with pytest.raises(RequestError, match=r"(height|width) is"):
-        decode(query)
-
-
 @pytest.mark.parametrize(
     ("query", "value_range", "sample", "seed"),
     [
@@ -514,12 +209,13 @@ def test_moments_are_neither_scaled_nor_drawn_from(more: str) -> None:
 
 
 def test_a_memory_layout_is_said_where_it_is_not_the_usual_one() -> None:
-    usual = write_request(DecodeRequest(SD)).query
+    shape, data = (1, 4, 2, 3), bytes(range(48))
+    usual = write_request(DecodeRequest(WireTensor("float16", shape, data))).query
     assert "channels_last" not in usual
-    latents = WireTensor(SD.dtype, SD.shape, SD.data, channels_last=True)
+    latents = WireTensor("float16", shape, data, channels_last=True)
     written = write_request(DecodeRequest(latents))
     assert "&channels_last=True&" in written.query
-    assert written.body == SD.data
+    assert written.body == data
     assert read_request(written.query, written.headers, written.body) == DecodeRequest(latents)
 
 
@@ -657,13 +353,6 @@ def test_every_combination_reads_back() -> None:
         request = DecodeRequest(latents, scaling, output, picture_format, 80, envelope, 8, 16)  # type: ignore[arg-type]
         written = write_request(request)
         assert read_request(written.query, written.headers, written.body, "decode") == request
-
-
-@pytest.mark.parametrize("case", [name for name in SAID if name != "v0-json"])
-def test_golden_requests_read_back(golden: Golden, case: str) -> None:
-    request = read_request(*golden[case])
-    written = write_request(request)
-    assert read_request(written.query, written.headers, written.body) == request
 
 
 # ------------------------------------------------------------------------------ what people send by mistake
