@@ -25,37 +25,20 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from crops import load_photographs, random_batch, square, to_pixels, to_tensor
 from diffusers import AutoencoderKL
 from muon import new_optimisers
 from PIL import Image
 from skimage.metrics import structural_similarity
+from starter_model import new_model
 from torch import Tensor, nn
 from tqdm import tqdm
-
-# The shape of Stable Diffusion's VAE (8 pixels to a latent, 4 latent channels), an eighth to a quarter its
-# width. Most of the time of such a net goes where pictures are still large: the first widths are smallest.
-ARCHITECTURE = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "block_out_channels": [16, 32, 96, 128],
-    "layers_per_block": 1,
-    "latent_channels": 4,
-    # Few, wide groups: GroupNorm takes away each group's mean, and what is left of a picture's overall
-    # brightness is the difference between channels of one group. The usual 32 groups would leave none.
-    "norm_num_groups": 4,
-    "sample_size": 256,
-    "force_upcast": False,
-}
 
 # Small crops first, because many cheap steps settle colours and edges; large ones last, because GroupNorm's
 # statistics and attention's reach should end up as they are for whole pictures.
 # (share of the run after which it begins, crop side, crops per step)
 STAGES = ((0.0, 64, 8), (0.3, 96, 4), (0.65, 160, 2), (0.88, 256, 1))
 
-SMALLEST_SCALE = 160  # the short side a whole picture is shrunk to, at least, before a crop is taken from it
-LARGEST_SCALE = 1024
 LEARNING_RATE = 2.5e-3
 WARM_UP = 0.02  # share of the run
 KL_WEIGHT = 1e-6  # as in latent diffusion: keeps the latents from growing, too little to blur pictures
@@ -67,151 +50,7 @@ CHECKPOINT_EVERY_S = 120.0
 JUDGE_EVERY_S = 120.0
 
 
-# ---------------------------------------------------------------- photographs
-
-
-def load_photographs(folder: Path) -> dict[str, np.ndarray]:
-    """Every photograph of a folder by name, as uint8 (H, W, 3)."""
-    found = {path.stem.replace("--", "/"): np.load(path) for path in sorted(folder.glob("*.npy"))}
-    if not found:
-        raise FileNotFoundError(f"no photographs in {folder}: run training/photographs.py first")
-    return found
-
-
-def random_crop(photograph: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    """A square piece of the photograph as it looks when the whole is shrunk by a random factor."""
-    height, width = photograph.shape[:2]
-    short = min(height, width)
-    smallest = min(short, max(side, SMALLEST_SCALE))
-    scale = math.exp(rng.uniform(math.log(smallest), math.log(max(smallest, min(short, LARGEST_SCALE)))))
-    reach = min(short, round(side * short / scale))
-    top, left = rng.integers(height - reach + 1), rng.integers(width - reach + 1)
-    piece = Image.fromarray(photograph[top : top + reach, left : left + reach])
-    crop = np.asarray(piece.resize((side, side), Image.Resampling.LANCZOS, reducing_gap=2))
-    return crop[:, ::-1] if rng.random() < 0.5 else crop
-
-
-def random_batch(photographs: list[np.ndarray], side: int, count: int, rng: np.random.Generator) -> Tensor:
-    """Random crops of random photographs, (count, 3, side, side) in [-1, 1]."""
-    chosen = rng.integers(len(photographs), size=count)
-    pixels = np.stack([random_crop(photographs[index], side, rng) for index in chosen])
-    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-    # A little more or less of each primary colour, so that colours the photographs lack are not lost.
-    gain = torch.from_numpy(rng.uniform(0.85, 1.15, (count, 3, 1, 1))).float()
-    return ((batch + 1) * gain - 1).clamp(-1, 1)
-
-
-def square(photograph: np.ndarray, side: int) -> Image.Image:
-    """The whole picture, cut to its central square and resized: the form in which pictures are judged."""
-    height, width = photograph.shape[:2]
-    short = min(height, width)
-    top, left = (height - short) // 2, (width - short) // 2
-    centre = Image.fromarray(photograph[top : top + short, left : left + short])
-    return centre.resize((side, side), Image.Resampling.LANCZOS)
-
-
-def to_tensor(picture: Image.Image) -> Tensor:
-    """(1, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def to_pixels(decoded: Tensor) -> np.ndarray:
-    """uint8 (H, W, 3) of the first picture of a batch in [-1, 1]."""
-    return ((decoded[0].float() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-
-
-# ---------------------------------------------------------------- model and loss
-
-
-def new_model() -> AutoencoderKL:
-    """The untrained net, which already turns pictures into 8x8 mean colours and those into a blurred picture.
-
-    From random weights the first half of a short run goes into learning just that. Three channels carry red,
-    green and blue past every block, whose own contribution starts at nothing; the others begin at random.
-    """
-    model = AutoencoderKL(**ARCHITECTURE)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(("conv2.weight", "conv2.bias", "to_out.0.weight", "to_out.0.bias")):
-                parameter.zero_()  # what a block adds to its input
-        carry_colours_through_encoder(model.encoder)
-        carry_colours_through_decoder(model.decoder)
-        latents = ARCHITECTURE["latent_channels"]
-        for conv in (model.quant_conv, model.post_quant_conv):
-            connect(conv, dict(enumerate(range(latents))))
-        # The rest of the encoder's output is the log-variance: begin with next to no noise.
-        model.quant_conv.weight[latents:] = 0.0
-        model.quant_conv.bias[latents:] = -7.0
-    return model
-
-
-COLOURS = {0: 0, 1: 1, 2: 2}  # output channel: input channel
-ANCHOR = 6.0  # pixels lie in [-1, 1]
-COPY = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]])
-MEAN_OF_2X2 = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 0]]) / 4  # diffusers pads on the right and below
-BILINEAR = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16  # of what nearest neighbour has doubled
-
-
-def connect(conv: nn.Conv2d, wiring: dict[int, int], kernel: Tensor = COPY) -> None:
-    """Make output channels copies of input channels, seen through a 3x3 kernel (a 1x1 takes its centre)."""
-    for target, source in wiring.items():
-        conv.weight[target] = 0.0
-        conv.bias[target] = 0.0
-        conv.weight[target, source] = kernel if conv.kernel_size == (3, 3) else 1.0
-
-
-def anchor(conv: nn.Conv2d, positive: int, negative: int) -> None:
-    """Make two channels constants, so large that GroupNorm's mean and deviation hardly depend on the picture.
-
-    Without them the norm would take away how bright and how contrasty the picture is.
-    """
-    for channel, value in ((positive, ANCHOR), (negative, -ANCHOR)):
-        conv.weight[channel] = 0.0
-        conv.bias[channel] = value
-
-
-def pass_norm_and_activation(norm: nn.GroupNorm, conv: nn.Conv2d, wiring: dict[int, int]) -> None:
-    """Wire the last convolution so that colours come through the norm and SiLU before it nearly unchanged."""
-    lift = 2.0  # where SiLU is nearly a straight line of slope 1.09
-    deviation = ANCHOR * math.sqrt(2 * norm.num_groups / norm.num_channels)
-    connect(conv, wiring)
-    for target, source in wiring.items():
-        norm.weight[source] = deviation
-        norm.bias[source] = lift
-        conv.weight[target] /= 1.09
-        conv.bias[target] = -lift * torch.tensor(lift).sigmoid() / 1.09
-
-
-def carry_colours_through_encoder(encoder: nn.Module) -> None:
-    """RGB in, mean RGB of every 8x8 pixels out, in the first three latents."""
-    connect(encoder.conv_in, COLOURS)
-    for block in encoder.down_blocks:
-        for resnet in block.resnets:
-            if resnet.conv_shortcut is not None:
-                connect(resnet.conv_shortcut, COLOURS)
-        for sampler in block.downsamplers or ():
-            connect(sampler.conv, COLOURS, MEAN_OF_2X2)
-    anchor(encoder.down_blocks[-1].resnets[0].conv_shortcut, 3, 4)
-    pass_norm_and_activation(encoder.conv_norm_out, encoder.conv_out, COLOURS)
-
-
-def carry_colours_through_decoder(decoder: nn.Module) -> None:
-    """Mean RGB in the first three latents in, a bilinear enlargement out."""
-    connect(decoder.conv_in, COLOURS)
-    for block in decoder.up_blocks:
-        for resnet in block.resnets:
-            if resnet.conv_shortcut is not None:
-                connect(resnet.conv_shortcut, COLOURS)
-        for sampler in block.upsamplers or ():
-            connect(sampler.conv, COLOURS, BILINEAR)
-    # The last norm has groups of four channels: one colour to a group, and two anchors beside it.
-    group = decoder.conv_norm_out.num_channels // decoder.conv_norm_out.num_groups
-    last = decoder.up_blocks[-1].resnets[0].conv_shortcut
-    connect(last, {group * colour: colour for colour in range(3)})
-    for colour in range(3):
-        anchor(last, group * colour + 1, group * colour + 2)
-    wiring = {colour: group * colour for colour in range(3)}
-    pass_norm_and_activation(decoder.conv_norm_out, decoder.conv_out, wiring)
+# ---------------------------------------------------------------- loss
 
 
 def charbonnier(difference: Tensor, smooth: float = 0.02) -> Tensor:
