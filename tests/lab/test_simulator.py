@@ -126,6 +126,15 @@ def test_it_is_within_15_percent_of_two_real_replicas() -> None:
         assert abs(one.error) < 0.15, one
 
 
+def test_records_that_cannot_be_compared_are_refused() -> None:
+    one, mixed = (read_record(RECORDS / f"serve-starter-{name}.json") for name in ("256-8-clients", "mixed"))
+    for first, second in ((one, mixed), (mixed, one)):
+        with pytest.raises(RequestError, match="different pictures"):
+            compare(first, second, FleetOptions(), 0.002)
+    with pytest.raises(RequestError, match="answered nothing"):
+        compare(one, replace(one, measurements=()), FleetOptions(), 0.002)
+
+
 def test_a_trace_is_read(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     path.write_text("# second, kind\n2.5\n0.5,random\n\n1,steady\n")

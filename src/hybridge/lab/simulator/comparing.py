@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 
+from ...errors import RequestError
 from ..harness.stats import percentile
 from ..serve_bench.load_generator import OK
 from ..serve_bench.record import ServeRecord
@@ -65,8 +66,6 @@ def at_load(
     """Simulate replicas at a share of what they could do at most, or at a rate.
 
     Args:
-        kinds: What comes.
-        options: The fleet.
         share: Of the replicas' capacity, 0 to 1.
         jobs: About as many come.
         rate: Jobs in a second, instead of ``share``.
@@ -107,10 +106,20 @@ def compare(costs: ServeRecord, measured: ServeRecord, options: FleetOptions, fr
     Args:
         costs: A record of one server with one device, whose seconds are used.
         measured: A record of the fleet of ``options`` under the load that is simulated.
-        options: The fleet.
         front_s: Seconds of the front's processor for each job.
+
+    Raises:
+        RequestError: where the fleet answered nothing, or other pictures than the one device did.
     """
     kinds, asked, result = kinds_of(costs, front_s), measured.arguments, served(measured)
+    if [kind.name for kind in kinds] != [kind.title for kind in asked.loads[0].kinds]:
+        raise RequestError(
+            "the records are of different pictures",
+            saw=asked.loads[0].title,
+            expected=", ".join(kind.name for kind in kinds),
+        )
+    if not result.answered():
+        raise RequestError("the fleet answered nothing", saw=result.missing)
     fleet = Fleet(replace(options, seed=asked.seed, warm_up=0.0))
     if asked.rate is None:
         jobs = MOST_JOBS if asked.requests is None else asked.requests
