@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import shared_fork_server
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -281,10 +282,12 @@ def test_requests_are_what_a_server_understands(server: str, small: str) -> None
 
 def test_a_run_from_the_command_line(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(runner, "ask", shared_fork_server.forking_ask(tmp_path))
     asked = ["bench", "serve", "--model", small, "--size", "64", "--clients", "2", "--requests", "6"]
     asked += ["--repeats", "1", "--rivals", "engine,hybridge,ray", "--limit-s", "120", "--out", str(tmp_path)]
     monkeypatch.setitem(servers.SERVERS, "ray", replace(servers.SERVERS["ray"], package="no_ray_here"))
     shown = CliRunner().invoke(application, asked, env={"COLUMNS": "250"}, catch_exceptions=False)
+    shared_fork_server.close_all()
     kept = json.loads((tmp_path / "serve-mine.json").read_text())
     engine, hybridge, ray = kept["measurements"]
     assert [sample["outcome"] for sample in engine["samples"] + hybridge["samples"]] == [load_generator.OK] * 12

@@ -16,8 +16,6 @@ def look_up(kind: str, name: str, rows: Mapping[str, Row], expected: str | None 
 
     Args:
         kind: What it is, for people: ``technique``.
-        name: As it was typed.
-        rows: By name.
         expected: What to say in place of all names, where they are many.
 
     Raises:

@@ -24,7 +24,6 @@ class Turn:
     """One measurement.
 
     Attributes:
-        title: For people.
         key: What tells its entry in the record from others.
         measure: Gives the rest of the entry.
         entries: The list of the record that it goes into.
@@ -71,7 +70,6 @@ def run_benchmark(
     Args:
         benchmark: Its name in records.
         arguments: As the record keeps them.
-        path: Of the record, JSON.
         resume: Whether to go on with the record that is there.
         progress: Hears what comes next.
         environment: Asks for the machine and the libraries.
@@ -81,7 +79,6 @@ def run_benchmark(
     Raises:
         RequestError: when there is a record and ``resume`` is not set; and when it is set and the record is of
             another environment or other arguments.
-        EngineFailure: when the environment cannot be described.
         HybridgeError: when the disk takes no more; what was measured is kept.
     """
     before = records.find(path, benchmark, resume=resume)

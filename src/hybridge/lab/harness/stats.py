@@ -10,14 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Of samples in seconds.
-
-    Attributes:
-        median_s: The middle.
-        lowest_s: The fastest.
-        highest_s: The slowest.
-        samples: How many there are.
-    """
+    """Of samples in seconds; ``samples`` is their number."""
 
     median_s: float
     lowest_s: float

@@ -52,7 +52,6 @@ def ask(
 
     Args:
         module: What ``python -m`` runs; it calls :func:`answer`.
-        job: What it is asked.
         limit_s: Seconds that it may take, or None.
         variables: Of its environment, above this one's.
     """

@@ -24,7 +24,7 @@ class Content:
 
     Attributes:
         findings, summary: Of the studies; None where there are none.
-        tables: Of the other records, by the name of the benchmark: ``vae``, ``serve``.
+        tables: Of the other records, by the name of the benchmark.
     """
 
     sources: Sources

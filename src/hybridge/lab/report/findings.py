@@ -56,10 +56,8 @@ class Row:
         within_noise: Its samples and the baseline's overlap, so that no difference in time was shown.
         step_s: Seconds of a picture for each of its denoising steps.
         calls: Batch size of the denoiser at each of its forwards for one picture.
-        memory: Peak bytes, by measure.
-        memory_ratios: To the baseline, by measure.
+        memory, memory_ratios: Peak bytes, by measure.
         pictures: Files by prompt, as the record names them, under ``folder``.
-        why_not_counted: Why live tensors could not be counted, or None.
     """
 
     name: str
@@ -125,7 +123,6 @@ class Findings:
         asked: Configurations that were asked for; more than rows while a study is not done.
         measures: Of memory, that can be compared here; the first is the one in the table.
         arguments: Of the first study.
-        pipeline: What was measured.
         not_scored: What pictures could not be judged by, and why.
     """
 

@@ -39,9 +39,8 @@ class Tile:
 
     Attributes:
         rows: The configurations, the baseline first; at least one.
-        picture: Data URI.
         width, height: Of the thumbnail, pixels.
-        difference: Data URI of |picture − baseline| × factor; None for the baseline's own picture, and without one.
+        picture, difference: Data URIs; the latter of |picture − baseline| × factor, None without a baseline.
         factor: A power of two.
     """
 
@@ -58,7 +57,6 @@ class Sheet:
     """All pictures of one prompt.
 
     Attributes:
-        prompt: ``name``, ``prompt`` and ``seed``, from the record.
         tiles: The baseline's first.
         lost: Configurations whose picture is named in the record and could not be read.
     """

@@ -37,10 +37,7 @@ class Source(Generic[Read]):
 class Sources:
     """All records of a page, of one environment, in the order given.
 
-    Attributes:
-        studies: Of ``hybridge lab run``; alike in everything but what was tried.
-        vaes: Of ``hybridge bench vae``.
-        serves: Of ``hybridge bench serve``.
+    Those of ``hybridge lab run`` are alike in everything but what was tried.
     """
 
     studies: tuple[Source[Study], ...]

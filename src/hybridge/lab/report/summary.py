@@ -13,13 +13,7 @@ from .findings import Findings, Measure, Row
 
 @dataclass(frozen=True, slots=True)
 class Winner:
-    """One superlative.
-
-    Attributes:
-        label: *Fastest*.
-        row: Who it is.
-        facts: Its numbers, a phrase each.
-    """
+    """A configuration that is first in something, such as *Fastest*; each fact is a phrase."""
 
     label: Text
     row: Row
@@ -42,7 +36,6 @@ class Summary:
     Attributes:
         lines: Sentences about the run.
         warnings: Sentences that a reader must not miss.
-        winners: Empty where nothing was measured.
         others: By outcome: what is left to say of those that did not work.
     """
 

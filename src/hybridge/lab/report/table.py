@@ -21,7 +21,6 @@ class Cell:
     """A number.
 
     Attributes:
-        text: As it is shown.
         value: As it is sorted; None comes last.
         about: What to say to those who point at it.
         is_faint: It says less than it seems to.
@@ -37,13 +36,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a technique's source promises.
-
-    Attributes:
-        text: The promise; None where the catalogue has none.
-        source: An address, or None.
-        guide: The guide's own figures, or None.
-    """
+    """What a technique's source promises, and what the guide's own figures are."""
 
     text: Text | None
     source: str | None

@@ -79,10 +79,8 @@ class ServeArguments:
         clients: Of a closed loop; None for eight, or for the sum of a mix's weights.
         rate: Of an open loop: requests in a second; None for a closed one.
         in_flight: Of an open loop: how many may be under way.
-        seconds: Of one measurement.
-        requests: Of one measurement.
+        seconds, requests: Of one measurement; None for no bound.
         rivals: Names, in the order in which they take turns.
-        picture_format: Of the answers.
         repeats: Rounds: how often every server is started anew.
         limit_s: Seconds that one request, or the start of a server, may take.
         seed: Of latents and arrivals.

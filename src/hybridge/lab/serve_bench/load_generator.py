@@ -44,9 +44,7 @@ class PreparedRequest:
 
     Attributes:
         kind: What it is in the record, such as ``starter 256²``.
-        url: With its query.
         headers: Credentials among them.
-        body: Of the request.
     """
 
     kind: str

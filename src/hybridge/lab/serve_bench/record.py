@@ -14,12 +14,7 @@ from .load_generator import OK, Sample
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A server under a load in one round.
-
-    Attributes:
-        samples: What became of every request; None where nothing was measured.
-        missing: Why it was not, or None.
-    """
+    """A server under a load in one round: what became of every request, or why nothing was measured."""
 
     load: str
     round: int
@@ -30,12 +25,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What is known of one server under one load.
-
-    Attributes:
-        rounds: Raw samples, round by round.
-        missing: Why there are none, or None.
-    """
+    """What is known of one server under one load: raw samples, round by round, or why there are none."""
 
     rounds: list[tuple[Sample, ...]]
     missing: str | None

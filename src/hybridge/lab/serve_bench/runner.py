@@ -34,9 +34,7 @@ def run(arguments: ServeArguments, path: Path, *, resume: bool = False, progress
 
     Args:
         arguments: What to measure.  Credentials in ``url`` are used and not kept.
-        path: Of the record, JSON.
-        resume: Whether to go on with the record that is there.
-        progress: Hears what comes next.
+        path, resume, progress: See :func:`.run_benchmark`.
 
     Raises:
         RequestError: for arguments that cannot be.

@@ -45,7 +45,6 @@ class Module:
 
     Args:
         model: A name of the catalogue, or one with its place.
-        picture_format: Of the files that are written.
         threads: Of torch, on a CPU; None leaves their number as it is.
 
     Raises:

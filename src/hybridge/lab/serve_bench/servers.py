@@ -45,11 +45,9 @@ class Server:
     """A row.
 
     Attributes:
-        name: On the command line and in records.
-        title: In tables.
+        name: On the command line and in records; ``title`` is its name in tables.
         request: The request for pictures of a kind; takes the address, the kind and the arguments.
         command: Starts it on a port; None for what is no server.
-        package: What must be installed, or None.
     """
 
     name: str

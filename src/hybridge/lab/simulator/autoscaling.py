@@ -21,8 +21,7 @@ class Autoscaling:
     """The rules; defaults are those of Ray Serve 2.60 and of the server's own deployment.
 
     Attributes:
-        least: Replicas, at least.
-        most: Replicas, at most.
+        least, most: Replicas.
         start_s: Seconds until a new replica takes jobs: a machine, a process, and loading a model.
         down_s: Seconds for which fewer have to be wanted before some are ended.
     """
@@ -34,12 +33,7 @@ class Autoscaling:
 
 
 class Autoscaler:
-    """The rules at work.
-
-    Attributes:
-        rules: The rules.
-        number: Replicas that there are, or that are being started.
-    """
+    """The rules at work; ``number`` is that of the replicas that there are, or that are being started."""
 
     def __init__(self, rules: Autoscaling, number: int) -> None:
         self.rules, self.number = rules, number

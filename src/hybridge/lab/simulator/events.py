@@ -31,11 +31,7 @@ class Clock:
 
 
 class Station:
-    """Serves one after another, in the order of arrival: a processor, or a link.
-
-    Attributes:
-        busy_s: Seconds for which it was in use.
-    """
+    """Serves one after another, in the order of arrival: a processor, or a link; it was in use for ``busy_s``."""
 
     def __init__(self, clock: Clock) -> None:
         self.busy_s = 0.0

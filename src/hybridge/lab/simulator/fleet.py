@@ -26,13 +26,11 @@ class FleetOptions:
     """What is simulated.
 
     Attributes:
-        replicas: At the beginning.
         link_bytes_per_s: Speed of the front's link to all replicas together.
         hop_s: Seconds that a job needs to a replica and back, besides its bytes.
         autoscaling: Rules by which replicas come and go; None for a fixed number.
         has_gaps: Whether short jobs run in the gaps of long ones.
         warm_up: Share of the jobs, the first ones, that the result leaves out.
-        seed: Of whatever is drawn.
     """
 
     replicas: int = 1
@@ -46,12 +44,7 @@ class FleetOptions:
 
 @dataclass(slots=True, eq=False)
 class SimulatedJob:
-    """One job.  Times are in seconds from the beginning.
-
-    Attributes:
-        left_s: Of its run.
-        then: Called when it is answered.
-    """
+    """One job, ``left_s`` of whose run are left.  Times are in seconds from the beginning."""
 
     kind: JobClass
     device_s: float
@@ -102,9 +95,7 @@ class Outcome:
         seconds: From the first arrival to the last answer.
         replica_s: Seconds for which there were replicas, all together.
         utilisation: The share of those in which their devices worked.
-        front_busy: The share of the time for which the front worked.
-        link_busy: The share of the time for which its link carried bytes.
-        most_replicas: The highest number of replicas.
+        front_busy, link_busy: The share of the time for which the front worked, and its link carried bytes.
     """
 
     jobs: Sequence[SimulatedJob]
@@ -166,7 +157,6 @@ class Fleet:
         """Run clients, one for each kind in ``clients``, that send their next job when they have an answer.
 
         Args:
-            clients: What each asks for.
             jobs: Most jobs.
             seconds: No job begins later; None for no bound.
         """

@@ -20,7 +20,6 @@ class Case:
 
     Attributes:
         model: A name of the catalogue, or NAME=PATH_OR_REPO[:subfolder].
-        task: ``decode`` or ``encode``.
         size: Side of the picture in pixels.
         dtype: Of weights and activations.
         device: ``auto`` or any torch device.
@@ -52,13 +51,10 @@ class Arguments:
 
     Attributes:
         sizes: Sides of pictures in pixels.
-        task: ``decode`` or ``encode``.
-        dtypes: Names of dtypes.
         repeats: Rounds: how often every rival is started anew.
         budget_bytes: What ``exact`` may take on top of the weights, or None.
         tile_pixels: Side of diffusers' tiles, or None for the model's own.
         rivals: Names, in the order in which they take turns.
-        limit_s: Seconds that one process may take.
     """
 
     model: str = ""

@@ -24,11 +24,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What every entry has.
-
-    Attributes:
-        missing: Why nothing was measured, or None.
-    """
+    """What every entry has; ``missing`` says why nothing was measured."""
 
     task: str
     size: int
@@ -54,7 +50,6 @@ class Measurement(Entry):
         reference: Dtype of the untiled picture that it was compared with; None where it was not.
         relative_l2, psnr_db: See :func:`.subject.distance`.
         no_reference: Why there was nothing to compare with, or None.
-        tile_pixels: Side of diffusers' tiles.
         budget_bytes: What the exact engine was told that it may take.
     """
 
@@ -91,11 +86,9 @@ class RoofMeasurement(Entry):
 
 @dataclass(frozen=True, slots=True)
 class Roof:
-    """What the program's products take alone.
+    """What the program's products take alone, and their FLOPs.
 
     Attributes:
-        seconds: Of all of them.
-        flops: Of all of them.
         convolution_flops_per_s: Over all convolutions, each shape weighing as much as it has to do.
         matmul_flops_per_s: Of attention's products; None where there is no attention.
     """
@@ -111,8 +104,7 @@ class Result:
     """What is known of one rival in one case.
 
     Attributes:
-        time: Of its rounds, or None.
-        missing: Why there is no time, or None.
+        time: Of its rounds; None where something is ``missing``.
         judged: The entry of the round that judged; None where there is no entry.
     """
 

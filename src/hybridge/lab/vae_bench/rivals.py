@@ -31,7 +31,6 @@ class Ready:
         given: The input, as it wants it.
         first: What the first call is given, which is not timed; None for the same.
         release: Gives back what it keeps between calls; activations that are kept would not be seen as taken.
-        about: What the record should say of it.
     """
 
     run: Callable[[Any], Any]
@@ -59,10 +58,7 @@ class Rival:
     """A row.
 
     Attributes:
-        name: On the command line and in records.
-        title: In tables.
-        make: Gets it ready.
-        why_missing: The reason why it cannot take part in this case, or None.
+        name: On the command line and in records; ``title`` is its name in tables.
         budget_of: The rival whose measured peak is this one's budget.
     """
 

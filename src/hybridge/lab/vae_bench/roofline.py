@@ -41,10 +41,7 @@ class Convolution:
     """The convolutions of a program that differ in nothing but the picture's size.
 
     Attributes:
-        in_channels: Read.
-        out_channels: Written.
         kernel: Its side.  A 3×3 convolution of a doubled picture is four of 2×2, as programs count it.
-        stride: Of both axes.
         height, width: Of the largest picture that is read.
         flops: Of all of them together.
     """

@@ -37,9 +37,7 @@ def run(arguments: Arguments, path: Path, *, resume: bool = False, progress: Pro
 
     Args:
         arguments: What to measure.
-        path: Of the record, JSON.
-        resume: Whether to go on with the record that is there.
-        progress: Hears what comes next.
+        path, resume, progress: See :func:`.run_benchmark`.
 
     Raises:
         RequestError: for arguments that cannot be.

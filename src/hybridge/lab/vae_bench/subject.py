@@ -36,7 +36,6 @@ def build(case: Case, dtype: torch.dtype | None = None) -> Any:
 
     Raises:
         ModelUnavailable: when weights or config cannot be had.
-        EngineFailure: when the device is not there.
     """
     import diffusers
 
