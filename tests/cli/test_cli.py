@@ -192,7 +192,14 @@ def test_files_of_other_programs_and_batches(specs, tmp_path) -> None:
     save_file({"latent_tensor": latents, **marker}, tmp_path / "new.latent")
     save_file({"latent_tensor": latents * 0.18215}, tmp_path / "old.latent")
     torch.save({"latents": latents.double() * 0.13025}, tmp_path / "plain.pt")
-    for name, note in (("new.latent", ""), ("old.latent", "divided by 0.18215"), ("plain.pt", "taken for")):
+    ours = {"model": "sd-v1", "space": "vae"}
+    save_file({"latents": latents}, tmp_path / "ours.safetensors", ours)
+    for name, note in (
+        ("new.latent", ""),
+        ("old.latent", "divided by 0.18215"),
+        ("plain.pt", "taken for"),
+        ("ours.safetensors", "latents of sd-v1 by its own account, decoded with mine="),
+    ):
         done = hybridge("decode", tmp_path / name, "--model", f"mine={specs['sdxl'].source}")
         assert note in done.stderr
         for index in range(2):

@@ -140,6 +140,10 @@ def test_success(verb: str) -> None:
     assert words in hybridge(*verb.split(), *arguments).stdout
 
 
+def test_a_file_that_names_no_model_is_said_to_be_decoded_with_the_starter() -> None:
+    assert "decoded with starter, because it names no model" in hybridge("decode", "latents.safetensors").stderr
+
+
 @pytest.mark.parametrize("verb", [verb for verb, (first, _) in RIGHT.items() if isinstance(first, str)])
 def test_success_is_tested_elsewhere(verb: str) -> None:
     file, words = RIGHT[verb]

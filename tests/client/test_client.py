@@ -130,6 +130,21 @@ def test_a_file_of_latents(client: Client, stub: Any, tmp_path: Path) -> None:
         client.decode("nothing.latent")
 
 
+def test_a_file_of_latents_is_decoded_by_the_model_that_it_names(client: Client, stub: Any, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    path = tmp_path / "x.safetensors"
+    for told, asked, called in (
+        ("sdxl", None, "sdxl"),
+        ("mine=~/vae:vae", None, "mine"),
+        ("sdxl", "flux", "flux"),
+    ):
+        save_file({"latents": torch.from_numpy(LATENTS)}, path, {"model": told, "space": "vae"})
+        client.decode(path, output="signed", model=asked)
+        assert stub.seen[-1].path == f"/prefix/v1/{called}/decode"
+
+
 def test_numpy_of_any_layout_and_bfloat16_answers(client: Client, stub: Any) -> None:
     client.decode(np.asfortranarray(LATENTS).astype(np.float64), output="signed")
     assert stub.seen[-1].request.latents.to_numpy().tolist() == LATENTS.tolist()

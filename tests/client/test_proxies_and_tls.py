@@ -64,7 +64,17 @@ def test_this_machine_is_never_called_through_a_proxy(host: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["gpu-box", "gpu-box.local", "10.1.2.3", "172.31.0.1", "192.168.1.5", "169.254.1.1", "[fe80::1]", "[fd00::1]"],
+    [
+        *(
+            "gpu-box",
+            "gpu-box.local",
+            "gpu-box.lan",
+            "gpu-box.home.arpa",
+            "host.docker.internal",
+            "hybridge.ml.svc",
+        ),
+        *("10.1.2.3", "172.31.0.1", "192.168.1.5", "169.254.1.1", "100.101.102.103", "[fe80::1]", "[fd00::1]"),
+    ],
 )
 def test_the_local_network_is_called_through_a_proxy_only_where_that_was_asked(host: str) -> None:
     assert proxy_of(f"http://{host}") is None
@@ -125,7 +135,11 @@ def test_socks_needs_a_package(scheme: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    "text", ["http://", "://x", "ftp://proxy:1", "socks4://proxy:1", "http://proxy:port", "http://[::1"]
+    "text",
+    [
+        *("http://", "://x", "ftp://proxy:1", "socks4://proxy:1"),
+        *("http://proxy:port", "http://proxy:99999", "http://[::1"),
+    ],
 )
 def test_a_proxy_that_cannot_be_one_is_named(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", text)
@@ -163,6 +177,20 @@ def test_a_proxy_that_refuses() -> None:
         pytest.raises(ServerUnreachable, match=r"through the proxy.*407.*user:password@"),
     ):
         client.health()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_is_not_there_is_named(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as placeholder:
+        placeholder.bind(("127.0.0.1", 0))
+        proxy = f"http://127.0.0.1:{placeholder.getsockname()[1]}"
+        monkeypatch.setenv("ALL_PROXY", proxy.replace("//", "//me:s3cret@"))
+        for kind in (Client, AsyncClient):
+            said = rf"gpu.example cannot be reached through the proxy.*{proxy} of the environment's ALL_PROXY"
+            with pytest.raises(ServerUnreachable, match=said) as caught:
+                health(kind, f"{scheme}://gpu.example", verify=False)
+            assert "hybridge serve" not in str(caught.value)
+            assert "s3cret" not in str(caught.value)
 
 
 # --------------------------------------------------------------------------------------------- pages

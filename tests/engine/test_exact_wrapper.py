@@ -231,9 +231,10 @@ class TestDtypes:
         assert wrapped.vae.dtype is torch.float16
 
     @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
-    @torch.no_grad()
-    def test_what_is_no_real_number_is_refused(self, dtype) -> None:
-        with pytest.raises(RequestError, match="expected floating-point numbers on cpu"):
+    @pytest.mark.parametrize("has_gradients", [False, True], ids=["strips", "plain"])
+    def test_what_is_no_real_number_is_refused(self, dtype, has_gradients: bool) -> None:
+        refused = pytest.raises(RequestError, match="expected floating-point numbers on cpu")
+        with torch.set_grad_enabled(has_gradients), refused:
             exact(small_kl(4)).decode(torch.ones(1, 4, 8, 8, dtype=dtype))
 
     @torch.no_grad()

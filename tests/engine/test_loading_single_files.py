@@ -152,9 +152,48 @@ def test_weights_of_something_else(tmp_path: Path) -> None:
     save_file(tensors | {"decoder.norm_out.bias": torch.zeros(32, dtype=torch.int8)}, path)
     with pytest.raises(ModelUnavailable, match=r"are no floats: saw decoder\.norm_out\.bias"):
         resolve(f"mine={path}:sdxl")
-    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ModelUnavailable, match="git lfs pull"):
-        resolve(f"mine={path}:sdxl")
+    for start, told in (
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>", "saw a web page, which a failed download left"),
+        (b'{"error": "Unauthorized"}', "saw JSON, which a failed download left"),
+        (b"GGUF\3\0\0\0\1", "saw GGUF, which is not read"),
+        (b"PK\3\4\0\0\0\0\0", "saw a file of torch.save's; `hybridge convert`"),
+        (b"\x80\2}q\0X\1\0\0", "saw a pickle; `hybridge convert`"),
+    ):
+        path.write_bytes(start)
+        with pytest.raises(ModelUnavailable, match=told):
+            resolve(f"mine={path}:sdxl")
+
+
+def test_fp8_weights_with_scales_are_refused(specs, tmp_path: Path) -> None:
+    """Without their scales, which ComfyUI and others keep beside them, they would give another picture."""
+    tensors = in_latent_diffusions_layout(full().state_dict())
+    name = "decoder.mid.block_1.conv1.weight"
+    tensors[name] = (tensors[name] / 2).to(torch.float8_e4m3fn)
+    path = tmp_path / "x.safetensors"
+    for scale in ("scale_weight", "weight_scale"):
+        save_file(tensors | {name.replace("weight", scale): torch.tensor(2.0)}, path)
+        with pytest.raises(ModelUnavailable, match=rf"are quantised: saw decoder.mid_block.*{scale}"):
+            Engine.load(resolve(f"mine={path}:sdxl"), CPU)
+    folder = Path(shutil.copytree(specs["sdxl"].source, tmp_path / "folder"))
+    weights = load_file(folder / "diffusion_pytorch_model.safetensors")
+    save_file(
+        weights | {"decoder.conv_in.weight_scale": torch.ones(1)}, folder / "diffusion_pytorch_model.safetensors"
+    )
+    with pytest.raises(ModelUnavailable, match=r"are quantised: saw decoder\.conv_in\.weight_scale"):
+        Engine.load(resolve(f"mine={folder}"), CPU)
+
+
+def test_a_folder_of_single_files_says_which_to_name(tmp_path: Path) -> None:
+    folder = tmp_path / "VAE"
+    folder.mkdir()
+    save_file(in_latent_diffusions_layout(full().state_dict()), folder / "b.safetensors")
+    for source in (folder, f"{folder}:b.safetensors"):
+        with pytest.raises(ModelUnavailable, match=rf"no config.json for mine. Try: .*mine={folder}/b.safetensors"):
+            resolve(f"mine={source}")
+    (folder / "b.safetensors").rename(folder / "b.ckpt")
+    with pytest.raises(ModelUnavailable, match=rf"hybridge convert {folder}/b.ckpt"):
+        resolve(f"mine={folder}")
 
 
 @pytest.mark.parametrize("ending", ["ckpt", "pt", "pth", "bin"])
@@ -192,7 +231,10 @@ def test_home_folders(specs, tmp_path: Path, monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["./x", "../x/y", "/x", "x.safetensors", "a/b.ckpt", "~nobody/x", "a\\b", "x.safetensors:sdxl", "here"],
+    [
+        *("./x", "../x/y", "/x", "x.safetensors", "a/b.ckpt", "~nobody/x", "a\\b", "x.safetensors:sdxl", "here"),
+        *("file:///x", "https://example.com/x", "https://huggingface.co/a/b", "hf://a/b"),
+    ],
 )
 def test_the_hub_is_not_asked_for_paths(source: str, tmp_path: Path, monkeypatch) -> None:
     def refuse(*_: object) -> None:
@@ -201,5 +243,6 @@ def test_the_hub_is_not_asked_for_paths(source: str, tmp_path: Path, monkeypatch
     monkeypatch.setattr(loading, "download", refuse)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
-    with pytest.raises((ModelUnavailable, RequestError)):
+    hint = "mine=a/b" if source.endswith("a/b") else "."
+    with pytest.raises((ModelUnavailable, RequestError), match=hint):
         resolve(f"mine={source}")

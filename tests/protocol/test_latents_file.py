@@ -58,10 +58,12 @@ def test_a_tensor_alone(form: str, tmp_path: Path) -> None:
 
 
 def test_flux_caches_of_sd_scripts_are_scaled_and_sd3s_are_not(tmp_path: Path) -> None:
-    for name, scaling in (("a_flux.npz", PIPELINE), ("a_sd3.npz", VAE), ("a.npz", None)):
+    cases = (("a_flux.npz", PIPELINE, "flux"), ("a_sd3.npz", VAE, "sd3"), ("a.npz", None, None))
+    for name, scaling, model in cases:
         np.savez(tmp_path / name, latents=np.zeros((16, 8, 6), np.float32), **SIDES)
         read = read_latents(tmp_path / name)
-        assert (read.scaling, read.tensor.shape, read.is_known) == (scaling, (1, 16, 8, 6), True)
+        assert (read.scaling, read.model, read.tensor.shape) == (scaling, model, (1, 16, 8, 6))
+        assert read.is_known
 
 
 @pytest.mark.parametrize("shape", [(16, 1, 8, 6), (16, 8, 6)])

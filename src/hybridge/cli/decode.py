@@ -70,9 +70,13 @@ def decode(
         raise RequestError("--quality is out of range", saw=quality, expected="1 to 100")
     file = read_latents(latents, tensor)
     scaling, notes = _space(latents, file, scaled)
+    name = model or file.model or "starter"
+    if model is None and file.model is None:
+        notes.append("decoded with starter, because it names no model; --model NAME, if another one made it")
+    elif model is not None and file.model is not None and model.split("=")[0] != file.model.split("=")[0]:
+        notes.append(f"latents of {file.model} by its own account, decoded with {model}, which was asked for")
     for note in notes:
         screen(stderr=True).print(f"{latents}: {note}")
-    name = model or file.model or "starter"
     batch = DecodeRequest(
         file.tensor,
         scaling,

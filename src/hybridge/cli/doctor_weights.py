@@ -62,7 +62,8 @@ def _is_pointer(path: Path) -> bool:
 
 def _look_at_vae(report: Report, source: str, subfolder: str | None) -> None:
     from ..engine.loading import locate, resolve, shape_before_loading
-    from ..engine.weights import FP16, PICKLED, STEM, check_fit, read_headers
+    from ..engine.other_files import PICKLED
+    from ..engine.weights import FP16, STEM, check_fit, read_headers
 
     folder = Path(source) if Path(source).is_file() else Path(source) / (subfolder or "")
     try:

@@ -130,7 +130,7 @@ class AsyncClient(
         **decode_arguments: Any,
     ) -> AsyncIterator[Preview | Picture[Any]]:
         """As :meth:`Client.decode_with_preview`, for ``async for``."""
-        request, kind = decode_request(latents, preview=True, **decode_arguments)
+        request, kind, model = decode_request(latents, model=model, preview=True, **decode_arguments)
         return self._stream(preview_flow(self._flows, request, model, kind, self._terms(deadline_s, progress)))
 
     @overload

@@ -14,7 +14,7 @@ import anyio.lowlevel
 import httpcore
 import httpx
 
-from .network import HEAD_BEGINS, HEAD_ENDS, LIMITS, closed, core_request, read_timeout, translated
+from .network import HEAD_BEGINS, HEAD_ENDS, LIMITS, closed, core_request, read_timeout, told_of, translated
 from .proxies import Proxies, Proxy
 from .tls import Trust
 
@@ -62,11 +62,23 @@ class AsyncNetwork(httpx.AsyncBaseTransport):
         options: dict[str, Any] = {**LIMITS, "ssl_context": context}
         if proxy is None:
             return httpcore.AsyncConnectionPool(**options)
+        options["network_backend"] = _AsyncProxyBackend(proxy)
         if proxy.is_socks:
             return httpcore.AsyncSOCKSProxy(str(proxy.url), proxy.auth, **options)
         if proxy.url.scheme == "https":
             options["proxy_ssl_context"] = httpx.create_ssl_context()
         return httpcore.AsyncHTTPProxy(str(proxy.url), proxy.auth, **options)
+
+
+class _AsyncProxyBackend(httpcore.AnyIOBackend):
+    """Connects to a proxy; a failure is told as the proxy's."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+
+    async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
+        with told_of(self._proxy):
+            return await super().connect_tcp(*args, **kwargs)
 
 
 class _AsyncBody(httpx.AsyncByteStream):

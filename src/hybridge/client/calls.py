@@ -89,7 +89,8 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
             latents: (B, C, H, W), (B, C, F, H, W) for video, or packed (B, S, C); a torch tensor, a NumPy array
                 or a WireTensor, float64 rounded to float32; or the path of a file that
                 :func:`hybridge.protocol.read_latents` reads.
-            model: An id from :meth:`models`; if None, the server infers it, and refuses if it cannot.
+            model: An id from :meth:`models`; if None, the one that the latents' file names, else the server infers
+                it, and refuses if it cannot.
             scaling_factor: With ``shift_factor``, as in the VAE's config: z / scaling_factor + shift_factor.
                 If None, the latents are in the VAE's own space already, or in the space that their file says.
             do_scaling: True scales as the model's own pipeline does; False never scales.  It is required for a file
@@ -121,8 +122,9 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
 
             Tensors have the same kind as the latents; NumPy has no bfloat16, so float32 is returned.
         """
-        request, kind = decode_request(
+        request, kind, model = decode_request(
             latents,
+            model=model,
             scaling_factor=scaling_factor,
             shift_factor=shift_factor,
             do_scaling=do_scaling,
@@ -293,7 +295,7 @@ class Calls(abc.ABC, Generic[PicturesT, VideoT, TorchT, NumpyT, WireT, Embedding
         **arguments: Any,
     ) -> Flow[Any]:
         """Return the flow of :meth:`decode`: latents are read now, everything else happens when the flow runs."""
-        request, kind = decode_request(latents, **arguments)
+        request, kind, model = decode_request(latents, model=model, **arguments)
         return self._flows.decode(request, model, kind, self._terms(deadline_s, progress))
 
     def _begin_encode(

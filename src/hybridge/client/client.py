@@ -161,7 +161,7 @@ class Client(Calls["Pictures", bytes, "TorchTensor", "NumpyArray", WireTensor, E
         Raises:
             ServerRefused: with the code ``NoPreview`` if the server cannot make a preview.
         """
-        request, kind = decode_request(latents, preview=True, **decode_arguments)
+        request, kind, model = decode_request(latents, model=model, preview=True, **decode_arguments)
         return self._stream(preview_flow(self._flows, request, model, kind, self._terms(deadline_s, progress)))
 
     @overload

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 from ..errors import BadAnswer, RequestError
 from ..protocol import (
     DecodeRequest,
+    LatentsFile,
     PictureFile,
     PictureFormat,
-    Scaling,
     VideoFile,
     WireTensor,
     read_latents,
@@ -62,15 +62,14 @@ def to_wire(value: Any) -> tuple[WireTensor, Kind]:
     )
 
 
-def latents_of_file(path: str | Path) -> tuple[WireTensor, Kind, Scaling | None]:
-    """Return a file's latents, the best kind installed here, and the latents' space if the file says it.
+def latents_of_file(path: str | Path) -> tuple[LatentsFile, Kind]:
+    """Return a file's latents with what it says about them, and the best kind installed here.
 
     Raises:
         RequestError: for a file that :func:`~hybridge.protocol.read_latents` refuses.
         OSError: for a file that does not exist or cannot be read.
     """
-    file = read_latents(path)
-    return file.tensor, best_kind(), file.scaling
+    return read_latents(path), best_kind()
 
 
 def checked_kind(kind: Kind | None) -> Kind | None:

@@ -185,6 +185,27 @@ class _Backend(httpcore.NetworkBackend):
         time.sleep(seconds)
 
 
+class _ProxyBackend(_Backend):
+    """Connects to a proxy; a failure is told as the proxy's, not as that of the server behind it."""
+
+    def __init__(self, limit: TimeLimit, proxy: Proxy) -> None:
+        super().__init__(limit)
+        self._proxy = proxy
+
+    def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        with told_of(self._proxy):
+            return super().connect_tcp(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def told_of(proxy: Proxy) -> Iterator[None]:
+    """Convert the failure of a connection to a proxy to one that names it."""
+    try:
+        yield
+    except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+        raise httpcore.ProxyError(f"{proxy.url} of {proxy.source}: {error}") from None
+
+
 def _addresses(host: str, port: int, timeout: float | None) -> list[str]:
     """Return the addresses of a host.  The system's resolver has no timeout, so a separate thread waits for it.
 
@@ -265,11 +286,8 @@ class Network(httpx.BaseTransport):
             return self._pools[way]
 
     def _new_pool(self, proxy: Proxy | None, context: ssl.SSLContext) -> httpcore.ConnectionPool:
-        options: dict[str, Any] = {
-            **LIMITS,
-            "ssl_context": context,
-            "network_backend": _Backend(self._limit),
-        }
+        backend = _Backend(self._limit) if proxy is None else _ProxyBackend(self._limit, proxy)
+        options: dict[str, Any] = {**LIMITS, "ssl_context": context, "network_backend": backend}
         if proxy is None:
             return httpcore.ConnectionPool(**options)
         if proxy.is_socks:

@@ -18,19 +18,28 @@ ProxyChoice = str | bool | None
 #: Proxy URL schemes.  ``socks`` is another name of SOCKS version 5, which desktops write into ALL_PROXY.
 _SCHEMES = {"http": "http", "https": "https", "socks": "socks5", "socks5": "socks5", "socks5h": "socks5"}
 
-#: RFC 1918, IPv4 and IPv6 link-local, and IPv6's private addresses (RFC 4193).
+#: RFC 1918, addresses that providers and VPNs such as Tailscale share (RFC 6598), IPv4 and IPv6 link-local, and
+#: IPv6's private addresses (RFC 4193).
 _LAN = tuple(
     ipaddress.ip_network(text)
-    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fe80::/10", "fc00::/7")
+    for text in (
+        *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16"),
+        *("fe80::/10", "fc00::/7"),
+    )
 )
+
+#: Endings of names that no public name server has: mDNS's, home routers' (RFC 8375), Docker's and clouds',
+#: Kubernetes'.
+_LAN_NAMES = (".local", ".localdomain", ".lan", ".home.arpa", ".internal", ".svc")
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy's URL without credentials, its user and password, and its protocol."""
+    """A proxy's URL without credentials, its user and password, who named it, and its protocol."""
 
     url: httpx.URL
     auth: tuple[str, str] | None = field(repr=False)
+    source: str = field(default="", compare=False)
 
     @property
     def is_socks(self) -> bool:
@@ -85,14 +94,14 @@ def is_loopback(host: str) -> bool:
 
 
 def is_local(host: str) -> bool:
-    """Return whether a host is local: a private or link-local address, ``.local``, or a name without a dot.
+    """Return whether a host is local: a private or link-local address, a name without a dot, or of a local zone.
 
     Names are not resolved.
     """
     ip = _ip(host)
     if ip is None:
         name = host.lower().rstrip(".")
-        return "." not in name or name.endswith(".local")
+        return "." not in name or name.endswith(_LAN_NAMES)
     return any(ip.version == network.version and ip in network for network in _LAN)
 
 
@@ -138,6 +147,8 @@ def _names(entry: str, url: httpx.URL) -> bool:
 def _read(text: str, source: str) -> Proxy:
     try:
         url = httpx.URL(text if "://" in text else f"http://{text}")
+        if not 0 < (url.port or 1) < 1 << 16:
+            url = httpx.URL()
     except (httpx.InvalidURL, UnicodeError):
         url = httpx.URL()
     if url.scheme not in _SCHEMES or not url.host:
@@ -154,4 +165,4 @@ def _read(text: str, source: str) -> Proxy:
             f"{source} names a SOCKS proxy, which needs the package socksio", hint="`pip install 'httpx[socks]'`"
         )
     auth = (url.username, url.password) if url.userinfo else None
-    return Proxy(httpx.URL(scheme=scheme, host=url.host, port=url.port), auth)
+    return Proxy(httpx.URL(scheme=scheme, host=url.host, port=url.port), auth, source)

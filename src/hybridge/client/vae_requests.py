@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, get_args
 
 from ..errors import RequestError
-from ..protocol import DecodeRequest, EncodeRequest, Output, Scaling, ValueRange, VideoOptions
+from ..protocol import DecodeRequest, EncodeRequest, LatentsFile, Output, Scaling, ValueRange, VideoOptions
 from ..protocol.messages import DEFAULT_QUALITY
 from ..protocol.video_formats import DEFAULT_VIDEO
 from .conversion import Kind, image_to_wire, latents_of_file, picture_format_from, shown_to_wire, to_wire
@@ -16,6 +17,7 @@ from .precision import Precision, lowered
 def decode_request(
     latents: Any,
     *,
+    model: str | None = None,
     scaling_factor: float | None = None,
     shift_factor: float | None = None,
     do_scaling: bool | None = None,
@@ -31,8 +33,8 @@ def decode_request(
     image: Any = None,
     mask: Any = None,
     **decoder: Any,
-) -> tuple[DecodeRequest, Kind]:
-    """Return the request for :meth:`Calls.decode`'s arguments, and the kind of the latents.
+) -> tuple[DecodeRequest, Kind, str | None]:
+    """Return the request for :meth:`Calls.decode`'s arguments, the kind of the latents, and the model to ask.
 
     ``decoder`` are the parameters of decoders that are conditioned on a timestep, and the chunk size.
 
@@ -41,7 +43,8 @@ def decode_request(
     """
     scaling = Scaling.of(do_scaling, scaling_factor, shift_factor)
     if isinstance(latents, (str, Path)):
-        tensor, kind, said = latents_of_file(latents)
+        file, kind = latents_of_file(latents)
+        tensor, said, model = file.tensor, file.scaling, model or _served_name(file)
         if (do_scaling, scaling_factor, shift_factor) == (None, None, None):
             if said is None:
                 raise RequestError(
@@ -71,7 +74,7 @@ def decode_request(
         mask=shown_to_wire(mask, "L"),
         **decoder,
     )
-    return request, kind
+    return request, kind, model
 
 
 def encode_request(
@@ -103,3 +106,8 @@ def encode_request(
         drop_frames=drop_frames,
     )
     return request, kind
+
+
+def _served_name(file: LatentsFile) -> str | None:
+    """Return the name of the model that a file names, which may be ``NAME=FOLDER:PART`` from a command line."""
+    return None if file.model is None else re.split("[=:]", file.model)[0] or None

@@ -129,11 +129,11 @@ def video_flow(
 
 
 def video_request(
-    latents: Any, to: str | Path | None, video: VideoOptions | None, arguments: dict[str, Any]
-) -> DecodeRequest:
-    """Return the request for the arguments of :meth:`VideoCalls.decode_video`."""
+    latents: Any, to: str | Path | None, video: VideoOptions | None, model: str | None, arguments: dict[str, Any]
+) -> tuple[DecodeRequest, str | None]:
+    """Return the request for the arguments of :meth:`VideoCalls.decode_video`, and the model to ask."""
     if isinstance(latents, DecodeRequest):
-        return latents
+        return latents, model
     if to is not None:
         suffix = Path(to).suffix.lower().removeprefix(".")
         if suffix not in get_args(VideoFormat):
@@ -146,8 +146,10 @@ def video_request(
             video = VideoOptions(suffix)  # type: ignore[arg-type] # get_args returns Any
         elif video.format != suffix:
             raise RequestError("two video formats", saw=f"{video.format} and .{suffix}", expected="one")
-    request, _ = decode_request(latents, output="video", video=video or DEFAULT_VIDEO, **arguments)
-    return request
+    request, _, model = decode_request(
+        latents, model=model, output="video", video=video or DEFAULT_VIDEO, **arguments
+    )
+    return request, model
 
 
 @contextlib.contextmanager
@@ -212,7 +214,7 @@ class VideoCalls(_VideoCalls):
         Raises:
             ServerUnreachable: when the connection is lost; it is not tried again once bytes have arrived.
         """
-        request = video_request(latents, to, video, options)
+        request, model = video_request(latents, to, video, model, options)
         flow = video_flow(self._flows, request, model, self._terms(deadline_s, progress), on_frame)
         parts = self._stream(flow)
         if to is None:
@@ -250,7 +252,7 @@ class AsyncVideoCalls(_VideoCalls):
         **options: Any,
     ) -> bytes | Path:
         """As :meth:`Client.decode_video`."""
-        request = video_request(latents, to, video, options)
+        request, model = video_request(latents, to, video, model, options)
         flow = video_flow(self._flows, request, model, self._terms(deadline_s, progress), on_frame)
         parts = self._stream(flow)
         if to is None:

@@ -256,8 +256,8 @@ class ExactVAE(nn.Module):
             named: Keyword arguments of the wrapped module's ``decode``.
 
         Raises:
-            RequestError: when strips would run on latents that have another shape, are on another device, are
-                integers, or contain NaN or infinity.
+            RequestError: for integers, and when strips would run on latents that have another shape, are on another
+                device, or contain NaN or infinity.
             TooLarge: when the budget is too small; nothing was allocated.
             Stopped: when ``should_stop`` returned True.
         """
@@ -318,6 +318,8 @@ class ExactVAE(nn.Module):
         if reason is None:
             asked = inspect.signature(getattr(self.vae, task)).bind(*given, **named).arguments
             source = next(iter(asked.values()))
+            if isinstance(source, torch.Tensor) and not source.is_floating_point():
+                self._runner.check_numbers(task, source)
             reason = why_not_now(source, self._runner.parameters)
             reason = reason or self._why_other(task, asked)
             if reason is None:

@@ -22,16 +22,15 @@ from .config_json import read_config
 from .latents import STATISTICS
 from .machine.cgroups import available_bytes
 from .memory.device_memory import free_bytes, is_short_of_memory
+from .other_files import PICKLED, how_to_convert, repository_of, without_config
 from .program.lowering import class_of, constants_of, skeleton
 from .weights import (
     FP16,
-    PICKLED,
     STEM,
     check_fit,
     fill,
     fill_constants,
     find_weights,
-    how_to_convert,
     read_headers,
     read_some,
 )
@@ -303,6 +302,14 @@ def _config_of(spec: ModelSpec, where: Path) -> Mapping[str, Any]:
 
 def _locate(name: str, source: str, subfolder: str | None, patterns: list[str]) -> Path:
     local = Path(source)
+    if "://" in source and not local.exists():
+        repository = repository_of(source)
+        raise ModelUnavailable(
+            f"a URL is no source for {name}",
+            saw=source,
+            expected="a folder, a safetensors file, or a repository of the hub",
+            hint=f"{name}={repository}" if repository else "downloading it, and the path of the file",
+        )
     if not local.is_dir() and is_path(source):
         raise ModelUnavailable(
             f"no folder for {name}",
@@ -312,12 +319,8 @@ def _locate(name: str, source: str, subfolder: str | None, patterns: list[str]) 
     root = snapshot(local) if local.is_dir() else download(name, source, subfolder, patterns)
     folder = root / subfolder if subfolder else root
     if not (folder / "config.json").is_file():
-        has_vae = (folder / "vae" / "config.json").is_file() or (folder / "model_index.json").is_file()
-        raise ModelUnavailable(
-            f"no config.json for {name}",
-            hint=f"{name}={source}:vae, for this is a whole pipeline" if has_vae else None,
-            where=folder,
-        )
+        hint = without_config(name, source, folder)
+        raise ModelUnavailable(f"no config.json for {name}", hint=hint, where=folder)
     return folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +17,12 @@ import torch
 from ..errors import ModelUnavailable
 from ..models import SingleFile, single_file, tiny_files
 from ..models.config_check import shown
+from .other_files import PICKLED, described, how_to_convert
 
 STEM = "diffusion_pytorch_model"
 
 #: The variant that is used if the plain file is missing.
 FP16 = f"{STEM}.fp16.safetensors"
-
-#: File name endings of pickled weights.
-PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +33,11 @@ _MOST_HEADER_BYTES = 16 * 2**20
 _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 
 _MOST_AXES = 8
+
+#: Names of the factors beside fp8 weights; without them the weights would give wrong pictures.
+_SCALE = re.compile(
+    r"(?:^|[._])(?:scale_weight|weight_scale(?:_\w+)?|scale_input|input_scale|comfy_quant|scaled_fp8)$"
+)
 
 _AGAIN = "download them again"
 
@@ -85,11 +89,6 @@ def find_weights(name: str, folder: Path) -> tuple[Path, ...]:
     raise ModelUnavailable(
         f"no safetensors weights for {name}", saw=saw, expected=plain.name, hint=hint, where=folder
     )
-
-
-def how_to_convert(path: Path, target: Path) -> str:
-    """Return a hint how to convert pickled weights."""
-    return f"`hybridge convert {path} {target}`; hybridge never unpickles weights that it serves"
 
 
 def read_headers(name: str, folder: Path) -> Stored:
@@ -222,6 +221,15 @@ def check_fit(name: str, folder: Path, stored: Stored, module: Any) -> None:
             expected="that of taesd, taesdxl, taesd3, taef1, taef2, taesana or TAEHV",
             where=folder,
         )
+    scales = [key for key in found if key not in needed and _SCALE.search(key)]
+    if scales:
+        raise ModelUnavailable(
+            f"the weights of {name} are quantised",
+            saw=f"{scales[0]}, and {len(scales) - 1} more scales",
+            expected="weights in a float dtype alone",
+            hint="the file in bfloat16, float16 or float32",
+            where=folder,
+        )
     missing = [key for key in needed if key not in found]
     if missing:
         raise ModelUnavailable(
@@ -309,13 +317,11 @@ def _shapes_of(path: Path, others: set[str] | None) -> dict[str, tuple[int, ...]
     nbytes = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
-        if start == b"version ":
-            raise _Damaged("a pointer of Git LFS instead of the weights; `git lfs pull` fetches them")
         if len(start) < 8:
             raise _Damaged(f"a file of {nbytes} bytes")
         (length,) = struct.unpack("<Q", start)
         if length > min(nbytes - 8, _MOST_HEADER_BYTES):
-            raise _Damaged(f"a header of {length} bytes in a file of {nbytes}")
+            raise _Damaged(described(start) or f"a header of {length} bytes in a file of {nbytes}")
         try:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError):

@@ -39,6 +39,9 @@ _KOHYA = re.compile(r"latents(?:_flipped)?(?:_(\d+)x(\d+))?")
 #: Names that sd-scripts stores in addition to the latents; newer versions append the latents' size.
 _KOHYA_BESIDE = ("original_size", "crop_ltrb")
 
+#: The models whose latents sd-scripts keeps in files with these endings.
+_KOHYA_MODELS = {"sd": "sd-v1", "sdxl": "sdxl", "sd3": "sd3", "flux": "flux"}
+
 #: Channels of SD v1 and SDXL.  sd-scripts stores the 16 channels of SD3 in VAE space, but those of FLUX.1 scaled.
 _SD_CHANNELS = 4
 
@@ -148,11 +151,12 @@ def _is_kohyas(file: TensorFile, name: str) -> bool:
 def _read_kohya(path: Path, name: str, stored: Stored) -> LatentsFile:
     tensor = _with_batch(name, stored.read(name), 3)
     scaling: Scaling | None = None
-    if path.name.endswith("_flux.npz"):
+    model = _KOHYA_MODELS.get(path.stem.rpartition("_")[2])
+    if model == "flux":
         scaling = _PIPELINES
-    elif tensor.shape[1] == _SD_CHANNELS or path.name.endswith("_sd3.npz"):
+    elif tensor.shape[1] == _SD_CHANNELS or model == "sd3":
         scaling = _VAE_SPACE
-    return LatentsFile(tensor, scaling, is_known=True)
+    return LatentsFile(tensor, scaling, model, is_known=True)
 
 
 def _read_musubi(file: TensorFile, name: str, stored: Stored, sides: tuple[int, ...]) -> LatentsFile:

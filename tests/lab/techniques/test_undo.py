@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,6 +77,31 @@ def test_back_to_the_weights_that_were_there(changed: PipelineContext, name: str
         assert all(now[key].stride() == tensor.stride() for key, tensor in one.items())
 
 
+def test_a_vae_that_was_put_in_since_stays_as_it_is(changed: PipelineContext) -> None:
+    applied, former = TECHNIQUES["bf16"].apply(changed), changed.pipe.vae
+    changed.pipe.vae = deepcopy(former)
+    before = {name: tensor.clone() for name, tensor in weights(changed.pipe.vae)}
+    assert applied.undo is not None
+    applied.undo()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(changed.pipe.vae))
+    assert (changed.pipe.unet.dtype, former.dtype) == (torch.float32, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("vae-tiling", "use_tiling"), ("exact-vae", "use_tiling"), ("vae-slicing", "use_slicing")],
+)
+def test_tiles_and_slices_that_were_on_are_on_again(context: PipelineContext, name: str, setting: str) -> None:
+    vae = context.pipe.vae
+    setattr(vae, setting, True)
+    assert TECHNIQUES[name].why_missing(context) is None
+    assert getattr(vae, setting)
+    applied = TECHNIQUES[name].apply(context)
+    assert applied.undo is not None
+    applied.undo()
+    assert getattr(vae, setting)
+
+
 def test_without_room_on_the_disk_no_way_back_is_promised(
     changed: PipelineContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +129,22 @@ def test_a_change_that_fails_half_way_is_undone_from_its_last_step() -> None:
     with pytest.raises(ValueError, match="half way"):
         row("freeu", change).apply(thing)  # type: ignore[arg-type]
     assert (thing.name, order) == ("before", ["after", "first"])
+
+
+def test_changes_are_undone_from_the_last(context: PipelineContext) -> None:
+    """In another order each would put back what the other had made, and none what was there."""
+    before, vae = picture(context), context.pipe.vae
+    first, second = (TECHNIQUES[name].apply(context).undo for name in ("bf16", "fp16"))
+    exact, tiny = (TECHNIQUES[name].apply(context).undo for name in ("exact-vae", "tiny-vae"))
+    assert None not in (first, second, exact, tiny)
+    with pytest.raises(RequestError, match=r"`vae` of this .* has been replaced since. Try: undoing the later"):
+        exact()
+    with pytest.raises(RequestError, match=r"converted again since: saw float16. Try: undoing the later"):
+        first()
+    for undo in (tiny, exact, second, first):
+        undo()
+    assert context.pipe.vae is vae
+    assert np.array_equal(picture(context), before)
 
 
 def test_a_change_that_notes_no_step_has_no_way_back() -> None:

@@ -113,7 +113,7 @@ def _fastest(client: Client, model: str, shape: PipelineShape, side: int) -> _De
     latents: Any = np.random.default_rng(0).standard_normal(
         (1, shape.vae.latent_channels, side // LATENT_PIXELS, side // LATENT_PIXELS), dtype=np.float32
     )
-    request, _ = decode_request(latents.astype(np.float16), output="signed", do_scaling=True)
+    request, *_ = decode_request(latents.astype(np.float16), output="signed", do_scaling=True)
     replies = [client.send(request, model=model) for _ in range(_TRIES)]
     best = min(replies, key=lambda reply: reply.seconds)
     return _Decoded(best.seconds, sum(best.timings_ms.values()) / 1000, best.bytes_up + best.bytes_down)

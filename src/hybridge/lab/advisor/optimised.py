@@ -82,11 +82,16 @@ class Optimised:
 
         Returns:
             Names of techniques that have no way back and stay in force; to be rid of those, load the pipeline anew.
+
+        Raises:
+            RequestError: where what a technique changed has been changed again since, by a later call for example;
+                once that is undone, another call goes on.
         """
         stays: list[str] = []
         while self._steps:
-            # One by one, so that what failed to come off does not come off twice.
-            stays += stack.undo([self._steps.pop()])
+            # One by one, so that what came off does not come off twice.
+            stays += stack.undo(self._steps[-1:])
+            self._steps.pop()
         if not stays:
             self._forget()
         return tuple(stays)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 
+from ...errors import RequestError
 from ..harness.memory import storage_bytes
 from .evidence import CallLog, counted
 from .pipeline_context import PipelineContext, modules
 from .requirements import no_room
-from .technique import Proof, Undo, Watch
+from .technique import UNDO_LATER, Proof, Undo, Watch
 from .weights import WeightBackup, restore, weights
 
 
@@ -30,21 +33,29 @@ def half(context: PipelineContext, undo: Undo, dtype: str) -> Watch:
 
 def _back_up(context: PipelineContext, dtype: torch.dtype, undo: Undo) -> None:
     """Keeps what is about to be rounded to ``dtype``, where that is wanted and there is room for it."""
-    rounded = {
-        part: {name: tensor for name, tensor in weights(module) if _is_rounded(tensor, dtype)}
-        for part, module in modules(context.pipe).items()
-    }
-    every = [tensor for tensors in rounded.values() for tensor in tensors.values()]
+    rounded = [
+        (module, {name: tensor for name, tensor in weights(module) if _is_rounded(tensor, dtype)})
+        for module in modules(context.pipe).values()
+    ]
+    every = [tensor for _, tensors in rounded for tensor in tensors.values()]
     if not context.is_kept or no_room(context.folder, sum(tensor.nbytes for tensor in every)):
         return
     backup = WeightBackup(context.folder)
     undo.by(backup.clear)
     read = {id(tensor): backup.save(tensor) for tensor in every}
-    kept = {part: {name: read[id(tensor)] for name, tensor in tensors.items()} for part, tensors in rounded.items()}
+    # By module and not by the part's name: a part that was replaced since is somebody else's.
+    kept = [
+        (weakref.ref(module), {name: read[id(tensor)] for name, tensor in tensors.items()})
+        for module, tensors in rounded
+    ]
 
     def put_back() -> None:
-        for part, module in modules(context.pipe).items():
-            restore(module, kept.get(part, {}), context.device)
+        if context.denoiser.dtype != dtype:
+            now = str(context.denoiser.dtype).removeprefix("torch.")
+            raise RequestError("the weights have been converted again since", saw=now, hint=UNDO_LATER)
+        for reference, tensors in kept:
+            if (module := reference()) is not None:
+                restore(module, tensors, context.device)
 
     undo.by(put_back)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ...errors import RequestError
 from .facts import FACTS, Facts, Missing, Stage
 
 if TYPE_CHECKING:
@@ -52,17 +53,20 @@ class Undo:
         return len(self._steps)
 
     def __call__(self) -> None:
+        """Undoes all steps.  After one that raises, another call goes on with that step."""
         while self._steps:
-            self._steps.pop()()
+            self._steps[-1]()
+            self._steps.pop()
 
     def by(self, step: Callable[..., object], *given: Any) -> None:
         """Notes a call."""
         self._steps.append(partial(step, *given))
 
     def set(self, owner: Any, name: str, value: Any) -> None:
-        """Sets an attribute, and notes what it was."""
-        self.by(setattr, owner, name, getattr(owner, name))
+        """Sets an attribute, and notes what it was; it is put back unless it was replaced again since."""
+        before = getattr(owner, name)
         setattr(owner, name, value)
+        self.by(_put_back, owner, name, getattr(owner, name), before)
 
     def keep(self, module: Any, *names: str) -> None:
         """Notes what a module and all that is in it have of their own under these names, ``forward`` above all.
@@ -88,6 +92,15 @@ class Undo:
         listeners.append(listener)
         self.by(listeners.remove, listener)
 
+
+def _put_back(owner: Any, name: str, there: Any, before: Any) -> None:
+    if getattr(owner, name) is not there:
+        raise RequestError(f"`{name}` of this {type(owner).__name__} has been replaced since", hint=UNDO_LATER)
+    setattr(owner, name, before)
+
+
+#: What to try where a later change is in the way.
+UNDO_LATER = "undoing the later change first"
 
 #: Puts a technique in force on a context, notes the way back, and returns what makes its witnesses.  What it raises
 #: is raised once its steps until then are undone; one that notes no step has no way back.

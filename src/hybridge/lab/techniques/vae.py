@@ -130,8 +130,9 @@ def tiny(context: PipelineContext, undo: Undo) -> Watch:
 
 def slicing(context: PipelineContext, undo: Undo) -> Watch:
     """The pictures of a batch one by one."""
-    context.pipe.vae.enable_slicing()
-    undo.by(context.pipe.vae.disable_slicing)
+    vae = context.pipe.vae
+    undo.by(setattr, vae, "use_slicing", vae.use_slicing)
+    vae.enable_slicing()
 
     def judge(log: DecodeLog) -> Proof:
         asked, given = [shape[0] for shape in log.asked], [shape[0] for shape in log.given]
@@ -143,8 +144,9 @@ def slicing(context: PipelineContext, undo: Undo) -> Watch:
 
 def tiling(context: PipelineContext, undo: Undo) -> Watch:
     """Tiles with blended seams."""
-    context.pipe.vae.enable_tiling()
-    undo.by(context.pipe.vae.disable_tiling)
+    vae = context.pipe.vae
+    undo.by(setattr, vae, "use_tiling", vae.use_tiling)
+    vae.enable_tiling()
 
     def judge(log: DecodeLog) -> Proof:
         asked = sorted({shape[2:] for shape in log.asked})
@@ -165,6 +167,7 @@ def exact_vae(context: PipelineContext, undo: Undo) -> Watch:
     from ...engine.exact import exact
 
     former = context.pipe.vae
+    undo.by(setattr, former, "use_tiling", former.use_tiling)  # which is turned off by what follows
     vae = exact(former)
     plain = vae.decode
 
@@ -199,8 +202,10 @@ def _budget(vae: Any, shape: Sequence[int]) -> int:
 def why_not_exact(context: PipelineContext) -> Missing | None:
     """A VAE that the engine can only run plain."""
     from ...engine.exact import exact
+    from ...engine.reference import without_tiling
 
-    reason = exact(context.pipe.vae).why_plain("decode")
+    with without_tiling(context.pipe.vae):  # so that it is on again afterwards
+        reason = exact(context.pipe.vae).why_plain("decode")
     return None if reason is None else Missing("unavailable", reason, instead="vae-tiling")
 
 
