@@ -212,6 +212,9 @@ def test_files_of_other_programs_and_batches(specs, tmp_path) -> None:
     [
         (("--dtype", "float64"), "setting dtype is wrong"),
         (("--port", "99999"), "setting port is wrong"),
+        (("--host", ""), "setting host is wrong"),
+        (("--keys", ""), "setting keys is wrong: expected a path"),
+        (("--spool", ""), "setting spool is wrong: expected a path"),
         (("--default-model", "flux", "--port", "0"), "the default model flux is not among starter"),
         (("starter", "starter"), "two models of one name"),
         (("--text-quantisation", "torchao-int9"), "no quantisation is called torchao-int9"),

@@ -339,6 +339,24 @@ class TestSettings:
         with pytest.raises(HybridgeError, match="Try: HYBRIDGE_PORT"):
             refuse_unknown_variables()
 
+    def test_upper_and_lower_case_are_the_same(self, monkeypatch) -> None:
+        monkeypatch.setenv("hybridge_prot", "9000")
+        with pytest.raises(HybridgeError, match=r"unknown variable hybridge_prot.*Try: HYBRIDGE_PORT"):
+            refuse_unknown_variables()
+
+    def test_empty_variables_are_none(self, monkeypatch) -> None:
+        """An empty host would be every address, and an empty path the current folder."""
+        plain, never_empty = Settings(), {"keys", "tls_cert", "tls_key"}
+        for name in set(Settings.model_fields) - never_empty:
+            monkeypatch.setenv(f"HYBRIDGE_{name.upper()}", "")
+        refuse_unknown_variables()
+        assert Settings() == plain
+        for name in sorted(never_empty):
+            monkeypatch.setenv(f"HYBRIDGE_{name.upper()}", "")
+            with pytest.raises(HybridgeError, match=f"HYBRIDGE_{name.upper()} is empty"):
+                refuse_unknown_variables()
+            monkeypatch.delenv(f"HYBRIDGE_{name.upper()}")
+
     def test_variables_of_clients_on_the_same_machine(self, monkeypatch) -> None:
         for name in ("KEY", "CA", "PROFILES", "PROFILE_DESKTOP_URL"):
             monkeypatch.setenv(f"HYBRIDGE_{name}", "x")

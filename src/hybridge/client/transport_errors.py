@@ -93,7 +93,7 @@ def loss(error: httpx.RequestError, address: Address) -> ClientError:
     """Return the error for a call without a response."""
     seen = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, httpx.ProxyError):
-        hint = "the proxy's address, with user:password@ if it asks for them; NO_PROXY or proxy=False if none is wanted"
+        hint = "the proxy's address, with user:password@ if need be; NO_PROXY or proxy=False if none is wanted"
         return ServerUnreachable(f"{address} cannot be reached through the proxy", saw=seen, hint=hint)
     if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
         return _unreachable(seen, address)

@@ -39,7 +39,10 @@ class Settings(BaseSettings):
     ``hybridge serve`` makes its flags and their help of these fields, in their order.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
+    # Empty is what compose files and shells make of a variable that nobody set.
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", allow_inf_nan=False
+    )
 
     models: Annotated[tuple[str, ...], NoDecode, Flag(is_positional=True)] = Field(
         default=("starter",),
@@ -48,7 +51,9 @@ class Settings(BaseSettings):
         " NAME=PATH_OR_REPO for a pipeline of your own, NAME=PATH_OR_REPO[:subfolder] or NAME=FILE[:MODEL] for a"
         " VAE. The starter model, if none is given.",
     )
-    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for other machines.")
+    host: str = Field(
+        default="127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 for other machines."
+    )
     port: int = Field(default=8000, ge=0, le=65535, description="Port; 0 takes a free one.")
     device: Annotated[
         tuple[str, ...],
@@ -234,6 +239,17 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         """Split a variable that holds several values with commas between them."""
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator(
+        *("keys", "tls_cert", "tls_key", "pairing_dir", "spill", "spool", "prompt_cache_dir", "lora_dir"),
+        mode="before",
+    )
+    @classmethod
+    def _refuse_no_path(cls, value: object) -> object:
+        """Refuse an empty text, which would be the current folder."""
+        if value == "":
+            raise ValueError("a path")
+        return value
 
     @field_validator("trusted_proxies")
     @classmethod

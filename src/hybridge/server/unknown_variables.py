@@ -15,6 +15,9 @@ PREFIX = "HYBRIDGE_"
 #: Variables that are read by other commands than serve.
 _OTHER_VARIABLES = frozenset({"HYBRIDGE_KEY", "HYBRIDGE_CA", "HYBRIDGE_PROFILES"})
 
+#: Variables that must not be empty: a server without keys or a certificate has to be meant.
+_NEVER_EMPTY = frozenset({"HYBRIDGE_KEYS", "HYBRIDGE_TLS_CERT", "HYBRIDGE_TLS_KEY"})
+
 #: Beginning of the client's variables for servers that are called by a name.
 _PROFILE_VARIABLES = "HYBRIDGE_PROFILE_"
 
@@ -33,16 +36,20 @@ _KUBERNETES = (
 def refuse_unknown(settings: Iterable[str]) -> None:
     """Raise HybridgeError for a ``HYBRIDGE_…`` variable that no setting reads, and name the nearest that one does.
 
-    Variables that Kubernetes makes for services called ``hybridge`` and ``hybridge-…`` are left alone.
+    Upper and lower case are the same, as for the settings.  Variables that must not be empty are refused if they
+    are; those that Kubernetes makes for services called ``hybridge`` and ``hybridge-…`` are left alone.
     """
     known = {PREFIX + name.upper() for name in settings} | _OTHER_VARIABLES
-    for name in sorted(os.environ):
+    for written in sorted(os.environ):
+        name, value = written.upper(), os.environ[written]
         if name.startswith(_PROFILE_VARIABLES):
             continue
-        if name.startswith(PREFIX) and name not in known and not _is_kubernetes(name, os.environ[name]):
+        if name in _NEVER_EMPTY and not value.strip():
+            raise HybridgeError(f"{written} is empty", expected="a file, or no such variable at all")
+        if name.startswith(PREFIX) and name not in known and not _is_kubernetes(name, value):
             near = difflib.get_close_matches(name, known, n=1)
             raise HybridgeError(
-                f"unknown variable {name}", expected=", ".join(sorted(known)), hint=near[0] if near else None
+                f"unknown variable {written}", expected=", ".join(sorted(known)), hint=near[0] if near else None
             )
 
 
