@@ -28,6 +28,7 @@ from hybridge.protocol import (
     WireTensor,
     write_answer,
 )
+from hybridge.protocol.media import read_picture
 
 LATENTS = np.linspace(-1, 1, 1 * 4 * 4 * 6, dtype=np.float32).reshape(1, 4, 4, 6)
 
@@ -143,6 +144,34 @@ def test_a_file_of_latents_is_decoded_by_the_model_that_it_names(client: Client,
         save_file({"latents": torch.from_numpy(LATENTS)}, path, {"model": told, "space": "vae"})
         client.decode(path, output="signed", model=asked)
         assert stub.seen[-1].path == f"/prefix/v1/{called}/decode"
+
+
+def test_pictures_from_files_are_sent_as_they_are_shown(client: Client, stub: Any, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x112] = 6  # to be rotated clockwise
+    for ending in ("jpg", "png", "webp", "tiff", "avif"):
+        path = tmp_path / f"turned.{ending}"
+        Image.new("RGB", (32, 16), "red").save(path, exif=exif)
+        with Image.open(path) as opened:
+            client.encode(opened)
+            assert read_picture(stub.seen[-1].request.image.data, max_pixels=10**6).shape == (1, 32, 16, 3)
+            client.encode_video([opened])
+            assert stub.seen[-1].request.image.shape == (1, 32, 16, 3)
+            if ending != "tiff":  # which Pillow has rotated by now
+                client.encode(opened.rotate(270, expand=True))  # by the caller
+                assert read_picture(stub.seen[-1].request.image.data, max_pixels=10**6).shape == (1, 32, 16, 3)
+        client.encode(path)
+        assert read_picture(stub.seen[-1].request.image.data, max_pixels=10**6).shape == (1, 32, 16, 3)
+
+
+@pytest.mark.parametrize("ending", ["gif", "tiff", "avif"])
+def test_of_an_animation_the_first_frame_is_sent_with_a_warning(
+    client: Client, ending: str, tmp_path: Path
+) -> None:
+    path, frames = tmp_path / f"a.{ending}", [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    with pytest.warns(ServerWarning, match="of the animation the first frame was read"):
+        client.encode(path)
 
 
 def test_numpy_of_any_layout_and_bfloat16_answers(client: Client, stub: Any) -> None:

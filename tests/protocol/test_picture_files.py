@@ -186,6 +186,22 @@ def test_notes_say_what_the_sender_may_not_expect(file_format: str) -> None:
         assert getattr(image, "n_frames", 1) == 1
 
 
+def test_hidden_colours_of_transparent_parts_are_a_note() -> None:
+    def codes(picture: Image.Image, **options: Any) -> list[str]:
+        found: list[str] = []
+        read_picture(saved("PNG", picture, **options), max_pixels=PLENTY, note=lambda code, _: found.append(code))
+        return found
+
+    for mode in ("RGBA", "LA"):
+        picture = Image.new(mode, (16, 16), "red")
+        assert codes(picture) == []
+        picture.putalpha(254)
+        assert codes(picture) == ["alpha-dropped"]
+    assert codes(Image.new("P", (16, 16)), transparency=0) == ["alpha-dropped"]
+    assert codes(Image.new("P", (16, 16)), transparency=1) == []
+    assert codes(Image.new("RGB", (16, 16), "red"), transparency=(255, 0, 0)) == ["alpha-dropped"]
+
+
 # ---------------------------------------------------------------------------------------------- hostile
 
 

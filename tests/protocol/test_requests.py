@@ -402,6 +402,14 @@ def test_pixels_with_alpha_are_not_taken_for_latents(dtype: str, shape: str) -> 
         assert isinstance(read_request(query, LATENTS, four_channels(dtype, least, most)[1]), DecodeRequest)
 
 
+def test_pixels_on_a_white_ground_are_not_taken_for_latents() -> None:
+    """Whatever the first rows are: all of a tensor is looked at."""
+    pixels = np.ones((1, 4, 160, 160), np.float32)
+    pixels[:, :3, 150:] = 0.5
+    with pytest.raises(RequestError, match="picture with alpha"):
+        read_request("shape=1,4,160,160&dtype=float32", LATENTS, pixels.tobytes())
+
+
 def test_bytes_of_four_channels_are_no_latents() -> None:
     with pytest.raises(RequestError, match="picture with alpha"):
         read_request("shape=1,4,8,8&dtype=uint8", LATENTS, bytes(256))

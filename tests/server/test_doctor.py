@@ -68,6 +68,27 @@ def test_a_resized_picture_is_said_in_a_header(server: str) -> None:
     assert answer.headers["hybridge-findings"] == "picture-resized"
 
 
+def test_a_range_that_resizing_may_have_left_is_said_in_a_header(server: str) -> None:
+    """Bicubic resizing of [0, 1] gives some numbers below 0, which by diffusers' rule mean [-1, 1]."""
+    pixels = np.linspace(0, 1, 3 * 24 * 24, dtype="f4").reshape(1, 3, 24, 24)
+    for low, value_range, found in (
+        (-0.02, "auto", True),
+        (0, "auto", False),
+        (-1, "auto", False),
+        (-0.02, "unit", False),
+    ):
+        pixels[0, 0, 0, 0] = low
+        query = {"shape": "1,3,24,24", "dtype": "float32", "value_range": value_range}
+        answer = httpx.post(
+            f"{server}/v1/sd-v1/encode",
+            params=query,
+            content=pixels.tobytes(),
+            headers={"content-type": "tensor/binary"},
+        )
+        assert answer.status_code == 200
+        assert (answer.headers.get("hybridge-findings") == "uncertain-range") is found
+
+
 def test_the_client_passes_causes_and_warnings_on(server: str) -> None:
     with Client(server) as client:
         with pytest.raises(ServerRefused) as refused:

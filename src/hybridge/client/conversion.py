@@ -25,6 +25,7 @@ from ..protocol import (
     sniff_picture,
     sniff_video,
 )
+from .reply import warn_caller
 
 if TYPE_CHECKING:
     import numpy as np
@@ -237,7 +238,7 @@ def _frames(frames: Sequence[Any]) -> tuple[WireTensor, Kind]:
     data = bytearray()
     for index, frame in enumerate(frames):
         if _is_a(frame, "PIL.Image", "Image"):
-            rgb = frame.convert("RGB")
+            rgb = _upright(frame).convert("RGB")
             tensor = WireTensor("uint8", (rgb.height, rgb.width, 3), rgb.tobytes())
         else:
             tensor, kind = to_wire(frame)
@@ -269,6 +270,8 @@ def _picture_file(data: bytes) -> PictureFile:
         from PIL import Image
 
         with Image.open(io.BytesIO(data)) as picture:
+            if getattr(picture, "n_frames", 1) > 1:
+                warn_caller("of the animation the first frame was read")
             return PictureFile(_write_png(picture))
     except (ImportError, OSError) as error:
         raise RequestError(
@@ -278,8 +281,22 @@ def _picture_file(data: bytes) -> PictureFile:
         ) from None
 
 
+def _upright(picture: Image) -> Image:
+    """Return a picture as its file says that it is shown, which is how the file itself would be read.
+
+    Only pictures that come straight from a file are rotated: others may have been rotated by the caller.
+    """
+    if not _is_a(picture, "PIL.ImageFile", "ImageFile"):
+        return picture
+    from PIL import ImageOps
+
+    picture.load()  # after which TIFF files have been rotated
+    return ImageOps.exif_transpose(picture)
+
+
 def _write_png(picture: Image) -> bytes:
     file = io.BytesIO()
+    picture = _upright(picture)
     if picture.mode == "I":  # 32 bits; pictures use 16 of them
         picture = picture.convert("I;16")
     # Level 1 takes a quarter of the time of Pillow's default and gives a few per cent more bytes.

@@ -45,7 +45,7 @@ def read_picture(
         max_pixels: Most pixels (width × height) that are decoded; the header is checked before memory is taken.
         multiple: The VAE's spatial factor.
         note: Called with a code of :mod:`hybridge.models.doctor.causes` and a sentence for each surprise to the
-            sender: a picture that was resized, an animation of which one frame was read.
+            sender: a picture that was resized, an animation of which one frame was read, transparent parts.
 
     Raises:
         TooLarge: above ``max_pixels``, or for a file with far more parts than any program writes.
@@ -58,7 +58,9 @@ def read_picture(
         file = Image.open(io.BytesIO(bare.data), formats=("PNG", "JPEG", "WEBP"))
         _check_size(file, bare)
         file.load()
-        picture = _to_rgb(_upright(file, bare.orientation))
+        picture = _with_alpha(_upright(file, bare.orientation))
+        is_transparent = "A" in picture.getbands() and picture.getchannel("A").getextrema()[0] < 255  # type: ignore[operator]
+        picture = _to_rgb(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise TooLarge(
             "the picture is too large", saw="a decompression bomb", expected=f"at most {max_pixels} pixels"
@@ -69,6 +71,11 @@ def read_picture(
         raise unreadable(data, said if isinstance(error, UnidentifiedImageError) else f"{said}: {error}") from None
     if bare.is_animated:
         note("first-frame-only", "of the animation the first frame was read")
+    if is_transparent:
+        note(
+            "alpha-dropped",
+            "the picture has transparent parts, which got the colours that they hide, because alpha is dropped",
+        )
     width, height = (side - side % multiple for side in picture.size)
     if not width or not height:
         raise RequestError(
@@ -108,6 +115,12 @@ def _upright(picture: Image, orientation: int) -> Image:
     return picture if turn is None else picture.transpose(turn)
 
 
+def _with_alpha(picture: Image) -> Image:
+    """Return a picture with alpha in a channel, if it has it as a transparent colour or in its palette."""
+    is_coloured = "transparency" in picture.info and not picture.mode.startswith("I")
+    return picture.convert("RGBA") if is_coloured else picture
+
+
 def _to_rgb(picture: Image) -> Image:
     if picture.mode == "RGB":
         return picture
@@ -118,9 +131,6 @@ def _to_rgb(picture: Image) -> Image:
         # Pillow would clip 16-bit grey at 255 instead of scaling it.
         grey = np.asarray(picture).astype(np.float32) / 257.0
         return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8)).convert("RGB")
-    if "transparency" in picture.info:
-        # Pillow warns when a palette with byte transparency is converted directly to RGB.
-        picture = picture.convert("RGBA")
     return picture.convert("RGB")
 
 

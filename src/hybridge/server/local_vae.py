@@ -13,7 +13,7 @@ from ..engine.options import choose_device, choose_dtype
 from ..errors import CannotLower, EngineFailure, HybridgeError, OutOfMemory, RequestError, TooLarge
 from ..models import ModelSpec, Normalisation, latent_space
 from ..models.doctor.causes import Finding
-from ..models.doctor.numbers import examine_output, vary
+from ..models.doctor.numbers import examine_output, examine_pixels, vary
 from ..models.doctor.requests import examine_elements, refuse_errors
 from ..protocol import DecodeRequest, Scaling, VaeTask, WireTensor
 from ..protocol.receipt import Receipt
@@ -320,7 +320,8 @@ def _examined(job: VaeJob, spec: ModelSpec) -> tuple[Finding, ...]:
     """
     request = job.request
     if not isinstance(request, DecodeRequest):
-        return job.findings
+        is_guessed = request.value_range == "auto" and job.tensor.dtype in ("float32", "float16")  # without a copy
+        return (*job.findings, *(examine_pixels(job.tensor.to_numpy()) if is_guessed else ()))
     sent = _normalisation(request.scaling, spec)
     found = (*job.findings, *examine_elements(request.latents, spec, sent, request.height, request.width))
     refuse_errors(found, spec)

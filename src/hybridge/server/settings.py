@@ -246,8 +246,7 @@ class Settings(BaseSettings):
     )
     @classmethod
     def _refuse_no_path(cls, value: object) -> object:
-        """Refuse an empty text, which would be the current folder."""
-        if value == "":
+        if value == "":  # which would be the current folder
             raise ValueError("a path")
         return value
 

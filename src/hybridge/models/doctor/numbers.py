@@ -40,6 +40,9 @@ _ROUGH = (0.33, 1.2)
 
 _ALPHA = 3
 
+#: How far below 0 bicubic and Lanczos filters get at the edges of [0, 1].
+_OVERSHOT = 0.25
+
 #: Values of a picture are within ±1; far beyond are those above this.
 _FAR = 2.0
 _FAR_SHARE = 0.5
@@ -138,6 +141,21 @@ def _own_factors(spec: ModelSpec) -> str:
         return "do_scaling=True"
     shift = f" and shift_factor={own.shift_factor:g}" if own.shift_factor else ""
     return f"scaling_factor={own.scaling_factor:g}{shift}"
+
+
+def examine_pixels(pixels: Any) -> Iterator[Finding]:
+    """Yield a finding about floats whose range is guessed, if they are within [0, 1] but for a little below.
+
+    Args:
+        pixels: NumPy's array, as sent.
+    """
+    low, high = float(pixels.min()), float(pixels.max())
+    if -_OVERSHOT < low < 0:
+        yield Finding(
+            "uncertain-range",
+            f"floats from {low:.2g} to {high:.2g} were taken as [-1, 1]",
+            "value_range=unit, if these are [0, 1] and resizing made some less than 0; value_range=signed, if not",
+        )
 
 
 def _pixels(z: Any) -> Iterator[Finding]:
