@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import save_file
-from small_vaes import kl_like, make, wan
+from small_vaes import hunyuan_image, hunyuan_video, hunyuan_video_15, kl_like, ltx, make, qwen_image, wan, wan_22
 from text_pipelines import encoders, tokenizers
 from text_servers import case_of, saved
 
 from hybridge.models import ModelSpec, TextSpec
 from hybridge.models.spec import spec_from_config
+
+_DOWN = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
 
 #: Of the tiny SDXL's text encoders: a token's vector, and the pooled one.
 _CONTEXT, _POOLED = 2 * encoders.WIDTH, encoders.WIDTH
@@ -38,8 +41,7 @@ def sd3_vae() -> Any:
     """Stable Diffusion 3's in its own size: ComfyUI reads no other from a file."""
     return make(
         diffusers.AutoencoderKL,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
+        **_DOWN,
         block_out_channels=(128, 256, 512, 512),
         layers_per_block=2,
         latent_channels=16,
@@ -48,6 +50,100 @@ def sd3_vae() -> Any:
         use_quant_conv=False,
         use_post_quant_conv=False,
     )
+
+
+_LTX_095 = {
+    "decoder_block_out_channels": (32, 64, 128),
+    "layers_per_block": (4, 6, 6, 2, 2),
+    "decoder_layers_per_block": (5, 5, 5, 5),
+    "decoder_spatio_temporal_scaling": (True, True, True),
+    "spatio_temporal_scaling": (True, True, True, True),
+    "decoder_inject_noise": (False, False, False, False),
+    "downsample_type": ("spatial", "temporal", "spatiotemporal", "spatiotemporal"),
+    "upsample_residual": (True, True, True),
+    "upsample_factor": (2, 2, 2),
+    "spatial_compression_ratio": 32,
+    "temporal_compression_ratio": 8,
+}
+
+#: VAEs with ComfyUI's numbers of layers, narrower; by their names in the catalogue.
+VAES: dict[str, Callable[[], Any]] = {
+    "wan-2.1": lambda: wan(base_dim=8, num_res_blocks=2),
+    "wan-2.2-5b": lambda: wan_22(base_dim=16, decoder_base_dim=16, num_res_blocks=2),
+    "qwen-image": lambda: qwen_image(base_dim=8, num_res_blocks=2),
+    "hunyuan-video": lambda: hunyuan_video(
+        block_out_channels=(32, 64, 128, 128), layers_per_block=2, norm_num_groups=32
+    ),
+    "hunyuan-video-1.5": lambda: hunyuan_video_15(
+        latent_channels=32,
+        block_out_channels=(32, 64, 64, 128, 128),
+        layers_per_block=2,
+        downsample_match_channel=True,
+        upsample_match_channel=True,
+    ),
+    "hunyuan-image": lambda: hunyuan_image(
+        latent_channels=64,
+        block_out_channels=(32, 64, 64, 64, 128, 128),
+        layers_per_block=2,
+        spatial_compression_ratio=32,
+        downsample_match_channel=True,
+        upsample_match_channel=True,
+    ),
+    "ltx-video": lambda: ltx(
+        latent_channels=128,
+        block_out_channels=(16, 32, 64, 64),
+        decoder_block_out_channels=(16, 32, 64, 64),
+        layers_per_block=(4, 3, 3, 3, 4),
+        decoder_layers_per_block=(4, 3, 3, 3, 4),
+        patch_size=4,
+    ),
+    "ltx-video-0.9.1": lambda: ltx(
+        latent_channels=128,
+        block_out_channels=(16, 32, 64, 64),
+        decoder_block_out_channels=(32, 64, 128),
+        layers_per_block=(4, 3, 3, 3, 4),
+        decoder_layers_per_block=(5, 6, 7, 8),
+        decoder_spatio_temporal_scaling=(True, True, True),
+        decoder_inject_noise=(False, False, False, False),
+        upsample_residual=(True, True, True),
+        upsample_factor=(2, 2, 2),
+        timestep_conditioning=True,
+        patch_size=4,
+    ),
+    "ltx-video-0.9.5": lambda: ltx(
+        latent_channels=128,
+        block_out_channels=(16, 32, 64, 128, 256),
+        down_block_types=("LTXVideo095DownBlock3D",) * 4,
+        timestep_conditioning=True,
+        patch_size=4,
+        **_LTX_095,
+    ),
+    "ltx-2": lambda: ltx(
+        diffusers.AutoencoderKLLTX2Video,
+        latent_channels=128,
+        block_out_channels=(128, 128, 128, 128),
+        decoder_causal=False,
+        patch_size=4,
+        **_LTX_095,
+    ),
+    "cosmos": lambda: make(
+        diffusers.AutoencoderKLCosmos,
+        encoder_block_out_channels=(8, 16, 32, 32),
+        decode_block_out_channels=(16, 32, 32, 32),
+    ),
+    "mochi": lambda: make(
+        diffusers.AutoencoderKLMochi,
+        encoder_block_out_channels=(32, 64, 96, 128),
+        decoder_block_out_channels=(32, 64, 96, 128),
+    ),
+    "flux2": lambda: make(
+        diffusers.AutoencoderKLFlux2,
+        block_out_channels=(32, 64, 128, 128),
+        decoder_block_out_channels=(32, 64, 128, 128),
+        latent_channels=32,
+        **_DOWN,
+    ),
+}
 
 
 def _sd3(component: Any, **config: Any) -> Any:

@@ -158,19 +158,22 @@ def wan(**config: Any) -> Any:
     return make(diffusers.AutoencoderKLWan, **{"base_dim": 4, "num_res_blocks": 1, **config})
 
 
-def wan_22() -> Any:
+def wan_22(**config: Any) -> Any:
     """Wan 2.2 5B's."""
     return wan(
-        base_dim=8,
-        decoder_base_dim=8,
-        z_dim=48,
-        is_residual=True,
-        in_channels=12,
-        out_channels=12,
-        patch_size=2,
-        scale_factor_spatial=16,
-        latents_mean=[0.1 * n for n in range(48)],
-        latents_std=[1.0 + 0.1 * n for n in range(48)],
+        **{
+            "base_dim": 8,
+            "decoder_base_dim": 8,
+            "z_dim": 48,
+            "is_residual": True,
+            "in_channels": 12,
+            "out_channels": 12,
+            "patch_size": 2,
+            "scale_factor_spatial": 16,
+            "latents_mean": [0.1 * n for n in range(48)],
+            "latents_std": [1.0 + 0.1 * n for n in range(48)],
+            **config,
+        }
     )
 
 

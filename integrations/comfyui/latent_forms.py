@@ -47,7 +47,7 @@ _FORMS = {
     "AutoencoderKLFlux2": LatentForm("pipeline", fold=2),
     "AutoencoderKLHunyuanImage": LatentForm(),
     "AutoencoderKLHunyuanVideo": LatentForm(),
-    "AutoencoderKLHunyuanVideo15": LatentForm(),
+    "AutoencoderKLHunyuanVideo15": LatentForm(drops_frames=True),
     "AutoencoderKLLTX2Video": LatentForm("statistics", drops_frames=True),
     "AutoencoderKLLTXVideo": LatentForm("pipeline", drops_frames=True),
     "AutoencoderKLMochi": LatentForm(),

@@ -154,7 +154,10 @@ def test_a_decoder_that_is_told_of_noise(
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("name", "frames", "kept"), [("wan-2.1", 8, 5), ("ltx-2", 16, 9), ("ltx-2", 3, 1)])
+@pytest.mark.parametrize(
+    ("name", "frames", "kept"),
+    [("wan-2.1", 8, 5), ("ltx-2", 16, 9), ("ltx-2", 3, 1), ("hunyuan-video-1.5", 8, 5)],
+)
 def test_frames_that_comfyui_leaves_out(
     node: Node, profile: MakeProfile, other_server: str, name: str, frames: int, kept: int
 ) -> None:
