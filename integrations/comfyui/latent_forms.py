@@ -118,11 +118,16 @@ class LatentConversion:
         self.decode_timestep = _TIMESTEP if conditioned else None
         self._mean, self._std = _statistics(facts) if self.form.space == "statistics" else (None, None)
 
-    def to_server(self, latents: torch.Tensor) -> torch.Tensor:
-        """Convert (1, C, h, w) or (1, C, f, h, w) of ComfyUI; a picture has no frames on the wire."""
+    def to_server(self, latents: torch.Tensor, *, adds_noise: bool = True) -> torch.Tensor:
+        """Convert (1, C, h, w) or (1, C, f, h, w) of ComfyUI; a picture has no frames on the wire.
+
+        Args:
+            latents: The latents of one item.
+            adds_noise: Whether those for a decoder that is told of noise get it, as before a decode in ComfyUI.
+        """
         if self.form.fold > 1:
             latents = torch.nn.functional.pixel_shuffle(latents, self.form.fold)
-        if self.decode_timestep is not None:
+        if adds_noise and self.decode_timestep is not None:
             latents = _NOISE * torch.randn_like(latents) + (1.0 - _NOISE) * latents
         if self._mean is not None:
             latents = latents * self._std + self._mean

@@ -16,10 +16,14 @@ from hybridge.protocol import read_latents
 from hybridge.protocol.safetensors_bytes import write_safetensors
 from hybridge.protocol.torch import from_torch, to_torch
 
+from .latent_forms import LatentConversion
 from .messages import NodeError
 
+#: The suffix of ComfyUI's own files, which have a LATENT as it is.
+_COMFYUI = ".latent"
+
 #: Suffixes of the files that can be loaded.
-SUFFIXES = (".safetensors", ".latent", ".npz", ".npy", ".pt")
+SUFFIXES = (".safetensors", _COMFYUI, ".npz", ".npy", ".pt")
 
 #: The folder below ComfyUI's output in which latents are saved, as its own are.
 FOLDER = "latents"
@@ -31,30 +35,46 @@ _NORMALISED = 128
 _FOLD = 2
 
 
-def save_latents(samples: dict[str, Any], path: Path) -> None:
+def tensor_of(samples: dict[str, Any]) -> torch.Tensor:
+    """Return the latents of a LATENT; of LTX-2's, which has sound beside them, those of the frames."""
+    latents = samples["samples"]
+    first: torch.Tensor = latents.unbind()[0] if latents.is_nested else latents
+    return first
+
+
+def save_latents(
+    samples: dict[str, Any], path: Path, model: str | None = None, conversion: LatentConversion | None = None
+) -> None:
     """Write a LATENT to a safetensors file.
 
     Args:
         samples: A LATENT; its noise mask is not written.
         path: The file, which must not exist.
+        model: The server's name for the model of the latents, if it is known.
+        conversion: To that model's latents; without it, LTX-2's and Cosmos's are taken for LTX-Video's and Wan's.
     """
-    latents = samples["samples"]
-    space = "vae"
-    if latents.shape[1] == _NORMALISED:
-        space = "pipeline"
+    latents, about = tensor_of(samples), {"space": "vae"}
+    if conversion is not None:
+        latents = torch.cat([conversion.to_server(one, adds_noise=False) for one in latents.split(1)])
+        about = {"model": str(model), "space": _space_of(conversion)}
+    elif latents.shape[1] == _NORMALISED:
+        about["space"] = "pipeline"
         if latents.ndim == 4:
             latents = torch.nn.functional.pixel_shuffle(latents, _FOLD)
-    data = write_safetensors({"latents": from_torch(latents)}, {"space": space})
+    data = write_safetensors({"latents": from_torch(latents.contiguous())}, about)
     with path.open("xb") as file:
         file.write(data)
 
 
-def load_latents(path: Path, *, assumes_vae_space: bool = False) -> dict[str, Any]:
+def load_latents(
+    path: Path, *, assumes_vae_space: bool = False, conversion: LatentConversion | None = None
+) -> dict[str, Any]:
     """Read a LATENT from a file.
 
     Args:
         path: A safetensors file, ComfyUI's ``.latent``, ``.npz``, ``.npy`` or ``.pt``.
         assumes_vae_space: What a file means that does not say its space; else it is refused.
+        conversion: From the latents of the model that made the file, if it is known.
 
     Raises:
         NodeError: for a file that cannot be read, or latents that ComfyUI has in another space.
@@ -70,9 +90,20 @@ def load_latents(path: Path, *, assumes_vae_space: bool = False) -> dict[str, An
         raise NodeError(
             f"{path.name} does not say in which space its latents are: choose `space: vae`, if they are unscaled."
         )
-    if file.scaling is not None and file.scaling.by == "model":
-        latents = _of_pipelines(latents, path.name)
-    return {"samples": latents}
+    space = "pipeline" if file.scaling is not None and file.scaling.by == "model" else "vae"
+    if conversion is not None and path.suffix != _COMFYUI:
+        if space != _space_of(conversion):
+            raise NodeError(
+                f"{path.name} has latents in the space {space!r}, but those of this model that ComfyUI takes are in"
+                f" the space {_space_of(conversion)!r}."
+            )
+        return {"samples": torch.cat([conversion.to_comfyui(one) for one in latents.split(1)])}
+    return {"samples": _of_pipelines(latents, path.name) if space == "pipeline" else latents}
+
+
+def _space_of(conversion: LatentConversion) -> str:
+    """Return the space of latents that a conversion gives, as files say it."""
+    return "pipeline" if conversion.scaling.by == "model" else "vae"
 
 
 def _of_pipelines(latents: torch.Tensor, name: str) -> torch.Tensor:

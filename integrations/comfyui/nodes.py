@@ -11,7 +11,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import servers
 from .check import checked
 from .clip import RemoteCLIP
-from .latents import FOLDER, fingerprint_of, load_latents, names_of, save_latents
+from .latents import FOLDER, fingerprint_of, load_latents, names_of, save_latents, tensor_of
 from .messages import NodeError
 from .text import encode_text
 from .vae import PRECISIONS, RemoteVAE
@@ -136,7 +136,7 @@ class HybridgeDecode(_ServerNode):
 
     @classmethod
     def execute(cls, samples: dict[str, Any], profile: str, model: str, precision: str) -> io.NodeOutput:
-        return io.NodeOutput(_pictures(cls.vae(profile, model, precision).decode(samples["samples"])))
+        return io.NodeOutput(_pictures(cls.vae(profile, model, precision).decode(tensor_of(samples))))
 
 
 class HybridgePreviewDecode(_ServerNode):
@@ -156,7 +156,7 @@ class HybridgePreviewDecode(_ServerNode):
 
     @classmethod
     def execute(cls, samples: dict[str, Any], profile: str, model: str, precision: str) -> io.NodeOutput:
-        return io.NodeOutput(_pictures(cls.vae(profile, model, precision).decode_with_preview(samples["samples"])))
+        return io.NodeOutput(_pictures(cls.vae(profile, model, precision).decode_with_preview(tensor_of(samples))))
 
 
 class HybridgeEncode(_ServerNode):
@@ -235,7 +235,28 @@ class HybridgeText(_ServerNode):
 # ------------------------------------------------------------------------------------------------ files
 
 
-class HybridgeSaveLatents(io.ComfyNode):
+class _FileNode(_ServerNode):
+    """A node whose latents may be of a model that a server has; without a name, no server is asked."""
+
+    task = "decode"
+
+    @classmethod
+    def fingerprint_inputs(cls, profile: str = "", model: str = "", **_: Any) -> Any:
+        return servers.fingerprint(profile, model, cls.task) if profile or model else ""
+
+    @classmethod
+    def named(cls, profile: str, model: str) -> RemoteVAE | None:
+        """Return the server's VAE if a widget names it."""
+        return cls.vae(profile, model) if profile or model else None
+
+
+def _model_of_file(what: str) -> list[Any]:
+    about = f"The server's name for the model {what}: needed for LTX-2 and Cosmos, whose latents look like others."
+    profile = io.String.Input("profile", optional=True, default="", tooltip=_PROFILE)
+    return [profile, io.String.Input("model", optional=True, default="", tooltip=about)]
+
+
+class HybridgeSaveLatents(_FileNode):
     """A LATENT to a file that says what it is."""
 
     @classmethod
@@ -244,21 +265,29 @@ class HybridgeSaveLatents(io.ComfyNode):
             "HybridgeSaveLatents",
             "Hybridge Save Latents",
             "Saves latents for `hybridge decode` and for Hybridge Load Latents, without the workflow.",
-            inputs=[io.Latent.Input("samples"), io.String.Input("filename_prefix", default=f"{FOLDER}/hybridge")],
+            inputs=[
+                io.Latent.Input("samples"),
+                io.String.Input("filename_prefix", default=f"{FOLDER}/hybridge"),
+                *_model_of_file("that decodes these"),
+            ],
             outputs=[],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, samples: dict[str, Any], filename_prefix: str) -> io.NodeOutput:
+    def execute(
+        cls, samples: dict[str, Any], filename_prefix: str, profile: str = "", model: str = ""
+    ) -> io.NodeOutput:
+        vae = cls.named(profile, model)
         output = folder_paths.get_output_directory()
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, output)
         file = f"{name}_{counter:05}_.safetensors"
-        save_latents(samples, Path(folder) / file)
+        known = () if vae is None else (vae.model, vae.conversion)
+        save_latents(samples, Path(folder) / file, *known)
         return io.NodeOutput(ui={"latents": [{"filename": file, "subfolder": subfolder, "type": "output"}]})
 
 
-class HybridgeLoadLatents(io.ComfyNode):
+class HybridgeLoadLatents(_FileNode):
     """A file of latents to a LATENT."""
 
     @classmethod
@@ -271,17 +300,20 @@ class HybridgeLoadLatents(io.ComfyNode):
             inputs=[
                 io.Combo.Input("file", options=_files()),
                 io.Combo.Input("space", options=list(_SPACES), default=_SPACES[0], tooltip=about),
+                *_model_of_file("that made them"),
             ],
             outputs=[io.Latent.Output()],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file: str = "", **_: Any) -> str:
-        return fingerprint_of(_path_of(file))
+    def fingerprint_inputs(cls, file: str = "", profile: str = "", model: str = "", **_: Any) -> str:
+        return fingerprint_of(_path_of(file)) + str(super().fingerprint_inputs(profile, model))
 
     @classmethod
-    def execute(cls, file: str, space: str) -> io.NodeOutput:
-        return io.NodeOutput(load_latents(_path_of(file), assumes_vae_space=space == "vae"))
+    def execute(cls, file: str, space: str, profile: str = "", model: str = "") -> io.NodeOutput:
+        vae = cls.named(profile, model)
+        conversion = None if vae is None else vae.conversion
+        return io.NodeOutput(load_latents(_path_of(file), assumes_vae_space=space == "vae", conversion=conversion))
 
 
 _SPACES = ("as the file says", "vae")

@@ -48,6 +48,7 @@ class RemoteVAE:
 
     Attributes:
         model: The server's name for the model.
+        conversion: From a LATENT to the latents of the server's model, and back.
         latent_channels: C of the latents.
         latent_dim: 2 for pictures, 3 for latents with a frame axis.
         output_channels: Channels of decoded pictures: 3, or 4 with alpha.
@@ -60,8 +61,8 @@ class RemoteVAE:
     def __init__(self, server: Server, facts: dict[str, Any], precision: str = PRECISIONS[0]) -> None:
         self.model = str(facts["name"])
         self._server = server
-        self._conversion = LatentConversion(_loaded(server, facts) if lacks_statistics(facts) else facts)
-        form = self._conversion.form
+        self.conversion = LatentConversion(_loaded(server, facts) if lacks_statistics(facts) else facts)
+        form = self.conversion.form
         # The server's own pixels have no alpha, which only the decoder's numbers have.
         self._output = "signed" if form.colours > 3 else "unit" if precision == "float" else "pixels"
         self._factor = _number(server, facts, "spatial_factor") * form.fold
@@ -69,7 +70,7 @@ class RemoteVAE:
         self._is_video = bool(facts.get("frames"))
         self._can_encode = "encode" in (facts.get("tasks") or ())
         self.latent_channels = _number(server, facts, "latent_channels") * form.fold**2
-        self.latent_dim = 3 if self._conversion.has_frames else 2
+        self.latent_dim = 3 if self.conversion.has_frames else 2
         self.output_channels = form.colours
         self.not_video = False
         self.crop_input = True
@@ -100,7 +101,7 @@ class RemoteVAE:
         latents = self._checked(samples)
         items = latents.split(1)
         works = [
-            self._decoding(from_torch(self._conversion.to_server(item)), None if index else previews)
+            self._decoding(from_torch(self.conversion.to_server(item)), None if index else previews)
             for index, item in enumerate(items)
         ]
         pixels: list[torch.Tensor] = []
@@ -230,7 +231,7 @@ class RemoteVAE:
         return samples
 
     def _decoding(self, latents: WireTensor, previews: SimpleQueue[Any] | None = None) -> _Sent:
-        conversion = self._conversion
+        conversion = self.conversion
         # The noise is in the latents already.
         timestep = conversion.decode_timestep
         noise = None if timestep is None else 0.0
@@ -291,12 +292,12 @@ class RemoteVAE:
             pixels = pixels[None] if is_one else pixels[:, None]
         if not self._is_video and pixels.shape[1] > 1:
             pixels = pixels.flatten(0, 1)[:, None]
-        if self._conversion.form.drops_frames:
+        if self.conversion.form.drops_frames:
             pixels = pixels[:, : 1 + (pixels.shape[1] - 1) // self._temporal * self._temporal]
         latents: dict[int, torch.Tensor] = {}
 
         def take(index: int, answer: WireTensor) -> None:
-            latents[index] = self._conversion.to_comfyui(to_torch(answer).to(torch.float32))
+            latents[index] = self.conversion.to_comfyui(to_torch(answer).to(torch.float32))
 
         works = [self._encoding(item[0]) for item in pixels.split(1)]
         self._server.call_all(works, take, shows_progress=shows_progress)
@@ -311,7 +312,7 @@ class RemoteVAE:
             signed = frames.movedim(-1, 1) * 2 - 1
             image = from_torch(signed.transpose(0, 1)[None] if self._is_video else signed)
         value_range: Any = "auto" if levels is not None else "signed"
-        request = EncodeRequest(image, self._conversion.scaling, value_range=value_range)
+        request = EncodeRequest(image, self.conversion.scaling, value_range=value_range)
 
         async def send(client: AsyncClient, progress: Progress) -> WireTensor:
             return self._noted(await client.send(request, model=self.model, progress=progress))

@@ -15,9 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from text_servers import case_of, saved, serving
 
+from hybridge.client import Client
 from hybridge.engine import EngineOptions
 from hybridge.engine.text import TextEngine
 from hybridge.models import TextSpec
+from hybridge.protocol import read_latents
 
 Node = Callable[..., tuple[Any, ...]]
 MakeProfile = Callable[..., str]
@@ -119,6 +121,59 @@ def test_latents_are_saved_and_loaded(node: Node, folders: Path, shape: tuple[in
     name = f"latents/{saved_file.name} [output]"
     (loaded,) = node("HybridgeLoadLatents", file=name, space="as the file says")
     assert torch.equal(loaded["samples"], latents)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["ltx-2", "cosmos", "ltx-video-0.9.1", "wan-2.1", "flux2", "cogvideox-2b"])
+def test_files_of_a_named_model(
+    pack: ModuleType,
+    node: Node,
+    profile: MakeProfile,
+    folders: Path,
+    other_server: str,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are what `hybridge decode` takes for this model, and come back as they were."""
+    profile(other_server)
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)  # without the noise of a decode in ComfyUI
+    (vae,) = node("HybridgeVAE", profile="desktop", model=name, precision="float")
+    frames = [2] if vae.latent_dim == 3 else []
+    latents = torch.randn(1, vae.latent_channels, *frames, 4, 4)
+    node("HybridgeSaveLatents", samples={"samples": latents}, profile="desktop", model=name)
+    (saved_file,) = (folders / "output" / "latents").glob("*")
+    file = read_latents(saved_file)
+    assert file.model == name
+    how = {"decode_timestep": 0.05, "decode_noise_scale": 0.0} if name == "ltx-video-0.9.1" else {}
+    with Client(other_server) as client:
+        pixels = torch.as_tensor(client.decode(saved_file, output="unit", model=name, **how))
+    if not how:  # which a file cannot say
+        there = vae.decode(latents)
+        torch.testing.assert_close(pixels.movedim(-3, -1).reshape(there.shape), there)
+    given = {"file": f"latents/{saved_file.name} [output]", "space": "as the file says"}
+    (loaded,) = node("HybridgeLoadLatents", **given, profile="desktop", model=name)
+    torch.testing.assert_close(loaded["samples"], latents)
+    other = "wan-2.1" if file.scaling.by == "model" else "cosmos"
+    with pytest.raises(RuntimeError, match="has latents in the space"):
+        node("HybridgeLoadLatents", **given, profile="desktop", model=other)
+
+
+def test_frames_that_have_sound_beside_them(node: Node, profile: MakeProfile, folders: Path, server: str) -> None:
+    """ComfyUI has LTX-2's two latents in one object."""
+
+    class Both:
+        is_nested = True
+
+        def unbind(self) -> list[torch.Tensor]:
+            return [torch.ones(1, 4, 8, 8), torch.zeros(1, 8, 3, 16)]
+
+    node("HybridgeSaveLatents", samples={"samples": Both()})
+    (saved_file,) = (folders / "output" / "latents").glob("*")
+    with safe_open(saved_file, "pt") as file:
+        assert torch.equal(file.get_tensor("latents"), torch.ones(1, 4, 8, 8))
+    profile(server)
+    (pixels,) = node("HybridgeDecode", samples={"samples": Both()}, profile="desktop", model="sd-v1")
+    assert pixels.shape == (1, 64, 64, 3)
 
 
 def test_files_of_others_are_loaded_or_refused(pack: ModuleType, node: Node, folders: Path) -> None:
