@@ -157,6 +157,7 @@ def test_the_exact_decoder_keeps_its_budget_or_refuses() -> None:
         (Setup("sdxl", height=-16, width=16), "not a size"),
         (Setup("sdxl", height=16384, width=16384), "more than is estimated"),
         (Setup("sdxl", batch=0), "not a number of batch"),
+        (Setup("sdxl", batch=65), "saw 65 × 1024×1024"),
         (Setup("sdxl", steps=0), "not a number of steps"),
         (Setup("sd15", refiner=True), "has no refiner"),
         (Setup("sd3", ("attention-vanilla",)), "are a UNet's"),

@@ -35,7 +35,7 @@ def test_equal_pictures_are_equal(noise: np.ndarray) -> None:
 
 def test_captions_are_looked_for_in_the_pictures() -> None:
     text = "a red circle above a blue square at night"
-    score = pictures.judges(["caption"])["caption"]
+    score = pictures.JUDGES["caption"].make()
     right, wrong = (
         np.asarray(draw(read(said), random.Random(0)), np.float32) / 255
         for said in (text, "a red circle above a blue ring at night")
@@ -58,7 +58,7 @@ def test_differences_by_hand() -> None:
 def test_structure(noise: np.ndarray) -> None:
     pytest.importorskip("skimage")
     assert "ssim" not in pictures.judges_missing()
-    scores = pictures.judges(["ssim"])
+    scores = {"ssim": pictures.JUDGES["ssim"].make()}
     assert pictures.difference(noise, noise, scores=scores)["ssim"] == pytest.approx(1)
     brighter = pictures.difference(noise * 0.5 + 0.5, noise, scores=scores)["ssim"]
     other = pictures.difference(1 - noise, noise, scores=scores)["ssim"]

@@ -120,6 +120,7 @@ def command(*arguments: object) -> str:
 @pytest.mark.parametrize(
     ("asked", "complaint"),
     [
+        (["--technique", ""], "unknown technique"),
         (["--technique", "channel-last"], "unknown technique: saw channel-last.*Try: channels-last"),
         (["--stack", "channels-last+"], "unknown technique"),
         (["--size", "100"], "a multiple of 8"),

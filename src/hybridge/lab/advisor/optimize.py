@@ -20,6 +20,7 @@ from ..techniques.pipeline_context import PipelineContext
 from ..techniques.stack import Step
 from ..techniques.technique import Technique
 from .optimised import Optimised
+from .options import device_named
 from .presets import PRESETS, Recipe, kind_of, preset_named
 from .proving import prove as prove_stack
 
@@ -105,10 +106,7 @@ def _check_pipeline(pipe: Any) -> None:
 
 def _place(pipe: Any, device: str | torch.device | None) -> torch.device:
     if device is not None:
-        try:
-            return torch.device(device)
-        except RuntimeError as error:
-            raise RequestError("not a device", saw=device, expected="such as cpu or cuda:0") from error
+        return device_named(device)
     here: torch.device = pipe.device
     if here.type not in ("cpu", "meta"):
         return here

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ...errors import TooLarge
+import torch
+
+from ...errors import RequestError, TooLarge
 from ..estimator.phases import estimate
 from ..estimator.shapes import PipelineShape, shape_named
 from ..estimator.types import Correction, Estimate, Phase, Setup
@@ -121,7 +123,7 @@ def options(
     """
     shape = shape_named(setup.pipeline)
     half = "bf16" if shape.half == "bfloat16" else "fp16"
-    is_cuda = device.split(":")[0] == "cuda"
+    is_cuda = device_named(device).type == "cuda"
     widths, texts = _widths(setup, half, vram_bytes, correction, is_cuda=is_cuda), _texts(shape, is_cuda=is_cuda)
     ways = itertools.product(texts, widths, _PLACES, _decoders(shape, setup, link))
     for text, width, place, (decoder, vae) in ways:
@@ -139,6 +141,14 @@ def options(
         except TooLarge:
             continue  # the exact decoder has no plan that is small enough
         yield _option(decoder, made, shape, link, correction)
+
+
+def device_named(device: str | torch.device) -> torch.device:
+    """A device of torch, whether it is here or not; raises :class:`RequestError` for what is none."""
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise RequestError("not a device", saw=device, expected="such as cpu or cuda:0") from error
 
 
 def seconds_of(made: Estimate, shape: PipelineShape, link: Link | None, flops_per_s: float) -> float:

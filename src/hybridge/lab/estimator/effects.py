@@ -6,12 +6,13 @@ A field that is None says nothing; two techniques of one stack may not say diffe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ...errors import RequestError
 from ..harness.names import look_up
+from ..harness.typed import parse
 from ..techniques.facts import FACTS, KNOWN
 from .types import ConvAlgorithm
 
@@ -65,8 +66,8 @@ class Effect:
     base: float | None = None
     refiner_calls: int | None = None
     full_every: int | None = None
-    cheap: tuple[tuple[str, float], ...] | None = None
-    work: tuple[tuple[str, float], ...] | None = None
+    cheap: dict[str, float] | None = None
+    work: dict[str, float] | None = None
     unknown: tuple[str, ...] = ()
 
 
@@ -98,14 +99,10 @@ def effect_of(names: Sequence[str]) -> Effect:
 _FIELDS = tuple(field.name for field in dataclasses.fields(Effect) if field.name != "unknown")
 
 
-def _effect(said: Mapping[str, Any]) -> Effect:
-    """From a row of the catalogue; ``note`` there says where its numbers are from."""
-    fields = {key: value for key, value in said.items() if key not in ("note", "unknown")}
-    by_pipeline: dict[str, Any] = {key: tuple(fields[key].items()) for key in ("cheap", "work") if key in fields}
-    return Effect(**{**fields, **by_pipeline}, unknown=(said["unknown"],) if "unknown" in said else ())
-
-
-EFFECTS: dict[str, Effect] = {facts.name: _effect(facts.effect) for facts in FACTS.values()}
+#: By technique; ``note`` in the catalogue says where the numbers of a row are from.
+EFFECTS: dict[str, Effect] = {
+    name: parse(Effect, facts.effect, f"the effect of {name}") for name, facts in FACTS.items()
+}
 
 # What the adviser's code does and no study measures: of text encoders.
 EFFECTS |= {

@@ -62,16 +62,16 @@ def estimate(setup: Setup, *, correction: Correction | None = None) -> Estimate:
         TooLarge: when the exact decoder does not fit its budget.
     """
     shape, effect = shape_named(setup.pipeline), effect_of(setup.stack)
-    _check(setup, shape, effect)
-    refines = setup.refiner or effect.base is not None
+    steps = effect.steps or shape.steps
     setup = replace(
         setup,
         pipeline=shape.name,
         height=setup.height or shape.size,
         width=setup.width or shape.size,
-        steps=setup.steps or effect.steps or shape.steps,
-        refiner=refines,
+        steps=steps if setup.steps is None else setup.steps,
+        refiner=setup.refiner or effect.base is not None,
     )
+    _check(setup, shape, effect)
     return _Arithmetic(setup, shape, effect).estimate(correction)
 
 
@@ -88,7 +88,7 @@ def _check(setup: Setup, shape: PipelineShape, effect: Effect) -> None:
     for name, number in (("batch", setup.batch), ("steps", setup.steps)):
         if number is not None and number < 1:
             raise RequestError(f"not a number of {name}", saw=number, expected="at least 1")
-    if (setup.refiner or effect.base is not None) and shape.refiner is None:
+    if setup.refiner and shape.refiner is None:
         raise RequestError(f"{shape.title} has no refiner", saw=setup.pipeline, expected="sdxl")
     if effect.attention in ("matrix", "sliced") and not shape.denoiser.call.startswith("unet"):
         raise RequestError(
@@ -162,11 +162,11 @@ class _Arithmetic:
         steps = setup.steps or 1
         under = end if effect.guided is None else min(end, int(steps * effect.guided) + 1)
         forwards = max(0, under - first) + (end - max(first, under)) / 2
-        cheap = dict(effect.cheap or ()).get(shape.name)
+        cheap = (effect.cheap or {}).get(shape.name)
         if cheap is not None and effect.full_every and part is shape.denoiser and end > first:
             whole = math.ceil((end - first) / effect.full_every)
             forwards *= (whole + (end - first - whole) * cheap) / (end - first)
-        forwards *= dict(effect.work or ()).get(shape.name, 1.0) if part is shape.denoiser else 1.0
+        forwards *= (effect.work or {}).get(shape.name, 1.0) if part is shape.denoiser else 1.0
         return self._phase(name, [part], cost.peak_bytes, round(cost.flops * forwards))
 
     def _decode(self) -> Phase:

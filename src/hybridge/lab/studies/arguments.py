@@ -69,7 +69,7 @@ class Configuration:
     @classmethod
     def of(cls, techniques: Sequence[str]) -> Configuration:
         """The configuration with these techniques; the baseline for none."""
-        return cls("+".join(techniques) or BASELINE, tuple(techniques))
+        return cls("+".join(techniques) if techniques else BASELINE, tuple(techniques))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,6 @@ class Judge:
 def judges_missing() -> dict[str, str]:
     """Why scores are not given here, by name."""
     return {name: reason for name, judge in JUDGES.items() if (reason := judge.why_missing())}
-
-
-def judges(names: Iterable[str]) -> dict[str, Score]:
-    """Loads them."""
-    return {name: JUDGES[name].make() for name in names}
 
 
 def difference(

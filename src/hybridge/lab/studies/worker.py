@@ -23,7 +23,7 @@ from ..techniques.stack import Step
 from ..techniques.technique import Technique
 from . import bench, outcomes, pipeline
 from .arguments import BASELINE, Arguments, Prompt
-from .pictures import JUDGES, Score, difference, judges, judges_missing, write_png
+from .pictures import JUDGES, Score, difference, judges_missing, write_png
 
 #: What numbers depend on besides what every benchmark names and what techniques are made of.
 _LIBRARIES = ("transformers", "accelerate")
@@ -84,7 +84,7 @@ def measure(job: dict[str, Any], say: Say) -> dict[str, Any]:
         written = _keep(measured.pictures, out, configuration.name)
     except OSError as error:
         return {"unwritten": str(error)}
-    scores = judges(name for name in JUDGES if name not in job["not_scored"])
+    scores = {name: judge.make() for name, judge in JUDGES.items() if name not in job["not_scored"]}
     compared = _compared(measured.pictures, settled.prompts, out, scores)
     return {**measured.entry, "load_s": load_s, "difference": compared, "pictures": written}
 
