@@ -9,14 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..harness.measure import growth, seconds
-from ..harness.memory import PeakBytes
+from ..harness.memory import PeakBytes, storage_bytes
 from ..harness.worker_process import Say, in_a_line
 from ..techniques import stack
 from ..techniques.evidence import CallLog
@@ -25,7 +25,7 @@ from ..techniques.stack import Step
 from ..techniques.technique import Technique
 from . import outcomes
 from .arguments import Prompt
-from .pipeline import weights_bytes
+from .record import Peak
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +105,15 @@ def _measured(
     say("proving")
     proven, calls = _proven(context, steps, make)
     say("measuring memory")
-    peak = _peak(context, make, resting_bytes)
-    peak["exact_bytes"], why_not_exact = _exact(context, steps, make)
+    peak, why_not_exact = _peak(context, steps, make, resting_bytes)
     entry = {
         **outcomes.together(proven),
         "first_picture_s": first_picture_s,
         "seconds": timed,
         "steps": context.arguments["num_inference_steps"],
         "denoiser_calls": calls,
-        "weights_bytes": weights_bytes(context.pipe),
-        "peak": peak,
+        "weights_bytes": storage_bytes(torch.nn.ModuleList(modules(context.pipe).values())),
+        "peak": asdict(peak),
         "why_not_exact": why_not_exact,
     }
     return entry, pictures
@@ -156,16 +155,18 @@ def _proven(
     return said, None if calls is None else calls.batches
 
 
-def _peak(context: PipelineContext, make: Callable[[], Any], resting_bytes: int | None) -> dict[str, int | None]:
-    """What the device handed out; on a CPU how far the process grew since before the pipeline was loaded."""
-    kinds = ("exact_bytes", "allocated_bytes", "reserved_bytes", "resident_bytes")
-    peak: dict[str, int | None] = dict.fromkeys(kinds)
+def _peak(
+    context: PipelineContext, steps: Sequence[Step], make: Callable[[], Any], resting_bytes: int | None
+) -> tuple[Peak, str | None]:
+    """(the most bytes, why tensors were not counted); of a CPU's process, since before the pipeline was loaded."""
+    allocated = reserved = resident = None
     if context.device.type == "cuda":
-        _, peak["allocated_bytes"] = growth(make, context.device, above=0)
-        peak["reserved_bytes"] = torch.cuda.max_memory_reserved(context.device)
+        _, allocated = growth(make, context.device, above=0)
+        reserved = torch.cuda.max_memory_reserved(context.device)
     if context.device.type == "cpu" and resting_bytes is not None:
-        _, peak["resident_bytes"] = growth(make, context.device, above=resting_bytes)
-    return peak
+        _, resident = growth(make, context.device, above=resting_bytes)
+    exact, why_not_exact = _exact(context, steps, make)
+    return Peak(exact, allocated, reserved, resident), why_not_exact
 
 
 def _exact(

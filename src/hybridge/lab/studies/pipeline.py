@@ -13,7 +13,6 @@ from diffusers import DiffusionPipeline
 from ...engine.options import choose_device
 from ...errors import ModelUnavailable, RequestError
 from ...models.catalogue import STARTER as STARTER_FOLDER
-from ..harness.memory import storage_bytes
 from ..techniques.pipeline_context import PipelineContext, default_side, modules
 from .arguments import STARTER, TINY, Arguments
 from .tiny_pipeline import save_tiny
@@ -121,11 +120,6 @@ def about(name: str, pipe: Any) -> dict[str, Any]:
         "weights": "random" if name == TINY else name,
         "parameters": {part: sum(p.numel() for p in module.parameters()) for part, module in modules(pipe).items()},
     }
-
-
-def weights_bytes(pipe: Any) -> int:
-    """Of all parts, every storage once."""
-    return storage_bytes(torch.nn.ModuleList(modules(pipe).values()))
 
 
 def _dtype(asked: str, device: torch.device, source: str) -> str:

@@ -9,6 +9,8 @@ import torch
 
 from ...client.pipelines import connect
 from ...client.remote_vae import RemoteVAE
+from ...engine.exact import exact
+from ...engine.reference import without_tiling
 from ...errors import TooLarge
 from ..harness.memory import storage_bytes
 from . import extra_models
@@ -164,8 +166,6 @@ def tiling(context: PipelineContext, undo: Undo) -> Watch:
 
 def exact_vae(context: PipelineContext, undo: Undo) -> Watch:
     """In strips, with twice the least memory that the latents can be decoded in."""
-    from ...engine.exact import exact
-
     former = context.pipe.vae
     undo.by(setattr, former, "use_tiling", former.use_tiling)  # which is turned off by what follows
     vae = exact(former)
@@ -190,8 +190,6 @@ def exact_vae(context: PipelineContext, undo: Undo) -> Watch:
 
 def _budget(vae: Any, shape: Sequence[int]) -> int:
     """Twice the least that these latents can be decoded in: below the plain forward, not the slowest way."""
-    from ...engine.exact import exact
-
     try:
         least = exact(vae, 1).plan("decode", shape[0], shape[2], shape[3]).peak_bytes
     except TooLarge as error:  # which says what would have been enough
@@ -201,9 +199,6 @@ def _budget(vae: Any, shape: Sequence[int]) -> int:
 
 def why_not_exact(context: PipelineContext) -> Missing | None:
     """A VAE that the engine can only run plain."""
-    from ...engine.exact import exact
-    from ...engine.reference import without_tiling
-
     with without_tiling(context.pipe.vae):  # so that it is on again afterwards
         reason = exact(context.pipe.vae).why_plain("decode")
     return None if reason is None else Missing("unavailable", reason, instead="vae-tiling")
