@@ -25,9 +25,6 @@ from .technique import Missing, Proof, Undo, Watch
 #: The guide's settings: a full step, then two that compute the outermost blocks alone.
 _INTERVAL, _BRANCH = 3, 0
 
-#: Steps between two computations, as the paper has them: of self-attention, and of attention to the prompt.
-_SELF_ATTENTION_EVERY, _CROSS_ATTENTION_EVERY = 2, 6
-
 #: Enough for a step to be left out, wherever a cache begins to.
 _TRIAL_STEPS = 4
 
@@ -61,13 +58,26 @@ def _last_attention_spared(context: PipelineContext) -> Watch:
     return spared(context, ".to_out.0", "the last attention")
 
 
-def _hook(context: PipelineContext, undo: Undo, put: Callable[[Any], object]) -> Watch:
-    """Lets ``put`` hang its hooks on the denoiser, and resets them before every picture and when guidance ends."""
-    from diffusers.hooks import HookRegistry
+def hooked(
+    context: PipelineContext, undo: Undo, config: str, apply: str, timed: bool = False, **settings: Any
+) -> Watch:
+    """A cache of diffusers, whose hooks are reset before every picture and when guidance ends.
 
+    Args:
+        context: Whose denoiser the hooks hang on.
+        undo: Hears how they come off.
+        config: Name of the cache's config in ``diffusers.hooks``.
+        apply: Name of its function there.
+        timed: Whether it asks where the loop is.
+        settings: Of the config.
+    """
+    from diffusers import hooks
+
+    if timed:
+        settings["current_timestep_callback"] = _clock(context, undo)
     denoiser = context.denoiser
     before = set(_hooks(denoiser))
-    registry = HookRegistry.check_if_exists_or_initialize(denoiser)
+    registry = hooks.HookRegistry.check_if_exists_or_initialize(denoiser)
 
     def take_off() -> None:
         # The last first: of two on a module, a later one goes on calling an earlier one that was taken away.
@@ -78,7 +88,7 @@ def _hook(context: PipelineContext, undo: Undo, put: Callable[[Any], object]) ->
         registry.invalidate_child_registries_cache()
 
     undo.by(take_off)
-    put(denoiser)
+    getattr(hooks, apply)(denoiser, getattr(hooks, config)(**settings))
     registry.invalidate_child_registries_cache()
     found = len(_hooks(denoiser)) - len(before)
 
@@ -108,8 +118,8 @@ def _hooks(denoiser: Any) -> list[tuple[Any, str]]:
     return [(part, name) for part in owners for name in part._diffusers_hook.hooks]
 
 
-def _timed(context: PipelineContext, undo: Undo, put: Callable[[Any, Callable[[], float]], object]) -> Watch:
-    """As :func:`_hook`, for caches that ask where the loop is, from 1000 down to 0.
+def _clock(context: PipelineContext, undo: Undo) -> Callable[[], float]:
+    """Says where the loop is, from 1000 down to 0.
 
     It is read from the denoiser's arguments: not every pipeline says it.
     """
@@ -122,35 +132,15 @@ def _timed(context: PipelineContext, undo: Undo, put: Callable[[Any, Callable[[]
         now = float(torch.as_tensor(given).flatten()[0]) * scale
 
     undo.by(context.denoiser.register_forward_pre_hook(read_timestep, with_kwargs=True).remove)
-    return _hook(context, undo, lambda denoiser: put(denoiser, lambda: now))
-
-
-def pab(context: PipelineContext, undo: Undo) -> Watch:
-    """Pyramid Attention Broadcast."""
-    from diffusers import PyramidAttentionBroadcastConfig
-    from diffusers.hooks import apply_pyramid_attention_broadcast
-
-    every = {
-        "spatial_attention_block_skip_range": _SELF_ATTENTION_EVERY,
-        "cross_attention_block_skip_range": _CROSS_ATTENTION_EVERY,
-    }
-
-    def put(denoiser: Any, now: Callable[[], float]) -> None:
-        config = PyramidAttentionBroadcastConfig(**every, current_timestep_callback=now)
-        apply_pyramid_attention_broadcast(denoiser, config)
-
-    return _timed(context, undo, put)
+    return lambda: now
 
 
 def taylorseer(context: PipelineContext, undo: Undo, **settings: Any) -> Watch:
     """TaylorSeer, told which modules, or with the library's own choice."""
-    from diffusers import TaylorSeerCacheConfig
-    from diffusers.hooks import apply_taylorseer_cache
-
-    config = TaylorSeerCacheConfig(taylor_factors_dtype=context.denoiser.dtype, **settings)
     if not hasattr(context.denoiser, "cache_context"):  # else its pipeline names the calls
         undo.by(context.denoiser.register_forward_pre_hook(_name_call, with_kwargs=True).remove)
-    return _hook(context, undo, lambda denoiser: apply_taylorseer_cache(denoiser, config))
+    settings["taylor_factors_dtype"] = context.denoiser.dtype
+    return hooked(context, undo, "TaylorSeerCacheConfig", "apply_taylorseer_cache", **settings)
 
 
 def _name_call(denoiser: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -159,14 +149,6 @@ def _name_call(denoiser: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[st
 
     first = next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
     _set_cache_context(denoiser, CacheContext(f"batch of {first.shape[0]}"))
-
-
-def by_defaults(context: PipelineContext, undo: Undo, config: str, apply: str) -> Watch:
-    """A cache of diffusers as it comes: its function, with a config of its own."""
-    from diffusers import hooks
-
-    made = getattr(hooks, config)()
-    return _hook(context, undo, lambda denoiser: getattr(hooks, apply)(denoiser, made))
 
 
 def why_no_first_block(context: PipelineContext) -> Missing | None:
@@ -182,25 +164,17 @@ def why_no_first_block(context: PipelineContext) -> Missing | None:
 
 def mag_cache(context: PipelineContext, undo: Undo) -> Watch:
     """MagCache with the ratios of Flux: they belong to a checkpoint, and no others are published with the code."""
-    from diffusers.hooks import MagCacheConfig, apply_mag_cache
     from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
 
     steps = context.arguments.get("num_inference_steps", 28)
-    config = MagCacheConfig(mag_ratios=FLUX_MAG_RATIOS, num_inference_steps=steps)
-    return _hook(context, undo, lambda denoiser: apply_mag_cache(denoiser, config))
+    settings = {"mag_ratios": FLUX_MAG_RATIOS, "num_inference_steps": steps}
+    return hooked(context, undo, "MagCacheConfig", "apply_mag_cache", **settings)
 
 
 def faster_cache(context: PipelineContext, undo: Undo) -> Watch:
     """FasterCache, which is tried at once."""
-    from diffusers import FasterCacheConfig
-    from diffusers.hooks import apply_faster_cache
-
-    fixed: dict[str, Any] = {"tensor_format": "BCHW", "attention_weight_callback": lambda _: 0.5}
-
-    def put(denoiser: Any, now: Callable[[], float]) -> None:
-        apply_faster_cache(denoiser, FasterCacheConfig(**fixed, current_timestep_callback=now))
-
-    witness = _timed(context, undo, put)
+    settings: dict[str, Any] = {"tensor_format": "BCHW", "attention_weight_callback": lambda _: 0.5}
+    witness = hooked(context, undo, "FasterCacheConfig", "apply_faster_cache", timed=True, **settings)
     # What breaks it is reached at the first step that is left out.
     context.picture("", seed=0, num_inference_steps=_TRIAL_STEPS)
     return witness

@@ -33,29 +33,26 @@ Run = Callable[[Sequence[torch.Tensor]], torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """How the pipeline calls its denoiser: the tensors, and around them what does not change from step to step."""
+    """How the pipeline calls its denoiser: the tensors, and around them what does not change from step to step.
 
-    leaves: tuple[Any, ...]
+    ``rest`` has a mark where the tensors are.
+    """
+
+    tensors: tuple[torch.Tensor, ...]
+    rest: tuple[Any, ...]
     shape: pytree.TreeSpec
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
         leaves, shape = pytree.tree_flatten((args, kwargs))
-        return cls(tuple(leaves), shape)
-
-    @property
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        return tuple(leaf for leaf in self.leaves if isinstance(leaf, torch.Tensor))
-
-    @property
-    def rest(self) -> tuple[Any, ...]:
-        """Everything else, with a mark where the tensors are."""
-        return tuple(torch.Tensor if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves)
+        tensors = tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+        rest = tuple(torch.Tensor if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves)
+        return cls(tensors, rest, shape)
 
     def around(self, tensors: Sequence[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with other tensors."""
         given = iter(tensors)
-        leaves = [next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves]
+        leaves = [next(given) if leaf is torch.Tensor else leaf for leaf in self.rest]
         args, kwargs = pytree.tree_unflatten(leaves, self.shape)
         return args, kwargs
 
