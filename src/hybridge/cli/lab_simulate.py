@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..lab.simulator.autoscaling import Autoscaling
     from ..lab.simulator.comparing import Row
     from ..lab.simulator.fleet import FleetOptions
     from ..lab.simulator.workload import JobClass
@@ -74,7 +75,7 @@ def simulate(
     scaling = None if autoscale is None else _scaling_of(autoscale, start_s)
     rows = [
         _row(kinds, options, number, scaling, load=load, rate=rate, jobs=jobs, trace=trace)
-        for number in ([scaling[0]] if scaling else replicas)
+        for number in ([scaling.least] if scaling else replicas)
     ]
     share = load if rate is None and trace is None else None
     _show(rows, kinds, options, price, share, as_json=as_json)
@@ -84,7 +85,7 @@ def _row(
     kinds: Sequence[JobClass],
     options: FleetOptions,
     number: int,
-    scaling: tuple[int, int, float] | None,
+    scaling: Autoscaling | None,
     *,
     load: float,
     rate: float | None,
@@ -93,13 +94,11 @@ def _row(
 ) -> Row:
     from dataclasses import replace
 
-    from ..lab.simulator.autoscaling import Autoscaling
     from ..lab.simulator.comparing import at_load, row_of
     from ..lab.simulator.fleet import Fleet
     from ..lab.simulator.workload import read_trace
 
-    rules = None if scaling is None else Autoscaling(scaling[0], scaling[1], scaling[2])
-    options = replace(options, replicas=number, autoscaling=rules)
+    options = replace(options, replicas=number, autoscaling=scaling)
     if trace is not None:
         return row_of(Fleet(options).open_loop(iter(read_trace(trace, kinds))))
     return at_load(kinds, options, load, jobs, rate)
@@ -120,15 +119,16 @@ def _job_of(text: str, front_s: float) -> JobClass:
     return found
 
 
-def _scaling_of(text: str, start_s: float) -> tuple[int, int, float]:
+def _scaling_of(text: str, start_s: float) -> Autoscaling:
     from ..errors import RequestError
+    from ..lab.simulator.autoscaling import Autoscaling
     from ..server.replica_settings import read_range
 
     try:
         least, most = read_range(text)
     except ValueError as error:
         raise RequestError("no range of replicas", saw=text[:60], expected=str(error)) from None
-    return least, most, start_s
+    return Autoscaling(least, most, start_s)
 
 
 def _compare(

@@ -46,6 +46,8 @@ def test_every_dtype_is_measured_at_every_size() -> None:
         ({"tile_pixels": 100}, "saw 100, expected a multiple of 8"),
         ({"repeats": 0}, "not a repeats"),
         ({"limit_s": 0}, "not a limit"),
+        ({"limit_s": float("nan")}, "not a limit"),
+        ({"tile_pixels": 0}, "not a tile: saw 0"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_at_once(changed: dict[str, object], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -84,9 +85,10 @@ class Arguments:
         check_known("task", (self.task,), get_args(Task))
         check_known("dtype", self.dtypes, DTYPES)
         check_known("rival", self.rivals, known_rivals)
-        numbers = {"size": self.sizes, "repeats": (self.repeats,), "limit": (self.limit_s,)}
-        for name, values in {**numbers, "tile": (self.tile_pixels or spatial_factor,)}.items():
-            if not values or min(values) <= 0:
+        tiles = () if self.tile_pixels is None else (self.tile_pixels,)
+        numbers = {"size": self.sizes, "repeats": (self.repeats,), "limit": (self.limit_s,), "tile": tiles or (1,)}
+        for name, values in numbers.items():
+            if not values or not all(0 < value < math.inf for value in values):
                 raise RequestError(f"not a {name}", saw=", ".join(map(str, values)), expected="more than zero")
         if self.frames not in (rule.nearest(max(1, self.frames)) if rule.is_video else (1,)):
             raise RequestError(
@@ -94,7 +96,7 @@ class Arguments:
                 saw=self.frames,
                 expected=f"{rule.counts()} frames" if rule.is_video else "one, for it is a model of pictures",
             )
-        for size in (*self.sizes, self.tile_pixels or 0):
+        for size in (*self.sizes, *tiles):
             if size % spatial_factor:
                 raise RequestError(
                     "not a size of this model's pictures", saw=size, expected=f"a multiple of {spatial_factor}"
