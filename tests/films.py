@@ -9,7 +9,9 @@ from unittest import mock
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKLCogVideoX,
+    AutoencoderKLCosmos,
     AutoencoderKLHunyuanImage,
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
@@ -24,7 +26,6 @@ from diffusers import (
     AutoencoderKLWan,
 )
 from diffusers.models.autoencoders import autoencoder_kl_mochi, autoencoder_kl_qwenimage, autoencoder_kl_wan
-from diffusers.models.normalization import RMSNorm
 from torch import nn
 
 
@@ -78,6 +79,17 @@ def small_kvae_video(seed: int = 0) -> Any:
     return with_random_norms(AutoencoderKLKVAEVideo(**sizes).eval())
 
 
+def small_deep_compression(seed: int = 0, **config: Any) -> Any:
+    """Sana's blocks, f4 instead of f32, with 8 and 16 channels instead of 128 to 1024."""
+    torch.manual_seed(seed)
+    blocks = {"block_types": ("ResBlock", *("EfficientViTBlock",) * 2), "qkv_multiscales": ((), (5,), (5,))}
+    both: dict[str, Any] = blocks | {"block_out_channels": (8, 16, 16), "layers_per_block": (1, 1, 1)}
+    halves = {f"{half}_{name}": value for half in ("encoder", "decoder") for name, value in both.items()}
+    sizes = {"latent_channels": 4, "attention_head_dim": 4}
+    resampling = {"downsample_block_type": "conv", "upsample_block_type": "interpolate"}
+    return with_random_norms(AutoencoderDC(**halves | sizes | resampling | config).eval())
+
+
 def small_ltx(seed: int = 0, kind: type = AutoencoderKLLTXVideo, **config: Any) -> Any:
     """LTX-Video 0.9.0's blocks, f8t4 instead of f32t8, whose decoder looks ahead, with 8 and 16 channels."""
     torch.manual_seed(seed)
@@ -119,6 +131,15 @@ def small_cogvideox(seed: int = 0, **config: Any) -> Any:
     torch.manual_seed(seed)
     config = {"block_out_channels": (8, 8, 8, 16), "latent_channels": 4, "norm_num_groups": 4} | config
     return with_random_norms(AutoencoderKLCogVideoX(**{"layers_per_block": 1} | config).eval())
+
+
+def small_cosmos(seed: int = 0, **config: Any) -> Any:
+    """Cosmos 1.0's blocks, f8t4 with patches of 2 instead of f8t8 with those of 4."""
+    torch.manual_seed(seed)
+    sizes = {"encoder_block_out_channels": (8, 8, 8, 16), "decode_block_out_channels": (8, 8, 8, 16)}
+    steps = {"patch_size": 2, "temporal_compression_ratio": 4, "attention_resolutions": (8,), "resolution": 64}
+    config = sizes | steps | {"num_layers": 1, "latent_channels": 4} | config
+    return with_random_norms(AutoencoderKLCosmos(**config).eval())
 
 
 def small_mochi(seed: int = 0, **config: Any) -> Any:
@@ -163,6 +184,8 @@ def to(module: Any, dtype: torch.dtype) -> Any:
 def plainly(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
     if isinstance(module, AutoencoderKLTemporalDecoder):
         return frames_in_batch(module, task, source)
+    if isinstance(module, AutoencoderDC):
+        return module.decode(source).sample if task == "decode" else module.encode(source).latent
     if task == "decode":
         return module.decode(source, *beside(module, task, source).values()).sample
     return module.encode(source).latent_dist.parameters
@@ -208,12 +231,15 @@ def noise_in(dtype: torch.dtype) -> Any:
 
 @contextmanager
 def without_float32() -> Iterator[None]:
-    """Wan's nearest ×2, LTX's norm and Mochi's features go through float32, which costs float64 its precision."""
+    """Some classes go through float32, which costs float64 its precision: in norms, attention and Wan's ×2."""
     upsamples = autoencoder_kl_wan.WanUpsample, autoencoder_kl_qwenimage.QwenImageUpsample
     first, second = (mock.patch.object(one, "forward", nn.Upsample.forward) for one in upsamples)
 
-    def in_its_own_dtype(self: RMSNorm, x: torch.Tensor) -> torch.Tensor:
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+    real = torch.Tensor.to
+
+    def stays(self: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        narrows = self.dtype == torch.float64 and torch.float32 in (*given, named.get("dtype"))
+        return self if narrows else real(self, *given, **named)
 
     def features(self: Any, x: torch.Tensor) -> torch.Tensor:
         turned = torch.stack([x * (2**power * 2 * torch.pi) for power in range(self.start, self.stop)], 2).flatten(
@@ -222,7 +248,7 @@ def without_float32() -> Iterator[None]:
         return torch.cat([x, turned.sin(), turned.cos()], 1)
 
     third = mock.patch.object(autoencoder_kl_mochi.FourierFeatures, "forward", features)
-    with first, second, third, mock.patch.object(RMSNorm, "forward", in_its_own_dtype):
+    with first, second, third, mock.patch.object(torch.Tensor, "to", stays):
         yield
 
 

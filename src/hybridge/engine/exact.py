@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
-from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
-from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from ..errors import RequestError
 from ..units import parse_bytes
+from .encoded_output import encoded_output
 from .execution.call_context import autocasts, is_recorded, why_not_now
 from .execution.executor import Progress, ShouldStop
 from .planning.plan import IN_MEMORY, WITHIN_ROUNDING, Mode, Plan
@@ -60,8 +59,9 @@ def exact(
         vae: An AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny, AutoencoderKLQwenImage,
             AutoencoderKLHunyuanImage, AutoencoderKLWan, AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15,
             AutoencoderKLMagvit, AutoencoderKLCogVideoX, AutoencoderKLMochi, AutoencoderKLLTXVideo,
-            AutoencoderKLLTX2Video, AutoencoderKLTemporalDecoder, AutoencoderKLKVAE or AutoencoderKLKVAEVideo; any
-            other module is run as it is.  If it is an ExactVAE, the module that it wraps is used.
+            AutoencoderKLLTX2Video, AutoencoderKLTemporalDecoder, AutoencoderKLKVAE, AutoencoderKLKVAEVideo,
+            AutoencoderKLCosmos or AutoencoderDC; any other module is run as it is.  If it is an ExactVAE, its module
+            is used.
         budget: Bytes that one call may take on top of the weights, input and output included: a number, or a string
             such as ``"2GiB"`` or ``"800MiB"``.  None means the memory that is free at the time of the call, on a
             GPU and on a CPU where a container or ``ulimit`` bounds the process; elsewhere no bound.  The
@@ -273,17 +273,14 @@ class ExactVAE(nn.Module):
     ) -> Any:
         """Encode a picture (B, 3, H, W) in [-1, 1]; return the same type as the wrapped module's ``encode``.
 
-        That is an AutoencoderKLOutput with a ``latent_dist`` or an AutoencoderTinyOutput with ``latents``, or a
-        tuple of either.  Arguments and errors are those of :meth:`decode`.
+        That is an AutoencoderKLOutput with a ``latent_dist``, an AutoencoderTinyOutput with ``latents`` or an
+        EncoderOutput with ``latent``, or a tuple of it.  Arguments and errors are those of :meth:`decode`.
         """
         answer = self._in_strips("encode", given, named, progress, should_stop)
         if isinstance(answer, _Plain):
             return self.vae.encode(*answer.given, **answer.named)  # type: ignore[operator] # diffusers' own
         encoded, return_dict = answer
-        if type(self.vae).__name__ == "AutoencoderTiny":
-            return AutoencoderTinyOutput(latents=encoded) if return_dict else (encoded,)
-        posterior = DiagonalGaussianDistribution(encoded)
-        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+        return encoded_output(type(self.vae).__name__, encoded, return_dict=return_dict)
 
     @property
     def _has_strips(self) -> bool:

@@ -14,8 +14,6 @@ from films import (
     plainly,
     small_hunyuan,
     small_hunyuan_15,
-    small_hunyuan_image,
-    small_kvae,
     small_qwen,
     small_wan,
     small_wan_22,
@@ -29,7 +27,6 @@ from hybridge.engine.planning.conv_algorithms import DeviceProfile
 from hybridge.engine.planning.plan import plan
 from hybridge.engine.program.folding import folded
 from hybridge.engine.program.lowering import lower
-from hybridge.engine.runner import Runner
 from hybridge.errors import CannotLower, RequestError, TooLarge
 
 MODULES = {
@@ -109,22 +106,6 @@ def test_what_moves_numbers_between_channels_and_positions_stays_a_film_of_one_f
     assert distance(exact.decode(latents).sample, in_float64(module, "decode", latents)) < 1e-5
     mode = exact.encode(pixels).latent_dist.mode()
     assert distance(mode, in_float64(module, "encode", pixels)[:, :4]) < 1e-5
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("make", [small_hunyuan_image, small_kvae])
-def test_pictures_that_run_as_films_of_one_frame(make) -> None:
-    module = to(make(), torch.float64)
-    runner = Runner(module)
-    assert not runner.takes_films
-    for task, source in (("decode", noise(2, 4, 5, 3)), ("encode", noise(2, 3, 20, 12).clamp(-1, 1))):
-        judge = plainly(module, task, source.double())
-        for budget_bytes in (None, 2**20):
-            made = runner.run(task, source.double(), modes=("strips", "lean"), budget_bytes=budget_bytes)
-            assert made.shape == judge.shape
-            assert distance(made, judge) < 1e-12
-    with pytest.raises(RequestError, match="takes blocks of"):
-        runner.run("encode", noise(1, 3, 18, 12).double(), modes=("strips",))
 
 
 def test_another_activation_is_refused_by_name() -> None:

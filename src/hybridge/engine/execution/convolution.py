@@ -75,7 +75,8 @@ class _DirectWorkspace(Workspace):
     ) -> torch.Tensor:
         conv = self._conv
         first, end = conv.op.rows_read(0, rows)
-        return F.conv2d(self.window[:, :, : end - first], conv.weight, conv.bias, conv.op.stride, self._padding)
+        window, op = self.window[:, :, : end - first], conv.op
+        return F.conv2d(window, conv.weight, conv.bias, op.stride, self._padding, groups=op.weights.groups)
 
 
 class Taps(Convolution):

@@ -22,6 +22,7 @@ from .film_statistics import FilmMoments
 from .film_values import FilmValue, FrameRows, RowAbove
 from .group_norm import Moments
 from .latent_maps import LatentMaps
+from .linear_attention import KeySums
 from .parameters import Parameters
 from .pointwise import IN_PLACE
 from .strips import (
@@ -84,8 +85,8 @@ class FilmCall:
             for frame in range(*frames):
                 self.gather.add(frame, self.place(frame, *rows))
 
-    def moments_of(self, frame: int) -> Moments | None:
-        """Return the statistics of a source frame."""
+    def moments_of(self, frame: int) -> Moments | KeySums | None:
+        """Return the statistics of a source frame, or the sums over its keys."""
         return None if self.moments is None else self.moments.of(frame)
 
 
@@ -182,16 +183,15 @@ class FilmConvolution(ConvolutionStrips):
         if is_rounded and (self._op.leaving not in OF_ROUNDED or noise is not None):
             place = None  # or the sum would be rounded before the function is applied or noise added
         if residual is None:
-            made = room.convolve(end - first, place)
+            made = self._convolved(room, end - first, place)
         else:
             pieces = residual.pieces(first, end, end)
             together = list(pieces) if is_added_within else []
             if len(together) == 1:
                 made = room.convolve(end - first, place, together[0][1])
             else:
-                made = add_pieces(
-                    room.convolve(end - first, None), iter(together) if together else pieces, first, place
-                )
+                made = self._convolved(room, end - first, None)
+                made = add_pieces(made, iter(together) if together else pieces, first, place)
         if noise is not None and of_noise is not None:
             rows_of_noise = noise[None, None, first:end].to(made.dtype)
             made.addcmul_(rows_of_noise, of_noise.to(made.dtype).view(1, -1, 1, 1))
@@ -204,6 +204,13 @@ class FilmConvolution(ConvolutionStrips):
         for offset, part in enumerate(made.chunk(spread, dim=1)):
             if frame + offset >= 0:  # frame 0 comes alone
                 call.place(frame + offset, first, end).copy_(part)
+
+    def _convolved(self, room: Workspace, rows: int, place: torch.Tensor | None) -> torch.Tensor:
+        if self._normed is None:
+            return room.convolve(rows, place)
+        made = room.convolve(rows, None)
+        self._normed.with_statistics(None)(made, made)
+        return made
 
 
 def _target_size(strips: ConvolutionStrips, call: FilmCall) -> tuple[int, int]:
@@ -229,7 +236,7 @@ class _Enters:
             if strips._op.entering:
                 IN_PLACE[strips._op.entering](out)
 
-    def _enter_with(self, moments: Moments | None) -> Enter:
+    def _enter_with(self, moments: Moments | KeySums | None) -> Enter:
         strips, given = self._strips, self._call.conditions
         if strips._norm is None or (strips._maps is None and given.scale is None):
             return strips._enter(moments)

@@ -31,7 +31,8 @@ class FilmRearrangement:
         self._source = _Arranged(op.by, op.channels)
         self._residual = _Arranged(op.residual_by, op.residual_channels) if op.residual is not None else None
         self._leaving = IN_PLACE[op.leaving] if op.leaving else None
-        self._channels = op.by.channels(op.channels)
+        self._own = op.by.channels(op.channels)
+        self._channels = self._own + (op.residual_by.channels(op.residual_channels) if op.joins else 0)
 
     def run(self, call: FilmCall, scratch: Scratch) -> Generator[None]:
         """Compute what the call asks for, yielding after every few rows of all of its frames."""
@@ -42,9 +43,10 @@ class FilmRearrangement:
             made = room[:, :, : end - first]
             for frame in range(*call.frames):
                 made.zero_()
-                self._source.add(call.source, frame, (first, end), made)
+                self._source.add(call.source, frame, (first, end), made[:, : self._own])
                 if self._residual is not None and call.residual is not None:
-                    self._residual.add(call.residual, frame, (first, end), made)
+                    beside = made[:, self._own :] if self._op.joins else made
+                    self._residual.add(call.residual, frame, (first, end), beside)
                 if self._leaving:
                     self._leaving(made)
                 call.place(frame, first, end).copy_(made)

@@ -7,10 +7,11 @@ import torch
 from ..planning.conv_algorithms import DeviceProfile
 from ..program.layers import Norm
 from .group_norm import MOST_PIECES, Moments
+from .linear_attention import KeySums
 
 
 class FilmMoments:
-    """Moments of a value, for the norm that will read it.
+    """Moments of a value, or sums over its keys, for the norm that will read it.
 
     Args:
         norm: The norm.
@@ -19,10 +20,10 @@ class FilmMoments:
 
     def __init__(self, norm: Norm, arithmetic: DeviceProfile) -> None:
         self._norm, self._arithmetic = norm, arithmetic
-        self._parts: dict[int, Moments] = {}
+        self._parts: dict[int, Moments | KeySums] = {}
 
-    def of(self, frame: int) -> Moments:
-        """Return the moments that a frame is normalised with."""
+    def of(self, frame: int) -> Moments | KeySums:
+        """Return what a frame is normalised with."""
         return self._parts[self.part_of(frame)]
 
     def part_of(self, frame: int) -> int:
@@ -31,7 +32,11 @@ class FilmMoments:
 
     def add(self, frame: int, rows: torch.Tensor) -> None:
         """Add rows (1, C, n, W) of a frame; each may be added only once."""
-        moments = self._parts.setdefault(self.part_of(frame), Moments(self._arithmetic))
+        part = self.part_of(frame)
+        if part not in self._parts:
+            is_summed = self._norm.kind == "attention"
+            self._parts[part] = KeySums(self._norm) if is_summed else Moments(self._arithmetic)
+        moments = self._parts[part]
         moments.add(rows)
         if moments.pieces >= MOST_PIECES:
             moments.merge()

@@ -10,7 +10,9 @@ from torch import nn
 
 from ..program.layers import Norm, Weights
 from .group_norm import GroupNorm
+from .linear_attention import LinearAttention
 from .position_norm import PositionNorm
+from .wavelets import with_wavelets
 
 #: Axes of the weight of a convolution within a frame.
 _KERNEL_AXES = 4
@@ -70,12 +72,17 @@ class Parameters:
         """Return weight and bias of a layer; for taps in time, with frames and phases one after another."""
         part: Any = self._parts[weights.name]
         weight, bias = part.weight.detach(), part.bias
+        if weights.beside:  # whose layers have no biases
+            others: list[Any] = [self._parts[name] for name in weights.beside]
+            weight = torch.cat([weight, *(other.weight.detach() for other in others)])
         if weight.ndim < _KERNEL_AXES:  # a linear layer
             weight = weight[:, :, None, None]
         if weights.scaled_by is not None:
             mixer: Any = self._parts[weights.scaled_by]
             factor = mixer.mix_factor.detach().to(torch.promote_types(weight.dtype, torch.float32)).sigmoid()
             weight, bias = weight * factor, None if bias is None else bias.detach() * factor
+        if weights.wavelets is not None:
+            weight, bias = with_wavelets(weights.wavelets, self._parts[weights.wavelets.owner], weight, bias)
         count = (weights.out_channels - weights.last_repeated - weights.zeros) // weights.phases
         if len(weight) != count:
             used = slice(weights.first_output, weights.first_output + count)
@@ -95,17 +102,18 @@ class Parameters:
         weight, bias = self.of(weights)
         return weight.flatten(1), bias
 
-    def norm(self, norm: Norm, channels: int) -> GroupNorm | PositionNorm:
+    def norm(self, norm: Norm, channels: int) -> GroupNorm | PositionNorm | LinearAttention:
         """Return a norm with its parameters, in float32 or wider."""
         part: Any = self._parts[norm.name]
         wide = torch.promote_types(self.dtype, torch.float32)
-        if norm.kind == "mean square":
-            return PositionNorm(norm, None, None, channels, wide)
+        if norm.kind == "attention":
+            return LinearAttention(norm, wide)
         if norm.kind == "rms":
             return PositionNorm(norm, part.gamma.detach().to(wide).flatten(), None, channels, wide)
-        weight, bias = part.weight.detach().to(wide), part.bias.detach().to(wide)
-        return (
-            GroupNorm(norm, weight, bias)
-            if norm.kind == "group"
-            else PositionNorm(norm, weight, bias, channels, wide)
+        weight, bias = (
+            None if one is None else one.detach().to(wide)
+            for one in (getattr(part, "weight", None), getattr(part, "bias", None))
         )
+        if norm.kind == "group" and weight is not None and bias is not None:
+            return GroupNorm(norm, weight, bias)
+        return PositionNorm(norm, weight, bias, channels, wide)

@@ -24,6 +24,14 @@ IN_PLACE: dict[str, Callable[[torch.Tensor], Any]] = {
 }
 
 
+def gated(rows: torch.Tensor, out: torch.Tensor) -> None:
+    """Write rows (1, C, n, W), of which the second half of the channels are gates, to ``out``, (1, C / 2, n, W)."""
+    values, gates = rows.chunk(2, dim=1)
+    out.copy_(gates)
+    F.silu(out, inplace=True)
+    out.mul_(values)
+
+
 def with_fourier_features(rows: torch.Tensor, out: torch.Tensor) -> None:
     """Write rows (1, C, n, W) to ``out``, (1, 5·C, n, W), and after them their sines and cosines."""
     channels, count = rows.shape[1], len(FOURIER_POWERS)
@@ -34,3 +42,10 @@ def with_fourier_features(rows: torch.Tensor, out: torch.Tensor) -> None:
         for part, function in enumerate((torch.sin, torch.cos)):
             first = channels * (1 + part * count) + number
             out[:, first : first + channels * count : count] = function(turned)
+
+
+#: The functions of :data:`.ops.RESIZING`: from rows to a place of other channels.
+RESIZED: dict[str, Callable[[torch.Tensor, torch.Tensor], None]] = {
+    "fourier": with_fourier_features,
+    "gated": gated,
+}

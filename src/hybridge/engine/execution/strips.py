@@ -15,12 +15,12 @@ import torch
 from ..kernels.compiled import supports_layout
 from ..memory.arena import Scratch
 from ..planning.conv_algorithms import ConvAlgorithm, DeviceProfile, queries_padded
-from ..program.ops import OF_ROUNDED, WIDENING, Attend, Convolve
+from ..program.ops import OF_ROUNDED, RESIZING, Attend, Convolve
 from .attention import begin
 from .convolution import prepare
 from .group_norm import Moments
 from .parameters import Parameters
-from .pointwise import IN_PLACE, with_fourier_features
+from .pointwise import IN_PLACE, RESIZED
 from .shortcut import Shortcut
 from .workspace import Convolution, Workspace
 
@@ -182,7 +182,8 @@ class ConvolutionStrips:
         self._convolution: Convolution = prepare(op, way, weight, bias, arithmetic.k_block)
         channels = op.weights.in_channels // (op.in_time.kernel if op.in_time else 1)
         self._norm = None if op.norm is None else parameters.norm(op.norm, channels)
-        self._entering = IN_PLACE[op.entering] if op.entering and op.entering not in WIDENING else None
+        self._normed = None if op.normed is None else parameters.norm(op.normed, op.weights.out_channels)
+        self._entering = IN_PLACE[op.entering] if op.entering and op.entering not in RESIZING else None
         self._leaving = IN_PLACE[op.leaving] if op.leaving else None
 
     def strips(self, reading: Reading, scratch: Scratch, into: Into | None = None) -> Generator[Strip]:
@@ -244,14 +245,15 @@ class ConvolutionStrips:
                 numbers = numbers.view(shortcut.dtype)  # if this is the narrower bfloat16, more rows fit
             place = numbers.view(1, -1, residual.width, channels).permute(0, 3, 1, 2)
             residual = Converted(residual, place)
+        adds = room.adds and self._normed is None
         if shortcut is None:
-            return (as_it_is, True) if room.adds and as_it_is.is_laid_out else (residual, False)
+            return (as_it_is, True) if adds and as_it_is.is_laid_out else (residual, False)
         place = scratch.picture(self._op.weights.out_channels, reading.rows, residual.width)
-        return Carried(residual, shortcut, place), room.adds
+        return Carried(residual, shortcut, place), adds
 
     def _enter(self, moments: Moments | None) -> Enter:
-        if self._op.entering == "fourier":
-            return with_fourier_features
+        if self._op.entering in RESIZED:
+            return RESIZED[self._op.entering]
         if self._norm is None:
             normalise = _copy
         else:

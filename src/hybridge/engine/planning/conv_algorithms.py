@@ -203,7 +203,7 @@ class ConvAlgorithm:
 
     def weight_bytes(self, op: Convolve, computed_bytes: int) -> int:
         """Return the bytes of the prepared weights."""
-        pairs = op.weights.in_channels * op.weights.out_channels
+        pairs = op.weights.in_channels * op.weights.out_channels // op.weights.groups
         if self.kind == "taps":
             whole = -(-op.weights.out_channels // PANEL_CHANNELS) * PANEL_CHANNELS
             return op.weights.in_channels * whole * op.weights.kernel**2 * computed_bytes // self.narrower
@@ -256,6 +256,8 @@ class ConvAlgorithm:
 def algorithm_of(op: Convolve, arithmetic: DeviceProfile) -> ConvAlgorithm:
     """Return the algorithm of an op."""
     weights, least = op.weights, arithmetic.transform_from
+    if weights.groups > 1:
+        return ConvAlgorithm("direct")
     transforms = least is not None and min(weights.in_channels, weights.out_channels) >= least
     if op.doubled:
         # The transform adds and subtracts neighbours, so rounding its input costs little; see benchmarks/LOG.md.

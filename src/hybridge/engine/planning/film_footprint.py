@@ -181,6 +181,8 @@ class FilmFootprint:
             return None
         if self._last_reads[value] != index or self.shape.extents[value] != self.shape.extents[op.target]:
             return None
+        if self.shape.program.channels[value] != self.shape.program.channels[op.target]:
+            return None
         is_read_again = isinstance(op, Convolve) and value == op.source  # for the frames and the rows that follow
         if value - 1 in section.ops:
             return value if not stored and not is_read_again and course.is_in_step(value, op.target) else None
@@ -229,7 +231,7 @@ class FilmFootprint:
                 rows -= rows % rows_together(op) if rows > rows_together(op) else 0
                 scratch = self._scratch(index, rows)
                 living = [b for b in self.buffers if b.first_op <= index <= b.last_op and not b.is_parked]
-                beside = sum(b.nbytes for b in living) + self._fetched(op, rows) + self._statistics(index)
+                beside = sum(b.nbytes for b in living) + self._fetched(op, rows) + self._statistics(index, rows)
                 steps.append(
                     Step(
                         self._homes.get(op.target),
@@ -274,9 +276,13 @@ class FilmFootprint:
         if op.norm is not None:
             channels, width = self.shape.program.channels[op.source], picture.sizes[op.source][1]
             read = rows if isinstance(op, Attend) else op.rows_read(0, rows)[1] - op.rows_read(0, rows)[0]
-            scratch += min(_PIECES_BYTES, 2 * read * width * channels * self.shape.arithmetic.computed_bytes)
+            copies = 1 if op.norm.kind == "attention" else 2
+            scratch += min(_PIECES_BYTES, copies * read * width * channels * self.shape.arithmetic.computed_bytes)
             if op.norm.maps is not None:  # factors and shifts of a row of latents
                 scratch += 3 * width * channels * self.shape.arithmetic.computed_bytes
+        if isinstance(op, Convolve) and op.normed is not None:
+            numbers = rows * picture.sizes[op.target][1] * op.weights.out_channels
+            scratch += min(_PIECES_BYTES, 2 * numbers * self.shape.arithmetic.computed_bytes)
         if isinstance(op, Attend) and op.sees != "frame":  # keys and values of all frames
             frames, height, width = self.shape.extents[op.source]
             in_bytes = partial(self.shape.arithmetic.attention_bytes, op)
@@ -296,7 +302,7 @@ class FilmFootprint:
                 total += min(count, height) * self.shape.nbytes[value] // height
         return total
 
-    def _statistics(self, index: int) -> int:
+    def _statistics(self, index: int, rows: int) -> int:
         """Return the bytes of the statistics that an op gathers: of a few pieces, and one piece of every frame."""
         program = self.shape.program
         target = program.ops[index].target
@@ -304,6 +310,11 @@ class FilmFootprint:
         if norm is None:
             return 0
         frames = self.shape.extents[target][0] if norm.over == "frame" else 0
+        if norm.kind == "attention":
+            inside = program.channels[target] // 3
+            sums = inside * (inside // norm.groups + 1) * _MERGING_ITEMSIZE
+            numbers = rows * self.shape.extents[target][2] * program.channels[target]
+            return (frames + 1) * sums + min(_PIECES_BYTES, numbers * self.shape.arithmetic.computed_bytes)
         pieces = _PIECES_KEPT * (2 * STATISTICS_ITEMSIZE + _MERGING_COPIES * _MERGING_ITEMSIZE)
         return program.channels[target] * (pieces + 2 * frames * _MERGING_ITEMSIZE)
 

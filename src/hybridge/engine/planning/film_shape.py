@@ -81,11 +81,18 @@ class FilmShape:
             return op.norm.maps.copies if op.norm.maps is not None else 1
         return 2 * max(1, _WIDE_BYTES // self.arithmetic.stored_bytes)
 
+    def _normed(self, op: Convolve) -> int:
+        """Return the copies of its target that a class holds at most to normalise it: widened, and squared."""
+        if op.normed is None:
+            return 0
+        wider = _WIDE_BYTES // self.arithmetic.stored_bytes
+        return 1 + 2 * max(1, wider)
+
     def _peak_at_once(self) -> int:
         """Return the peak of a class that computes the whole film layer by layer.
 
-        Norm, padding and convolution make new values each, and ×2 three more.  Attention makes a mask for every
-        pair of positions.
+        Norm, padding and convolution make new values each, and ×2 one, or three of films.  Attention makes a mask
+        for every pair of positions.
         """
         peak, program, nbytes = 0, self.program, self.nbytes
         last_reads = program.last_reads()
@@ -105,7 +112,8 @@ class FilmShape:
                 temporaries = 2 * target
             elif op.doubled:
                 doubled = target * program.channels[op.source] // program.channels[op.target]
-                temporaries = source + 3 * doubled + target  # apart from frame 0, joined with it, and padded
+                # Films apart from frame 0, joined with it, and padded.
+                temporaries = doubled + target if program.is_of_pictures else source + 3 * doubled + target
             else:
                 gone = source if last_reads[op.source] == index and op.source not in program.held[index] else 0
                 normalised = source if op.norm is not None else 0
@@ -113,7 +121,7 @@ class FilmShape:
                 temporaries = normalised + padded + max(target, padded) - (gone if normalised else 0)
                 if op.residual is not None:
                     temporaries = max(temporaries, (2 + (op.shortcut is not None)) * target - gone)
-                temporaries = max(temporaries, self._normalising(op) * source)
+                temporaries = max(temporaries, self._normalising(op) * source, self._normed(op) * target - gone)
             peak = max(peak, sum(nbytes[value] for value in held) + temporaries)
         return self.batch * peak
 

@@ -33,7 +33,7 @@ def _of_convolution(op: Convolve, arithmetic: DeviceProfile) -> int:
     way, width = algorithm_of(op, arithmetic), arithmetic.computed_bytes
     biases = {"four-phases": 4 * op.weights.out_channels}.get(way.kind, op.weights.out_channels)
     nbytes = 0
-    are_own = way.kind == "direct" and op.weights.taps is None
+    are_own = way.kind == "direct" and op.weights.taps is None and not op.weights.beside
     if arithmetic.is_widened or not are_own:  # else torch's convolution uses the module's own weights
         nbytes += way.weight_bytes(op, width)
     if arithmetic.is_widened or way.kind == "four-phases" or op.shortcut is not None:
@@ -53,7 +53,7 @@ def _of_attention(op: Attend, arithmetic: DeviceProfile) -> int:
 
 
 def _of_norm(norm: Norm | None, channels: int, arithmetic: DeviceProfile) -> int:
-    if norm is None or norm.kind == "mean square":
+    if norm is None or norm.kind in ("mean square", "attention"):
         return 0
     if norm.kind == "rms":  # its scale
         return channels * max(arithmetic.computed_bytes, _NORM_BYTES)

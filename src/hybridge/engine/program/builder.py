@@ -11,7 +11,7 @@ from torch import nn
 from ...errors import CannotLower
 from .layers import Maps, Norm, Weights, usual_taps
 from .module_structure import kind
-from .ops import WIDENING, Attend, Convolve, Op, Padding, Rearrange, needs_film
+from .ops import Attend, Convolve, Op, Padding, Rearrange, needs_film
 from .program import Program, Task
 from .rearranging import IN_PLACE, Arrangement
 
@@ -56,7 +56,7 @@ class ProgramBuilder:
         return 0
 
     def convolve(self, source: int, conv: Any, **around: Any) -> int:
-        weights = self.conv_weights(conv)
+        weights = self.conv_weights(conv, around.pop("groups", 1))
         side = (weights.kernel - 1) // 2
         padding = around.pop("padding", None)
         expected, given = (0, padding) if padding else (side, Padding(side, side, side, side))
@@ -73,7 +73,7 @@ class ProgramBuilder:
         """Add a convolution whose layer was checked before."""
         op = Convolve(source, len(self._channels), weights, stride, padding, **around)
         together, spread = (op.in_time.kernel, op.in_time.spread) if op.in_time else (1, 1)
-        channels = self._channels[source] * WIDENING.get(op.entering or "", 1)
+        channels = op.channels_entering(self._channels[source])
         if weights.in_channels != together * channels:
             raise CannotLower(
                 f"cannot lower {weights.name}", saw=f"{channels} channels", expected=weights.in_channels // together
@@ -86,7 +86,7 @@ class ProgramBuilder:
     def attend(self, source: int, **layers: Any) -> int:
         inside = {layers[name].in_channels for name in ("query", "key", "value")} | {layers["out"].out_channels}
         check(layers["out"].name, ("as many channels as are attended to", inside == {self._channels[source]}))
-        op = Attend(source, len(self._channels), sees=self.attention_sees, **layers)
+        op = Attend(source, len(self._channels), **{"sees": self.attention_sees} | layers)
         return self._add(op, self._channels[source])
 
     def rearrange(self, source: int, by: Arrangement, name: str, **around: Any) -> int:
@@ -96,20 +96,26 @@ class ProgramBuilder:
         if residual is not None:
             around["residual_channels"] = self._channels[residual]
             added = around.get("residual_by", IN_PLACE).channels(self._channels[residual])
-            check(name, ("as many channels as are added to it", added == out))
+            is_joined = around.get("joins", False)
+            check(name, ("as many channels as are added to it", added == out or is_joined))
+            out += added if is_joined else 0
         return self._add(Rearrange(source, len(self._channels), channels, by, name=name, **around), out)
 
-    def conv_weights(self, conv: Any) -> Weights:
+    def conv_weights(self, conv: Any, groups: int = 1) -> Weights:
         name = self.name(conv)
         check(
             name,
             ("a Conv2d", kind(conv) == "Conv2d"),
             ("padding with zeros", conv.padding_mode == "zeros" and not isinstance(conv.padding, str)),
-            ("one group, no dilation", conv.groups == 1 and set(conv.dilation) == {1}),
+            ("no dilation", set(conv.dilation) == {1}),
+            ("one group" if groups == 1 else f"{groups} groups", conv.groups == groups),
             ("a square kernel and stride", len(set(conv.kernel_size)) == 1 and len(set(conv.stride)) == 1),
-            ("parameters of its shape", owns(conv, conv.out_channels, conv.in_channels, *conv.kernel_size)),
+            (
+                "parameters of its shape",
+                owns(conv, conv.out_channels, conv.in_channels // groups, *conv.kernel_size),
+            ),
         )
-        return Weights(name, conv.in_channels, conv.out_channels, conv.kernel_size[0])
+        return Weights(name, conv.in_channels, conv.out_channels, conv.kernel_size[0], groups=groups)
 
     def conv3d_weights(
         self, conv: Any, outside: tuple[str, ...] = ("zeros",), known: str = "Conv3d", *, is_odd: bool = True
@@ -213,6 +219,18 @@ def check(name: str, *facts: tuple[str, bool]) -> None:
     for expected, holds in facts:
         if not holds:
             raise CannotLower(f"cannot lower {name}", expected=expected)
+
+
+#: Activations by the name of their class.
+ACTIVATIONS = {"SiLU": "silu", "ReLU": "relu", "GELU": "gelu", "Mish": "mish"}
+
+
+def pointwise_of(module: Any) -> str:
+    """Return the name of an activation; see :data:`.ops.POINTWISE`."""
+    found = kind(module)
+    known = found in ACTIVATIONS and not (found == "GELU" and module.approximate != "none")
+    check(found, (f"one of {', '.join(ACTIVATIONS)}", known))
+    return ACTIVATIONS[found]
 
 
 def drops_nothing(dropout: Any) -> bool:

@@ -16,6 +16,22 @@ def usual_taps(frames: int) -> Taps:
 
 
 @dataclass(frozen=True, slots=True)
+class Wavelets:
+    """A Haar transform of blocks of frames, rows and columns, whose positions are channels.
+
+    As positions, channels run ``ctyx``; as wavelets, those of the coarsest level run slowest, of each level along
+    frames, rows and columns, and those that the transform is of run fastest.
+
+    Attributes:
+        owner: Name of the submodule that has ``wavelets``, and the side of blocks as its ``patch_size``.
+        is_read: Whether a convolution reads wavelets of positions; otherwise what it gives become positions.
+    """
+
+    owner: str
+    is_read: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
     """The parameters of one convolution or linear layer.
 
@@ -31,6 +47,9 @@ class Weights:
         last_repeated: How many more of ``out_channels`` have the number of the layer's last output.
         zeros: How many more of ``out_channels`` are zero.
         scaled_by: Name of the submodule by the sigmoid of whose ``mix_factor`` all outputs are multiplied.
+        groups: Number of groups of channels; each group of outputs is computed from one of inputs.
+        beside: Names of further submodules, of the same inputs, whose outputs follow the first one's.
+        wavelets: What its input is made of first, or what its output is made into.
     """
 
     name: str
@@ -42,6 +61,9 @@ class Weights:
     last_repeated: int = 0
     zeros: int = 0
     scaled_by: str | None = None
+    groups: int = 1
+    beside: tuple[str, ...] = ()
+    wavelets: Wavelets | None = None
 
     @property
     def phases(self) -> int:
@@ -127,6 +149,8 @@ class Norm:
         kind: ``group`` is a GroupNorm, whose statistics span the picture.  The others are of every position's
             channels and need no statistics: ``rms`` divides by their L2 norm and multiplies by √C and by ``gamma``,
             ``mean square`` divides by the root of their mean square, and ``layer`` is a LayerNorm.
+            ``attention`` is linear attention, whose sums span the picture as statistics do: a third of each group's
+            channels are queries, a third keys, a third values, and a third remains, of results.
         over: Whether the statistics of a film are those of each frame, of each segment or of all frames together.
         segments: The segments, once the number of frames is known; see :meth:`.Program.at`.
         maps: What the normalised value is multiplied by and what is added to it, at every position.
@@ -136,7 +160,7 @@ class Norm:
     name: str
     groups: int
     eps: float
-    kind: Literal["group", "rms", "mean square", "layer"] = "group"
+    kind: Literal["group", "rms", "mean square", "layer", "attention"] = "group"
     over: Literal["frame", "segment", "film"] = "frame"
     segments: Segments | None = None
     maps: Maps | None = None
@@ -145,7 +169,7 @@ class Norm:
     @property
     def is_measured(self) -> bool:
         """Whether it needs statistics of its whole source before it can normalise any of it."""
-        return self.kind == "group"
+        return self.kind in ("group", "attention")
 
     def part_of(self, frame: int) -> int:
         """Return the number of the part of the film whose statistics a frame is normalised with."""

@@ -23,6 +23,8 @@ from ...errors import CannotLower
 from .. import tiny
 from . import (
     cogvideox,
+    cosmos,
+    deep_compression,
     hunyuan_image,
     hunyuan_video,
     hunyuan_video_15,
@@ -34,7 +36,7 @@ from . import (
     temporal_decoder,
     wan,
 )
-from .builder import Lower, ProgramBuilder, check, drops_nothing
+from .builder import ACTIVATIONS, Lower, ProgramBuilder, check, drops_nothing, pointwise_of
 from .module_structure import kind, why_replaced, why_touched
 from .ops import Padding
 from .program import Program, Task
@@ -129,7 +131,7 @@ def _kl_encoder_of_films(builder: ProgramBuilder, vae: Any) -> None:
 
 
 def _norm_act_conv(builder: ProgramBuilder, x: int, norm: Any, activation: Any, conv: Any, **around: Any) -> int:
-    return builder.convolve(x, conv, norm=builder.norm(norm, x), entering=_pointwise(activation), **around)
+    return builder.convolve(x, conv, norm=builder.norm(norm, x), entering=pointwise_of(activation), **around)
 
 
 def _blocks_then_resamplers(builder: ProgramBuilder, block: Any, x: int) -> int:
@@ -260,8 +262,8 @@ def _sequence(builder: ProgramBuilder, layers: Iterable[Any], x: int) -> int:
         elif is_called == "Conv2d":
             x = _doubled(builder, x, layer) if doubled else builder.convolve(x, layer)
             doubled = False
-        elif is_called in _ACTIVATIONS:
-            builder.leave(x, _pointwise(layer))
+        elif is_called in ACTIVATIONS:
+            builder.leave(x, pointwise_of(layer))
         else:
             x = builder.block(layer, x)
         check(builder.name(layer), ("a convolution after ×2", not doubled or is_called == "Upsample"))
@@ -275,19 +277,9 @@ def _tiny_block(builder: ProgramBuilder, block: Any, x: int) -> int:
         ("convolutions with stride 1", all(set(conv.stride) == {1} for conv in block.conv[::2])),
     )
     first, activation, second, activation_too, third = block.conv
-    hidden = builder.convolve(x, first, leaving=_pointwise(activation))
-    hidden = builder.convolve(hidden, second, leaving=_pointwise(activation_too))
-    return builder.convolve(hidden, third, residual=x, shortcut=shortcut, leaving=_pointwise(block.fuse))
-
-
-_ACTIVATIONS = {"SiLU": "silu", "ReLU": "relu", "GELU": "gelu", "Mish": "mish"}
-
-
-def _pointwise(module: Any) -> str:
-    found = kind(module)
-    known = found in _ACTIVATIONS and not (found == "GELU" and module.approximate != "none")
-    check(found, (f"one of {', '.join(_ACTIVATIONS)}", known))
-    return _ACTIVATIONS[found]
+    hidden = builder.convolve(x, first, leaving=pointwise_of(activation))
+    hidden = builder.convolve(hidden, second, leaving=pointwise_of(activation_too))
+    return builder.convolve(hidden, third, residual=x, shortcut=shortcut, leaving=pointwise_of(block.fuse))
 
 
 _WHOLE: dict[tuple[str, Task], Callable[[ProgramBuilder, Any], None]] = {
@@ -301,6 +293,10 @@ _WHOLE: dict[tuple[str, Task], Callable[[ProgramBuilder, Any], None]] = {
     **{(name, "encode"): wan.encoder for name in wan.PREFIXES},
     (hunyuan_image.NAME, "decode"): hunyuan_image.decoder,
     (hunyuan_image.NAME, "encode"): hunyuan_image.encoder,
+    (cosmos.NAME, "decode"): cosmos.decoder,
+    (cosmos.NAME, "encode"): cosmos.encoder,
+    (deep_compression.NAME, "decode"): deep_compression.decoder,
+    (deep_compression.NAME, "encode"): deep_compression.encoder,
     (kvae.NAME, "decode"): kvae.decoder,
     (kvae.NAME, "encode"): kvae.encoder,
     (kvae_video.NAME, "decode"): kvae_video.decoder,
@@ -324,7 +320,7 @@ _WHOLE: dict[tuple[str, Task], Callable[[ProgramBuilder, Any], None]] = {
 #: The classes whose values have frames.
 _FILMS = {
     *(*wan.PREFIXES, *ltx.PREFIXES, hunyuan_video.NAME, hunyuan_video_15.NAME, magvit.NAME),
-    *(cogvideox.NAME, mochi.NAME, temporal_decoder.NAME, kvae_video.NAME),
+    *(cogvideox.NAME, cosmos.NAME, mochi.NAME, temporal_decoder.NAME, kvae_video.NAME),
 }
 
 _BLOCKS: dict[str, Lower] = {
@@ -353,5 +349,7 @@ _BLOCKS: dict[str, Lower] = {
     **hunyuan_image.BLOCKS,
     **kvae.BLOCKS,
     **kvae_video.BLOCKS,
+    **cosmos.BLOCKS,
+    **deep_compression.BLOCKS,
     **hunyuan_video.BLOCKS,
 }

@@ -15,7 +15,7 @@ from .builder import Lower, ProgramBuilder, check, drops_nothing
 from .cogvideox import causal
 from .layers import Norm
 from .module_structure import kind, why_replaced
-from .ops import FOURIER_POWERS, WIDENING, InTime, Padding
+from .ops import FOURIER_POWERS, RESIZING, InTime, Padding
 from .rearranging import Arrangement
 from .style import Style, pointwise
 
@@ -52,7 +52,7 @@ def encoder(builder: ProgramBuilder, vae: Any) -> None:
     check(builder.name(features), ("its usual frequencies", powers == FOURIER_POWERS))
     builder.is_at_once, builder.attention_sees = True, "pixel before"
     weights = builder.linear_weights(part.proj_in)
-    x = builder.input(weights.in_channels // WIDENING["fourier"])
+    x = builder.input(weights.in_channels // int(RESIZING["fourier"]))
     x = builder.convolve_with(x, weights, 1, Padding(), entering="fourier")
     for block in (part.block_in, *part.down_blocks, part.block_out):
         x = builder.block(block, x)

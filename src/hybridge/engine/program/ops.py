@@ -17,6 +17,7 @@ No code here uses a tensor; :mod:`..execution.executor` looks the names up.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Literal
 
 from .layers import Norm, Segments, Weights
@@ -34,8 +35,10 @@ OF_ROUNDED = (None, "relu", "clamp")
 #: The powers of two whose multiples of 2π are the frequencies of ``fourier``: x, and its sines and cosines.
 FOURIER_POWERS = (6, 7)
 
-#: The functions on a convolution's input that give more channels: how many for each.
-WIDENING = {"fourier": 1 + 2 * len(FOURIER_POWERS)}
+#: The functions on a convolution's input that give another number of channels: how many for each.
+#:
+#: ``gated`` multiplies the first half of the channels by SiLU of the second.
+RESIZING = {"fourier": Fraction(1 + 2 * len(FOURIER_POWERS)), "gated": Fraction(1, 2)}
 
 #: What a convolution sees outside of its source: zeros; the nearest frame, row or column of it; or that after it.
 Outside = Literal["zeros", "nearest", "reflected"]
@@ -118,7 +121,7 @@ class InTime:
 
 @dataclass(frozen=True, slots=True)
 class Convolve:
-    """``target = leaving(conv(×2 entering(norm(source))) + shortcut(residual))``; all but ``conv`` is optional.
+    """``target = leaving(normed(conv(×2 entering(norm(source)))) + shortcut(residual))``; only ``conv`` is needed.
 
     Attributes:
         source: Index of the value that is convolved.
@@ -136,6 +139,7 @@ class Convolve:
         noise: Of noise that is added to the convolution's output, one picture for all frames and channels: the
             names of the submodule and of its parameter that has each channel's factor.
         measured: Index of a value that equals the source and has its statistics; None for the source itself.
+        normed: The norm of the convolution's output, which needs no statistics; in programs of films alone.
     """
 
     source: int
@@ -152,11 +156,18 @@ class Convolve:
     in_time: InTime | None = None
     noise: tuple[str, str] | None = None
     measured: int | None = None
+    normed: Norm | None = None
 
     @property
     def name(self) -> str:
         """Name of the submodule that it comes from, for messages."""
         return self.weights.name
+
+    def channels_entering(self, channels: int) -> int:
+        """Return how many channels the convolution reads for so many of the source."""
+        if self.norm is not None and self.norm.kind == "attention":
+            channels //= 3
+        return int(channels * RESIZING.get(self.entering or "", 1))
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Return (height, width) of the target for a source of this size, by the formula of ``torch.nn.Conv2d``."""
@@ -275,6 +286,7 @@ class Rearrange:
         residual_by: How it is arranged.
         leaving: Name of the function applied to the sum.
         name: Name of the submodule that it comes from, for messages.
+        joins: Whether the residual's channels follow the source's instead of being added to them.
     """
 
     source: int
@@ -286,6 +298,7 @@ class Rearrange:
     residual_by: Arrangement = IN_PLACE
     leaving: str | None = None
     name: str = ""
+    joins: bool = False
 
     @property
     def norm(self) -> None:
@@ -324,7 +337,9 @@ def measured_by(op: Op) -> int | None:
 
 def needs_film(op: Op) -> bool:
     """Return whether only a program of films can have this op, of one frame for a picture."""
-    return isinstance(op, Rearrange) or (op.norm is not None and op.norm.maps is not None)
+    if isinstance(op, Rearrange) or (isinstance(op, Convolve) and op.normed is not None):
+        return True
+    return op.norm is not None and (op.norm.maps is not None or op.norm.kind == "attention")
 
 
 def rows_added(op: Op, first: int, end: int) -> tuple[int, int]:

@@ -110,8 +110,10 @@ class Program:
                 continue
             own = (op.query, op.key, op.value, op.out) if isinstance(op, Attend) else (op.weights, op.shortcut)
             maps = op.norm.maps if op.norm is not None else None
-            beside = (op.norm, *((maps.scale, maps.shift) if maps is not None else ()))
+            normed = op.normed if isinstance(op, Convolve) else None
+            beside = (op.norm, normed, *((maps.scale, maps.shift) if maps is not None else ()))
             names.update({layer.name: None for layer in (*own, *beside) if layer is not None})
+            names.update({name: None for layer in own if layer is not None for name in layer.beside})
             names.update({layer.scaled_by: None for layer in own if layer is not None and layer.scaled_by})
         return tuple(names)
 
@@ -165,5 +167,5 @@ class Program:
 
 def _products_per_position(op: Convolve) -> int:
     taps = 4 if op.doubled else op.weights.kernel**2
-    own = taps * op.weights.in_channels * op.weights.out_channels
+    own = taps * op.weights.in_channels * op.weights.out_channels // op.weights.groups
     return own + (op.shortcut.in_channels * op.shortcut.out_channels if op.shortcut else 0)
