@@ -60,8 +60,8 @@ def exact(
             AutoencoderKLHunyuanImage, AutoencoderKLWan, AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15,
             AutoencoderKLMagvit, AutoencoderKLCogVideoX, AutoencoderKLMochi, AutoencoderKLLTXVideo,
             AutoencoderKLLTX2Video, AutoencoderKLTemporalDecoder, AutoencoderKLKVAE, AutoencoderKLKVAEVideo,
-            AutoencoderKLCosmos or AutoencoderDC; any other module is run as it is.  If it is an ExactVAE, its module
-            is used.
+            AutoencoderKLCosmos or AutoencoderDC; any other module is run as it is.  If it is an ExactVAE, the
+            module that it wraps is used.
         budget: Bytes that one call may take on top of the weights, input and output included: a number, or a string
             such as ``"2GiB"`` or ``"800MiB"``.  None means the memory that is free at the time of the call, on a
             GPU and on a CPU where a container or ``ulimit`` bounds the process; elsewhere no bound.  The
