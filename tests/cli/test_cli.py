@@ -26,8 +26,9 @@ from safetensors.torch import load_file, save_file
 
 import hybridge as package
 from hybridge.engine import Engine, EngineOptions, options, to_pixels
+from hybridge.engine.loading import is_path
 from hybridge.errors import OutOfMemory
-from hybridge.models import look_up
+from hybridge.models import CATALOGUE, look_up
 from hybridge.scenes import check, read
 
 
@@ -380,6 +381,15 @@ class TestPlan:
         assert "4·n + 1 frames" in done.stderr
         done = hybridge("plan", "allegro", check=False)
         assert "allegro has no plan: its VAE runs as its own class does it" in done.stderr
+
+    def test_every_row_is_known_without_a_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = [row for row in CATALOGUE.values() if row.architecture is None and not is_path(row.source)]
+        assert all(row.shape is not None for row in rows)
+        monkeypatch.setattr("hybridge.engine.loading._locate", None)
+        for row in (*rows, look_up("sana")):
+            frames = ("--frames", row.frames.frames_out(2)) if row.frames.is_video else ()
+            made = json.loads(hybridge("plan", row.name, "--size", "256", *frames, "--json").stdout)
+            assert made["flops"] > 0
 
     def test_a_budget_that_nothing_fits_names_the_smallest_that_would(self) -> None:
         done = hybridge("plan", "flux", "--size", "1024", "--budget", "1MiB", check=False)

@@ -46,7 +46,7 @@ def plan(
 
     from ..engine import resolve
     from ..engine.device_profile import device_profile_for
-    from ..engine.loading import config_before_loading
+    from ..engine.loading import config_for_planning
     from ..engine.planning.film_plan import plan_film
     from ..engine.planning.plan import plan as make_plan
     from ..engine.planning.weight_forms import prepared_bytes
@@ -64,7 +64,7 @@ def plan(
     factor = spec.spatial_factor if task == "decode" else 1
     try:
         program = lower(
-            skeleton(spec.class_name, config_before_loading(spec)), "decode" if task == "decode" else "encode"
+            skeleton(spec.class_name, config_for_planning(spec)), "decode" if task == "decode" else "encode"
         )
     except CannotLower as error:
         raise RequestError(

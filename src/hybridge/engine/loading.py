@@ -196,6 +196,16 @@ def config_before_loading(spec: ModelSpec) -> dict[str, Any]:
     return {name: value for name, value in made.items() if not name.startswith("_")}
 
 
+def config_for_planning(spec: ModelSpec) -> dict[str, Any]:
+    """As :func:`config_before_loading`, of a model that is not on this machine with what the catalogue knows of it.
+
+    That is enough for the shapes of weights, and may have other statistics of latents; no network is needed.
+    """
+    if spec.architecture is None and spec.shape is not None and not is_cached(spec):
+        spec = replace(spec, architecture=spec.shape)
+    return config_before_loading(spec)
+
+
 def statistics_before_loading(spec: ModelSpec, dtype: torch.dtype) -> dict[str, tuple[float, ...]]:
     """Return what :func:`.latents.statistics_of` will, of weights that are on this machine; else nothing.
 

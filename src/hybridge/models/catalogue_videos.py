@@ -27,6 +27,13 @@ _WAN_22 = {
     "scale_factor_spatial": 16,
 }
 
+_SANA = {
+    **{f"{half}_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3 for half in ("encoder", "decoder")},
+    "downsample_block_type": "conv",
+    "upsample_block_type": "interpolate",
+    "scaling_factor": 0.41407,
+}
+
 _HUNYUAN_IMAGE = {
     "in_channels": 3,
     "out_channels": 3,
@@ -82,8 +89,7 @@ LATER_PICTURES = (
         "Sana (also Sana Sprint)",
         "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers",
         "AutoencoderDC",
-        {"scaling_factor": 0.41407},
-        is_whole=False,
+        _SANA,
     ),
     *(
         from_class(
@@ -126,7 +132,14 @@ VIDEOS = (
         "AutoencoderKLHunyuanVideo15",
     ),
     from_class("ltx-video", "LTX-Video", "Lightricks/LTX-Video", "AutoencoderKLLTXVideo", is_whole=False),
-    from_class("ltx-2", "LTX-2", "Lightricks/LTX-2", "AutoencoderKLLTX2Video", is_whole=False),
+    from_class(
+        "ltx-2",
+        "LTX-2",
+        "Lightricks/LTX-2",
+        "AutoencoderKLLTX2Video",
+        {"decoder_causal": False},
+        is_whole=False,
+    ),
     from_class("cogvideox-2b", "CogVideoX of 2 B", "THUDM/CogVideoX-2b", "AutoencoderKLCogVideoX"),
     from_class(
         "cogvideox-5b",

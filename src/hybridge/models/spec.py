@@ -35,6 +35,8 @@ class ModelSpec:
         title: A title for users.
         architecture: The part of its ``config.json`` that defines the module, so that it can be planned before it
             is downloaded; None if ``config.json`` has to be read.
+        shape: Where ``architecture`` is None, the part of ``config.json`` that decides the shapes of weights, which
+            is enough to plan with; None if that has to be read as well.
         has_encoder: False if the weights are only a decoder, which cannot encode.
         frames: How many frames latent frames are; pictures by default.
         axes: The order of axes in pipelines' latents.
@@ -53,6 +55,7 @@ class ModelSpec:
     parent: str | None = None
     title: str = ""
     architecture: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
+    shape: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
     has_encoder: bool = True
     frames: FrameRule = STILL
     axes: Axes = "BCHW"
@@ -128,11 +131,13 @@ def from_class(
         class_name: Name of the diffusers class.
         config: What its ``config.json`` changes.
         subfolder: The subfolder of the VAE in the source.
-        is_whole: Whether ``config`` is all that it changes, so that the module is known without ``config.json``.
+        is_whole: Whether ``config`` is all that it changes, so that the module is known without ``config.json``;
+            otherwise it is all that changes the shapes of weights.
     """
     given = dict(config or {})
     spec = spec_from_config(name, source, subfolder, {"_class_name": class_name, **given})
-    return replace(spec, title=title, architecture=given if is_whole else None)
+    known = {"architecture": given} if is_whole else {"shape": given}
+    return replace(spec, title=title, **known)
 
 
 def check_config(name: str, config: Mapping[str, Any], where: object) -> None:
