@@ -136,8 +136,8 @@ def from_class(
     """
     given = dict(config or {})
     spec = spec_from_config(name, source, subfolder, {"_class_name": class_name, **given})
-    known = {"architecture": given} if is_whole else {"shape": given}
-    return replace(spec, title=title, **known)
+    spec = replace(spec, title=title)
+    return replace(spec, architecture=given) if is_whole else replace(spec, architecture=None, shape=given)
 
 
 def check_config(name: str, config: Mapping[str, Any], where: object) -> None:

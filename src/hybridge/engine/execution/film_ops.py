@@ -20,9 +20,8 @@ from .conditioning import NOTHING, Conditions
 from .executor import begins_at
 from .film_statistics import FilmMoments
 from .film_values import FilmValue, FrameRows, RowAbove
-from .group_norm import Moments
+from .group_norm import Statistics
 from .latent_maps import LatentMaps
-from .linear_attention import KeySums
 from .parameters import Parameters
 from .pointwise import IN_PLACE
 from .strips import (
@@ -85,8 +84,8 @@ class FilmCall:
             for frame in range(*frames):
                 self.gather.add(frame, self.place(frame, *rows))
 
-    def moments_of(self, frame: int) -> Moments | KeySums | None:
-        """Return the statistics of a source frame, or the sums over its keys."""
+    def moments_of(self, frame: int) -> Statistics | None:
+        """Return the statistics of a source frame."""
         return None if self.moments is None else self.moments.of(frame)
 
 
@@ -236,7 +235,7 @@ class _Enters:
             if strips._op.entering:
                 IN_PLACE[strips._op.entering](out)
 
-    def _enter_with(self, moments: Moments | KeySums | None) -> Enter:
+    def _enter_with(self, moments: Statistics | None) -> Enter:
         strips, given = self._strips, self._call.conditions
         if strips._norm is None or (strips._maps is None and given.scale is None):
             return strips._enter(moments)

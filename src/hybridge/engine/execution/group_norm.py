@@ -17,7 +17,11 @@ MOST_PIECES = 64
 _FLOAT32 = torch.empty(0, dtype=torch.float32, device="cpu")
 
 
-class Moments:
+class Statistics:
+    """What is gathered of a value, row by row, for the norm that will read it."""
+
+
+class Moments(Statistics):
     """Mean and variance of every channel, collected strip by strip and merged on request.
 
     Args:
@@ -125,9 +129,9 @@ class GroupNorm:
         self.groups, self.eps = norm.groups, norm.eps
         self.weight, self.bias = weight, bias
 
-    def with_statistics(self, moments: Moments | None) -> Normalise:
+    def with_statistics(self, moments: Statistics | None) -> Normalise:
         """Return the norm as a function for a picture with these statistics."""
-        if moments is None:
+        if not isinstance(moments, Moments):
             raise TypeError("a group norm reads a measured value")
         return Normalise(self, *moments.of_groups(self.groups))
 

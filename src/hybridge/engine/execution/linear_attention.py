@@ -10,12 +10,13 @@ from __future__ import annotations
 import torch
 
 from ..program.layers import Norm
+from .group_norm import Statistics
 
 #: Rows are read in pieces of this many bytes, which stay in cache.
 _PIECE_BYTES = 2**20
 
 
-class KeySums:
+class KeySums(Statistics):
     """For every group of channels the sums of v·kᵀ, and below them of k, over positions: (groups, d, d + 1).
 
     Args:
@@ -56,7 +57,7 @@ class LinearAttention:
         self._norm, self._dtype = norm, dtype
         self._sums: torch.Tensor | None = None
 
-    def with_statistics(self, sums: object) -> LinearAttention:
+    def with_statistics(self, sums: Statistics | None) -> LinearAttention:
         """Return the norm for a picture with these :class:`KeySums`."""
         if not isinstance(sums, KeySums) or sums.sums is None:
             raise TypeError("linear attention reads a value whose keys are summed")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ..program.layers import Norm
-from .group_norm import Moments
+from .group_norm import Statistics
 
 #: Rows are normalised in pieces of this many bytes, which stay in cache between the steps.
 _PIECE_BYTES = 2**20
@@ -39,7 +39,7 @@ class PositionNorm:
             weight = (weight.double() * channels**0.5).to(dtype)
         self._weight, self._bias = (None if one is None else one.view(1, -1, 1, 1) for one in (weight, bias))
 
-    def with_statistics(self, moments: Moments | None) -> PositionNorm:
+    def with_statistics(self, moments: Statistics | None) -> PositionNorm:
         """Return itself: it needs no statistics."""
         del moments
         return self

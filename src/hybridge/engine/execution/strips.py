@@ -18,7 +18,7 @@ from ..planning.conv_algorithms import ConvAlgorithm, DeviceProfile, queries_pad
 from ..program.ops import OF_ROUNDED, RESIZING, Attend, Convolve
 from .attention import begin
 from .convolution import prepare
-from .group_norm import Moments
+from .group_norm import Moments, Statistics
 from .parameters import Parameters
 from .pointwise import IN_PLACE, RESIZED
 from .shortcut import Shortcut
@@ -150,7 +150,7 @@ class Reading:
     """
 
     source: Rows
-    moments: Moments | None
+    moments: Statistics | None
     residual: Rows | None
     converted: int
     height: int
@@ -251,7 +251,7 @@ class ConvolutionStrips:
         place = scratch.picture(self._op.weights.out_channels, reading.rows, residual.width)
         return Carried(residual, shortcut, place), adds
 
-    def _enter(self, moments: Moments | None) -> Enter:
+    def _enter(self, moments: Statistics | None) -> Enter:
         if self._op.entering in RESIZED:
             return RESIZED[self._op.entering]
         if self._norm is None:

@@ -120,8 +120,8 @@ def _resnet(builder: ProgramBuilder, block: Any, x: int) -> int:
     is_same = kind(block.conv_shortcut) == "Identity"
     shortcut = None if is_same else _pointwise(builder, block.conv_shortcut)
     hidden = _pair(builder, x, block.conv1, **_norm_act(builder, block.norm1, x))
-    around = {"residual": x, "shortcut": shortcut}
-    return _pair(builder, hidden, block.conv2, **_norm_act(builder, block.norm2, hidden), **around)
+    around = _norm_act(builder, block.norm2, hidden)
+    return _pair(builder, hidden, block.conv2, residual=x, shortcut=shortcut, **around)
 
 
 def _attention(builder: ProgramBuilder, block: Any, x: int) -> int:
