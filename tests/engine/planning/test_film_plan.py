@@ -12,7 +12,7 @@ from hybridge.engine.planning.conv_algorithms import DeviceProfile
 from hybridge.engine.planning.courses import Course, Section, is_stored
 from hybridge.engine.planning.film_plan import plan_film
 from hybridge.engine.planning.film_shape import FilmShape
-from hybridge.engine.planning.plan import Plan
+from hybridge.engine.planning.plan import WITHIN_ROUNDING, Plan
 from hybridge.engine.program.folding import folded
 from hybridge.engine.program.lowering import lower, skeleton
 from hybridge.engine.program.program import Program
@@ -75,6 +75,14 @@ def test_a_smaller_budget_takes_another_schedule() -> None:
 
 def test_five_seconds_of_720p_fit_in_3_gib() -> None:
     assert planned(DECODER, 31, 90, 160, budget_bytes=3 * GIB).mode == "rows"
+
+
+def test_without_a_budget_a_film_is_lean_where_that_adds_few_multiplications() -> None:
+    program = lower(skeleton("AutoencoderKLHunyuanVideo", {}), "decode")
+    chosen, strips = (planned(program, 5, 40, 40, modes=modes) for modes in (WITHIN_ROUNDING, ("strips",)))
+    assert (chosen.mode, strips.mode) == ("lean", "strips")
+    assert chosen.peak_bytes < 0.7 * strips.peak_bytes
+    assert chosen.flops < 1.25 * strips.flops
 
 
 def test_where_frames_leave_the_film_takes_no_memory() -> None:

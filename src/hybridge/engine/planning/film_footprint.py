@@ -130,8 +130,12 @@ class FilmFootprint:
 
     @property
     def work(self) -> float:
-        """A measure of time: operations, those of tiles that reach beyond a strip included."""
-        return sum(flops * _rounded_up(step) for flops, step in zip(self.shape.flops, self.steps, strict=True))
+        """A measure of time: multiplications that are left after the algorithms' savings."""
+        ops = zip(self.shape.program.ops, self.shape.flops, self.steps, strict=True)
+        return sum(
+            flops * (step.way.saving(op) if step.way is not None and isinstance(op, Convolve) else 1)
+            for op, flops, step in ops
+        )
 
     def laid_out(self) -> tuple[Buffer, ...]:
         """Return the buffers with their offsets."""
@@ -328,11 +332,6 @@ class FilmFootprint:
         of_a_frame = -(-height // rows)
         times = sum(end - first for first, end in spans) if isinstance(op, Attend) else len(spans)
         return of_a_frame * times
-
-
-def _rounded_up(step: Step) -> float:
-    tile = 1 if step.way is None else step.way.rows
-    return -(-step.rows // tile) * tile / step.rows
 
 
 def one_by_one(ops: Sequence[int] | range) -> tuple[Section, ...]:

@@ -33,7 +33,15 @@ from .conv_algorithms import DeviceProfile
 from .courses import Section
 from .film_footprint import FilmFootprint, one_by_one
 from .film_shape import FilmShape
-from .plan import FRUGAL_FROM_BYTES, FRUGAL_PART, STRIP_BYTES_WITHOUT_CACHE, WITHIN_ROUNDING, Mode, Plan
+from .plan import (
+    FRUGAL_FROM_BYTES,
+    FRUGAL_PART,
+    FRUGAL_WORK,
+    STRIP_BYTES_WITHOUT_CACHE,
+    WITHIN_ROUNDING,
+    Mode,
+    Plan,
+)
 
 _size = partial(format_bytes, up=True)
 
@@ -106,6 +114,8 @@ def plan_film(
             best = mode, footprint
         if enough is None or footprint.peak_bytes <= enough:
             break
+    if best is not None and budget_bytes is None and enough is not None:
+        best = _leaner_for_little(shape, *best, modes)
     if best is not None:
         mode, footprint = best
         least = min(footprint.peak_bytes, least or footprint.peak_bytes)
@@ -180,6 +190,19 @@ def _schedules(
         if spills:
             first = made(one_by_one(range(len(shape.program.ops))), strip_bytes, in_file=True)
             yield from (("spill", footprint) for footprint in [*_spilled(first)][-1:])
+
+
+def _leaner_for_little(
+    shape: FilmShape, mode: Mode, footprint: FilmFootprint, modes: tuple[Mode, ...]
+) -> tuple[Mode, FilmFootprint]:
+    """Return ``lean`` in place of large ``strips``, as far as it adds few multiplications; else what is given."""
+    if mode != "strips" or "lean" not in modes or footprint.peak_bytes <= FRUGAL_FROM_BYTES:
+        return mode, footprint
+    best = mode, footprint
+    for lean in leaner(shape, footprint.strip_bytes):
+        if lean.work <= (1 + FRUGAL_WORK) * footprint.work:
+            best = "lean", lean
+    return best
 
 
 def leaner(shape: FilmShape, strip_bytes: int) -> Iterator[FilmFootprint]:

@@ -53,7 +53,7 @@ STRIP_BYTES_WITHOUT_CACHE = 256 * 2**20
 FRUGAL_PART = 0.4
 
 #: … as long as this adds no more than this part of the multiplications …
-_FRUGAL_WORK = 0.25
+FRUGAL_WORK = 0.25
 
 #: … and only where strips take more than this; below it, saving memory is not worth the time.
 FRUGAL_FROM_BYTES = 512 * 2**20
@@ -273,7 +273,7 @@ def _frugal(
         return [best]
     work = sum(best[1].shape.work)
     for level in levels:
-        if best[1].peak(strip_bytes) <= FRUGAL_PART * whole_peak or level[1].work > (1 + _FRUGAL_WORK) * work:
+        if best[1].peak(strip_bytes) <= FRUGAL_PART * whole_peak or level[1].work > (1 + FRUGAL_WORK) * work:
             break
         best = level
     return [best]
