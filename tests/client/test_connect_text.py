@@ -248,3 +248,18 @@ def test_several_that_fit_are_not_guessed_at(sdxl: Pair) -> None:
         with hybridge.connect(sdxl.headless(), server, parts="text", text_model="second") as done:
             assert done.replaced[0].model == "second"
         assert {model["name"] for model in httpx.get(f"{server}/v1/models").json()["models"]} == {"first", "second"}
+
+
+def test_more_prompts_than_one_request_takes(tmp_path: Path) -> None:
+    """A server takes 32 at once."""
+    case = case_of("StableDiffusionPipeline")
+    spec = saved(case, tmp_path)
+    prompts, negative = [f"{index} cats in rain" for index in range(33)], ["blurry"] * 33
+    whole = case.load(tmp_path)
+    headless = case.load(tmp_path, **dict.fromkeys(case.side.components))
+    with quiet(), serving([spec]) as server, hybridge.connect(headless, server, parts="text"):
+        found = headless.encode_prompt(prompts, "cpu", 1, True, negative)
+        expected = whole.encode_prompt(prompts, "cpu", 1, True, negative)
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        assert torch.allclose(one, other, atol=1e-5)

@@ -196,3 +196,75 @@ def test_awaited_it_is_the_same(server: Server) -> None:
             return await client.encode_prompt(["a", "b"], num_images_per_prompt=2, drop_padding=False)
 
     assert torch.equal(anyio.run(main)["prompt_embeds"], EMBEDS[[0, 0, 1, 1]])
+
+
+def _of_many(request: httpx.Request) -> httpx.Response:
+    """A server that takes two prompts at once, and counts the letters of each."""
+    if request.method == "GET":
+        return httpx.Response(200, json={"models": [], "limits": {"max_batch": 2}})
+    asked = read_prompt_request("", {"content-type": "application/json"}, request.read())
+    texts = asked.inputs["prompt"]
+    assert isinstance(texts, list)
+    if len(texts) > 2:
+        return httpx.Response(413, json={"error": "`prompt` has too many items", "code": "TooLarge"})
+    lengths = torch.tensor([len(str(text)) for text in texts])
+    sums = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).to(torch.int32)
+    negative = torch.full((len(texts), 1), float(len(str(asked.inputs["negative_prompt"]))))
+    tensors = {
+        "prompt_embeds": wire(lengths.to(torch.bfloat16)[:, None]),
+        "llama": wire(torch.stack([lengths, -lengths]).float()),
+        "ragged": tuple(wire(torch.ones(int(length), 1)) for length in lengths),
+        "cu_seqlens": wire(sums),
+        "negative_prompt_embeds": wire(negative),
+    }
+    layouts = dict(zip(tensors, ("batch", "batch-axis-1", "list", "cu_seqlens", "batch"), strict=True))
+    weights = "changed" if "changed" in texts else "same"
+    cut = {"prompt": (len(texts) - 1,), "negative_prompt": (0,)}
+    return httpx.Response(
+        200, content=write_prompt_answer(PromptAnswer(tensors, layouts, {"weights": weights}, cut), {})
+    )
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_too_many_prompts_go_in_several_requests(kind: Any) -> None:
+    with Client("http://box:8000", transport=httpx.MockTransport(_of_many)) as client:
+        prompts = ["a", "bbb", "cc", "dddd", "e"]
+        found = client.encode_prompt(
+            prompts, negative_prompt="no", model="sdxl", kind=kind, num_images_per_prompt=2
+        )
+    assert found["prompt_embeds"][:, 0].tolist() == [1, 1, 3, 3, 2, 2, 4, 4, 1, 1]
+    assert found["llama"].tolist() == [[1, 1, 3, 3, 2, 2, 4, 4, 1, 1], [-1, -1, -3, -3, -2, -2, -4, -4, -1, -1]]
+    assert [len(one) for one in found["ragged"]] == [1, 1, 3, 3, 2, 2, 4, 4, 1, 1]
+    assert found["cu_seqlens"].tolist() == [0, 1, 2, 5, 8, 10, 12, 16, 20, 21, 22]
+    assert found["cu_seqlens"].dtype == (torch.int32 if kind == "torch" else np.int32)
+    assert found["negative_prompt_embeds"].tolist() == [[2.0]] * 10
+    assert found.truncated == {"prompt": (1, 3, 4), "negative_prompt": (0,)}
+
+
+def test_prompts_that_cannot_be_parted_are_refused_with_a_reason() -> None:
+    with Client("http://box:8000", transport=httpx.MockTransport(_of_many)) as client:
+        with pytest.raises(RequestError, match="kind='torch'"):
+            client.encode_prompt(["a", "b", "c"], negative_prompt="", model="sdxl", kind="wire")
+        with pytest.raises(BadAnswer, match="the text encoders changed between two requests: saw weights"):
+            client.encode_prompt(["a", "b", "changed"], negative_prompt="", model="sdxl")
+        with pytest.raises(ServerRefused, match="too many items"):
+            client.encode_prompt(["a", "b", "c"], negative_prompt=["", ""], model="sdxl")
+
+
+def test_embeddings_of_different_lengths_are_not_joined() -> None:
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json={"models": [], "limits": {"max_batch": 1}})
+        texts = read_prompt_request("", {"content-type": "application/json"}, request.read()).inputs["prompt"]
+        assert isinstance(texts, list)
+        if len(texts) > 1:
+            return httpx.Response(413, json={"error": "too many"})
+        answer = PromptAnswer(
+            {"prompt_embeds": wire(torch.ones(1, len(str(texts[0])), 4))}, {"prompt_embeds": "batch"}
+        )
+        return httpx.Response(200, content=write_prompt_answer(answer, {}))
+
+    with Client("http://box:8000", transport=httpx.MockTransport(handle)) as client:
+        assert client.encode_prompt(["ab", "cd"], model="qwen")["prompt_embeds"].shape == (2, 2, 4)
+        with pytest.raises(RequestError, match="pad to the longest prompt"):
+            client.encode_prompt(["ab", "abc"], model="qwen")

@@ -6,19 +6,21 @@ import http.server
 import logging
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers.image_processor import VaeImageProcessor
+from films import small_hunyuan
 from PIL import Image
-from sdnext_host import DEAD, KINDS, remote_t5, started
+from sdnext_host import DEAD, KINDS, remote_t5, sdnext_has, started
 from text_servers import case_of, saved, serving
 
-from hybridge.engine import EngineOptions
+from hybridge.engine import Engine, EngineOptions
 from hybridge.engine.text import TextEngine
-from hybridge.models import TextSpec
+from hybridge.models import CATALOGUE, TextSpec
 from hybridge.server.app import create_app
 from hybridge.server.local_backend import LocalBackend
 from hybridge.server.middleware.key_file import KeyRing, hash_key
@@ -62,10 +64,70 @@ def test_pictures_are_the_server_s(server: str, engines: Any) -> None:
         raw = sdnext.remote.remote_decode(z, model_type="sd")
         expected = decoded(engines, "sd-v1", z / 0.18215)
         assert torch.allclose(raw, expected, atol=1e-5)
-        sdnext.opts.remote_vae_type = "png"
+        sdnext.opts.set("remote_vae_type", "png")
         first, second = sdnext.remote.remote_decode(z, model_type="pixartalpha")
     both = VaeImageProcessor().postprocess(raw, output_type="pil")
     assert [first.tobytes(), second.tobytes()] == [picture.tobytes() for picture in both]
+
+
+#: What SD.Next's pipelines hand over for each type of model, and the server's model for it.
+SENT = {
+    **dict.fromkeys(("sd", "pixartalpha"), ((2, 4, 4, 6), "sd-v1")),
+    **dict.fromkeys(("sdxl", "pixartsigma", "hunyuandit", "auraflow", "omnigen"), ((2, 4, 4, 6), "sdxl")),
+    **dict.fromkeys(("f1", "chroma"), ((2, 6, 64), "flux")),
+    **dict.fromkeys(("h1", "zimage", "lumina2"), ((2, 16, 4, 6), "flux")),
+}
+
+
+#: Factors of the models' VAEs.
+FACTORS = {"sd-v1": (0.18215, 0.0), "sdxl": (0.13025, 0.0), "flux": (0.3611, 0.1159)}
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.parametrize("has_factors", [False, True])
+def test_each_type_of_model_both_ways(
+    server: str,
+    engines: Any,
+    photograph: Path,
+    is_old: bool,
+    has_factors: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where SD.Next knows no factors of a VAE, the server scales."""
+    picture = Image.open(photograph).convert("RGB").resize((48, 32))
+    with started(config={"hybridge_server": server}, is_old=is_old) as sdnext:
+        assert {*SENT, "hunyuanvideo"} >= set(KINDS)
+        for kind in ("sd", "sdxl", "f1", "h1") if is_old else SENT:
+            shape, model = SENT[kind]
+            scale, shift = FACTORS[model]
+            sdnext.vae.config = {"scaling_factor": scale, "shift_factor": shift or None} if has_factors else {}
+            z = latents(*shape)
+            found = sdnext.remote.remote_decode(z, width=48, height=32, model_type=kind)
+            grid = z if z.ndim == 4 else z.view(2, 2, 3, 16, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(2, 16, 4, 6)
+            assert torch.allclose(found, decoded(engines, model, grid / scale + shift), atol=1e-5), kind
+            found = sdnext.remote.remote_encode([picture], model_type=kind if kind != "h1" or not is_old else "f1")
+            with torch.inference_mode():
+                mode = engines[model].module.encode(VaeImageProcessor().preprocess(picture)).latent_dist.mode()
+            assert torch.allclose(found, (mode - shift) * scale, atol=1e-5), kind
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+def test_a_film(is_batch: bool, tmp_path: Path) -> None:
+    module = small_hunyuan(latent_channels=16)
+    module.save_pretrained(tmp_path)
+    spec = replace(CATALOGUE["hunyuan-video"], source=str(tmp_path), subfolder=None)
+    engine = Engine.load(spec, EngineOptions(device="cpu", exactness="bitwise"))
+    z = latents(*([1] * is_batch), 16, 3, 4, 6)
+    with (
+        running(create_app(LocalBackend({"hunyuan-video": engine}))) as address,
+        started(config={"hybridge_server": address}, vae={"scaling_factor": 0.476986}) as sdnext,
+    ):
+        assert "/v1/hunyuan-video/decode" in sdnext.remote.hf_decode_endpoints["hunyuanvideo"]
+        found = sdnext.remote.remote_decode(z, model_type="hunyuanvideo")
+    with torch.inference_mode():
+        expected = engine.module.decode(z.reshape(1, 16, 3, 4, 6) / 0.476986).sample
+    assert torch.allclose(found, expected, atol=1e-4)
 
 
 def test_packed_latents_of_flux(server: str, engines: Any) -> None:
@@ -111,8 +173,6 @@ def test_the_variable_has_priority(server: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_key_comes_from_netrc(specs: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    from hybridge.engine import Engine
-
     engine = Engine.load(specs["sd-v1"], EngineOptions(device="cpu"))
     app = create_app(LocalBackend({"sd-v1": engine}), keys=KeyRing({"sdnext": hash_key("a-secret")}))
     with running(app) as address:
@@ -154,7 +214,8 @@ def test_one_sentence_where_there_is_no_server(caplog: pytest.LogCaptureFixture)
             thread.start()
             sdnext.opts.set("hybridge_server", f"http://127.0.0.1:{other.server_port}")
             thread.join()
-    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    shown = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    said = [one for one in shown if one.startswith("hybridge: ")]
     assert said == [
         "hybridge: no answer from http://127.0.0.1:9 (ConnectionError); does `hybridge serve` run?",
         "hybridge: this is no address of a server; expected http://host:8000",
@@ -175,6 +236,11 @@ def test_the_t5_of_flux(tmp_path_factory: pytest.TempPathFactory, monkeypatch: p
         {"prompt": ["a cat in rain", "two trees"]}
     )
     assert torch.equal(found, expected.tensors["prompt_embeds"])
+
+
+@pytest.mark.skipif("SDNEXT_DIR" not in os.environ, reason="SDNEXT_DIR: a folder with SD.Next's source")
+def test_sdnext_s_own_code_is_there() -> None:
+    assert sdnext_has("modules.vae.sd_vae_remote") or sdnext_has("modules.sd_vae_remote")
 
 
 def test_a_server_without_t5_is_left_alone(server: str, caplog: pytest.LogCaptureFixture) -> None:

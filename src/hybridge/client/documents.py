@@ -37,6 +37,14 @@ def read_model_list(arrived: Arrived, address: Address) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", models)
 
 
+def read_most_in_a_batch(arrived: Arrived, address: Address) -> int:
+    """Return how many pictures or prompts a server takes in one request; 0 if it does not say."""
+    document = read_document(arrived, address)
+    limits = document.get("limits") if isinstance(document, dict) else None
+    most = limits.get("max_batch") if isinstance(limits, dict) else None
+    return most if isinstance(most, int) else 0
+
+
 def read_document(arrived: Arrived, _: Address) -> Json:
     """Return the JSON document or the plain text of a response."""
     media_type = arrived.headers.get("content-type", "").partition(";")[0].strip().lower()

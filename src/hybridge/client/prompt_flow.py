@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from ..errors import RequestError
+from ..errors import RequestError, ServerRefused
 from ..protocol import PromptRequest, read_prompt_answer, write_prompt_request
 from .address import Address
 from .answer_limits import most_embeddings_bytes
 from .conversion import Kind
+from .documents import getter, read_most_in_a_batch
 from .flow import Flows
 from .flow_types import Arrived, Flow, Terms, Until
-from .prompts import Embeddings, embeddings_of
+from .prompt_batches import joined, parts_of
+from .prompts import Embeddings, embeddings_of, repeat_for_images
+
+#: The status for what passes a limit of the server.
+_TOO_LARGE = 413
 
 
 def prompt_flow(
     flows: Flows, request: PromptRequest, model: str | None, kind: Kind, count: int, terms: Terms
 ) -> Flow[Embeddings]:
-    """Return the embeddings of a request.
+    """Return the embeddings of a request, in several requests if a server refuses so many prompts in one.
 
     Args:
         flows: The flows to the servers.
@@ -31,13 +36,31 @@ def prompt_flow(
     until = flows.begin(terms)
     if model is None:
         model = yield from _only_model(flows, until)
+    try:
+        return repeat_for_images((yield from _encoded(flows, request, model, kind, until)), count)
+    except ServerRefused as error:
+        if error.status != _TOO_LARGE or request.batch < 2:
+            raise
+        refused = error
+    most = yield from flows.exchange(getter("/v1/models"), read_most_in_a_batch, until)
+    parts = parts_of(request, most)
+    if len(parts) < 2:
+        raise refused
+    answers = []
+    for part in parts:
+        answer = yield from _encoded(flows, part, model, kind, until)
+        answers.append(answer)
+    return repeat_for_images(joined(parts, answers), count)
+
+
+def _encoded(flows: Flows, request: PromptRequest, model: str, kind: Kind, until: Until) -> Flow[Embeddings]:
     most = most_embeddings_bytes(request)
 
     def read(arrived: Arrived, address: Address) -> tuple[Embeddings, Mapping[str, str], str]:
         answer = read_prompt_answer(arrived.body, most_bytes=most)
-        return embeddings_of(answer, kind, count), arrived.headers, str(address)
+        return embeddings_of(answer, kind), arrived.headers, str(address)
 
-    post = flows.sender(write_prompt_request(request), most, f"/v1/{quote(model, safe='')}/prompt", terms)
+    post = flows.sender(write_prompt_request(request), most, f"/v1/{quote(model, safe='')}/prompt", until.terms)
     embeddings, headers, server = yield from flows.exchange(post, read, until, model, may_hedge=True)
     flows.pass_on(headers, server)
     return embeddings

@@ -73,8 +73,8 @@ def _file_of(image: Any) -> bytes:
     return content.data
 
 
-def embeddings_of(answer: PromptAnswer, kind: Kind, count: int) -> Embeddings:
-    """Convert an answer to values of ``kind``, with each prompt's embedding ``count`` times.
+def embeddings_of(answer: PromptAnswer, kind: Kind) -> Embeddings:
+    """Convert an answer to values of ``kind``.
 
     Pipelines whose negative prompt is empty by default refuse it beside embeddings; so prompts are None.
     """
@@ -87,7 +87,7 @@ def embeddings_of(answer: PromptAnswer, kind: Kind, count: int) -> Embeddings:
     if side is not None and is_for_pipelines and kind != "wire":
         negative = "negative_prompt" if side.parameter("negative_prompt") else "prompt"
         values = {"prompt": None, negative: None, **side.call_with, **values}
-    return repeat_for_images(Embeddings(values, answer.layouts, answer.metadata, answer.truncated), count)
+    return Embeddings(values, answer.layouts, answer.metadata, answer.truncated)
 
 
 def repeat_for_images(embeddings: Embeddings, num_images_per_prompt: int) -> Embeddings:
