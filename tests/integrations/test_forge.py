@@ -1,9 +1,13 @@
-"""The extension of Forge, in an imitation of what it sees of Forge, as of its revision 1f56acf."""
+"""The extension of Forge, in an imitation of what it sees of Forge, as of its revision 1f56acf.
+
+With ``FORGE_DIR``, a folder with Forge's source, around its own VAE and its own patcher of models.
+"""
 
 from __future__ import annotations
 
 import copy
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +23,51 @@ from hybridge.server.process.server import running
 
 SCRIPT = Path(__file__).parents[2] / "integrations" / "forge" / "scripts" / "hybridge_vae.py"
 HERE = "decoded or encoded here"
+
+
+class Module(torch.nn.Module):
+    """What Forge's own VAE runs: its pictures are black, its latents are 7."""
+
+    config = SimpleNamespace(down_block_types=[None] * 4, latent_channels=4)
+
+    def decode(self, samples: torch.Tensor) -> torch.Tensor:
+        return torch.full((samples.shape[0], 3, 8 * samples.shape[2], 8 * samples.shape[3]), -1.0)
+
+    def encode(self, pixels: torch.Tensor, regulation: Any = None) -> torch.Tensor:
+        return torch.full((pixels.shape[0], 4, pixels.shape[2] // 8, pixels.shape[3] // 8), 7.0)
+
+
+def is_here(made: Any) -> bool:
+    """Whether Forge's own VAE ran."""
+    return bool(((made == 0) | (made == 7)).all()) if isinstance(made, torch.Tensor) else made == HERE
+
+
+@pytest.fixture
+def vae(monkeypatch: pytest.MonkeyPatch) -> Any:
+    folder = os.environ.get("FORGE_DIR")
+    if not folder:
+        return Vae()
+    cpu, made = torch.device("cpu"), {}
+    for name in ("", ".memory_management", ".utils", ".operations", ".patcher", ".patcher.lora"):
+        made[name] = ModuleType(f"backend{name}")
+        made[name].__path__ = []
+        monkeypatch.setitem(sys.modules, f"backend{name}", made[name])
+    memory = made[".memory_management"]
+    memory.vae_device = memory.vae_offload_device = memory.intermediate_device = lambda: cpu
+    memory.vae_dtype, memory.dtype_size, memory.module_size = lambda: torch.float32, lambda _: 4, lambda _: 1
+    memory.VAE_ALWAYS_TILED, memory.OOM_EXCEPTION = False, MemoryError
+    memory.load_models_gpu, memory.get_free_memory = lambda *_, **__: None, lambda _: 2**30
+    made[".patcher.lora"].merge_lora_to_model_weight = None
+    made[""].memory_management, made[""].utils, made[""].operations = memory, made[".utils"], made[".operations"]
+    for name in ("base", "vae"):
+        path = Path(folder, "backend", "patcher", f"{name}.py")
+        spec = importlib.util.spec_from_file_location(f"backend.patcher.{name}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+    return module.VAE(Module())
 
 
 class Patcher:
@@ -64,6 +113,16 @@ class NeoVae:
     def __init__(self) -> None:
         self.patcher = Patcher()
 
+    def decode(self, samples: torch.Tensor) -> Any:
+        return HERE
+
+
+class ReForgeVae(NeoVae):
+    """That of reForge, which has the method that wrappers are given, and calls neither."""
+
+    def decode_inner(self, samples: torch.Tensor) -> Any:
+        return HERE
+
 
 @pytest.fixture
 def forge(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
@@ -86,8 +145,8 @@ def forge(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     assert list(options.labels) == ["hybridge_server"]
     clients, client_of = [], module.client_of
 
-    def kept(server: str) -> Any:
-        clients.append(client_of(server))
+    def kept(server: str, key: int) -> Any:
+        clients.append(client_of(server, key))
         return clients[-1]
 
     module.client_of = kept
@@ -96,9 +155,9 @@ def forge(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         client.close()
 
 
-def loaded(vae: Any = None, **flags: bool) -> SimpleNamespace:
+def loaded(vae: Any, **flags: bool) -> SimpleNamespace:
     """What Forge processes: a model with a VAE."""
-    objects = SimpleNamespace(vae=vae or Vae())
+    objects = SimpleNamespace(vae=vae)
     return SimpleNamespace(sd_model=SimpleNamespace(forge_objects=objects, is_sd1=False, is_sdxl=False, **flags))
 
 
@@ -106,11 +165,13 @@ def latents(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(5))
 
 
-def test_decoding(forge: SimpleNamespace, server: str, engines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding(
+    forge: SimpleNamespace, vae: Any, server: str, engines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the name of a profile, as after `hybridge join`."""
     monkeypatch.setenv("HYBRIDGE_PROFILE_DESKTOP_URL", server)
     forge.opts.data["hybridge_server"] = "desktop"
-    p, z = loaded(is_sdxl_=True), latents(2, 4, 8, 12)
+    p, z = loaded(vae), latents(2, 4, 8, 12)
     p.sd_model.is_sdxl = True
     before = p.sd_model.forge_objects.vae
     forge.script.process_before_every_sampling(p, x=None)
@@ -118,12 +179,12 @@ def test_decoding(forge: SimpleNamespace, server: str, engines: Any, monkeypatch
     with torch.inference_mode():
         expected = (engines["sdxl"].module.decode(z).sample / 2 + 0.5).clamp(0, 1).movedim(1, -1)
     assert torch.allclose(found, expected, atol=1e-5)
-    assert before.decode(z) == HERE  # Forge's own VAE is as it was
+    assert is_here(before.decode(z))  # Forge's own VAE is as it was
 
 
-def test_a_model_that_the_server_infers(forge: SimpleNamespace, server: str, engines: Any) -> None:
+def test_a_model_that_the_server_infers(forge: SimpleNamespace, vae: Any, server: str, engines: Any) -> None:
     forge.opts.data["hybridge_server"] = server
-    p, z = loaded(), latents(1, 16, 4, 4)  # Flux has no flag
+    p, z = loaded(vae), latents(1, 16, 4, 4)  # Flux has no flag
     forge.script.process(p)
     found = p.sd_model.forge_objects.vae.decode(z)
     with torch.inference_mode():
@@ -132,9 +193,11 @@ def test_a_model_that_the_server_infers(forge: SimpleNamespace, server: str, eng
 
 
 @pytest.mark.parametrize("is_8_bit", [True, False])
-def test_encoding_draws_a_sample(forge: SimpleNamespace, server: str, engines: Any, is_8_bit: bool) -> None:
+def test_encoding_draws_a_sample(
+    forge: SimpleNamespace, vae: Any, server: str, engines: Any, is_8_bit: bool
+) -> None:
     forge.opts.data["hybridge_server"] = server
-    p = loaded()
+    p = loaded(vae)
     p.sd_model.is_sd1 = True
     forge.script.process(p)
     pixels = torch.rand(1, 64, 96, 4, generator=torch.Generator().manual_seed(5))
@@ -150,26 +213,24 @@ def test_encoding_draws_a_sample(forge: SimpleNamespace, server: str, engines: A
     assert ((found - posterior.mean).abs() <= 6 * posterior.std + 1e-4).all()
 
 
-def test_another_extension_s_posterior(forge: SimpleNamespace, server: str) -> None:
+def test_another_extension_s_posterior(forge: SimpleNamespace, vae: Any, server: str) -> None:
     forge.opts.data["hybridge_server"] = server
-    vae = Vae()
     vae.patcher.model_options["model_vae_regulation"] = lambda posterior: posterior
     p = loaded(vae)
     forge.script.process(p)
-    assert p.sd_model.forge_objects.vae.encode(torch.zeros(1, 8, 8, 3)) == HERE
+    assert is_here(p.sd_model.forge_objects.vae.encode(torch.zeros(1, 8, 8, 3)))
 
 
-def test_another_extension_s_decoding(forge: SimpleNamespace, server: str) -> None:
+def test_another_extension_s_decoding(forge: SimpleNamespace, vae: Any, server: str) -> None:
     forge.opts.data["hybridge_server"] = server
-    vae = Vae()
     vae.patcher.model_options["model_vae_decode_wrapper"] = lambda inner, samples: "theirs"
     p = loaded(vae)
     forge.script.process(p)
     assert p.sd_model.forge_objects.vae.decode(torch.zeros(1, 4, 2, 2)) == "theirs"
 
 
-def test_the_setting_changes(forge: SimpleNamespace, server: str, engines: Any) -> None:
-    p, z = loaded(), latents(1, 4, 4, 4)
+def test_the_setting_changes(forge: SimpleNamespace, vae: Any, server: str, engines: Any) -> None:
+    p, z = loaded(vae), latents(1, 4, 4, 4)
     p.sd_model.is_sd1 = True
     with running(create_app(LocalBackend({"sdxl": engines["sdxl"]}))) as other:
         for address, name in ((other, "sdxl"), (server, "sd-v1")):
@@ -180,28 +241,47 @@ def test_the_setting_changes(forge: SimpleNamespace, server: str, engines: Any) 
             assert torch.allclose(p.sd_model.forge_objects.vae.decode(z), expected, atol=1e-5)
 
 
-def test_switched_off_again(forge: SimpleNamespace, server: str) -> None:
-    p = loaded()
+def test_the_profile_changes(
+    forge: SimpleNamespace, vae: Any, server: str, engines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after another `hybridge join`: the setting stays, what it means does not."""
+    forge.opts.data["hybridge_server"] = "desktop"
+    p, z = loaded(vae), latents(1, 4, 4, 4)
+    p.sd_model.is_sd1 = True
+    with running(create_app(LocalBackend({"sdxl": engines["sdxl"]}))) as other:
+        for address, name in ((other, "sdxl"), (server, "sd-v1")):
+            monkeypatch.setenv("HYBRIDGE_PROFILE_DESKTOP_URL", address)
+            forge.script.process(p)
+            with torch.inference_mode():
+                expected = (engines[name].module.decode(z).sample / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+            assert torch.allclose(p.sd_model.forge_objects.vae.decode(z), expected, atol=1e-5)
+    monkeypatch.delenv("HYBRIDGE_PROFILE_DESKTOP_URL")
+    forge.script.process(p)  # it is gone; the picture is made with what there was
+    assert torch.allclose(p.sd_model.forge_objects.vae.decode(z), expected, atol=1e-5)
+
+
+def test_switched_off_again(forge: SimpleNamespace, vae: Any, server: str) -> None:
+    p = loaded(vae)
     for _ in range(2):  # called for each picture, and the wrappers are set once
         forge.opts.data["hybridge_server"] = server
         forge.script.process(p)
-        vae = p.sd_model.forge_objects.vae
+        wrapped = p.sd_model.forge_objects.vae
         forge.script.process_before_every_sampling(p)
-        assert p.sd_model.forge_objects.vae is vae
+        assert p.sd_model.forge_objects.vae is wrapped
     forge.opts.data["hybridge_server"] = ""
     forge.script.process(p)
-    assert p.sd_model.forge_objects.vae.decode(latents(1, 4, 4, 4)) == HERE
+    assert is_here(p.sd_model.forge_objects.vae.decode(latents(1, 4, 4, 4)))
 
 
 def test_where_the_server_fails_forge_decodes(
-    forge: SimpleNamespace, server: str, caplog: pytest.LogCaptureFixture
+    forge: SimpleNamespace, vae: Any, server: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     forge.opts.data["hybridge_server"] = server
-    p = loaded()
+    p = loaded(vae)
     forge.script.process(p)
-    assert p.sd_model.forge_objects.vae.decode(latents(1, 7, 4, 4)) == HERE
+    assert is_here(p.sd_model.forge_objects.vae.decode(latents(1, 7, 4, 4)))
     assert "no model here has such latents" in caplog.text
-    assert p.sd_model.forge_objects.vae.encode(torch.full((1, 4, 4, 3), 0.123)) == HERE
+    assert is_here(p.sd_model.forge_objects.vae.encode(torch.full((1, 4, 4, 3), 0.123)))
     assert "encoded here: " in caplog.text
 
 
@@ -217,6 +297,7 @@ def test_where_the_server_fails_forge_decodes(
 )
 def test_without_a_server(
     forge: SimpleNamespace,
+    vae: Any,
     caplog: pytest.LogCaptureFixture,
     address: str,
     said: str,
@@ -225,17 +306,20 @@ def test_without_a_server(
 ) -> None:
     monkeypatch.setenv("HYBRIDGE_PROFILES", str(tmp_path / "none"))
     forge.opts.data["hybridge_server"] = address
-    p = loaded()
+    p = loaded(vae)
     forge.script.process(p)
-    assert p.sd_model.forge_objects.vae.decode(latents(1, 4, 4, 4)) == HERE
+    assert is_here(p.sd_model.forge_objects.vae.decode(latents(1, 4, 4, 4)))
     assert said in caplog.text
     assert "a-secret" not in caplog.text
 
 
-def test_forge_neo(forge: SimpleNamespace, server: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", [NeoVae, ReForgeVae])
+def test_forges_that_call_no_wrapper(
+    forge: SimpleNamespace, server: str, caplog: pytest.LogCaptureFixture, kind: Any
+) -> None:
     forge.opts.data["hybridge_server"] = server
-    forge.script.process(loaded(NeoVae()))
-    assert "Forge Neo has no wrappers" in caplog.text
+    forge.script.process(loaded(kind()))
+    assert "this Forge calls no wrappers" in caplog.text
 
 
 def test_it_stays_thin() -> None:

@@ -1,11 +1,18 @@
-"""The nodes of InvokeAI, in an imitation of its ``invocation_api`` with the signatures of its revision 0aa13c0."""
+"""The nodes of InvokeAI, in an imitation of its ``invocation_api`` with the signatures of its revision 0aa13c0.
+
+With ``INVOKEAI_PYTHON``, the Python of an environment with InvokeAI and the client, also in InvokeAI itself.
+"""
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import os
+import shutil
+import subprocess
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
@@ -16,7 +23,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from hybridge.errors import ClientError, ServerRefused
+from hybridge.errors import ClientError
 
 PACK = Path(__file__).parents[2] / "integrations" / "invokeai" / "hybridge_nodes" / "__init__.py"
 
@@ -150,12 +157,19 @@ def test_no_address_in_a_workflow(monkeypatch: pytest.MonkeyPatch, server: str, 
     assert "a-secret" not in str(caught.value)
 
 
-def test_a_model_that_the_server_has_not(pack: ModuleType) -> None:
+@pytest.mark.parametrize("url", ["", "http://127.0.0.1:9"])
+def test_errors_name_the_profile_and_no_address(
+    pack: ModuleType, server: str, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    """A model that the server has not; and no server."""
+    monkeypatch.setenv("HYBRIDGE_PROFILE_DESKTOP_URL", url or server)
     context = InvocationContext()
     context.kept["latents"] = torch.zeros(1, 4, 4, 4)
-    latents = LatentsField(latents_name="latents")
-    with pytest.raises(ServerRefused, match="no such model on this server"):
-        pack.HybridgeLatentsToImage(latents=latents, server="desktop", model="sdx").invoke(context)
+    node = pack.HybridgeLatentsToImage(latents=LatentsField(latents_name="latents"), server="desktop", model="sdx")
+    with pytest.raises(RuntimeError, match="the server 'desktop'") as caught:
+        node.invoke(context)
+    assert url or "no such model on this server" in str(caught.value)
+    assert "127.0.0.1" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_it_stays_thin() -> None:
@@ -202,3 +216,30 @@ def test_invokeai_has_these_signatures() -> None:
         if getattr(node, "module", "") == "invokeai.invocation_api"
     )
     assert {alias.name for alias in wanted.names} <= exported
+
+
+@pytest.mark.skipif("INVOKEAI_PYTHON" not in os.environ, reason="INVOKEAI_PYTHON: the Python of InvokeAI")
+def test_in_invokeai_itself(server: str, engines: Any, photograph: Path, tmp_path: Path) -> None:
+    """Its loader of packs, graphs and session runner, on noise of its own and on a photograph."""
+    shutil.copytree(PACK.parent, tmp_path / "nodes" / PACK.parent.name)
+    Image.open(photograph).resize((96, 64)).save(tmp_path / "small.png")
+    (tmp_path / "out").mkdir()
+    arguments = [tmp_path / "nodes", tmp_path / "out", tmp_path / "small.png"]
+    environment = {**os.environ, "HYBRIDGE_PROFILE_DESKTOP_URL": server, "INVOKEAI_ROOT": str(tmp_path)}
+    command = [os.environ["INVOKEAI_PYTHON"], Path(__file__).parent / "real_invokeai.py", *arguments]
+    subprocess.run([str(one) for one in command], env=environment, cwd=tmp_path, check=True)
+    outline = json.loads((tmp_path / "out" / "outline.json").read_text())
+    assert outline["sizes"] == [[96, 64]] * 3
+    assert outline["messages"][:2] == ["Decoding at the server", "Saving image"]
+    assert "no such model on this server" in outline["errors"][0][0]
+    assert "a node takes the name of a profile" in outline["errors"][1][0]
+    written = json.dumps([outline["workflows"], outline["messages"], outline["errors"][0]])
+    assert "desktop" in written
+    assert not any(one in written for one in (server, server.removeprefix("http://"), "a-secret"))
+    noise, latents = (torch.load(tmp_path / "out" / f"{name}.pt").float() for name in ("noise", "latents"))
+    pixels = VaeImageProcessor().preprocess(Image.open(tmp_path / "small.png").convert("RGB"))
+    with torch.inference_mode():
+        (expected,) = VaeImageProcessor().postprocess(engines["sdxl"].module.decode(noise / 0.13025).sample)
+        mode = engines["sd-v1"].module.encode(pixels).latent_dist.mode() * 0.18215
+    assert Image.open(tmp_path / "out" / "0.png").tobytes() == expected.tobytes()
+    assert torch.allclose(latents, mode, atol=1e-5)

@@ -1,28 +1,29 @@
-"""Extension of Stable Diffusion WebUI Forge: its VAE's decode and encode, at a hybridge server.
-
-Forge calls a wrapper in place of its VAE where one is set.  The wrappers here are set on a copy of the VAE for each
-picture, as Forge's own extensions do it.
-"""
+"""Extension of Stable Diffusion WebUI Forge: wrappers of its VAE that decode and encode at a hybridge server."""
 
 from __future__ import annotations
 
 import logging
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
 from modules import script_callbacks, scripts, shared
 
 from hybridge import Client
+from hybridge.client.profiles import addresses_of
 from hybridge.errors import ClientError, HybridgeError
 
 log = logging.getLogger("hybridge.forge")
-
 #: Flags of Forge's models, and the server's model for each; for others the server infers it.
 _MODELS = {"is_sdxl": "sdxl", "is_sd3": "sd3", "is_sd1": "sd-v1", "is_sd2": "sd-v1"}
 _DECODE, _ENCODE = "model_vae_decode_wrapper", "model_vae_encode_wrapper"
-_SETTING = "hybridge_server"  # also in the options of the VAE, beside the wrappers: the server that they call
-client_of = cache(Client)  # one for each server, whose connections calls share
+_SETTING = "hybridge_server"  # also in the options of the VAE, beside the wrappers: which server they call
+client_of = lru_cache(maxsize=1)(lambda server, key: Client(server))  # whose connections calls share
+
+
+def key_of(server: str) -> int:
+    """Return what changes with a server's addresses, certificate and key, which a profile may get anew."""
+    return hash((server, *addresses_of(server)))
 
 
 def wrap(vae: Any, server: str, sd_model: Any) -> Any:
@@ -33,12 +34,11 @@ def wrap(vae: Any, server: str, sd_model: Any) -> Any:
     """
     if any(part in server for part in ("@", "?", "/k/")):
         raise ClientError("no key in the setting, but in a profile")
-    if not hasattr(vae, "decode_inner"):
-        raise ClientError("Forge Neo has no wrappers")
-    client = client_of(server)
-    served = {one["name"] for one in client.models() if isinstance(one, dict) and "name" in one}
-    fitting = (name for flag, name in _MODELS.items() if getattr(sd_model, flag, False) and name in served)
-    model = next(fitting, None)
+    if _DECODE not in type(vae).decode.__code__.co_consts:
+        raise ClientError("this Forge calls no wrappers, as Forge Neo and reForge")
+    client = client_of(server, key := key_of(server))
+    served = {one.get("name") for one in client.models()}
+    model = next((name for flag, name in _MODELS.items() if getattr(sd_model, flag, 0) and name in served), None)
 
     def decode(inner: Any, samples: torch.Tensor) -> torch.Tensor:
         """Return pictures (B, H, W, 3) in [0, 1] of latents in VAE space."""
@@ -66,7 +66,7 @@ def wrap(vae: Any, server: str, sd_model: Any) -> Any:
         return latents.float().to(vae.output_device)
 
     copy = vae.clone()
-    copy.patcher.model_options = {**copy.patcher.model_options, _DECODE: decode, _ENCODE: encode, _SETTING: server}
+    copy.patcher.model_options = {**copy.patcher.model_options, _DECODE: decode, _ENCODE: encode, _SETTING: key}
     return copy
 
 
@@ -82,15 +82,15 @@ class HybridgeVae(scripts.Script):
     def process(self, p: Any, *args: Any, **kwargs: Any) -> None:
         objects, server = p.sd_model.forge_objects, shared.opts.data.get(_SETTING, "").strip()
         options = objects.vae.patcher.model_options
-        if options.get(_SETTING, server) != server:  # it has changed
-            options = {name: value for name, value in options.items() if name not in (_DECODE, _ENCODE, _SETTING)}
-            objects.vae = objects.vae.clone()
-            objects.vae.patcher.model_options = options
-        if server and _DECODE not in options:  # nor another extension's
-            try:
+        try:
+            if _SETTING in options and (not server or options[_SETTING] != key_of(server)):  # it has changed
+                options = {name: options[name] for name in options if name not in (_DECODE, _ENCODE, _SETTING)}
+                objects.vae = objects.vae.clone()
+                objects.vae.patcher.model_options = options
+            if server and _DECODE not in options:  # nor another extension's
                 objects.vae = wrap(objects.vae, server, p.sd_model)
-            except HybridgeError as error:
-                log.warning("the VAE stays here: %s", error)
+        except HybridgeError as error:
+            log.warning("the VAE stays here: %s", error)
 
     process_before_every_sampling = process
 
