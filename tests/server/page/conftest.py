@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import browser
 import diffusers
 import pytest
 from text_servers import case_of, saved, serving
 
+from hybridge.errors import Stopped
 from hybridge.models import CATALOGUE, ModelSpec, look_up
+from hybridge.server.local_vae import VaeModels
 
 PHOTOGRAPH = Path(__file__).parents[3] / "src" / "hybridge" / "assets" / "photograph.jpg"
 
@@ -47,6 +51,24 @@ def page(window: browser.Page, address: str) -> Iterator[browser.Page]:
     assert window.complaints == []
     foreign = [one for one in window.requests if not one.startswith((address, "blob:", "data:"))]
     assert foreign == []
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Jobs stop at three tenths until this is set, or until they are cancelled."""
+    opened = threading.Event()
+    perform = VaeModels.perform
+
+    def slowly(self: Any, engine: Any, jobs: Any, progress: Any, should_stop: Any) -> Any:
+        progress(3, 10)
+        while not opened.wait(0.01):
+            if should_stop():
+                raise Stopped("cancelled")
+        return perform(self, engine, jobs, progress, should_stop)
+
+    monkeypatch.setattr(VaeModels, "perform", slowly)
+    yield opened
+    opened.set()
 
 
 def opened(window: browser.Page, address: str) -> None:

@@ -114,8 +114,8 @@ def test_the_language_changes_everywhere(page: browser.Page, photograph: Path) -
     assert page.ask(dark) == "rgb(252, 251, 249)"
 
 
-def test_the_browsers_language_comes_first(page: browser.Page, address: str) -> None:
-    page.call("Emulation.setUserAgentOverride", userAgent="Chromium", acceptLanguage="zh-CN")
+def test_the_browsers_languages_come_first(page: browser.Page, address: str) -> None:
+    page.call("Emulation.setUserAgentOverride", userAgent="Chromium", acceptLanguage="fr-CH,zh-CN,en")
     page.visit(f"{address}/")
     page.until("document.querySelector('.models li')")
     page.call("Emulation.setUserAgentOverride", userAgent="Chromium", acceptLanguage="en-GB")
@@ -168,3 +168,29 @@ def test_nothing_moves_once_the_page_is_there(page: browser.Page, address: str) 
       requestAnimationFrame(() => requestAnimationFrame(() => done(moved)));
     })"""
     assert page.ask(moved) < 0.05
+
+
+def test_a_browser_that_forbids_storage(page: browser.Page, address: str) -> None:
+    forbidden = "{ get() { throw new DOMException('', 'SecurityError'); } }"
+    script = page.call(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source=f"Object.defineProperty(window, 'sessionStorage', {forbidden})",
+    )["identifier"]
+    page.visit(f"{address}/")
+    page.until("document.querySelector('.models li')")
+    page.click("[data-language=zh]")
+    assert page.text("h1") == "在这台服务器上编码与解码"
+    page.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
+
+
+def test_colours_of_the_system_and_more_contrast(page: browser.Page) -> None:
+    chosen = "document.querySelector('[data-language=en]')"
+    other = "document.querySelector('[data-language=zh]')"
+    page.call("Emulation.setEmulatedMedia", features=[{"name": "forced-colors", "value": "active"}])
+    background = "getComputedStyle(%s).backgroundColor"
+    assert page.ask(background % chosen) != page.ask(background % other)
+    assert page.ask("getComputedStyle(document.querySelector('#photo progress')).borderTopStyle") == "solid"
+    page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-contrast", "value": "more"}])
+    colour = "getComputedStyle(document.querySelector('%s')).color"
+    assert page.ask(colour % ".lead") == page.ask(colour % "h1")
+    page.look(1280)

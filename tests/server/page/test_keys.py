@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,3 +120,52 @@ def test_others_may_not_manage_keys(page: browser.Page, keys: tuple[Path, str, s
     page.click("#keys .show")
     page.until(f"document.querySelector('{FAILURE}').checkVisibility()")
     assert page.text(FAILURE) == "This key may not manage keys; an admin’s may."
+
+
+def begin(page: browser.Page, photograph: Path) -> str:
+    """Encodes until the gate; returns the job's id."""
+    page.until("document.querySelector('#photo').checkVisibility()")
+    page.select("#photo [name=size]", "256")
+    page.choose("#photo input[type=file]", photograph)
+    page.until("document.querySelector('#photo .work progress').value === 0.3")
+    return [one for one in page.requests if one.endswith("/events")][-1].split("/")[-2]
+
+
+def test_another_key_stops_what_runs(
+    page: browser.Page, locked: str, keys: tuple[Path, str, str], photograph: Path, gate: threading.Event
+) -> None:
+    use(page, keys[2])
+    job = begin(page, photograph)
+    page.click("#keys .forget")
+    page.until("document.querySelector('#key-form').checkVisibility()")
+    page.click("[data-language=zh]")
+    assert page.ask("[...document.querySelectorAll('main > section')].every((one) => one.hidden)")
+    page.click("[data-language=en]")
+    bearer = {"authorization": f"Bearer {keys[2]}"}
+    ends_at = time.monotonic() + 20
+    while httpx.get(f"{locked}/v1/jobs/{job}", headers=bearer).status_code != 404:
+        assert time.monotonic() < ends_at, "the job goes on"
+    use(page, keys[1])
+    page.until("document.querySelector('#photo').checkVisibility()")
+    assert page.ask("document.querySelector('#photo .work').hidden")
+    assert page.ask("document.querySelector('#photo > .failure').hidden")
+    gate.set()
+    page.select("#photo [name=size]", "512")
+    page.until("document.querySelector('#photo .stage')")
+
+
+def test_a_key_is_revoked_while_its_job_runs(
+    page: browser.Page, locked: str, keys: tuple[Path, str, str], photograph: Path, gate: threading.Event
+) -> None:
+    use(page, add_key(keys[0], "brief"))
+    begin(page, photograph)
+    boss = {"authorization": f"Bearer {keys[1]}"}
+    assert httpx.delete(f"{locked}/v1/keys/brief", headers=boss).status_code < 300
+    gate.set()
+    page.until("document.querySelector('#key-form').checkVisibility()")
+    assert page.text("#key-form .failure") == "The server does not know that key."
+    use(page, keys[2])
+    page.until("document.querySelector('#photo').checkVisibility()")
+    page.until("document.querySelector('#photo .work').hidden")
+    page.select("#photo [name=size]", "512")
+    page.until("document.querySelector('#photo .stage')")

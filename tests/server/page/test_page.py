@@ -122,6 +122,18 @@ def test_what_is_no_photograph_gets_one_sentence(page: browser.Page, tmp_path: P
     assert not [one for one in page.requests if "/encode" in one]
 
 
+def test_a_file_that_is_gone_meanwhile(page: browser.Page, photograph: Path, tmp_path: Path) -> None:
+    file = tmp_path / "renamed.jpg"
+    file.write_bytes(photograph.read_bytes())
+    page.select("#photo [name=size]", "256")
+    page.choose("#photo input[type=file]", file)
+    page.until(DONE)
+    file.rename(tmp_path / "other.jpg")
+    page.select("#photo [name=size]", "512")
+    page.until(f"document.querySelector('{FAILURE}').checkVisibility()")
+    assert page.text(FAILURE).startswith("The file is empty, or was moved, renamed or changed since it was chosen.")
+
+
 def test_a_prompt_becomes_embeddings(page: browser.Page) -> None:
     page.click("#prompt textarea")
     page.type("rain on a tin roof " * 40)

@@ -1,6 +1,10 @@
 // Requests to this server.  All addresses are relative to the page, so that a proxy may serve it below any path.
 
+import { keep, kept } from './kept.js';
+
 const KEPT = 'hybridge-key';
+
+const hearers = new Set();
 
 /** An answer other than 2xx; `code` and `message` are the server's. */
 export class Refusal extends Error {
@@ -16,10 +20,16 @@ export class Unreachable extends Error {}
 
 /** The key of this tab; it goes into the Authorization header and nowhere else. */
 export const key = {
-  get: () => sessionStorage.getItem(KEPT),
-  set: (value) => sessionStorage.setItem(KEPT, value),
-  forget: () => sessionStorage.removeItem(KEPT),
+  get: () => kept(KEPT),
+  set: (value) => change(value),
+  forget: () => change(null),
+  onChange: (hear) => hearers.add(hear),
 };
+
+function change(value) {
+  for (const hear of hearers) hear(); // while the old key is still there
+  keep(KEPT, value);
+}
 
 /** Takes a key out of the page's own address, as `?key=KEY` or `/k/KEY/`: there a history would keep it. */
 function withoutKey() {

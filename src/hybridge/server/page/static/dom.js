@@ -53,6 +53,6 @@ export function choices(select, options, chosen = select.value) {
 /** Shows what went wrong in an element that is read out, or hides it. */
 export function complain(element, key, values = {}) {
   element.hidden = !key;
-  if (!key) return element.replaceChildren();
-  say(element, key, values);
+  // In an element of its own, so that what is appended stays when the language changes.
+  element.replaceChildren(...(key ? [word(key, values)] : []));
 }

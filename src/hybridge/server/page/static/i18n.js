@@ -1,5 +1,6 @@
 // The two languages.  Whatever is said through say() is said again when the language changes.
 
+import { keep, kept } from './kept.js';
 import en from './texts/en.js';
 import zh from './texts/zh.js';
 
@@ -9,8 +10,8 @@ const KEPT = 'hybridge-language';
 
 const values = new WeakMap();
 const hearers = new Set();
-const preferred = (navigator.language ?? 'en').toLowerCase().startsWith('zh') ? 'zh' : 'en';
-let language = sessionStorage.getItem(KEPT) ?? preferred;
+const spoken = (navigator.languages ?? []).map((one) => one.toLowerCase().split('-')[0]);
+let language = kept(KEPT) ?? spoken.find((one) => one in TEXTS) ?? 'en';
 
 /** Returns an entry of the texts in the language of the moment; {name} stands for a value. */
 export function text(key, given = {}) {
@@ -60,7 +61,7 @@ function speak(chosen) {
 export function beginToSpeak() {
   for (const one of document.querySelectorAll('[data-language]')) {
     one.addEventListener('click', () => {
-      sessionStorage.setItem(KEPT, one.dataset.language);
+      keep(KEPT, one.dataset.language);
       speak(one.dataset.language);
     });
   }

@@ -9,7 +9,8 @@ const PATIENCE_S = 20;
 /** The server went away and does not know the job any more. */
 export class Lost extends Error {}
 
-const open = new Set();
+/** Jobs of this tab, each with the headers of whoever began it. */
+const open = new Map();
 
 /** Runs a request as a job and returns its answer.
  *
@@ -23,14 +24,13 @@ export async function run(path, options, hear, signal) {
   const answer = await call(path, { ...options, method: 'POST', headers, signal });
   if (answer.status !== 202) return answer;
   const { id } = await answer.json();
-  open.add(id);
+  open.set(id, mine());
   try {
     await follow(id, hear, signal);
     const result = await call(`v1/jobs/${id}/result`, { signal });
     // Read here, because the job is deleted as soon as this function ends.
     return new Response(await result.blob(), { headers: result.headers });
   } finally {
-    open.delete(id);
     drop(id);
   }
 }
@@ -83,8 +83,12 @@ async function* events(stream) {
 
 /** Deletes a job, also while the tab closes. */
 function drop(id) {
-  const headers = key.get() ? { authorization: `Bearer ${key.get()}` } : {};
+  if (!open.has(id)) return;
+  const headers = open.get(id);
+  open.delete(id);
   fetch(address(`v1/jobs/${id}`), { method: 'DELETE', headers, keepalive: true }).catch(() => {});
 }
 
-addEventListener('pagehide', () => open.forEach(drop));
+const mine = () => (key.get() ? { authorization: `Bearer ${key.get()}` } : {});
+
+addEventListener('pagehide', () => [...open.keys()].forEach(drop));

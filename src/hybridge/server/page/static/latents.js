@@ -103,6 +103,7 @@ export function beginLatents(take) {
   const shown = dropZone(find('.drop', section), { accept, text: 'latents.drop', take: (one) => take(one, 'latents') });
   return (file) => {
     chosen = file;
+    during.stop();
     shown.textContent = file.name;
     complain(failure, null);
     empty(find('.result', section));

@@ -28,8 +28,8 @@ ask();
 function take(file, asked = 'photo') {
   const isLatents = /\.(safetensors|latent|npz|npy|pt|ckpt)$/i.test(file.name);
   const wanted = isLatents ? 'latents' : file.type.startsWith('image/') ? 'photo' : asked;
-  const chosen = wanted in takers && !find(`#${wanted}`).hidden ? wanted : 'photo';
-  if (find(`#${chosen}`).hidden) return;
+  const chosen = [wanted, 'photo', 'latents'].find((one) => one in takers && !find(`#${one}`).hidden);
+  if (!chosen) return;
   takers[chosen](file);
   find(`#${chosen}`).scrollIntoView({ block: 'nearest' });
 }

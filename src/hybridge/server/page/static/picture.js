@@ -1,7 +1,7 @@
 // Pictures on canvases: read, fitted into the server's limits, compared.
 
 import { make } from './dom.js';
-import { Sentence } from './work.js';
+import { Sentence, checkThere } from './work.js';
 
 /** Returns the picture of a file, turned as its EXIF says. */
 export async function readPicture(file) {
@@ -9,6 +9,7 @@ export async function readPicture(file) {
   try {
     return await createImageBitmap(file);
   } catch {
+    await checkThere(file);
     throw new Sentence('photo.unreadable', { name: file.name });
   }
 }

@@ -11,7 +11,7 @@ import { readSafetensors } from './safetensors.js';
 import { modelOf, modelsFor, onServer, server } from './server.js';
 import { snippets } from './snippets.js';
 import { bytes } from './units.js';
-import { Sentence, workIn } from './work.js';
+import { Sentence, checkThere, workIn } from './work.js';
 
 /** Shows the section where a model has text encoders. */
 export function beginPrompt() {
@@ -54,6 +54,7 @@ async function encode(section, model, asked, file, { signal, step }) {
     if (!file) throw new Sentence('prompt.no-picture');
     const { max_body_bytes: most } = server.limits;
     if (file.size > most) throw new Sentence('error.too-many-bytes', { saw: bytes(file.size), most: bytes(most) });
+    await checkThere(file);
     request.body = new FormData();
     request.body.append('request', JSON.stringify(asked));
     request.body.append('image', file);

@@ -42,7 +42,7 @@ async function once() {
     Object.assign(server, { models, limits: limits ?? {}, load: numbers, error: null, isKnown: true });
   } catch (error) {
     server.error = error;
-    if (error instanceof Refusal && error.status === 401) server.isKnown = false;
+    if (error instanceof Refusal && error.status === 401) Object.assign(server, { models: [], load: {}, isKnown: false });
   }
   for (const hear of hearers) hear(server);
 }

@@ -1,5 +1,7 @@
 // Dark or light: as the system has it, until a button says otherwise for this tab.
 
+import { keep, kept } from './kept.js';
+
 const KEPT = 'hybridge-theme';
 
 function show(theme) {
@@ -13,13 +15,12 @@ function show(theme) {
 }
 
 export function beginTheme() {
-  const kept = () => sessionStorage.getItem(KEPT);
   for (const one of document.querySelectorAll('[data-theme-choice]')) {
     one.addEventListener('click', () => {
-      sessionStorage.setItem(KEPT, one.dataset.themeChoice);
-      show(kept());
+      keep(KEPT, one.dataset.themeChoice);
+      show(kept(KEPT));
     });
   }
-  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => show(kept()));
-  show(kept());
+  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => show(kept(KEPT)));
+  show(kept(KEPT));
 }

@@ -1,6 +1,6 @@
 // One piece of work of a section: its progress, its cancel button, and one sentence if it fails.
 
-import { Refusal, Unreachable } from './api.js';
+import { Refusal, Unreachable, key } from './api.js';
 import { button, complain, make } from './dom.js';
 import { known, say, text } from './i18n.js';
 import { Lost } from './jobs.js';
@@ -16,10 +16,17 @@ export class Sentence extends Error {
   }
 }
 
+/** Throws if a file is not there any more: browsers say so, or find it empty. */
+export async function checkThere(file) {
+  const first = await file.slice(0, 1).arrayBuffer();
+  if (!first.byteLength) throw new Sentence('error.file-gone');
+}
+
 /** Returns the entry of the texts that explains an error, and its values. */
 export function explained(error) {
   if (error instanceof Sentence) return [error.key, error.values];
   if (error instanceof Lost) return ['error.lost', {}];
+  if (['NotReadableError', 'NotFoundError'].includes(error.name)) return ['error.file-gone', {}];
   if (error instanceof Unreachable) return ['error.unreachable', {}];
   if (error instanceof Refusal) {
     const key = `error.${error.code}`;
@@ -32,6 +39,7 @@ export function explained(error) {
  *
  * Each is given a signal, and `step(name)`, which returns what hears the states of a job.
  * It returns the work's result, or undefined if that failed or was cancelled; then the section says why.
+ * Its `stop()` cancels what runs without a word; so does another key, because jobs belong to a key.
  */
 export function workIn(section) {
   const box = section.querySelector('.work');
@@ -59,8 +67,8 @@ export function workIn(section) {
     if (leftS > 0) say(left, 'work.left', { time: seconds(leftS) });
   };
 
-  return async function during(work) {
-    controller?.abort();
+  const during = async (work) => {
+    during.stop();
     const mine = new AbortController();
     controller = mine;
     complain(failure, null);
@@ -82,6 +90,17 @@ export function workIn(section) {
       }
     }
   };
+  during.stop = () => {
+    const running = controller;
+    controller = null;
+    running?.abort();
+    box.hidden = true;
+    delete said.dataset.text;
+    for (const one of [said, left]) one.textContent = '';
+    bar.removeAttribute('value');
+  };
+  key.onChange(during.stop);
+  return during;
 }
 
 /** Of a job that runs: by its own pace, because the server's estimate may be a guess until it has run such a job. */

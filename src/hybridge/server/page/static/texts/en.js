@@ -188,6 +188,7 @@ export default {
   'error.TooLarge': 'Too large: {said}',
   'error.unreachable': 'No answer from the server; what you chose is still here.',
   'error.lost': 'The server was restarted and does not know this job any more; what you chose is still here.',
+  'error.file-gone': 'The file is empty, or was moved, renamed or changed since it was chosen. Choose it again.',
   'error.too-many-bytes': 'The file to send has {saw}; this server takes {most}.',
   'error.page': 'This page made a mistake: {said}',
 };

@@ -188,6 +188,7 @@ export default {
   'error.TooLarge': '太大：{said}',
   'error.unreachable': '服务器没有响应；你选择的内容还在这里。',
   'error.lost': '服务器已重启，这个任务已丢失；你选择的内容还在这里。',
+  'error.file-gone': '文件是空的，或在选择之后被移动、重命名或修改过。请重新选择。',
   'error.too-many-bytes': '要发送的文件有 {saw}，这台服务器最多接受 {most}。',
   'error.page': '页面出错了：{said}',
 };
