@@ -1,15 +1,17 @@
-"""A decode alone and beside busy processes, by how OpenMP's threads wait for each other.
+"""A decode alone and beside busy processes, by the number of OpenMP's threads and how they wait for each other.
 
 torch's operators and the engine's kernels end at barriers, where GNU's OpenMP spins for a while before it sleeps.
 On busy processors, a thread that spins takes time from the thread that it waits for.  How long it spins is read
-from the environment when the library is loaded, so each setting has its own process.
+from the environment when the library is loaded, so each setting has its own process.  More threads than processors
+get more of the processors' time, and one of them can go on while another waits for its turn.
 
 All processes are started first.  A process decodes alone and beside the others in turns that follow each other, so
 a ratio compares measurements that are seconds apart, and the printed ratio is the median of these.  Linux decides
 anew in each turn which thread gets which processor, so many short turns tell more than a few long ones.
 
-Each busy process stays on its own processor and is stopped, not ended, for the turns without it.  All processes
-belong to one session: Linux shares the processors among sessions first, where it groups processes by session.
+Each busy process stays on its own processor and is stopped, not ended, for the turns without it.  Linux shares the
+processors among sessions first, where it groups processes by session: ``--apart`` gives the busy ones a session of
+their own, as a service or another terminal has; without it, all processes belong to one.
 """
 
 from __future__ import annotations
@@ -29,6 +31,11 @@ from typing import Any
 
 RECORDS = Path(__file__).parent / "records"
 
+_PROCESSORS = sorted(os.sched_getaffinity(0))
+
+#: Without the second variable, MKL and with it torch take no more threads than there are processors.
+_TWICE = {"OMP_NUM_THREADS": str(2 * len(_PROCESSORS)), "MKL_DYNAMIC": "false"}
+
 #: OpenMP's variables for each way to wait.
 WAITS = {
     "default": {},
@@ -36,7 +43,12 @@ WAITS = {
     "spin 1000": {"GOMP_SPINCOUNT": "1000"},
     "spin 10000": {"GOMP_SPINCOUNT": "10000"},
     "passive": {"OMP_WAIT_POLICY": "passive"},
+    # With more threads than processors, GNU's OpenMP spins 100 times at most; with the active policy, 1000 times.
+    "twice the threads, spin 1000": {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "1000", **_TWICE},
+    "twice the threads, passive": {"OMP_WAIT_POLICY": "passive", **_TWICE},
 }
+
+_VARIABLES = {variable for variables in WAITS.values() for variable in variables}
 
 
 @dataclass(frozen=True)
@@ -86,11 +98,19 @@ def decode_on_request(pipe: Connection, who: str, model: str, size: int, dtype: 
                 pipe.send(decodes)
 
 
-def compute_forever(processor: int) -> None:
-    """Compute on this processor without ever waiting."""
-    os.sched_setaffinity(0, {processor})
-    while True:
-        pass
+def compute_forever(processors: list[int], pipe: Connection, is_apart: bool) -> None:
+    """Start a process on each of these processors that computes without ever waiting; send their ids."""
+    if is_apart:
+        os.setsid()
+    ids = []
+    for processor in processors:
+        ids.append(os.fork())
+        if ids[-1] == 0:
+            os.sched_setaffinity(0, {processor})
+            while True:
+                pass
+    pipe.send(ids)
+    signal.pause()
 
 
 def start(who: str, wait: str, arguments: argparse.Namespace) -> Entrant:
@@ -99,7 +119,7 @@ def start(who: str, wait: str, arguments: argparse.Namespace) -> Entrant:
     process = context.Process(
         target=decode_on_request, args=(theirs, who, arguments.model, arguments.size, arguments.dtype), daemon=True
     )
-    inherited = {name: os.environ.pop(name) for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if name in os.environ}
+    inherited = {name: os.environ.pop(name) for name in _VARIABLES if name in os.environ}
     os.environ.update(WAITS[wait])
     try:
         process.start()
@@ -112,25 +132,23 @@ def start(who: str, wait: str, arguments: argparse.Namespace) -> Entrant:
 
 
 @contextlib.contextmanager
-def stopped(most: int) -> Iterator[list[int]]:
+def stopped(most: int, is_apart: bool) -> Iterator[list[int]]:
     """Start so many busy processes, one on each processor in turn, and stop them; their ids."""
-    context, processors = multiprocessing.get_context("spawn"), sorted(os.sched_getaffinity(0))
-    others = [
-        context.Process(target=compute_forever, args=(processors[index % len(processors)],), daemon=True)
-        for index in range(most)
-    ]
-    for other in others:
-        other.start()
-    time.sleep(2 * bool(others))  # until they compute
-    ids = [other.pid for other in others if other.pid is not None]
+    context = multiprocessing.get_context("spawn")
+    processors = [_PROCESSORS[index % len(_PROCESSORS)] for index in range(most)]
+    ours, theirs = context.Pipe()
+    parent = context.Process(target=compute_forever, args=(processors, theirs, is_apart), daemon=True)
+    parent.start()
+    ids = ours.recv()
     for one in ids:
         os.kill(one, signal.SIGSTOP)
     try:
         yield ids
     finally:
-        for other in others:
-            other.kill()
-            other.join()
+        for one in ids:
+            os.kill(one, signal.SIGKILL)
+        parent.kill()
+        parent.join()
 
 
 @contextlib.contextmanager
@@ -151,7 +169,7 @@ def ratios(turns: dict[str, list[list[float]]], beside: str, alone: str) -> list
     return [statistics.mean(these) / statistics.mean(those) for these, those in pairs]
 
 
-def report(entrant: Entrant) -> str:
+def report(entrant: Entrant, threads: int) -> str:
     """Of each number of busy processes: mean time, the longest, the ratio and its standard error."""
     alone, *_ = entrant.turns
     told = []
@@ -164,7 +182,7 @@ def report(entrant: Entrant) -> str:
             f"beside {beside}: {mean:6.0f} ms (longest {max(map(max, turns)):6.0f}),"
             f" × {statistics.median(found):.2f} ± {error:.2f};"
         )
-    return " ".join((f"{entrant.name:20}", *told))
+    return " ".join((f"{entrant.name:35}", f"{threads} threads;", *told))
 
 
 def main() -> None:
@@ -175,6 +193,7 @@ def main() -> None:
     parser.add_argument(
         "--busy", type=int, nargs="+", default=[0, os.cpu_count() or 1], help="busy processes; first those of ×1"
     )
+    parser.add_argument("--apart", action="store_true", help="the busy processes have a session of their own")
     parser.add_argument("--wait", nargs="+", default=list(WAITS), choices=WAITS)
     parser.add_argument("--seconds", type=float, default=1.5, help="of one turn")
     parser.add_argument("--turns", type=int, default=20, help="of each")
@@ -184,8 +203,9 @@ def main() -> None:
     entrants = [start("exact", wait, arguments) for wait in arguments.wait] + [
         start("diffusers", "default", arguments)
     ]
-    made, *_ = [entrant.pipe.recv() for entrant in entrants]
-    with stopped(max(arguments.busy)) as others:
+    environments = [entrant.pipe.recv() for entrant in entrants]
+    threads = {entrant.name: made["threads"] for entrant, made in zip(entrants, environments, strict=True)}
+    with stopped(max(arguments.busy), arguments.apart) as others:
         for turn in range(arguments.turns):
             # Each has its own order: who follows whom changes, too.
             first = turn % len(entrants)
@@ -195,14 +215,16 @@ def main() -> None:
                         entrant.decode(arguments.seconds, count)
     for entrant in entrants:
         entrant.turns.update({str(count): entrant.turns.pop(str(count)) for count in arguments.busy})
-        print(report(entrant))
+        print(report(entrant, threads[entrant.name]))
     if arguments.write:
         from hybridge.lab.harness import record
 
         asked = {name: value for name, value in vars(arguments).items() if name != "write"}
-        path = RECORDS / f"beside-others-{arguments.model}-{arguments.size}.json"
+        apart = "-apart" * arguments.apart
+        path = RECORDS / f"beside-others-{arguments.model}-{arguments.size}{apart}.json"
         milliseconds = {entrant.name: entrant.turns for entrant in entrants}
-        record.write(record.begin("beside_others", made, asked, milliseconds=milliseconds), path)
+        begun = record.begin("beside_others", environments[0], asked, threads=threads, milliseconds=milliseconds)
+        record.write(begun, path)
         print(path)
 
 
