@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from hybridge.lab.techniques.calling import last_guided_step
 from hybridge.lab.techniques.catalogue import TECHNIQUES
 from hybridge.lab.techniques.evidence import CallLog
+from hybridge.lab.techniques.facts import last_guided_step
 from hybridge.lab.techniques.pipeline_context import PipelineContext
 
 SMALL = {"height": 64, "width": 64}

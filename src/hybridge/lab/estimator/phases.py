@@ -28,6 +28,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ...errors import RequestError
+from ..techniques.facts import last_guided_step
 from .cost_table import cost_of, weights_of
 from .effects import Effect, effect_of
 from .shapes import LATENT_PIXELS, Part, PipelineShape, shape_named
@@ -158,9 +159,8 @@ class _Arithmetic:
         items = setup.batch * (2 if shape.is_guided else 1)
         way = effect.attention or "fused"
         cost = cost_of(part, self._itemsize, items, setup.height, setup.width, way)
-        # The callback that ends guidance runs after its step, so that step still has it.
         steps = setup.steps or 1
-        under = end if effect.guided is None else min(end, int(steps * effect.guided) + 1)
+        under = end if effect.guided is None else min(end, last_guided_step(effect.guided, steps) + 1)
         forwards = max(0, under - first) + (end - max(first, under)) / 2
         cheap = (effect.cheap or {}).get(shape.name)
         if cheap is not None and effect.full_every and part is shape.denoiser and end > first:

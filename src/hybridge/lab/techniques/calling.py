@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .evidence import CallLog, counted
+from .facts import last_guided_step
 from .pipeline_context import DOUBLED, PipelineContext
 from .technique import Proof, Undo, Watch
 
@@ -24,19 +25,6 @@ def steps(context: PipelineContext, undo: Undo, count: int) -> Watch:
         return Proof(taken == count != before and len(log) > 0, evidence)
 
     return counted(lambda: context.denoiser, judge)
-
-
-def last_guided_step(share: float, steps: int) -> int:
-    """Index of the step after which guidance ends.
-
-    The rule of the guide and of diffusers' own callback: guidance is switched off when step ``int(steps × share)``
-    is over, counted from 0, so one step more than the share itself is under guidance: 6 of 10, 26 of 50.
-
-    Args:
-        share: Of the steps, below 1.
-        steps: Of this call.
-    """
-    return int(steps * share)
 
 
 def cut_off(context: PipelineContext, undo: Undo, share: float) -> Watch:

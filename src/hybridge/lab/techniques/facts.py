@@ -133,6 +133,19 @@ class Facts:
     unavailable: Missing | None = None
 
 
+def last_guided_step(share: float, steps: int) -> int:
+    """Index of the step after which guidance ends.
+
+    The rule of the guide and of diffusers' own callback: guidance is switched off when step ``int(steps × share)``
+    is over, counted from 0, so one step more than the share itself is under guidance: 6 of 10, 26 of 50.
+
+    Args:
+        share: Of the steps, below 1.
+        steps: Of this call.
+    """
+    return int(steps * share)
+
+
 def _facts(row: dict[str, Any]) -> Facts:
     texts = {
         key if code == "en" else f"{key}_zh": row[key][code] for key in ("title", "claim") for code in row[key]
