@@ -402,6 +402,19 @@ def test_pixels_with_alpha_are_not_taken_for_latents(dtype: str, shape: str) -> 
         assert isinstance(read_request(query, LATENTS, four_channels(dtype, least, most)[1]), DecodeRequest)
 
 
+@pytest.mark.parametrize(
+    ("body", "hint"),
+    [
+        (b"\x89PNG\x1a\xce", "Try: curl --data-binary @FILE"),
+        (b'{"inputs": "AA=="}', "Try: Content-Type: application/json"),
+    ],
+)
+def test_what_curl_sends_with_d_gets_a_hint(body: bytes, hint: str) -> None:
+    """It removes line breaks from a file, and calls JSON a form."""
+    with pytest.raises(UnsupportedMedia, match=hint):
+        read_request("", {"content-type": "application/x-www-form-urlencoded"}, body, "encode")
+
+
 def test_pixels_on_a_white_ground_are_not_taken_for_latents() -> None:
     """Whatever the first rows are: all of a tensor is looked at."""
     pixels = np.ones((1, 4, 160, 160), np.float32)

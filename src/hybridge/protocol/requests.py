@@ -41,6 +41,9 @@ BINARY = "tensor/binary"
 BASE64 = "tensor/base64"
 JSON = "application/json"
 
+#: What curl calls a body for which it is told no type.
+_FORM = "application/x-www-form-urlencoded"
+
 _PICTURE_FORMATS: dict[str, PictureFormat] = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp"}
 _PICTURE_TYPES: dict[str, PictureFormat] = {
     "image/jpeg": "jpeg",
@@ -159,7 +162,7 @@ class _Content:
             f" {len(body)} bytes beginning with {body[:12]!r}",
             expected="a PNG, JPEG, WebP, MP4, WebM or GIF file, or a tensor with `shape` and `dtype` in the query"
             f" and Content-Type {BINARY}",
-            hint="saving it as PNG" if other else None,
+            hint=_hint_for(media_type, body, other),
         )
 
     @classmethod
@@ -173,6 +176,17 @@ class _Content:
             parameters=tuple(parameters.items()),
             scales_by_default=media_type == JSON,
         )
+
+
+def _hint_for(media_type: str, body: bytes, other: str | None) -> str | None:
+    """Return what to try for a body of no known kind; ``other`` is the name of its format."""
+    if other:
+        return "saving it as PNG"
+    if body.lstrip()[:1] == b"{":
+        return f"Content-Type: {JSON}, for a body in JSON"
+    if media_type == _FORM:
+        return "curl --data-binary @FILE in place of -d, which removes line breaks and zeros"
+    return None
 
 
 def _infer_task(content: _Content, parameters: Parameters) -> Task:
