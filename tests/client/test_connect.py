@@ -53,6 +53,16 @@ def state_of(pipe: Any) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------ which model
 
 
+def test_pipelines_inside_a_pipeline_get_the_remote_vae_too(pipe: Any, server: str) -> None:
+    """As VisualCloze has two; one with a VAE of its own keeps it."""
+    vae, other = pipe.vae, small_kl(4, seed=1)
+    pipe.inner, pipe.apart = small.stable_diffusion(vae), small.stable_diffusion(other)
+    with hybridge.connect(pipe, server):
+        assert pipe.inner.vae is pipe.vae is not vae
+        assert pipe.apart.vae is other
+    assert pipe.inner.vae is pipe.vae is vae
+
+
 @pytest.mark.parametrize(
     ("build", "vae", "model"),
     [

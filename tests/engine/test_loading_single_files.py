@@ -144,6 +144,12 @@ def test_weights_of_something_else(tmp_path: Path) -> None:
     save_file({"lora_up.weight": torch.zeros(2)}, path)
     with pytest.raises(ModelUnavailable, match="no VAE for mine: saw 1 tensors, among them lora_up"):
         resolve(f"mine={path}")
+    save_file({"decoder.middle.0.residual.0.gamma": torch.zeros(2)}, path)  # Wan's, as its authors name it
+    with pytest.raises(ModelUnavailable, match=r"Try: mine=FOLDER_OR_REPOSITORY:vae .* in diffusers' layout"):
+        resolve(f"mine={path}")
+    save_file(in_latent_diffusions_layout(full(64).state_dict()), path)
+    with pytest.raises(ModelUnavailable, match=r"no model that is known. Try: mine=FOLDER_OR_REPOSITORY:vae"):
+        resolve(f"mine={path}")
     tensors = in_latent_diffusions_layout(full().state_dict())
     del tensors["decoder.norm_out.bias"]
     save_file(tensors, path)

@@ -102,6 +102,7 @@ def describe(name: str, where: object, shapes: Shapes) -> SingleFile:
             f"no VAE for {name}",
             saw=f"{len(shapes)} tensors, among them {', '.join(sorted(shapes)[:3])}"[:300],
             expected="an encoder and a decoder, named as in latent diffusion, diffusers or TAESD",
+            hint=f"{name}=FOLDER_OR_REPOSITORY:vae of a pipeline with this VAE, in diffusers' layout",
             where=where,
         )
     config, layout = _full(own)
@@ -137,7 +138,9 @@ def spec_from_file(name: str, source: str, asked: str | None, found: SingleFile)
             f"the scaling of {name} is not known" if row_name is None else f"this VAE is not {row_name}'s",
             saw=f"a single file with {channels} latent channels, which are the same for several models",
             expected="one of " + (", ".join(row.name for row in fitting) or "no model that is known"),
-            hint=f"{name}={source}:{fitting[0].name}, or :{fitting[-1].name}" if fitting else None,
+            hint=f"{name}={source}:{fitting[0].name}, or :{fitting[-1].name}"
+            if fitting
+            else f"{name}=FOLDER_OR_REPOSITORY:vae of a pipeline with this VAE, in diffusers' layout",
             where=source,
         )
     what = "Single file" if found.has_encoder else "Decoder alone"
