@@ -15,7 +15,10 @@ from hybridge.engine.planning.conv_algorithms import DeviceProfile
 from hybridge.engine.planning.film_footprint import FilmFootprint
 from hybridge.engine.planning.film_plan import leaner, sections_of
 from hybridge.engine.planning.film_shape import FilmShape
+from hybridge.engine.planning.plan import Mode
+from hybridge.engine.planning.tiled_film_plan import bytes_beside, whole_peak_of_tiles
 from hybridge.engine.program.lowering import lower, skeleton
+from hybridge.engine.program.tiles import Tiles
 from hybridge.lab.advisor.advice import advise, picture, title
 from hybridge.lab.advisor.network import Link
 from hybridge.lab.advisor.presets import PRESETS
@@ -321,6 +324,7 @@ FILMS: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "CogVideoX": ("AutoencoderKLCogVideoX", {}, 8, 4),
     "Mochi": ("AutoencoderKLMochi", {}, 8, 6),
     "KVAE": ("AutoencoderKLKVAEVideo", {}, 8, 4),
+    "Allegro": ("AutoencoderKLAllegro", {}, 8, 4),
     "Stable Video Diffusion": ("AutoencoderKLTemporalDecoder", SVD, 8, 1),
     "LTX-Video 0.9.0": ("AutoencoderKLLTXVideo", {}, 32, 8),
     "LTX-Video 0.9.1": ("AutoencoderKLLTXVideo", LTX_091, 32, 8),
@@ -342,28 +346,43 @@ def films() -> str:
         program = lower(skeleton(class_name, config), "decode")
         for height, width, frames in FILM_SIZES:
             size = height // side, width // side
-            shape = FilmShape(program, 1, (frames - 1) // every + 1, *size, ON_CPU)
+            film = (frames - 1) // every + 1, *size
+            shape = FilmShape(program, 1, *film, ON_CPU)
+            plain, made_frames = shape.whole_peak(), shape.extents[-1][0]
+            count = beside = 0
+            if program.tiles is not None:  # one of which runs at a time
+                count, beside = program.tiles.count(*film), bytes_beside(program, 1, *film, ON_CPU)
+                plain = whole_peak_of_tiles(program, 1, *film, ON_CPU)
+                shape = FilmShape(program, 1, *program.tiles.source, ON_CPU)
             made = {
                 mode: FilmFootprint(shape, sections, 2**24) for mode, sections in dict(sections_of(shape)).items()
             }
             peaks = [
-                format_bytes(made[mode].peak_bytes) if mode in made else "" for mode in ("strips", "frames", "rows")
+                format_bytes(made[mode].peak_bytes + beside) if mode in made else ""
+                for mode in ("strips", "frames", "rows")
             ]
             lean = [*leaner(shape, 2**24)][-1:]
             spilled = made["strips"]
             while (more := spilled.with_more_parked()) is not None:
                 spilled = more
             cells = [
-                f"{name}, {size[0] * side}×{size[1] * side}, {shape.extents[-1][0]} frames",
-                format_bytes(shape.whole_peak()),
+                f"{name}, {size[0] * side}×{size[1] * side}, {made_frames} frames",
+                format_bytes(plain),
                 *peaks,
-                *([format_bytes(one.peak_bytes) for one in lean] or [""]),
-                format_bytes(spilled.peak_bytes),
-                f"{sum(shape.flops) / 1e12:.0f} TFLOP",
-                f"after {made['frames'].first_frame:.0%}" if "frames" in made else "at the end",
+                *([format_bytes(one.peak_bytes + beside) for one in lean] or [""]),
+                format_bytes(spilled.peak_bytes + beside),
+                f"{max(count, 1) * sum(shape.flops) / 1e12:.0f} TFLOP",
+                _first_frame(made, program.tiles, film),
             ]
             rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _first_frame(made: dict[Mode, FilmFootprint], tiles: Tiles | None, film: tuple[int, int, int]) -> str:
+    """Say how much of the work comes before the first frame is final."""
+    if tiles is not None:
+        return f"after {1 / tiles.grid(*film)[0]:.0%}"
+    return f"after {made['frames'].first_frame:.0%}" if "frames" in made else "at the end"
 
 
 def _cell(text: str) -> str:

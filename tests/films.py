@@ -10,6 +10,7 @@ from unittest import mock
 import torch
 from diffusers import (
     AutoencoderDC,
+    AutoencoderKLAllegro,
     AutoencoderKLCogVideoX,
     AutoencoderKLCosmos,
     AutoencoderKLHunyuanImage,
@@ -88,6 +89,18 @@ def small_deep_compression(seed: int = 0, **config: Any) -> Any:
     sizes = {"latent_channels": 4, "attention_head_dim": 4}
     resampling = {"downsample_block_type": "conv", "upsample_block_type": "interpolate"}
     return with_random_norms(AutoencoderDC(**halves | sizes | resampling | config).eval())
+
+
+def small_allegro(seed: int = 0) -> Any:
+    """Allegro's blocks, f2t4 instead of f8t4, with 8 channels, and tiles of 8×8×10 pixels that share a few."""
+    torch.manual_seed(seed)
+    blocks = {"down_block_types": ("AllegroDownBlock3D",) * 2, "up_block_types": ("AllegroUpBlock3D",) * 2}
+    in_time = {"temporal_downsample_blocks": (True, True), "temporal_upsample_blocks": (True, True)}
+    sizes: dict[str, Any] = {"block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4}
+    module = AutoencoderKLAllegro(**blocks | in_time | sizes).eval()
+    module.kernel, module.stride = (8, 8, 10), (4, 4, 6)
+    module.use_tiling = True
+    return with_random_norms(module)
 
 
 def small_ltx(seed: int = 0, kind: type = AutoencoderKLLTXVideo, **config: Any) -> Any:
@@ -186,6 +199,8 @@ def plainly(module: Any, task: str, source: torch.Tensor) -> torch.Tensor:
         return frames_in_batch(module, task, source)
     if isinstance(module, AutoencoderDC):
         return module.decode(source).sample if task == "decode" else module.encode(source).latent
+    if isinstance(module, AutoencoderKLAllegro) and task == "decode":
+        return module.decode(source).sample.transpose(1, 2)
     if task == "decode":
         return module.decode(source, *beside(module, task, source).values()).sample
     return module.encode(source).latent_dist.parameters

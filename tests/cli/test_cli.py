@@ -379,8 +379,8 @@ class TestPlan:
             assert (made["mode"], made["frames"]) == (mode, 21)
         done = hybridge("plan", "wan-2.1", "--frames", "80", check=False)
         assert "4·n + 1 frames" in done.stderr
-        done = hybridge("plan", "allegro", check=False)
-        assert "allegro has no plan: its VAE runs as its own class does it" in done.stderr
+        done = hybridge("plan", "kandinsky6-sr", check=False)
+        assert "kandinsky6-sr has no plan: its VAE runs as its own class does it" in done.stderr
 
     def test_every_row_is_known_without_a_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
         rows = [row for row in CATALOGUE.values() if row.architecture is None and not is_path(row.source)]

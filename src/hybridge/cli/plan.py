@@ -49,6 +49,7 @@ def plan(
     from ..engine.loading import config_for_planning
     from ..engine.planning.film_plan import plan_film
     from ..engine.planning.plan import plan as make_plan
+    from ..engine.planning.tiled_film_plan import plan_tiles
     from ..engine.planning.weight_forms import prepared_bytes
     from ..engine.program.folding import folded
     from ..engine.program.lowering import lower, skeleton
@@ -78,7 +79,7 @@ def plan(
     if count == 1:
         program = folded(program)
     if program.is_film:
-        make = partial(plan_film, frames=count, frames_leave=streamed)
+        make = partial(plan_tiles if program.tiles else plan_film, frames=count, frames_leave=streamed)
     made = make(
         program,
         batch=batch,
@@ -134,8 +135,9 @@ def _show(title: str, program: Any, made: Any, kept_bytes: int, with_ops: bool) 
         return
     columns = ("op", "what", "makes", "way", "rows", "strips", "buffer", "scratch", "GFLOP")
     shown = []
-    sizes = program.sizes(made.height, made.width)
-    lengths = program.lengths(made.frames)
+    of_tile = program.tiles.source if program.tiles else None
+    frames, height, width = of_tile or (made.frames, made.height, made.width)
+    sizes, lengths = program.sizes(height, width), program.lengths(frames)
     for index, (op, step) in enumerate(zip(program.ops, made.steps, strict=True)):
         rows, width = sizes[op.target]
         cells = (

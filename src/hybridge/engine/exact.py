@@ -53,15 +53,15 @@ def exact(
     """Wrap a diffusers VAE so that it runs untiled within ``budget``.
 
     The pictures equal those of ``vae`` without tiling in space and time, within rounding; see
-    :mod:`.execution.executor`.
+    :mod:`.execution.executor`.  Of AutoencoderKLAllegro, whose tiles are part of the model, they equal its own.
 
     Args:
         vae: An AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny, AutoencoderKLQwenImage,
             AutoencoderKLHunyuanImage, AutoencoderKLWan, AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15,
             AutoencoderKLMagvit, AutoencoderKLCogVideoX, AutoencoderKLMochi, AutoencoderKLLTXVideo,
             AutoencoderKLLTX2Video, AutoencoderKLTemporalDecoder, AutoencoderKLKVAE, AutoencoderKLKVAEVideo,
-            AutoencoderKLCosmos or AutoencoderDC; any other module is run as it is.  If it is an ExactVAE, the
-            module that it wraps is used.
+            AutoencoderKLCosmos, AutoencoderKLAllegro or AutoencoderDC; any other module is run as it is.  If it is
+            an ExactVAE, the module that it wraps is used.
         budget: Bytes that one call may take on top of the weights, input and output included: a number, or a string
             such as ``"2GiB"`` or ``"800MiB"``.  None means the memory that is free at the time of the call, on a
             GPU and on a CPU where a container or ``ulimit`` bounds the process; elsewhere no bound.  The
@@ -130,7 +130,7 @@ class ExactVAE(nn.Module):
         self.modes = modes
         self._runner = Runner(vae, spill_to)
         self._told: set[tuple[Task, str]] = set()
-        if self._has_strips and self.use_tiling:
+        if self._replaces_tiling and self.use_tiling:
             self.disable_tiling()
 
     @property  # type: ignore[misc] # it cannot be set
@@ -283,13 +283,19 @@ class ExactVAE(nn.Module):
         return encoded_output(type(self.vae).__name__, encoded, return_dict=return_dict)
 
     @property
-    def _has_strips(self) -> bool:
+    def _replaces_tiling(self) -> bool:
+        """Whether a task can run in strips, of a class that runs without tiling as well."""
         tasks: tuple[Task, ...] = ("decode", "encode")
-        return any(self._runner.why_plain(task) is None for task in tasks)
+        is_optional = not adapter_of(self.vae).always.get("use_tiling")
+        return is_optional and any(self._runner.why_plain(task) is None for task in tasks)
 
     def enable_tiling(self, *sizes: Any, **named: Any) -> None:
-        """Do nothing where a task can run in strips: tiling changes the picture; the budget bounds the memory."""
-        if self._has_strips:
+        """Do nothing where a task can run in strips: tiling changes the picture; the budget bounds the memory.
+
+        Of a class that always blends tiles (AutoencoderKLAllegro), strips compute these tiles, and the wrapped
+        module's own forward needs this call.
+        """
+        if self._replaces_tiling:
             _log.warning(
                 "tiling stays off: strips bound the memory without changing the picture; set a budget instead"
             )
@@ -355,6 +361,8 @@ class ExactVAE(nn.Module):
             should_stop=should_stop,
             call=call,
         )
+        if task == "decode" and adapter_of(self.vae).gives_frames_first:
+            return made.transpose(1, 2)
         return made if in_batch is None else made.transpose(1, 2).flatten(0, 1)
 
     def _why_other(self, task: Task, asked: dict[str, Any]) -> str | None:

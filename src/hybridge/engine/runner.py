@@ -25,9 +25,11 @@ from .execution.call_context import without_autocast
 from .execution.executor import Executor, Progress, ShouldStop
 from .execution.film_executor import FilmExecutor
 from .execution.parameters import ModuleParameters
+from .execution.tiled_film_executor import TiledFilmExecutor
 from .memory.device_memory import free_bytes
 from .planning.film_plan import plan_film
 from .planning.plan import WITHIN_ROUNDING, Mode, Plan, plan
+from .planning.tiled_film_plan import plan_tiles
 from .planning.weight_forms import prepared_bytes
 from .program.folding import folded
 from .program.lowering import lower
@@ -168,7 +170,8 @@ class Runner:
         is_film = self.takes_films and frames != 1
         frames_leave = frames_leave and is_film and self.dtype != torch.float16  # which may overflow, see below
         early = tuple(mode for mode in modes if mode in ("whole", "frames"))
-        if frames_leave and "frames" in early and early != modes:
+        is_tiled = is_film and self._film_executors[task].program.tiles is not None  # then they leave in any mode
+        if frames_leave and not is_tiled and "frames" in early and early != modes:
             with suppress(TooLarge):
                 return self.plan(
                     *(task, batch, height, width),
@@ -371,14 +374,22 @@ class Runner:
             if self.takes_films:
                 films = self._film_executors.get(task)
                 if films is None or films.program != program:
-                    self._film_plans[task] = lru_cache(_PLANS_KEPT)(partial(plan_film, program))
-                self._film_executors[task] = self._make(FilmExecutor, program)
+                    self._film_plans[task] = lru_cache(_PLANS_KEPT)(partial(_film_planner(program), program))
+                self._film_executors[task] = self._make(_film_kind(program), program)
             program = folded(program)
             before = self._executors.get(task)
             if before is None or before.program != program:
-                makes = plan_film if program.is_film else plan
+                makes = _film_planner(program) if program.is_film else plan
                 self._plans[task] = lru_cache(_PLANS_KEPT)(partial(makes, program))
-            self._executors[task] = self._make(FilmExecutor if program.is_film else Executor, program)
+            self._executors[task] = self._make(_film_kind(program) if program.is_film else Executor, program)
 
     def _make(self, kind: type[_Kind], program: Program) -> _Kind:
         return kind(program, self._module, self._spill_to, reads_weights=self._reads_weights)
+
+
+def _film_planner(program: Program) -> Callable[..., Plan]:
+    return plan_film if program.tiles is None else plan_tiles
+
+
+def _film_kind(program: Program) -> type[FilmExecutor]:
+    return FilmExecutor if program.tiles is None else TiledFilmExecutor

@@ -88,6 +88,7 @@ class Adapter:
         finish: For classes that run their decoder chunk by chunk of final frames: what they do to a chunk.
         is_single: Its own code takes no batch: items run one after the other.
         has_frames_in_batch: Its own methods take frames as items, (B · F, C, H, W).
+        gives_frames_first: Its own ``decode`` gives (B, F, 3, H, W).
         clear: For layers that hold state, so that two calls must not be under way in one module: clears it.
     """
 
@@ -101,6 +102,7 @@ class Adapter:
     clear: Callable[[Any], None] | None = None
     is_single: bool = False
     has_frames_in_batch: bool = False
+    gives_frames_first: bool = False
 
     def run(self, module: Any, task: Task, source: torch.Tensor, call: Call) -> torch.Tensor:
         """Run the class's own code.
@@ -113,6 +115,7 @@ class Adapter:
         copied = self._prepared(module, task, call)
         try:
             made = self.decode(copied, source, call) if task == "decode" else self.encode(copied, source)
+            made = made.transpose(1, 2) if task == "decode" and self.gives_frames_first else made
         except BaseException:
             if self.clear is not None:
                 self.clear(module)
@@ -243,10 +246,6 @@ def _encode_frames(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     return moments.reshape(batch, frames, *moments.shape[1:]).transpose(1, 2)
 
 
-def _decode_allegro(vae: Any, z: torch.Tensor, call: Call) -> torch.Tensor:
-    return _decode(vae, z, call).transpose(1, 2)
-
-
 def _decode_refiner(vae: Any, z: torch.Tensor, call: Call) -> torch.Tensor:
     """HunyuanImage's refiner: two frames in the channels of one, of which the first is padding."""
     batch, channels, frames, height, width = z.shape
@@ -305,7 +304,7 @@ ADAPTERS: dict[str, Adapter] = {
     "AutoencoderKLLTXVideo": Adapter(_decode_at_time),
     "AutoencoderKLLTX2Video": Adapter(_decode_at_time),
     "AutoencoderKLCogVideoX": Adapter(finish=_as_it_is),
-    "AutoencoderKLAllegro": Adapter(_decode_allegro, always={"use_tiling": True}, is_single=True),
+    "AutoencoderKLAllegro": Adapter(always={"use_tiling": True}, is_single=True, gives_frames_first=True),
     "AutoencoderKLHunyuanVideo15": Adapter(is_single=True),  # its mask of attention has one head for each item
     "AutoencoderKLMagvit": Adapter(finish=_as_it_is, clear=_clear_magvit),
     "AutoencoderKLTemporalDecoder": Adapter(_decode_frames, _encode_frames, has_frames_in_batch=True),

@@ -114,7 +114,7 @@ class Executor:
         timestep: torch.Tensor | None,
     ) -> torch.Tensor:
         bound = self._bind(source.dtype, plan)
-        deliver = deliver if _is_delivered(plan) else None
+        deliver = deliver if plan.batch == 1 and self._frames_leave(plan) else None
         output = self._output(source, plan, is_kept=deliver is None)
         copies = copies_for(source.device) if plan.parked_bytes else None
         with (
@@ -133,6 +133,10 @@ class Executor:
                         f"the {self.program.task} was stopped", saw=f"{done} of {plan.strips} strips done"
                     )
         return output
+
+    def _frames_leave(self, plan: Plan) -> bool:
+        """Return whether frames leave: before the end of the run, or after it from a file."""
+        return bool(plan.sections) and (plan.sections[-1].is_by_frames or plan.steps[-1].buffer is not None)
 
     def _output(self, source: torch.Tensor, plan: Plan, *, is_kept: bool) -> torch.Tensor:
         del is_kept  # a picture always is
@@ -301,12 +305,6 @@ class _Item:
 def begins_at(made: torch.Tensor, place: torch.Tensor) -> bool:
     """Return whether rows were computed in their place, and need not be copied there."""
     return made.data_ptr() == place.data_ptr()
-
-
-def _is_delivered(plan: Plan) -> bool:
-    """Return whether frames leave: before the end of the run, or after it from a file."""
-    leave = bool(plan.sections) and (plan.sections[-1].is_by_frames or plan.steps[-1].buffer is not None)
-    return plan.batch == 1 and leave
 
 
 def _identity(parameter: torch.Tensor) -> tuple[object, ...]:

@@ -76,13 +76,13 @@ class FilmExecutor(Executor):
         for item in range(plan.batch):
             ends = source[item].transpose(0, 1), output[item].transpose(0, 1)
             conditions = [conditioning.of(op, item) for op in program.ops]
-            run = _FilmItem(program, plan, bound, *ends, buffers, extents, deliver, conditions)
+            run = FilmItem(program, plan, bound, *ends, buffers, extents, deliver, conditions)
             for section, course in zip(plan.sections, courses, strict=True):
                 yield from run.section(section, course)
             run.deliver_kept()
 
 
-class _FilmItem:
+class FilmItem:
     """The state of one batch item during the run: which slabs of which values exist, and where."""
 
     def __init__(
@@ -162,7 +162,7 @@ class _FilmItem:
             converted = min(step.rows, self._plan.arithmetic.rows_widened(channels, width))
         norm = self._program.norm_of(op.target)
         if norm is not None and op.target not in self._moments:
-            self._moments[op.target] = FilmMoments(norm, self._plan.arithmetic)
+            self._moments[op.target] = FilmMoments(norm, self._plan.arithmetic, frames)
         call = FilmCall(
             self._value(op.source, axis),
             residual,

@@ -163,6 +163,14 @@ class FilmConvolution(ConvolutionStrips):
         room.pad(rows[0], *rows, height)
         return first, end
 
+    def _entered(self, room: Workspace, rows: int) -> torch.Tensor:
+        """Return what entered of the target's own frame and rows, of a convolution without neighbours in space."""
+        time = self._op.in_time
+        kernel, ahead = (1, 0) if time is None else (time.kernel, time.ahead)
+        channels = self._op.weights.out_channels
+        first = (kernel - 1 - ahead) * channels
+        return room.inside[:, first : first + channels, :rows]
+
     def _compute(
         self,
         room: Workspace,
@@ -179,8 +187,8 @@ class FilmConvolution(ConvolutionStrips):
         place = target = call.place(frame, first, end) if spread == 1 else None
         noise, of_noise = call.conditions.noise, call.conditions.of_noise
         is_rounded = place is not None and place.dtype != scratch.like.dtype
-        if is_rounded and (self._op.leaving not in OF_ROUNDED or noise is not None):
-            place = None  # or the sum would be rounded before the function is applied or noise added
+        if is_rounded and (self._op.leaving not in OF_ROUNDED or noise is not None or self._op.adds_entered):
+            place = None  # or the sum would be rounded before the function is applied, or before more is added
         if residual is None:
             made = self._convolved(room, end - first, place)
         else:
@@ -191,6 +199,8 @@ class FilmConvolution(ConvolutionStrips):
             else:
                 made = self._convolved(room, end - first, None)
                 made = add_pieces(made, iter(together) if together else pieces, first, place)
+        if self._op.adds_entered:
+            made.add_(self._entered(room, end - first))
         if noise is not None and of_noise is not None:
             rows_of_noise = noise[None, None, first:end].to(made.dtype)
             made.addcmul_(rows_of_noise, of_noise.to(made.dtype).view(1, -1, 1, 1))

@@ -16,10 +16,12 @@ class FilmMoments:
     Args:
         norm: The norm.
         arithmetic: The device's arithmetic.
+        frames: The value's number of frames.
     """
 
-    def __init__(self, norm: Norm, arithmetic: DeviceProfile) -> None:
+    def __init__(self, norm: Norm, arithmetic: DeviceProfile, frames: int) -> None:
         self._norm, self._arithmetic = norm, arithmetic
+        self._twice = {0, frames - 1} if norm.ends_twice and frames > 1 else set()
         self._parts: dict[int, Moments | KeySums] = {}
 
     def of(self, frame: int) -> Moments | KeySums:
@@ -37,7 +39,8 @@ class FilmMoments:
             is_summed = self._norm.kind == "attention"
             self._parts[part] = KeySums(self._norm) if is_summed else Moments(self._arithmetic)
         moments = self._parts[part]
-        moments.add(rows)
+        for _ in range(2 if frame in self._twice else 1):
+            moments.add(rows)
         if moments.pieces >= MOST_PIECES:
             moments.merge()
 

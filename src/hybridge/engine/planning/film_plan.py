@@ -88,7 +88,7 @@ def plan_film(
         RequestError: for an invalid budget, or a film that is too small for the model.
         TooLarge: when no plan fits the budget; it names the smallest budget that would do.
     """
-    _check(program, batch, frames, height, width, budget_bytes)
+    check_film(program, batch, frames, height, width, budget_bytes)
     shape = FilmShape(program, batch, frames, height, width, arithmetic)
     whole_peak = shape.whole_peak()
     budget = "no budget was set" if budget_bytes is None else f"the budget is {_size(budget_bytes)}"
@@ -143,7 +143,10 @@ def plan_film(
     )
 
 
-def _check(program: Program, batch: int, frames: int, height: int, width: int, budget_bytes: int | None) -> None:
+def check_film(
+    program: Program, batch: int, frames: int, height: int, width: int, budget_bytes: int | None
+) -> None:
+    """Raise a RequestError for an invalid budget, or a film that is too small for the model."""
     if budget_bytes is not None and budget_bytes <= 0:
         raise RequestError("not a budget", saw=f"{budget_bytes} bytes", expected="more than zero, or None")
     if min(batch, frames, height, width) < 1:

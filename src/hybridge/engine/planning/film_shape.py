@@ -112,8 +112,9 @@ class FilmShape:
                 temporaries = 2 * target
             elif op.doubled:
                 doubled = target * program.channels[op.source] // program.channels[op.target]
-                # Films apart from frame 0, joined with it, and padded.
-                temporaries = doubled + target if program.is_of_pictures else source + 3 * doubled + target
+                temporaries = doubled + target
+                if op.in_time is not None:  # apart from frame 0, joined with it, and padded
+                    temporaries += source + 2 * doubled
             else:
                 gone = source if last_reads[op.source] == index and op.source not in program.held[index] else 0
                 normalised = source if op.norm is not None else 0

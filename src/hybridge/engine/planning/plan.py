@@ -87,6 +87,7 @@ class Plan:
         reason: The reason for this mode and these strips, in a sentence with numbers.
         frames: Number of frames of the input; 1 for a picture.
         sections: For a film, which ops run together; empty for a picture, whose ops run one after another.
+        tiles: Number of tiles of an item that its class computes one after another; the steps are those of one.
         recomputed: For a film, the values that each reader computes again; see :mod:`..program.recomputing`.
     """
 
@@ -105,6 +106,7 @@ class Plan:
     frames: int = 1
     sections: tuple[Section, ...] = ()
     recomputed: tuple[int, ...] = ()
+    tiles: int = 1
 
     @property
     def arena_bytes(self) -> int:
@@ -120,7 +122,7 @@ class Plan:
     @property
     def strips(self) -> int:
         """Number of strips of the whole batch; progress counts these."""
-        return self.batch * sum(step.strips for step in self.steps)
+        return self.batch * self.tiles * sum(step.strips for step in self.steps)
 
 
 def plan(

@@ -14,6 +14,7 @@ from .module_structure import kind
 from .ops import Attend, Convolve, Op, Padding, Rearrange, needs_film
 from .program import Program, Task
 from .rearranging import IN_PLACE, Arrangement
+from .tiles import Tiles
 
 #: Lowers one block: (builder, block, the value that it reads) → the value that it makes.
 Lower = Callable[["ProgramBuilder", Any, int], int]
@@ -32,6 +33,7 @@ class ProgramBuilder:
         is_at_once: As in :class:`.Program`.
         segment: As in :class:`.Program`.
         first_segment: As in :class:`.Program`.
+        tiles: As in :class:`.Program`.
         is_causal: Whether no layer sees later frames, where this is a setting of the class.
         embedder: Name of the submodule that embeds the timestep for the blocks that are being lowered.
     """
@@ -42,6 +44,7 @@ class ProgramBuilder:
         self.attention_sees: Literal["frame", "frames before", "pixel before"] = "frame"
         self.is_at_once = False
         self.segment = self.first_segment = 0
+        self.tiles: Tiles | None = None
         self.is_causal = True
         self.embedder: str | None = None
         self._names = {part: name for name, part in module.named_modules()}
@@ -197,6 +200,7 @@ class ProgramBuilder:
             is_of_pictures=is_of_pictures,
             segment=self.segment,
             first_segment=self.first_segment,
+            tiles=self.tiles,
         )
 
     def _add(self, op: Op, channels: int) -> int:

@@ -4,7 +4,7 @@ A convolution over several frames sees one frame, and around it zeros or the sam
 one is left, or their sum; and what a program does to the frames after the first does not happen.
 A third of the multiplications remains, and every way to run pictures serves; a program that moves numbers between
 channels and positions, or that normalises with maps, stays one of films, of one frame.  One that makes several
-frames of one, or attends along time, stays as it is.
+frames of one, attends along time, or computes tiles, stays as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ from .program import Program
 
 def folded(program: Program) -> Program:
     """Return the program of pictures that computes what ``program`` computes for one frame; pictures' as it is."""
-    if not program.is_film or program.is_of_pictures or not all(map(_folds, program.ops)):
+    if (
+        not program.is_film
+        or program.is_of_pictures
+        or program.tiles is not None
+        or not all(map(_folds, program.ops))
+    ):
         return program
     program = program.at(1)
     now = {0: 0}  # the new number of every value

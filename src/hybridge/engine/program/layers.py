@@ -152,6 +152,7 @@ class Norm:
             ``attention`` is linear attention, whose sums span the picture as statistics do: a third of each group's
             channels are queries, a third keys, a third values, and a third remains, of results.
         over: Whether the statistics of a film are those of each frame, of each segment or of all frames together.
+        ends_twice: Whether statistics of all frames count the first and the last one twice.
         segments: The segments, once the number of frames is known; see :meth:`.Program.at`.
         maps: What the normalised value is multiplied by and what is added to it, at every position.
         vectors: The same, for every channel.
@@ -162,6 +163,7 @@ class Norm:
     eps: float
     kind: Literal["group", "rms", "mean square", "layer", "attention"] = "group"
     over: Literal["frame", "segment", "film"] = "frame"
+    ends_twice: bool = False
     segments: Segments | None = None
     maps: Maps | None = None
     vectors: Vectors | None = None

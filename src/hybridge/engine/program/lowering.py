@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from ...errors import CannotLower
 from .. import tiny
 from . import (
+    allegro,
     cogvideox,
     cosmos,
     deep_compression,
@@ -299,6 +300,8 @@ _WHOLE: dict[tuple[str, Task], Callable[[ProgramBuilder, Any], None]] = {
     (deep_compression.NAME, "encode"): deep_compression.encoder,
     (kvae.NAME, "decode"): kvae.decoder,
     (kvae.NAME, "encode"): kvae.encoder,
+    (allegro.NAME, "decode"): allegro.decoder,
+    (allegro.NAME, "encode"): allegro.encoder,
     (kvae_video.NAME, "decode"): kvae_video.decoder,
     (kvae_video.NAME, "encode"): kvae_video.encoder,
     (hunyuan_video.NAME, "decode"): hunyuan_video.decoder,
@@ -320,7 +323,7 @@ _WHOLE: dict[tuple[str, Task], Callable[[ProgramBuilder, Any], None]] = {
 #: The classes whose values have frames.
 _FILMS = {
     *(*wan.PREFIXES, *ltx.PREFIXES, hunyuan_video.NAME, hunyuan_video_15.NAME, magvit.NAME),
-    *(cogvideox.NAME, cosmos.NAME, mochi.NAME, temporal_decoder.NAME, kvae_video.NAME),
+    *(cogvideox.NAME, cosmos.NAME, mochi.NAME, temporal_decoder.NAME, kvae_video.NAME, allegro.NAME),
 }
 
 _BLOCKS: dict[str, Lower] = {
@@ -349,6 +352,7 @@ _BLOCKS: dict[str, Lower] = {
     **hunyuan_image.BLOCKS,
     **kvae.BLOCKS,
     **kvae_video.BLOCKS,
+    **allegro.BLOCKS,
     **cosmos.BLOCKS,
     **deep_compression.BLOCKS,
     **hunyuan_video.BLOCKS,

@@ -136,6 +136,7 @@ class Convolve:
         shortcut: A 1×1 convolution on the residual.
         leaving: Name of the function applied to the sum.
         in_time: Which frames are read and computed; None where each frame is computed from the same frame.
+        adds_entered: Whether what enters the convolution, after norm and function, is added to its output.
         noise: Of noise that is added to the convolution's output, one picture for all frames and channels: the
             names of the submodule and of its parameter that has each channel's factor.
         measured: Index of a value that equals the source and has its statistics; None for the source itself.
@@ -154,6 +155,7 @@ class Convolve:
     shortcut: Weights | None = None
     leaving: str | None = None
     in_time: InTime | None = None
+    adds_entered: bool = False
     noise: tuple[str, str] | None = None
     measured: int | None = None
     normed: Norm | None = None
@@ -337,7 +339,7 @@ def measured_by(op: Op) -> int | None:
 
 def needs_film(op: Op) -> bool:
     """Return whether only a program of films can have this op, of one frame for a picture."""
-    if isinstance(op, Rearrange) or (isinstance(op, Convolve) and op.normed is not None):
+    if isinstance(op, Rearrange) or (isinstance(op, Convolve) and (op.normed is not None or op.adds_entered)):
         return True
     return op.norm is not None and (op.norm.maps is not None or op.norm.kind == "attention")
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 from .layers import Norm, Segments
 from .ops import Attend, Convolve, Op, Rearrange, measured_by
+from .tiles import Tiles
 
 #: The least rows and columns that can be reflected.
 _REFLECTED = 2
@@ -38,6 +39,7 @@ class Program:
             where none has.
         first_segment: Frames of the first of these segments; then the last may be shorter.  0 where the first takes
             what is left over.
+        tiles: For a class that computes tiles by themselves and blends them, the tiles; the ops compute one.
     """
 
     task: Task
@@ -51,6 +53,7 @@ class Program:
     is_of_pictures: bool = False
     segment: int = 0
     first_segment: int = 0
+    tiles: Tiles | None = None
 
     def at(self, frames: int) -> Program:
         """Return the program for an input of so many frames, on which rules of its ops may depend."""
@@ -115,6 +118,8 @@ class Program:
             names.update({layer.name: None for layer in (*own, *beside) if layer is not None})
             names.update({name: None for layer in own if layer is not None for name in layer.beside})
             names.update({layer.scaled_by: None for layer in own if layer is not None and layer.scaled_by})
+        if self.tiles is not None and self.tiles.last is not None:
+            names[self.tiles.last.name] = None
         return tuple(names)
 
     def norm_of(self, value: int) -> Norm | None:
@@ -123,6 +128,10 @@ class Program:
 
     def why_not(self, frames: int, height: int, width: int) -> str | None:
         """Return which op cannot take its source for an input of this size; None if all can."""
+        if self.tiles is not None:
+            if 0 in self.tiles.grid(frames, height, width):
+                return f"a tile is of {'×'.join(map(str, self.tiles.source))} frames, rows and columns"
+            frames, height, width = self.tiles.source
         sizes, lengths = self.sizes(height, width), self.lengths(frames)
         for op in self.ops:
             if (

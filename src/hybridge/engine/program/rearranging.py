@@ -52,6 +52,7 @@ class Arrangement:
             positions; the last runs fastest.
         repeats: How often each channel is repeated before they become positions.
         is_cycled: Whether they are repeated after that instead, all channels one after another.
+        is_thinned: Whether of each block only the first position is kept; only where positions become channels.
         mean: Of how many neighbouring channels the mean is taken; only where positions become channels.
         first: Frame 0, where blocks have several frames.  If channels become positions, ``last`` takes it as the
             last of its block; if positions become channels, ``zeros`` and ``nearest`` say what stands before it.
@@ -68,6 +69,7 @@ class Arrangement:
     order: str = "ctyx"
     repeats: int = 1
     is_cycled: bool = False
+    is_thinned: bool = False
     mean: int = 1
     first: Literal["last", "zeros", "nearest", "alone", "whole", "odd"] = "last"
     lone_last: Segments | None = None
@@ -85,7 +87,7 @@ class Arrangement:
 
     def channels(self, channels: int) -> int:
         """Return the number of target channels for so many of the source."""
-        block = self.frames * self.rows * self.columns
+        block = 1 if self.is_thinned else self.frames * self.rows * self.columns
         return channels * self.repeats // block if self.goes_up else channels * block // self.mean
 
     def fits(self, frames: int, height: int, width: int) -> bool:
@@ -164,6 +166,9 @@ class Arrangement:
                 yield Part(source, y, x, tuple(found), targets)
 
     def _gathered(self, frame: int, into: int, out: int) -> Iterator[Part]:
+        if self.is_thinned:
+            yield Part(self.frames_read(frame, frame + 1)[0], 0, 0, tuple(range(into)), tuple(range(into)))
+            return
         is_alone = frame == 0 and self.first == "alone"
         frames = 1 if is_alone else self.frames
         mean = max(1, self.mean // self.frames) if is_alone else self.mean
