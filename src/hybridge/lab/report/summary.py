@@ -103,19 +103,17 @@ def _winners(found: Findings) -> tuple[Winner, ...]:
             ("same_picture", found.trade_off(measure, same_picture=True)),
         ]
     # One configuration may win twice; it is told once.
-    labels: dict[str, list[str]] = {}
-    rows: dict[str, Row] = {}
+    winners: dict[str, tuple[Row, list[str]]] = {}
     for key, row in named:
         if row:
-            labels.setdefault(row.name, []).append(key)
-            rows[row.name] = row
+            winners.setdefault(row.name, (row, []))[1].append(key)
     return tuple(
         Winner(
             listed((texts.SUMMARY[key] for key in keys), " · ", " · "),
-            rows[name],
-            _facts(rows[name], measure, is_rule=bool({"trade_off", "same_picture"} & set(keys))),
+            row,
+            _facts(row, measure, is_rule=bool({"trade_off", "same_picture"} & set(keys))),
         )
-        for name, keys in labels.items()
+        for row, keys in winners.values()
     )
 
 
