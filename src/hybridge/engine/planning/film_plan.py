@@ -201,7 +201,7 @@ def _leaner_for_little(
     """Return ``lean`` in place of large ``strips``, as far as it adds few multiplications; else what is given."""
     if mode != "strips" or "lean" not in modes or footprint.peak_bytes <= FRUGAL_FROM_BYTES:
         return mode, footprint
-    best = mode, footprint
+    best: tuple[Mode, FilmFootprint] = (mode, footprint)
     for lean in leaner(shape, footprint.strip_bytes):
         if lean.work <= (1 + FRUGAL_WORK) * footprint.work:
             best = "lean", lean
