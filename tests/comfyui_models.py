@@ -188,6 +188,7 @@ def fill_folders(base: Path) -> None:
     levels[..., 3] = 255
     levels[16:48, 32:64, 3] = 0  # the mask
     Image.fromarray(levels).save(base / "input" / "example.png")
+    (base / "input" / "bad.safetensors").write_bytes(b"not a file of tensors")
 
 
 def _wan_text() -> dict[str, Any]:

@@ -29,8 +29,8 @@ class ComfyUI:
         folder: ComfyUI's base folder.
     """
 
-    def __init__(self, folder: Path, http: httpx.Client) -> None:
-        self.folder, self._http = folder, http
+    def __init__(self, folder: Path, http: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+        self.folder, self._http, self._process = folder, http, process
 
     def get(self, path: str, **query: Any) -> httpx.Response:
         return self._http.get(path, params=query).raise_for_status()
@@ -47,6 +47,10 @@ class ComfyUI:
         reply = self._http.post("/prompt", json=body)
         assert reply.status_code == 200, reply.text
         return str(reply.json()["prompt_id"])
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(20)
 
     def interrupt(self) -> None:
         self._http.post("/interrupt").raise_for_status()
@@ -111,7 +115,7 @@ def running_comfyui(folder: Path, env: dict[str, str]) -> Iterator[ComfyUI]:
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
             _wait(process, http, log)
-            yield ComfyUI(folder, http)
+            yield ComfyUI(folder, http, process)
     finally:
         process.terminate()
         process.wait(20)

@@ -170,6 +170,18 @@ class RemoteCLIP:
         """Raise NodeError: there are no weights to save."""
         raise NodeError(f"The weights of {self.model!r} are on the server, so they cannot be saved from here.")
 
+    def state_dict_for_saving(self) -> NoReturn:
+        """Raise NodeError, as newer releases of ComfyUI ask for the weights."""
+        self.get_sd()
+
+    def get_key_patches(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise NodeError: merging needs the module itself."""
+        self._refuse_module()
+
+    def decode(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise NodeError: tokens stay on the server."""
+        self.generate()
+
     def generate(self, *_: Any, **__: Any) -> NoReturn:
         """Raise NodeError: the server reads text and writes none."""
         raise NodeError(f"{self.model!r} encodes text on a server; to write text, a node needs a local model.")

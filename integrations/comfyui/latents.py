@@ -82,7 +82,8 @@ def load_latents(
     try:
         file = read_latents(path)
     except HybridgeError as error:
-        raise NodeError(str(error)) from None
+        # Without its folder, because errors are stored with the workflow.
+        raise NodeError(str(error).replace(str(path), path.name)) from None
     except OSError as error:
         raise NodeError(f"{path.name} cannot be read: {error.strerror}") from None
     latents = to_torch(file.tensor).to(torch.float32)

@@ -194,6 +194,10 @@ class RemoteVAE:
     def throw_exception_if_invalid(self) -> None:
         """Do nothing: a model that the server lacks was refused before."""
 
+    def vae_output_dtype(self) -> torch.dtype:
+        """Return the dtype of decoded pixels and of encoded latents."""
+        return torch.float32
+
     def is_dynamic(self) -> bool:
         """Return False: nothing of it is in this machine's memory."""
         return False
@@ -216,7 +220,7 @@ class RemoteVAE:
     # ------------------------------------------------------------------------------------------ how it is done
 
     def _checked(self, samples: torch.Tensor) -> torch.Tensor:
-        axes = 4 if self.latent_dim == 2 else 5
+        given, axes = list(samples.shape), 4 if self.latent_dim == 2 else 5
         if samples.ndim == 5 and axes == 4 and samples.shape[2] == 1:
             samples = samples[:, :, 0]
         if samples.ndim == 4 and axes == 5:
@@ -225,7 +229,7 @@ class RemoteVAE:
         if samples.ndim != axes or samples.shape[1] != self.latent_channels or not is_one:
             what = "videos" if self._is_video else "pictures"
             raise NodeError(
-                f"These latents have the shape {list(samples.shape)}, but {self.model!r} decodes {what} from"
+                f"These latents have the shape {given}, but {self.model!r} decodes {what} from"
                 f" latents with {self.latent_channels} channels: use the VAE of the model that made them."
             )
         return samples

@@ -141,7 +141,10 @@ def test_what_a_remote_clip_cannot_do_is_said(pack: ModuleType, clip: Callable[[
         (lambda: mine.patcher.forced_hooks, "a LoRA or a hook cannot change it"),
         (lambda: mine.add_patches({}), "a LoRA or a hook cannot change it"),
         (lambda: mine.get_sd(), "weights of 'sd1' are on the server"),
+        (lambda: mine.state_dict_for_saving(), "weights of 'sd1' are on the server"),
+        (lambda: mine.get_key_patches(), "a LoRA or a hook cannot change it"),
         (lambda: mine.generate(tokens), "to write text, a node needs a local model"),
+        (lambda: mine.decode([1]), "to write text, a node needs a local model"),
         (lambda: clip("ltx"), "'ltx' on the server 'desktop' makes no text for ComfyUI"),
     ):
         with pytest.raises(sys.modules[f"{pack.__name__}.messages"].NodeError, match=said):

@@ -166,6 +166,14 @@ def test_frames_that_comfyui_leaves_out(
     assert torch.equal(vae.encode(pixels), vae.encode(pixels[:kept]))
 
 
+def test_frames_as_a_picture_s_latents_are_refused_with_their_own_shape(
+    node: Node, profile: MakeProfile, other_server: str
+) -> None:
+    (vae,) = node("HybridgeVAE", profile=profile(other_server), model="wan-2.1")
+    with pytest.raises(RuntimeError, match=r"the shape \[1, 4, 8, 8\], but 'wan-2.1' decodes videos"):
+        vae.decode(torch.zeros(1, 4, 8, 8))
+
+
 def test_a_server_without_the_weights_yet_is_asked_to_load_them(
     pack: ModuleType, node: Node, profile: MakeProfile, other_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

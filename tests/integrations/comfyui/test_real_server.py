@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,6 +158,77 @@ def test_an_interruption_inside_the_sampler_reaches_the_server(comfyui: ComfyUI,
     assert dict(entry["status"]["messages"])["execution_interrupted"]["node_id"] == "9"
 
 
+def decoded(profile: str, model: str, samples: dict[str, Any]) -> dict[str, Any]:
+    """A prompt of the plain node."""
+    given = {"samples": ["1", 0], "profile": profile, "model": model, "precision": "8-bit"}
+    return {"1": samples, "2": node("HybridgeDecode", **given), "3": node("PreviewImage", images=["2", 0])}
+
+
+@contextmanager
+def of_another_version() -> Iterator[str]:
+    """A server that tells less of its models."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"models": [{"name": "old", "tasks": ["decode"], "class": "AutoencoderKL"}]}'
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            """Says nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_what_is_wrong_is_one_sentence(comfyui: ComfyUI) -> None:
+    picture = node("EmptyLatentImage", width=64, height=64, batch_size=1)
+    film = node("EmptyHunyuanLatentVideo", width=64, height=64, length=5, batch_size=1)
+    profiles = comfyui.folder / "profiles.json"
+    told = {
+        "channels": comfyui.failure(decoded("desktop", "wan-2.1", picture)),
+        "film": comfyui.failure(decoded("desktop", "sdxl", film)),
+        "profile": comfyui.failure(decoded("desktp", "sdxl", picture)),
+        "file": comfyui.failure(
+            decoded("desktop", "sdxl", node("HybridgeLoadLatents", file="bad.safetensors", space="vae"))
+        ),
+    }
+    with of_another_version() as address:
+        servers = {"old": {"addresses": [address]}, "gone": {"addresses": ["http://127.0.0.1:9"]}}
+        profiles.write_text(json.dumps(servers))
+        profiles.chmod(0o600)
+        told |= {name: comfyui.failure(decoded(name, "old", picture)) for name in servers}
+    profiles.chmod(0o644)
+    told["readable"] = comfyui.failure(decoded("old", "old", picture))
+    profiles.write_text('{"old": ')
+    profiles.chmod(0o600)
+    told["broken"] = comfyui.failure(decoded("old", "old", picture))
+    profiles.unlink()
+    expected = {
+        "channels": "[1, 4, 8, 8], but 'wan-2.1' decodes videos from latents with 16 channels",
+        "film": "but 'sdxl' decodes pictures",
+        "profile": "no profile has this name: expected desktop",
+        "file": "bad.safetensors cannot be read as tensors",
+        "old": "The server 'old' is of another version",
+        "gone": "the server 'gone' cannot be reached",
+        "readable": "0600",
+        "broken": "is not JSON",
+    }
+    for name, words in expected.items():
+        print(f"{name}: {told[name]}")  # noqa: T201 - for whoever runs this by hand
+        assert words in told[name], (name, told[name])
+        assert "\n" not in told[name]
+        assert "127.0.0.1" not in told[name]
+        assert name in ("readable", "broken") or str(comfyui.folder) not in told[name]
+    pasted = decoded("http://me:secret@127.0.0.1:8000", "sdxl", picture)
+    ((reasons,),) = [[error["details"] for error in found["errors"]] for found in comfyui.refused(pasted).values()]
+    assert "takes the name of a profile" in reasons
+
+
 WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
 
 #: Widgets of the workflows with other values, so that they take seconds.
@@ -178,3 +251,19 @@ def test_an_example_workflow_runs(comfyui: ComfyUI, path: Path) -> None:
     print(path.stem, found.size, frames)  # noqa: T201 - for whoever runs this by hand
     assert (found.size, frames) == (((64, 48), 9) if "video" in path.stem else (found.size, 1))
     assert np.asarray(found.convert("RGB")).std() > 1
+
+
+def test_a_comfyui_that_ends_leaves_nothing_behind(comfyui: ComfyUI, held: list[HeldEngine]) -> None:
+    """The last test here: ComfyUI is killed while the server encodes for it."""
+    held[0].begun.clear()
+    held[0].stopped.clear()
+    vae = node("HybridgeVAE", profile="desktop", model="held", precision="float")
+    prompt = controlled(vae, "sd3", "killed")
+    prompt["9"]["inputs"]["seed"] = 2
+    comfyui.begin(prompt)
+    assert held[0].begun.wait(60)
+    comfyui.kill()
+    killed = time.monotonic()
+    assert held[0].stopped.wait(20)
+    print(f"{time.monotonic() - killed:.3f} s from the end to the server")  # noqa: T201
+    assert time.monotonic() - killed < 1

@@ -117,6 +117,7 @@ def test_it_says_what_nodes_ask(node: Node, desktop: str) -> None:
     assert vae.spacial_compression_decode() == vae.spacial_compression_encode() == 8
     assert vae.temporal_compression_decode() is None
     assert (vae.latent_channels, vae.latent_dim, vae.output_channels) == (4, 2, 3)
+    assert vae.vae_output_dtype() is vae.decode(numbers(1, 4, 4, 4)).dtype
     vae.throw_exception_if_invalid()
     with pytest.raises(RuntimeError, match="on the server"):
         vae.get_sd()

@@ -1,4 +1,4 @@
-"""Inputs, outputs, schemas and nodes, with the names and arguments of ComfyUI 0.3.75."""
+"""Inputs, outputs, schemas and nodes, with the names and arguments that ComfyUI 0.3.75 and 0.38.1 both have."""
 
 from __future__ import annotations
 
