@@ -63,6 +63,7 @@ def fill(page: browser.Page, photograph: Path) -> None:
     page.type("rain")
     page.click("#prompt .main")
     page.until("document.querySelector('#prompt table')")
+    page.ask("document.querySelectorAll('.work').forEach((one) => { one.hidden = false; })")
     page.ask("document.querySelector('#latents .failure').hidden = false")
     page.ask("document.querySelector('#key-form').hidden = false")
     page.ask("document.querySelector('#keys').hidden = false")
@@ -83,7 +84,18 @@ def test_controls_and_pictures_have_names(page: browser.Page, photograph: Path) 
     fill(page, photograph)
     page.call("Accessibility.enable")
     nodes = page.call("Accessibility.getFullAXTree")["nodes"]
-    roles = ("button", "slider", "link", "combobox", "textbox", "radio", "checkbox", "spinbutton", "image")
+    roles = (
+        "button",
+        "progressbar",
+        "slider",
+        "link",
+        "combobox",
+        "textbox",
+        "radio",
+        "checkbox",
+        "spinbutton",
+        "image",
+    )
     unnamed = [
         (node["role"]["value"], node.get("properties"))
         for node in nodes
@@ -102,7 +114,7 @@ def test_the_language_changes_everywhere(page: browser.Page, photograph: Path) -
     chinese = page.ask("import('./page/texts/zh.js').then((texts) => Object.values(texts.default))")
     left = [one for one in english if "{" not in one and len(one) > 6 and one in shown.split("\n")]
     assert [one for one in left if one not in chinese] == []
-    assert page.ask("document.querySelector('#photo .stage input').ariaLabel") == "滑块"
+    assert page.ask("document.querySelector('#photo .stage input').ariaLabel") == "显示的原图所占百分比"
     assert page.ask("document.querySelector('#prompt textarea').placeholder") == "暴风雨中的灯塔"
     page.visit(page.ask("location.href"))
     page.until("document.querySelector('.models li')")
@@ -188,7 +200,12 @@ def test_colours_of_the_system_and_more_contrast(page: browser.Page) -> None:
     other = "document.querySelector('[data-language=zh]')"
     page.call("Emulation.setEmulatedMedia", features=[{"name": "forced-colors", "value": "active"}])
     background = "getComputedStyle(%s).backgroundColor"
-    assert page.ask(background % chosen) != page.ask(background % other)
+    marked = page.ask(
+        "(() => { const one = document.createElement('i'); one.style.background = 'Highlight';"
+        " document.body.append(one); const found = getComputedStyle(one).backgroundColor;"
+        " one.remove(); return found; })()"
+    )
+    assert page.ask(background % chosen) == marked != page.ask(background % other)
     assert page.ask("getComputedStyle(document.querySelector('#photo progress')).borderTopStyle") == "solid"
     page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-contrast", "value": "more"}])
     colour = "getComputedStyle(document.querySelector('%s')).color"

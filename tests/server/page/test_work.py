@@ -9,8 +9,10 @@ from pathlib import Path
 
 import browser
 import httpx
+import numpy as np
 import pytest
 from processes import serving_process
+from safetensors.numpy import save_file
 
 pytestmark = pytest.mark.skipif(browser.installed() is None, reason="no browser to click with")
 
@@ -57,6 +59,27 @@ def test_a_place_in_the_queue_progress_and_cancel(
         page.click(f"[data-language={language}]")
     page.click(f"{FAILURE} button")
     page.until("document.querySelector('#photo .stage')")
+
+
+def test_another_file_of_latents_stops_the_first_one_s_decode(
+    page: browser.Page, address: str, tmp_path: Path, gate: threading.Event
+) -> None:
+    for name, width in (("first", 8), ("second", 6)):
+        file = tmp_path / f"{name}.safetensors"
+        save_file({"latents": np.zeros((1, 4, 8, width), np.float32)}, file, {"model": "starter", "space": "vae"})
+        page.choose("#latents input[type=file]", file)
+        page.until(f"document.querySelector('#latents .what').innerText.includes('1×4×8×{width}')")
+        if name == "first":
+            page.until("!document.querySelector('#latents .main').disabled")
+            page.click("#latents .main")
+            page.until("document.querySelector('#latents .work progress').value === 0.3")
+    assert page.ask("document.querySelector('#latents .work').hidden")
+    ends_at = time.monotonic() + 20
+    while httpx.get(f"{address}/v1/jobs/{job_of(page)}").status_code != 404:
+        assert time.monotonic() < ends_at, "the job goes on"
+    gate.set()
+    assert page.text("#latents .result") == ""
+    assert page.ask("document.querySelector('#latents > .failure').hidden")
 
 
 def test_a_tab_that_closes_takes_its_job_along(

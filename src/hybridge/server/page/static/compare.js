@@ -8,7 +8,7 @@ let count = 0;
 /** Returns an element that compares two canvases of one size. */
 export function comparison(before, after) {
   const name = `view-${(count += 1)}`;
-  const slider = make('input', { type: 'range', min: 0, max: 100, value: 50, 'data-label': 'compare.slider' });
+  const slider = make('input', { type: 'range', min: 0, max: 100, value: 50, 'data-label': 'compare.share' });
   const difference = make('canvas', { class: 'difference', role: 'img', 'data-label': 'compare.difference-alt' });
   const factor = make('select', {}, ...[1, 4, 8, 16].map((one) => make('option', { value: one }, `×${one}`)));
   factor.value = 8;

@@ -2,7 +2,7 @@
 
 import { Refusal, Unreachable, key } from './api.js';
 import { button, complain, make } from './dom.js';
-import { known, say, text } from './i18n.js';
+import { known, say, text, translate } from './i18n.js';
 import { Lost } from './jobs.js';
 import { ask } from './server.js';
 import { seconds } from './units.js';
@@ -49,6 +49,7 @@ export function workIn(section) {
   const bar = make('progress', { max: 1, 'data-label': 'progress' });
   let controller = null;
   box.replaceChildren(said, left, bar, button('cancel', () => controller?.abort()));
+  translate(box);
 
   const step = (name) => {
     let began = 0;

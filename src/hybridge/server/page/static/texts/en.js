@@ -146,6 +146,7 @@ export default {
 
   'compare': 'View',
   'compare.slider': 'Slider',
+  'compare.share': 'Share of the picture before that is shown, in per cent',
   'compare.difference': 'Difference',
   'compare.before': 'before',
   'compare.after': 'after',

@@ -146,6 +146,7 @@ export default {
 
   'compare': '查看方式',
   'compare.slider': '滑块',
+  'compare.share': '显示的原图所占百分比',
   'compare.difference': '差异',
   'compare.before': '之前',
   'compare.after': '之后',
