@@ -87,6 +87,26 @@ def test_a_vae_that_was_put_in_since_stays_as_it_is(changed: PipelineContext) ->
     assert (changed.pipe.unet.dtype, former.dtype) == (torch.float32, torch.float32)
 
 
+def test_layers_that_a_lora_was_loaded_around_since_get_their_weights_back(changed: PipelineContext) -> None:
+    class Around(torch.nn.Module):
+        """As peft does it."""
+
+        def __init__(self, layer: torch.nn.Module) -> None:
+            super().__init__()
+            self.base_layer = layer
+
+        def forward(self, given: torch.Tensor) -> torch.Tensor:
+            made: torch.Tensor = self.base_layer(given)
+            return made
+
+    before, attention = picture(changed), changed.pipe.unet.down_blocks[1].attentions[0].transformer_blocks[0].attn1
+    applied = TECHNIQUES["bf16"].apply(changed)
+    attention.to_q = Around(attention.to_q)
+    assert applied.undo is not None
+    applied.undo()
+    assert np.array_equal(picture(changed), before)
+
+
 @pytest.mark.parametrize(
     ("name", "setting"),
     [("vae-tiling", "use_tiling"), ("exact-vae", "use_tiling"), ("vae-slicing", "use_slicing")],

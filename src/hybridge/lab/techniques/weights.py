@@ -18,6 +18,9 @@ import torch
 
 from ...errors import RequestError
 
+#: Name of a layer in the one that peft puts around it when a LoRA is loaded.
+_WRAPPED = "base_layer"
+
 #: Kernels may take another path, and round otherwise, where memory is aligned otherwise.
 _ALIGNED_BYTES = 64
 
@@ -84,7 +87,12 @@ def restore(
     module: torch.nn.Module, kept: Mapping[str, Callable[[torch.device], torch.Tensor]], device: torch.device
 ) -> None:
     """Gives a module the weights that were put aside under these names; those of other names stay."""
-    _replace(module, lambda name, tensor: _like(kept[name](device), tensor) if name in kept else tensor)
+
+    def put_back(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        own = name.replace(f".{_WRAPPED}.", ".")
+        return _like(kept[own](device), tensor) if own in kept else tensor
+
+    _replace(module, put_back)
 
 
 def send_away(module: torch.nn.Module) -> list[weakref.ref[torch.Tensor]]:
