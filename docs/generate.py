@@ -322,6 +322,7 @@ FILMS: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "HunyuanVideo 1.5": ("AutoencoderKLHunyuanVideo15", {}, 16, 4),
     "EasyAnimate": ("AutoencoderKLMagvit", {}, 8, 4),
     "CogVideoX": ("AutoencoderKLCogVideoX", {}, 8, 4),
+    "Cosmos 1.0": ("AutoencoderKLCosmos", {}, 8, 8),
     "Mochi": ("AutoencoderKLMochi", {}, 8, 6),
     "KVAE": ("AutoencoderKLKVAEVideo", {}, 8, 4),
     "Allegro": ("AutoencoderKLAllegro", {}, 8, 4),
