@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from films import small_magvit, small_svd
 
 from hybridge.engine.planning.conv_algorithms import DeviceProfile
 from hybridge.engine.planning.courses import Course, Section, is_stored
@@ -152,6 +153,8 @@ def test_a_course_makes_every_slab_once_and_from_what_exists(axis, slabs, of_ste
         ("AutoencoderKLCogVideoX", 4, "decode"),
         ("AutoencoderKLCogVideoX", 5, "decode"),
         ("AutoencoderKLWan", 3, "encode"),
+        ("AutoencoderKLCosmos", 3, "decode"),
+        ("AutoencoderKLCosmos", 3, "encode"),
     ],
 )
 def test_the_plain_forward_takes_what_its_layers_keep_alive(name, frames, task) -> None:
@@ -163,3 +166,15 @@ def test_the_plain_forward_takes_what_its_layers_keep_alive(name, frames, task) 
     shape = (1, program.channels[0], length, side, side)
     counted = whole_cost(module, adapter_of(module), task, shape, is_bitwise=False)
     assert planned_bytes == pytest.approx(counted.peak_bytes, rel=0.06)
+
+
+@pytest.mark.parametrize("task", ["decode", "encode"])
+@pytest.mark.parametrize("make", [small_svd, small_magvit])
+def test_the_plain_forward_of_frames_apart(make, task) -> None:
+    """Of frames that are items of a batch, and of convolutions that make one frame after another."""
+    module = torch.nn.Module.to(make(), "meta")
+    program = lower(module, task)
+    shape = (1, program.channels[0], *((4, 8, 8) if task == "decode" else (13, 64, 64)))
+    planned_bytes = FilmShape(program, 1, *shape[2:], DeviceProfile(4, 4, 2**24)).whole_peak()
+    counted = whole_cost(module, adapter_of(module), task, shape, is_bitwise=False)
+    assert planned_bytes == pytest.approx(counted.peak_bytes, rel=0.08)

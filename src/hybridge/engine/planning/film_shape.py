@@ -99,7 +99,10 @@ class FilmShape:
         for index, op in enumerate(program.ops):
             held = {value for value in range(index + 1) if last_reads[value] >= index} | program.held[index] | {0}
             source, target = nbytes[op.source], nbytes[op.target]
-            if isinstance(op, Attend) and op.sees == "pixel before":
+            is_gone = last_reads[op.source] == index and op.source not in program.held[index]
+            if program.has_frames_in_batch and not (isinstance(op, Convolve) and op.in_time is not None):
+                temporaries = self.extents[op.target][0] * self.picture.plain_temporaries(op, gone_after=is_gone)
+            elif isinstance(op, Attend) and op.sees == "pixel before":
                 temporaries = _COPIES_ATTENDED * source
             elif isinstance(op, Attend) and op.sees == "frame":
                 temporaries = 4 * source
@@ -116,12 +119,18 @@ class FilmShape:
                 if op.in_time is not None:  # apart from frame 0, joined with it, and padded
                     temporaries += source + 2 * doubled
             else:
-                gone = source if last_reads[op.source] == index and op.source not in program.held[index] else 0
+                gone = source if is_gone else 0
                 normalised = source if op.norm is not None else 0
                 padded = source if op.in_time is not None else 0
                 temporaries = normalised + padded + max(target, padded) - (gone if normalised else 0)
+                if program.padded_copies > 1:
+                    frames = self.extents[op.source][0]
+                    longer = frames + (op.in_time.kernel - 1 if op.in_time is not None else 0)
+                    padded = program.padded_copies * source * longer // frames
+                    temporaries = normalised + padded + target - (gone if normalised else 0)
                 if op.residual is not None:
-                    temporaries = max(temporaries, (2 + (op.shortcut is not None)) * target - gone)
+                    mixed = 2 if op.weights.scaled_by else 0  # the two that are mixed, each times its share
+                    temporaries = max(temporaries, (2 + mixed + (op.shortcut is not None)) * target - gone)
                 temporaries = max(temporaries, self._normalising(op) * source, self._normed(op) * target - gone)
             peak = max(peak, sum(nbytes[value] for value in held) + temporaries)
         return self.batch * peak
@@ -165,9 +174,29 @@ class FilmShape:
             held = program.held[index] | {op.source} | ({op.residual} - {None})
             named = sum(at_once[value] * nbytes[value] for value in held if value is not None)
             convolving = source + max(source, target)
+            if program.is_by_frame and isinstance(op, Convolve) and op.in_time is not None:
+                convolving = self._by_frame(op, index, at_once)
             if program.first_segment and isinstance(op, Convolve) and op.in_time is not None:  # written twice
                 convolving = 2 * source + 2 * target - (0 if op.norm else source)
             peaks.append(named + max(convolving, normalising))
         if before is None:
             return kept[-1] + max(peaks), kept[-1]
         return before + max(map(sum, zip(peaks, kept[1:], strict=True))), kept[-1]
+
+    def _by_frame(self, op: Convolve, index: int, at_once: tuple[int, ...]) -> int:
+        """Return what a convolution takes, beside its source, whose frames are made one after another and joined.
+
+        That is what it reads, if this is no value; this behind the frames before; its frames, and all of them
+        together.  A shortcut is made before the block that it is added to.
+        """
+        program, nbytes = self.program, self.picture.nbytes
+        source, target = (at_once[value] * nbytes[value] for value in (op.source, op.target))
+        read = (4 if op.doubled else 1) * source
+        made = read if op.norm is not None or op.doubled else 0
+        is_free = op.norm is not None and op.source not in program.held[index]
+        kept = (op.in_time.kernel - 1) * read // at_once[op.source] if op.in_time is not None else 0
+        total = made + read + kept + 2 * target - (source if is_free else 0)
+        for one in (op, *program.ops[index + 1 : index + 2]):
+            if isinstance(one, Convolve) and one.shortcut and (one is op or one.residual == op.source):
+                total += at_once[one.target] * nbytes[one.target]
+        return total

@@ -65,7 +65,7 @@ class Shape:
             held = self.program.held[index]
             named = {value for value in range(index + 1) if last_reads[value] >= index} | held | {0}
             gone_after = last_reads[op.source] == index and op.source not in held
-            temporaries = self._plain_temporaries(op, gone_after=gone_after)
+            temporaries = self.plain_temporaries(op, gone_after=gone_after)
             peak = max(peak, sum(self.nbytes[value] for value in named) + kept + temporaries)
             if _was_over_frames(op) and _is_cached(op):
                 kept += self.nbytes[op.source]
@@ -133,7 +133,8 @@ class Shape:
             numbers = high * wide * op.weights.in_channels // way.narrower + way.workspace(op, rows, width)
         return numbers * self.arithmetic.computed_bytes
 
-    def _plain_temporaries(self, op: Op, *, gone_after: bool) -> int:
+    def plain_temporaries(self, op: Op, *, gone_after: bool) -> int:
+        """Return the bytes that the class's layers take for an op, beside its source; see :meth:`whole_peak`."""
         source, target = self.nbytes[op.source], self.nbytes[op.target]
         if isinstance(op, Rearrange):
             return 2 * target

@@ -31,6 +31,9 @@ class ProgramBuilder:
         norms_are_over: The frames that a norm's statistics are over; see :class:`.Norm`.
         attention_sees: The frames that attention is over; see :class:`.Attend`.
         is_at_once: As in :class:`.Program`.
+        has_frames_in_batch: As in :class:`.Program`.
+        is_by_frame: As in :class:`.Program`.
+        padded_copies: As in :class:`.Program`.
         segment: As in :class:`.Program`.
         first_segment: As in :class:`.Program`.
         tiles: As in :class:`.Program`.
@@ -42,7 +45,8 @@ class ProgramBuilder:
         self._blocks = blocks
         self.norms_are_over: Literal["frame", "segment", "film"] = "frame"
         self.attention_sees: Literal["frame", "frames before", "pixel before"] = "frame"
-        self.is_at_once = False
+        self.is_at_once = self.has_frames_in_batch = self.is_by_frame = False
+        self.padded_copies = 1
         self.segment = self.first_segment = 0
         self.tiles: Tiles | None = None
         self.is_causal = True
@@ -197,6 +201,9 @@ class ProgramBuilder:
             *values,
             is_film=is_film or is_of_pictures,
             is_at_once=self.is_at_once,
+            has_frames_in_batch=self.has_frames_in_batch,
+            is_by_frame=self.is_by_frame,
+            padded_copies=self.padded_copies,
             is_of_pictures=is_of_pictures,
             segment=self.segment,
             first_segment=self.first_segment,

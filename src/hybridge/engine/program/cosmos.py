@@ -31,7 +31,7 @@ def decoder(builder: ProgramBuilder, vae: Any) -> None:
     """Lower ``decode``."""
     part = vae.decoder
     check(builder.name(part), ("diffusers' decoder", kind(part) == "CosmosDecoder3d"))
-    builder.is_at_once = True
+    builder.is_at_once, builder.padded_copies = True, 2
     weights = _pointwise(builder, vae.post_quant_conv)
     x = builder.convolve_with(builder.input(weights.in_channels), weights, 1, Padding())
     x = _pair(builder, x, part.conv_in)
@@ -47,7 +47,7 @@ def encoder(builder: ProgramBuilder, vae: Any) -> None:
     """Lower ``encode``."""
     part = vae.encoder
     check(builder.name(part), ("diffusers' encoder", kind(part) == "CosmosEncoder3d"))
-    builder.is_at_once = True
+    builder.is_at_once, builder.padded_copies = True, 2
     embed, side = part.patch_embed, part.patch_embed.patch_size
     pixels = builder.input(part.conv_in.conv_s.in_channels // side**3)
     x = builder.rearrange(pixels, Arrangement(False, side, side, side, first="nearest"), builder.name(embed))

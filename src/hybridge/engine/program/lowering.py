@@ -127,7 +127,7 @@ def _kl_encoder(builder: ProgramBuilder, vae: Any) -> None:
 
 
 def _kl_encoder_of_films(builder: ProgramBuilder, vae: Any) -> None:
-    builder.is_at_once = True  # with frames as items of a batch
+    builder.is_at_once = builder.has_frames_in_batch = True
     _kl_encoder(builder, vae)
 
 

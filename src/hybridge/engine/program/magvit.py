@@ -26,6 +26,7 @@ def decoder(builder: ProgramBuilder, vae: Any) -> None:
     """Lower ``decode``."""
     part = vae.decoder
     check(builder.name(part), ("diffusers' decoder", kind(part) == "EasyAnimateDecoder"))
+    builder.is_by_frame = True
     weights = pointwise(builder, vae.post_quant_conv)
     x = builder.convolve_with(builder.input(weights.in_channels), weights, 1, Padding())
     _check_norm(builder, part)
@@ -36,6 +37,7 @@ def encoder(builder: ProgramBuilder, vae: Any) -> None:
     """Lower ``encode``."""
     part = vae.encoder
     check(builder.name(part), ("diffusers' encoder", kind(part) == "EasyAnimateEncoder"))
+    builder.is_by_frame = True
     x = _causal(builder, builder.input(part.conv_in.in_channels), part.conv_in)
     _check_norm(builder, part)
     _, made = _STYLE.encode(builder, part, x)

@@ -34,6 +34,9 @@ class Program:
         is_film: Whether its values have frames, (C, T, H, W).
         is_folded: Whether it computes a film of one frame as a picture; see :mod:`.folding`.
         is_at_once: Whether the class computes all frames at once, and not a few after others.
+        has_frames_in_batch: Whether layers of pictures compute the frames, as items of a batch.
+        is_by_frame: Whether the class's convolutions compute one frame after another, and then join them.
+        padded_copies: How many copies of its source a convolution over frames makes to pad it.
         is_of_pictures: Whether the class takes pictures, each of which is a film of one frame here.
         segment: Frames of the input that the class computes at a time, where norms have the statistics of these; 0
             where none has.
@@ -50,6 +53,9 @@ class Program:
     is_film: bool = False
     is_folded: bool = False
     is_at_once: bool = False
+    has_frames_in_batch: bool = False
+    is_by_frame: bool = False
+    padded_copies: int = 1
     is_of_pictures: bool = False
     segment: int = 0
     first_segment: int = 0

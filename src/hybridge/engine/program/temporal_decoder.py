@@ -24,7 +24,7 @@ def decoder(builder: ProgramBuilder, vae: Any) -> None:
     part = vae.decoder
     check(builder.name(part), ("diffusers' decoder", kind(part) == "TemporalDecoder"))
     check(builder.name(part.conv_act), ("SiLU", kind(part.conv_act) == "SiLU"))
-    builder.is_at_once = True
+    builder.is_at_once = builder.has_frames_in_batch = True
     x = builder.convolve(builder.input(part.conv_in.in_channels), part.conv_in)
     for block in (part.mid_block, *part.up_blocks):
         x = builder.block(block, x)
