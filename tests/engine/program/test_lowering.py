@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from conftest import small_kl, small_tiny
@@ -149,3 +152,17 @@ def test_the_small_flux2_decoder_has_channels_of_its_own() -> None:
     )
     assert lower(module, "decode").channels[-2] == 4
     assert lower(module, "encode").channels[1] == 8
+
+
+def test_a_skeleton_leaves_the_constants_of_its_file_where_they_are() -> None:
+    """Cosmos' wavelets are made when its file is imported, which the first skeleton does."""
+    script = """
+import torch
+from hybridge.engine.program.lowering import class_of, skeleton
+blank = skeleton("AutoencoderKLCosmos", {})
+assert {one.device.type for one in (*blank.parameters(), *blank.buffers())} == {"meta"}
+widths = {f"{part}_block_out_channels": (8, 8, 8, 8) for part in ("encoder", "decode")}
+real = class_of("AutoencoderKLCosmos")(**widths)
+assert {one.device.type for one in real.buffers()} == {"cpu"}
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

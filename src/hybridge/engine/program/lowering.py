@@ -80,9 +80,10 @@ def class_of(name: str) -> Any:
 
 def skeleton(class_name: str, config: Mapping[str, Any]) -> nn.Module:
     """Return a module of this class and ``config.json`` on the ``meta`` device, without weights."""
+    made = class_of(class_name)  # imported here: constants of its file would stay on `meta` for good
     with torch.device("meta"):
-        module: nn.Module = class_of(class_name).from_config(dict(config)).eval()
-    return module
+        module: nn.Module = made.from_config(dict(config)).eval()
+    return nn.Module.to(module, "meta")  # with what is made of such constants
 
 
 class _EmptyOnMeta(TorchFunctionMode):
