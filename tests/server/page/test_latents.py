@@ -95,6 +95,7 @@ def damaged(tmp_path: Path) -> dict[str, Path]:
     put("cut.safetensors", whole[:-1])
     put("long.safetensors", struct.pack("<Q", 2**60) + whole[8:])
     put("lying.safetensors", whole.replace(b"[1,4,8,6]", b"[1,4,8,7]"))
+    put("negative.safetensors", struct.pack("<Q", whole[0] + 2) + whole[8:].replace(b"[1,4,8,6]", b"[-1,-4,8,6]"))
     put("text.safetensors", b"these are no latents at all")
     put("null.safetensors", struct.pack("<Q", 4) + b"null")
     put("entry.safetensors", struct.pack("<Q", 16) + b'{"latents": null}')

@@ -122,6 +122,14 @@ def test_what_is_no_photograph_gets_one_sentence(page: browser.Page, tmp_path: P
     assert not [one for one in page.requests if "/encode" in one]
 
 
+def test_a_very_long_picture_keeps_the_least_side(page: browser.Page, tmp_path: Path) -> None:
+    Image.new("RGB", (6000, 20), "red").save(tmp_path / "long.png")
+    page.select("#photo [name=size]", "256")
+    page.choose("#photo input[type=file]", tmp_path / "long.png")
+    page.until(DONE)
+    assert "256×8, scaled and cropped from 6000×20" in page.text("#photo .about")
+
+
 def test_a_file_that_is_gone_meanwhile(page: browser.Page, photograph: Path, tmp_path: Path) -> None:
     file = tmp_path / "renamed.jpg"
     file.write_bytes(photograph.read_bytes())

@@ -22,7 +22,8 @@ export async function readPicture(file) {
 export function fitted(picture, { longest, most, multiple }) {
   const { width, height } = picture;
   const scale = Math.min(1, longest / Math.max(width, height), Math.sqrt(most / (width * height)));
-  const side = (length) => Math.floor((length * scale) / multiple) * multiple;
+  // Of a very long picture the shorter side is not scaled below what the server takes.
+  const side = (length) => Math.floor(Math.max(length * scale, Math.min(length, multiple)) / multiple) * multiple;
   const canvas = make('canvas', { width: side(width), height: side(height) });
   if (!canvas.width || !canvas.height) throw new Sentence('photo.small', { size: `${width}×${height}`, least: multiple });
   const context = canvas.getContext('2d', { willReadFrequently: true });

@@ -28,7 +28,8 @@ export async function readSafetensors(file) {
   for (const [name, entry] of Object.entries(entries)) {
     const { dtype, shape, data_offsets: offsets } = entry ?? {};
     const [begin, end] = [0, 1].map((index) => 8 + length + offsets?.[index]);
-    const isRight = Array.isArray(shape) && shape.every(Number.isSafeInteger) && begin >= 8 + length && begin <= end;
+    const isShape = Array.isArray(shape) && shape.every((one) => Number.isSafeInteger(one) && one >= 0);
+    const isRight = isShape && begin >= 8 + length && begin <= end;
     const item = ITEM_BYTES[dtype];
     const fits = isRight && (!item || shape.reduce((product, one) => product * one, item) === end - begin);
     if (!fits || end > file.size) throw new Sentence('latents.damaged');
