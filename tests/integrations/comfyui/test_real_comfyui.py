@@ -67,3 +67,4 @@ def test_vaes_beside_comfyui_s_own(tmp_path: Path) -> None:
     engines = {name: Engine.load(spec_of(tmp_path / name, make()), options) for name, make in VAES.items()}
     with running(create_app(LocalBackend(engines), keys=KeyRing({"me": hash_key(KEY)}))) as address:
         run("real_vaes.py", address, tmp_path)
+        run("real_qwen.py", address, tmp_path)
