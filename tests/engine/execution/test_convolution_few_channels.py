@@ -157,22 +157,22 @@ class TestTheWayThatIsTaken:
         for arithmetic in (self.of_float32, self.of_panels, self.of_bfloat16):
             assert algorithm_of(convolve(128, 3), arithmetic) == DOTS
             assert algorithm_of(convolve(512, 8), arithmetic) == DOTS
-            assert algorithm_of(convolve(12, 3), arithmetic) == ConvAlgorithm("direct")
-            assert algorithm_of(convolve(128, 20), arithmetic) == ConvAlgorithm("direct")
-        assert algorithm_of(convolve(128, 3), DeviceProfile(2, 2)) == ConvAlgorithm("direct")
+            assert algorithm_of(convolve(12, 3), arithmetic).kind == "direct"
+            assert algorithm_of(convolve(128, 20), arithmetic).kind == "direct"
+        assert algorithm_of(convolve(128, 3), DeviceProfile(2, 2)).kind == "direct"
 
     def test_few_channels_are_rounded_as_they_are(self) -> None:
         for channels in ((16, 16), (64, 64), (96, 32), (96, 128)):
             assert algorithm_of(convolve(*channels), self.of_bfloat16) == TAPS_IN_BFLOAT16
         assert algorithm_of(convolve(64, 64, stride=2), self.of_bfloat16) == TAPS_IN_BFLOAT16
-        assert algorithm_of(convolve(128, 40), self.of_bfloat16) == ConvAlgorithm("direct")
-        assert algorithm_of(convolve(12, 16), self.of_bfloat16) == ConvAlgorithm("direct")
+        assert algorithm_of(convolve(128, 40), self.of_bfloat16).kind == "direct"
+        assert algorithm_of(convolve(12, 16), self.of_bfloat16).kind == "direct"
 
     def test_float32_fills_whole_panels(self) -> None:
         for channels in ((32, 32), (96, 32), (128, 32)):
             assert algorithm_of(convolve(*channels), self.of_panels) == TAPS
-            assert algorithm_of(convolve(*channels), self.of_float32) == ConvAlgorithm("direct")
-        assert algorithm_of(convolve(32, 16), self.of_panels) == ConvAlgorithm("direct")
+            assert algorithm_of(convolve(*channels), self.of_float32).kind == "direct"
+        assert algorithm_of(convolve(32, 16), self.of_panels).kind == "direct"
         assert algorithm_of(convolve(64, 64), self.of_panels).kind == "winograd"
 
     def test_so_does_times_two(self) -> None:

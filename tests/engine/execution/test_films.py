@@ -133,7 +133,7 @@ def test_an_encoder_drops_frames_that_no_latent_frame_holds(frames) -> None:
 @pytest.mark.parametrize(
     ("dtype", "how", "times"),
     [
-        (torch.float32, DeviceProfile(4, 4, 2**16), 1.3),  # 0.8 to 1.27, by width
+        (torch.float32, DeviceProfile(4, 4, 2**16), 1.15),  # 0.56 to 1.06; Cosmos' encoder 1.14
         (torch.bfloat16, DeviceProfile(2, 4, 2**16, transform_from=1), 1.0),
     ],
     ids=["float32", "bfloat16"],
@@ -261,23 +261,16 @@ def test_a_film_that_ends_at_once_leaves_from_a_file(make) -> None:
     assert torch.equal(torch.cat(heard, 2), expected)
 
 
-@pytest.mark.parametrize("make", [lambda: small_wan(**SHORT), small_hunyuan], ids=["wan", "hunyuan"])
-def test_progress_counts_every_strip(make) -> None:
-    module, source = make(), noise(1, 4, 2, 3, 2)
-    program = lower(module, "decode")
-    for chosen in plans(program, source, DeviceProfile(4, 4, 2**16), 2**16):
-        heard: list[tuple[int, int]] = []
-        FilmExecutor(program, module).run(source, chosen, progress=lambda *count, to=heard: to.append(count))
-        assert heard == [(done, chosen.strips) for done in range(1, chosen.strips + 1)]
-
-
-@pytest.mark.parametrize("make", [lambda: small_wan(**SHORT), small_hunyuan], ids=["wan", "hunyuan"])
-def test_stopping_frees_the_memory(make) -> None:
-    module, source = make(), noise(1, 4, 2, 3, 2)
+@pytest.mark.parametrize(
+    "name", ["wan", "hunyuan", "cogvideox", "mochi", "svd", "kvae video", "ltx 0.9.1", "cosmos"]
+)
+def test_progress_counts_every_strip_and_stopping_frees_the_memory(name) -> None:
+    module, source = MODULES[name](), noise(1, 4, 2, 2, 2)
     program = lower(module, "decode")
     executor = FilmExecutor(program, module)
+    given = beside(module, "decode", source)
     for chosen in plans(program, source, DeviceProfile(4, 4, 2**16), 2**16):
-        executor.run(source, chosen)
+        heard: list[tuple[int, int]] = []
         asked: list[int] = []
 
         def after_some(asked: list[int] = asked, middle: int = chosen.strips // 2) -> bool:
@@ -285,11 +278,13 @@ def test_stopping_frees_the_memory(make) -> None:
             return len(asked) == middle
 
         with PeakBytes([module]) as live:
-            live.count(source)
+            executor.run(source, chosen, progress=lambda *count, to=heard: to.append(count), **given)
+            kept = live.live_bytes  # of what is made once from the weights
             with pytest.raises(Stopped, match="strips done"):
-                executor.run(source, chosen, should_stop=after_some)
+                executor.run(source, chosen, should_stop=after_some, **given)
             gc.collect()
-            assert live.live_bytes == source.nbytes
+            assert live.live_bytes == kept
+        assert heard == [(done, chosen.strips) for done in range(1, chosen.strips + 1)]
 
 
 @torch.no_grad()

@@ -33,7 +33,11 @@ _POSITIONS_AT_ONCE = 4096
 #: Rows that are added to a strip are widened in pieces of this many bytes, which stay in cache until then.
 _WIDENED_BYTES = 2**20
 
-_BFLOAT16_BYTES = 2
+_BFLOAT16_BYTES, _FLOAT32_BYTES = 2, 4
+
+#: Of channels-last float32, torch adds the products of all taps and channels one after another; with 3×3 taps, sums
+#: of this many channels have half of the rounding error of 96, and a third of that of 192.
+_INPUTS_AT_ONCE = 32
 
 #: The compiled matrix products work on multiples of this many channels, as real models have; PANEL in simd.h.
 PANEL_CHANNELS = 32
@@ -155,12 +159,15 @@ class ConvAlgorithm:
         columns: Columns of a tile of outputs.
         in_bfloat16: Whether the transformed input, or for ``taps`` the window, is rounded to bfloat16 and
             multiplied in it, whatever the dtype of the other computation.
+        inputs: For ``direct`` how many input channels are summed before their sum is added to that of others; 0
+            for all.
     """
 
     kind: Literal["direct", "winograd", "four-phases", "nine-products", "halved", "gathered", "dots", "taps"]
     rows: int = 1
     columns: int = 1
     in_bfloat16: bool = False
+    inputs: int = 0
 
     def __str__(self) -> str:
         name = f"{self.kind} {self.rows}×{self.columns}" if self.kind == "winograd" else self.kind
@@ -234,7 +241,7 @@ class ConvAlgorithm:
             return 4 * (rows // 2 + 1) * (width + 1) * out
         if self.kind == "gathered":
             return rows * op.output_size(rows, width)[1] * (op.weights.kernel**2 * op.weights.in_channels + out)
-        return rows * op.output_size(rows, width)[1] * out
+        return rows * op.output_size(rows, width)[1] * out * (2 if self.inputs else 1)
 
     def halves(self, op: Convolve, high: int, wide: int) -> tuple[int, int]:
         """Return the sizes, in numbers, of the two halves of memory for tiles; see execution's ``Transformed``."""
@@ -274,7 +281,9 @@ def algorithm_of(op: Convolve, arithmetic: DeviceProfile) -> ConvAlgorithm:
         return ConvAlgorithm("halved", 2, 2, arithmetic.rounds(weights))
     if least is not None and weights.kernel > 1 and weights.kernel**2 * weights.in_channels <= weights.out_channels:
         return ConvAlgorithm("gathered")
-    return ConvAlgorithm("direct")
+    is_long = weights.kernel > 1 and weights.in_channels > _INPUTS_AT_ONCE
+    adds_in_parts = is_long and arithmetic.strip_bytes is not None and arithmetic.computed_bytes == _FLOAT32_BYTES
+    return ConvAlgorithm("direct", inputs=_INPUTS_AT_ONCE if adds_in_parts else 0)
 
 
 def _tiles_of(weights: Weights, arithmetic: DeviceProfile) -> ConvAlgorithm:
