@@ -283,11 +283,15 @@ class ExactVAE(nn.Module):
         return encoded_output(type(self.vae).__name__, encoded, return_dict=return_dict)
 
     @property
+    def has_strips(self) -> bool:
+        """Whether a task can run in strips."""
+        tasks: tuple[Task, ...] = ("decode", "encode")
+        return any(self._runner.why_plain(task) is None for task in tasks)
+
+    @property
     def _replaces_tiling(self) -> bool:
         """Whether a task can run in strips, of a class that runs without tiling as well."""
-        tasks: tuple[Task, ...] = ("decode", "encode")
-        is_optional = not adapter_of(self.vae).always.get("use_tiling")
-        return is_optional and any(self._runner.why_plain(task) is None for task in tasks)
+        return self.has_strips and not adapter_of(self.vae).always.get("use_tiling")
 
     def enable_tiling(self, *sizes: Any, **named: Any) -> None:
         """Do nothing where a task can run in strips: tiling changes the picture; the budget bounds the memory.

@@ -16,7 +16,7 @@ class ItsForward:
         if wrapper is None:
             return self
         vae = wrapper.vae
-        if wrapper._has_strips and not _does_more_when_called(vae):
+        if wrapper.has_strips and not _does_more_when_called(vae):
             return MethodType(type(vae).forward, wrapper)  # it calls encode and decode, which are the wrapper's
 
         @wraps(vae.forward)
