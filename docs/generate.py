@@ -41,6 +41,8 @@ _SINGLE_FILES = """## Files and folders
 |---|---|
 | a `.safetensors` in `models/VAE` of A1111 or ComfyUI, in latent diffusion's layout or diffusers' | \
 `mine=./vae.safetensors:sdxl` |
+| ComfyUI's `wan_2.1_vae`, `wan2.2_vae`, `qwen_image_vae` and `flux2-vae`, in their authors' layouts or \
+diffusers' | `mine=./wan_2.1_vae.safetensors`, `qwen-image=./vae.safetensors` |
 | a whole checkpoint (SD v1, SDXL, SD3, FLUX.1); its VAE alone is read | `mine=./checkpoint.safetensors` |
 | TAESD in two files (`taesd_encoder.safetensors`, `taesd_decoder.safetensors`; also taesdxl, taesd3, taef1, \
 taef2, taesana, taeqi2_1), \
@@ -54,6 +56,7 @@ as their author publishes them and ComfyUI keeps them | `taesdxl=./models/vae_ap
 | `.ckpt`, `.pt`, `.pth`, `.bin` | `hybridge convert model.ckpt model.safetensors`, once |
 
 The VAEs of SD v1 and SDXL have equal shapes, and so have those of SD3 and FLUX.1, but their scaling differs.
+Wan 2.1's and Qwen-Image's have equal shapes, too; a file is known by the name under which it was published.
 `NAME=FILE:MODEL` names the row of the table below with the right scaling.
 Without `:MODEL` the checkpoint around the VAE decides, then a NAME that is in the table \
 (`sdxl=./vae.safetensors`); otherwise the file is refused.

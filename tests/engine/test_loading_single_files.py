@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
@@ -11,12 +10,12 @@ import torch
 from conftest import small_tiny
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
+from vae_files import in_latent_diffusions_layout
 
 from hybridge.engine import Engine, EngineOptions, loading, resolve
 from hybridge.errors import ModelUnavailable, RequestError, UnknownModel
 
 CPU = EngineOptions(device="cpu", dtype="float32")
-Tensors = dict[str, torch.Tensor]
 
 
 def full(latent_channels: int = 4, *, quant_conv: bool = True) -> AutoencoderKL:
@@ -31,35 +30,6 @@ def full(latent_channels: int = 4, *, quant_conv: bool = True) -> AutoencoderKL:
         use_quant_conv=quant_conv,
         use_post_quant_conv=quant_conv,
     ).eval()
-
-
-#: From diffusers' names to those of latent diffusion.
-RENAMED = (
-    (r"encoder\.down_blocks\.(\d)\.resnets\.(\d)", r"encoder.down.\1.block.\2"),
-    (r"encoder\.down_blocks\.(\d)\.downsamplers\.0", r"encoder.down.\1.downsample"),
-    (r"mid_block\.resnets\.0", "mid.block_1"),
-    (r"mid_block\.resnets\.1", "mid.block_2"),
-    (r"mid_block\.attentions\.0\.group_norm", "mid.attn_1.norm"),
-    (r"mid_block\.attentions\.0\.to_out\.0", "mid.attn_1.proj_out"),
-    (r"mid_block\.attentions\.0\.to_([qkv])", r"mid.attn_1.\1"),
-    (r"conv_norm_out", "norm_out"),
-    (r"conv_shortcut", "nin_shortcut"),
-)
-
-
-def in_latent_diffusions_layout(tensors: Tensors, prefix: str = "") -> Tensors:
-    found = {}
-    for name, tensor in tensors.items():
-        for pattern, new in RENAMED:
-            name = re.sub(pattern, new, name)
-        up = re.compile(r"decoder\.up_blocks\.(\d)\.(resnets|upsamplers)\.(\d)")
-        if match := up.match(name):  # counted from the other end
-            kind = f"block.{match[3]}" if match[2] == "resnets" else "upsample"
-            name = f"decoder.up.{3 - int(match[1])}.{kind}{name[match.end() :]}"
-        if re.search(r"attn_1\.(q|k|v|proj_out)\.weight", name):
-            tensor = tensor[:, :, None, None]
-        found[prefix + name] = tensor.contiguous()
-    return found
 
 
 def same_pictures(spec_argument: str, module: torch.nn.Module) -> None:
@@ -144,7 +114,7 @@ def test_weights_of_something_else(tmp_path: Path) -> None:
     save_file({"lora_up.weight": torch.zeros(2)}, path)
     with pytest.raises(ModelUnavailable, match="no VAE for mine: saw 1 tensors, among them lora_up"):
         resolve(f"mine={path}")
-    save_file({"decoder.middle.0.residual.0.gamma": torch.zeros(2)}, path)  # Wan's, as its authors name it
+    save_file({"decoder.layers.0.layers.0.weight": torch.zeros(2)}, path)  # Mochi's, as its authors name it
     with pytest.raises(ModelUnavailable, match=r"Try: mine=FOLDER_OR_REPOSITORY:vae .* in diffusers' layout"):
         resolve(f"mine={path}")
     save_file(in_latent_diffusions_layout(full(64).state_dict()), path)

@@ -117,7 +117,8 @@ def _read_single(name: str, path: Path) -> Stored:
     others: set[str] = set()
     files, starts, held = _read_halves(name, path, others)
     single = single_file.describe(name, path, held)
-    odd = [key for key in sorted(others) if single.own_name(key) is not None]
+    # The only number that is none of the weights is BatchNorm's counter.
+    odd = [key for key in sorted(others) if held[key] and single.own_name(key) is not None]
     if odd:
         raise ModelUnavailable(f"the weights of {name} are no floats", saw=", ".join(odd[:3]), where=path)
     own = {own: shape for key, shape in held.items() if (own := single.own_name(key)) is not None}
@@ -160,7 +161,7 @@ def _as_diffusers(single: SingleFile, tensors: dict[str, torch.Tensor]) -> dict[
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     converted: dict[str, torch.Tensor] = convert_ldm_vae_checkpoint(tensors, dict(single.config))
-    return converted
+    return converted | {name: tensor for name, tensor in tensors.items() if name.startswith("bn.")}
 
 
 def _load(stored: Stored) -> dict[str, torch.Tensor]:

@@ -1,8 +1,8 @@
 """Find the contents of a single weight file, which has no config.json, from its tensors' names and shapes.
 
-Four layouts are supported: that of latent diffusion, which A1111 and ComfyUI use in ``models/VAE`` and in whole
-checkpoints; diffusers' own; TAESD's, whose encoder and decoder are separate files, as in ComfyUI's
-``models/vae_approx``; and TAEHV's.  :mod:`.tiny_files` reads the last two.
+Five layouts are supported: that of latent diffusion, which A1111 and ComfyUI use in ``models/VAE`` and in whole
+checkpoints; diffusers' own; Wan's, which :mod:`.wan_files` reads; TAESD's, whose encoder and decoder are separate
+files, as in ComfyUI's ``models/vae_approx``; and TAEHV's.  :mod:`.tiny_files` reads the last two.
 """
 
 from __future__ import annotations
@@ -14,21 +14,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ModelUnavailable
-from . import tiny_files
+from . import tiny_files, wan_files
 from .catalogue import CATALOGUE
 from .spec import ModelSpec, spec_from_config
 from .tiny_files import Shapes, side
 from .vae_classes import VAE_CLASSES
 
-LayoutName = Literal["latent diffusion", "diffusers", "TAESD"]
+LayoutName = Literal["latent diffusion", "diffusers", "Wan", "TAESD"]
 
 #: Prefixes of the VAE's tensor names in whole checkpoints.
 _PREFIXES = ("first_stage_model.", "vae.", "")
 
-_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "bn.")
+
+#: FLUX.2's VAE keeps the statistics of its latents as those of a BatchNorm.
+_FLUX2 = "AutoencoderKLFlux2"
 
 #: The number of GroupNorm's groups is not visible in the weights.  Every VAE of latent diffusion has 32.
 _NORM_GROUPS = 32
+
+#: Classes by whose layers a model is known, where only one row has such.
+_TOLD_BY_LAYERS = (_FLUX2, *wan_files.CLASSES)
 
 #: Tensor names outside the VAE that only whole checkpoints of one family have.
 _FAMILIES = {
@@ -52,8 +58,8 @@ class SingleFile:
         prefix: The prefix of the names of its tensors.
         layout: The naming convention of its tensors; TAEHV's is TAESD's.
         config: The module's part of its ``config.json``, without scaling.
-        family: The catalogue row found from the rest of the checkpoint, or from the name of a TAESD's file; None if
-            neither identifies one.
+        family: The catalogue row found from the rest of the checkpoint, or from the name of a TAESD's or Wan's
+            file; None if neither identifies one.
         has_encoder: Whether it has an encoder; a TAESD may consist of a decoder only.
     """
 
@@ -68,6 +74,8 @@ class SingleFile:
         if self.layout == "TAESD":
             return tiny_files.own_name(key, is_of_diffusers=self.config["_class_name"] == "AutoencoderTiny")
         name = key.removeprefix(self.prefix)
+        if self.layout == "Wan":
+            return wan_files.own_name(name) if key.startswith(self.prefix) else None
         return name if key.startswith(self.prefix) and name.startswith(_PARTS) else None
 
 
@@ -97,11 +105,15 @@ def describe(name: str, where: object, shapes: Shapes) -> SingleFile:
         if "decoder.layers.0.weight" in own and "encoder.layers.0.weight" in own:
             family = _family(shapes) if prefix else None
             return SingleFile(prefix, "diffusers", _tiny(own), family)
+        if wan_files.MARK in own:
+            config = wan_files.read_config(own)
+            named = CATALOGUE.get(wan_files.row_of(Path(str(where))) or "")
+            return SingleFile(prefix, "Wan", config, named.name if named and _fits(named, config) else None)
     else:
         raise ModelUnavailable(
             f"no VAE for {name}",
             saw=f"{len(shapes)} tensors, among them {', '.join(sorted(shapes)[:3])}"[:300],
-            expected="an encoder and a decoder, named as in latent diffusion, diffusers or TAESD",
+            expected="an encoder and a decoder, named as in latent diffusion, diffusers, Wan or TAESD",
             hint=f"{name}=FOLDER_OR_REPOSITORY:vae of a pipeline with this VAE, in diffusers' layout",
             where=where,
         )
@@ -128,9 +140,12 @@ def spec_from_file(name: str, source: str, asked: str | None, found: SingleFile)
             where=source,
         )
     fitting = [row for row in CATALOGUE.values() if _fits(row, found.config)]
-    told_by = "file" if found.layout == "TAESD" else "checkpoint"
+    told_by = "file" if found.layout in ("TAESD", "Wan") or not found.prefix else "checkpoint"
     reasons = {name: "told by its name", found.family: f"told by its {told_by}", asked: "as asked for"}
     row_name = asked or found.family or (name if name in {row.name for row in fitting} else None)
+    if row_name is None and len(fitting) == 1 and found.config["_class_name"] in _TOLD_BY_LAYERS:
+        row_name = fitting[0].name
+        reasons[row_name] = f"told by its {told_by}"
     row = next((row for row in fitting if row.name == row_name), None)
     if row is None:
         channels = found.config["latent_channels"]
@@ -158,6 +173,10 @@ def spec_from_file(name: str, source: str, asked: str | None, found: SingleFile)
         config = dict(found.config)
     elif found.config["_class_name"] in tiny_files.CLASSES:
         config, parent = {**found.config, **_as_in(row, found.config)}, row
+    elif found.config["_class_name"] == _FLUX2:
+        config = {**(row.architecture or {}), **found.config}
+    elif found.layout == "Wan":
+        config = wan_files.config_as_in(row.class_name, row.architecture or {}, found.config)
     spec = spec_from_config(name, source, None, config, parent=parent)
     reason = "weights of SDXL may overflow float16" if config.get("force_upcast") else spec.half_reason
     return replace(spec, title=title, architecture=config, half_reason=reason, has_encoder=found.has_encoder)
@@ -167,6 +186,8 @@ def _fits(row: ModelSpec, config: Mapping[str, Any]) -> bool:
     """Return whether the row is of this config's class or, for classes that have no rows, could be its parent."""
     if row.name == "starter" or row.latent_channels != config["latent_channels"]:
         return False
+    if config["_class_name"] in wan_files.CLASSES:
+        return row.class_name in wan_files.CLASSES
     if config["_class_name"] not in tiny_files.CLASSES:
         return row.class_name == str(config["_class_name"])
     own = VAE_CLASSES[config["_class_name"]]
@@ -214,7 +235,7 @@ def _full(own: Shapes) -> tuple[dict[str, Any], LayoutName]:
     blocks = [channels.get(block, 0) for block in range(len(channels))]
     attention = "mid.attn_1." if layout == "latent diffusion" else "mid_block.attentions."
     config = {
-        "_class_name": "AutoencoderKL",
+        "_class_name": _FLUX2 if "bn.running_mean" in own else "AutoencoderKL",
         "in_channels": side(own, "encoder.conv_in.weight", 1),
         "out_channels": side(own, "decoder.conv_out.weight", 0),
         "down_block_types": ("DownEncoderBlock2D",) * len(blocks),
