@@ -21,7 +21,7 @@ _NAME = "this"
 
 def look_at_folder(report: Report, folder: Path) -> None:
     """Look at the folder of a VAE, of a pipeline, or of a repository in the hub's cache; nothing is downloaded."""
-    from ..engine.loading import snapshot
+    from ..engine.hub import snapshot
     from ..engine.text.repository import is_pipeline
 
     root = snapshot(folder)

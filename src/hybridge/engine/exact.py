@@ -14,7 +14,6 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from ..units import parse_bytes
 from .encoded_output import encoded_output
 from .execution.call_context import autocasts, is_recorded, why_not_now
 from .execution.executor import Progress, ShouldStop
+from .memory.offload import check_folder
 from .planning.plan import IN_MEMORY, WITHIN_ROUNDING, Mode, Plan
 from .program.program import Task
 from .runner import Runner
@@ -82,21 +82,6 @@ def exact(
     folder = None if isinstance(spill, bool) else check_folder(spill)
     modes = WITHIN_ROUNDING if spill is not False else IN_MEMORY
     return ExactVAE(vae, None if budget is None else parse_bytes(budget), modes, folder)
-
-
-def check_folder(path: str | os.PathLike[str]) -> Path:
-    """Check a folder for spilled activations, and return its path.
-
-    Raises:
-        RequestError: when it is not a folder, or cannot be written to.
-    """
-    folder = Path(path).expanduser()
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        saw = f"{folder}: {error.strerror}"
-        raise RequestError("cannot spill there", saw=saw, expected="a folder that can be written to") from None
-    return folder
 
 
 class ExactVAE(nn.Module):

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from ..errors import HybridgeError
 from ..models import ModelSpec
-from .loading import is_path, snapshot
+from .hub import snapshot
+from .loading import is_path
 from .weights import read_headers
 
 #: Bytes that are read at a time; hashing them releases the interpreter's lock.

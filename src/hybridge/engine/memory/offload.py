@@ -19,7 +19,22 @@ from typing import IO
 
 import torch
 
-from ...errors import OutOfMemory
+from ...errors import OutOfMemory, RequestError
+
+
+def check_folder(path: str | os.PathLike[str]) -> Path:
+    """Check a folder for spilled activations, and return its path.
+
+    Raises:
+        RequestError: when it is not a folder, or cannot be written to.
+    """
+    folder = Path(path).expanduser()
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        saw = f"{folder}: {error.strerror}"
+        raise RequestError("cannot spill there", saw=saw, expected="a folder that can be written to") from None
+    return folder
 
 
 class Offloaded:

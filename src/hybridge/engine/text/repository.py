@@ -13,7 +13,8 @@ from typing import Any
 from ...errors import ModelUnavailable
 from ...models import TextSide, known_text_sides, text_side_for
 from ...models.config_check import shown
-from ..loading import download, is_path, snapshot
+from ..hub import download, snapshot
+from ..loading import is_path
 
 INDEX = "model_index.json"
 
