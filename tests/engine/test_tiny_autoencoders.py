@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hybridge import Client
-from hybridge.engine import Engine, EngineOptions, resolve
+from hybridge.engine import Engine, EngineOptions, loading, resolve
 from hybridge.errors import ModelUnavailable, RequestError, Stopped
 from hybridge.models import CATALOGUE
 from hybridge.server.app import create_app
@@ -258,21 +258,19 @@ def test_videos(tmp_path: Path, stem: str, parent: str, frames: int) -> None:
 
 @torch.no_grad()
 def test_vae_space_is_that_of_the_parent(tmp_path: Path) -> None:
-    module = made("taew2_1")
-    save(module, tmp_path / "taew2_1.safetensors")
-    engine = Engine.load(resolve(f"small={tmp_path}/taew2_1.safetensors"), CPU)
-    latents = torch.randn(1, 16, 2, 2, 2)
-    from diffusers import AutoencoderKLWan
-
-    with torch.device("meta"):
-        config = AutoencoderKLWan().config
-    mean, std = (torch.tensor(config[key]).reshape(1, -1, 1, 1, 1) for key in ("latents_mean", "latents_std"))
-    scaled = engine.decode(latents, sent=engine.spec.normalisation)
-    assert torch.allclose(engine.decode(latents * std + mean), scaled, atol=1e-4)
-    save(made("taew2_2"), tmp_path / "taew2_2.safetensors")
-    engine = Engine.load(resolve(f"small={tmp_path}/taew2_2.safetensors"), CPU)
-    with pytest.raises(RequestError, match=r"statistics are in the weights of wan-2\.2-5b"):
-        engine.decode(torch.zeros(1, 48, 1, 2, 2))
+    for name, parent in (("taew2_1", "wan-2.1"), ("taew2_2", "wan-2.2-5b")):
+        save(made(name), tmp_path / f"{name}.safetensors")
+        engine = Engine.load(resolve(f"small={tmp_path}/{name}.safetensors"), CPU)
+        config = loading.config_for_planning(CATALOGUE[parent])
+        mean, std = (torch.tensor(config[key]).reshape(1, -1, 1, 1, 1) for key in ("latents_mean", "latents_std"))
+        latents = torch.randn(1, len(config["latents_mean"]), 2, 2, 2)
+        scaled = engine.decode(latents, sent=engine.spec.normalisation)
+        assert torch.allclose(engine.decode(latents * std + mean), scaled, atol=1e-4)
+    for half, module in zip(("encoder", "decoder"), taef2(), strict=True):
+        save(module, tmp_path / f"taef2_{half}.safetensors")
+    engine = Engine.load(resolve(f"small={tmp_path}"), CPU)
+    with pytest.raises(RequestError, match=r"statistics are in the weights of flux2"):
+        engine.decode(torch.zeros(1, 32, 2, 2))
 
 
 @torch.no_grad()
