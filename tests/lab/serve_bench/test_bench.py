@@ -89,7 +89,7 @@ def test_a_closed_loop_sends_what_it_was_asked_to_over_one_connection_for_each_c
 ) -> None:
     samples = load_generator.closed([request(address, "good")] * 3, Bounds(None, 20))
     assert counting.seen == {"good": 20} == Counter(sample.kind for sample in samples)
-    assert len(counting.connections) == 3
+    assert 1 <= len(counting.connections) <= 3  # a client may begin when the others have sent all
     assert {sample.outcome for sample in samples} == {load_generator.OK}
     assert samples[0].stages_ms == {"queue": 1.0, "device": 2.5}
     assert all(sample.wall_s is not None and sample.wall_s > 0 for sample in samples)
