@@ -134,4 +134,4 @@ def _taehv(own: Shapes) -> dict[str, Any]:
 def side(shapes: Shapes, name: str, axis: int) -> int:
     """Return one side of a convolution's weight, or 0 if there is no such weight."""
     shape = shapes.get(name, ())
-    return shape[axis] if len(shape) == 4 else 0
+    return shape[axis] if len(shape) >= 4 else 0

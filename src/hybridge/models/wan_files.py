@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-Shapes = Mapping[str, tuple[int, ...]]
+from .tiny_files import Shapes, side
 
 #: The models of the published files, by the files' names in lower case.
 ROWS = {
@@ -34,19 +34,23 @@ MARK = "decoder.middle.0.residual.0.gamma"
 #: Blocks of the decoder at one size in Wan 2.1, the last of which enlarges: they are counted through all sizes.
 _BLOCKS = 4
 
-_PARTS = (
+#: How names begin, in the file and in the module; the same in encoder and decoder.
+_STARTS = (
     ("conv1.", "quant_conv."),
     ("conv2.", "post_quant_conv."),
-    ("{}.conv1.", "{}.conv_in."),
-    ("{}.head.0.", "{}.norm_out."),
-    ("{}.head.2.", "{}.conv_out."),
-    ("{}.middle.0.", "{}.mid_block.resnets.0."),
-    ("{}.middle.1.", "{}.mid_block.attentions.0."),
-    ("{}.middle.2.", "{}.mid_block.resnets.1."),
+    *(
+        (f"{half}.{given}", f"{half}.{own}")
+        for half in ("encoder", "decoder")
+        for given, own in (
+            ("conv1.", "conv_in."),
+            ("head.0.", "norm_out."),
+            ("head.2.", "conv_out."),
+            ("middle.0.", "mid_block.resnets.0."),
+            ("middle.1.", "mid_block.attentions.0."),
+            ("middle.2.", "mid_block.resnets.1."),
+        )
+    ),
 )
-
-#: Longest first, for ``encoder.conv1.`` also has ``conv1.``.
-_STARTS = tuple((given.format(half), own.format(half)) for given, own in _PARTS for half in ("encoder", "decoder"))
 
 _LAYERS = (
     ("residual.0.", "norm1."),
@@ -95,9 +99,9 @@ def read_config(own: Shapes) -> dict[str, Any]:
     """
     return {
         "_class_name": CLASSES[0],
-        "latent_channels": _side(own, "conv2.weight", 0),
-        "base_dim": _side(own, "encoder.conv1.weight", 0),
-        "decoder_base_dim": _side(own, "decoder.head.0.gamma", 0),
+        "latent_channels": side(own, "conv2.weight", 0),
+        "base_dim": side(own, "encoder.conv1.weight", 0),
+        "decoder_base_dim": side(own, "decoder.head.0.gamma", 0),
     }
 
 
@@ -118,9 +122,3 @@ def config_as_in(class_name: str, config: Mapping[str, Any], found: Mapping[str,
 def row_of(path: Path) -> str | None:
     """Return the catalogue row that a published file's name tells; None for other names."""
     return ROWS.get(path.stem.lower())
-
-
-def _side(shapes: Shapes, name: str, axis: int) -> int:
-    """Return one side of a weight, or 0 if there is none such."""
-    shape = shapes.get(name, ())
-    return shape[axis] if len(shape) > axis else 0
